@@ -1,0 +1,97 @@
+"""A run's state on disk, by Orbax: whole or not there."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_mri import trees
+from fedjax_mri.errors import UserError
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run, in RUN/checkpoints/<round>."""
+
+    def __init__(self, run: pathlib.Path, keep: int = 2) -> None:
+        import orbax.checkpoint as ocp
+
+        self.folder = run.absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's round."""
+        return self._manager.latest_step()
+
+    def save(self, round: int, state: PyTree) -> None:
+        """Returns when the state is on disk. Raises UserError, with the earlier checkpoints kept, when it cannot be."""
+        import orbax.checkpoint as ocp
+
+        room(self.folder, state)
+        try:
+            self._manager.save(round, args=ocp.args.StandardSave(named(state)), force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
+            last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
+            kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
+            raise UserError(f"{self.folder}: cannot save round {round} ({_line(error)}); {kept}") from error
+
+    def restore(self, like: PyTree, round: int | None = None) -> PyTree:
+        """The state of `round`, or the newest, with the structure and shapes of `like`.
+
+        Raises UserError when it is missing, damaged, or of other shapes.
+        """
+        round = self.latest() if round is None else round
+        if round is None:
+            raise UserError(f"{self.folder}: no checkpoint to restore; has the run finished its first segment?")
+        return fill(like, self._read(round), self.folder / str(round))
+
+    def _read(self, round: int) -> dict[str, np.ndarray]:
+        import orbax.checkpoint as ocp
+
+        try:
+            return self._manager.restore(round, args=ocp.args.StandardRestore())
+        except Exception as error:
+            place = self.folder / str(round)
+            raise UserError(
+                f"{place}: the checkpoint is damaged ({_line(error)}); delete that folder to go on from an earlier one"
+            ) from error
+
+
+def named(state: PyTree) -> dict[str, jax.Array]:
+    """The leaves of a state by their path."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
+    """`like` with the leaves of those names. Raises UserError where the two do not fit."""
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        value = leaves.get(_name(path))
+        if value is None or value.shape != shape.shape:
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise UserError(f"{source}: {_name(path)} should have shape {shape.shape}, found {found}")
+        return np.asarray(value, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def room(folder: pathlib.Path, state: PyTree) -> None:
+    """Raises UserError when the disk cannot take another copy of `state`, with half as much to spare."""
+    need, free = trees.nbytes(state) * 3 // 2 + 2**20, shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"{folder}: {free / 1e6:.0f} MB free, a checkpoint wants {need / 1e6:.0f}; free space, then run again"
+        )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

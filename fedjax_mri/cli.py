@@ -1,0 +1,183 @@
+"""The command `fedjax-mri`: words in, words out; all else is in the package."""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedjax_mri.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of a config that `evaluate` lets flags change."""
+
+    data: Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 bad input (one line on stderr), 128 + n stopped by signal n."""
+    words, flags = parser().parse_known_args(arguments)
+    try:
+        prepare_jax()
+        return words.command(words, flags) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint is kept", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The five commands."""
+    top = argparse.ArgumentParser("fedjax-mri", description="Federated training over simulated hospitals.")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Callable[..., Any], text: str, *positional: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        for argument in positional:
+            one.add_argument(argument, type=pathlib.Path)
+        one.set_defaults(command=run)
+        return one
+
+    flags = "; any field of the config as --section.field value (see `show`)"
+    train_ = command("train", train, "train an experiment, or go on with it" + flags, "config")
+    train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
+    train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
+    command("evaluate", evaluate, "judge a run's model, on its own test data or --data.field value", "run")
+    command("report", report, "write a run's report.html again", "run")
+    command("show", show, "the resolved config, and what it will cost" + flags, "config")
+    phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
+    phantom_.add_argument("--sites", type=int, default=6)
+    phantom_.add_argument("--seed", type=int, default=0)
+    phantom_.add_argument("--out", type=pathlib.Path, default=pathlib.Path("grid.png"))
+    return top
+
+
+def prepare_jax() -> None:
+    """One host device a core, where the processor is the device, and compiled programs kept between runs."""
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if jax.config.jax_compilation_cache_dir is None:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "fedjax_mri" / "xla"))
+
+
+def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Each experiment of the config file in turn, then one report for all."""
+    from fedjax_mri import config, experiment, report, results
+
+    variants = resolved(words.config, flags)
+    out = words.out or pathlib.Path("runs", words.config.stem)
+    folders = {name: out / name if name else out for name in variants}
+    for name, one in variants.items():
+        print(f"{one.name}: {one.rounds} rounds, config {config.digest(one)}, in {folders[name]}", flush=True)
+        with Bar(one.rounds) as bar:
+            stopped = experiment.run(one, folders[name], words.resume_from, bar.say, bar.watch)
+        if stopped:
+            return 128 + stopped
+        print(results.headline(folders[name]), flush=True)
+    print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
+    return 0
+
+
+def resolved(path: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
+    """The experiments of a config file with the flags applied to each."""
+    from fedjax_mri import config
+
+    return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in config.load(path).items()}
+
+
+def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
+    """The figures of a saved model."""
+    from fedjax_mri import config, experiment, runfolder
+
+    settings = runfolder.read_config(words.run)
+    data = config.override(Settings(settings.data), flags).data if flags else None
+    for name, figures in experiment.evaluate_run(words.run, data, print).items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+
+
+def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
+    """report.html of one run, or of the variants below the folder."""
+    from fedjax_mri import report, results
+
+    refuse(flags)
+    folders = [words.run] if (words.run / "config.json").exists() else sorted(p.parent for p in words.run.glob("*/config.json"))
+    if not folders:
+        raise UserError(f"{words.run}: no run there; give the folder that `train` wrote")
+    print(report.write([results.load(folder) for folder in folders], words.run / "report.html"))
+
+
+def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Every field, and the numbers that follow from them."""
+    from fedjax_mri import config, experiment
+
+    for name, one in resolved(words.config, flags).items():
+        print(f"# {name or one.name}, config {config.digest(one)}")
+        for field, value in {**config.flat(one), **experiment.costs(one)}.items():
+            print(f"{field:32} {value}")
+
+
+def phantom(words: argparse.Namespace, flags: Sequence[str]) -> None:
+    """A row a site: CT, MR, tissues, tumour."""
+    from fedjax_mri import config
+    from fedjax_mri.data.phantom import Phantom
+    from fedjax_mri.data.phantom.grid import save_grid
+
+    if words.sites < 1:
+        raise UserError(f"--sites {words.sites}: must be 1 or more")
+    settings = config.override(Phantom(), flags, "fedjax-mri phantom")
+    save_grid(settings, words.sites, words.seed, words.out)
+    print(words.out)
+
+
+def refuse(flags: Sequence[str]) -> None:
+    """Raises UserError when there are flags that a command does not take."""
+    if flags:
+        raise UserError(f"unknown argument {flags[0]}; see --help")
+
+
+class Bar:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, rounds: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=rounds, unit="round", dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, line: str) -> None:
+        """A line that the bar does not overwrite."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
+    def watch(self, progress: Any) -> None:
+        """After each segment."""
+        words = ", ".join(f"{name} {value:.4g}" for name, value in headline(progress.figures).items())
+        if self._bar is None:
+            print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
+        else:
+            self._bar.update(progress.round - self._bar.n)
+            self._bar.set_postfix_str(words)
+
+
+def headline(figures: dict[str, float]) -> dict[str, float]:
+    """What fits on one line."""
+    wanted = {"clients_per_second": "clients/s", "images_per_second": "images/s", "train/nll": "loss"}
+    chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
+    return chosen | {name: value for name, value in figures.items() if name.endswith("/accuracy")}

@@ -1,0 +1,201 @@
+"""What an experiment is made of: frozen dataclasses of plain data, read from a Python file, changed by flags."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import io
+import json
+import math
+import pathlib
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed import uplink
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.tasks.classify import Classify
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains between broadcast and update."""
+
+    epochs: int = 1  # passes over the client's own examples
+    batch: int = 16  # examples a step
+    optimizer: str = "optax.adam"  # any importable function: learning rate -> optax transformation
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate over rounds
+    schedule_rounds: int = 0  # rounds until cosine or linear reach their end; 0: the rounds of the experiment
+    schedule_end: float = 0.0  # share of the learning rate left there
+
+    def build(self, rounds: int) -> Local:
+        """Raises UserError on values that cannot train."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"local.learning_rate={self.learning_rate}: must be a positive, finite number")
+        return Local(self.epochs, self.batch, imported(self.optimizer, "local.optimizer"), self._rate(rounds))
+
+    def _rate(self, rounds: int) -> Callable[[jax.Array], jax.Array]:
+        over, end = self.schedule_rounds or rounds, self.schedule_end
+        rate = {
+            "constant": lambda: optax.constant_schedule(self.learning_rate),
+            "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
+            "linear": lambda: optax.linear_schedule(self.learning_rate, self.learning_rate * end, over),
+        }[self.schedule]()
+        return lambda round: jnp.asarray(rate(round.astype(jnp.float32)), jnp.float32)
+
+
+@dataclass(frozen=True)
+class UplinkChain:
+    """What happens to updates on their way to the server."""
+
+    weight: Literal["examples", "uniform"] = "examples"
+    clip: float = 0.0  # bound on an update's norm; 0: none
+
+    def build(self) -> uplink.Uplink:
+        """Raises UserError when the bound is negative or not a number."""
+        if not self.clip >= 0:
+            raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
+        weighting = uplink.by_examples() if self.weight == "examples" else uplink.uniformly()
+        clipping = (uplink.clip(self.clip),) if self.clip else ()
+        return uplink.chain(weighting, *clipping, reduce=uplink.mean())
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run: data, task, how clients learn, how the server aggregates, for how long."""
+
+    data: Any  # a Source: Phantom, Folder or one of yours
+    name: str = "experiment"
+    seed: int = 0
+    rounds: int = 100
+    evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
+    task: Any = field(default_factory=Classify)
+    local: LocalTraining = field(default_factory=LocalTraining)
+    sampling: Any = field(default_factory=Uniform)
+    uplink: UplinkChain = field(default_factory=UplinkChain)
+    algorithm: Any = field(default_factory=FedAvg)
+    plan: Plan = field(default_factory=Plan)
+    keep: int = 2  # newest checkpoints that stay on disk
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "evaluate_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
+
+
+def load(path: str | pathlib.Path) -> dict[str, Experiment]:
+    """The experiments of a Python file: its `config`, or its `configs`, a dict of named variants that run in turn."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file; see configs/ for examples")
+    try:
+        names = runpy.run_path(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+    found = names.get("configs", {"": names["config"]} if "config" in names else None)
+    if not found or not all(isinstance(one, Experiment) for one in found.values()):
+        raise UserError(f"{path}: must define `config = Experiment(...)` or `configs = {{name: Experiment(...)}}`")
+    return found
+
+
+def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
+    """`config`, a dataclass, with `--section.field value` flags applied. Raises UserError naming the nearest field."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            changed, unknown = tyro.cli(
+                type(config),
+                prog=program,
+                default=config,
+                args=list(flags),
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_words(said.getvalue())) from None
+    if unknown:
+        raise UserError(_nearest(unknown[0], [f"--{name}" for name in flat(config)]))
+    return changed
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well."""
+    leaves: dict[str, Any] = {}
+    for one in dataclasses.fields(config):
+        value, name = getattr(config, one.name), f"{prefix}{one.name}"
+        if dataclasses.is_dataclass(value):
+            leaves |= {name: type(value).__name__} | flat(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain data; "class" says which dataclass each level was."""
+    kind = type(config)
+    values = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **plain}
+
+
+def from_dict(plain: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`, also after a round trip through JSON, which turns tuples into lists."""
+    values = {name: value for name, value in plain.items() if name != "class"}
+    return imported(plain["class"], "class")(**{name: _restored(value) for name, value in values.items()})
+
+
+def digest(config: Any) -> str:
+    """Twelve hex digits that name a resolved config."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def imported(name: str, field: str) -> Callable[..., Any]:
+    """The object behind a dotted import path. Raises UserError, naming the `field` that asked for it."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        home = importlib.import_module(module)
+        return getattr(home, attribute)
+    except (ImportError, ValueError):
+        raise UserError(f"{field}={name}: cannot import {module or name!r}; give a path such as optax.adam") from None
+    except AttributeError:
+        near = difflib.get_close_matches(attribute, dir(home), 1)
+        hint = f"did you mean {module}.{near[0]}?" if near else f"{module} has no such name"
+        raise UserError(f"{field}={name}: {hint}") from None
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict) and "class" in value:
+        return from_dict(value)
+    return tuple(_restored(item) for item in value) if isinstance(value, list) else value
+
+
+def _nearest(flag: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(flag.split("=")[0].replace("-", "_").replace("__", "--", 1), known, 1, 0.3)
+    return f"unknown field {flag}" + (f"; did you mean {near[0]}?" if near else "; see `fedjax-mri show`")
+
+
+def _first_words(boxed: str) -> str:
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    return " ".join([line for line in lines if line][1:2]) or "the flags cannot be read; see --help"

@@ -1,0 +1,57 @@
+"""The one type in which every source hands its examples to the engine."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B], 0 for padding
+
+
+class ClientData(NamedTuple):
+    """Examples of N clients, readable inside a compiled program.
+
+    `read(store, client, indices)` takes a scalar client in 0..N-1 and indices [B] in 0..sizes[client]-1 and gives a
+    `Batch`. Indices past the end may be asked for (padding): any finite example will do, its weight is 0.
+    """
+
+    sizes: np.ndarray  # int32 [N], examples per client
+    store: Any  # arrays that `read` needs on the device; () for procedural data
+    read: Callable[[Any, jax.Array, jax.Array], Batch]
+
+
+class Test(NamedTuple):
+    """Unseen examples, and the training client that each of their M clients belongs to."""
+
+    data: ClientData
+    owner: np.ndarray  # int32 [M], training client, or -1 for a site that took no part in training
+
+
+class Table(NamedTuple):
+    """Something a source wants said in the report."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    note: str = ""
+
+
+class Federation(NamedTuple):
+    """What a source builds: the hospitals that train, the data they are judged on, and what to say about both."""
+
+    train: ClientData
+    tests: Mapping[str, Test]  # name of the test set -> its examples
+    classes: tuple[str, ...]
+    labels: np.ndarray  # int32 [N, C], examples per training client and class: the partition
+    synthetic: bool = False  # said beside every figure made from it
+    tables: tuple[Table, ...] = ()  # quarantined files, duplicates, leaks, sites
+    warnings: tuple[str, ...] = ()  # one line each, printed when training starts and shown in the report
+
+
+class Source(Protocol):
+    """A frozen dataclass of settings that can build its federation."""
+
+    def build(self, seed: int) -> Federation:
+        """All clients and test sets; the same seed gives the same examples. Raises UserError on bad settings."""
+        ...

@@ -1,0 +1,95 @@
+"""One synthetic patient: an anatomy, a diagnosis, and the registered CT and MR of one slice."""
+
+import jax
+import jax.numpy as jnp
+
+from ..client_data import Batch
+from .anatomy import (
+    Head,
+    Plane,
+    Texture,
+    base_layers,
+    beyond_cavity,
+    cerebrum_layers,
+    draw_head,
+    hindbrain_layers,
+    skull_layers,
+)
+from .lesions import (
+    Distractor,
+    Lesion,
+    LesionModel,
+    distractor_layers,
+    draw_distractor,
+    draw_height,
+    draw_lesion,
+    push_aside,
+    tumour_distance,
+    tumour_layers,
+    tumour_oedema,
+)
+from .scanner import patient_tissues, scan_ct, scan_mr, show_mr, tissue_signals
+from .shapes import composite, fields, inside, turn
+from .site import Site, SiteModel
+
+
+def diagnose(site: Site, key: jax.Array) -> jax.Array:
+    """The patient's class, int32, from the site's class mix."""
+    return jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(site.class_mix)).astype(jnp.int32)
+
+
+def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: jax.Array) -> Batch:
+    """Everything known of one patient: label (), and mr, ct, tissue and mask [S, S, channels]."""
+    label = diagnose(site, key)
+    level, body, growth, other, pose, chemistry, looks, mr_key, ct_key = jax.random.split(jax.random.fold_in(key, 1), 9)
+    head = draw_head(body, draw_height(level, label, lesions))
+    lesion = draw_lesion(growth, label, head, lesions)
+    distractor = draw_distractor(other, label, head, lesions)
+
+    plane, texture = image_plane(pose, site, sites.tilt, size), draw_texture(looks, size)
+    tissue, mask = anatomy(head, lesion, distractor, plane, texture)
+
+    chemistry = patient_tissues(chemistry, site, lesion, lesions)
+    signals, reference = tissue_signals(site, chemistry, sites)
+    mr = show_mr(scan_mr(mr_key, tissue, signals, reference, site, texture.bias))
+    ct = scan_ct(ct_key, tissue, chemistry.hu, site, plane.pixel)
+    maps = {"mr": mr[..., None], "ct": ct[..., None], "tissue": jnp.stack(tissue, -1), "mask": mask[..., None]}
+    return {"label": label, **maps}
+
+
+def anatomy(
+    head: Head, lesion: Lesion, distractor: Distractor, plane: Plane, texture: Texture
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """Tissue memberships, T maps [S, S], and the tumour's own [S, S]."""
+    beyond = beyond_cavity(head, plane.x, plane.y)
+    edge = tumour_distance(plane, lesion, texture)
+    near_dura = inside(edge - 6.0, 12.0)
+    moved = push_aside(plane, lesion)
+    bent = moved._replace(x=moved.x + 1.6 * texture.bend_x, y=moved.y + 1.6 * texture.bend_y)
+    tissue = composite(
+        [
+            *skull_layers(head, plane, beyond, texture, lesion.thickening * near_dura),
+            *tumour_layers(plane, lesion, texture, edge, beyond),
+            *base_layers(head, plane),
+            *distractor_layers(plane, distractor, texture),
+            *hindbrain_layers(head, bent),
+            *cerebrum_layers(head, bent, beyond, texture, tumour_oedema(lesion, texture, edge)),
+        ]
+    )
+    return tissue, inside(edge, plane.pixel) * inside(beyond, plane.pixel)
+
+
+def image_plane(key: jax.Array, site: Site, tilt: float, size: int) -> Plane:
+    """Pixel positions in a head that lies turned and off centre in the field of view."""
+    turned, right, up = jax.random.normal(key, (3,), jnp.float32)
+    pixel = site.field_of_view / size
+    line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * pixel
+    x, y = jnp.broadcast_to(line[None, :], (size, size)), jnp.broadcast_to(-line[:, None], (size, size))
+    x, y = turn(x - 2.0 * right, y - 3.0 * up, tilt * turned)
+    return Plane(x, y, pixel)
+
+
+def draw_texture(key: jax.Array, size: int) -> Texture:
+    """The slice's random fields: three at a quarter of the field of view, four at a fourteenth."""
+    coarse, fine = jax.random.split(key)
+    return Texture(*fields(coarse, 3, size, 4), *fields(fine, 4, size, 14))

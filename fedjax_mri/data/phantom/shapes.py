@@ -1,0 +1,81 @@
+"""Level sets in mm (negative inside), smooth random fields, and the painting of tissues."""
+
+from collections.abc import Iterable
+from functools import cache, reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .physics import AIR, NAMES
+
+Layer = tuple[int, jax.Array]  # tissue, opacity [S, S]
+
+
+def inside(distance: jax.Array, pixel: jax.Array) -> jax.Array:
+    """Share of a pixel within the level set: the partial volume of a straight edge; both in mm."""
+    return jnp.clip(0.5 - distance / pixel, 0.0, 1.0)
+
+
+def outside(distance: jax.Array, pixel: jax.Array) -> jax.Array:
+    """Share of a pixel beyond the level set; both in mm."""
+    return jnp.clip(0.5 + distance / pixel, 0.0, 1.0)
+
+
+def window(z: jax.Array, low: float, high: float, soft: float = 6.0) -> jax.Array:
+    """1 for heights between `low` and `high` mm, falling to 0 within about `soft` mm: a thick slice's overlap."""
+    return jnp.clip((z - low) / soft + 0.5, 0.0, 1.0) * jnp.clip((high - z) / soft + 0.5, 0.0, 1.0)
+
+
+def turn(x: jax.Array, y: jax.Array, degrees: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Coordinates in a frame turned anticlockwise by `degrees`."""
+    c, s = jnp.cos(jnp.deg2rad(jnp.float32(degrees))), jnp.sin(jnp.deg2rad(jnp.float32(degrees)))
+    return c * x + s * y, c * y - s * x
+
+
+def ellipse(x: jax.Array, y: jax.Array, a: float | jax.Array, b: float | jax.Array) -> jax.Array:
+    """Distance to an ellipse of half axes a, b about the origin."""
+    radius = jnp.sqrt(jnp.square(x / a) + jnp.square(y / b) + 1e-6)
+    return (radius - 1.0) * jnp.minimum(jnp.float32(a), jnp.float32(b))
+
+
+def spindle(
+    across: jax.Array, along: jax.Array, width: float | jax.Array, length: float | jax.Array, bend: float = 0.0
+) -> jax.Array:
+    """Distance to a slit with pointed ends, half `width` and half `length`, bent by `bend` per mm."""
+    square = jnp.square(along)
+    profile = width * (1.0 - square / (length * length))
+    return jnp.maximum(jnp.abs(across - bend * square) - profile, jnp.abs(along) - length)
+
+
+def least(distances: list[jax.Array]) -> jax.Array:
+    """Distance to the union of level sets."""
+    return reduce(jnp.minimum, distances)
+
+
+@cache
+def field_basis(size: int, knots: int) -> np.ndarray:
+    """Gaussian bumps over the field of view, float32 [size, knots], rows of unit length: fields have unit variance."""
+    place, centre = (np.arange(size) + 0.5) / size, (np.arange(knots) + 0.5) / knots
+    bumps = np.exp(-0.5 * ((place[:, None] - centre[None, :]) * knots / 0.7) ** 2)
+    return (bumps / np.linalg.norm(bumps, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fields(key: jax.Array, count: int, size: int, knots: int) -> jax.Array:
+    """Standard normal random fields [count, S, S], smooth at the scale of the field of view over `knots`."""
+    weights = jax.random.normal(key, (count, knots, knots), jnp.float32)
+    basis = field_basis(size, knots)
+    return jnp.einsum("yj,cjk,xk->cyx", basis, weights, basis, precision="float32")
+
+
+def composite(layers: Iterable[Layer]) -> tuple[jax.Array, ...]:
+    """Memberships, T maps [S, S] that sum to 1: each layer takes its opacity's share of what earlier ones left."""
+    maps: dict[int, jax.Array] = {}
+    clear: jax.Array | None = None
+    for tissue, opacity in layers:
+        share = opacity if clear is None else clear * opacity
+        clear = 1.0 - share if clear is None else clear - share
+        maps[tissue] = maps[tissue] + share if tissue in maps else share
+    assert clear is not None
+    maps[AIR] = maps[AIR] + clear
+    return tuple(maps.get(tissue, jnp.zeros_like(clear)) for tissue in range(len(NAMES)))

@@ -1,0 +1,1 @@
+"""How it is learnt: local training, algorithms, what happens to updates on their way, and the engine around them."""

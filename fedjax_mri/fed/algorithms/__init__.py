@@ -1,0 +1,1 @@
+"""One federated algorithm per file, its paper on top."""

@@ -1,0 +1,43 @@
+"""Federated averaging.
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas: Communication-Efficient Learning of Deep Networks from Decentralized
+Data, AISTATS 2017 (arXiv 1602.05629), algorithm 1: each client of the cohort takes local steps from the server's model,
+and the server moves to the average of their models, weighted by examples. `server_rate` = 1 is the paper's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedjax_mri import trees
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.uplink import Aggregate, Update
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """Settings of federated averaging."""
+
+    server_rate: float = 1.0  # the server moves by this times the mean update
+
+    def build(self) -> Algorithm:
+        """Raises UserError when the rate is not a positive number."""
+        if not self.server_rate > 0:
+            raise UserError(f"algorithm.server_rate={self.server_rate}: must be a positive number")
+        return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
+
+    def _server(self, server: ServerState, aggregate: Aggregate) -> ServerState:
+        moved = trees.add(server.model, trees.scale(self.server_rate, aggregate.delta))
+        return server._replace(model=moved)
+
+
+def _init(model: Any) -> ServerState:
+    return ServerState(model, ())
+
+
+def _gradient(grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+    return grads
+
+
+def _finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
+    return Update(trees.subtract(result.model, server.model), result.examples), client

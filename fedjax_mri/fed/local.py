@@ -1,0 +1,84 @@
+"""What one client does: epochs over its own examples, one optimiser for each phase of the task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_mri import keys, trees
+from fedjax_mri.data.client_data import Batch, ClientData
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.shuffle import shuffled
+from fedjax_mri.tasks.task import Metrics, Model, Task
+
+PyTree = Any
+
+
+class Local(NamedTuple):
+    """How a client trains."""
+
+    epochs: int
+    batch: int  # examples a step; the last batch of an epoch may hold fewer
+    optimizer: Callable[[jax.Array], optax.GradientTransformation]  # learning rate ->
+    schedule: Callable[[jax.Array], jax.Array]  # round int32 [] -> learning rate float32 []
+
+
+class Start(NamedTuple):
+    """What a client starts from and keeps in sight while it trains."""
+
+    model: Model  # shared leaves from the server, the rest its own
+    server: ServerState
+    state: ClientState
+
+
+def steps(local: Local, sizes: jax.Array) -> jax.Array:
+    """Local steps of clients with `sizes` int32 [...] examples."""
+    return local.epochs * ((sizes + local.batch - 1) // local.batch)
+
+
+def read(data: ClientData, local: Local, store: PyTree, client: jax.Array, size: jax.Array, step: jax.Array,
+         key: jax.Array) -> Batch:  # fmt: skip
+    """The batch [B, ...] of one local step: each epoch visits each of the client's examples once, in its own order."""
+    a_epoch = jnp.maximum((size + local.batch - 1) // local.batch, 1)
+    positions = (step % a_epoch) * local.batch + jnp.arange(local.batch, dtype=jnp.int32)
+    order = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), step // a_epoch)
+    batch = data.read(store, client, shuffled(order, positions, size))
+    return {**batch, "weight": (positions < size).astype(jnp.float32)}
+
+
+def init_optimizers(task: Task, local: Local, model: Model, rate: jax.Array) -> tuple[optax.OptState, ...]:
+    """A fresh optimiser state for each phase."""
+    moving = (trees.split(phase.moves(model.params), model.params)[0] for phase in task.phases)
+    return tuple(local.optimizer(rate).init(params) for params in moving)
+
+
+def step(
+    task: Task,
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    start: Start,
+    model: Model,
+    states: tuple[optax.OptState, ...],
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[Model, tuple[optax.OptState, ...], Metrics]:
+    """One local step: each phase in turn moves its parameters; the last phase's metrics are the step's."""
+    after = []
+    for number, (phase, state) in enumerate(zip(task.phases, states)):
+        mask = phase.moves(model.params)
+        moving, still = trees.split(mask, model.params)
+
+        def loss(moving: PyTree, phase=phase, still=still, carry=model.carry, number=number) -> Any:
+            return phase.loss(trees.join(moving, still), carry, batch, jax.random.fold_in(key, number))
+
+        grads, (carry, metrics) = jax.grad(loss, has_aux=True)(moving)
+        full = trees.join(grads, trees.zeros_like(still))
+        full = algorithm.gradient(full, model.params, start.model.params, start.server, start.state)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+            updates, state = optimizer.update(trees.split(mask, full)[0], state, moving)
+        model = Model(trees.join(optax.apply_updates(moving, updates), still), carry)
+        after.append(state)
+    return model, tuple(after), metrics

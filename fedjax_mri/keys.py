@@ -1,0 +1,26 @@
+"""Randomness by counters: every draw is named by round, client and purpose, never by a chunk, lane or device."""
+
+from enum import IntEnum
+
+import jax
+
+
+class Purpose(IntEnum):
+    """What a key is for. Two purposes never share a key, so that changing one draw leaves the others alone."""
+
+    INIT = 0
+    SAMPLE = 1
+    SHUFFLE = 2
+    STEP = 3
+    UPLINK = 4
+    SERVER = 5
+
+
+def purpose(key: jax.Array, name: Purpose) -> jax.Array:
+    """The key of one purpose."""
+    return jax.random.fold_in(key, int(name))
+
+
+def client(root: jax.Array, round: jax.Array, client: jax.Array) -> jax.Array:
+    """The key of one client in one round; clients count from 0, the round's own draws use no client."""
+    return jax.random.fold_in(jax.random.fold_in(root, round), client)

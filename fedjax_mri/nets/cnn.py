@@ -1,0 +1,38 @@
+"""The small convolutional classifier of federated imaging studies: convolution, norm, ReLU, pool, then dense layers."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, max_pool
+
+
+class CNN(nnx.Module):
+    """Stages that halve the image, global average pool, one hidden dense layer, logits.
+
+    Any image size of at least 2 ** len(widths) px will do: the head sees averages over positions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        hidden: int = 64,
+        norm: NormKind = "group",
+        policy: ConvPolicy = "gemm",
+        rngs: nnx.Rngs,
+    ) -> None:
+        inputs = (channels, *widths[:-1])
+        self.convs = nnx.List(Conv(i, o, bias=norm == "none", policy=policy, rngs=rngs) for i, o in zip(inputs, widths))
+        self.norms = nnx.List(Norm(width, norm, rngs=rngs) for width in widths)
+        self.hidden = nnx.Linear(widths[-1], hidden, rngs=rngs)
+        self.logits = nnx.Linear(hidden, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, channels] of zero mean and unit variance or so, weight [B] -> logits [B, classes]."""
+        for conv, norm in zip(self.convs, self.norms):
+            x = max_pool(nnx.relu(norm(conv(x), weight, train)))
+        return self.logits(nnx.relu(self.hidden(x.mean((1, 2)))))

@@ -1,0 +1,99 @@
+"""The layers every network is made of: one convolution with two ways to compute it, one norm with a mask, one pool."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ConvPolicy = Literal["xla", "gemm"]
+NormKind = Literal["group", "batch", "none"]
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, policy: ConvPolicy = "gemm") -> jax.Array:
+    """Convolution with "SAME" padding: x [B, H, W, C], kernel [h, w, C, O] -> [B, ceil(H/s), ceil(W/s), O].
+
+    Both policies agree to rounding. `xla` is the compiler's convolution. `gemm` is one matrix product over shifted
+    slices: under `vmap` over kernels it stays a batched product where `xla` becomes a grouped convolution.
+    """
+    if policy == "xla":
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    return _gemm(x, kernel, stride)
+
+
+def patches(x: jax.Array, window: tuple[int, int], stride: int) -> jax.Array:
+    """Windows of a "SAME" convolution, x [B, H, W, C] -> [B, H', W', h*w*C], row-major over the window."""
+    if window == (1, 1):
+        return x[:, ::stride, ::stride]
+    height, width = (-(-size // stride) for size in x.shape[1:3])
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), "SAME")
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
+    offsets = [(i, j) for i in range(window[0]) for j in range(window[1])]
+    return jnp.concatenate([x[:, i : i + rows : stride, j : j + columns : stride] for i, j in offsets], -1)
+
+
+def _gemm(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    # Windows are cheap to cut again and nine times the size of x, so the backward pass recomputes them.
+    @jax.checkpoint
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        windows = patches(x, kernel.shape[:2], stride)
+        return jnp.einsum("bhwk,ko->bhwo", windows, kernel.reshape(-1, kernel.shape[-1]))
+
+    return product(x, kernel)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Largest of each 2 x 2 square, x [B, H, W, C] -> [B, H//2, W//2, C]; an odd last row or column is dropped."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
+
+
+class Norm(nnx.Module):
+    """GroupNorm (default in federated nets), BatchNorm over examples of weight above 0, or none.
+
+    Raises ValueError when `groups` does not divide `features`.
+    """
+
+    def __init__(self, features: int, kind: NormKind, *, groups: int = 8, rngs: nnx.Rngs) -> None:
+        self.kind = kind
+        if kind == "group":
+            self.norm = nnx.GroupNorm(features, min(groups, features), epsilon=1e-5, rngs=rngs)
+        elif kind == "batch":
+            self.norm = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, C], weight [B] -> [B, H, W, C]."""
+        if self.kind == "none":
+            return x
+        if self.kind == "group":
+            return self.norm(x)
+        return self.norm(x, use_running_average=not train, mask=(weight > 0).reshape(-1, 1, 1, 1))
+
+
+class Conv(nnx.Module):
+    """`conv2d` with its kernel (He initialisation) and, if asked for, a bias."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        window: Sequence[int] = (3, 3),
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        policy: ConvPolicy = "gemm",
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (*window, inputs, outputs)
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
+        self.stride, self.policy = stride, policy
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, inputs] -> [B, H', W', outputs]."""
+        y = conv2d(x, self.kernel[...], self.stride, self.policy)
+        return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)

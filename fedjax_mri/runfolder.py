@@ -1,0 +1,147 @@
+"""The files of a run: what was run, where, and how it went.
+
+    RUN/config.json         the resolved config
+    RUN/run.json            versions, git state, device, plan; classes and partition
+    RUN/metrics.jsonl       one line a segment
+    RUN/events.*            the same for TensorBoard
+    RUN/checkpoints/        by Orbax
+    RUN/results.npz         final tallies and predictions
+    RUN/report.html
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_mri import config as configs
+from fedjax_mri.errors import UserError
+
+FREE = ("rounds", "plan", "keep")  # what may differ when a run is continued: none of it changes what a round does
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: pathlib.Path, content: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(content, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Raises UserError when the file is missing or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; is {path.parent} a run folder?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def claim(run: pathlib.Path, config: configs.Experiment) -> None:
+    """Makes the run folder this config's. Raises UserError, naming what differs, when it is another's."""
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / "config.json"
+    if path.exists():
+        differing = differences(read_config(run), config)
+        if differing:
+            raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
+    write_json(path, configs.to_dict(config))
+
+
+def read_config(run: pathlib.Path) -> configs.Experiment:
+    """The config a run was started with."""
+    return configs.from_dict(read_json(run / "config.json"))
+
+
+def differences(before: configs.Experiment, now: configs.Experiment) -> list[str]:
+    """Fields whose change would make another experiment, as "name: before -> now"."""
+    old, new = configs.flat(before), configs.flat(now)
+    names = [name for name in {**old, **new} if name.split(".")[0] not in FREE]
+    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+
+
+def environment(plan: Any) -> dict[str, str]:
+    """Versions, machine, device, plan and git state of this process."""
+    versions = {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
+    device = jax.devices()[0]
+    return {
+        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "cores": str(os.cpu_count()),
+        "plan": str(plan),
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "git": _git(),
+        **versions,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> str:
+    home = pathlib.Path(__file__).parent
+    asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+class Log:
+    """metrics.jsonl and TensorBoard events, cut back to `round` so that a continued run repeats no line."""
+
+    def __init__(self, run: pathlib.Path, round: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        self.history = [line for line in read_history(run) if line["round"] <= round]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
+        self._events = SummaryWriter(str(run), purge_step=round + 1)
+
+    def write(self, line: Mapping[str, float]) -> None:
+        """One segment's figures; on disk when this returns."""
+        self.history.append(dict(line))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in line.items():
+            self._events.add_scalar(name, value, int(line["round"]))
+        self._events.flush()
+
+    def close(self) -> None:
+        """Ends the event file."""
+        self._events.close()
+
+
+def read_history(run: pathlib.Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A compressed .npz, whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(draft, path)

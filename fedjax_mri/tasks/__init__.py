@@ -1,0 +1,1 @@
+"""What is learnt: the only place where networks, losses and metrics meet."""

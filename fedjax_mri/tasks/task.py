@@ -1,0 +1,47 @@
+"""A task as a small tuple of pure functions; see `classify.py` for one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+Params = PyTree
+Carry = PyTree  # what changes without a gradient: running statistics, an image pool
+Batch = dict[str, jax.Array]  # field -> [B, ...], among them "weight" [B], 0 for padding
+Metrics = PyTree  # sums with their weights: adding two merges them
+
+
+class Model(NamedTuple):
+    """All that a client holds of a network."""
+
+    params: Params
+    carry: Carry
+
+
+class Phase(NamedTuple):
+    """One player of a local step: it moves the parameters in `moves` down the gradient of `loss`.
+
+    Almost every task has one. A CycleGAN has one too: its scalar is the sum over players, each of whose terms sees
+    the others through `stop_gradient`. Where one player must see the other's *new* parameters, there are two.
+    """
+
+    loss: Callable[[Params, Carry, Batch, jax.Array], tuple[jax.Array, tuple[Carry, Metrics]]]  # last: key
+    moves: Callable[[Params], PyTree]  # params -> bool at each leaf
+
+
+class Task(NamedTuple):
+    """What is learnt."""
+
+    init: Callable[[jax.Array], Model]  # key -> model
+    phases: tuple[Phase, ...]
+    evaluate: Callable[[Params, Carry, Batch], Metrics]
+    predict: Callable[[Params, Carry, Batch], PyTree]  # per example [B, ...], as a user of the model wants it
+    shared: Callable[[Model], PyTree]  # model -> bool at each leaf: what travels; the rest stays with the client
+    summary: Callable[[Metrics], dict[str, float]]  # merged sums -> named figures
+    score: Callable[[Metrics], jax.Array]  # the headline figure, higher is better; sums may have leading axes [...]
+
+
+def everything(tree: PyTree) -> PyTree:
+    """The mask that is true at each leaf."""
+    return jax.tree.map(lambda _: True, tree)
