@@ -61,9 +61,7 @@ def _near(values: np.ndarray, distance: int, rows: int = 256) -> tuple[np.ndarra
     return a, b
 
 
-def leak(
-    groups: np.ndarray, digests: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def leak(groups: np.ndarray, digests: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Test images with a twin in training, two bool [len(test)]: exact copies, and near copies that are not exact."""
     copied = np.isin(digests[test], digests[train])
     return copied, np.isin(groups[test], groups[train]) & ~copied

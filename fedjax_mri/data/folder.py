@@ -1,6 +1,6 @@
 """Federations from folders of labelled images: root/<split>/<class>/*.png, or root/<class>/*.png without splits."""
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 
 from fedjax_mri.data import duplicates, images
-from fedjax_mri.data.client_data import ClientData, Federation, Table, Test
+from fedjax_mri.data.client_data import Federation, Table, Test
 from fedjax_mri.data.partition import Partition, Sizes, follow, holdout
 from fedjax_mri.data.resident import resident
 from fedjax_mri.errors import UserError
+
+FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,43 @@ class Folder:
     train: str = "Training"  # the published splits
     test: str = "Testing"
     holdout: float = 0.15  # share of the grouped split that tests
-    partition: Partition = Sizes((5000, 6000, 6500, 5401))
+    partition: Partition = FOUR_HOSPITALS
 
     def build(self, seed: int) -> Federation:
         """One test client per training client, with the same mix of classes. Raises UserError on unusable folders."""
         rng = np.random.default_rng(seed)
-        read = images.read(self._files(), self.size, self.channels)
-        classes = tuple(sorted({file.label for file in read.files}))
+        found = images.find(self.root)
+        files = self._used(found)
+        classes = tuple(sorted({file.label for file in files if self.split == "grouped" or file.split == self.train}))
+        _check_known(files, classes)
+
+        read = images.read(files, self.size, self.channels)
         labels = _labels(read.files, classes)
         groups = duplicates.group(read.hashes, read.digests)
-        train, test = self._split(read.files, labels, groups, rng)
-        _check_classes(self.root, classes, labels[train], labels[test])
+        train, test = self._sides(read.files, labels, groups, rng)
+        _check_sides(self.root, classes, labels[train], labels[test])
 
         parts = [train[part] for part in self.partition.split(labels[train], groups[train], rng)]
-        counts = np.stack([np.bincount(labels[part], minlength=len(classes)) for part in parts]).astype(np.int32)
+        counts = _count(labels, parts, classes)
         test_parts = [test[part] for part in follow(labels[test], counts, rng)]
-
         arrays = {"image": read.pixels, "label": labels}
-        tests = {f"{self.split} test": Test(resident(arrays, test_parts), np.arange(len(parts), dtype=np.int32))}
-        copied, near = duplicates.leak(groups, read.digests, train, test)
+        tested = Test(resident(arrays, test_parts), np.arange(len(parts), dtype=np.int32))
+        leaks = _leaks(classes, labels[test], *duplicates.leak(groups, read.digests, train, test))
         tables = (
             *_quarantine(read),
-            _duplicates(read, groups),
-            *_disagreements(read, labels, classes, groups),
-            _leaks(self.split, classes, labels[test], copied, near),
-            _partition(classes, counts, test_parts),
+            _duplicates(groups, read.digests),
+            *_disagreements(read.files, labels, groups),
+            leaks,
+            _clients(classes, counts, _count(labels, test_parts, classes)),
         )
-        warnings = _warnings(read, self.split, copied, near, counts)
-        return Federation(resident(arrays, parts), tests, classes, counts, tables, warnings)
+        return Federation(
+            resident(arrays, parts),
+            {f"{self.split} test": tested},
+            classes,
+            counts,
+            tables=tables,
+            warnings=tuple(_warnings(found, files, read, leaks, counts)),
+        )
 
     def evaluation(self, root: str, classes: tuple[str, ...]) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images under another root as one test set named after it, labelled by the classes of a saved run.
@@ -68,17 +79,126 @@ class Folder:
         read = images.read(files, self.size, self.channels)
         labels = _labels(read.files, classes)
         data = resident({"image": read.pixels, "label": labels}, [np.arange(len(labels))])
-        return {Path(root).resolve().name: Test(data, np.array([-1], np.int32))}, _quarantine(read)
+        return {Path(root).expanduser().resolve().name: Test(data, np.array([-1], np.int32))}, _quarantine(read)
 
-    def _files(self) -> list[images.File]:
-        files = images.find(self.root)
+    def _used(self, found: list[images.File]) -> list[images.File]:
+        """The files that the split is made of."""
         if self.split == "grouped":
-            return files
-        files = [file for file in files if file.split in (self.train, self.test)]
-        present = {file.split for file in images.find(self.root)}
+            return found
+        if self.split != "published" or self.train == self.test:
+            raise UserError(
+                f"split {self.split!r} of train {self.train!r} and test {self.test!r}: "
+                'take "grouped", or "published" with two different folders'
+            )
+        present = {file.split for file in found}
         for name in (self.train, self.test):
             if name not in present:
                 there = ", ".join(sorted(present - {""})) or "class folders only"
-                raise UserError(f'{Path(self.root, name)}: no such split, there are {there}: set train and test, '
-                                'or split="grouped"')
-        return files
+                raise UserError(
+                    f"{Path(self.root, name)}: no such split, found {there}: set train and test, or split='grouped'"
+                )
+        return [file for file in found if file.split in (self.train, self.test)]
+
+    def _sides(
+        self, files: list[images.File], labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices that train and that test."""
+        if self.split == "grouped":
+            return holdout(labels, groups, self.holdout, rng)
+        trains = np.array([file.split == self.train for file in files])
+        return np.flatnonzero(trains), np.flatnonzero(~trains)
+
+
+def _check_known(files: list[images.File], classes: tuple[str, ...]) -> None:
+    for file in files:
+        if file.label not in classes:
+            raise UserError(
+                f"{file.path.parent}: unknown class {file.label!r}, training knows {', '.join(classes)}: "
+                "rename or remove the folder"
+            )
+
+
+def _check_sides(root: str, classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> None:
+    for label, name in enumerate(classes):
+        if label not in train:
+            raise UserError(f"{root}: no readable image of class {name!r} is left to train on: add some or remove it")
+    if len(test) == 0:
+        raise UserError(f"{root}: no readable image is left to test on: add some, or raise holdout")
+
+
+def _labels(files: list[images.File], classes: tuple[str, ...]) -> np.ndarray:
+    return np.array([classes.index(file.label) for file in files], np.int32)
+
+
+def _count(labels: np.ndarray, parts: list[np.ndarray], classes: tuple[str, ...]) -> np.ndarray:
+    """Examples per client and class, int32 [N, C]."""
+    return np.stack([np.bincount(labels[part], minlength=len(classes)) for part in parts]).astype(np.int32)
+
+
+def _quarantine(read: images.Images) -> tuple[Table, ...]:
+    return (Table("Quarantined files", ("file", "reason"), list(read.quarantined)),) if read.quarantined else ()
+
+
+def _duplicates(groups: np.ndarray, digests: np.ndarray) -> Table:
+    """How many images are not alone, and in how large groups."""
+    size = np.bincount(groups)
+    copies = np.unique(digests, return_counts=True)[1]
+    largest = ", ".join(str(n) for n in np.sort(size[size > 1])[::-1][:5])
+    rows = [
+        ("images", len(groups)),
+        ("groups of duplicates", int((size > 1).sum())),
+        ("images in these groups", int(size[size > 1].sum())),
+        ("images with an exact copy", int(copies[copies > 1].sum())),
+        ("largest groups", largest or "none"),
+    ]
+    return Table("Duplicates", ("figure", "value"), rows, "Exact by pixels, near by a perceptual hash within 4 bits.")
+
+
+def _disagreements(files: list[images.File], labels: np.ndarray, groups: np.ndarray) -> tuple[Table, ...]:
+    """Groups of duplicates whose members carry different labels."""
+    held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
+    several = np.flatnonzero(np.bincount(held) > 1)
+    members = [[files[i] for i in np.flatnonzero(groups == group)] for group in several]
+    rows = [
+        (len(group), ", ".join(sorted({file.label for file in group})), images.shown(group[0].path))
+        for group in members
+    ]
+    return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
+
+
+def _leaks(classes: tuple[str, ...], labels: np.ndarray, copied: np.ndarray, near: np.ndarray) -> Table:
+    """Test images with a twin in training, by class: labels, copied and near are [n] over the test set."""
+    rows = [
+        (name, int(own.sum()), int(copied[own].sum()), int(near[own].sum()))
+        for name, own in ((name, labels == label) for label, name in enumerate(classes))
+    ]
+    total = ("all", len(labels), int(copied.sum()), int(near.sum()))
+    return Table("Test images with a twin in training", ("class", "test images", "exact", "near"), [*rows, total])
+
+
+def _clients(classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> Table:
+    """The partition: counts [N, C]."""
+    rows = [(client, int(own.sum()), *own.tolist(), int(test[client].sum())) for client, own in enumerate(train)]
+    return Table("Clients", ("client", "training images", *classes, "test images"), rows)
+
+
+def _warnings(
+    found: list[images.File], files: list[images.File], read: images.Images, leaks: Table, counts: np.ndarray
+) -> Iterator[str]:
+    unused = sorted({file.split or "no split" for file in found} - {file.split for file in files})
+    if unused:
+        yield f"unused images: {len(found) - len(files)}, in {', '.join(unused)}"
+    if read.quarantined:
+        path, reason = read.quarantined[0]
+        yield f"{len(read.quarantined)} of {len(files)} files could not be read, such as {path}: {reason}"
+    *rows, (_, tested, exact, near) = leaks.rows
+    if exact + near:
+        yield (
+            f"{exact + near} of {tested} test images have a twin in training ({exact} exact, {near} near): "
+            "figures on this split flatter; take split='grouped' for honest ones"
+        )
+    untested = [name for name, n, *_ in rows if n == 0]
+    if untested:
+        yield f"no test images of {', '.join(untested)}: its accuracy is not measured"
+    if idle := int((counts.sum(1) == 0).sum()):
+        yield f"{idle} of {len(counts)} clients have no training images"

@@ -4,12 +4,15 @@ import os
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fedjax_mri.data import duplicates
 from fedjax_mri.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**26  # 67 megapixels; the largest mammograms have 30. A file of 100 kB can claim any number
@@ -97,13 +100,13 @@ def shown(path: Path) -> str:
     return str(path).encode("utf-8", "replace").decode()
 
 
-def _eight_bit(image):
+def _eight_bit(image: "Image") -> "Image":
     """RGB; 16-bit scans, whose intensities have no fixed unit, are scaled to their own maximum."""
-    from PIL import Image
+    from PIL.Image import fromarray
 
     if image.mode[0] in "IF":
         values = np.asarray(image, np.float32)
-        image = Image.fromarray((values * (255 / max(values.max(), 1))).astype(np.uint8))
+        image = fromarray((values * (255 / max(values.max(), 1))).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -1,0 +1,452 @@
+"""The report at the end of a run: one HTML file with every figure and table in it, fit for a paper's supplement.
+
+`write` turns finished runs into the file; all figures of merit come from `metrics`. The page itself is `report.html`.
+"""
+
+import base64
+import importlib.resources
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from fedjax_mri.data.client_data import Table
+from fedjax_mri.metrics import classification
+from fedjax_mri.metrics.classification import Tally
+from fedjax_mri.metrics.fairness import spread
+
+FEW = 24  # clients that are shown one by one; more are shown as a distribution
+LONGEST = 200  # rows of a table, at most
+WIDE = 9.6  # inches, a figure as wide as the page
+INK, RED = "#34495e", "#c0392b"
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")  # Tol's bright scheme
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#777777",
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.linewidth": 0.6,
+    "axes.prop_cycle": cycler("color", COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "font.size": 8.5,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "savefig.transparent": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedjax-mri",
+    "text.parse_math": False,  # a $ in a class name is a $
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
+
+
+class TestResult(NamedTuple):
+    """What a model did on one test set of M clients and n examples, C classes."""
+
+    tally: Tally  # NumPy, leading axis M
+    probabilities: np.ndarray  # float [n, C]
+    labels: np.ndarray  # int [n]
+    client: np.ndarray  # int [n], 0..M-1
+    samples: np.ndarray  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]; s may be 0
+    sample_labels: np.ndarray  # int [s]
+    sample_probabilities: np.ndarray  # float [s, C]
+
+
+class RunRecord(NamedTuple):
+    """All that the report says about one run."""
+
+    name: str
+    config: dict[str, Any]  # resolved, nested
+    environment: dict[str, Any]  # versions, git, device, plan, command
+    history: list[dict[str, float]]  # a dict per segment: round, useful_share, "train/nll", "<test set>/accuracy"
+    classes: tuple[str, ...]
+    labels: np.ndarray  # int [N, C], training examples per client and class
+    tables: Sequence[Table]  # from the source
+    warnings: Sequence[str]
+    tests: dict[str, TestResult]
+    timings: dict[str, float]  # seconds by kind of work: compile, train, evaluate, ...
+    synthetic: bool  # then the report says so beside every figure
+
+
+@matplotlib.rc_context(STYLE)
+def write(runs: Sequence[RunRecord], path: Path) -> Path:
+    """Writes the report of one or more runs to `path`, whole or not at all, and returns it."""
+    page = _template().render(
+        names=[run.name for run in runs],
+        warnings=[(run.name, line) for run in runs for line in run.warnings],
+        comparison=_comparison(runs) if len(runs) > 1 else None,
+        runs=[_section(run) for run in runs],
+    )
+    return _replace(Path(path), page)
+
+
+@matplotlib.rc_context(STYLE)
+def save_figure(runs: Sequence[RunRecord], path: Path) -> Path:
+    """Saves the curves of the runs as PNG, SVG or PDF, by the suffix of `path`."""
+    _curves(runs).savefig(path, dpi=200, bbox_inches="tight")
+    return Path(path)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "numeric": _numeric, "indented": lambda tree: list(_indented(tree))}
+    environment.globals |= {"LONGEST": LONGEST}
+    return environment.from_string(importlib.resources.files(__package__).joinpath("report.html").read_text("utf-8"))
+
+
+def _replace(path: Path, page: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(page, encoding="utf-8")
+    return draft.replace(path)
+
+
+def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    return {
+        "headline": _headline(runs),
+        "curves": _svg(_curves(runs)),
+        "synthetic": any(run.synthetic for run in runs),
+    }
+
+
+def _section(run: RunRecord) -> dict[str, Any]:
+    """What the page needs of one run, in its order."""
+    few = len(run.labels) <= FEW
+    return {
+        "run": run,
+        "summary": _summary(run),
+        "headline": _headline([run]),
+        "curves": _svg(_curves([run])),
+        "tests": [_test(run, name, result) for name, result in run.tests.items()],
+        "partition": _svg(_partition_bars(run) if few else _partition_overview(run)),
+        "shares": _partition_table(run) if few else _partition_quantiles(run),
+        "timings": _timings(run),
+        "history": _history(run),
+    }
+
+
+def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:
+    clients = len(result.tally.weight)
+    return {
+        "name": name,
+        "spread": _spread(result.tally),
+        "clients": _svg(_client_dots(result.tally) if clients <= FEW else _client_distribution(result.tally)),
+        "confusion": _confusion(result.tally),
+        "classes": _class_table(run.classes, result),
+        "reliability": _svg(_reliability(result.tally)),
+        "samples": [_sample(run.classes, *fields) for fields in zip(*result[-3:])],
+    }
+
+
+def _summary(run: RunRecord) -> str:
+    rounds = f", {run.history[-1]['round']:,.0f} rounds" if run.history else ""
+    clients, classes = run.labels.shape
+    return f"{clients:,} training clients, {int(run.labels.sum()):,} examples, {classes} classes{rounds}."
+
+
+# Tables
+
+
+def _headline(runs: Sequence[RunRecord]) -> Table:
+    which, merit = ("run", "test set", "examples", "clients"), ("precision", "recall", "F1", "AUC", "ECE", "NLL")
+    rows = [_headline_row(run, name, result) for run in runs for name, result in run.tests.items()]
+    note = (
+        "Wilson interval, examples taken as independent. Precision, recall and F1: macro averages over the classes "
+        "that occur. AUC: mean of one against the rest. ECE: 15 bins. NLL in nats."
+    )
+    return Table("Results", (*which, "accuracy", "95 % interval", *merit), rows, note)
+
+
+def _headline_row(run: RunRecord, name: str, result: TestResult) -> tuple[Any, ...]:
+    pooled = classification.pool(result.tally)
+    low, high = (float(end) for end in classification.interval(pooled))
+    figures = classification.summary(pooled)
+    auc = classification.macro_auc(result.probabilities, result.labels)
+    clients = int((np.asarray(result.tally.weight) > 0).sum())
+    accuracy, precision, recall, f1 = (figures[key] for key in ("accuracy", "precision", "recall", "f1"))
+    size, interval = int(pooled.weight), f"{_number(low)}–{_number(high)}"
+    row = (accuracy, interval, precision, recall, f1, auc, figures["ece"], figures["nll"])
+    return run.name, name, size, clients, *row
+
+
+def _spread(tally: Tally) -> Table:
+    figures = spread(np.asarray(classification.accuracy(tally)), np.asarray(tally.weight))
+    meanings = {
+        "empty": "clients without examples, left out",
+        "mean": "every client counts the same",
+        "pooled": "every example counts the same",
+        "std": "standard deviation over clients",
+        "worst decile": "mean of the worst tenth",
+        "gap": "best less worst",
+        "jain": "Jain's fairness index, 1 when all are equal",
+    }
+    rows = [(name, value, meanings.get(name, "")) for name, value in figures.items()]
+    return Table("Accuracy over clients", ("", "value", ""), rows)
+
+
+def _class_table(classes: tuple[str, ...], result: TestResult) -> Table:
+    pooled = classification.pool(result.tally)
+    measures = (
+        classification.precision,
+        classification.recall,
+        classification.specificity,
+        classification.f1,
+    )
+    figures = np.stack([np.asarray(measure(pooled)) for measure in measures], 1)
+    examples = np.asarray(pooled.confusion).sum(1)
+    auc = classification.class_auc(result.probabilities, result.labels)
+    rows = [(name, int(n), *row, area) for name, n, row, area in zip(classes, examples, figures.tolist(), auc.tolist())]
+    return Table("By class", ("class", "examples", "precision", "recall", "specificity", "F1", "AUC"), rows)
+
+
+def _confusion(tally: Tally) -> list[list[tuple[int, float]]]:
+    """Count and share of its row, by truth and prediction."""
+    counts = np.asarray(tally.confusion).sum(0)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return [[(int(count), float(share)) for count, share in zip(*row)] for row in zip(counts, shares)]
+
+
+def _partition_table(run: RunRecord) -> Table:
+    rows: list[tuple[Any, ...]] = [(f"client {i}", *map(int, row), int(row.sum())) for i, row in enumerate(run.labels)]
+    rows.append(("all", *map(int, run.labels.sum(0)), int(run.labels.sum())))
+    return Table("Training examples by client and class", ("client", *run.classes, "all"), rows)
+
+
+def _partition_quantiles(run: RunRecord) -> Table:
+    sizes = run.labels.sum(1)
+    measures = {
+        "examples": sizes,
+        "classes present": (run.labels > 0).sum(1),
+        "share of the largest class": run.labels.max(1) / np.maximum(sizes, 1),
+    }
+    levels = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+    rows = [
+        (name, *np.quantile(values, list(levels.values()), method="nearest").tolist())
+        for name, values in measures.items()
+    ]
+    return Table("Training clients", ("per client", *levels), rows)
+
+
+def _timings(run: RunRecord) -> Table:
+    rows: list[tuple[Any, ...]] = [(f"{name}, seconds", seconds) for name, seconds in run.timings.items()]
+    for key in ("clients_per_second", "images_per_second", "useful_share"):
+        values = [segment[key] for segment in run.history if key in segment]
+        rows += [(key.replace("_", " "), float(np.median(values)))] if values else []
+    note = "Rates: median over segments. Useful share: steps taken on examples, of all steps that the lanes took."
+    return Table("Time and throughput", ("", "value"), rows, note)
+
+
+def _history(run: RunRecord) -> Table:
+    shown = re.compile("round|seconds|useful_share|.*/(accuracy|nll|f1)")
+    columns = tuple(dict.fromkeys(key for segment in run.history for key in segment if shown.fullmatch(key)))
+    rows = [tuple(segment.get(key, math.nan) for key in columns) for segment in run.history]
+    return Table("History", tuple(column.replace("_", " ") for column in columns), rows, "Everything: metrics.jsonl.")
+
+
+def _number(value: Any) -> str:
+    """Whole numbers whole, shares with three digits, large numbers with fewer; a dash for nan."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 10):
+        return f"{value:,.0f}"
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
+    """Whether a column is to be aligned as numbers."""
+    return all(re.fullmatch(r"[-\d.,–% ]+|inf", _number(row[column])) for row in rows)
+
+
+def _indented(tree: dict[str, Any], depth: int = 0) -> Iterator[tuple[int, str, Any]]:
+    """Depth, name and value of every entry of a nested dict; a branch has the value ''."""
+    for name, value in tree.items():
+        branch = isinstance(value, dict) and bool(value)
+        yield depth, str(name), "" if branch else value
+        if branch:
+            yield from _indented(value, depth + 1)
+
+
+# Figures
+
+
+def _svg(figure: Figure) -> Markup:
+    """The figure as an <svg> element, without the parts that only matter to a file of its own."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = buffer.getvalue()
+    # Names such as "axes_1" would occur in every figure of the page, and nothing refers to them.
+    return Markup(re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg[svg.index("<svg") :]))
+
+
+def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def _curves(runs: Sequence[RunRecord]) -> Figure:
+    """Loss and accuracy against rounds: one run's test sets together, several runs' side by side."""
+    tests = list(dict.fromkeys(name for run in runs for name in run.tests))
+    if len(runs) == 1:
+        panels = {
+            "Negative log likelihood": [(runs[0], f"{name}/nll", name) for name in ("train", *tests)],
+            "Accuracy": [(runs[0], f"{name}/accuracy", name) for name in ("train", *tests)],
+        }
+    else:
+        panels = {"Training loss": [(run, "train/nll", run.name) for run in runs]}
+        panels |= {f"Accuracy, {name}": [(run, f"{name}/accuracy", run.name) for run in runs] for name in tests}
+    figure, axes = _panels(len(panels), WIDE, 2.9)
+    for ax, (title, lines) in zip(axes, panels.items()):
+        _lines(ax, title, lines)
+    return figure
+
+
+def _lines(ax: Axes, title: str, lines: list[tuple[RunRecord, str, str]]) -> None:
+    for run, key, label in lines:
+        points = [(segment["round"], segment[key]) for segment in run.history if key in segment]
+        if points:
+            ax.plot(*zip(*points), label=label, marker="o" if len(points) < 30 else "", markersize=2.5)
+    ax.set(title=title, xlabel="round")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend()
+
+
+def _client_dots(tally: Tally) -> Figure:
+    """Accuracy of each client with its 95 % interval, the best on top."""
+    accuracy, (low, high) = np.asarray(classification.accuracy(tally)), classification.interval(tally)
+    order = np.argsort(accuracy, stable=True)
+    figure, (ax,) = _panels(1, WIDE, 0.9 + 0.2 * len(order))
+    ax.hlines(np.arange(len(order)), np.asarray(low)[order], np.asarray(high)[order], color=COLOURS[0], alpha=0.45)
+    ax.plot(accuracy[order], np.arange(len(order)), "o", color=COLOURS[0], markersize=4.5)
+    ax.set_yticks(range(len(order)), [f"client {i} (n = {tally.weight[i]:,.0f})" for i in order])
+    ax.set(title="Accuracy by client", xlabel="accuracy, 95 % interval", ylim=(-0.7, len(order) - 0.3))
+    ax.grid(False, axis="y")
+    return figure
+
+
+def _client_distribution(tally: Tally) -> Figure:
+    """Histogram of the clients' accuracies, and accuracy against size."""
+    accuracy, weight = np.asarray(classification.accuracy(tally)), np.asarray(tally.weight)
+    figures = spread(accuracy, weight)
+    figure, (left, right) = _panels(2, WIDE, 2.9)
+    left.hist(accuracy[weight > 0], bins=30, color=COLOURS[0], alpha=0.75)
+    for name, colour, style in (("mean", INK, "-"), ("worst decile", RED, "--")):
+        left.axvline(figures[name], color=colour, linestyle=style, label=f"{name} {_number(figures[name])}")
+    left.set(title="Clients by accuracy", xlabel="accuracy", ylabel="clients")
+    left.legend()
+    right.scatter(weight, accuracy, s=9, alpha=0.35, linewidths=0, color=COLOURS[0], rasterized=True)
+    right.set(title="Accuracy against size", xlabel="test examples of the client", ylabel="accuracy")
+    _stretch(right, weight)
+    return figure
+
+
+def _stretch(ax: Axes, sizes: np.ndarray) -> None:
+    """A logarithmic axis where sizes differ by more than an order of magnitude."""
+    if (sizes > 0).any() and sizes.max() > 10 * sizes[sizes > 0].min():
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter("")
+
+
+def _reliability(tally: Tally) -> Figure:
+    """Accuracy against confidence, and the share of examples at each confidence."""
+    share, confidence, correct = (np.asarray(x) for x in classification.calibration(classification.pool(tally)))
+    edges = np.linspace(0, 1, len(share) + 1)
+    figure, (ax,) = _panels(1, WIDE / 2, 3.3)
+    ax.bar(edges[:-1], share, np.diff(edges), align="edge", color="#cccccc", alpha=0.7, label="share of examples")
+    ax.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
+    ax.plot(confidence, correct, "o-", color=COLOURS[0], markersize=4, label="accuracy")
+    ax.set(title="Reliability", xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend(loc="upper left")
+    return figure
+
+
+def _class_colours(count: int) -> np.ndarray:
+    """RGB 0..1, [count, 3]."""
+    named = COLOURS if count <= len(COLOURS) else matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    return np.array([matplotlib.colors.to_rgb(colour) for colour in named[:count]])
+
+
+def _partition_bars(run: RunRecord) -> Figure:
+    """A stacked bar per client."""
+    clients, ends = np.arange(len(run.labels)), np.cumsum(run.labels, 1)
+    figure, (ax,) = _panels(1, WIDE, 1.1 + 0.22 * len(clients))
+    for c, (name, colour) in enumerate(zip(run.classes, _class_colours(len(run.classes)))):
+        ax.barh(clients, run.labels[:, c], left=ends[:, c] - run.labels[:, c], color=colour, label=name, height=0.72)
+    ax.set_yticks(clients, [f"client {i}" for i in clients])
+    ax.set(title="Training examples by client and class", xlabel="examples")
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _partition_overview(run: RunRecord) -> Figure:
+    """Histogram of the clients' sizes, and a column of class shares for each client."""
+    figure, (left, right) = _panels(2, WIDE, 2.9, width_ratios=(1, 1.6))
+    sizes = run.labels.sum(1)
+    _stretch(left, sizes)
+    edges = (np.geomspace if left.get_xscale() == "log" else np.linspace)(max(sizes.min(), 1), sizes.max() + 1, 31)
+    left.hist(sizes, bins=edges.tolist(), color=COLOURS[0], alpha=0.75)
+    left.set(title="Clients by size", xlabel="training examples", ylabel="clients")
+    right.imshow(_strip(run.labels), aspect="auto", extent=(0, len(sizes), 0, 1), interpolation="nearest")
+    right.set(title="Class shares of each client", xlabel="clients, by largest class and its share", ylabel="share")
+    right.grid(False)
+    for name, colour in zip(run.classes, _class_colours(len(run.classes))):
+        right.plot([], [], "s", color=colour, label=name)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _strip(labels: np.ndarray, height: int = 120) -> np.ndarray:
+    """An image [height, N, 3] whose columns are the clients' class shares, stacked from below; labels [N, C]."""
+    shares = labels / np.maximum(labels.sum(1, keepdims=True), 1)
+    shares = shares[np.lexsort((-shares.max(1), shares.argmax(1)))]
+    level = (np.arange(height)[::-1, None, None] + 0.5) / height
+    found = (np.cumsum(shares, 1) < level).sum(-1)
+    return np.vstack([_class_colours(labels.shape[1]), [[1, 1, 1]]])[found]  # white: a client without examples
+
+
+def _sample(classes: tuple[str, ...], image: np.ndarray, label: int, probabilities: np.ndarray) -> dict[str, Any]:
+    guess = int(np.argmax(probabilities))
+    return {
+        "image": _png(image),
+        "prediction": classes[guess],
+        "confidence": float(probabilities[guess]),
+        "truth": classes[int(label)],
+    }
+
+
+def _png(image: np.ndarray) -> str:
+    """A data URI; image uint8, or float 0..1: [H, W] or [H, W, C], the first channel unless C is 3."""
+    image = image[..., 0] if image.ndim == 3 and image.shape[-1] != 3 else image
+    if image.dtype != np.uint8:
+        image = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

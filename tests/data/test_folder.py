@@ -1,0 +1,318 @@
+"""Folders of images, sound and broken, from the files to batches read inside a compiled program."""
+
+import pathlib
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from PIL import Image
+
+from fedjax_mri.data import images
+from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.partition import IID, Dirichlet, Sizes
+from fedjax_mri.data.resident import resident
+from fedjax_mri.errors import UserError
+
+REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "brain-tumor-mri"
+CLASSES = ("cyst", "none")
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 40)) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def save(seed: int, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """20 training and 6 test images of each class; of the cysts in the test, one is a copy and one nearly so."""
+    top = tmp_path / "mri"
+    for c, label in enumerate(CLASSES):
+        for split, seeds in (("Training", range(20)), ("Testing", range(20, 26))):
+            for seed in seeds:
+                save(100 * c + seed, top / split / label / f"image ({seed}).PNG")
+    shutil.copy(top / "Training/cyst/image (3).PNG", top / "Testing/cyst/image (20).PNG")
+    picture(4).resize((55, 55)).save(top / "Testing/cyst/image (21).PNG")
+    return top
+
+
+def build(root, seed=0, partition=IID(4), **settings):  # noqa: B008, a frozen dataclass of plain data
+    return Folder(str(root), **{"size": 16, "partition": partition, **settings}).build(seed)
+
+
+def table(tables, title):
+    (found,) = [table for table in tables if table.title == title]
+    return found.rows
+
+
+def test_published_split_is_kept_and_its_leaks_are_told(root):
+    federation = build(root)
+    assert federation.classes == CLASSES
+    assert federation.labels.sum(0).tolist() == [20, 20]
+    assert federation.train.sizes.tolist() == [10, 10, 10, 10]
+    test = federation.tests["published test"]
+    assert test.data.sizes.sum() == 12 and test.owner.tolist() == [0, 1, 2, 3]
+    assert table(federation.tables, "Test images with a twin in training") == [
+        ("cyst", 6, 1, 1),
+        ("none", 6, 0, 0),
+        ("all", 12, 1, 1),
+    ]
+    (warning,) = federation.warnings
+    assert warning.startswith("2 of 12 test images have a twin in training (1 exact, 1 near)")
+
+
+def test_grouped_split_has_no_leak(root):
+    federation = build(root, split="grouped", holdout=0.25)
+    test = federation.tests["grouped test"]
+    assert test.data.sizes.sum() + federation.train.sizes.sum() == 52
+    assert test.data.sizes.sum() == 12
+    assert table(federation.tables, "Test images with a twin in training")[-1] == ("all", 12, 0, 0)
+    assert not federation.warnings
+
+
+def test_every_image_reaches_one_client_with_its_label(root):
+    federation = build(root, size=40)
+    store = federation.train.store.fields
+    assert store["image"].shape == (40, 40, 40, 1) and store["image"].dtype == jnp.uint8
+    assert store["label"].dtype == jnp.int32
+    got = {(np.asarray(image).tobytes(), int(label)) for image, label in zip(store["image"], store["label"])}
+    assert got == {(picture(100 * c + seed).tobytes(), c) for c in (0, 1) for seed in range(20)}
+    counts = [np.bincount(part, minlength=2) for part in np.split(store["label"], federation.train.store.offset[1:])]
+    np.testing.assert_array_equal(federation.labels, counts)
+
+
+def test_a_hospital_is_tested_on_its_own_mix(root):
+    federation = build(root, partition=Dirichlet(3, 0.05))
+    test = federation.tests["published test"].data
+    tested = np.split(test.store.fields["label"], test.store.offset[1:])
+    for own, labels in zip(federation.labels, tested):
+        np.testing.assert_allclose(np.bincount(labels, minlength=2), own * 6 / 20, atol=1)
+
+
+@pytest.mark.parametrize("split", ["published", "grouped"])
+def test_same_seed_same_federation(root, split):
+    first, again, other = (build(root, seed, split=split, partition=Sizes((3, 1))) for seed in (1, 1, 2))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again)):
+        np.testing.assert_array_equal(a, b)
+    assert (first.train.store.fields["image"] != other.train.store.fields["image"]).any()
+
+
+def break_files(folder: pathlib.Path) -> dict[str, str]:
+    """Bad files in a class folder: name -> a word of the reason."""
+    whole = (folder / "image (0).PNG").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("not an image\n" * 20)
+    picture(1).save(folder / "bitmap.jpeg", format="BMP")
+    Image.new("L", (12_000, 12_000)).save(folder / "bomb.png")
+    Image.new("L", (20_000, 10_000)).save(folder / "larger bomb.png")
+    picture(2, (400, 400)).save(folder / "cut.jpg", quality=95)
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-3000])
+    (folder / "gone.png").symlink_to("nowhere")
+    reasons = {"cut.png": "runcated", "empty.jpg": "empty file", "text.png": "not a PNG or JPEG"}
+    reasons |= {"bitmap.jpeg": "not a PNG or JPEG", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
+    return reasons | {"cut.jpg": "truncated", "gone.png": "No such file"}
+
+
+def test_bad_files_are_quarantined_and_the_run_goes_on(root):
+    reasons = break_files(root / "Training" / "none")
+    federation = build(root)
+    rows = {pathlib.Path(path).name: reason for path, reason in table(federation.tables, "Quarantined files")}
+    assert rows.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in rows[name] and "\n" not in rows[name], (name, rows[name])
+    assert federation.labels.sum() == 40
+    assert any(line.startswith("8 of 60 files could not be read") for line in federation.warnings)
+
+
+def test_random_damage_never_stops_the_decoder(tmp_path):
+    rng = np.random.default_rng(0)
+    picture(0).save(tmp_path / "a.png")
+    picture(0).save(tmp_path / "a.jpg")
+    outcomes = set()
+    for trial in range(300):
+        path = tmp_path / ("a.png", "a.jpg")[trial % 2]
+        content = bytearray(path.read_bytes())
+        for at in rng.integers(0, len(content), 5):
+            content[at] = rng.integers(256)
+        damaged = tmp_path / f"damaged{path.suffix}"
+        damaged.write_bytes(content[: rng.integers(1, 2 * len(content))])
+        outcomes.add(type(images.decode(str(damaged), 8, 1)))
+    assert outcomes == {str, images.Decoded}
+
+
+def test_decoding_keeps_proportions_depth_and_colour(tmp_path):
+    deep = np.zeros((30, 60), np.uint16)
+    deep[:, 30:] = 4095
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    pixels = images.decode(str(tmp_path / "deep.png"), 60, 1).pixels[..., 0]
+    assert not pixels[:15].any() and not pixels[45:].any()
+    assert pixels[15:45, :25].max() == 0 and pixels[15:45, 35:].min() == 255
+    Image.new("RGB", (9, 9), (200, 10, 30)).save(tmp_path / "red.png")
+    assert images.decode(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
+
+
+def test_splits_at_any_depth_and_hidden_files(tmp_path):
+    for name in ("a/b/cyst/1.png", "cyst/2.JPEG", "a/.cache/none/3.png", "cyst/._2.jpeg"):
+        save(0, tmp_path / name)
+    found = [(file.path.name, file.split, file.label) for file in images.find(str(tmp_path))]
+    assert found == [("1.png", "a/b", "cyst"), ("2.JPEG", "", "cyst")]
+
+
+def without_splits(root):
+    shutil.rmtree(root / "Testing")
+    for label in CLASSES:
+        shutil.move(root / "Training" / label, root / label)
+    (root / "Training").rmdir()
+
+
+def ruin(root, kind: str) -> None:
+    none = root / "Training" / "none"
+    match kind:
+        case "no root":
+            shutil.rmtree(root)
+        case "no test split":
+            (root / "Testing").rename(root / "Validation")
+        case "no splits":
+            without_splits(root)
+        case "empty class":
+            (root / "Training" / "meningioma").mkdir()
+        case "empty root":
+            shutil.rmtree(root)
+            root.mkdir()
+        case "unknown class":
+            (root / "Testing" / "none").rename(root / "Testing" / "glioma")
+        case "stray image":
+            save(0, root / "Training" / "stray.png")
+        case "unreadable class":
+            [path.write_bytes(b"") for path in none.iterdir()]
+        case "nothing readable":
+            [path.write_bytes(b"") for path in root.rglob("*.PNG")]
+        case "no readable test":
+            [path.write_bytes(b"") for path in (root / "Testing").rglob("*.PNG")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no root", ["mri: no such folder"]),
+        ("no test split", ["mri/Testing: no such split", "Training, Validation", "set train and test"]),
+        ("no splits", ["mri/Training: no such split", "class folders only", "split='grouped'"]),
+        ("empty class", ["Training/meningioma: no images", "remove it"]),
+        ("empty root", ["mri: no images"]),
+        ("unknown class", ["Testing/glioma: unknown class 'glioma'", "cyst, none"]),
+        ("stray image", ["Training/stray.png", "in no class folder"]),
+        ("unreadable class", ["no readable image of class 'none'"]),
+        ("nothing readable", ["none of 52 images could be read", "empty file"]),
+        ("no readable test", ["no readable image is left to test on"]),
+    ],
+)
+def test_refuses_unusable_folders_in_one_line(root, kind, words):
+    ruin(root, kind)
+    with pytest.raises(UserError) as caught:
+        build(root)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": 0}, "size 0"),
+        ({"channels": 2}, "2 channels"),
+        ({"split": "random"}, "'random'"),
+        ({"test": "Training"}, "two different folders"),
+        ({"split": "grouped", "holdout": 1.5}, "holdout 1.5"),
+        ({"partition": IID(41)}, "41 clients need 41 examples that are not duplicates, there are 40"),
+    ],
+)
+def test_refuses_unusable_settings(root, settings, words):
+    with pytest.raises(UserError, match=words):
+        build(root, **settings)
+
+
+def test_class_folders_without_splits_can_be_grouped(root):
+    without_splits(root)
+    federation = build(root, split="grouped")
+    assert federation.labels.sum() + federation.tests["grouped test"].data.sizes.sum() == 40
+
+
+def test_says_what_it_leaves_out(root):
+    save(1000, root / "Validation" / "cyst" / "x.png")
+    save(5, root / "Training" / "none" / "same as a cyst.png")
+    federation = build(root)
+    assert "unused images: 1, in Validation" in federation.warnings
+    ((count, labels, _),) = table(federation.tables, "Duplicates with different labels")
+    assert (count, labels) == (2, "cyst, none")
+
+
+def test_another_folder_is_labelled_by_the_classes_of_the_run(root, tmp_path):
+    for seed, name in enumerate(("none/a.png", "none/b.png", "later/cyst/c.png")):
+        save(seed, tmp_path / "clinic" / name)
+    (tmp_path / "clinic" / "none" / "bad.png").touch()
+    tests, (quarantine,) = Folder(str(root), size=8).evaluation(str(tmp_path / "clinic"), ("ache", *CLASSES))
+    data, owner = tests["clinic"]
+    assert data.sizes.tolist() == [3] and owner.tolist() == [-1] and len(quarantine.rows) == 1
+    batch = data.read(data.store, jnp.int32(0), jnp.arange(3))
+    assert batch["image"].shape == (3, 8, 8, 1) and sorted(batch["label"].tolist()) == [1, 2, 2]
+    with pytest.raises(UserError, match="none: unknown class 'none', training knows cyst, glioma"):
+        Folder(str(root)).evaluation(str(tmp_path / "clinic"), ("cyst", "glioma"))
+
+
+PARTS = [np.array([4, 1]), np.array([], int), np.array([0, 2, 5]), np.array([3]), np.array([], int)]
+
+
+def read_loop(data, client, indices):
+    """The same read inside a while loop, summed over three passes."""
+    zero = jnp.zeros(indices.shape, jnp.int32)
+    step = lambda state: (state[0] + jnp.int32(1), state[1] + data.read(data.store, client, indices)["value"])  # noqa: E731
+    return jax.lax.while_loop(lambda state: state[0] < 3, step, (jnp.int32(0), zero))[1] // 3
+
+
+def test_resident_reads_its_own_examples_in_every_transformation():
+    data = resident({"value": np.arange(100, 106, dtype=np.int32), "image": np.zeros((6, 4, 4, 1), np.uint8)}, PARTS)
+    assert data.sizes.tolist() == [2, 0, 3, 1, 0] and data.sizes.dtype == np.int32
+    clients, indices = jnp.arange(4, dtype=jnp.int32), jnp.arange(4, dtype=jnp.int32)
+    values = lambda client: data.read(data.store, client, indices)["value"]  # noqa: E731
+    mesh = jax.make_mesh((4,), ("clients",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    spec = PartitionSpec("clients")
+    shards = jax.shard_map(jax.vmap(values), mesh=mesh, in_specs=spec, out_specs=spec)
+    plain = np.stack([values(client) for client in clients])
+    assert [row[: len(part)].tolist() for row, part in zip(plain, PARTS)] == [[104, 101], [], [100, 102, 105], [103]]
+    assert plain[0].tolist() == [104, 101, 101, 101]
+    for way in (jax.vmap(values), shards, jax.vmap(partial(read_loop, data, indices=indices))):
+        np.testing.assert_array_equal(jax.jit(way)(clients), plain)
+
+
+@pytest.mark.parametrize("client", [1, 4])
+def test_an_empty_client_reads_something_finite(client):
+    data = resident({"value": np.arange(1.0, 7.0, dtype=np.float32)}, PARTS)
+    batch = jax.jit(data.read)(data.store, jnp.int32(client), jnp.arange(8, dtype=jnp.int32))
+    assert ((batch["value"] >= 1) & (batch["value"] <= 6)).all()
+
+
+def test_resident_refuses_to_hold_nothing():
+    with pytest.raises(UserError, match="none of the 2 clients"):
+        resident({"value": np.arange(3)}, [np.array([], int)] * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not there: {REAL}")
+def test_real_brain_tumour_slices():
+    published = build(REAL, size=96, partition=Sizes((5000, 6000, 6500, 5401)))
+    assert published.train.sizes.tolist() == [501, 602, 652, 542]
+    leaks = table(published.tables, "Test images with a twin in training")
+    assert leaks[2] == ("no_tumor", 82, 82, 0)
+    assert leaks[-1][:3] == ("all", 312, 201) and 0 < leaks[-1][3] < 20
+    grouped = build(REAL, split="grouped", partition=Dirichlet(20, 0.5))
+    assert table(grouped.tables, "Test images with a twin in training")[-1] == ("all", 391, 0, 0)
+    assert grouped.labels.sum() == 2609 - 391  # 15 % of 2609

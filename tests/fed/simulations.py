@@ -1,0 +1,167 @@
+"""Small simulations, one for each thing the engine must carry, and a plain loop over clients to compare them with."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_mri import keys, trees
+from fedjax_mri.data.augment import Augment
+from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.resident import resident
+from fedjax_mri.fed import local as locally
+from fedjax_mri.fed import uplink
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.engine import Simulation, State
+from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.task import Model, Phase, Task, everything
+
+SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
+RATE = 0.05
+
+
+def images(sizes: np.ndarray = SIZES) -> ClientData:
+    """Resident noise, 8 x 8 px, 3 classes."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 256, (sizes.sum(), 8, 8, 1), dtype=np.uint8),
+        "label": rng.integers(0, 3, sizes.sum()).astype(np.int32),
+    }
+    return resident(arrays, np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1]))
+
+
+def procedural() -> ClientData:
+    """The same shapes, drawn where they are read."""
+
+    def read(store: object, client: jax.Array, indices: jax.Array) -> dict[str, jax.Array]:
+        one = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(7), client), i))(indices)
+        pixels = jax.vmap(lambda key: jax.random.uniform(key, (8, 8, 1)))(one)
+        return {"image": pixels, "label": (indices % 3).astype(jnp.int32)}
+
+    return ClientData(SIZES, (), read)
+
+
+def classifier(**settings: object) -> Task:
+    """System B's network, one stage wide."""
+    return Classify(widths=(8,), hidden=8, **settings).build(channels=1, classes=3, policy="gemm")  # type: ignore[arg-type]
+
+
+def two_players() -> Task:
+    """A saddle: the second player moves against the first one's new parameters, and keeps its own at home."""
+
+    def init(key: jax.Array) -> Model:
+        weights = jax.random.normal(key, (2, 64))
+        return Model({"first": weights[0], "second": weights[1]}, {"seen": jnp.float32(0)})
+
+    def play(sign: float) -> Callable:
+        def loss(params, carry, batch, key):
+            x = batch["image"].astype(jnp.float32).reshape(-1, 64) / 255
+            gap = (x @ params["first"] - x @ params["second"]) * batch["weight"]
+            value = sign * jnp.sum(gap) / 16 + 0.1 * jnp.sum(jnp.square(params["first"]) + params["second"] ** 2)
+            return value, ({"seen": carry["seen"] + batch["weight"].sum()}, jnp.sum(gap))
+
+        return loss
+
+    def moves(name: str) -> Callable:
+        return lambda params: {key: key == name for key in params}
+
+    def shared(model: Model) -> Model:
+        return Model({"first": True, "second": False}, {"seen": False})
+
+    phases = (Phase(play(1.0), moves("first")), Phase(play(-1.0), moves("second")))
+    nothing = lambda *_: ()  # noqa: E731
+    return Task(init, phases, nothing, nothing, shared, nothing, nothing)
+
+
+def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples(),), **changes: object) -> Simulation:
+    """Defaults: everyone takes part, two epochs of batches of 4, SGD."""
+    local = Local(2, 4, optax.sgd, lambda round: jnp.float32(RATE) / (1 + round.astype(jnp.float32)))
+    base = Simulation(
+        task,
+        FedAvg().build(),
+        uplink.chain(*stages, reduce=uplink.mean()),
+        Everyone().build(len(data.sizes)),
+        local,
+        data,
+    )
+    return base._replace(**changes)
+
+
+def adam() -> Local:
+    return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
+
+
+CASES: dict[str, Callable[[], Simulation]] = {
+    "resident": lambda: simulation(classifier(), images()),
+    "procedural, Adam, cohort of 5": lambda: simulation(
+        classifier(augment=Augment(flip=0.5)), procedural(), local=adam(), sample=Uniform(5).build(len(SIZES))
+    ),
+    "BatchNorm averaged": lambda: simulation(classifier(norm="batch"), images()),
+    "BatchNorm local": lambda: simulation(classifier(norm="batch", statistics="local"), images(), local=adam()),
+    "two phases, a player at home": lambda: simulation(two_players(), images()),
+    "uniform weights, clipped": lambda: simulation(
+        classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
+    ),
+}
+
+
+def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
+    """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean."""
+    cohort = sim.sample(keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.SAMPLE), state.round)
+    updates, clients = [], state.clients
+    for client in np.asarray(cohort.client)[np.asarray(cohort.present)]:
+        if sim.data.sizes[client] == 0:
+            continue
+        kept = trees.take(clients, client)
+        model = plain_client(sim, state, trees.join(state.server.model, kept.model), int(client), root)
+        shared, rest = trees.split(sim.task.shared(model), model)
+        update = uplink.Update(trees.subtract(shared, state.server.model), jnp.float32(sim.data.sizes[client]))
+        updates.append(sim.uplink.client(update, kept.uplink, root)[0])
+        clients = trees.put(clients, client, kept._replace(model=rest, rounds=kept.rounds + 1))
+    total = sum(float(update.weight) for update in updates)
+    mean = trees.zeros_like(state.server.model)
+    for update in updates:
+        mean = trees.add(mean, trees.scale(float(update.weight) / total, update.delta))
+    aggregate = uplink.Aggregate(mean, jnp.float32(total), jnp.float32(len(updates)), len(sim.data.sizes))
+    server = sim.algorithm.server(state.server, aggregate)
+    return State(state.round + 1, server, state.uplink, clients)
+
+
+def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array) -> Model:
+    """Epochs over one client's examples, each phase with its own optimiser."""
+    size, batch_size = int(sim.data.sizes[client]), sim.local.batch
+    optimizer = sim.local.optimizer(sim.local.schedule(state.round))
+    with jax.numpy_dtype_promotion("standard"):
+        optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
+    key = keys.client(root, state.round, jnp.int32(client))
+    step = 0
+    for epoch in range(sim.local.epochs):
+        order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
+        order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
+        for first in range(0, size, batch_size):
+            chosen = order[first : first + batch_size]
+            weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
+            batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))
+            step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
+            model = plain_step(sim, optimizer, optimizers, model, {**batch, "weight": weight}, step_key)
+            step += 1
+    return model
+
+
+def plain_step(sim: Simulation, optimizer, optimizers: list, model: Model, batch: dict, key: jax.Array) -> Model:
+    for number, phase in enumerate(sim.task.phases):
+        mask = phase.moves(model.params)
+
+        def loss(params, phase=phase, carry=model.carry, number=number):
+            return phase.loss(params, carry, batch, jax.random.fold_in(key, number))
+
+        grads, (carry, _) = jax.grad(loss, has_aux=True)(model.params)
+        moving = trees.split(mask, model.params)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizers[number] = optimizer.update(trees.split(mask, grads)[0], optimizers[number], moving[0])
+        model = Model(trees.join(optax.apply_updates(moving[0], updates), moving[1]), carry)
+    return model

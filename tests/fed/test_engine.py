@@ -1,0 +1,111 @@
+"""One definition, many executions: lanes x devices x kind of simulation, all equal to a plain loop over clients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simulations import CASES, SIZES, classifier, images, plain_round, simulation
+
+from fedjax_mri import trees
+from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.fed import engine, uplink
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.tasks.task import Model
+
+ROUNDS = 3
+ROOT = jax.random.key(11)
+GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
+TABLE = [(case, *plan) for case in CASES for plan in (GRID if case in ("resident", "BatchNorm local") else GRID[::4])]
+
+
+@functools.cache
+def expected(case: str) -> engine.State:
+    """Three rounds of the plain loop."""
+    sim = CASES[case]()
+    state = engine.init(sim, ROOT)
+    for _ in range(ROUNDS):
+        state = plain_round(sim, state, ROOT)
+    return state
+
+
+def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,)):
+    """The engine's state, and the work of the last segment."""
+    plan = Plan(devices=devices, lanes=lanes).resolve()
+    segment, state, work = engine.build(sim, plan, max(pieces)), engine.init(sim, ROOT), None
+    for rounds in pieces:
+        state, work = segment(state, ROOT, sim.data.store, jnp.int32(rounds))
+    return state, work
+
+
+def assert_close(actual, wanted, tolerance: float) -> None:
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(("case", "lanes", "devices"), TABLE)
+def test_equals_a_plain_loop_over_clients(case: str, lanes: int, devices: int) -> None:
+    state, work = trained(CASES[case](), lanes, devices)
+    assert_close(state, expected(case), 3e-5)
+    assert np.all(np.asarray(work.steps) <= np.asarray(work.slots))
+
+
+def test_the_plain_loop_moves_the_model() -> None:
+    sim = CASES["resident"]()
+    before, after = engine.init(sim, ROOT), expected("resident")
+    assert trees.norm(trees.subtract(before.server.model, after.server.model)) > 0.01
+
+
+@pytest.mark.parametrize("case", ["BatchNorm local", "procedural, Adam, cohort of 5"])
+def test_stopping_between_rounds_changes_no_bit(case: str) -> None:
+    whole, _ = trained(CASES[case](), 3, 2)
+    pieces, _ = trained(CASES[case](), 3, 2, (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+
+
+def test_counts_what_was_done() -> None:
+    sim = CASES["resident"]()
+    _, work = trained(sim, 3, 2)
+    steps = 2 * np.ceil(SIZES / 4).sum()
+    np.testing.assert_array_equal(work.steps, [steps] * ROUNDS)
+    np.testing.assert_array_equal(work.examples, [2 * SIZES.sum()] * ROUNDS)
+    np.testing.assert_array_equal(work.clients, [np.sum(SIZES > 0)] * ROUNDS)
+    np.testing.assert_array_equal(work.metrics.weight, work.examples)
+    longest = 2 * int(np.ceil(SIZES.max() / 4))
+    np.testing.assert_array_equal(work.slots, [longest * 3 * 2] * ROUNDS)  # the largest client bounds the round
+
+
+def test_a_client_without_examples_is_left_alone() -> None:
+    state, _ = trained(CASES["BatchNorm local"](), 3, 2)
+    empty = int(np.argmin(SIZES))
+    fresh = engine.init(CASES["BatchNorm local"](), ROOT).clients
+    jax.tree.map(np.testing.assert_array_equal, trees.take(state.clients, empty), trees.take(fresh, empty))
+    np.testing.assert_array_equal(state.clients.rounds, np.where(SIZES > 0, ROUNDS, 0))
+
+
+def test_a_federation_without_any_example_stays_where_it_is() -> None:
+    data = images()
+    sim = simulation(classifier(), ClientData(np.zeros_like(data.sizes), data.store, data.read))
+    state, work = trained(sim, 3, 2)
+    jax.tree.map(np.testing.assert_array_equal, state.server, engine.init(sim, ROOT).server)
+    assert not np.any(work.slots)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_one_client_moves_a_clipped_sum_by_the_bound_at_most(devices: int) -> None:
+    """The trap: gradients summed over devices before a per-client clip move it by several times the bound."""
+    bound = 0.05
+
+    def total(sizes: np.ndarray) -> Model:
+        data = images()
+        stages = (uplink.uniformly(), uplink.clip(bound))
+        sim = simulation(classifier(), ClientData(sizes, data.store, data.read), stages)
+        state, _ = trained(sim, 2, devices, (1,))
+        delta = trees.subtract(state.server.model, engine.init(sim, ROOT).server.model)
+        return trees.scale(float(np.sum(sizes > 0)), delta)
+
+    without = SIZES.copy()
+    without[2] = 0
+    moved = float(trees.norm(trees.subtract(total(SIZES), total(without))))
+    assert 0.9 * bound < moved < 1.001 * bound

@@ -1,0 +1,84 @@
+"""Schedule, shuffle, sampling, uplink: each against what it promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed import uplink
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.fed.schedule import longest_first
+from fedjax_mri.fed.shuffle import shuffled
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 16])
+@pytest.mark.parametrize("sigma", [0.0, 1.0, 2.0])
+def test_queues_hold_each_working_client_once_and_are_short(lanes: int, sigma: float) -> None:
+    rng = np.random.default_rng(0)
+    steps = np.minimum(rng.lognormal(2, sigma, 200), 500).astype(np.int32) * (rng.random(200) > 0.1)
+    order, start, stop = map(np.asarray, longest_first(jnp.asarray(steps), lanes))
+    queues = [order[a:b] for a, b in zip(start, stop)]
+    assert sorted(np.concatenate(queues)) == sorted(np.flatnonzero(steps))
+    best = max(steps.sum() / lanes, steps.max())
+    assert max(steps[queue].sum() for queue in queues) <= 4 / 3 * best
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 16, 17, 100, 1000])
+def test_a_shuffle_visits_each_example_once(size: int) -> None:
+    order = np.asarray(shuffled(jax.random.key(size), jnp.arange(size + 3, dtype=jnp.int32), jnp.int32(size)))
+    assert sorted(order[:size]) == list(range(size))
+    assert not order[size:].any()
+
+
+def test_a_shuffle_is_uniform() -> None:
+    """Counts of (position, example) over many keys against the chi-square law with (n - 1)^2 degrees of freedom."""
+    n, draws = 7, 4000
+    positions = jnp.arange(n, dtype=jnp.int32)
+    orders = jax.vmap(lambda key: shuffled(key, positions, jnp.int32(n)))(jax.random.split(jax.random.key(0), draws))
+    counts = np.zeros((n, n))
+    np.add.at(counts, (np.tile(np.arange(n), draws), np.asarray(orders).ravel()), 1)
+    statistic, freedom = ((counts - draws / n) ** 2 / (draws / n)).sum(), (n - 1) ** 2
+    assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
+
+
+def test_neighbours_do_not_stay_neighbours() -> None:
+    order = np.asarray(shuffled(jax.random.key(3), jnp.arange(900, dtype=jnp.int32), jnp.int32(900)))
+    assert np.mean(np.abs(np.diff(order)) == 1) < 0.02
+    assert abs(np.corrcoef(np.arange(900), order)[0, 1]) < 0.1
+
+
+def test_a_cohort_has_no_client_twice_and_every_client_its_turn() -> None:
+    sample = Uniform(5).build(20)
+    cohorts = np.stack([sample(jax.random.key(i), jnp.int32(0)).client for i in range(400)])
+    assert all(len(set(cohort)) == 5 for cohort in cohorts)
+    counts = np.bincount(cohorts.ravel(), minlength=20)
+    assert np.all(np.abs(counts - 100) < 4 * np.sqrt(75))
+
+
+def test_everyone_is_everyone() -> None:
+    cohort = Everyone().build(4)(jax.random.key(0), jnp.int32(3))
+    np.testing.assert_array_equal(cohort.client, np.arange(4))
+    assert np.all(cohort.present)
+
+
+def test_weighting_after_clipping_is_refused() -> None:
+    with pytest.raises(UserError, match="put the weighting first"):
+        uplink.chain(uplink.clip(1.0), uplink.by_examples(), reduce=uplink.mean())
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Uniform(0).build(5), "sampling.cohort=0"),
+        (lambda: Uniform(6).build(5), "there are 5 clients"),
+        (lambda: FedAvg(float("nan")).build(), "server_rate=nan"),
+        (lambda: Plan(devices=99).resolve(), "this machine has 8"),
+        (lambda: Plan(lanes=-1).resolve(), "plan.lanes=-1"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(build, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        build()
