@@ -66,9 +66,9 @@ class TestResult(NamedTuple):
     probabilities: np.ndarray  # float [n, C]
     labels: np.ndarray  # int [n]
     client: np.ndarray  # int [n], 0..M-1
-    samples: np.ndarray  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]; s may be 0
-    sample_labels: np.ndarray  # int [s]
-    sample_probabilities: np.ndarray  # float [s, C]
+    samples: np.ndarray = np.zeros((0, 1, 1))  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]
+    sample_labels: np.ndarray = np.zeros(0, int)  # [s]
+    sample_probabilities: np.ndarray = np.zeros((0, 1))  # float [s, C]
 
 
 class RunRecord(NamedTuple):
@@ -258,7 +258,7 @@ def _timings(run: RunRecord) -> Table:
 
 
 def _history(run: RunRecord) -> Table:
-    shown = re.compile("round|seconds|useful_share|.*/(accuracy|nll|f1)")
+    shown = re.compile("round|seconds|useful_share|.*/(accuracy|nll)")
     columns = tuple(dict.fromkeys(key for segment in run.history for key in segment if shown.fullmatch(key)))
     rows = [tuple(segment.get(key, math.nan) for key in columns) for segment in run.history]
     return Table("History", tuple(column.replace("_", " ") for column in columns), rows, "Everything: metrics.jsonl.")
@@ -354,7 +354,7 @@ def _client_distribution(tally: Tally) -> Figure:
     accuracy, weight = np.asarray(classification.accuracy(tally)), np.asarray(tally.weight)
     figures = spread(accuracy, weight)
     figure, (left, right) = _panels(2, WIDE, 2.9)
-    left.hist(accuracy[weight > 0], bins=30, color=COLOURS[0], alpha=0.75)
+    left.hist(accuracy[weight > 0], bins=20, color=COLOURS[0], alpha=0.75)
     for name, colour, style in (("mean", INK, "-"), ("worst decile", RED, "--")):
         left.axvline(figures[name], color=colour, linestyle=style, label=f"{name} {_number(figures[name])}")
     left.set(title="Clients by accuracy", xlabel="accuracy", ylabel="clients")
@@ -382,7 +382,7 @@ def _reliability(tally: Tally) -> Figure:
     ax.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
     ax.plot(confidence, correct, "o-", color=COLOURS[0], markersize=4, label="accuracy")
     ax.set(title="Reliability", xlabel="confidence", xlim=(0, 1), ylim=(0, 1.02))
-    ax.legend(loc="upper left")
+    ax.legend()
     return figure
 
 

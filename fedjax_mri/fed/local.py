@@ -1,7 +1,6 @@
 """What one client does: epochs over its own examples, one optimiser for each phase of the task."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax

@@ -53,6 +53,11 @@ def table(tables, title):
     return found.rows
 
 
+def held(data) -> list[tuple[bytes, int]]:
+    fields = data.store.fields
+    return [(np.asarray(image).tobytes(), int(label)) for image, label in zip(fields["image"], fields["label"])]
+
+
 def test_published_split_is_kept_and_its_leaks_are_told(root):
     federation = build(root)
     assert federation.classes == CLASSES
@@ -72,21 +77,30 @@ def test_published_split_is_kept_and_its_leaks_are_told(root):
 def test_grouped_split_has_no_leak(root):
     federation = build(root, split="grouped", holdout=0.25)
     test = federation.tests["grouped test"]
-    assert test.data.sizes.sum() + federation.train.sizes.sum() == 52
-    assert test.data.sizes.sum() == 12
+    assert test.data.sizes.sum() == 12 and federation.train.sizes.sum() == 40
+    assert len(set(held(federation.train) + held(test.data))) == 51, "all images but the one exact copy"
     assert table(federation.tables, "Test images with a twin in training")[-1] == ("all", 12, 0, 0)
     assert not federation.warnings
 
 
 def test_every_image_reaches_one_client_with_its_label(root):
     federation = build(root, size=40)
-    store = federation.train.store.fields
-    assert store["image"].shape == (40, 40, 40, 1) and store["image"].dtype == jnp.uint8
-    assert store["label"].dtype == jnp.int32
-    got = {(np.asarray(image).tobytes(), int(label)) for image, label in zip(store["image"], store["label"])}
-    assert got == {(picture(100 * c + seed).tobytes(), c) for c in (0, 1) for seed in range(20)}
-    counts = [np.bincount(part, minlength=2) for part in np.split(store["label"], federation.train.store.offset[1:])]
+    store, test = federation.train.store, federation.tests["published test"].data
+    assert store.fields["image"].shape == (40, 40, 40, 1) and store.fields["image"].dtype == jnp.uint8
+    assert store.fields["label"].dtype == jnp.int32
+    assert set(held(federation.train)) == {(picture(100 * c + i).tobytes(), c) for c in (0, 1) for i in range(20)}
+    assert len(held(test)) == 12 and set(held(test)) >= {(picture(100 + i).tobytes(), 1) for i in range(20, 26)}
+    counts = [np.bincount(part, minlength=2) for part in np.split(store.fields["label"], store.offset[1:])]
     np.testing.assert_array_equal(federation.labels, counts)
+
+
+def test_copies_train_at_one_hospital(root):
+    for copy in range(5):
+        shutil.copy(root / "Training/none/image (7).PNG", root / f"Training/none/copy {copy}.png")
+    train = build(root, size=40).train
+    rows = [row for row, example in enumerate(held(train)) if example == (picture(107).tobytes(), 1)]
+    assert len(rows) == 6
+    assert len(set(np.searchsorted(train.store.offset, rows, side="right"))) == 1
 
 
 def test_a_hospital_is_tested_on_its_own_mix(root):

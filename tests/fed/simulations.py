@@ -18,7 +18,7 @@ from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.sampling import Everyone, Uniform
 from fedjax_mri.tasks.classify import Classify
-from fedjax_mri.tasks.task import Model, Phase, Task, everything
+from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05

@@ -33,8 +33,8 @@ class Head(NamedTuple):
     asymmetry: jax.Array  # relative size difference of the two hemispheres' ventricles
 
 
-LOW = Head(0.0, 61.0, 76.0, 0.06, -0.015, 4.5, 4.0, 0.6, 0.3, 21.0, 0.25, -0.6, -1.0, -0.12)  # type: ignore[arg-type]
-HIGH = Head(1.0, 70.0, 88.0, 0.15, 0.015, 8.5, 8.0, 1.6, 1.5, 29.0, 0.55, 1.0, 1.0, 0.12)  # type: ignore[arg-type]
+LOW = Head(0.0, 61.0, 76.0, 0.02, -0.015, 4.5, 4.0, 0.6, 0.25, 15.0, 0.5, -0.6, -1.0, -0.12)  # type: ignore[arg-type]
+HIGH = Head(1.0, 70.0, 88.0, 0.09, 0.015, 8.5, 8.0, 1.6, 1.2, 21.0, 1.0, 1.0, 1.0, 0.12)  # type: ignore[arg-type]
 
 
 def draw_head(key: jax.Array, z: jax.Array) -> Head:
@@ -61,6 +61,8 @@ class Texture(NamedTuple):
     bend_y: jax.Array  # coarse
     bias: jax.Array  # coarse
     fold: jax.Array  # fine from here on
+    fold_x: jax.Array  # its change per pixel to the right
+    fold_y: jax.Array  # its change per pixel upwards
     depth: jax.Array
     edge: jax.Array
     grain: jax.Array
@@ -70,7 +72,7 @@ def cavity_radius(head: Head, x: jax.Array, y: jax.Array) -> jax.Array:
     """Distance from the centre over that of the inner table in the same direction; x, y of any shape."""
     lift = jnp.square((head.z - 22.0) / 78.0)
     size = jnp.sqrt(1.0 - lift)
-    egg = head.egg + 0.10 * window(head.z, -50.0, 6.0, 12.0)
+    egg = head.egg + 0.06 * window(head.z, -50.0, 6.0, 12.0)
     square = jnp.square(x) + jnp.square(y) + 1e-3
     shape = 1.0 - 2.0 * egg * x * x * y * jax.lax.rsqrt(square) / square + head.skew * x * y / square
     return jnp.sqrt(jnp.square(x / head.width) + jnp.square(y / head.length) + 1e-6) / (size * shape)
@@ -88,7 +90,7 @@ def skull_layers(head: Head, plane: Plane, beyond: jax.Array, texture: Texture, 
     temporal = window(head.z, -50.0, 22.0, 20.0) * inside(ellipse(jnp.abs(x) - 74.0, y - 12.0, 26.0, 36.0), 14.0)
     vault = head.skull + 0.5 * texture.bend_y
     scalp = vault + head.scalp * (1.0 + 0.9 * temporal)
-    sinus = ellipse(x, y - head.length - 0.45 * vault, 17.0, 3.4) + 0.8 * texture.edge
+    sinus = ellipse(x, beyond - 0.48 * vault, 15.0, 0.26 * vault) + 0.3 * texture.edge + jax.nn.relu(-y)
     return [
         (AIR, outside(beyond - scalp, pixel)),
         (MUSCLE, outside(beyond - scalp + 1.6, pixel)),
@@ -114,7 +116,7 @@ def base_layers(head: Head, plane: Plane) -> list[Layer]:
     sphenoid = ellipse(x, y - 21.0, 12.0, 8.0)
     return [
         (AIR, inside(sphenoid, pixel) * window(z, -50.0, 0.0, 4.0)),
-        (CORTICAL, inside(sphenoid - 2.0, pixel) * window(z, -50.0, 1.0, 4.0)),
+        (CORTICAL, inside(sphenoid - 2.0, pixel) * window(z, -50.0, 0.0, 4.0)),
         (ADENOMA, inside(ellipse(x, y - 6.0, 6.5, 4.5), pixel) * window(z, -50.0, 3.0, 4.0)),
         (CORTICAL, inside(sella, pixel) * window(z, -50.0, 3.5, 4.0)),
         (CORTICAL, inside(bone, pixel) * window(z, -50.0, 3.0)),
@@ -132,7 +134,7 @@ def ventricles(head: Head, plane: Plane) -> jax.Array:
     third = spindle(x, y - 1.0, 1.9 * head.ventricle, 14.0)
     temporal = spindle(*turn(s - 34.0, y + 6.0, 20.0), 1.7 * v, 11.0, 0.01)
     fourth = ellipse(x, y + 34.0, 7.5 * (0.8 + 0.2 * head.ventricle), 4.5)
-    levels = ((horn, 19, 43), (atrium, 20, 42), (body, 40, 57), (third, 12, 33), (temporal, 0, 16), (fourth, -9, 9))
+    levels = ((horn, 19, 41), (atrium, 20, 41), (body, 42, 57), (third, 12, 33), (temporal, 0, 16), (fourth, -9, 9))
     nearest = [shape + 8.0 * (1.0 - window(z, low, high, 5.0)) for shape, low, high in levels]
     return least(nearest)
 
@@ -163,7 +165,7 @@ def hindbrain_layers(head: Head, plane: Plane) -> list[Layer]:
     return [
         (CSF, inside(aqueduct, pixel) * window(z, 8.0, 18.0, 4.0)),
         (WHITE, inside(stem, pixel) * stem_low),
-        (CSF, inside(stem - 1.8, pixel) * stem_low),
+        (CSF, inside(stem - 1.8, pixel) * window(z, -50.0, 7.0, 5.0)),
         (WHITE, inside(core, pixel) * low * inside(half, pixel)),
         (CSF, inside(leaf - 0.35 * head.atrophy, pixel) * low * inside(half + 1.0, pixel)),
         (GREY, inside(half, pixel) * low),
@@ -193,21 +195,20 @@ def sylvian(head: Head, plane: Plane) -> jax.Array:
 def sulci(head: Head, plane: Plane, depth: jax.Array, texture: Texture) -> jax.Array:
     """Distance in mm to the CSF over and between the gyri; `depth` in mm below the dura."""
     hx, hy = (jnp.abs(plane.x) - 28.0) / 30.0, plane.y / 55.0
-    square = jnp.square(hx) + jnp.square(hy) + 0.02
+    square = jnp.square(hx) + jnp.square(hy) + 0.05
     turns = head.gyri / (2.0 * jnp.pi)
     phase = turns * jnp.arctan2(hy, hx) + head.fold * texture.fold
-    # cycles per mm: of the fan of sulci, and of their meandering
-    pitch = turns * jnp.sqrt(jnp.square(hy / 30.0) + jnp.square(hx / 55.0)) / square
-    pitch = jnp.sqrt(jnp.square(pitch) + jnp.square(0.07 * head.fold))
+    # the phase's gradient, cycles per mm, turns shares of a cycle into mm
+    right = -jnp.sign(plane.x) * turns * hy / (30.0 * square) + head.fold * texture.fold_x / plane.pixel
+    up = turns * hx / (55.0 * square) + head.fold * texture.fold_y / plane.pixel
+    pitch = jnp.sqrt(jnp.square(right) + jnp.square(up) + 0.03**2)
     across = jnp.abs(phase - jnp.round(phase)) / pitch
-    bottom = 15.0 + 5.5 * texture.depth
-    groove = jnp.maximum(across - head.atrophy * (1.25 - depth / 30.0), depth - bottom)
+    bottom = 15.0 + 6.0 * texture.depth
+    groove = jnp.maximum(across - head.atrophy * (1.1 - depth / 30.0), depth - bottom)
     return jnp.minimum(groove, depth - 0.8 - 1.2 * head.atrophy)
 
 
-def cerebrum_layers(
-    head: Head, plane: Plane, beyond: jax.Array, texture: Texture, oedema: jax.Array
-) -> list[Layer]:
+def cerebrum_layers(head: Head, plane: Plane, beyond: jax.Array, texture: Texture, oedema: jax.Array) -> list[Layer]:
     """Falx, ventricles, cisterns, fissures, deep nuclei, cortex and white matter; what is left over is white."""
     x, y, pixel = plane
     s, z = jnp.abs(x), head.z

@@ -22,10 +22,10 @@ class LesionModel:
 
     size: float = 1.0  # scale of every tumour's radius
     contrast: float = 1.0  # 0: lesions look like white matter; 1: the tissue table
-    distractors: float = 0.6  # share of `no tumour` slices with an infarct, cyst, calcification or haematoma
-    distractors_elsewhere: float = 0.1  # share of tumour slices with one as well
+    distractors: float = 0.3  # share of `no tumour` slices with an infarct, cyst, calcification or haematoma
+    distractors_elsewhere: float = 0.06  # share of tumour slices with one as well
     low_slices: float = 0.4  # share of the slices without a pituitary tumour cut at the level of the sella
-    high_grade: float = 0.65  # share of gliomas with necrosis and an enhancing ring
+    high_grade: float = 0.75  # share of gliomas with necrosis and an enhancing ring
     thickened_bone: float = 0.2  # share of meningiomas
     calcified: float = 0.22  # share of meningiomas
 
@@ -53,15 +53,15 @@ class Lesion(NamedTuple):
 
 # uniform ranges per class: (low, high) for glioma, meningioma, pituitary
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
-    "radius": ((11, 25), (9, 24), (7, 16)),
+    "radius": ((13, 27), (12, 26), (8, 17)),
     "stretch": ((1.0, 1.5), (1.0, 1.35), (1.0, 1.35)),
     "angle": ((0, 180), (0, 180), (-15, 15)),
-    "ragged": ((0.12, 0.28), (0.01, 0.06), (0.01, 0.06)),
+    "ragged": ((0.14, 0.30), (0.01, 0.06), (0.01, 0.06)),
     "lobe": ((0.0, 0.9), (0.0, 0.5), (0.0, 0.8)),
     "core": ((0.5, 0.8), (-1, -1), (-3, 0.45)),
     "oedema": ((4, 22), (-12, 14), (-9, 1)),
     "cleft": ((0, 0), (0.6, 2.0), (0, 0.6)),
-    "tail": ((0, 0), (-4, 12), (0, 0)),
+    "tail": ((0, 0), (-6, 18), (0, 0)),
     "thickening": ((0, 0), (2, 6), (0, 0)),
     "calcified": ((0, 0), (0.3, 0.9), (0, 0)),
     "push": ((0.3, 0.7), (0.3, 0.7), (0.2, 0.5)),
@@ -136,16 +136,14 @@ def tumour_distance(plane: Plane, lesion: Lesion, texture: Texture) -> jax.Array
     return jnp.minimum(first, second) + rough + jnp.where(lesion.radius > 0.0, 0.0, 1e4)
 
 
-def tumour_layers(
-    plane: Plane, lesion: Lesion, texture: Texture, edge: jax.Array, beyond: jax.Array
-) -> list[Layer]:
+def tumour_layers(plane: Plane, lesion: Lesion, texture: Texture, edge: jax.Array, beyond: jax.Array) -> list[Layer]:
     """Calcification, necrosis, solid tumour, dural tail and CSF cleft; `edge` and `beyond` in mm."""
     pixel = plane.pixel
     solid = inside(edge, pixel)
     core = edge + (1.0 - lesion.core) * lesion.radius + 1.2 * texture.grain
     core = jnp.where(lesion.core > 0.0, core, 1e4)
     lime = inside(2.0 - 3.0 * texture.grain + 0.1 * edge, pixel) * lesion.calcified
-    tail = inside(jnp.maximum(-beyond - 2.0, edge - lesion.tail), pixel) * (lesion.tail > 0.0).astype(jnp.float32)
+    tail = inside(jnp.maximum(-beyond - 2.5, edge - lesion.tail), pixel) * (lesion.tail > 0.0).astype(jnp.float32)
     of = [(lesion.kind == kind).astype(jnp.float32) for kind in range(3)]
     return [
         (CALCIFICATION, lime * solid),
@@ -179,7 +177,7 @@ def draw_distractor(key: jax.Array, kind: jax.Array, head: Head, model: LesionMo
     u = jax.random.uniform(key, (7,), jnp.float32)
     share = jnp.where(kind == NO_TUMOUR, model.distractors, model.distractors_elsewhere)
     what = jnp.floor(4.0 * u[0]).astype(jnp.int32)
-    radius = between(jnp.asarray([[10.0, 26.0], [6.0, 20.0], [1.5, 4.5], [6.0, 18.0]], jnp.float32)[what], u[1])
+    radius = between(jnp.asarray([[10.0, 24.0], [6.0, 18.0], [1.5, 4.5], [6.0, 14.0]], jnp.float32)[what], u[1])
     c, s = jnp.cos(2 * jnp.pi * u[2]), jnp.sin(2 * jnp.pi * u[2])
     reach = (0.1 + 0.8 * u[3]) / cavity_radius(head, c, s)
     radius = jnp.where(u[4] < share, radius, 0.0)
@@ -195,8 +193,9 @@ def distractor_layers(plane: Plane, distractor: Distractor, texture: Texture) ->
     edge = edge + radius * texture.edge * (0.25 * of[0] + 0.02 * of[1] + 0.1 * of[2] + 0.1 * of[3])
     edge = edge + jnp.where(distractor.radius > 0.0, 0.0, 1e4)
     here = inside(edge, plane.pixel)
+    same_side = inside(2.0 - plane.x * jnp.sign(distractor.x), plane.pixel)  # an artery feeds one hemisphere
     return [
-        (OEDEMA, 0.85 * here * of[0]),
+        (OEDEMA, 0.85 * here * same_side * of[0]),
         (CSF, here * of[1]),
         (CALCIFICATION, here * of[2]),
         (HAEMATOMA, here * of[3]),

@@ -29,7 +29,7 @@ from .lesions import (
     tumour_oedema,
 )
 from .scanner import patient_tissues, scan_ct, scan_mr, show_mr, tissue_signals
-from .shapes import composite, fields, inside, turn
+from .shapes import composite, expand, field_basis, inside, turn
 from .site import Site, SiteModel
 
 
@@ -63,12 +63,12 @@ def anatomy(
     """Tissue memberships, T maps [S, S], and the tumour's own [S, S]."""
     beyond = beyond_cavity(head, plane.x, plane.y)
     edge = tumour_distance(plane, lesion, texture)
-    near_dura = inside(edge - 6.0, 12.0)
+    thickening = lesion.thickening * inside(edge - 6.0, 12.0)
     moved = push_aside(plane, lesion)
-    bent = moved._replace(x=moved.x + 1.6 * texture.bend_x, y=moved.y + 1.6 * texture.bend_y)
+    bent = moved._replace(x=moved.x + 1.2 * texture.bend_x, y=moved.y + 1.6 * texture.bend_y)
     tissue = composite(
         [
-            *skull_layers(head, plane, beyond, texture, lesion.thickening * near_dura),
+            *skull_layers(head, plane, beyond, texture, thickening),
             *tumour_layers(plane, lesion, texture, edge, beyond),
             *base_layers(head, plane),
             *distractor_layers(plane, distractor, texture),
@@ -76,7 +76,7 @@ def anatomy(
             *cerebrum_layers(head, bent, beyond, texture, tumour_oedema(lesion, texture, edge)),
         ]
     )
-    return tissue, inside(edge, plane.pixel) * inside(beyond, plane.pixel)
+    return tissue, inside(edge, plane.pixel) * inside(beyond + thickening, plane.pixel)
 
 
 def image_plane(key: jax.Array, site: Site, tilt: float, size: int) -> Plane:
@@ -92,4 +92,10 @@ def image_plane(key: jax.Array, site: Site, tilt: float, size: int) -> Plane:
 def draw_texture(key: jax.Array, size: int) -> Texture:
     """The slice's random fields: three at a quarter of the field of view, four at a fourteenth."""
     coarse, fine = jax.random.split(key)
-    return Texture(*fields(coarse, 3, size, 4), *fields(fine, 4, size, 14))
+    wide_weights = jax.random.normal(coarse, (3, 4, 4), jnp.float32)
+    weights = jax.random.normal(fine, (4, 14, 14), jnp.float32)
+    (wide, _), (bumps, slope) = field_basis(size, 4), field_basis(size, 14)
+    bend_x, bend_y, bias = expand(wide_weights, wide, wide)
+    fold, depth, edge, grain = expand(weights, bumps, bumps)
+    fold_x, fold_y = expand(weights[0], bumps, slope), -expand(weights[0], slope, bumps)
+    return Texture(bend_x, bend_y, bias, fold, fold_x, fold_y, depth, edge, grain)

@@ -81,7 +81,7 @@ def properties(field_tesla: jax.Array) -> Properties:
     high = field_tesla > 2.0
     t1 = jnp.where(high, column("t1", 1), column("t1", 0))
     t2 = jnp.where(high, column("t2", 1), column("t2", 0))
-    return Properties(column("hu"), t1, t2, column("pd"), column("gadolinium"))
+    return Properties(jnp.asarray(column("hu")), t1, t2, jnp.asarray(column("pd")), jnp.asarray(column("gadolinium")))
 
 
 def enhanced_t1(t1: jax.Array, gadolinium: jax.Array, relaxivity: jax.Array) -> jax.Array:

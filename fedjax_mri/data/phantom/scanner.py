@@ -97,8 +97,12 @@ def scan_ct(key: jax.Array, tissue: tuple[jax.Array, ...], hu: jax.Array, site: 
     ramp = blur * np.sqrt(frequency)
     gain = site.ct_noise * jax.lax.rsqrt(jnp.mean(jnp.square(ramp)))
     white = jax.random.normal(key, clean.shape, jnp.float32)
-    spectrum = blur * jnp.fft.rfft2(clean) + gain * ramp * jnp.fft.rfft2(white)
-    return jnp.fft.irfft2(spectrum, s=clean.shape)
+    return filtered(clean, blur) + filtered(white, gain * ramp)
+
+
+def filtered(image: jax.Array, response: jax.Array) -> jax.Array:
+    """Image [S, S] times a real frequency response [S, S/2+1]."""
+    return jnp.fft.irfft2(jnp.fft.rfft2(image) * response.astype(jnp.complex64), s=image.shape)
 
 
 def show_ct(hu: jax.Array) -> jax.Array:
@@ -107,6 +111,6 @@ def show_ct(hu: jax.Array) -> jax.Array:
 
 
 def show_mr(magnitude: jax.Array) -> jax.Array:
-    """Magnitude [S, S] over 2.5 times its intensity-weighted mean, which no empty background can move; 0 to 1."""
+    """Magnitude [S, S] over 1.8 times its intensity-weighted mean, which no empty background can move; 0 to 1."""
     typical = jnp.mean(jnp.square(magnitude)) / jnp.mean(magnitude)
-    return jnp.clip(magnitude / (2.5 * typical), 0.0, 1.0)
+    return jnp.clip(magnitude / (1.8 * typical), 0.0, 1.0)

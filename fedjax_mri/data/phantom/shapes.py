@@ -12,7 +12,7 @@ from .physics import AIR, NAMES
 Layer = tuple[int, jax.Array]  # tissue, opacity [S, S]
 
 
-def inside(distance: jax.Array, pixel: jax.Array) -> jax.Array:
+def inside(distance: jax.Array, pixel: float | jax.Array) -> jax.Array:
     """Share of a pixel within the level set: the partial volume of a straight edge; both in mm."""
     return jnp.clip(0.5 - distance / pixel, 0.0, 1.0)
 
@@ -54,18 +54,17 @@ def least(distances: list[jax.Array]) -> jax.Array:
 
 
 @cache
-def field_basis(size: int, knots: int) -> np.ndarray:
-    """Gaussian bumps over the field of view, float32 [size, knots], rows of unit length: fields have unit variance."""
-    place, centre = (np.arange(size) + 0.5) / size, (np.arange(knots) + 0.5) / knots
+def field_basis(size: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian bumps over the field of view, float32 [size, knots], for fields of unit variance; and their slope."""
+    place, centre = (np.arange(size + 1) + 0.5) / size, (np.arange(knots) + 0.5) / knots
     bumps = np.exp(-0.5 * ((place[:, None] - centre[None, :]) * knots / 0.7) ** 2)
-    return (bumps / np.linalg.norm(bumps, axis=1, keepdims=True)).astype(np.float32)
+    bumps = (bumps / np.linalg.norm(bumps, axis=1, keepdims=True)).astype(np.float32)
+    return bumps[:-1], np.diff(bumps, axis=0)
 
 
-def fields(key: jax.Array, count: int, size: int, knots: int) -> jax.Array:
-    """Standard normal random fields [count, S, S], smooth at the scale of the field of view over `knots`."""
-    weights = jax.random.normal(key, (count, knots, knots), jnp.float32)
-    basis = field_basis(size, knots)
-    return jnp.einsum("yj,cjk,xk->cyx", basis, weights, basis, precision="float32")
+def expand(weights: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    """Fields [..., S, S] from weights of their bumps [..., K, K]."""
+    return jnp.einsum("yj,...jk,xk->...yx", rows, weights, columns, precision="float32")
 
 
 def composite(layers: Iterable[Layer]) -> tuple[jax.Array, ...]:

@@ -28,12 +28,12 @@ class SiteModel:
     """Distributions from which a synthetic hospital is drawn; ranges are uniform."""
 
     three_tesla: float = 0.4  # share of sites at 3 T, the others at 1.5 T
-    t1_spin_echo: Protocol = Protocol(0.15, (450.0, 650.0), (9.0, 18.0))
-    t1_gadolinium: Protocol = Protocol(0.40, (450.0, 650.0), (9.0, 18.0), gadolinium=True)
+    t1_spin_echo: Protocol = Protocol(0.08, (450.0, 650.0), (9.0, 18.0))
+    t1_gadolinium: Protocol = Protocol(0.45, (450.0, 650.0), (9.0, 18.0), gadolinium=True)
     t2_spin_echo: Protocol = Protocol(0.15, (3500.0, 6000.0), (80.0, 110.0))
     flair: Protocol = Protocol(0.20, (8000.0, 11000.0), (90.0, 130.0), inversion=True)
-    spgr: Protocol = Protocol(0.10, (15.0, 30.0), (3.0, 6.0), (20.0, 30.0), gadolinium=True, spoiled=True)
-    mr_noise: Range = (0.01, 0.07)  # Rician sigma over the reference tissue's signal
+    spgr: Protocol = Protocol(0.12, (15.0, 30.0), (3.0, 6.0), (20.0, 30.0), gadolinium=True, spoiled=True)
+    mr_noise: Range = (0.01, 0.05)  # Rician sigma over the reference tissue's signal
     bias_field: Range = (0.0, 0.4)  # peak to peak non-uniformity: 0.2 spans 0.90 to 1.10
     ct_blur: Range = (0.5, 1.6)  # mm, standard deviation of the reconstruction kernel
     ct_noise: Range = (2.0, 6.0)  # HU

@@ -1,8 +1,7 @@
 """The phantom as a source of data: any number of synthetic hospitals, every example computed where it is used."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from .patient import diagnose, examine
 from .scanner import show_ct
 from .site import Site, SiteModel, draw_site
 
+Read = Callable[[Any, jax.Array, jax.Array], Batch]
 SIZES = (64, 128, 240, 256)
 UNSEEN = 2**30  # first site that takes no part in training
 NEW = 2**30  # first patient who takes no part in training
@@ -31,32 +31,32 @@ class Phantom:
     test_patients: int = 16  # per site of either test set
     size: int = 64  # pixels
     image: Literal["mr", "ct"] = "mr"  # what the classifier sees
-    sites: SiteModel = SiteModel()
-    lesions: LesionModel = LesionModel()
+    sites: SiteModel = field(default_factory=SiteModel)
+    lesions: LesionModel = field(default_factory=LesionModel)
 
     def build(self, seed: int) -> Federation:
         """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
         check(self)
         sites, labels = census(self, seed, self.clients)
-        seen = min(self.test_clients, self.clients)
-        data = partial(ClientData, store=())
-        ours = np.full(seen, self.test_patients, np.int32)
-        theirs = np.full(self.test_clients, self.test_patients, np.int32)
+        seen = np.arange(min(self.test_clients, self.clients), dtype=np.int32)
+        unseen = np.full(self.test_clients, -1, np.int32)
         return Federation(
-            train=data(sites.patients, read=reader(self, seed)),
+            train=ClientData(np.asarray(sites.patients), (), reader(self, seed)),
             tests={
-                "unseen sites": Test(
-                    data(theirs, read=reader(self, seed, first_site=UNSEEN)), np.full(self.test_clients, -1, np.int32)
-                ),
-                "seen sites": Test(data(ours, read=reader(self, seed, first_patient=NEW)), np.arange(seen, dtype=np.int32)),
+                "unseen sites": self.test(unseen, reader(self, seed, first_site=UNSEEN)),
+                "seen sites": self.test(seen, reader(self, seed, first_patient=NEW)),
             },
             classes=CLASSES,
             labels=labels,
             tables=(site_table(self.sites, sites),),
         )
 
+    def test(self, owner: np.ndarray, read: Read) -> Test:
+        """A test set with as many patients at every site; owner is int32 [M]."""
+        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), (), read), owner)
 
-def reader(phantom: Phantom, seed: int, first_site: int = 0, first_patient: int = 0) -> Any:
+
+def reader(phantom: Phantom, seed: int, first_site: int = 0, first_patient: int = 0) -> Read:
     """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask."""
 
     def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
@@ -109,8 +109,8 @@ def site_table(model: SiteModel, sites: Site) -> Table:
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Name and value of every number in nested dataclasses."""
-    for field in fields(config):
-        value, name = getattr(config, field.name), prefix + field.name
+    for setting in fields(config):
+        value, name = getattr(config, setting.name), prefix + setting.name
         if is_dataclass(value):
             yield from settings(value, name + ".")
         else:
@@ -120,26 +120,43 @@ def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def check(phantom: Phantom) -> None:
     """Raises UserError on the first setting that makes no sense."""
     for name, value in settings(phantom):
-        require(name, value, finite(value), "give a finite number")
-        if isinstance(value, tuple) and len(value) == 2:
-            require(name, value, value[0] <= value[1], "give the lower limit first")
-        if name not in ("size", "image"):
-            require(name, value, least_of(value) >= 0, "give 0 or more")
-    sites, lesions = phantom.sites, phantom.lesions
-    for name, low in (("clients", 1), ("test_clients", 1), ("test_patients", 1)):
-        require(name, getattr(phantom, name), getattr(phantom, name) >= low, f"give at least {low}")
+        check_setting(name, value)
+    check_counts(phantom)
+    check_sites(phantom.sites)
+    for name in ("distractors", "distractors_elsewhere", "low_slices", "high_grade", "thickened_bone", "calcified"):
+        share = getattr(phantom.lesions, name)
+        require(f"lesions.{name}", share, share <= 1, "give a share from 0 to 1")
     require("size", phantom.size, phantom.size in SIZES, f"choose one of {', '.join(map(str, SIZES))}")
     require("image", phantom.image, phantom.image in ("mr", "ct"), "choose mr or ct")
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Numbers are finite and not negative, ranges in order."""
+    require(name, value, finite(value), "give a finite number")
+    if isinstance(value, tuple) and len(value) == 2:
+        require(name, value, value[0] <= value[1], "give the lower limit first")
+    if not isinstance(value, str):
+        require(name, value, np.min(value) >= 0, "give 0 or more")
+
+
+def check_counts(phantom: Phantom) -> None:
+    """Numbers of sites and patients are whole and above 0."""
+    least, most = phantom.sites.patients_min, phantom.sites.patients_max
+    counts = {name: getattr(phantom, name) for name in ("clients", "test_clients", "test_patients")}
+    for name, count in {**counts, "sites.patients_min": least, "sites.patients_max": most}.items():
+        require(name, count, isinstance(count, int), "give a whole number")
+        require(name, count, count >= 1, "give at least 1")
+    require("sites.patients_min, patients_max", (least, most), least <= most, "give the smaller as patients_min")
+
+
+def check_sites(sites: SiteModel) -> None:
+    """Shares and scales that a site cannot be drawn without."""
+    shares = tuple(protocol.share for protocol in sites.protocols.values())
     require("sites.class_alpha", sites.class_alpha, sites.class_alpha > 0, "give a number above 0")
     require("sites.class_share", sites.class_share, min(sites.class_share) > 0, "give every class a share above 0")
     require("sites.patients_mean", sites.patients_mean, sites.patients_mean > 0, "give a number above 0")
-    limits = (sites.patients_min, sites.patients_max)
-    require("sites.patients_min, patients_max", limits, 1 <= limits[0] <= limits[1], "give 1 <= min <= max")
     require("sites.three_tesla", sites.three_tesla, sites.three_tesla <= 1, "give a share from 0 to 1")
-    shares = [p.share for p in sites.protocols.values()]
-    require("protocol shares", shares, sum(shares) > 0, "give at least one sequence a share above 0")
-    for name in ("distractors", "distractors_elsewhere", "low_slices", "high_grade", "thickened_bone", "calcified"):
-        require(f"lesions.{name}", getattr(lesions, name), getattr(lesions, name) <= 1, "give a share from 0 to 1")
+    require("sequence shares", shares, sum(shares) > 0, "give at least one sequence a share above 0")
     require("sites.field_of_view", sites.field_of_view, sites.field_of_view[0] >= 150, "give 150 mm or more")
 
 
@@ -151,12 +168,4 @@ def require(name: str, value: Any, holds: bool, remedy: str) -> None:
 
 def finite(value: Any) -> bool:
     """Whether every number in a setting is finite."""
-    return all(math.isfinite(v) for v in (value if isinstance(value, tuple) else (value,)) if not isinstance(v, str))
-
-
-def least_of(value: Any) -> float:
-    """The smallest number in a setting."""
-    return min(value) if isinstance(value, tuple) else value
-
-
-__all__ = ["Phantom", "replace"]
+    return isinstance(value, str) or bool(np.isfinite(value).all())

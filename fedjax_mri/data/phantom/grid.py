@@ -1,0 +1,72 @@
+"""A picture of the phantom: a row per site, the registered scans and tissues of one patient."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .lesions import CLASSES
+from .physics import NAMES
+from .source import Phantom, census, reader
+
+BRAIN_WINDOW = (0.0, 80.0)  # HU
+COLOURS = {
+    "air": "#000000",
+    "fat": "#e8d9a0",
+    "muscle": "#a0522d",
+    "cortical bone": "#ffffff",
+    "diploe": "#c9c9c9",
+    "csf": "#2a6fdb",
+    "grey matter": "#8a8a8a",
+    "white matter": "#f2ead8",
+    "blood": "#b3122a",
+    "glioma": "#f28e2b",
+    "meningioma": "#59a14f",
+    "adenoma": "#b07aa1",
+    "necrosis": "#6b3e1e",
+    "oedema": "#76b7d2",
+    "calcification": "#fff200",
+    "haematoma": "#7a0b1a",
+}
+
+
+def patients(phantom: Phantom, sites: int, seed: int, each: int = 1) -> dict[str, np.ndarray]:
+    """The first `each` patients of the first sites: fields [sites, each, S, S, ...]."""
+    read = reader(replace(phantom, clients=sites), seed)
+    index = jnp.arange(each, dtype=jnp.int32)
+    return jax.device_get(jax.jit(jax.vmap(lambda client: read((), client, index)))(jnp.arange(sites, dtype=jnp.int32)))
+
+
+def tissue_colours(tissue: np.ndarray) -> np.ndarray:
+    """Memberships [..., T] as colours [..., 3] in 0..1."""
+    palette = [[int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in NAMES]
+    return tissue @ np.asarray(palette)
+
+
+def save_grid(config: Phantom, sites: int, seed: int, path: str | Path) -> None:
+    """PNG of `sites` rows: CT in the brain window, MR, tissues, and MR with the tumour outlined."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    traits, _ = census(config, seed, sites)
+    scans = {name: value[:, 0] for name, value in patients(config, sites, seed).items()}
+    names = list(config.sites.protocols)
+    figure = Figure(figsize=(8.8, 2.25 * sites + 0.3), facecolor="black", layout="constrained")
+    axes = figure.subplots(sites, 4, squeeze=False)
+    for row in range(sites):
+        ct, mr, mask = (scans[name][row, ..., 0] for name in ("ct", "mr", "mask"))
+        show = {"cmap": "gray", "interpolation": "bicubic"}
+        axes[row, 0].imshow(ct, vmin=BRAIN_WINDOW[0], vmax=BRAIN_WINDOW[1], **show)
+        axes[row, 1].imshow(mr, vmin=0, vmax=1, **show)
+        axes[row, 2].imshow(np.clip(tissue_colours(scans["tissue"][row]), 0, 1), interpolation="nearest")
+        axes[row, 3].imshow(mr, vmin=0, vmax=1, **show)
+        if mask.max() > 0.5:
+            axes[row, 3].contour(mask, [0.5], colors="#ffb000", linewidths=1.0)
+        titles = ("CT, 0 to 80 HU", f"{names[traits.protocol[row]]}, {traits.field[row]:g} T", "tissue")
+        for axis, title in zip(axes[row], (*titles, CLASSES[scans["label"][row]])):
+            axis.set_title(title, color="white", fontsize=8)
+            axis.axis("off")
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110, facecolor="black")

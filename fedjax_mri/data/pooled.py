@@ -1,0 +1,39 @@
+"""The centralised baseline: any source with all its training clients merged into one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """`source` as one hospital that holds everybody's examples; its test sets stay as they are."""
+
+    source: Any  # a Source
+
+    def build(self, seed: int) -> Federation:
+        """Raises UserError where the source does."""
+        source: Source = self.source
+        federation = source.build(seed)
+        tests = {name: test._replace(owner=np.full_like(test.owner, -1)) for name, test in federation.tests.items()}
+        labels = federation.labels.sum(0, keepdims=True)
+        return federation._replace(train=pool(federation.train), tests=tests, labels=labels)
+
+
+def pool(data: ClientData) -> ClientData:
+    """One client whose example i is the i-th of all clients' examples laid end to end."""
+    ends = np.cumsum(data.sizes).astype(np.int32)
+
+    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
+        del client
+        owner = jnp.searchsorted(jnp.asarray(ends), indices, side="right").astype(jnp.int32)
+        start = jnp.asarray(ends - data.sizes)[owner]
+        one = jax.vmap(lambda client, index: data.read(store, client, index[None]))(owner, indices - start)
+        return {name: field[:, 0] for name, field in one.items()}
+
+    return ClientData(np.array([data.sizes.sum()], np.int32), data.store, read)
