@@ -9,7 +9,7 @@ from fedjax_mri.tasks.classify import Classify
 config = Experiment(
     name="quickstart",
     data=Phantom(clients=1000, size=64),
-    task=Classify(widths=(16, 32, 64), augment=Augment(flip=0.5)),
+    task=Classify(augment=Augment(flip=0.5)),
     local=LocalTraining(epochs=1, batch=16, learning_rate=2e-3),
     sampling=Uniform(cohort=32),
     rounds=60,

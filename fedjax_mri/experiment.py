@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 class Described(NamedTuple):
     """What must be known of the data to rebuild a run's model without the data."""
 
-    channels: int
+    image: tuple[int, int, int]  # [H, W, C]
     classes: tuple[str, ...]
     clients: int
 
@@ -76,7 +76,7 @@ def run(
 def assemble(config: Experiment, described: Described, data: ClientData, plan: Plan) -> Simulation:
     """The simulation that a config describes."""
     return Simulation(
-        task=config.task.build(described.channels, len(described.classes), plan.conv),
+        task=config.task.build(described.image, len(described.classes), plan.conv),
         algorithm=config.algorithm.build(),
         uplink=config.uplink.build(),
         sample=config.sampling.build(len(data.sizes)),
@@ -86,11 +86,11 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
 
 
 def describe(federation: Federation) -> Described:
-    """Channels from the shape of what `read` gives."""
+    """The image's shape from what `read` gives."""
     data = federation.train
     zero = jnp.int32(0)
     image = jax.eval_shape(lambda: data.read(data.store, zero, jnp.zeros(1, jnp.int32)))["image"]
-    return Described(image.shape[-1], federation.classes, len(data.sizes))
+    return Described(image.shape[1:], federation.classes, len(data.sizes))
 
 
 def begin(
@@ -200,7 +200,7 @@ def facts(config: Experiment, plan: Plan, federation: Federation, described: Des
         "hash": digest(config),
         "environment": runfolder.environment(plan),
         "classes": list(described.classes),
-        "channels": described.channels,
+        "image": list(described.image),
         "clients": described.clients,
         "synthetic": federation.synthetic,
         "warnings": list(federation.warnings),
@@ -250,12 +250,12 @@ def evaluate_run(run: pathlib.Path, source: Source | None, say: Say) -> dict[str
     Raises UserError when that data has classes or channels that the model does not know.
     """
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
-    described = Described(saved["channels"], tuple(saved["classes"]), saved["clients"])
+    described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
     plan = config.plan.resolve()
     if source is None:
         tests = config.data.build(config.seed).tests
     else:
-        tests, tables = source.evaluation(config.seed, described.classes)
+        tests, tables = source.evaluation(described.classes, config.seed)
         for table in tables:
             say(f"{table.title}: {len(table.rows)} rows; {table.note}")
     nobody = ClientData(np.zeros(described.clients, np.int32), (), lambda store, client, indices: {})

@@ -10,11 +10,15 @@ from fedjax_mri.errors import UserError
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.report import RunRecord, TestResult
 
+SAMPLES = ("samples", "sample_labels", "sample_probabilities")
+
 
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    shown = (arrays[name] for name in ("samples", "sample_labels", "sample_probabilities"))
+    tests = {name: _test(arrays, name) for name in _tests(arrays)}
+    first = next(iter(tests))  # the samples are of the first test set
+    tests[first] = tests[first]._replace(**{name: arrays[name] for name in SAMPLES})
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
@@ -24,7 +28,7 @@ def load(run: pathlib.Path) -> RunRecord:
         labels=arrays["labels"],
         tables=[Table(**table) for table in facts["tables"]],
         warnings=facts["warnings"],
-        tests={name: _test(arrays, name, *shown) for name in _tests(arrays)},
+        tests=tests,
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
     )
@@ -50,6 +54,6 @@ def _tests(arrays: dict[str, np.ndarray]) -> list[str]:
     return [name.removesuffix("/truth") for name in arrays if name.endswith("/truth")]
 
 
-def _test(arrays: dict[str, np.ndarray], name: str, *samples: np.ndarray) -> TestResult:
-    tally = Tally(*(arrays[f"{name}/{field}"] for field in Tally._fields))
-    return TestResult(tally, arrays[f"{name}/predictions"], arrays[f"{name}/truth"], arrays[f"{name}/client"], *samples)
+def _test(arrays: dict[str, np.ndarray], name: str) -> TestResult:
+    tally = Tally._make(arrays[f"{name}/{field}"] for field in Tally._fields)
+    return TestResult(tally, arrays[f"{name}/predictions"], arrays[f"{name}/truth"], arrays[f"{name}/client"])

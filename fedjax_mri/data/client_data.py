@@ -55,3 +55,7 @@ class Source(Protocol):
     def build(self, seed: int) -> Federation:
         """All clients and test sets; the same seed gives the same examples. Raises UserError on bad settings."""
         ...
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """Test sets alone, labelled by the `classes` of a saved model. Raises UserError on a class it does not know."""
+        ...

@@ -69,17 +69,17 @@ class Folder:
             warnings=tuple(_warnings(found, files, read, leaks, counts)),
         )
 
-    def evaluation(self, root: str, classes: tuple[str, ...]) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images under another root as one test set named after it, labelled by the classes of a saved run.
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
+        """All images under the root, whatever their split, as one test set named after it, labelled by the classes of a saved run.
 
         Raises UserError for a class folder that the run does not know.
         """
-        files = images.find(root)
+        files = images.find(self.root)
         _check_known(files, classes)
         read = images.read(files, self.size, self.channels)
         labels = _labels(read.files, classes)
         data = resident({"image": read.pixels, "label": labels}, [np.arange(len(labels))])
-        return {Path(root).expanduser().resolve().name: Test(data, np.array([-1], np.int32))}, _quarantine(read)
+        return {Path(self.root).expanduser().resolve().name: Test(data, np.array([-1], np.int32))}, _quarantine(read)
 
     def _used(self, found: list[images.File]) -> list[images.File]:
         """The files that the split is made of."""

@@ -1,5 +1,6 @@
 """The centralised baseline: any source with all its training clients merged into one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Pooled:
         tests = {name: test._replace(owner=np.full_like(test.owner, -1)) for name, test in federation.tests.items()}
         labels = federation.labels.sum(0, keepdims=True)
         return federation._replace(train=pool(federation.train), tests=tests, labels=labels)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The source's own."""
+        source: Source = self.source
+        return source.evaluation(classes, seed)
 
 
 def pool(data: ClientData) -> ClientData:

@@ -9,17 +9,18 @@ from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, max_pool
 
 
 class CNN(nnx.Module):
-    """Stages that halve the image, global average pool, one hidden dense layer, logits.
+    """Stages that halve the image, then one hidden dense layer over what is left of it, and logits.
 
-    Any image size of at least 2 ** len(widths) px will do: the head sees averages over positions.
+    The dense layer sees positions, so the size is fixed: `size` px square, of at least 2 ** len(widths).
     """
 
     def __init__(
         self,
+        size: int,
         channels: int,
         classes: int,
         *,
-        widths: Sequence[int] = (16, 32, 64),
+        widths: Sequence[int] = (16, 32, 64, 96),
         hidden: int = 64,
         norm: NormKind = "group",
         policy: ConvPolicy = "gemm",
@@ -28,11 +29,11 @@ class CNN(nnx.Module):
         inputs = (channels, *widths[:-1])
         self.convs = nnx.List(Conv(i, o, bias=norm == "none", policy=policy, rngs=rngs) for i, o in zip(inputs, widths))
         self.norms = nnx.List(Norm(width, norm, rngs=rngs) for width in widths)
-        self.hidden = nnx.Linear(widths[-1], hidden, rngs=rngs)
+        self.hidden = nnx.Linear((size >> len(widths)) ** 2 * widths[-1], hidden, rngs=rngs)
         self.logits = nnx.Linear(hidden, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, channels] of zero mean and unit variance or so, weight [B] -> logits [B, classes]."""
+        """x [B, size, size, channels], weight [B] -> logits [B, classes]."""
         for conv, norm in zip(self.convs, self.norms):
             x = max_pool(nnx.relu(norm(conv(x), weight, train)))
-        return self.logits(nnx.relu(self.hidden(x.mean((1, 2)))))
+        return self.logits(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))))

@@ -6,8 +6,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
-from fedjax_mri.data.augment import Augment, Preprocess, augment, preprocess
+from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
 from fedjax_mri.errors import UserError
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNN
@@ -20,7 +21,7 @@ from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, T
 class Classify:
     """Settings of the classification task."""
 
-    widths: tuple[int, ...] = (16, 32, 64)  # channels of each stage; each halves the image
+    widths: tuple[int, ...] = (16, 32, 64, 96)  # channels of each stage; each halves the image
     hidden: int = 64
     norm: NormKind = "group"
     statistics: Literal["average", "local"] = "average"  # BatchNorm's: averaged by the server, or kept (FedBN)
@@ -28,15 +29,16 @@ class Classify:
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
 
-    def build(self, channels: int, classes: int, policy: ConvPolicy) -> Task:
-        """The task for images of `channels` and labels 0..classes-1. Raises UserError on impossible settings."""
-        _check(self)
-        net = functional(
-            lambda rngs: CNN(
-                channels, classes, widths=self.widths, hidden=self.hidden, norm=self.norm, policy=policy, rngs=rngs
-            )
-        )
-        return classify(self, net)
+    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Task:
+        """The task for images [H, W, C] and labels 0..classes-1. Raises UserError on impossible settings."""
+        size, channels = self.preprocess.size or image[0], image[2]
+        _check(self, size, image)
+
+        def build(rngs: nnx.Rngs) -> CNN:
+            settings = {"widths": self.widths, "hidden": self.hidden, "norm": self.norm}
+            return CNN(size, channels, classes, **settings, policy=policy, rngs=rngs)
+
+        return classify(self, functional(build))
 
 
 def classify(settings: Classify, net: Net) -> Task:
@@ -46,7 +48,7 @@ def classify(settings: Classify, net: Net) -> Task:
         return net.apply(params, carry, x, batch["weight"], train)
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        x = augment(settings.augment, key, preprocess(settings.preprocess, batch["image"]))
+        x = training_images(settings.preprocess, settings.augment, key, batch["image"])
         scores, carry = logits(params, carry, batch, x, True)
         cost = mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]), batch["weight"])
         cost += settings.weight_decay * optax.tree.norm(params, squared=True) if settings.weight_decay else 0.0
@@ -77,11 +79,14 @@ def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1e-9)
 
 
-def _check(settings: Classify) -> None:
+def _check(settings: Classify, size: int, image: tuple[int, int, int]) -> None:
     if not settings.widths or min(settings.widths) < 1 or settings.hidden < 1:
-        raise UserError(
-            f"task.widths={settings.widths}, task.hidden={settings.hidden}: each must be 1 or more, and one stage given"
-        )
+        raise UserError(f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more")
+    if settings.preprocess.size is None and image[0] != image[1]:
+        raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")
+    if size < 2 ** len(settings.widths):
+        raise UserError(f"task.widths={settings.widths}: {len(settings.widths)} stages want {2 ** len(settings.widths)} px "
+                        f"or more, images have {size}")  # fmt: skip
     uneven = [width for width in settings.widths if width > 8 and width % 8]
     if settings.norm == "group" and uneven:
         raise UserError(f"task.widths={settings.widths}: GroupNorm wants multiples of 8 (or task.norm=batch)")

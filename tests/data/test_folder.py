@@ -273,13 +273,13 @@ def test_another_folder_is_labelled_by_the_classes_of_the_run(root, tmp_path):
     for seed, name in enumerate(("none/a.png", "none/b.png", "later/cyst/c.png")):
         save(seed, tmp_path / "clinic" / name)
     (tmp_path / "clinic" / "none" / "bad.png").touch()
-    tests, (quarantine,) = Folder(str(root), size=8).evaluation(str(tmp_path / "clinic"), ("ache", *CLASSES))
+    tests, (quarantine,) = Folder(str(tmp_path / "clinic"), size=8).evaluation(("ache", *CLASSES), 0)
     data, owner = tests["clinic"]
     assert data.sizes.tolist() == [3] and owner.tolist() == [-1] and len(quarantine.rows) == 1
     batch = data.read(data.store, jnp.int32(0), jnp.arange(3))
     assert batch["image"].shape == (3, 8, 8, 1) and sorted(batch["label"].tolist()) == [1, 2, 2]
     with pytest.raises(UserError, match="none: unknown class 'none', training knows cyst, glioma"):
-        Folder(str(root)).evaluation(str(tmp_path / "clinic"), ("cyst", "glioma"))
+        Folder(str(tmp_path / "clinic")).evaluation(("cyst", "glioma"), 0)
 
 
 PARTS = [np.array([4, 1]), np.array([], int), np.array([0, 2, 5]), np.array([3]), np.array([], int)]

@@ -47,7 +47,7 @@ def procedural() -> ClientData:
 
 def classifier(**settings: object) -> Task:
     """System B's network, one stage wide."""
-    return Classify(widths=(8,), hidden=8, **settings).build(channels=1, classes=3, policy="gemm")  # type: ignore[arg-type]
+    return Classify(widths=(8,), hidden=8, **settings).build((8, 8, 1), classes=3, policy="gemm")  # type: ignore[arg-type]
 
 
 def two_players() -> Task:

@@ -46,10 +46,16 @@ class Phantom:
                 "unseen sites": self.test(unseen, reader(self, seed, first_site=UNSEEN)),
                 "seen sites": self.test(seen, reader(self, seed, first_patient=NEW)),
             },
+            synthetic=True,
             classes=CLASSES,
             labels=labels,
             tables=(site_table(self.sites, sites),),
         )
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
+        """Its test sets. Raises UserError when the saved model knows other classes."""
+        require("classes", CLASSES, classes == CLASSES, f"this model knows {', '.join(classes)}")
+        return dict(self.build(seed).tests), ()
 
     def test(self, owner: np.ndarray, read: Read) -> Test:
         """A test set with as many patients at every site; owner is int32 [M]."""
