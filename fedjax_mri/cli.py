@@ -64,7 +64,7 @@ def prepare_jax() -> None:
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "fedjax_mri" / "xla"))
 
@@ -109,7 +109,11 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
     from fedjax_mri import report, results
 
     refuse(flags)
-    folders = [words.run] if (words.run / "config.json").exists() else sorted(p.parent for p in words.run.glob("*/config.json"))
+    folders = (
+        [words.run]
+        if (words.run / "config.json").exists()
+        else sorted(p.parent for p in words.run.glob("*/config.json"))
+    )
     if not folders:
         raise UserError(f"{words.run}: no run there; give the folder that `train` wrote")
     print(report.write([results.load(folder) for folder in folders], words.run / "report.html"))

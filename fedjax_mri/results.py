@@ -1,24 +1,65 @@
-"""What a finished run has to show, read back from its folder."""
+"""What a run has to show: judged, saved in its folder, read back for the report."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from fedjax_mri import runfolder
-from fedjax_mri.data.client_data import Table
+from fedjax_mri.data.client_data import Federation, Table, Test
 from fedjax_mri.errors import UserError
+from fedjax_mri.fed import evaluate
+from fedjax_mri.fed.evaluate import Judged
+from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.report import RunRecord, TestResult
+from fedjax_mri.tasks.task import Task
 
 SAMPLES = ("samples", "sample_labels", "sample_probabilities")
+
+
+def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, float]:
+    """Headline figures of each test set as "test set/figure", pooled and over clients."""
+    line: dict[str, float] = {}
+    for name, (metrics, *_) in judged.items():
+        pooled = jax.tree.map(lambda x: x.sum(0), metrics)
+        scores = np.asarray(task.score(metrics))
+        spread = fairness.spread(scores, np.ones_like(scores))
+        named = {**task.summary(pooled), "worst_decile": spread["worst decile"], "client_std": spread["std"]}
+        line |= {f"{name}/{key}" if name else key: round(float(value), 6) for key, value in named.items()}
+    return line
+
+
+def save(run: pathlib.Path, federation: Federation, judged: Mapping[str, Judged], seconds: Mapping[str, float]) -> None:
+    """results.npz and timings.json: all that the report draws and metrics.jsonl lacks."""
+    first = next(iter(federation.tests))
+    arrays = {"labels": federation.labels, "sampled": np.array(first)}
+    arrays |= samples(federation.tests[first], judged[first])
+    for name, test in federation.tests.items():
+        arrays |= {f"{name}/{field}": value for field, value in judged[name].metrics._asdict().items()}
+        arrays |= {f"{name}/predictions": judged[name].predictions, f"{name}/truth": judged[name].labels}
+        arrays |= {f"{name}/client": evaluate.positions(test.data.sizes)[0]}
+    runfolder.save_arrays(run / "results.npz", arrays)
+    runfolder.write_json(run / "timings.json", seconds)
+
+
+def samples(test: Test, judged: Judged, count: int = 24) -> dict[str, np.ndarray]:
+    """A few examples spread over a test set, with what the model made of them."""
+    client, index = evaluate.positions(test.data.sizes)
+    chosen = np.linspace(0, len(client) - 1, min(count, len(client))).astype(int)
+    read = jax.vmap(lambda c, i: test.data.read(test.data.store, c, i[None])["image"][0])
+    images = jax.jit(read)(client[chosen], index[chosen])
+    return dict(zip(SAMPLES, (np.asarray(images), judged.labels[chosen], judged.predictions[chosen])))
 
 
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    tests = {name: _test(arrays, name) for name in _tests(arrays)}
-    first = next(iter(tests))  # the samples are of the first test set
-    tests[first] = tests[first]._replace(**{name: arrays[name] for name in SAMPLES})
+    tests = {name: _test(arrays, name) for name in _names(arrays)}
+    sampled = str(arrays["sampled"])
+    tests[sampled] = TestResult(*tests[sampled][:4], *(arrays[name] for name in SAMPLES))
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
@@ -37,9 +78,9 @@ def load(run: pathlib.Path) -> RunRecord:
 def headline(run: pathlib.Path) -> str:
     """One line: the last figures of each test set."""
     last = runfolder.read_history(run)[-1]
-    tests = {name.rpartition("/")[0] for name in last if name.endswith("/f1") and not name.startswith("train/")}
+    tests = [name.rpartition("/")[0] for name in last if name.endswith("/f1") and not name.startswith("train/")]
     figures = (f"{name}: accuracy {last[name + '/accuracy']:.4f}, macro-F1 {last[name + '/f1']:.4f}" for name in tests)
-    return f"round {last['round']:.0f}; " + "; ".join(sorted(figures))
+    return f"after round {last['round']:.0f}: " + "; ".join(figures)
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -50,10 +91,10 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: missing or damaged; run `fedjax-mri train` again to finish the run") from None
 
 
-def _tests(arrays: dict[str, np.ndarray]) -> list[str]:
+def _names(arrays: Mapping[str, Any]) -> list[str]:
     return [name.removesuffix("/truth") for name in arrays if name.endswith("/truth")]
 
 
-def _test(arrays: dict[str, np.ndarray], name: str) -> TestResult:
+def _test(arrays: Mapping[str, Any], name: str) -> TestResult:
     tally = Tally._make(arrays[f"{name}/{field}"] for field in Tally._fields)
     return TestResult(tally, arrays[f"{name}/predictions"], arrays[f"{name}/truth"], arrays[f"{name}/client"])

@@ -1,12 +1,12 @@
 """The files of a run: what was run, where, and how it went.
 
-    RUN/config.json         the resolved config
-    RUN/run.json            versions, git state, device, plan; classes and partition
-    RUN/metrics.jsonl       one line a segment
-    RUN/events.*            the same for TensorBoard
-    RUN/checkpoints/        by Orbax
-    RUN/results.npz         final tallies and predictions
-    RUN/report.html
+RUN/config.json         the resolved config
+RUN/run.json            versions, git state, device, plan; classes and partition
+RUN/metrics.jsonl       one line a segment
+RUN/events.*            the same for TensorBoard
+RUN/checkpoints/        by Orbax
+RUN/results.npz         final tallies and predictions
+RUN/report.html
 """
 
 import importlib.metadata
@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from fedjax_mri import config as configs
+from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
 FREE = ("rounds", "plan", "keep")  # what may differ when a run is continued: none of it changes what a round does
@@ -72,6 +73,19 @@ def differences(before: configs.Experiment, now: configs.Experiment) -> list[str
     old, new = configs.flat(before), configs.flat(now)
     names = [name for name in {**old, **new} if name.split(".")[0] not in FREE]
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+
+
+def facts(config: configs.Experiment, plan: Any, federation: Federation, described: Any) -> dict[str, Any]:
+    """What run.json says; `described` is all that must be known of the data to rebuild the model without it."""
+    return {
+        "name": config.name,
+        "hash": configs.digest(config),
+        "environment": environment(plan),
+        **described._asdict(),
+        "synthetic": federation.synthetic,
+        "warnings": federation.warnings,
+        "tables": [table._asdict() for table in federation.tables],
+    }
 
 
 def environment(plan: Any) -> dict[str, str]:
@@ -143,5 +157,5 @@ def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """A compressed .npz, whole or not at all."""
     draft = path.with_name(path.name + ".part")
     with draft.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     os.replace(draft, path)

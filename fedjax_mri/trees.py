@@ -9,7 +9,7 @@ PyTree = Any
 
 
 def split(mask: PyTree, tree: PyTree) -> tuple[PyTree, PyTree]:
-    """The leaves where `mask` is true, and the others; each tree has None, an empty subtree, where a leaf is missing."""
+    """The leaves where `mask` is true, and the others; each tree has None where a leaf is missing."""
     chosen = jax.tree.map(lambda keep, leaf: leaf if keep else None, mask, tree)
     rest = jax.tree.map(lambda keep, leaf: None if keep else leaf, mask, tree)
     return chosen, rest
@@ -40,7 +40,7 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def scale(factor: jax.Array, tree: PyTree) -> PyTree:
+def scale(factor: jax.Array | float, tree: PyTree) -> PyTree:
     """Leafwise factor * leaf for a scalar factor."""
     return jax.tree.map(lambda leaf: factor * leaf, tree)
 

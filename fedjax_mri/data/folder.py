@@ -70,9 +70,9 @@ class Folder:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images under the root, whatever their split, as one test set named after it, labelled by the classes of a saved run.
+        """All images under the root, whatever their split, as one test set named after it.
 
-        Raises UserError for a class folder that the run does not know.
+        Labels are positions in `classes`. Raises UserError for a class folder that is not among them.
         """
         files = images.find(self.root)
         _check_known(files, classes)

@@ -107,7 +107,7 @@ def init(sim: Simulation, root: jax.Array) -> State:
     return State(jnp.int32(0), sim.algorithm.init(shared), sim.uplink.init(shared), clients)
 
 
-def build(sim: Simulation, plan: Plan, most: int) -> Callable[..., tuple[State, Work]]:
+def build(sim: Simulation, plan: Plan, most: int) -> Any:
     """The compiled `segment(state, root, store, rounds)`: up to `most` rounds, giving the new state and the
     rounds' work [most, ...], zeros past `rounds`. The state handed in is consumed."""
     train = on_devices(sim, plan)
@@ -185,7 +185,8 @@ def nothing(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> Tally:
     """What a device has gathered before its first step."""
     sums = jax.eval_shape(lambda: one_step(sim, todo, store, lane)[1])
     update = jax.eval_shape(lambda: leave(sim, todo, lane)[0])
-    work = Work(*trees.zeros_like(sums), jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    metrics, examples = trees.zeros_like(sums)
+    work = Work(metrics, examples, jnp.int32(0), jnp.int32(0), jnp.int32(0))
     return Tally(sim.uplink.reduce.zero(update.delta), trees.zeros_like(todo.kept), work)
 
 

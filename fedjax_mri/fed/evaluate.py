@@ -1,7 +1,8 @@
 """How good the server's model is, client by client."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,36 @@ from fedjax_mri import trees
 from fedjax_mri.data.client_data import Test
 from fedjax_mri.fed.engine import AXIS, Kept, State
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.tasks.task import Metrics, Task
+from fedjax_mri.tasks.task import Metrics, Model, Task
 
 PyTree = Any
-Evaluate = Callable[[State], tuple[Metrics, PyTree]]
+
+
+class Judged(NamedTuple):
+    """A model on one test set of M clients and n examples."""
+
+    metrics: Metrics  # [M, ...]
+    predictions: PyTree  # [n, ...]
+    labels: np.ndarray  # int32 [n]
+
+
+def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State], dict[str, Judged]]:
+    """The compiled judgement of a state on each test set.
+
+    Where clients keep a part of the model, a test client uses its owner's, and a site that took no part the mean
+    over the clients that have trained.
+    """
+    # Test sets that are read by one function share one program.
+    program = functools.cache(lambda read: on_devices(task, plan, read))
+    dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
+
+    def one(state: State, name: str, test: Test) -> Judged:
+        judged = program(test.data.read)(state, test.data.store, jnp.asarray(test.owner), *dealt[name])
+        metrics, examples = jax.tree.map(np.asarray, judged)
+        count = int(np.sum(test.data.sizes))
+        return Judged(metrics, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
+
+    return lambda state: {name: one(state, name, test) for name, test in tests.items()}
 
 
 def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,49 +51,48 @@ def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return client, (np.arange(len(client)) - starts).astype(np.int32)
 
 
-def build(task: Task, plan: Plan, test: Test) -> Evaluate:
-    """The compiled judgement of a state: metrics by test client [M, ...], and predictions by example [n, ...].
-
-    Where clients keep a part of the model, a test client uses its owner's, and a site that took no part the mean
-    over the clients that have trained.
-    """
-    client, index = positions(test.data.sizes)
-    batch = min(plan.evaluate_batch, -(-len(client) // plan.devices))
+def deal(sizes: np.ndarray, plan: Plan) -> tuple[np.ndarray, ...]:
+    """Client, index and weight of each example in chunks [devices * chunks, batch], padded with weight 0."""
+    client, index = positions(sizes)
+    batch = max(1, min(plan.evaluate_batch, -(-len(client) // plan.devices)))
     padding = -len(client) % (plan.devices * batch)
-    examples = [np.pad(each, (0, padding)) for each in (client, index, np.ones(len(client), np.float32))]
+    examples = (client, index, np.ones(len(client), np.float32))
+    return tuple(np.pad(each, (0, padding)).reshape(-1, batch) for each in examples)
 
-    def judge(state: State, store: PyTree, *examples: jax.Array) -> tuple[Metrics, PyTree]:
+
+def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[..., Any]:
+    """(state, store, owners [M], chunks of examples) -> metrics by client [M, ...], and by example in chunks."""
+
+    def judge(state: State, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
         def one(client: jax.Array, index: jax.Array, weight: jax.Array) -> tuple[Metrics, PyTree]:
-            model = trees.join(state.server.model, own(state.clients, jnp.asarray(test.owner)[client]))
-            batch = {**test.data.read(store, client, index[None]), "weight": weight[None]}
-            result = task.evaluate(*model, batch), task.predict(*model, batch)
-            return result[0], jax.tree.map(lambda x: x[0], result[1])
+            params, carry = model(state, owner[client])
+            batch = {**read(store, client, index[None]), "weight": weight[None]}
+            examples = task.predict(params, carry, batch), batch["label"]
+            return task.evaluate(params, carry, batch), jax.tree.map(lambda x: x[0], examples)
 
-        return by_client(one, len(test.data.sizes), batch, examples)
+        return by_client(one, owner.size, chunks)
 
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    specs = {"in_specs": (whole, whole, mine, mine, mine), "out_specs": (whole, mine), "check_vma": False}
-    compiled = jax.jit(jax.shard_map(judge, mesh=plan.mesh(), **specs))
-
-    def evaluate(state: State) -> tuple[Metrics, PyTree]:
-        metrics, predictions = compiled(state, test.data.store, *examples)
-        return jax.tree.map(np.asarray, (metrics, trees.take(predictions, slice(len(client)))))
-
-    return evaluate
+    specs = (whole, whole, whole, mine, mine, mine)
+    return jax.jit(jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False))
 
 
-def by_client(one: Callable[..., Any], clients: int, batch: int, examples: tuple[jax.Array, ...]) -> Any:
-    """`one` mapped over this device's examples, `batch` at a time: metrics summed by client, predictions in order."""
-    chunks = tuple(each.reshape(-1, batch) for each in examples)
+def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:
+    """`one` mapped over this device's examples, a chunk at a time: metrics summed by client, the rest in order."""
     shapes = jax.eval_shape(lambda: one(*(each[0, 0] for each in chunks))[0])
     zero = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((clients, *x.shape), x.dtype), shapes))
 
     def body(total: Metrics, chunk: tuple[jax.Array, ...]) -> tuple[Metrics, PyTree]:
-        metrics, predictions = jax.vmap(one)(*chunk)
-        return jax.tree.map(lambda t, m: t.at[chunk[0]].add(m), total, metrics), predictions
+        metrics, examples = jax.vmap(one)(*chunk)
+        return jax.tree.map(lambda t, m: t.at[chunk[0]].add(m), total, metrics), examples
 
-    total, predictions = jax.lax.scan(body, zero, chunks)
-    return jax.lax.psum(total, AXIS), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), predictions)
+    total, examples = jax.lax.scan(body, zero, chunks)
+    return jax.lax.psum(total, AXIS), examples
+
+
+def model(state: State, owner: jax.Array) -> Model:
+    """The whole model that a client of training client `owner` int32 [], or of none (-1), is judged with."""
+    return trees.join(state.server.model, own(state.clients, owner))
 
 
 def own(clients: Kept, owner: jax.Array) -> PyTree:

@@ -29,9 +29,7 @@ class Uniform:
     def build(self, population: int) -> Sampler:
         """Raises UserError when the cohort is empty or larger than the population."""
         if not 1 <= self.cohort <= population:
-            raise UserError(
-                f"sampling.cohort={self.cohort}: there are {population} clients; choose 1 to {population}"
-            )
+            raise UserError(f"sampling.cohort={self.cohort}: there are {population} clients; choose 1 to {population}")
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             drawn = jax.random.permutation(key, jnp.arange(population, dtype=jnp.int32))[: self.cohort]

@@ -18,19 +18,23 @@ class Net(NamedTuple):
 
 def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
     """`build(rngs)` as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics)."""
-    graph, params, carry = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
+    graph, (params, carry) = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        _, *states = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
-        first, second = (nnx.to_pure_dict(state) for state in states)
-        return first, second
+        _, (values, statistics) = _split(build(nnx.Rngs(key)))
+        return nnx.to_pure_dict(values), nnx.to_pure_dict(statistics)
 
     def apply(values: PyTree, statistics: PyTree, *inputs: Any) -> tuple[Any, PyTree]:
         module = nnx.merge(graph, _filled(params, values), _filled(carry, statistics))
         output = module(*inputs)
-        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+        return output, nnx.to_pure_dict(_split(module)[1][1])
 
     return Net(init, apply)
+
+
+def _split(module: nnx.Module) -> tuple[Any, list[Any]]:
+    graph, *states = nnx.split(module, nnx.Param, ...)
+    return graph, states
 
 
 def _filled(state: nnx.State, values: PyTree) -> nnx.State:

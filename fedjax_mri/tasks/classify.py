@@ -35,8 +35,8 @@ class Classify:
         _check(self, size, image)
 
         def build(rngs: nnx.Rngs) -> CNN:
-            settings = {"widths": self.widths, "hidden": self.hidden, "norm": self.norm}
-            return CNN(size, channels, classes, **settings, policy=policy, rngs=rngs)
+            kind, stages = self.norm, self.widths
+            return CNN(size, channels, classes, widths=stages, hidden=self.hidden, norm=kind, policy=policy, rngs=rngs)
 
         return classify(self, functional(build))
 
@@ -81,12 +81,16 @@ def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _check(settings: Classify, size: int, image: tuple[int, int, int]) -> None:
     if not settings.widths or min(settings.widths) < 1 or settings.hidden < 1:
-        raise UserError(f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more")
+        raise UserError(
+            f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more"
+        )
     if settings.preprocess.size is None and image[0] != image[1]:
         raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")
-    if size < 2 ** len(settings.widths):
-        raise UserError(f"task.widths={settings.widths}: {len(settings.widths)} stages want {2 ** len(settings.widths)} px "
-                        f"or more, images have {size}")  # fmt: skip
+    stages = len(settings.widths)
+    if size < 2**stages:
+        raise UserError(
+            f"task.widths={settings.widths}: {stages} stages want {2**stages} px or more, images have {size}"
+        )
     uneven = [width for width in settings.widths if width > 8 and width % 8]
     if settings.norm == "group" and uneven:
         raise UserError(f"task.widths={settings.widths}: GroupNorm wants multiples of 8 (or task.norm=batch)")

@@ -232,7 +232,9 @@ def test_patient_does_not_depend_on_vmap_or_loop(federation, batches):
 
         def turn(state):
             step, _ = state
-            return step + 1, federation.train.read((), client, 2 * step + jnp.arange(2, dtype=jnp.int32))["image"]
+            return step + 1, federation.train.read(
+                federation.train.store, client, 2 * step + jnp.arange(2, dtype=jnp.int32)
+            )["image"]
 
         start = jnp.int32(0), jnp.zeros((2, 64, 64, 1), jnp.float32)
         return jax.lax.while_loop(lambda state: state[0] < 2, turn, start)[1]

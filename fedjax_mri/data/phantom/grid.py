@@ -9,7 +9,7 @@ import numpy as np
 
 from .lesions import CLASSES
 from .physics import NAMES
-from .source import Phantom, census, reader
+from .source import Phantom, census, origin, reader
 
 BRAIN_WINDOW = (0.0, 80.0)  # HU
 COLOURS = {
@@ -36,7 +36,9 @@ def patients(phantom: Phantom, sites: int, seed: int, each: int = 1) -> dict[str
     """The first `each` patients of the first sites: fields [sites, each, S, S, ...]."""
     read = reader(replace(phantom, clients=sites), seed)
     index = jnp.arange(each, dtype=jnp.int32)
-    return jax.device_get(jax.jit(jax.vmap(lambda client: read((), client, index)))(jnp.arange(sites, dtype=jnp.int32)))
+    return jax.device_get(
+        jax.jit(jax.vmap(lambda client: read(origin(0, 0), client, index)))(jnp.arange(sites, dtype=jnp.int32))
+    )
 
 
 def tissue_colours(tissue: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from ..client_data import Batch
+from fedjax_mri.data.client_data import Batch
+
 from .anatomy import (
     Head,
     Plane,

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...errors import UserError
-from ..client_data import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.errors import UserError
+
 from .lesions import CLASSES, LesionModel
 from .patient import diagnose, examine
 from .scanner import show_ct
@@ -40,11 +41,12 @@ class Phantom:
         sites, labels = census(self, seed, self.clients)
         seen = np.arange(min(self.test_clients, self.clients), dtype=np.int32)
         unseen = np.full(self.test_clients, -1, np.int32)
+        read = reader(self, seed)
         return Federation(
-            train=ClientData(np.asarray(sites.patients), (), reader(self, seed)),
+            train=ClientData(np.asarray(sites.patients), origin(0, 0), read),
             tests={
-                "unseen sites": self.test(unseen, reader(self, seed, first_site=UNSEEN)),
-                "seen sites": self.test(seen, reader(self, seed, first_patient=NEW)),
+                "unseen sites": self.test(unseen, origin(UNSEEN, 0), read),
+                "seen sites": self.test(seen, origin(0, NEW), read),
             },
             synthetic=True,
             classes=CLASSES,
@@ -57,17 +59,22 @@ class Phantom:
         require("classes", CLASSES, classes == CLASSES, f"this model knows {', '.join(classes)}")
         return dict(self.build(seed).tests), ()
 
-    def test(self, owner: np.ndarray, read: Read) -> Test:
+    def test(self, owner: np.ndarray, start: jax.Array, read: Read) -> Test:
         """A test set with as many patients at every site; owner is int32 [M]."""
-        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), (), read), owner)
+        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), start, read), owner)
 
 
-def reader(phantom: Phantom, seed: int, first_site: int = 0, first_patient: int = 0) -> Read:
+def origin(site: int, patient: int) -> jax.Array:
+    """The store of a procedural source, int32 [2]: the first site and the first patient of each site."""
+    return jnp.array([site, patient], jnp.int32)
+
+
+def reader(phantom: Phantom, seed: int) -> Read:
     """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask."""
 
     def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        site, patients = open_site(phantom.sites, seed, client + first_site)
-        keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + first_patient)
+        site, patients = open_site(phantom.sites, seed, client + store[0])
+        keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + store[1])
         batch = jax.vmap(partial(examine, phantom.sites, phantom.lesions, phantom.size, site))(keys)
         return {"image": show_ct(batch["ct"]) if phantom.image == "ct" else batch["mr"], **batch}
 

@@ -1,0 +1,1 @@
+"""Explanations of `(apply, params, x)`: functions that know neither task nor federation."""

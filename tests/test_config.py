@@ -1,0 +1,109 @@
+"""Configs: read from Python, changed by flags, written and read back; mistakes named."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from fedjax_mri import config as configs
+from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.partition import Dirichlet
+from fedjax_mri.data.phantom import Phantom
+from fedjax_mri.data.pooled import Pooled
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed.sampling import Everyone
+
+SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+BASE = Experiment(data=Phantom())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_survive_a_round_trip_through_json(path) -> None:
+    for one in configs.load(path).values():
+        plain = json.loads(json.dumps(configs.to_dict(one)))
+        assert configs.from_dict(plain) == one
+        assert configs.digest(configs.from_dict(plain)) == configs.digest(one)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Experiment(data=Pooled(Phantom(size=128)), sampling=Everyone()),
+        Experiment(data=Folder("x", partition=Dirichlet(3, 0.1))),
+    ],
+)
+def test_nested_choices_survive_too(one) -> None:
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(one)))) == one
+
+
+def test_flags_reach_every_depth() -> None:
+    flags = "--rounds 7 --local.optimizer optax.sgd --data.sites.mr-noise 0 0.1 --sampling.cohort 5 --task.widths 8 16"
+    changed = configs.override(BASE, flags.split())
+    assert (changed.rounds, changed.local.optimizer, changed.sampling.cohort) == (7, "optax.sgd", 5)
+    assert (changed.data.sites.mr_noise, changed.task.widths) == ((0.0, 0.1), (8, 16))
+    assert configs.override(BASE, []) == BASE
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--local.epoch 3", r"unknown field --local.epoch; did you mean --local.epochs\?"),
+        ("--rnds 3", r"unknown field --rnds; did you mean --rounds\?"),
+        ("--rounds many", "many"),
+        ("--local.schedule sometimes", "sometimes"),
+        ("--rounds 0", "rounds=0: must be 1 or more"),
+    ],
+)
+def test_bad_flags_are_named(flags, says) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        configs.override(BASE, flags.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"learning_rate": float("nan")}, "local.learning_rate=nan"),
+        ({"learning_rate": -1.0}, "local.learning_rate=-1.0"),
+        ({"batch": 0}, "local.batch=0"),
+        ({"optimizer": "optax.adm"}, r"did you mean optax.adam\?"),
+        ({"optimizer": "adam"}, "give a path such as optax.adam"),
+        ({"optimizer": "nowhere.adam"}, "cannot import nowhere"),
+    ],
+)
+def test_bad_local_settings_are_named(change, says) -> None:
+    with pytest.raises(UserError, match=says):
+        dataclasses.replace(LocalTraining(), **change).build(10)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("config = 3", "must define"),
+        ("x = 1", "must define"),
+        ("import nothing_here", "nothing_here"),
+        ("config = (", "SyntaxError"),
+    ],
+)
+def test_bad_config_files_are_named(tmp_path, content, says) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(UserError, match=says) as error:
+        configs.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_config_file_is_named() -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        configs.load("configs/absent.py")
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("constant", 0.1), ("cosine", 0.02), ("linear", 0.02)])
+def test_schedules_start_at_the_rate_and_stay_at_their_end(schedule, end) -> None:
+    import jax.numpy as jnp
+
+    local = LocalTraining(learning_rate=0.1, schedule=schedule, schedule_rounds=10, schedule_end=0.2).build(99)
+    rates = [float(local.schedule(jnp.int32(round))) for round in (0, 10, 50)]
+    assert rates == pytest.approx([0.1, end, end])
