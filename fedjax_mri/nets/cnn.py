@@ -9,9 +9,11 @@ from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, max_pool
 
 
 class CNN(nnx.Module):
-    """Stages that halve the image, then one hidden dense layer over what is left of it, and logits.
+    """Stages that halve the image, then logits from what is left of it, with a hidden dense layer between if asked for.
 
-    The dense layer sees positions, so the size is fixed: `size` px square, of at least 2 ** len(widths).
+    Without the hidden layer every feature has passed a norm, and no unit can die in the first rounds, when clients of
+    skewed labels pull far apart. The dense layer sees positions, so the size is fixed: `size` px square, of at least
+    2 ** len(widths).
     """
 
     def __init__(
@@ -21,7 +23,7 @@ class CNN(nnx.Module):
         classes: int,
         *,
         widths: Sequence[int] = (16, 32, 64, 96),
-        hidden: int = 64,
+        hidden: int = 0,
         norm: NormKind = "group",
         policy: ConvPolicy = "gemm",
         rngs: nnx.Rngs,
@@ -29,11 +31,13 @@ class CNN(nnx.Module):
         inputs = (channels, *widths[:-1])
         self.convs = nnx.List(Conv(i, o, bias=norm == "none", policy=policy, rngs=rngs) for i, o in zip(inputs, widths))
         self.norms = nnx.List(Norm(width, norm, rngs=rngs) for width in widths)
-        self.hidden = nnx.Linear((size >> len(widths)) ** 2 * widths[-1], hidden, rngs=rngs)
-        self.logits = nnx.Linear(hidden, classes, rngs=rngs)
+        features = (size >> len(widths)) ** 2 * widths[-1]
+        self.hidden = nnx.Linear(features, hidden, rngs=rngs) if hidden else None
+        self.logits = nnx.Linear(hidden or features, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
         """x [B, size, size, channels], weight [B] -> logits [B, classes]."""
         for conv, norm in zip(self.convs, self.norms):
             x = max_pool(nnx.relu(norm(conv(x), weight, train)))
-        return self.logits(nnx.relu(self.hidden(x.reshape(x.shape[0], -1))))
+        x = x.reshape(x.shape[0], -1)
+        return self.logits(x if self.hidden is None else nnx.relu(self.hidden(x)))

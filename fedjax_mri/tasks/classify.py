@@ -22,7 +22,7 @@ class Classify:
     """Settings of the classification task."""
 
     widths: tuple[int, ...] = (16, 32, 64, 96)  # channels of each stage; each halves the image
-    hidden: int = 64
+    hidden: int = 0  # units of a dense layer before the logits; 0: none
     norm: NormKind = "group"
     statistics: Literal["average", "local"] = "average"  # BatchNorm's: averaged by the server, or kept (FedBN)
     weight_decay: float = 0.0  # L2 on the parameters, added to the loss
@@ -80,9 +80,9 @@ def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _check(settings: Classify, size: int, image: tuple[int, int, int]) -> None:
-    if not settings.widths or min(settings.widths) < 1 or settings.hidden < 1:
+    if not settings.widths or min(settings.widths) < 1 or settings.hidden < 0:
         raise UserError(
-            f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more"
+            f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more, and units of 0 or more"
         )
     if settings.preprocess.size is None and image[0] != image[1]:
         raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")

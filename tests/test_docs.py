@@ -1,0 +1,74 @@
+"""The code of docs/architecture.md runs, and the commands of the README exist."""
+
+import pathlib
+import re
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_mri import cli, trees
+from fedjax_mri.fed import engine, evaluate, uplink
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.engine import Simulation
+from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
+
+HOME = pathlib.Path(__file__).parent.parent
+TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
+
+
+def run(code: str, tmp_path: pathlib.Path) -> dict:
+    path = tmp_path / "snippet.py"
+    path.write_text(code)
+    return runpy.run_path(str(path))
+
+
+def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -> None:
+    federation = run(SOURCE, tmp_path)["Stripes"](clients=3).build(0)
+    task = run(TASK, tmp_path)["brightness"]((8, 8, 1), 2, "gemm")
+    plan, root = Plan(devices=2, lanes=2).resolve(), jax.random.key(0)
+    local = Local(2, 4, optax.sgd, lambda round: jnp.float32(0.1))
+
+    def moved(algorithm) -> tuple[float, float]:
+        chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+        sim = Simulation(task, algorithm, chain, Everyone().build(3), local, federation.train)
+        before = engine.init(sim, root)
+        start = jax.tree.map(jnp.copy, before.server.model)
+        state, _ = engine.build(sim, plan, 5)(before, root, sim.data.store, jnp.int32(5))
+        judged = evaluate.build(task, plan, federation.tests)(state)["the same"]
+        error = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))["mse"]
+        return float(trees.norm(trees.subtract(state.server.model, start))), error
+
+    fedprox = run(ALGORITHM, tmp_path)["fedprox"]
+    free, error = moved(FedAvg().build())
+    assert error < 0.2 and free > 0.1
+    np.testing.assert_allclose(moved(fedprox(0.0)), (free, error), rtol=1e-5)
+    assert moved(fedprox(5.0))[0] < 0.9 * free
+
+
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", (HOME / "README.md").read_text(), re.M)
+
+
+def test_the_readme_shows_commands() -> None:
+    assert {name for name, _ in COMMANDS} == {"train", "evaluate", "report", "show", "phantom"}
+
+
+@pytest.mark.parametrize(("name", "rest"), COMMANDS)
+def test_commands_of_the_readme_are_understood(name, rest) -> None:
+    words, _ = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", (HOME / "README.md").read_text(), re.M))
+def test_make_targets_of_the_readme_exist(target) -> None:
+    assert re.search(rf"^{target}:", (HOME / "Makefile").read_text(), re.M)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (HOME / "README.md").read_text()):
+        assert link.startswith("http") or (HOME / link).exists(), link
