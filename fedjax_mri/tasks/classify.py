@@ -82,7 +82,8 @@ def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
 def _check(settings: Classify, size: int, image: tuple[int, int, int]) -> None:
     if not settings.widths or min(settings.widths) < 1 or settings.hidden < 0:
         raise UserError(
-            f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more, and units of 0 or more"
+            f"task.widths={settings.widths}, task.hidden={settings.hidden}: give stages of 1 channel or more, "
+            "and a hidden layer of 0 units or more"
         )
     if settings.preprocess.size is None and image[0] != image[1]:
         raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")

@@ -20,8 +20,8 @@ GLIOMA_CLASS, MENINGIOMA_CLASS, PITUITARY_CLASS, NO_TUMOUR = range(4)
 class LesionModel:
     """How hard the classes are to tell apart."""
 
-    size: float = 1.2  # scale of every tumour's radius
-    contrast: float = 1.3  # 0: lesions look like white matter; 1: the tissue table
+    size: float = 1.0  # scale of every tumour's radius
+    contrast: float = 1.0  # 0: lesions look like white matter; 1: the tissue table
     distractors: float = 0.35  # share of `no tumour` slices with an infarct, cyst, calcification or haematoma
     distractors_elsewhere: float = 0.05  # share of tumour slices with one as well
     low_slices: float = 0.4  # share of the slices without a pituitary tumour cut at the level of the sella
