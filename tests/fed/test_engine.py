@@ -10,6 +10,7 @@ from simulations import CASES, SIZES, classifier, images, plain_round, simulatio
 
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.resident import resident
 from fedjax_mri.fed import engine, uplink
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.tasks.task import Model
@@ -109,3 +110,12 @@ def test_one_client_moves_a_clipped_sum_by_the_bound_at_most(devices: int) -> No
     without[2] = 0
     moved = float(trees.norm(trees.subtract(total(SIZES), total(without))))
     assert 0.9 * bound < moved < 1.001 * bound
+
+
+def test_a_stored_copy_of_procedural_data_gives_the_same() -> None:
+    drawn = CASES["procedural, Adam, cohort of 5"]()
+    every = [drawn.data.read((), jnp.int32(k), jnp.arange(n, dtype=jnp.int32)) for k, n in enumerate(SIZES) if n]
+    arrays = {name: np.concatenate([batch[name] for batch in every]) for name in every[0]}
+    stored = resident(arrays, np.split(np.arange(SIZES.sum()), np.cumsum(SIZES)[:-1]))
+    state, _ = trained(drawn._replace(data=stored), 3, 2)
+    assert_close(state, trained(drawn, 3, 2)[0], 1e-6)
