@@ -19,7 +19,7 @@ published = Experiment(
     task=Classify(widths=(16, 32, 64, 128), augment=Augment(flip=0.5, rotate_deg=15, zoom=0.1, brightness=0.1)),
     local=LocalTraining(epochs=1, batch=16, learning_rate=1e-3, schedule="cosine", schedule_end=0.05),
     sampling=Everyone(),
-    rounds=60,
+    rounds=40,
     evaluate_every=10,
 )
 
