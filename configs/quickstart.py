@@ -37,6 +37,6 @@ config = Experiment(
     local=LocalTraining(epochs=1, batch=4, learning_rate=2e-3, schedule="cosine", schedule_end=0.1),
     sampling=Uniform(cohort=32),
     algorithm=FedAvg(server_rate=1.5),
-    rounds=140,
+    rounds=100,
     evaluate_every=20,
 )

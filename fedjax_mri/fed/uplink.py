@@ -1,6 +1,6 @@
 """What happens to updates between client and server: a chain of stages that ends in one linear reduction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -63,27 +63,26 @@ def chain(*stages: Stage, reduce: Reduce) -> Uplink:
     if "clip" in roles and "weight" in roles[roles.index("clip") :]:
         raise UserError("uplink: weighting after clipping undoes the clip's bound: put the weighting first")
 
-    def client(update: Update, states: StageState, key: jax.Array) -> tuple[Update, StageState]:
-        after = []
-        for number, (stage, state) in enumerate(zip(stages, states)):
-            update, state = stage.client(update, state, jax.random.fold_in(key, number))
-            after.append(state)
-        return update, tuple(after)
-
-    def server(aggregate: Aggregate, states: StageState, key: jax.Array) -> tuple[Aggregate, StageState]:
-        after = []
-        for number, (stage, state) in enumerate(zip(stages, states)):
-            aggregate, state = stage.server(aggregate, state, jax.random.fold_in(key, number))
-            after.append(state)
-        return aggregate, tuple(after)
-
     return Uplink(
         lambda delta: tuple(stage.init(delta) for stage in stages),
         lambda delta: tuple(stage.init_client(delta) for stage in stages),
-        client,
+        through([stage.client for stage in stages]),
         reduce,
-        server,
+        through([stage.server for stage in stages]),
     )
+
+
+def through(sides: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """(value, states, key) -> (value, states) after each side in turn, with a key and a state for each."""
+
+    def passed(value: PyTree, states: StageState, key: jax.Array) -> tuple[PyTree, StageState]:
+        after = []
+        for number, (side, state) in enumerate(zip(sides, states)):
+            value, state = side(value, state, jax.random.fold_in(key, number))
+            after.append(state)
+        return value, tuple(after)
+
+    return passed
 
 
 def stateless(role: Literal["weight", "clip"], client: Callable[[Update], Update]) -> Stage:

@@ -1,1 +1,1 @@
-"""Explanations of `(apply, params, x)`: functions that know neither task nor federation."""
+"""Explanations of `(apply, params, x)`: the place for them; there are none yet."""
