@@ -37,14 +37,15 @@ config = Experiment(
 
 
 def fill(root: pathlib.Path, splits: dict[str, int], classes: tuple[str, ...] = ("bright", "dark")) -> None:
-    """Noise of one brightness a class."""
+    """Noise, with a left half of one brightness a class."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for level, name in zip((200, 60, 120), classes):
             folder = root / split / name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                pixels = np.clip(rng.normal(level, 40, (32, 32)), 0, 255).astype(np.uint8)
+                means = np.where(np.arange(32) < 16, level, 130)
+                pixels = np.clip(rng.normal(means, 40, (32, 32)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 

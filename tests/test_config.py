@@ -70,7 +70,7 @@ def test_bad_flags_are_named(flags, says) -> None:
         ({"batch": 0}, "local.batch=0"),
         ({"optimizer": "optax.adm"}, r"did you mean optax.adam\?"),
         ({"optimizer": "adam"}, "give a path such as optax.adam"),
-        ({"optimizer": "nowhere.adam"}, "cannot import nowhere"),
+        ({"optimizer": "nowhere.adam"}, "cannot import 'nowhere'"),
     ],
 )
 def test_bad_local_settings_are_named(change, says) -> None:
