@@ -182,6 +182,11 @@ class Bar:
 
 def headline(figures: dict[str, float]) -> dict[str, float]:
     """What fits on one line."""
-    wanted = {"clients_per_second": "clients/s", "images_per_second": "images/s", "train/nll": "loss"}
+    wanted = {
+        "clients_per_second": "clients/s",
+        "images_per_second": "images/s",
+        "useful_share": "useful",
+        "train/nll": "loss",
+    }
     chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
     return chosen | {name: value for name, value in figures.items() if name.endswith("/accuracy")}
