@@ -1,4 +1,4 @@
-"""The layers every network is made of: one convolution with two ways to compute it, one norm with a mask, one pool."""
+"""The layers every network is made of: one convolution, computed in one of three ways; one norm; one pool."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,19 +7,25 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-ConvPolicy = Literal["xla", "gemm"]
+from fedjax_mri.nets.direct import direct
+
+ConvPolicy = Literal["xla", "gemm", "direct"]
 NormKind = Literal["group", "batch", "none"]
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, policy: ConvPolicy = "gemm") -> jax.Array:
     """Convolution with "SAME" padding: x [B, H, W, C], kernel [h, w, C, O] -> [B, ceil(H/s), ceil(W/s), O].
 
-    Both policies agree to rounding. `xla` is the compiler's convolution. `gemm` is one matrix product over shifted
-    slices: under `vmap` over kernels it stays a batched product where `xla` becomes a grouped convolution.
+    All policies agree to rounding. `xla` is the compiler's convolution and its gradients. `direct` is the compiler's
+    forward convolution for the result and both gradients, one client after another (stride 1; `gemm` for others).
+    `gemm` is one matrix product over shifted slices, which stays a batched product under `vmap` over kernels.
     """
     if policy == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    if policy == "direct" and stride == 1 and kernel.shape[:2] != (1, 1):
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), "SAME")
+        return direct(x, kernel, (tuple(pads[0]), tuple(pads[1])))
     return _gemm(x, kernel, stride)
 
 
@@ -47,9 +53,32 @@ def _gemm(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def max_pool(x: jax.Array) -> jax.Array:
     """Largest of each 2 x 2 square, x [B, H, W, C] -> [B, H//2, W//2, C]; an odd last row or column is dropped."""
-    batch, height, width, channels = x.shape
-    squares = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return squares.max((2, 4))
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    return _largest_of_squares(x[:, :height, :width])
+
+
+@jax.custom_vjp
+def _largest_of_squares(x: jax.Array) -> jax.Array:
+    return _pool(x)[0]
+
+
+def _pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest of each square, and which of its four it was (the first of equals): all its gradient needs."""
+    a, b, c, d = (x[:, i::2, j::2] for i in (0, 1) for j in (0, 1))
+    top, bottom = jnp.maximum(a, b), jnp.maximum(c, d)
+    which = jnp.where(top >= bottom, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
+    return jnp.maximum(top, bottom), which.astype(jnp.uint8)
+
+
+def _unpool(which: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    batch, height, width, channels = which.shape
+    corner = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    hit = which[:, :, None, :, None] == corner
+    spread = jnp.where(hit, gradient[:, :, None, :, None], jnp.zeros((), gradient.dtype))
+    return (spread.reshape(batch, 2 * height, 2 * width, channels),)
+
+
+_largest_of_squares.defvjp(_pool, _unpool)
 
 
 def group_norm(x: jax.Array, groups: int, epsilon: float = 1e-5) -> jax.Array:

@@ -24,7 +24,10 @@ def loop(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
     return y
 
 
-@pytest.mark.parametrize("policy", ["xla", "gemm"])
+POLICIES = ["xla", "gemm", "direct"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("size", "window", "stride"), [((6, 6), (3, 3), 1), ((7, 5), (3, 3), 2), ((5, 8), (1, 1), 2)])
 def test_convolution_equals_a_loop(policy, size, window, stride) -> None:
     rng = np.random.default_rng(0)
@@ -33,15 +36,47 @@ def test_convolution_equals_a_loop(policy, size, window, stride) -> None:
     np.testing.assert_allclose(conv2d(x, kernel, stride, policy), loop(x, kernel, stride), atol=1e-5)
 
 
-def test_policies_have_the_same_gradients_under_vmap_over_kernels() -> None:
-    x, kernels = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 6, 6, 3), (3, 3, 3, 3, 4)]))
+@pytest.mark.parametrize("policy", ["gemm", "direct"])
+@pytest.mark.parametrize("shared", [None, 0], ids=["one image batch", "a batch each"])
+@pytest.mark.parametrize(("window", "inputs", "outputs"), [((3, 3), 3, 4), ((3, 3), 16, 17), ((4, 2), 17, 16)])
+def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared, window, inputs, outputs) -> None:
+    shape = (2, 6, 5, inputs) if shared is None else (3, 2, 6, 5, inputs)
+    x, kernels = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([shape, (3, *window, inputs, outputs)]))
 
     def gradient(policy):
         loss = lambda k, x: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
-        return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(kernels, x)
+        return jax.vmap(jax.grad(loss, (0, 1)), (0, shared))(kernels, x)
 
-    for a, b in zip(gradient("xla"), gradient("gemm")):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    for a, b in zip(gradient("xla"), gradient(policy)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_direct_takes_many_images_of_one_kernel() -> None:
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (5, 2, 6, 6, 3)),
+        jax.random.normal(jax.random.key(1), (3, 3, 3, 4)),
+    )
+    each = jax.vmap(lambda x: conv2d(x, kernel, 1, "direct"))(x)
+    np.testing.assert_allclose(each, jnp.stack([conv2d(one, kernel, 1, "xla") for one in x]), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_max_pool_and_its_gradient_equal_a_loop(size) -> None:
+    x = jnp.asarray(np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3), jnp.float32).reshape(2, *size, 3)
+    weight = jax.random.normal(jax.random.key(1), (2, size[0] // 2, size[1] // 2, 3))
+    gradient, largest = jax.grad(lambda x: jnp.sum(weight * max_pool(x)))(x), np.asarray(max_pool(x))
+    images, expected, weight = np.asarray(x), np.zeros(x.shape, np.float32), np.asarray(weight)
+    for b, i, j, c in np.ndindex(*weight.shape):
+        square = images[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
+        assert largest[b, i, j, c] == square.max()
+        row, column = np.unravel_index(square.argmax(), (2, 2))
+        expected[b, 2 * i + row, 2 * j + column, c] = weight[b, i, j, c]
+    np.testing.assert_array_equal(gradient, expected)
+
+
+def test_max_pool_gives_the_gradient_to_the_first_of_equals() -> None:
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.ones((1, 2, 4, 1)))
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 1, 0], [0, 0, 0, 0]])
 
 
 def test_group_norm_equals_flax() -> None:

@@ -1,0 +1,71 @@
+"""A stride-1 convolution whose gradients are forward convolutions too.
+
+The compiler's forward convolution is fast on a CPU, also inside loops; the gradients it derives are not (a kernel's
+gradient: 50 times slower than its product in a loop), and neither are the grouped convolutions that `vmap` over
+kernels makes. Here the result and both gradients are each one ordinary forward convolution per client.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+Pads = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: (before, after)
+WIDE = 16  # a product narrower than this does not fill the vector registers
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def direct(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """x [B, H, W, C] with zeros around it, kernel [h, w, C, O] -> [B, H', W', O]; each pad is below h or w."""
+    return forward(x, kernel, pads)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return forward(x, kernel, pads), (x, kernel)
+
+
+def _backward(pads: Pads, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    left = opposite(pads, kernel.shape[:2])
+    by_input = forward(gradient, kernel[::-1, ::-1].swapaxes(2, 3), left)
+    return by_input, by_kernel(x, gradient, pads, left)
+
+
+direct.defvjp(_forward, _backward)
+
+
+def opposite(pads: Pads, window: tuple[int, ...]) -> Pads:
+    """What `pads` leave of a full padding, window - 1 on each side."""
+    rows, columns = ((side - 1 - before, side - 1 - after) for side, (before, after) in zip(window, pads))
+    return rows, columns
+
+
+def by_kernel(x: jax.Array, gradient: jax.Array, pads: Pads, left: Pads) -> jax.Array:
+    """The gradient [h, w, C, O] by the kernel, which sums over examples and positions.
+
+    x and the output's gradient can both play the kernel: the one with fewer channels does, unless it is too narrow.
+    """
+    images, kernel = (3, 1, 2, 0), (1, 2, 0, 3)
+    if WIDE <= x.shape[3] <= gradient.shape[3]:
+        turned = forward(gradient.transpose(images), x.transpose(kernel), left)
+        return turned[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    return forward(x.transpose(images), gradient.transpose(kernel), pads).transpose(1, 2, 0, 3)
+
+
+def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The compiler's convolution; under `vmap` over kernels, one convolution after another."""
+
+    @jax.custom_batching.custom_vmap
+    def one(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=layout)
+
+    @one.def_vmap
+    def each(count: int, batched: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
+        if not batched[1]:
+            together = forward(x.reshape(-1, *x.shape[2:]), kernel, pads)
+            return together.reshape(*x.shape[:2], *together.shape[1:]), True
+        pick = [(x[i] if batched[0] else x, kernel[i]) for i in range(count)]
+        return jnp.stack([forward(*pair, pads) for pair in pick]), True
+
+    return one(x, kernel)
