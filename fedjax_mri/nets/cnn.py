@@ -25,9 +25,7 @@ class CNNSettings:
         size, channels = image[1:]
         widths, hidden, norm = self.widths, self.hidden, self.norm
         return functional(
-            lambda rngs: CNN(
-                size, channels, classes, widths=widths, hidden=hidden, norm=norm, policy=policy, rngs=rngs
-            )
+            lambda rngs: CNN(size, channels, classes, widths=widths, hidden=hidden, norm=norm, policy=policy, rngs=rngs)
         )
 
 
@@ -41,9 +39,7 @@ def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:
     if image[0] != image[1]:
         raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")
     if image[0] < 2**stages:
-        raise UserError(
-            f"network.widths={widths}: {stages} stages want {2**stages} px or more, images have {image[0]}"
-        )
+        raise UserError(f"network.widths={widths}: {stages} stages want {2**stages} px or more, images have {image[0]}")
     check_groups("network.widths", widths, settings.norm)
 
 

@@ -34,17 +34,34 @@ def conv2d(
     if policy == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
+    if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
+        return _products(x, kernel, padding)
     return _gemm(x, kernel, stride, padding)
 
 
 def patches(x: jax.Array, window: tuple[int, int], stride: int, padding: Padding = "SAME") -> jax.Array:
     """Windows of a convolution, x [B, H, W, C] -> [B, H', W', h*w*C], row-major over the window."""
-    if padding == "SAME":
-        padding = tuple(jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding))
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = ((size - side) // stride * stride + 1 for size, side in zip(x.shape[1:3], window))
-    offsets = [(i, j) for i in range(window[0]) for j in range(window[1])]
-    return jnp.concatenate([x[:, i : i + rows : stride, j : j + columns : stride] for i, j in offsets], -1)
+    x = _padded(x, window, stride, padding)
+    for axis in (2, 1):  # one axis after the other: h + w slices instead of h*w
+        side = window[axis - 1]
+        length = (x.shape[axis] - side) // stride * stride + 1
+        shifted = [jax.lax.slice_in_dim(x, i, i + length, stride, axis) for i in range(side)]
+        x = jnp.concatenate(shifted, -1)
+    return x
+
+
+def _padded(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> jax.Array:
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding) if padding == "SAME" else padding
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+
+def _products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    # With few outputs it is their products that are small, not the windows: multiply, then shift and add.
+    x = _padded(x, kernel.shape[:2], 1, padding)
+    y = jnp.einsum("bhwc,ijco->bhwijo", x, kernel)
+    rows, columns = (size - side + 1 for size, side in zip(x.shape[1:3], kernel.shape))
+    y = functools.reduce(jnp.add, [y[:, i : i + rows, :, i] for i in range(kernel.shape[0])])
+    return functools.reduce(jnp.add, [y[:, :, j : j + columns, j] for j in range(kernel.shape[1])])
 
 
 def _gemm(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:

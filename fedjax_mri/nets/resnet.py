@@ -51,14 +51,13 @@ class ResNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.stem = ConvNorm(channels, width, 7, 2, norm, policy, rngs)
-        self.blocks, inputs = nnx.List([]), width
-        for stage, count in enumerate(blocks):
-            for number in range(count):
-                stride = 2 if stage and not number else 1
-                block = Block(inputs, width << stage, stride, bottleneck, norm, policy, rngs)
-                self.blocks.append(block)
-                inputs = block.outputs
-        self.logits = nnx.Linear(inputs, classes, rngs=rngs)
+        widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
+        outputs = [4 * width if bottleneck else width for width in widths]
+        inputs = [width, *outputs[:-1]]
+        strides = [2 if here > before else 1 for before, here in zip([width, *widths], widths)]
+        shapes = zip(inputs, widths, outputs, strides)
+        self.blocks = nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes)
+        self.logits = nnx.Linear(outputs[-1], classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, channels], weight [B] -> logits [B, classes]."""
@@ -75,15 +74,22 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, width: int, stride: int, bottleneck: bool, norm: NormKind, policy: ConvPolicy, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        width: int,
+        outputs: int,
+        stride: int,
+        bottleneck: bool,
+        norm: NormKind,
+        policy: ConvPolicy,
+        rngs: nnx.Rngs,
     ) -> None:
-        self.outputs = 4 * width if bottleneck else width
         plain = [(inputs, width, 3, stride), (width, width, 3, 1)]
-        narrow = [(inputs, width, 1, 1), (width, width, 3, stride), (width, self.outputs, 1, 1)]
+        narrow = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
         layers = narrow if bottleneck else plain
-        same = stride == 1 and inputs == self.outputs
+        same = stride == 1 and inputs == outputs
         self.layers = nnx.List(ConvNorm(*layer, norm, policy, rngs) for layer in layers)
-        self.shortcut = None if same else ConvNorm(inputs, self.outputs, 1, stride, norm, policy, rngs)
+        self.shortcut = None if same else ConvNorm(inputs, outputs, 1, stride, norm, policy, rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, inputs], weight [B] -> [B, H', W', outputs]."""

@@ -141,8 +141,8 @@ def one_way(
 
 def tally(terms: Terms) -> Terms:
     """Weighted sums over a batch."""
-    sums = (jnp.sum(values * terms.weight) for values in terms[:-1])
-    return Terms(*sums, terms.weight.sum())
+    means = terms._replace(weight=jnp.ones_like(terms.weight))
+    return jax.tree.map(lambda values: jnp.sum(values * terms.weight), means)
 
 
 def summary(sums: Terms) -> dict[str, float]:

@@ -17,6 +17,8 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.layers import NormKind
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.task import Model, Phase, Task
 
@@ -45,9 +47,10 @@ def procedural() -> ClientData:
     return ClientData(SIZES, (), read)
 
 
-def classifier(**settings: object) -> Task:
+def classifier(norm: NormKind = "group", **settings: object) -> Task:
     """System B's network, one stage wide."""
-    return Classify(widths=(8,), hidden=8, **settings).build((8, 8, 1), classes=3, policy="gemm")  # type: ignore[arg-type]
+    task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
+    return task.build((8, 8, 1), classes=3, policy="gemm")
 
 
 def two_players() -> Task:
