@@ -26,8 +26,8 @@ class Reference:
     """The alternating updates of the original: generators first, with the discriminators at rest, then the others."""
 
     def __init__(self, params) -> None:
-        self.generate = lambda p, x: GENERATOR.build(IMAGE, "gemm").apply(p, {}, x)[0]
-        self.judge = lambda p, x: DISCRIMINATOR.build(IMAGE, "gemm").apply(p, {}, x)[0]
+        self.generate = lambda p, x: GENERATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
+        self.judge = lambda p, x: DISCRIMINATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
         self.g, self.d = params["generator"], params["discriminator"]
         self.adam_g, self.adam_d = (optax.adam(2e-4, b1=0.5) for _ in range(2))
         self.state_g, self.state_d = self.adam_g.init(self.g), self.adam_d.init(self.d)
@@ -66,11 +66,11 @@ class Reference:
 def kernels(tree) -> list[tuple[str, jax.Array]]:
     """Leaves but for biases: a norm takes those out again, and Adam makes full steps of their gradient's rounding."""
     named = ((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
-    return [(name, leaf) for name, leaf in named if "kernel" in name or "score" in name or "last" in name]
+    return [(name, leaf) for name, leaf in named if "kernel" in name]
 
 
 def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
-    task = SMALL.build(IMAGE, 0, "gemm")
+    task = SMALL.build(IMAGE, 0, "xla")
     model, optimizer = task.init(jax.random.key(0)), adam(jnp.float32(2e-4))
     params, carry, reference = model.params, model.carry, Reference(model.params)
     gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
@@ -90,27 +90,26 @@ def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
         assert float(jnp.abs(actual - start[name]).max()) > 2e-4, name
     for to, pool in reference.pools.items():
         np.testing.assert_allclose(carry[to].images, pool.images, atol=1e-5)
-    fakes, probe = task.predict(params, carry, batch(9)), batch(9)
+    fakes, probe = jax.jit(task.predict)(params, carry, batch(9)), batch(9)
     for source, to in (("ct", "mr"), ("mr", "ct")):
         np.testing.assert_allclose(fakes[to], reference.generate(reference.g[to], probe[source]), atol=1e-5)
 
 
 def test_padding_changes_neither_gradient_nor_pool() -> None:
-    task = SMALL.build(IMAGE, 0, "gemm")
+    task = SMALL.build(IMAGE, 0, "xla")
     model, full = task.init(jax.random.key(0)), batch(0, 2)
     padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
     padded["weight"] = jnp.array([1.0, 1, 0, 0])
     gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
     full, padded = (gradient(*model, one, jax.random.key(2)) for one in (full, padded))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), full, padded)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), full, padded)
 
 
 def test_evaluation_is_by_its_terms() -> None:
-    task = SMALL.build(IMAGE, 0, "gemm")
+    task = SMALL.build(IMAGE, 0, "xla")
     model, data = task.init(jax.random.key(0)), batch(0, 2)
-    sums = task.evaluate(*model, data)
-    fake = task.predict(*model, data)
-    back = task.predict(*model, {"ct": fake["ct"], "mr": fake["mr"]})
+    predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
+    back = predict(*model, predict(*model, data))
     cycle = sum(float(jnp.abs(back[name] - data[name]).mean()) for name in ("ct", "mr"))
     figures = task.summary(sums)
     assert figures["cycle"] == pytest.approx(cycle, rel=1e-5)
@@ -120,7 +119,7 @@ def test_evaluation_is_by_its_terms() -> None:
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
 def test_what_travels(discriminators, travels) -> None:
-    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, "gemm")
+    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, "xla")
     shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params["generator"]))
     assert set(jax.tree.leaves(shared.params["discriminator"])) == {travels}
@@ -130,4 +129,4 @@ def test_what_travels(discriminators, travels) -> None:
 @pytest.mark.parametrize("name", ["cycle", "identity", "pool"])
 def test_negative_weights_are_refused(name) -> None:
     with pytest.raises(UserError, match=f"task.{name}=-1"):
-        CycleGAN(**{name: -1}).build((64, 64, 1), 0, "gemm")
+        CycleGAN(**{name: -1}).build((64, 64, 1), 0, "xla")

@@ -30,7 +30,7 @@ def test_it_fills_before_it_swaps() -> None:
 
 
 def test_then_half_of_what_it_shows_is_of_the_past() -> None:
-    shown, pool = history(4000)
+    shown, _ = history(4000)
     later, numbers = shown[SIZE:], np.arange(SIZE + 1, 4001)
     old = later[later != numbers]
     assert abs(len(old) / len(later) - 0.5) < 0.04  # five standard deviations
