@@ -12,12 +12,16 @@ from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import Sizes
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
 
 published = Experiment(
     name="brain tumour MRI, published split",
     data=Folder("brain-tumor-mri", size=64, partition=Sizes((5000, 6000, 6500, 5401))),
-    task=Classify(widths=(16, 32, 64, 128), augment=Augment(flip=0.5, rotate_deg=15, zoom=0.1, brightness=0.1)),
+    task=Classify(
+        network=CNNSettings(widths=(16, 32, 64, 128)),
+        augment=Augment(flip=0.5, rotate_deg=15, zoom=0.1, brightness=0.1),
+    ),
     local=LocalTraining(epochs=1, batch=16, learning_rate=1e-3, schedule="cosine", schedule_end=0.05),
     sampling=Everyone(),
     rounds=40,

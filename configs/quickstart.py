@@ -13,6 +13,7 @@ from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
 
 # Milder than the phantom's defaults, so that five minutes suffice.
@@ -33,7 +34,7 @@ LESIONS = LesionModel(size=1.5, contrast=1.5, distractors=0.15, high_grade=0.85)
 config = Experiment(
     name="quickstart",
     data=Phantom(clients=1000, test_clients=100, test_patients=8, size=64, sites=SITES, lesions=LESIONS),
-    task=Classify(widths=(16, 32, 64, 96), augment=Augment(flip=0.5)),
+    task=Classify(network=CNNSettings(widths=(16, 32, 64, 96)), augment=Augment(flip=0.5)),
     local=LocalTraining(epochs=1, batch=4, learning_rate=2e-3, schedule="cosine", schedule_end=0.1),
     sampling=Uniform(cohort=32),
     algorithm=FedAvg(server_rate=1.5),

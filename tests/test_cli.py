@@ -22,12 +22,13 @@ from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
 
 config = Experiment(
     name="tiny",
     data=Folder({root!r}, size=8, partition=IID(5)),
-    task=Classify(widths=(8,), hidden=8, norm="batch", statistics="local"),
+    task=Classify(network=CNNSettings(widths=(8,), hidden=8, norm="batch"), statistics="local"),
     local=LocalTraining(batch=4, learning_rate=0.01),
     sampling=Uniform(3),
     rounds=6,
@@ -188,7 +189,7 @@ MISTAKES = {
     "--loacl.batch 3": "did you mean --local.batch?",
     "--plan.devices 99": "this machine has 8",
     "--uplink.clip -1": "uplink.clip=-1.0",
-    "--task.widths 8 8 8 8": "16 px or more",
+    "--task.network.widths 8 8 8 8": "16 px or more",
 }
 
 

@@ -14,6 +14,10 @@ from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.resnet import ResNetSettings
+from fedjax_mri.nets.translation import GeneratorSettings
+from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.cyclegan import CycleGAN
 
 SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 BASE = Experiment(data=Phantom())
@@ -32,6 +36,8 @@ def test_shipped_configs_survive_a_round_trip_through_json(path) -> None:
     [
         Experiment(data=Pooled(Phantom(size=128)), sampling=Everyone()),
         Experiment(data=Folder("x", partition=Dirichlet(3, 0.1))),
+        Experiment(data=Phantom(), task=Classify(network=ResNetSettings(depth=50, norm="batch"))),
+        Experiment(data=Phantom(), task=CycleGAN(generator=GeneratorSettings(width=8))),
     ],
 )
 def test_nested_choices_survive_too(one) -> None:
@@ -39,10 +45,10 @@ def test_nested_choices_survive_too(one) -> None:
 
 
 def test_flags_reach_every_depth() -> None:
-    flags = "--rounds 7 --local.optimizer optax.sgd --data.sites.mr-noise 0 0.1 --sampling.cohort 5 --task.widths 8 16"
-    changed = configs.override(BASE, flags.split())
+    flags = "--rounds 7 --local.optimizer optax.sgd --data.sites.mr-noise 0 0.1 --sampling.cohort 5"
+    changed = configs.override(BASE, [*flags.split(), "--task.network.widths", "8", "16"])
     assert (changed.rounds, changed.local.optimizer, changed.sampling.cohort) == (7, "optax.sgd", 5)
-    assert (changed.data.sites.mr_noise, changed.task.widths) == ((0.0, 0.1), (8, 16))
+    assert (changed.data.sites.mr_noise, changed.task.network.widths) == ((0.0, 0.1), (8, 16))
     assert configs.override(BASE, []) == BASE
 
 

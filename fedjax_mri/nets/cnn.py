@@ -1,11 +1,46 @@
 """The small convolutional classifier of federated imaging studies: convolution, norm, ReLU, pool, then dense layers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 from flax import nnx
 
-from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, max_pool
+from fedjax_mri.errors import UserError
+from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, check_groups, max_pool
+
+
+@dataclass(frozen=True)
+class CNNSettings:
+    """The small network, for square images."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 96)  # channels of each stage; each halves the image
+    hidden: int = 0  # units of a dense layer before the logits; 0: none
+    norm: NormKind = "group"
+
+    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Net:
+        """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
+        _check(self, image)
+        size, channels = image[1:]
+        widths, hidden, norm = self.widths, self.hidden, self.norm
+        return functional(
+            lambda rngs: CNN(size, channels, classes, widths=widths, hidden=hidden, norm=norm, policy=policy, rngs=rngs)
+        )
+
+
+def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:
+    widths, stages = settings.widths, len(settings.widths)
+    if not widths or min(widths) < 1 or settings.hidden < 0:
+        raise UserError(
+            f"network.widths={widths}, network.hidden={settings.hidden}: give stages of 1 channel or more, "
+            "and a hidden layer of 0 units or more"
+        )
+    if image[0] != image[1]:
+        raise UserError(f"images of {image[0]} x {image[1]} px are not square: set task.preprocess.size")
+    if image[0] < 2**stages:
+        raise UserError(f"network.widths={widths}: {stages} stages want {2**stages} px or more, images have {image[0]}")
+    check_groups("network.widths", widths, settings.norm)
 
 
 class CNN(nnx.Module):

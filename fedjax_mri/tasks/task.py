@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 Params = PyTree
@@ -45,3 +46,8 @@ class Task(NamedTuple):
 def everything(tree: PyTree) -> PyTree:
     """The mask that is true at each leaf."""
     return jax.tree.map(lambda _: True, tree)
+
+
+def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """Weighted mean of values [B]; 0 where all weights [B] are."""
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1e-9)

@@ -1,5 +1,6 @@
 """Small simulations, one for each thing the engine must carry, and a plain loop over clients to compare them with."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,7 +18,11 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.layers import NormKind
+from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
@@ -45,9 +50,10 @@ def procedural() -> ClientData:
     return ClientData(SIZES, (), read)
 
 
-def classifier(**settings: object) -> Task:
+def classifier(norm: NormKind = "group", **settings: object) -> Task:
     """System B's network, one stage wide."""
-    return Classify(widths=(8,), hidden=8, **settings).build((8, 8, 1), classes=3, policy="gemm")  # type: ignore[arg-type]
+    task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
+    return task.build((8, 8, 1), classes=3, policy="gemm")
 
 
 def two_players() -> Task:
@@ -75,6 +81,16 @@ def two_players() -> Task:
     phases = (Phase(play(1.0), moves("first")), Phase(play(-1.0), moves("second")))
     nothing = lambda *_: ()  # noqa: E731
     return Task(init, phases, nothing, nothing, shared, nothing, nothing)
+
+
+def cyclegan() -> Simulation:
+    """Unpaired translation between noise and darker noise by two hospitals, of which one ends on half a batch."""
+    settings = CycleGAN(GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1), pool=2)
+    rng, sizes = np.random.default_rng(0), [3, 2]
+    arrays = {name: rng.uniform(-1, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0))}
+    data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
+    local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))
+    return simulation(settings.build((16, 16, 1), 0, "gemm"), data, local=local)
 
 
 def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples(),), **changes: object) -> Simulation:
@@ -106,6 +122,7 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "uniform weights, clipped": lambda: simulation(
         classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
     ),
+    "cyclegan": cyclegan,
 }
 
 
@@ -152,14 +169,15 @@ def plain_client(sim: Simulation, state: State, model: Model, client: int, root:
     return model
 
 
+@functools.cache
+def gradient(loss: Callable) -> Callable:
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
 def plain_step(sim: Simulation, optimizer, optimizers: list, model: Model, batch: dict, key: jax.Array) -> Model:
     for number, phase in enumerate(sim.task.phases):
         mask = phase.moves(model.params)
-
-        def loss(params, phase=phase, carry=model.carry, number=number):
-            return phase.loss(params, carry, batch, jax.random.fold_in(key, number))
-
-        grads, (carry, _) = jax.grad(loss, has_aux=True)(model.params)
+        grads, (carry, _) = gradient(phase.loss)(model.params, model.carry, batch, jax.random.fold_in(key, number))
         moving = trees.split(mask, model.params)
         with jax.numpy_dtype_promotion("standard"):
             updates, optimizers[number] = optimizer.update(trees.split(mask, grads)[0], optimizers[number], moving[0])

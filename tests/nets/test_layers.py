@@ -1,44 +1,64 @@
-"""The one convolution under both policies, the norms, the pool: against float64 loops and each other."""
+"""The one convolution under both policies, the norms, the pools: against float64 loops and each other."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from flax import nnx
 
 from fedjax_mri.nets.cnn import CNN
 from fedjax_mri.nets.functional import functional
-from fedjax_mri.nets.layers import Norm, conv2d, group_norm, max_pool
-
-
-def loop(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    """A "SAME" convolution one output at a time, float64."""
-    height, width, _, outputs = kernel.shape
-    size = [-(-n // stride) for n in x.shape[1:3]]
-    total = [max((o - 1) * stride + k - n, 0) for o, k, n in zip(size, (height, width), x.shape[1:3])]
-    padded = np.pad(x.astype(np.float64), ((0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)))
-    y = np.zeros((len(x), *size, outputs))
-    for i, j in np.ndindex(*size):
-        window = padded[:, i * stride : i * stride + height, j * stride : j * stride + width]
-        y[:, i, j] = np.tensordot(window, kernel, 3)
-    return y
-
+from fedjax_mri.nets.layers import (
+    Norm,
+    around,
+    conv2d,
+    conv2d_transpose,
+    group_norm,
+    instance_norm,
+    max_pool,
+    overlapping_max_pool,
+)
 
 POLICIES = ["xla", "gemm", "direct"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("size", "window", "stride"), [((6, 6), (3, 3), 1), ((7, 5), (3, 3), 2), ((5, 8), (1, 1), 2)])
-def test_convolution_equals_a_loop(policy, size, window, stride) -> None:
+@pytest.mark.parametrize("outputs", [4, 1])
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"),
+    [
+        ((6, 6), (3, 3), 1, "SAME"),
+        ((7, 5), (3, 3), 2, "SAME"),
+        ((5, 8), (1, 1), 2, "SAME"),
+        ((8, 7), (7, 7), 2, around(3)),
+        ((7, 8), (4, 3), 1, ((0, 2), (1, 0))),
+    ],
+)
+def test_convolution_equals_a_loop(policy, size, window, stride, padding, outputs) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, *size, 3)).astype(np.float32)
-    kernel = rng.normal(size=(*window, 3, 4)).astype(np.float32)
-    np.testing.assert_allclose(conv2d(x, kernel, stride, policy), loop(x, kernel, stride), atol=1e-5)
+    x = rng.normal(size=(2, *size, 4)).astype(np.float32)
+    kernel = rng.normal(size=(*window, 4, outputs)).astype(np.float32)
+    pads = reference.same(size, window, stride) if padding == "SAME" else padding
+    wanted = reference.conv(x, kernel, stride, pads)
+    np.testing.assert_allclose(conv2d(x, kernel, stride, policy, padding), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_transposed_convolution_scatters_each_pixel(policy) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 3, 4, 3), (3, 3, 3, 5)))
+    wanted = np.zeros((2, 8, 10, 5))  # one pixel beyond each edge
+    for i, j, k, l in np.ndindex(3, 4, 3, 3):
+        wanted[:, 2 * i + k, 2 * j + l] += x[:, i, j] @ kernel[k, l]
+    np.testing.assert_allclose(conv2d_transpose(x, kernel, policy), wanted[:, 1:7, 1:9], atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["gemm", "direct"])
 @pytest.mark.parametrize("shared", [None, 0], ids=["one image batch", "a batch each"])
-@pytest.mark.parametrize(("window", "inputs", "outputs"), [((3, 3), 3, 4), ((3, 3), 16, 17), ((4, 2), 17, 16)])
+@pytest.mark.parametrize(
+    ("window", "inputs", "outputs"), [((3, 3), 4, 4), ((3, 3), 4, 1), ((3, 3), 16, 17), ((4, 2), 17, 16)]
+)
 def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared, window, inputs, outputs) -> None:
     shape = (2, 6, 5, inputs) if shared is None else (3, 2, 6, 5, inputs)
     x, kernels = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([shape, (3, *window, inputs, outputs)]))
@@ -97,6 +117,18 @@ def test_batch_norm_leaves_padding_out() -> None:
 def test_max_pool_takes_the_largest_and_drops_an_odd_edge() -> None:
     x = jnp.arange(2 * 5 * 4, dtype=jnp.float32).reshape(1, 5, 8, 1)
     np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[9, 11, 13, 15], [25, 27, 29, 31]])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_overlapping_max_pool_sees_three_by_three(size) -> None:
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, *size, 3)))
+    np.testing.assert_array_equal(overlapping_max_pool(jnp.asarray(x)), reference.max_pool(x))
+
+
+def test_instance_norm_is_by_image_and_channel() -> None:
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 9, 5, 4))
+    wanted = (x - x.mean((1, 2), keepdims=True)) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(instance_norm(x), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])

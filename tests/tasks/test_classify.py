@@ -9,9 +9,12 @@ import pytest
 
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.tasks.classify import Classify
 
-SMALL = Classify(widths=(8,), hidden=16)
+SMALL = Classify(network=CNNSettings(widths=(8,), hidden=16))
+BATCH = Classify(network=CNNSettings(widths=(8,), norm="batch"))
 
 
 def batch(count: int = 4) -> dict[str, jax.Array]:
@@ -19,9 +22,9 @@ def batch(count: int = 4) -> dict[str, jax.Array]:
     return {"image": pixels, "label": jnp.arange(count, dtype=jnp.int32) % 3, "weight": jnp.ones(count)}
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_padding_changes_neither_gradient_nor_carry(norm) -> None:
-    task = dataclasses.replace(SMALL, norm=norm).build((8, 8, 1), 3, "gemm")
+@pytest.mark.parametrize("settings", [SMALL, BATCH, Classify(network=ResNetSettings(width=8))])
+def test_padding_changes_neither_gradient_nor_carry(settings) -> None:
+    task = settings.build((8, 8, 1), 3, "gemm")
     model, full = task.init(jax.random.key(1)), batch()
     padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
     padded["weight"] = jnp.repeat(jnp.array([1.0, 0.0]), 4)
@@ -35,7 +38,7 @@ def test_padding_changes_neither_gradient_nor_carry(norm) -> None:
 
 @pytest.mark.parametrize(("statistics", "travels"), [("average", True), ("local", False)])
 def test_statistics_travel_or_stay(statistics, travels) -> None:
-    task = dataclasses.replace(SMALL, norm="batch", statistics=statistics).build((8, 8, 1), 3, "gemm")
+    task = dataclasses.replace(BATCH, statistics=statistics).build((8, 8, 1), 3, "gemm")
     shared = task.shared(task.init(jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params))
     assert set(jax.tree.leaves(shared.carry)) == {travels}
@@ -55,7 +58,8 @@ def test_it_can_learn_four_images_by_heart() -> None:
 @pytest.mark.parametrize(
     ("settings", "image", "says"),
     [
-        ({"widths": ()}, (8, 8, 1), "task.widths"),
+        ({"widths": ()}, (8, 8, 1), "network.widths"),
+        ({"hidden": -1}, (8, 8, 1), "network.hidden=-1"),
         ({"widths": (12,)}, (8, 8, 1), "multiples of 8"),
         ({"widths": (8,) * 4}, (8, 8, 1), "16 px or more"),
         ({}, (8, 9, 1), "not square"),
@@ -63,11 +67,12 @@ def test_it_can_learn_four_images_by_heart() -> None:
 )
 def test_impossible_settings_are_refused(settings, image, says) -> None:
     with pytest.raises(UserError, match=says):
-        dataclasses.replace(SMALL, **settings).build(image, 3, "gemm")
+        Classify(network=CNNSettings(**settings)).build(image, 3, "gemm")
 
 
 def test_another_size_by_preprocessing() -> None:
-    task = Classify(widths=(8,), preprocess=Preprocess(size=16), augment=Augment(flip=0.5)).build((8, 9, 1), 3, "gemm")
+    task = dataclasses.replace(SMALL, preprocess=Preprocess(size=16), augment=Augment(flip=0.5))
+    task = task.build((8, 9, 1), 3, "gemm")
     model = task.init(jax.random.key(0))
     wide = {**batch(), "image": jnp.zeros((4, 8, 9, 1), jnp.uint8)}
     assert task.predict(*model, wide).shape == (4, 3)

@@ -1,0 +1,132 @@
+"""The CycleGAN task: one sum moves all players as the reference's alternation does; padding is nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.tasks import image_pool
+from fedjax_mri.tasks.cyclegan import CycleGAN, adam
+
+IMAGE = (16, 16, 1)
+GENERATOR, DISCRIMINATOR = GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1)
+SMALL = CycleGAN(GENERATOR, DISCRIMINATOR, pool=2)
+
+
+def batch(seed: int, count: int = 1) -> dict[str, jax.Array]:
+    """Noise, smooth on one side."""
+    ct, mr = jax.random.uniform(jax.random.key(seed), (2, count, *IMAGE), minval=-1.0, maxval=1.0)
+    return {"ct": ct, "mr": mr * 0.5 + 0.3, "weight": jnp.ones(count)}
+
+
+class Reference:
+    """The alternating updates of the original: generators first, with the discriminators at rest, then the others."""
+
+    def __init__(self, params) -> None:
+        self.generate = lambda p, x: GENERATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
+        self.judge = lambda p, x: DISCRIMINATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
+        self.g, self.d = params["generator"], params["discriminator"]
+        self.adam_g, self.adam_d = (optax.adam(2e-4, b1=0.5) for _ in range(2))
+        self.state_g, self.state_d = self.adam_g.init(self.g), self.adam_d.init(self.d)
+        self.grad_g = jax.jit(jax.grad(self.generators, has_aux=True))
+        self.grad_d = jax.jit(jax.grad(self.discriminators))
+        self.pools = {to: image_pool.empty(2, IMAGE) for to in ("ct", "mr")}
+
+    def generators(self, g, d, ct, mr):
+        fake_mr, fake_ct = self.generate(g["mr"], ct), self.generate(g["ct"], mr)
+        adversarial = jnp.mean((self.judge(d["mr"], fake_mr) - 1) ** 2 + (self.judge(d["ct"], fake_ct) - 1) ** 2)
+        cycle = jnp.mean(jnp.abs(self.generate(g["ct"], fake_mr) - ct) + jnp.abs(self.generate(g["mr"], fake_ct) - mr))
+        same = jnp.mean(jnp.abs(self.generate(g["mr"], mr) - mr) + jnp.abs(self.generate(g["ct"], ct) - ct))
+        return adversarial + 10 * cycle + 5 * same, {"ct": fake_ct, "mr": fake_mr}
+
+    def discriminators(self, d, real, shown):
+        def one(to):
+            return jnp.mean((self.judge(d[to], real[to]) - 1) ** 2) + jnp.mean(self.judge(d[to], shown[to]) ** 2)
+
+        return one("ct") / 2 + one("mr") / 2
+
+    def step(self, batch, key) -> None:
+        grads, fakes = self.grad_g(self.g, self.d, batch["ct"], batch["mr"])
+        with jax.numpy_dtype_promotion("standard"):
+            updates, self.state_g = self.adam_g.update(grads, self.state_g)
+        self.g = optax.apply_updates(self.g, updates)
+        shown = {}
+        for number, to in enumerate(("ct", "mr")):
+            own = jax.random.fold_in(key, number)
+            shown[to], self.pools[to] = image_pool.exchange(self.pools[to], fakes[to], batch["weight"], own)
+        grads = self.grad_d(self.d, {to: batch[to] for to in shown}, shown)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, self.state_d = self.adam_d.update(grads, self.state_d)
+        self.d = optax.apply_updates(self.d, updates)
+
+
+def kernels(tree) -> list[tuple[str, jax.Array]]:
+    """Leaves but for biases: a norm takes those out again, and Adam makes full steps of their gradient's rounding."""
+    named = ((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    return [(name, leaf) for name, leaf in named if "kernel" in name]
+
+
+def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
+    task = SMALL.build(IMAGE, 0, "xla")
+    model, optimizer = task.init(jax.random.key(0)), adam(jnp.float32(2e-4))
+    params, carry, reference = model.params, model.carry, Reference(model.params)
+    gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
+    with jax.numpy_dtype_promotion("standard"):
+        state = optimizer.init(params)
+    for number in range(5):
+        key = jax.random.fold_in(jax.random.key(1), number)
+        grads, (carry, _) = gradient(params, carry, batch(number), key)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grads, state)
+        params = optax.apply_updates(params, updates)
+        reference.step(batch(number), key)
+    wanted = {"generator": reference.g, "discriminator": reference.d}
+    start = dict(kernels(model.params))
+    for (name, actual), (_, expected) in zip(kernels(params), kernels(wanted), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=name)
+        assert float(jnp.abs(actual - start[name]).max()) > 2e-4, name
+    for to, pool in reference.pools.items():
+        np.testing.assert_allclose(carry[to].images, pool.images, atol=1e-5)
+    fakes, probe = jax.jit(task.predict)(params, carry, batch(9)), batch(9)
+    for source, to in (("ct", "mr"), ("mr", "ct")):
+        np.testing.assert_allclose(fakes[to], reference.generate(reference.g[to], probe[source]), atol=1e-5)
+
+
+def test_padding_changes_neither_gradient_nor_pool() -> None:
+    task = SMALL.build(IMAGE, 0, "xla")
+    model, full = task.init(jax.random.key(0)), batch(0, 2)
+    padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
+    padded["weight"] = jnp.array([1.0, 1, 0, 0])
+    gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
+    full, padded = (gradient(*model, one, jax.random.key(2)) for one in (full, padded))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), full, padded)
+
+
+def test_evaluation_is_by_its_terms() -> None:
+    task = SMALL.build(IMAGE, 0, "xla")
+    model, data = task.init(jax.random.key(0)), batch(0, 2)
+    predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
+    back = predict(*model, predict(*model, data))
+    cycle = sum(float(jnp.abs(back[name] - data[name]).mean()) for name in ("ct", "mr"))
+    figures = task.summary(sums)
+    assert figures["cycle"] == pytest.approx(cycle, rel=1e-5)
+    assert float(task.score(sums)) == pytest.approx(-cycle, rel=1e-5)
+    assert set(figures) == {"adversarial", "cycle", "identity", "discriminator"}
+
+
+@pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
+def test_what_travels(discriminators, travels) -> None:
+    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, "xla")
+    shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
+    assert all(jax.tree.leaves(shared.params["generator"]))
+    assert set(jax.tree.leaves(shared.params["discriminator"])) == {travels}
+    assert not any(jax.tree.leaves(shared.carry))
+
+
+@pytest.mark.parametrize("name", ["cycle", "identity", "pool"])
+def test_negative_weights_are_refused(name) -> None:
+    with pytest.raises(UserError, match=f"task.{name}=-1"):
+        CycleGAN(**{name: -1}).build((64, 64, 1), 0, "xla")
