@@ -17,6 +17,7 @@ from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.compute import Compute
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
@@ -30,7 +31,7 @@ def run(code: str, tmp_path: pathlib.Path) -> dict:
 
 def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -> None:
     federation = run(SOURCE, tmp_path)["Stripes"](clients=3).build(0)
-    task = run(TASK, tmp_path)["brightness"]((8, 8, 1), 2, "gemm")
+    task = run(TASK, tmp_path)["brightness"]((8, 8, 1), 2, Compute())
     plan, root = Plan(devices=2, lanes=2).resolve(), jax.random.key(0)
     local = Local(2, 4, optax.sgd, lambda round: jnp.float32(0.1))
 

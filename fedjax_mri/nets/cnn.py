@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, check_groups, max_pool
 
@@ -19,14 +20,17 @@ class CNNSettings:
     hidden: int = 0  # units of a dense layer before the logits; 0: none
     norm: NormKind = "group"
 
-    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Net:
+    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
         _check(self, image)
         size, channels = image[1:]
         widths, hidden, norm = self.widths, self.hidden, self.norm
-        return functional(
-            lambda rngs: CNN(size, channels, classes, widths=widths, hidden=hidden, norm=norm, policy=policy, rngs=rngs)
-        )
+
+        def build(rngs: nnx.Rngs) -> CNN:
+            policy = compute.conv
+            return CNN(size, channels, classes, widths=widths, hidden=hidden, norm=norm, policy=policy, rngs=rngs)
+
+        return functional(build, compute)
 
 
 def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:

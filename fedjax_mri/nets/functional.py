@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from fedjax_mri.nets.compute import Compute
+
 PyTree = Any
+AS_GIVEN = Compute()
 
 
 class Net(NamedTuple):
@@ -16,7 +19,7 @@ class Net(NamedTuple):
     apply: Callable[..., tuple[Any, PyTree]]  # (params, carry, *inputs) -> (output, carry)
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
+def functional(build: Callable[[nnx.Rngs], nnx.Module], compute: Compute = AS_GIVEN) -> Net:
     """`build(rngs)` as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics)."""
     graph, (params, carry) = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
@@ -29,7 +32,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module]) -> Net:
         output = module(*inputs)
         return output, nnx.to_pure_dict(_split(module)[1][1])
 
-    return Net(init, apply)
+    return Net(init, compute.around(apply))
 
 
 def _split(module: nnx.Module) -> tuple[Any, list[Any]]:

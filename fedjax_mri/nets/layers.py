@@ -148,7 +148,8 @@ def group_norm(x: jax.Array, groups: int, epsilon: float = 1e-5) -> jax.Array:
 
     Sums run over positions first and over a group's channels after: one pass over x each, no copy by group.
     """
-    members = x.shape[-1] // groups
+    members, dtype = x.shape[-1] // groups, x.dtype
+    x = x.astype(jnp.float32)
 
     def moment(values: jax.Array) -> jax.Array:
         by_group = values.mean((1, 2)).reshape(-1, groups, members).mean(-1)
@@ -157,7 +158,7 @@ def group_norm(x: jax.Array, groups: int, epsilon: float = 1e-5) -> jax.Array:
     mean = moment(x)
     variance = jnp.maximum(moment(jnp.square(x)) - jnp.square(mean), 0.0)
     factor = jax.lax.rsqrt(variance + epsilon)
-    return x * factor - mean * factor
+    return (x * factor - mean * factor).astype(dtype)
 
 
 def instance_norm(x: jax.Array) -> jax.Array:
@@ -181,14 +182,15 @@ class Norm(nnx.Module):
             self.scale = nnx.Param(jnp.ones(features, jnp.float32))
             self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
         elif kind == "batch":
-            self.batch = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+            self.batch = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, C], weight [B] -> [B, H, W, C]."""
         if self.kind == "none":
             return x
         if self.kind == "batch":
-            return self.batch(x, use_running_average=not train, mask=(weight > 0).reshape(-1, 1, 1, 1))
+            mask = (weight > 0).reshape(-1, 1, 1, 1)
+            return self.batch(x, use_running_average=not train, mask=mask).astype(x.dtype)
         shape = (1, 1, 1, -1)
         return group_norm(x, self.groups) * self.scale[...].reshape(shape) + self.bias[...].reshape(shape)
 

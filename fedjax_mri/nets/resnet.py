@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, overlapping_max_pool
 
@@ -22,7 +23,7 @@ class ResNetSettings:
     width: int = 64  # channels of the stem; stages have 1, 2, 4 and 8 times as many, four times that in ResNet-50
     norm: NormKind = "group"
 
-    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Net:
+    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built."""
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
@@ -30,9 +31,10 @@ class ResNetSettings:
         blocks, bottleneck = (2, 2, 2, 2) if self.depth == 18 else (3, 4, 6, 3), self.depth == 50
 
         def build(rngs: nnx.Rngs) -> ResNet:
+            policy = compute.conv
             return ResNet(image[2], classes, blocks, bottleneck, self.width, norm=self.norm, policy=policy, rngs=rngs)
 
-        return functional(build)
+        return functional(build, compute)
 
 
 class ResNet(nnx.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import Conv, ConvPolicy, ConvTranspose, around, instance_norm, reflect_pad
 
@@ -20,14 +21,14 @@ class GeneratorSettings:
     width: int = 64  # channels at full size; twice as many at half, four times at a quarter of it
     blocks: int = 9  # residual blocks at a quarter of the size; 6 are usual at 128 px, 9 at 256 px
 
-    def build(self, image: tuple[int, int, int], policy: ConvPolicy) -> Net:
+    def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
         """For images [H, W, C] to images [H, W, C]. Raises UserError on settings that cannot be built."""
         if self.width < 1 or self.blocks < 1:
             raise UserError(f"generator.width={self.width}, generator.blocks={self.blocks}: give 1 or more of each")
         if any(side < 8 or side % 4 for side in image[:2]):
             raise UserError(f"images of {image[0]} x {image[1]} px: the generator wants multiples of 4, 8 or more")
         width, blocks = self.width, self.blocks
-        return functional(lambda rngs: Generator(image[2], width, blocks, policy=policy, rngs=rngs))
+        return functional(lambda rngs: Generator(image[2], width, blocks, policy=compute.conv, rngs=rngs), compute)
 
 
 class Generator(nnx.Module):
@@ -91,7 +92,7 @@ class PatchGANSettings:
     width: int = 64  # channels after the first layer
     halvings: int = 3  # layers of stride 2; the patch has a side of 16, 34, 70 or 142 px for 1, 2, 3 or 4
 
-    def build(self, image: tuple[int, int, int], policy: ConvPolicy) -> Net:
+    def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
         width, halvings = self.width, self.halvings
         if width < 1 or halvings < 1:
@@ -101,7 +102,7 @@ class PatchGANSettings:
             raise UserError(
                 f"discriminator.halvings={halvings}: wants {least} px or more, images have {image[0]} x {image[1]}"
             )
-        return functional(lambda rngs: PatchGAN(image[2], width, halvings, policy=policy, rngs=rngs))
+        return functional(lambda rngs: PatchGAN(image[2], width, halvings, policy=compute.conv, rngs=rngs), compute)
 
 
 class PatchGAN(nnx.Module):

@@ -9,8 +9,8 @@ import optax
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
-from fedjax_mri.nets.layers import ConvPolicy
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 
@@ -24,11 +24,11 @@ class Classify:
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
 
-    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Task:
+    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Task:
         """The task for images [H, W, C] and labels 0..classes-1. Raises UserError on impossible settings."""
         size = self.preprocess.size
         seen = image if size is None else (size, size, image[2])
-        return classify(self, self.network.build(seen, classes, policy))
+        return classify(self, self.network.build(seen, classes, compute))
 
 
 def classify(settings: Classify, net: Net) -> Task:

@@ -21,8 +21,8 @@ import optax
 
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
-from fedjax_mri.nets.layers import ConvPolicy
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks import image_pool
 from fedjax_mri.tasks.image_pool import Pool
@@ -56,14 +56,14 @@ class CycleGAN:
     pool: int = 50  # images of each modality that a client remembers; 0: none
     discriminators: Literal["average", "local"] = "average"  # averaged by the server, or kept by the client
 
-    def build(self, image: tuple[int, int, int], classes: int, policy: ConvPolicy) -> Task:
+    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Task:
         """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
         del classes
         if min(self.cycle, self.identity, self.pool) < 0:
             raise UserError(
                 f"task.cycle={self.cycle}, task.identity={self.identity}, task.pool={self.pool}: give 0 or more of each"
             )
-        return cyclegan(self, self.generator.build(image, policy), self.discriminator.build(image, policy), image)
+        return cyclegan(self, self.generator.build(image, compute), self.discriminator.build(image, compute), image)
 
 
 def adam(rate: jax.Array) -> optax.GradientTransformation:

@@ -19,6 +19,7 @@ from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.sampling import Everyone, Uniform
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.layers import NormKind
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.classify import Classify
@@ -53,7 +54,7 @@ def procedural() -> ClientData:
 def classifier(norm: NormKind = "group", **settings: object) -> Task:
     """System B's network, one stage wide."""
     task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
-    return task.build((8, 8, 1), classes=3, policy="gemm")
+    return task.build((8, 8, 1), classes=3, compute=Compute())
 
 
 def two_players() -> Task:
@@ -90,7 +91,7 @@ def cyclegan() -> Simulation:
     arrays = {name: rng.uniform(-1, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0))}
     data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
     local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))
-    return simulation(settings.build((16, 16, 1), 0, "gemm"), data, local=local)
+    return simulation(settings.build((16, 16, 1), 0, Compute()), data, local=local)
 
 
 def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples(),), **changes: object) -> Simulation:

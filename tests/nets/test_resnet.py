@@ -8,6 +8,7 @@ import reference
 
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 
 COUNTS = [  # depth, parameters for 1000 classes and RGB, for 4 classes and 1 channel; running statistics
@@ -21,7 +22,7 @@ COUNTS = [  # depth, parameters for 1000 classes and RGB, for 4 classes and 1 ch
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_counts_are_the_published_ones(norm, depth, imagenet, small, running) -> None:
     for channels, classes, count in ((3, 1000, imagenet), (1, 4, small)):
-        net = ResNetSettings(depth, norm=norm).build((64, 64, channels), classes, "gemm")
+        net = ResNetSettings(depth, norm=norm).build((64, 64, channels), classes, Compute())
         params, carry = jax.eval_shape(net.init, jax.random.key(0))
         assert (trees.count(params), trees.count(carry)) == (count, running if norm == "batch" else 0)
 
@@ -73,4 +74,4 @@ def test_logits_equal_an_independent_forward_pass(depth, norm, image, policy) ->
 )
 def test_impossible_settings_are_refused(settings, says) -> None:
     with pytest.raises(UserError, match=says):
-        ResNetSettings(**settings).build((64, 64, 1), 4, "gemm")
+        ResNetSettings(**settings).build((64, 64, 1), 4, Compute())

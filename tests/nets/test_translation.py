@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 
 COUNTS = [
@@ -21,12 +22,12 @@ COUNTS = [
 
 @pytest.mark.parametrize(("settings", "channels", "count"), COUNTS)
 def test_counts_are_the_reference_s(settings, channels, count) -> None:
-    params, carry = jax.eval_shape(settings.build((64, 64, channels), "gemm").init, jax.random.key(0))
+    params, carry = jax.eval_shape(settings.build((64, 64, channels), Compute()).init, jax.random.key(0))
     assert (trees.count(params), trees.count(carry)) == (count, 0)
 
 
 def test_a_generator_keeps_the_shape_and_the_range() -> None:
-    net = GeneratorSettings(width=4, blocks=2).build((8, 12, 3), "gemm")
+    net = GeneratorSettings(width=4, blocks=2).build((8, 12, 3), Compute())
     params, _ = net.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
     y, _ = net.apply(jax.tree.map(lambda p: 50 * p, params), {}, x)
@@ -35,7 +36,7 @@ def test_a_generator_keeps_the_shape_and_the_range() -> None:
 
 
 def test_a_generator_s_kernels_are_small_normals_and_differ() -> None:
-    params, _ = GeneratorSettings(width=16, blocks=2).build((8, 8, 1), "gemm").init(jax.random.key(0))
+    params, _ = GeneratorSettings(width=16, blocks=2).build((8, 8, 1), Compute()).init(jax.random.key(0))
     kernels = params["blocks"]["first"]["kernel"]
     assert np.std(kernels) == pytest.approx(0.02, rel=0.03)
     assert abs(np.corrcoef(np.ravel(kernels[0]), np.ravel(kernels[1]))[0, 1]) < 0.03
@@ -45,7 +46,7 @@ def test_a_generator_s_kernels_are_small_normals_and_differ() -> None:
 def test_a_score_sees_its_patch_and_no_more(halvings, side) -> None:
     """Without norms, which see the whole image, the patch is what the gradient of one score reaches."""
     size = side + 10
-    net = PatchGANSettings(width=2, halvings=halvings).build((size, size, 1), "gemm")
+    net = PatchGANSettings(width=2, halvings=halvings).build((size, size, 1), Compute())
     params, _ = net.init(jax.random.key(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedjax_mri.nets.translation.instance_norm", lambda x: x)
@@ -67,12 +68,12 @@ def test_a_score_sees_its_patch_and_no_more(halvings, side) -> None:
 )
 def test_impossible_settings_are_refused(settings, image, says) -> None:
     with pytest.raises(UserError, match=says):
-        settings.build(image, "gemm")
+        settings.build(image, Compute())
 
 
 @pytest.mark.parametrize("halvings", [1, 2, 3])
 def test_the_least_image_has_a_score(halvings) -> None:
     least = 3 << halvings
-    net = PatchGANSettings(width=2, halvings=halvings).build((least, least, 1), "gemm")
+    net = PatchGANSettings(width=2, halvings=halvings).build((least, least, 1), Compute())
     params, _ = net.init(jax.random.key(0))
     assert net.apply(params, {}, jnp.ones((1, least, least, 1)))[0].shape == (1, 1, 1, 1)

@@ -10,6 +10,7 @@ import pytest
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.tasks.classify import Classify
 
@@ -24,7 +25,7 @@ def batch(count: int = 4) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("settings", [SMALL, BATCH, Classify(network=ResNetSettings(width=8))])
 def test_padding_changes_neither_gradient_nor_carry(settings) -> None:
-    task = settings.build((8, 8, 1), 3, "gemm")
+    task = settings.build((8, 8, 1), 3, Compute())
     model, full = task.init(jax.random.key(1)), batch()
     padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
     padded["weight"] = jnp.repeat(jnp.array([1.0, 0.0]), 4)
@@ -38,14 +39,14 @@ def test_padding_changes_neither_gradient_nor_carry(settings) -> None:
 
 @pytest.mark.parametrize(("statistics", "travels"), [("average", True), ("local", False)])
 def test_statistics_travel_or_stay(statistics, travels) -> None:
-    task = dataclasses.replace(BATCH, statistics=statistics).build((8, 8, 1), 3, "gemm")
+    task = dataclasses.replace(BATCH, statistics=statistics).build((8, 8, 1), 3, Compute())
     shared = task.shared(task.init(jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params))
     assert set(jax.tree.leaves(shared.carry)) == {travels}
 
 
 def test_it_can_learn_four_images_by_heart() -> None:
-    task = SMALL.build((8, 8, 1), 3, "gemm")
+    task = SMALL.build((8, 8, 1), 3, Compute())
     model, data = task.init(jax.random.key(0)), batch()
     grad = jax.jit(jax.grad(lambda p: task.phases[0].loss(p, model.carry, data, jax.random.key(0))[0]))
     params = model.params
@@ -67,12 +68,12 @@ def test_it_can_learn_four_images_by_heart() -> None:
 )
 def test_impossible_settings_are_refused(settings, image, says) -> None:
     with pytest.raises(UserError, match=says):
-        Classify(network=CNNSettings(**settings)).build(image, 3, "gemm")
+        Classify(network=CNNSettings(**settings)).build(image, 3, Compute())
 
 
 def test_another_size_by_preprocessing() -> None:
     task = dataclasses.replace(SMALL, preprocess=Preprocess(size=16), augment=Augment(flip=0.5))
-    task = task.build((8, 9, 1), 3, "gemm")
+    task = task.build((8, 9, 1), 3, Compute())
     model = task.init(jax.random.key(0))
     wide = {**batch(), "image": jnp.zeros((4, 8, 9, 1), jnp.uint8)}
     assert task.predict(*model, wide).shape == (4, 3)
