@@ -31,12 +31,12 @@ def expected(case: str) -> engine.State:
     return state
 
 
-def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,)):
+def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,), **where: str):
     """The engine's state, and the work of the last segment."""
-    plan = Plan(devices=devices, lanes=lanes).resolve()
-    segment, state, work = engine.build(sim, plan, max(pieces)), engine.init(sim, ROOT), None
+    plan = Plan(devices=devices, lanes=lanes, **where).resolve()
+    segment, state, work = engine.build(sim, plan, ROOT, max(pieces)), engine.first(sim, plan, ROOT), None
     for rounds in pieces:
-        state, work = segment(state, ROOT, sim.data.store, jnp.int32(rounds))
+        state, work, _ = segment(state, rounds)
     return state, work
 
 
