@@ -57,6 +57,19 @@ def flat(pieces: Sequence[np.ndarray], rows: int) -> np.ndarray:
     return room
 
 
+def whole(data: ClientData) -> Any:
+    """The store of all clients."""
+    if data.store is not None or data.fetch is None:
+        return data.store
+    return pack([data.fetch(client) for client in range(len(data.sizes))])
+
+
+def empty(data: ClientData) -> Examples:
+    """Fields [0, ...] of data that can be fetched: their names, shapes and dtypes."""
+    assert data.fetch is not None
+    return {name: field[:0] for name, field in data.fetch(int(np.argmin(data.sizes))).items()}
+
+
 def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
     """Examples `indices` [B] of one client; past its end its last one again, of an empty client a neighbour's."""
     offset, size = jnp.take(store.offset, client), jnp.take(store.size, client)

@@ -58,7 +58,7 @@ class State(NamedTuple):
     round: jax.Array  # int32 [], rounds done
     server: ServerState
     uplink: PyTree
-    clients: Kept  # [N, ...]; NumPy arrays where the plan holds them on the host, () where a round needs only a few
+    clients: Any  # Kept [N, ...], as NumPy arrays where the plan holds it on the host; () where a round needs no more
 
 
 class Work(NamedTuple):
@@ -193,9 +193,7 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:
     """
     streams = plan.data == "streamed"
     cohort = jax.tree.map(np.asarray, drawn(sim, root, jnp.int32(0)))
-    placed = (
-        placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
-    )
+    placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
     advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort)
     ask = feed(sim, plan, root, placed)
 
@@ -241,7 +239,7 @@ def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callab
     """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
     draw, key = jax.jit(partial(drawn, sim)), jax.device_put(root, placement.host())
 
-    def cohort(number: int) -> Cohort:
+    def cohort(number: int) -> Any:
         return jax.tree.map(np.asarray, draw(key, np.int32(number)))
 
     if plan.data != "streamed":

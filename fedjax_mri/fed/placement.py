@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import Batch, ClientData, Examples
-from fedjax_mri.data.resident import pack
+from fedjax_mri.data.resident import empty, pack, whole
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed.plan import AXIS, Plan
 from fedjax_mri.fed.schedule import longest_first
@@ -26,8 +26,8 @@ class Placed(NamedTuple):
     """Examples on the devices, and the way to each client's."""
 
     store: PyTree  # what `read` needs; divided, each leaf has a leading axis [devices]
-    home: jax.Array  # int32 [N], the device that holds a client's examples; -1: any, or none
-    number: jax.Array  # int32 [N], the client's number in the store there
+    home: Any  # int32 [N], the device that holds a client's examples; -1: any, or none
+    number: Any  # int32 [N], the client's number in the store there
 
 
 class Shape(NamedTuple):
@@ -44,13 +44,6 @@ def placed(data: ClientData, plan: Plan) -> Placed:
         return divided(data, plan, everyone, data.sizes, shape(data, plan, len(everyone)))
     found = Placed(whole(data), np.full_like(everyone, -1), everyone)
     return jax.device_put(found, plan.everywhere())
-
-
-def whole(data: ClientData) -> PyTree:
-    """The store of all clients."""
-    if data.store is not None or data.fetch is None:
-        return data.store
-    return pack([data.fetch(client) for client in range(len(data.sizes))])
 
 
 def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: Shape) -> Placed:
@@ -93,12 +86,6 @@ def fetched(data: ClientData, clients: np.ndarray) -> list[Examples]:
 
     wanted = grain.MapDataset.source([int(client) for client in clients]).map(data.fetch)
     return list(wanted.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=32)))
-
-
-def empty(data: ClientData) -> Examples:
-    """Fields [0, ...] of a client without examples."""
-    assert data.fetch is not None
-    return {name: field[:0] for name, field in data.fetch(0).items()}
 
 
 def on_devices(plan: Plan, make: Callable[[int], PyTree]) -> PyTree:
@@ -145,7 +132,7 @@ def specs(plan: Plan) -> Placed:
     """Which parts of a `Placed` are divided among devices."""
     everywhere = jax.sharding.PartitionSpec()
     store = everywhere if plan.data == "replicated" else jax.sharding.PartitionSpec(AXIS)
-    return Placed(store, everywhere, everywhere)  # type: ignore[arg-type]
+    return Placed(store, everywhere, everywhere)
 
 
 def blank(data: ClientData, plan: Plan, cohort: int) -> Placed:
@@ -153,7 +140,7 @@ def blank(data: ClientData, plan: Plan, cohort: int) -> Placed:
     one = pack([empty(data)], *shape(data, plan, cohort))
     store = jax.tree.map(lambda x: jax.ShapeDtypeStruct((plan.devices, *x.shape), x.dtype), one)
     table = jax.ShapeDtypeStruct(data.sizes.shape, jnp.int32)
-    return Placed(store, table, table)  # type: ignore[arg-type]
+    return Placed(store, table, table)
 
 
 def ahead(make: Callable[[int], PyTree]) -> Callable[[int], PyTree]:
@@ -186,19 +173,21 @@ def check(data: ClientData, plan: Plan, cohort: int, kept: PyTree) -> None:
     examples, budget = nbytes(data, plan, cohort), plan.budget()
     if examples + state > budget:
         raise UserError(
-            f"plan.data={plan.data}, plan.clients={plan.clients}: {examples / 1e6:.1f} MB of examples and "
-            f"{state / 1e6:.1f} MB of client state on each device, {(examples + state - budget) / 1e6:.1f} MB more than "
+            f"plan.data={plan.data}, plan.clients={plan.clients}: each device would hold {examples / 1e6:.1f} MB of "
+            f"examples and {state / 1e6:.1f} MB of client state, {(examples + state - budget) / 1e6:.1f} MB more than "
             f"its {budget / 1e6:.1f}; {remedy(data, plan, cohort, state)}"
         )
 
 
 def remedy(data: ClientData, plan: Plan, cohort: int, state: int) -> str:
     """The first other placement that fits."""
-    names = ("replicated", "sharded", "streamed") if data.fetch is not None else ("replicated",)
+    others = [replace(plan, data="replicated")]
+    if data.fetch is not None:
+        others += [replace(plan, data="sharded"), replace(plan, data="streamed")]
     for clients, held in (("device", state), ("host", 0)):
-        for name in names:
-            if nbytes(data, replace(plan, data=name), cohort) + held <= plan.budget():
-                return f"choose --plan.data {name} --plan.clients {clients}"
+        for other in others:
+            if nbytes(data, other, cohort) + held <= plan.budget():
+                return f"choose --plan.data {other.data} --plan.clients {clients}"
     return "choose a smaller sampling.cohort"
 
 

@@ -20,7 +20,7 @@ class Queues(NamedTuple):
 def longest_first(steps: jax.Array, lanes: int, home: jax.Array | None = None, devices: int = 1) -> Queues:
     """Queues for places that need `steps` int32 [K] local steps each.
 
-    Lanes are divided evenly among `devices`; a place goes to a lane of its `home` int32 [K], or of any where that is -1.
+    Lanes are divided evenly among `devices`; a place goes to a lane of its `home` int32 [K], or to any if that is -1.
     """
     ranked = jnp.argsort(steps, descending=True)
     home = jnp.full(steps.shape, -1, jnp.int32) if home is None else home
