@@ -15,6 +15,7 @@ from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation, Source
+from fedjax_mri.data.resident import empty, pack
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, evaluate, local
 from fedjax_mri.fed.engine import Simulation, State, Work
@@ -85,8 +86,9 @@ def prepare(
         federation = source.build(config.seed)
         described = describe(federation)
         sim = assemble(config, described, federation.train, plan)
+        engine.check(sim, plan)  # what cannot fit is refused before anything large is made
         checkpoints = Checkpoints(out, config.keep)
-        state = begin(sim, config, checkpoints, resume_from, say)
+        state = begin(sim, config, plan, checkpoints, resume_from, say)
     for warning in federation.warnings:
         say(f"warning: {warning}")
     runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described))
@@ -123,21 +125,20 @@ def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dic
     if int(state.round) >= this.config.rounds:
         return lambda state: (state, {})
     with this.clock.measure("compile"):
-        built = engine.build(this.sim, this.plan, every)
-        program = built.lower(state, root, this.sim.data.store, jnp.int32(1)).compile()
+        rounds = engine.build(this.sim, this.plan, root, every)
 
     def segment(state: State) -> tuple[State, dict[str, float]]:
         done = int(state.round)
         length = min(every - done % every, this.config.rounds - done)
         with this.clock.measure("train"):
-            state, work = jax.block_until_ready(program(state, root, this.sim.data.store, jnp.int32(length)))
-        return state, {"round": int(state.round), **training_figures(this.sim, work, this.clock.last)}
+            state, work, waited = rounds(state, length)
+        return state, {"round": int(state.round), **training_figures(this.sim, work, this.clock.last, waited)}
 
     return segment
 
 
-def training_figures(sim: Simulation, work: Work, seconds: float) -> dict[str, float]:
-    """What a segment amounted to, and how fast; `work` has a leading axis of rounds."""
+def training_figures(sim: Simulation, work: Work, seconds: float, waited: float) -> dict[str, float]:
+    """What a segment amounted to, and how fast; `work` has a leading axis of rounds, for data it `waited` seconds."""
     work = jax.tree.map(lambda x: np.asarray(x).sum(0), work)
     return {
         **{f"train/{name}": float(value) for name, value in sim.task.summary(work.metrics).items()},
@@ -145,6 +146,7 @@ def training_figures(sim: Simulation, work: Work, seconds: float) -> dict[str, f
         "clients_per_second": float(work.clients) / seconds,
         "images_per_second": float(work.examples) / seconds,
         "useful_share": float(work.steps) / max(float(work.slots), 1.0),
+        "waited_share": waited / seconds,
     }
 
 
@@ -172,24 +174,30 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
 def describe(federation: Federation) -> Described:
     """The image's shape from what `read` gives."""
     data, zero = federation.train, jnp.int32(0)
-    image = jax.eval_shape(lambda: data.read(data.store, zero, jnp.zeros(1, jnp.int32)))["image"]
+    store = data.store if data.fetch is None else pack([empty(data)], rows=1)
+    image = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)["image"]
     return Described(image.shape[1:], federation.classes, len(data.sizes))
 
 
 def begin(
-    sim: Simulation, config: Experiment, checkpoints: Checkpoints, resume_from: pathlib.Path | None, say: Say
+    sim: Simulation,
+    config: Experiment,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    resume_from: pathlib.Path | None,
+    say: Say,
 ) -> State:
     """The first state: this run's newest checkpoint, or another run's, or fresh."""
-    fresh, root = jax.jit(lambda key: engine.init(sim, key)), jax.random.key(config.seed)
+    root = jax.random.key(config.seed)
     ours = checkpoints.latest() is not None
     if not ours and resume_from is None:
-        return fresh(root)
+        return engine.first(sim, plan, root)
     home = checkpoints if ours else Checkpoints(existing(resume_from))
-    state = home.restore(jax.eval_shape(fresh, root))
+    state = home.restore(jax.eval_shape(lambda key: engine.init(sim, key), root))
     say(f"going on after round {int(state.round)} of {home.folder.parent}")
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {home.folder.parent} has done {int(state.round)}; ask for more")
-    return jax.tree.map(jnp.asarray, state)
+    return engine.settle(plan, state)
 
 
 def existing(run: pathlib.Path | None) -> pathlib.Path:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedjax_mri import runfolder
 from fedjax_mri.data.client_data import Federation, Table, Test
+from fedjax_mri.data.resident import whole
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import evaluate
 from fedjax_mri.fed.evaluate import Judged
@@ -49,8 +50,8 @@ def samples(test: Test, judged: Judged, count: int = 24) -> dict[str, np.ndarray
     """A few examples spread over a test set, with what the model made of them."""
     client, index = evaluate.positions(test.data.sizes)
     chosen = np.linspace(0, len(client) - 1, min(count, len(client))).astype(int)
-    read = jax.vmap(lambda c, i: test.data.read(test.data.store, c, i[None])["image"][0])
-    images = jax.jit(read)(client[chosen], index[chosen])
+    read = jax.vmap(lambda store, c, i: test.data.read(store, c, i[None])["image"][0], (None, 0, 0))
+    images = jax.jit(read)(whole(test.data), client[chosen], index[chosen])
     return dict(zip(SAMPLES, (np.asarray(images), judged.labels[chosen], judged.predictions[chosen])))
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -58,6 +59,13 @@ def take(tree: PyTree, index: jax.Array) -> PyTree:
 def put(tree: PyTree, index: jax.Array, rows: PyTree) -> PyTree:
     """`tree` with `rows` written at `index` of the leading axis; an index past the end is dropped."""
     return jax.tree.map(lambda leaf, row: leaf.at[index].set(row, mode="drop"), tree, rows)
+
+
+def put_in_place(tree: PyTree, index: np.ndarray, rows: PyTree) -> None:
+    """`put` into NumPy arrays, which change."""
+    for leaf, row in zip(jax.tree.leaves(tree), jax.tree.leaves(rows)):
+        there = index < len(leaf)
+        leaf[index[there]] = np.asarray(row)[there]
 
 
 def repeat(tree: PyTree, count: int) -> PyTree:

@@ -38,9 +38,9 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
     def moved(algorithm) -> tuple[float, float]:
         chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
         sim = Simulation(task, algorithm, chain, Everyone().build(3), local, federation.train)
-        before = engine.init(sim, root)
+        before = engine.first(sim, plan, root)
         start = jax.tree.map(jnp.copy, before.server.model)
-        state, _ = engine.build(sim, plan, 5)(before, root, sim.data.store, jnp.int32(5))
+        state, *_ = engine.build(sim, plan, root, 5)(before, 5)
         judged = evaluate.build(task, plan, federation.tests)(state)["the same"]
         error = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))["mse"]
         return float(trees.norm(trees.subtract(state.server.model, start))), error

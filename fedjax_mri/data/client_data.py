@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B], 0 for padding
+Examples = dict[str, np.ndarray]  # field -> [size, ...], one client's
 
 
 class ClientData(NamedTuple):
@@ -14,11 +15,14 @@ class ClientData(NamedTuple):
 
     `read(store, client, indices)` takes a scalar client in 0..N-1 and indices [B] in 0..sizes[client]-1 and gives a
     `Batch`. Indices past the end may be asked for (padding): any finite example will do, its weight is 0.
+    With `fetch`, `resident.pack` makes a store for `read` of any few clients: that is how examples are divided among
+    devices, or brought there a cohort at a time. Sources hand over NumPy arrays; the plan says where they go.
     """
 
     sizes: np.ndarray  # int32 [N], examples per client
-    store: Any  # arrays that `read` needs on the device; () for procedural data
+    store: Any  # arrays that `read` needs, of all clients; () for procedural data, None where they are too many to hold
     read: Callable[[Any, jax.Array, jax.Array], Batch]
+    fetch: Callable[[int], Examples] | None = None  # client -> all its examples, on the host; None: not kept by client
 
 
 class Test(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.data.resident import whole
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,4 @@ def pool(data: ClientData) -> ClientData:
         one = jax.vmap(lambda client, index: data.read(store, client, index[None]))(owner, indices - start)
         return {name: field[:, 0] for name, field in one.items()}
 
-    return ClientData(np.array([data.sizes.sum()], np.int32), data.store, read)
+    return ClientData(np.array([data.sizes.sum()], np.int32), whole(data), read)

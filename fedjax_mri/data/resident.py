@@ -1,40 +1,78 @@
-"""Examples that lie whole on the device: flat arrays in client order and an offset per client, no padding."""
+"""Examples that lie flat in memory: rows of one client after another and an offset per client, no padding."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData
+from fedjax_mri.data.client_data import Batch, ClientData, Examples
 from fedjax_mri.errors import UserError
 
 
 class Resident(NamedTuple):
     """The store of resident data: client k owns rows offset[k] to offset[k] + size[k] of every field."""
 
-    fields: dict[str, jax.Array]  # name -> [n, ...]
-    offset: jax.Array  # int32 [N]
-    size: jax.Array  # int32 [N]
+    fields: dict[str, Any]  # name -> [n, ...]
+    offset: Any  # int32 [N]
+    size: Any  # int32 [N]
 
 
-def resident(arrays: dict[str, np.ndarray], parts: list[np.ndarray]) -> ClientData:
+def resident(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:
     """Client data from arrays [n, ...] and the indices of each of N clients; examples in no part are left out.
 
     Raises UserError where the parts hold no example at all: a client may be empty, all of them may not.
     """
+    sizes = count(parts)
+    store = pack([{name: array[part] for name, array in arrays.items()} for part in parts])
+    ends = store.offset + sizes
+
+    def fetch(client: int) -> Examples:
+        return {name: field[store.offset[client] : ends[client]] for name, field in store.fields.items()}
+
+    return ClientData(sizes, store, read, fetch)
+
+
+def count(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sizes int32 [N] of N parts. Raises UserError where all are empty."""
     sizes = np.array([len(part) for part in parts], np.int32)
     if sizes.sum() == 0:
         raise UserError(f"none of the {len(parts)} clients has an example: give at least one of them data")
-    order = np.concatenate([np.asarray(part, np.int64) for part in parts])
-    offset = np.cumsum(sizes, dtype=np.int32) - sizes
-    fields = {name: jnp.asarray(array[order]) for name, array in arrays.items()}
-    return ClientData(sizes, Resident(fields, jnp.asarray(offset), jnp.asarray(sizes)), read)
+    return sizes
+
+
+def pack(several: Sequence[Examples], clients: int = 0, rows: int = 0) -> Resident:
+    """The store of several clients, one at least; zeros and empty clients up to `clients` and `rows`."""
+    size = np.zeros(max(clients, len(several)), np.int32)
+    size[: len(several)] = [len(next(iter(examples.values()))) for examples in several]
+    fields = {name: flat([one[name] for one in several], max(rows, size.sum())) for name in several[0]}
+    return Resident(fields, np.cumsum(size, dtype=np.int32) - size, size)
+
+
+def flat(pieces: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """Pieces [size, ...] laid end to end in [rows, ...], in the dtype that JAX will hold them in."""
+    room = np.zeros((rows, *pieces[0].shape[1:]), jax.dtypes.canonicalize_dtype(pieces[0].dtype))
+    np.concatenate(pieces, out=room[: sum(map(len, pieces))], casting="same_kind")
+    return room
+
+
+def whole(data: ClientData) -> Any:
+    """The store of all clients."""
+    if data.store is not None or data.fetch is None:
+        return data.store
+    return pack([data.fetch(client) for client in range(len(data.sizes))])
+
+
+def empty(data: ClientData) -> Examples:
+    """Fields [0, ...] of data that can be fetched: their names, shapes and dtypes."""
+    assert data.fetch is not None
+    return {name: field[:0] for name, field in data.fetch(int(np.argmin(data.sizes))).items()}
 
 
 def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
     """Examples `indices` [B] of one client; past its end its last one again, of an empty client a neighbour's."""
-    last = jnp.maximum(store.size[client] - 1, 0)
-    row = store.offset[client] + jnp.clip(indices, 0, last)
+    offset, size = jnp.take(store.offset, client), jnp.take(store.size, client)
+    row = offset + jnp.clip(indices, 0, jnp.maximum(size - 1, 0))
     # "clip": an empty last client has its offset one past the end.
     return {name: jnp.take(array, row, axis=0, mode="clip") for name, array in store.fields.items()}

@@ -7,25 +7,29 @@ Each lane holds one client's model and optimiser. When its client is done the la
 and takes the next client of its queue, so unequal hospitals leave lanes idle only in the tail of a round.
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_mri import keys, trees
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.fed import local as locally
+from fedjax_mri.fed import placement
 from fedjax_mri.fed.algorithm import Algorithm, LocalResult, ServerState
 from fedjax_mri.fed.local import Local, Start
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.placement import Placed
+from fedjax_mri.fed.plan import AXIS, Plan
 from fedjax_mri.fed.sampling import Cohort, Sampler
 from fedjax_mri.fed.schedule import longest_first
 from fedjax_mri.fed.uplink import Uplink
 from fedjax_mri.tasks.task import Metrics, Model, Task
 
 PyTree = Any
-AXIS = "clients"
 
 
 class Simulation(NamedTuple):
@@ -54,7 +58,7 @@ class State(NamedTuple):
     round: jax.Array  # int32 [], rounds done
     server: ServerState
     uplink: PyTree
-    clients: Kept  # [N, ...]
+    clients: Any  # Kept [N, ...], as NumPy arrays where the plan holds it on the host; () where a round needs no more
 
 
 class Work(NamedTuple):
@@ -98,70 +102,219 @@ class Round(NamedTuple):
     rate: jax.Array  # float32 [], learning rate
 
 
+# (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
+# the state handed in is consumed.
+Segment = Callable[[State, int], tuple[State, Work, float]]
+
+
 def init(sim: Simulation, root: jax.Array) -> State:
     """The state before the first round; every client starts from the same model."""
+    state = alone(sim, root)
+    return state._replace(clients=trees.repeat(state.clients, len(sim.data.sizes)))
+
+
+def alone(sim: Simulation, root: jax.Array) -> State:
+    """`init` with one client's state in place of N."""
     model = sim.task.init(keys.purpose(root, keys.Purpose.INIT))
     shared, rest = trees.split(sim.task.shared(model), model)
     one = Kept(rest, sim.algorithm.init_client(shared), sim.uplink.init_client(shared), jnp.int32(0))
-    clients = trees.repeat(one, len(sim.data.sizes))
-    return State(jnp.int32(0), sim.algorithm.init(shared), sim.uplink.init(shared), clients)
+    return State(jnp.int32(0), sim.algorithm.init(shared), sim.uplink.init(shared), one)
 
 
-def build(sim: Simulation, plan: Plan, most: int) -> Any:
-    """The compiled `segment(state, root, store, rounds)`: up to `most` rounds, giving the new state and the
-    rounds' work [most, ...], zeros past `rounds`. The state handed in is consumed."""
-    train = on_devices(sim, plan)
+def first(sim: Simulation, plan: Plan, root: jax.Array) -> State:
+    """`init`, where the plan wants it; clients held on the host are never on a device all at once."""
+    if plan.clients == "device":
+        return settle(plan, jax.jit(partial(init, sim))(root))
+    state = jax.jit(partial(alone, sim))(root)
+    clients = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(sim.data.sizes), 0), state.clients)
+    return settle(plan, state._replace(clients=clients))
 
-    def segment(state: State, root: jax.Array, store: PyTree, rounds: jax.Array) -> tuple[State, Work]:
-        shapes = jax.eval_shape(lambda s: one_round(sim, plan, train, s, root, store)[1], state)
+
+def settle(plan: Plan, state: State) -> State:
+    """A state, from wherever it was, where the plan wants it."""
+    clients, rest = state.clients, state._replace(clients=())
+    if plan.clients == "host":
+        clients = jax.tree.map(lambda x: np.require(x, requirements=["O", "W"]), clients)
+    else:
+        clients = jax.device_put(clients, plan.everywhere())
+    return jax.device_put(rest, plan.everywhere())._replace(clients=clients)
+
+
+def check(sim: Simulation, plan: Plan) -> None:
+    """Raises UserError where the plan cannot hold the simulation's examples and its clients' state."""
+    clients = jax.eval_shape(partial(init, sim), jax.random.key(0)).clients
+    cohort = jax.eval_shape(partial(drawn, sim), jax.random.key(0), jnp.int32(0))
+    placement.check(sim.data, plan, cohort.client.size, clients)
+
+
+def build(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
+    """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
+
+    They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
+    Raises UserError where the plan cannot hold the simulation.
+    """
+    check(sim, plan)
+    if plan.data == "streamed" or plan.clients == "host":
+        return one_by_one(sim, plan, root)
+    return at_once(sim, plan, root, most)
+
+
+def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
+    """All rounds of a segment as one program."""
+    placed = placement.placed(sim.data, plan)
+
+    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
+        return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
+
+    def several(state: State, root: jax.Array, placed: Placed, rounds: jax.Array) -> tuple[State, Work]:
+        shapes = jax.eval_shape(one, state, root, placed)[1]
         log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
 
         def body(number: jax.Array, carry: tuple[State, Work]) -> tuple[State, Work]:
-            state, work = one_round(sim, plan, train, carry[0], root, store)
+            state, work = one(carry[0], root, placed)
             return state, trees.put(carry[1], number, work)
 
         return jax.lax.fori_loop(0, rounds, body, (state, log))
 
-    return jax.jit(segment, donate_argnums=0)
+    program = compiled(plan, several, jax.eval_shape(partial(init, sim), root), root, placed, np.int32(0))
+
+    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+        state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
+        return state, jax.tree.map(lambda x: x[:rounds], work), 0.0
+
+    return segment
+
+
+def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:
+    """Each round as one program, given its cohort and examples by the host.
+
+    A round begins when the one before has ended: that costs a millisecond, keeps no more than two rounds' examples on
+    a device, and lets the wait for examples be measured.
+    """
+    streams = plan.data == "streamed"
+    cohort = jax.tree.map(np.asarray, drawn(sim, root, jnp.int32(0)))
+    placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
+    advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort)
+    ask = feed(sim, plan, root, placed)
+
+    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+        works, waited = [], 0.0
+        for number in range(int(state.round), int(state.round) + rounds):
+            start = time.perf_counter()
+            cohort, placed = ask(number)
+            waited += time.perf_counter() - start
+            state, work = jax.block_until_ready(advance(state, placed, cohort))
+            works.append(work)
+        return state, jax.tree.map(lambda *each: np.stack(each), *works), waited
+
+    return segment
+
+
+Advance = Callable[[State, Placed, Cohort], tuple[State, Work]]
+
+
+def with_all(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort) -> Advance:
+    """A round of which all clients' state is on the devices."""
+    state = jax.eval_shape(partial(init, sim), root)
+    program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort)
+    return lambda state, placed, cohort: program(state, root, placed, cohort)
+
+
+def with_rows(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort) -> Advance:
+    """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
+    state = jax.eval_shape(partial(init, sim), root)
+    kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
+    program = compiled(plan, partial(learn, sim, plan), state._replace(clients=()), root, placed, cohort, kept)
+
+    def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, Work]:
+        rows, clients = trees.take(state.clients, cohort.client), state.clients
+        state, trained, rows, work = program(state._replace(clients=()), root, placed, cohort, rows)
+        trees.put_in_place(clients, np.asarray(trained), rows)
+        return state._replace(clients=clients), work
+
+    return advance
+
+
+def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
+    """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
+    draw, key = jax.jit(partial(drawn, sim)), jax.device_put(root, placement.host())
+
+    def cohort(number: int) -> Any:
+        return jax.tree.map(np.asarray, draw(key, np.int32(number)))
+
+    if plan.data != "streamed":
+        return lambda number: (cohort(number), placed)
+
+    def sent(number: int) -> tuple[Cohort, Placed]:
+        chosen = cohort(number)
+        sizes = np.where(chosen.present, sim.data.sizes[chosen.client], 0).astype(np.int32)
+        room = placement.shape(sim.data, plan, len(sizes))
+        return chosen, jax.block_until_ready(placement.divided(sim.data, plan, chosen.client, sizes, room))
+
+    return placement.ahead(sent)
+
+
+def compiled(plan: Plan, program: Callable[..., Any], state: State, root: jax.Array, placed: Placed, *rest: Any) -> Any:
+    """`program(state, root, placed, *rest)` for arguments of these shapes; all results are on every device."""
+    everywhere = plan.everywhere()
+    where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
+    shardings = (everywhere, everywhere, where, *(everywhere for _ in rest))
+    jitted = jax.jit(program, donate_argnums=0, in_shardings=shardings, out_shardings=everywhere)
+    return jitted.lower(state, root, placed, *rest).compile()
+
+
+def drawn(sim: Simulation, root: jax.Array, number: jax.Array) -> Cohort:
+    """The cohort of a round."""
+    return sim.sample(keys.purpose(jax.random.fold_in(root, number), keys.Purpose.SAMPLE), number)
 
 
 def one_round(
-    sim: Simulation, plan: Plan, train: Callable[..., Any], state: State, root: jax.Array, store: PyTree
+    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: Placed, cohort: Cohort
 ) -> tuple[State, Work]:
-    """A cohort trains, the server takes its mean update."""
-    key = jax.random.fold_in(root, state.round)
-    cohort = sim.sample(keys.purpose(key, keys.Purpose.SAMPLE), state.round)
-    todo, queues = prepare(sim, plan, cohort, state, root)
-    total, kept, work = train(todo, queues.start, queues.stop, store)
+    """A cohort trains, the server takes its mean update, and each client keeps what is its own."""
+    rows = trees.take(state.clients, cohort.client)
+    after, trained, rows, work = learn(sim, plan, state._replace(clients=()), root, placed, cohort, rows)
+    return after._replace(clients=trees.put(state.clients, trained, rows)), work
+
+
+def learn(
+    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: Placed, cohort: Cohort, rows: Kept
+) -> tuple[State, jax.Array, Kept, Work]:
+    """A round without the other clients: the state but for them, who trained (int32 [K], N for none) and their rows."""
+    todo, queues = prepare(sim, plan, cohort, state, root, placed, rows)
+    total, rows, work = on_devices(sim, plan)(todo, queues.start, queues.stop, placed)
     aggregate = sim.uplink.reduce.finish(total, len(sim.data.sizes))
-    aggregate, uplink = sim.uplink.server(aggregate, state.uplink, keys.purpose(key, keys.Purpose.SERVER))
+    key = keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.SERVER)
+    aggregate, uplink = sim.uplink.server(aggregate, state.uplink, key)
     trained = jnp.where(todo.steps > 0, cohort.client, len(sim.data.sizes))
-    clients = trees.put(state.clients, trained, kept)
-    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), uplink, clients), work
+    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), uplink, ()), trained, rows, work
 
 
-def prepare(sim: Simulation, plan: Plan, cohort: Cohort, state: State, root: jax.Array) -> tuple[Round, Any]:
+def prepare(
+    sim: Simulation, plan: Plan, cohort: Cohort, state: State, root: jax.Array, placed: Placed, rows: Kept
+) -> tuple[Round, Any]:
     """The round's work and the queues it is dealt out to. Absent clients and those without examples have no steps."""
     size = jnp.asarray(sim.data.sizes, jnp.int32)[cohort.client]
     steps = jnp.where(cohort.present, locally.steps(sim.local, size), 0)
-    queues = longest_first(steps, plan.devices * plan.lanes)
-    kept = trees.take(state.clients, cohort.client)
+    queues = longest_first(steps, plan.devices * plan.lanes, placed.home[cohort.client], plan.devices)
     rate = sim.local.schedule(state.round)
-    return Round(root, state.round, state.server, cohort.client, size, steps, kept, queues.order, rate), queues
+    return Round(root, state.round, state.server, cohort.client, size, steps, rows, queues.order, rate), queues
 
 
 def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
-    """`run_lanes` on each device for its own queues, and the sum of what they gathered."""
+    """`run_lanes` on each device for its own queues and examples, and the sum of what they gathered."""
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    sim = sim._replace(data=placement.located(sim.data))
 
-    def share(todo: Round, start: jax.Array, stop: jax.Array, store: PyTree) -> Tally:
-        gathered = run_lanes(sim, todo, start, stop, store)
+    def share(todo: Round, start: jax.Array, stop: jax.Array, placed: Placed) -> Tally:
+        gathered = run_lanes(sim, todo, start, stop, placement.here(placed, plan))
         slots = jax.lax.pmax(gathered.work.slots, AXIS)  # every device waits for the slowest
         return jax.lax.psum(gathered._replace(work=gathered.work._replace(slots=slots)), AXIS)
 
     # Tracking of varying axes would sum gradients of the replicated start over devices ahead of a per-client clip;
     # without it a device's gradients are its own, and the only sum over devices is the one above.
-    return jax.shard_map(share, mesh=plan.mesh(), in_specs=(whole, mine, mine, whole), out_specs=whole, check_vma=False)
+    specs = (whole, mine, mine, placement.specs(plan))
+    return jax.shard_map(share, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
 
 
 def run_lanes(sim: Simulation, todo: Round, start: jax.Array, stop: jax.Array, store: PyTree) -> Tally:

@@ -10,9 +10,10 @@ import numpy as np
 
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import Test
-from fedjax_mri.fed.engine import AXIS, Kept, State
-from fedjax_mri.fed.plan import Plan
-from fedjax_mri.tasks.task import Metrics, Model, Task
+from fedjax_mri.data.resident import whole
+from fedjax_mri.fed.engine import Kept, State
+from fedjax_mri.fed.plan import AXIS, Plan
+from fedjax_mri.tasks.task import Metrics, Task
 
 PyTree = Any
 
@@ -29,14 +30,17 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
     """The compiled judgement of a state on each test set.
 
     Where clients keep a part of the model, a test client uses its owner's, and a site that took no part the mean
-    over the clients that have trained.
+    over the clients that have trained. Test examples are held whole by every device.
     """
     # Test sets that are read by one function share one program.
     program = functools.cache(lambda read: on_devices(task, plan, read))
     dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
+    stores = jax.device_put({name: whole(test.data) for name, test in tests.items()}, plan.everywhere())
+    on_device = jax.jit(own)
 
     def one(state: State, name: str, test: Test) -> Judged:
-        judged = program(test.data.read)(state, test.data.store, jnp.asarray(test.owner), *dealt[name])
+        parts = (on_device if isinstance(state.clients.rounds, jax.Array) else own)(state.clients, test.owner)
+        judged = program(test.data.read)(state.server.model, parts, stores[name], test.owner, *dealt[name])
         metrics, examples = jax.tree.map(np.asarray, judged)
         count = int(np.sum(test.data.sizes))
         return Judged(metrics, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
@@ -61,20 +65,23 @@ def deal(sizes: np.ndarray, plan: Plan) -> tuple[np.ndarray, ...]:
 
 
 def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[..., Any]:
-    """(state, store, owners [M], chunks of examples) -> metrics by client [M, ...], and by example in chunks."""
+    """(shared model, clients' own parts [M, ...], store, owners [M], chunks of examples) -> metrics by client [M, ...],
+    and by example in chunks."""
 
-    def judge(state: State, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
+    def judge(shared: PyTree, parts: PyTree, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
         def one(client: jax.Array, index: jax.Array, weight: jax.Array) -> tuple[Metrics, PyTree]:
-            params, carry = model(state, owner[client])
+            params, carry = trees.join(shared, trees.take(parts, client))
             batch = {**read(store, client, index[None]), "weight": weight[None]}
             examples = task.predict(params, carry, batch), batch["label"]
             return task.evaluate(params, carry, batch), jax.tree.map(lambda x: x[0], examples)
 
         return by_client(one, owner.size, chunks)
 
-    whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    specs = (whole, whole, whole, mine, mine, mine)
-    return jax.jit(jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False))
+    everywhere, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    specs = (everywhere, everywhere, everywhere, everywhere, mine, mine, mine)
+    return jax.jit(
+        jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(everywhere, mine), check_vma=False)
+    )
 
 
 def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:
@@ -90,18 +97,18 @@ def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ..
     return jax.lax.psum(total, AXIS), examples
 
 
-def model(state: State, owner: jax.Array) -> Model:
-    """The whole model that a client of training client `owner` int32 [], or of none (-1), is judged with."""
-    return trees.join(state.server.model, own(state.clients, owner))
+def own(clients: Kept, owner: np.ndarray) -> PyTree:
+    """The part of the model that stays with each `owner` int32 [M]; for -1 the mean over clients that have trained.
 
-
-def own(clients: Kept, owner: jax.Array) -> PyTree:
-    """The part of the model that stays with `owner` int32 []; for -1 the mean over clients that have trained."""
-    trained = (clients.rounds > 0).astype(jnp.float32)
-    share = trained / jnp.maximum(trained.sum(), 1.0)
+    Clients held on the host are read there, and only what comes out, [M, ...], goes to a device.
+    """
+    trained = (clients.rounds > 0).astype(np.float32)
+    count = jnp.asarray(trained.sum())
 
     def pick(leaf: jax.Array) -> jax.Array:
-        average = jnp.tensordot(share, leaf.astype(jnp.float32), 1).astype(leaf.dtype)
-        return jnp.where(owner < 0, jnp.where(trained.sum() > 0, average, leaf[0]), leaf[owner])
+        total = jnp.asarray(trained @ leaf.reshape(len(leaf), -1).astype(np.float32)).reshape(leaf.shape[1:])
+        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), leaf[0]).astype(leaf.dtype)
+        nobody = jnp.asarray(owner < 0).reshape(-1, *(1 for _ in leaf.shape[1:]))
+        return jnp.where(nobody, mean[None], leaf[owner])
 
     return jax.tree.map(pick, clients.model)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.errors import UserError
+from fedjax_mri.fed.shuffle import shuffled
 
 
 class Cohort(NamedTuple):
@@ -32,8 +33,8 @@ class Uniform:
             raise UserError(f"sampling.cohort={self.cohort}: there are {population} clients; choose 1 to {population}")
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
-            drawn = jax.random.permutation(key, jnp.arange(population, dtype=jnp.int32))[: self.cohort]
-            return Cohort(drawn, jnp.ones(self.cohort, bool))
+            first = jnp.arange(self.cohort, dtype=jnp.int32)  # of a shuffle of which the rest is never computed
+            return Cohort(shuffled(key, first, jnp.int32(population)), jnp.ones(self.cohort, bool))
 
         return sample
 

@@ -17,15 +17,21 @@ class Queues(NamedTuple):
     stop: jax.Array  # int32 [lanes]
 
 
-def longest_first(steps: jax.Array, lanes: int) -> Queues:
-    """Queues for places that need `steps` int32 [K] local steps each."""
+def longest_first(steps: jax.Array, lanes: int, home: jax.Array | None = None, devices: int = 1) -> Queues:
+    """Queues for places that need `steps` int32 [K] local steps each.
+
+    Lanes are divided evenly among `devices`; a place goes to a lane of its `home` int32 [K], or to any if that is -1.
+    """
     ranked = jnp.argsort(steps, descending=True)
+    home = jnp.full(steps.shape, -1, jnp.int32) if home is None else home
+    device = jnp.arange(lanes, dtype=jnp.int32) // (lanes // devices)
 
-    def deal(load: jax.Array, work: jax.Array) -> tuple[jax.Array, jax.Array]:
-        lane = jnp.argmin(load)
-        return load.at[lane].add(work), jnp.where(work > 0, lane, lanes).astype(jnp.int32)
+    def deal(load: jax.Array, place: jax.Array) -> tuple[jax.Array, jax.Array]:
+        away = (home[place] >= 0) & (home[place] != device)
+        lane = jnp.argmin(jnp.where(away, jnp.iinfo(jnp.int32).max, load))
+        return load.at[lane].add(steps[place]), jnp.where(steps[place] > 0, lane, lanes).astype(jnp.int32)
 
-    _, lane = jax.lax.scan(deal, jnp.zeros(lanes, jnp.int32), steps[ranked])
+    _, lane = jax.lax.scan(deal, jnp.zeros(lanes, jnp.int32), ranked)
     by_lane = jnp.argsort(lane)
     bounds = jnp.searchsorted(lane[by_lane], jnp.arange(lanes + 1, dtype=jnp.int32)).astype(jnp.int32)
     return Queues(ranked[by_lane].astype(jnp.int32), bounds[:-1], bounds[1:])

@@ -120,6 +120,9 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "BatchNorm averaged": lambda: simulation(classifier(norm="batch"), images()),
     "BatchNorm local": lambda: simulation(classifier(norm="batch", statistics="local"), images(), local=adam()),
     "two phases, a player at home": lambda: simulation(two_players(), images()),
+    "cohort of 4, a player at home": lambda: simulation(
+        two_players(), images(), local=adam(), sample=Uniform(4).build(len(SIZES))
+    ),
     "uniform weights, clipped": lambda: simulation(
         classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
     ),

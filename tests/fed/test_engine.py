@@ -20,6 +20,19 @@ ROOT = jax.random.key(11)
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
 TABLE = [(case, *plan) for case in CASES for plan in (GRID if case in ("resident", "BatchNorm local") else GRID[::4])]
 
+PLACES = [
+    {"data": "sharded"},
+    {"data": "streamed"},
+    {"clients": "host"},
+    {"data": "sharded", "clients": "host"},
+    {"data": "streamed", "clients": "host"},
+]
+PLACED = [
+    *(("cohort of 4, a player at home", devices, where) for devices in (1, 2, 8) for where in PLACES),
+    *((case, 2, where) for case in ("resident", "BatchNorm local") for where in (PLACES[0], PLACES[4])),
+    ("procedural, Adam, cohort of 5", 2, {"clients": "host"}),
+]
+
 
 @functools.cache
 def expected(case: str) -> engine.State:
@@ -31,12 +44,12 @@ def expected(case: str) -> engine.State:
     return state
 
 
-def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,)):
+def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,), **where: str):
     """The engine's state, and the work of the last segment."""
-    plan = Plan(devices=devices, lanes=lanes).resolve()
-    segment, state, work = engine.build(sim, plan, max(pieces)), engine.init(sim, ROOT), None
+    plan = Plan(devices=devices, lanes=lanes, **where).resolve()
+    segment, state, work = engine.build(sim, plan, ROOT, max(pieces)), engine.first(sim, plan, ROOT), None
     for rounds in pieces:
-        state, work = segment(state, ROOT, sim.data.store, jnp.int32(rounds))
+        state, work, _ = segment(state, rounds)
     return state, work
 
 
@@ -52,17 +65,40 @@ def test_equals_a_plain_loop_over_clients(case: str, lanes: int, devices: int) -
     assert np.all(np.asarray(work.steps) <= np.asarray(work.slots))
 
 
+@pytest.mark.parametrize(("case", "devices", "where"), PLACED)
+def test_it_does_not_matter_where_examples_and_client_state_lie(case: str, devices: int, where: dict) -> None:
+    state, work = trained(CASES[case](), 3, devices, (1, 2), **where)
+    assert_close(state, expected(case), 3e-5)
+    assert work.steps.shape == (2,) and np.all(np.asarray(work.steps) <= np.asarray(work.slots))
+    assert isinstance(state.clients.rounds, np.ndarray if "clients" in where else jax.Array)
+
+
 def test_the_plain_loop_moves_the_model() -> None:
     sim = CASES["resident"]()
     before, after = engine.init(sim, ROOT), expected("resident")
     assert trees.norm(trees.subtract(before.server.model, after.server.model)) > 0.01
 
 
-@pytest.mark.parametrize("case", ["BatchNorm local", "procedural, Adam, cohort of 5"])
-def test_stopping_between_rounds_changes_no_bit(case: str) -> None:
-    whole, _ = trained(CASES[case](), 3, 2)
-    pieces, _ = trained(CASES[case](), 3, 2, (1, 2))
+RESUMED = [("BatchNorm local", {}), ("procedural, Adam, cohort of 5", {}), ("cohort of 4, a player at home", PLACES[4])]
+
+
+@pytest.mark.parametrize(("case", "where"), RESUMED)
+def test_stopping_between_rounds_changes_no_bit(case: str, where: dict) -> None:
+    whole, _ = trained(CASES[case](), 3, 2, **where)
+    pieces, _ = trained(CASES[case](), 3, 2, (1, 2), **where)
     jax.tree.map(np.testing.assert_array_equal, whole, pieces)
+
+
+@pytest.mark.parametrize("where", [{}, PLACES[1], PLACES[4]])
+def test_a_saved_state_goes_on_in_another_place_of_memory(where: dict) -> None:
+    """Saved as NumPy arrays after a round, as a checkpoint does, and taken up by a segment built anew."""
+    sim = CASES["cohort of 4, a player at home"]()
+    saved = jax.tree.map(lambda x: np.asarray(x).copy(), trained(sim, 3, 2, (1,))[0])
+    for leaf in jax.tree.leaves(saved):
+        leaf.flags.writeable = False
+    plan = Plan(devices=2, lanes=3, **where).resolve()
+    state, *_ = engine.build(sim, plan, ROOT, 2)(engine.settle(plan, saved), 2)
+    assert_close(state, trained(sim, 3, 2)[0], 1e-6)
 
 
 def test_counts_what_was_done() -> None:

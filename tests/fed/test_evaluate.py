@@ -1,5 +1,7 @@
 """Evaluation: client by client, whatever the devices and the batch, with the right private parts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +41,12 @@ def by_loop(now: engine.State) -> tuple[list, list]:
     return metrics, predictions
 
 
-@pytest.mark.parametrize(("devices", "batch"), [(1, 256), (2, 3), (8, 5)])
-def test_equals_a_loop_over_clients(devices, batch) -> None:
+@pytest.mark.parametrize(("devices", "batch", "where"), [(1, 256, "device"), (2, 3, "host"), (8, 5, "device")])
+def test_equals_a_loop_over_clients(devices, batch, where) -> None:
     now, plan = state(), Plan(devices=devices, lanes=1, evaluate_batch=batch).resolve()
-    judged = evaluate.build(SIM.task, plan, {"all": Test(SIM.data, OWNER)})(now)["all"]
+    judged = evaluate.build(SIM.task, plan, {"all": Test(SIM.data, OWNER)})(
+        engine.settle(dataclasses.replace(plan, clients=where), now)
+    )["all"]
     metrics, predictions = by_loop(now)
     stacked = jax.tree.map(lambda *x: np.stack(x), *metrics)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), judged.metrics, stacked)

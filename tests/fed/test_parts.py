@@ -10,7 +10,7 @@ from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone, Uniform
-from fedjax_mri.fed.schedule import longest_first
+from fedjax_mri.fed.schedule import Queues, longest_first
 from fedjax_mri.fed.shuffle import shuffled
 
 
@@ -24,6 +24,21 @@ def test_queues_hold_each_working_client_once_and_are_short(lanes: int, sigma: f
     assert sorted(np.concatenate(queues)) == sorted(np.flatnonzero(steps))
     best = max(steps.sum() / lanes, steps.max())
     assert max(steps[queue].sum() for queue in queues) <= 4 / 3 * best
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_clients_with_a_home_stay_there(devices: int) -> None:
+    rng = np.random.default_rng(1)
+    steps, home = rng.integers(1, 50, 200).astype(np.int32), rng.integers(-1, devices, 200).astype(np.int32)
+    order, start, stop = map(np.asarray, longest_first(jnp.asarray(steps), 8, jnp.asarray(home), devices))
+    lane = np.empty(200, int)
+    for number, (a, b) in enumerate(zip(start, stop)):
+        lane[order[a:b]] = number
+    assert np.all((home < 0) | (home == lane // (8 // devices)))
+    assert sorted(order) == list(range(200))
+    if devices == 1:
+        free = longest_first(jnp.asarray(steps), 8)
+        jax.tree.map(np.testing.assert_array_equal, free, Queues(order, start, stop))
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 16, 17, 100, 1000])
@@ -58,6 +73,26 @@ def test_a_cohort_has_no_client_twice_and_every_client_its_turn() -> None:
     assert np.all(np.abs(counts - 100) < 4 * np.sqrt(75))
 
 
+def test_every_two_clients_meet_as_often_as_any_other_two() -> None:
+    """Counts of pairs in cohorts of 5 of 20 against the chi-square law."""
+    draws = 2000
+    sample = Uniform(5).build(20)
+    cohorts = np.asarray(
+        jax.vmap(lambda key: sample(key, jnp.int32(0)).client)(jax.random.split(jax.random.key(5), draws))
+    )
+    member = np.zeros((draws, 20))
+    np.put_along_axis(member, cohorts, 1, 1)
+    counts = (member.T @ member)[np.triu_indices(20, 1)]
+    share = (5 * 4) / (20 * 19)
+    statistic = ((counts - draws * share) ** 2 / (draws * share * (1 - share))).sum()
+    assert abs(statistic - 190) < 4 * np.sqrt(2 * 190)
+
+
+def test_a_cohort_of_everyone_is_a_permutation() -> None:
+    cohort = Uniform(1000).build(1000)(jax.random.key(1), jnp.int32(0))
+    assert sorted(np.asarray(cohort.client)) == list(range(1000))
+
+
 def test_everyone_is_everyone() -> None:
     cohort = Everyone().build(4)(jax.random.key(0), jnp.int32(3))
     np.testing.assert_array_equal(cohort.client, np.arange(4))
@@ -77,6 +112,7 @@ def test_weighting_after_clipping_is_refused() -> None:
         (lambda: FedAvg(float("nan")).build(), "server_rate=nan"),
         (lambda: Plan(devices=99).resolve(), "this machine has 8"),
         (lambda: Plan(lanes=-1).resolve(), "plan.lanes=-1"),
+        (lambda: Plan(memory_mb=-1).resolve(), "plan.memory_mb=-1"),
     ],
 )
 def test_bad_settings_are_refused_by_name(build, says: str) -> None:
