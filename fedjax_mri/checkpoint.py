@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri import processes, trees
+from fedjax_mri.errors import UserError, brief
 
 PyTree = Any
 
@@ -38,7 +38,8 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
             last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
-            raise UserError(f"{self.folder}: cannot save round {round} ({_line(error)}); {kept}") from error
+            full = UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}")
+            raise processes.lost(error) or full from error
 
     def restore(self, like: PyTree, round: int | None = None) -> PyTree:
         """The state of `round`, or the newest, with the structure and shapes of `like`.
@@ -54,11 +55,14 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         try:
-            return self._manager.restore(round, args=ocp.args.StandardRestore())
+            # As NumPy arrays: the devices that it was saved from need not be there.
+            saved = self._manager.item_metadata(round)
+            like = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+            return self._manager.restore(round, args=ocp.args.StandardRestore(like))
         except Exception as error:
             place = self.folder / str(round)
-            raise UserError(
-                f"{place}: the checkpoint is damaged ({_line(error)}); delete that folder to go on from an earlier one"
+            raise processes.lost(error) or UserError(
+                f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
             ) from error
 
 
@@ -91,7 +95,3 @@ def room(folder: pathlib.Path, state: PyTree) -> None:
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -122,7 +122,9 @@ def build(sim: Simulation, plan: Plan, most: int) -> Any:
 
         return jax.lax.fori_loop(0, rounds, body, (state, log))
 
-    return jax.jit(segment, donate_argnums=0)
+    # Whole everywhere: each process reads what comes out, and the next call takes it as it is.
+    whole = jax.sharding.NamedSharding(plan.mesh(), jax.sharding.PartitionSpec())
+    return jax.jit(segment, donate_argnums=0, out_shardings=whole)
 
 
 def one_round(

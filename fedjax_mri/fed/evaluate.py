@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import Test
@@ -37,7 +38,7 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
 
     def one(state: State, name: str, test: Test) -> Judged:
         judged = program(test.data.read)(state, test.data.store, jnp.asarray(test.owner), *dealt[name])
-        metrics, examples = jax.tree.map(np.asarray, judged)
+        metrics, examples = process_allgather(judged, tiled=True)  # NumPy, in every process
         count = int(np.sum(test.data.sizes))
         return Judged(metrics, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
 

@@ -22,12 +22,15 @@ class Plan:
         there = jax.device_count()
         if not 0 <= self.devices <= there:
             raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
+        if self.devices % jax.process_count():
+            raise UserError(f"plan.devices={self.devices}: choose a multiple of the {jax.process_count()} processes")
         if self.lanes < 0 or self.evaluate_batch < 1:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         lanes = self.lanes or (4 if jax.default_backend() == "cpu" else 16)
         return Plan(self.devices or there, lanes, self.conv, self.evaluate_batch)
 
     def mesh(self) -> jax.sharding.Mesh:
-        """A line of this many devices, with the one axis `clients`."""
-        kind = (jax.sharding.AxisType.Auto,)
-        return jax.make_mesh((self.devices,), ("clients",), kind, devices=jax.devices()[: self.devices])
+        """A line of this many devices, as many of each process, with the one axis `clients`."""
+        kind, each = (jax.sharding.AxisType.Auto,), self.devices // jax.process_count()
+        devices = [one for process in range(jax.process_count()) for one in jax.local_devices(process)[:each]]
+        return jax.make_mesh((self.devices,), ("clients",), kind, devices=devices)
