@@ -21,7 +21,8 @@ class Checkpoints:
 
         self.folder = run.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's round."""

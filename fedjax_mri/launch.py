@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 from fedjax_mri.errors import UserError
@@ -20,7 +20,7 @@ from fedjax_mri.errors import UserError
 PLACE = "FEDJAX_MRI_PROCESS"  # in a process's environment: "1/4@host:port", or CLUSTER
 CLUSTER = "cluster"  # the place is found in the environment by JAX
 GRACE = 5.0  # seconds that the others have for their last words when one has failed
-CHATTER = re.compile(r"\[Gloo\] Rank|WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:\d\d")
+CHATTER = re.compile(r"\[Gloo\] Rank|.*peer ranks|WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:\d\d")
 FATAL = re.compile(r"F\d{4} \d\d:\d\d:\d\d|terminate called")  # what follows is a C++ stack
 ERROR = re.compile(r"error: |Traceback ")
 AGAIN = "run the same command again to go on from the last checkpoint"
@@ -29,10 +29,11 @@ AGAIN = "run the same command again to go on from the last checkpoint"
 class Child(NamedTuple):
     """One process of the run, as its launcher sees it."""
 
-    number: int
+    name: str
+    heard: bool  # at once, and with all its words; of the others, errors alone are shown, at the end
     process: subprocess.Popen[str]
-    errors: list[str]  # lines, from the first error on; process 0 says its own at once
-    fatal: list[str]  # the line with which C++ ended it, if it did
+    errors: list[str]  # lines, from the first error on
+    fatal: list[str]  # lines with which C++ ended it, if it did
 
 
 def flags(command: argparse.ArgumentParser) -> None:
@@ -75,11 +76,11 @@ def local(count: int) -> list[str]:
 
 
 def start(number: int, place: str, count: int, arguments: Sequence[str]) -> Child:
-    """Process `number` of `count` on this machine, on its share of the cores, deaf to the terminal's Ctrl-C."""
+    """Process `number` of `count` launched here, on its share of the cores, deaf to the terminal's Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fedjax_mri", *arguments],
         env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, PLACE: place, "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # closes when this process dies, however it dies
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,7 +89,8 @@ def start(number: int, place: str, count: int, arguments: Sequence[str]) -> Chil
     )
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, share(sorted(os.sched_getaffinity(0)), number, count))
-    return Child(number, process, [], [])
+    index = place.split("/")[0]
+    return Child("this process" if place == CLUSTER else f"process {index}", number == 0, process, [], [])
 
 
 def share(cores: Sequence[int], number: int, count: int) -> Sequence[int]:
@@ -142,44 +144,43 @@ def listen(child: Child) -> Iterator[threading.Thread]:
 
 
 def hear_words(child: Child, stream: IO[str]) -> None:
-    """Words of process 0 are shown; the others have none."""
+    """The words of the child that is heard."""
     for line in stream:
-        if child.number == 0 and not CHATTER.match(line):
+        if child.heard and not CHATTER.match(line):
             print(line, end="", flush=True)
 
 
 def hear_errors(child: Child, stream: IO[str]) -> None:
-    """Process 0 is heard at once, of the others what starts with an error, of C++ nothing."""
+    """What a child has to say of errors; nothing of what C++ says."""
     for line in stream:
-        if FATAL.match(line):
+        if child.fatal or FATAL.match(line):
             child.fatal.append(line.rstrip())
-        if child.fatal or CHATTER.match(line):
+            continue
+        if CHATTER.match(line):
             continue
         if child.errors or ERROR.match(line):
             child.errors.append(line.rstrip())
-        if child.number == 0:
+        if child.heard:
             print(line, end="", file=sys.stderr, flush=True)
 
 
 def last_words(ended: Sequence[Child], sent: Sequence[int]) -> Iterator[str]:
-    """What is still to be said once all are silent: how each failed, unless process 0 has said the same."""
-    said = {bare(line) for child in ended if child.number == 0 for line in child.errors}
+    """What is still to be said once all are silent: how each failed, unless it has been said."""
+    said = {bare(line) for child in ended if child.heard for line in child.errors}
     for child in ended:
-        name = f"process {child.number}"
-        if child.number and any(bare(line) not in said for line in child.errors if line.startswith("error: ")):
-            yield from (f"{name}: {line}" for line in child.errors)
-        if not child.errors and code(child) and -child.process.returncode not in sent:
-            yield from silent(child, name)
+        if not child.heard and any(bare(line) not in said for line in child.errors if line.startswith("error: ")):
+            yield from (f"{child.name}: {line}" for line in child.errors)
+        if not child.errors and child.process.returncode < 0 and -child.process.returncode not in sent:
+            yield f"error: {child.name} {fate(child)}"
 
 
-def silent(child: Child, name: str) -> Iterable[str]:
-    """The line for a child that failed without one of its own."""
-    ended = child.process.returncode
+def fate(child: Child) -> str:
+    """What became of a child that a signal ended, its own abort among them."""
+    if any("RegisterTask" in line for line in child.fatal):
+        return "could not reach process 0; are all started, with the same PLACE but for INDEX?"
     if child.fatal:
-        return [f"error: {name} lost contact with the others; {AGAIN}"]
-    if ended < 0:
-        return [f"error: {name} was ended by {signal.Signals(-ended).name}; {AGAIN}"]
-    return []  # it was asked to stop, or has said why on another stream
+        return f"lost contact with the others; {AGAIN}"
+    return f"was ended by {signal.Signals(-child.process.returncode).name}; {AGAIN}"
 
 
 def bare(line: str) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ def joined(heartbeat: int) -> Iterator[None]:
     Raises UserError in place of whatever the body raises, so that the others are not kept waiting for this one.
     """
     if PLACE in os.environ:
+        threading.Thread(target=outlive_nobody, daemon=True).start()
         join(os.environ[PLACE], heartbeat)
     try:
         yield
@@ -69,7 +71,8 @@ def join(place: str, heartbeat: int) -> None:
         jax.distributed.initialize(**{**settings, **waits})
     except (RuntimeError, ValueError) as error:
         remedy = "no cluster found here; give INDEX/COUNT@HOST:PORT" if "coordinator" in str(error) else brief(error)
-        raise UserError(f"--distributed {place}: cannot join the others ({remedy})") from error
+        named = "--distributed" if place == CLUSTER else f"--distributed {place}"
+        raise UserError(f"{named}: cannot join the others ({remedy})") from error
     if not main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (it stays so until the end)
 
@@ -78,11 +81,15 @@ def placed(place: str) -> dict[str, Any]:
     """The settings of JAX for "INDEX/COUNT@HOST:PORT"."""
     found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", place)
     if not found or int(found[1]) >= int(found[2]):
-        raise UserError(
-            f"--distributed {place}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234; INDEX counts from 0"
-        )
+        raise UserError(f"--distributed {place}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
     address = {"coordinator_address": found[3], "cluster_detection_method": "deactivate"}
     return {"process_id": int(found[1]), "num_processes": int(found[2]), **address}
+
+
+def outlive_nobody() -> None:
+    """Ends this process when its launcher is gone: nobody would hear or stop it."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def everyone(value: Any) -> list[Any]:

@@ -32,6 +32,7 @@ class Stop:
         return self.asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
+        again, self.asked = self.asked is not None, signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._say(f"{self.asked.name}: finishing this segment, then saving")
+        if not again:
+            self._say(f"{self.asked.name}: finishing this segment, then saving")

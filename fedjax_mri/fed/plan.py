@@ -23,7 +23,7 @@ class Plan:
         if not 0 <= self.devices <= there:
             raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
         if self.devices % jax.process_count():
-            raise UserError(f"plan.devices={self.devices}: choose a multiple of the {jax.process_count()} processes")
+            raise UserError(f"plan.devices={self.devices}: choose a multiple of {jax.process_count()}, the processes")
         if self.lanes < 0 or self.evaluate_batch < 1:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         lanes = self.lanes or (4 if jax.default_backend() == "cpu" else 16)
