@@ -37,10 +37,11 @@ class Checkpoints:
             self._manager.save(round, args=ocp.args.StandardSave(named(state)), force=True)
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
+            if gone := processes.lost(error):
+                raise gone from error
             last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
-            full = UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}")
-            raise processes.lost(error) or full from error
+            raise UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}") from error
 
     def restore(self, like: PyTree, round: int | None = None) -> PyTree:
         """The state of `round`, or the newest, with the structure and shapes of `like`.

@@ -94,6 +94,7 @@ def prepare(
         sim = assemble(config, described, federation.train, plan)
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
+    processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
     for warning in federation.warnings:
         say(f"warning: {warning}")
     if processes.main():

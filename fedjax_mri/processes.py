@@ -6,6 +6,7 @@ Alone, every function here is the trivial one and costs nothing.
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ PyTree = Any
 T = TypeVar("T")
 DAY = 24 * 3600  # seconds; a process that dies is noticed by the heartbeat, not by these waits
 LAST_WORDS = 3  # seconds that a failed process waits for the others to fail as well
-CONTACT = re.compile(r"gloo|nccl|coordination|heartbeat|barrier|connection|unavailable|deadline", re.IGNORECASE)
+CONTACT = re.compile(r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|heartbeat|Barrier|Connection (reset|closed)|DEADLINE_EXC")
 _calls = itertools.count()
 
 
@@ -65,6 +66,7 @@ def join(place: str, heartbeat: int) -> None:
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells its threads' errors there, stack and all
     settings: dict[str, Any] = {} if place == CLUSTER else placed(place)
     waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": DAY}
     try:
@@ -147,11 +149,13 @@ def everywhere(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
 
 
-def lost(error: Exception) -> UserError | None:
-    """The line for an error that means: another process is gone."""
-    if several() and isinstance(error, jax.errors.JaxRuntimeError) and CONTACT.search(str(error)):
+def lost(error: BaseException | None) -> UserError | None:
+    """The line for an error that means, itself or by what it came from, that another process is gone."""
+    if error is None or not several():
+        return None
+    if CONTACT.search(str(error)):
         return UserError(f"lost contact with another process; {AGAIN}")
-    return None
+    return lost(error.__cause__ or error.__context__)
 
 
 def unexpected(error: Exception) -> UserError:

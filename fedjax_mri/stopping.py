@@ -32,7 +32,6 @@ class Stop:
         return self.asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked is not None, signal.Signals(number)
+        self.asked = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not again:
-            self._say(f"{self.asked.name}: finishing this segment, then saving")
+        self._say(f"{self.asked.name}: finishing this segment, then saving")
