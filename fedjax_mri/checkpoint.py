@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri import processes, trees
+from fedjax_mri.errors import UserError, brief
 
 PyTree = Any
 
@@ -21,7 +21,8 @@ class Checkpoints:
 
         self.folder = run.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's round."""
@@ -36,9 +37,11 @@ class Checkpoints:
             self._manager.save(round, args=ocp.args.StandardSave(named(state)), force=True)
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
+            if gone := processes.lost(error):
+                raise gone from error
             last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
-            raise UserError(f"{self.folder}: cannot save round {round} ({_line(error)}); {kept}") from error
+            raise UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}") from error
 
     def restore(self, like: PyTree, round: int | None = None) -> PyTree:
         """The state of `round`, or the newest, with the structure and shapes of `like`.
@@ -54,11 +57,14 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         try:
-            return self._manager.restore(round, args=ocp.args.StandardRestore())
+            # As NumPy arrays: the devices that it was saved from need not be there.
+            saved = self._manager.item_metadata(round)
+            like = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+            return self._manager.restore(round, args=ocp.args.StandardRestore(like))
         except Exception as error:
             place = self.folder / str(round)
-            raise UserError(
-                f"{place}: the checkpoint is damaged ({_line(error)}); delete that folder to go on from an earlier one"
+            raise processes.lost(error) or UserError(
+                f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
             ) from error
 
 
@@ -91,7 +97,3 @@ def room(folder: pathlib.Path, state: PyTree) -> None:
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

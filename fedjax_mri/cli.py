@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedjax_mri import launch
 from fedjax_mri.errors import UserError
 
 
@@ -22,14 +23,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 bad input (one line on stderr), 128 + n stopped by signal n."""
     words, flags = parser().parse_known_args(arguments)
     try:
-        prepare_jax()
-        return words.command(words, flags) or 0
+        if launch.wanted(words):
+            return launch.run(words, sys.argv[1:] if arguments is None else arguments)
+        return obey(words, flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return give_up(1)
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint is kept", file=sys.stderr)
-        return 130
+        return give_up(130)
+
+
+def obey(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """The command, in this process."""
+    from fedjax_mri import processes
+
+    prepare_jax()
+    with processes.joined(getattr(words, "heartbeat", 0)):
+        return words.command(words, flags) or 0
+
+
+def give_up(code: int) -> int:
+    """The exit code of a command that has failed; one of several processes does not come back from here."""
+    from fedjax_mri import processes
+
+    return processes.give_up(code)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     train_ = command("train", train, "train an experiment, or go on with it" + flags, "config")
     train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
     train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
-    command("evaluate", evaluate, "judge a run's model, on its own test data or --data.field value", "run")
+    launch.flags(train_)
+    text = "judge a run's model, on its own test data or --data.field value"
+    launch.flags(command("evaluate", evaluate, text, "run"))
     command("report", report, "write a run's report.html again", "run")
     command("show", show, "the resolved config, and what it will cost" + flags, "config")
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
@@ -63,15 +83,20 @@ def prepare_jax() -> None:
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "fedjax_mri" / "xla"))
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
     """Each experiment of the config file in turn, then one report for all."""
-    from fedjax_mri import config, experiment, report, results
+    from fedjax_mri import config, experiment, processes, report, results
 
     variants = resolved(words.config, flags)
     out = words.out or pathlib.Path("runs", words.config.stem)
@@ -82,8 +107,10 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
             stopped = experiment.run(one, folders[name], words.resume_from, bar.say, bar.watch)
         if stopped:
             return 128 + stopped
-        print(results.headline(folders[name]), flush=True)
-    print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
+        if processes.main():
+            print(results.headline(folders[name]), flush=True)
+    if processes.main():
+        print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
 
 

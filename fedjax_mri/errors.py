@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """Bad input. The message is one line that names the value, the file where there is one, and the remedy."""
+
+
+def brief(error: Exception) -> str:
+    """Another library's words on one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

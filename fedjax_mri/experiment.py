@@ -1,5 +1,6 @@
 """An experiment from config to results: build, then segment by segment train, judge, log and save."""
 
+import hashlib
 import math
 import pathlib
 import signal
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import results, runfolder, trees
+from fedjax_mri import config as configs
+from fedjax_mri import processes, results, runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
@@ -68,7 +70,8 @@ def run(
         this, state = prepare(config, out, resume_from, say)
         state, judged = train(this, state, stop, watch)
     this.log.close()
-    results.save(out, this.federation, judged, this.clock.seconds)
+    if processes.main():
+        results.save(out, this.federation, judged, this.clock.seconds)
     if int(state.round) >= config.rounds or stop.asked is None:
         return None
     say(f"{stop.asked.name}: stopped after round {int(state.round)}, saved; the same command goes on from there")
@@ -79,21 +82,44 @@ def prepare(
     config: Experiment, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say
 ) -> tuple[Prepared, State]:
     """Settings checked, the folder claimed, data built, the first state found."""
+    agree(config)
     plan, clock, source = config.plan.resolve(), Clock(), config.data
     config.local.build(config.rounds)  # a bad setting is refused before any data is read
-    runfolder.claim(out, config)
+    claim(out, config)
     with clock.measure("prepare"):
-        federation = source.build(config.seed)
+        federation = processes.together(lambda: source.build(config.seed))
+        processes.same({"the data": seen(federation)}, "give all processes the same files")
         described = describe(federation)
         sim = assemble(config, described, federation.train, plan)
         engine.check(sim, plan)  # what cannot fit is refused before anything large is made
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
+    processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
     for warning in federation.warnings:
         say(f"warning: {warning}")
-    runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described))
+    if processes.main():
+        runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described))
     log = runfolder.Log(out, int(state.round))
     return Prepared(config, plan, federation, sim, checkpoints, log, clock), state
+
+
+def agree(config: Experiment) -> None:
+    """Raises UserError, in each process, when one has another config, other packages or other devices."""
+    here = {"number of devices": jax.local_device_count()}
+    processes.same({**configs.flat(config), **runfolder.versions(), **here}, "start all processes alike")
+
+
+def claim(out: pathlib.Path, config: Experiment) -> None:
+    """The folder becomes this run's: process 0 makes it, then the others must find it."""
+    processes.together(lambda: runfolder.claim(out, config))
+    processes.together(lambda: runfolder.found(out))
+
+
+def seen(federation: Federation) -> str:
+    """Names a federation by the sizes and labels of its clients and tests."""
+    tests = {name: test.data.sizes.tolist() for name, test in federation.tests.items()}
+    whole = (federation.train.sizes.tolist(), federation.labels.tolist(), federation.classes, tests)
+    return f"{federation.train.sizes.sum()} examples, {hashlib.sha256(repr(whole).encode()).hexdigest()[:12]}"
 
 
 def train(
@@ -106,7 +132,7 @@ def train(
     if not this.log.history:
         this.log.write({"round": int(state.round), **results.figures(this.sim.task, judged)})
     segment = compiled(this, state)
-    while int(state.round) < this.config.rounds and not stop.asked:
+    while int(state.round) < this.config.rounds and not stop.agreed():
         state, line = segment(state)
         refuse_divergence(line, this.config)
         with this.clock.measure("evaluate"):

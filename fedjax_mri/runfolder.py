@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from fedjax_mri import config as configs
+from fedjax_mri import processes
 from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
@@ -54,6 +55,8 @@ def read_json(path: pathlib.Path) -> Any:
 
 def claim(run: pathlib.Path, config: configs.Experiment) -> None:
     """Makes the run folder this config's. Raises UserError, naming what differs, when it is another's."""
+    if not processes.main():
+        return
     run.mkdir(parents=True, exist_ok=True)
     path = run / "config.json"
     if path.exists():
@@ -61,6 +64,14 @@ def claim(run: pathlib.Path, config: configs.Experiment) -> None:
         if differing:
             raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
     write_json(path, configs.to_dict(config))
+
+
+def found(run: pathlib.Path) -> None:
+    """Raises UserError when this process does not see what process 0 has claimed."""
+    if not (run / "config.json").exists():
+        raise UserError(
+            f"{run}: not the folder that process 0 writes; give an --out on a disk that all processes share"
+        )
 
 
 def read_config(run: pathlib.Path) -> configs.Experiment:
@@ -90,17 +101,22 @@ def facts(config: configs.Experiment, plan: Any, federation: Federation, describ
 
 def environment(plan: Any) -> dict[str, str]:
     """Versions, machine, device, plan and git state of this process."""
-    versions = {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
     device = jax.devices()[0]
     return {
         "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "processes": str(jax.process_count()),
         "cores": str(os.cpu_count()),
         "plan": str(plan),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "git": _git(),
-        **versions,
+        **versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """What is installed of the packages that a result may depend on."""
+    return {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
 
 
 def _version(package: str) -> str:
@@ -120,19 +136,27 @@ def _git() -> str:
 
 
 class Log:
-    """metrics.jsonl and TensorBoard events, cut back to `round` so that a continued run repeats no line."""
+    """metrics.jsonl and TensorBoard events, cut back to `round` so that a continued run repeats no line.
+
+    Process 0 writes them; in the others this only remembers.
+    """
 
     def __init__(self, run: pathlib.Path, round: int) -> None:
-        from tensorboardX import SummaryWriter
-
         self.path = run / "metrics.jsonl"
         self.history = [line for line in read_history(run) if line["round"] <= round]
+        self._events: Any = None
+        if not processes.main():
+            return
+        from tensorboardX import SummaryWriter
+
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
     def write(self, line: Mapping[str, float]) -> None:
         """One segment's figures; on disk when this returns."""
         self.history.append(dict(line))
+        if self._events is None:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -143,7 +167,8 @@ class Log:
 
     def close(self) -> None:
         """Ends the event file."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from fedjax_mri import processes
+
 
 class Stop:
     """While entered, a first signal only sets `asked`; a Ctrl-C after it stops at once."""
@@ -20,6 +22,14 @@ class Stop:
     def __exit__(self, *error: Any) -> None:
         for one, handler in self._before.items():
             signal.signal(one, handler)
+
+    def agreed(self) -> signal.Signals | None:
+        """What any process was asked, so that all stop at the same place. All processes must call it."""
+        asked = processes.highest(self.asked or 0)
+        if not asked:
+            return None  # one that arrives just now waits for the next call
+        self.asked = signal.Signals(asked)
+        return self.asked
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number)

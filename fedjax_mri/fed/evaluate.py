@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import Test
@@ -35,13 +36,13 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
     # Test sets that are read by one function share one program.
     program = functools.cache(lambda read: on_devices(task, plan, read))
     dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
-    stores = jax.device_put({name: whole(test.data) for name, test in tests.items()}, plan.everywhere())
+    stores = plan.put({name: whole(test.data) for name, test in tests.items()})
     on_device = jax.jit(own)
 
     def one(state: State, name: str, test: Test) -> Judged:
         parts = (on_device if isinstance(state.clients.rounds, jax.Array) else own)(state.clients, test.owner)
         judged = program(test.data.read)(state.server.model, parts, stores[name], test.owner, *dealt[name])
-        metrics, examples = jax.tree.map(np.asarray, judged)
+        metrics, examples = process_allgather(judged, tiled=True)  # NumPy, in every process
         count = int(np.sum(test.data.sizes))
         return Judged(metrics, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
 

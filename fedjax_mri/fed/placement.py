@@ -43,7 +43,7 @@ def placed(data: ClientData, plan: Plan) -> Placed:
     if plan.data == "sharded":
         return divided(data, plan, everyone, data.sizes, shape(data, plan, len(everyone)))
     found = Placed(whole(data), np.full_like(everyone, -1), everyone)
-    return jax.device_put(found, plan.everywhere())
+    return plan.put(found)
 
 
 def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: Shape) -> Placed:
@@ -57,7 +57,7 @@ def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray
     for device, share in enumerate(shares):
         home[clients[share]], number[clients[share]] = device, np.arange(len(share))
     store = on_devices(plan, lambda device: pack(fetched(data, clients[shares[device]]), *room))
-    return Placed(store, *jax.device_put((home, number), plan.everywhere()))
+    return Placed(store, *plan.put((home, number)))
 
 
 def deal(sizes: np.ndarray, devices: int) -> list[np.ndarray]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from fedjax_mri.errors import UserError
 
@@ -28,6 +29,8 @@ class Plan:
         there = jax.device_count()
         if not 0 <= self.devices <= there:
             raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
+        if self.devices % jax.process_count():
+            raise UserError(f"plan.devices={self.devices}: choose a multiple of {jax.process_count()}, the processes")
         if self.lanes < 0 or self.evaluate_batch < 1:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
@@ -36,9 +39,10 @@ class Plan:
         return dataclasses.replace(self, devices=self.devices or there, lanes=lanes)
 
     def mesh(self) -> jax.sharding.Mesh:
-        """A line of this many devices, with the one axis `clients`."""
-        kind = (jax.sharding.AxisType.Auto,)
-        return jax.make_mesh((self.devices,), (AXIS,), kind, devices=jax.devices()[: self.devices])
+        """A line of this many devices, as many of each process, with the one axis `clients`."""
+        kind, each = (jax.sharding.AxisType.Auto,), self.devices // jax.process_count()
+        devices = [one for process in range(jax.process_count()) for one in jax.local_devices(process)[:each]]
+        return jax.make_mesh((self.devices,), (AXIS,), kind, devices=devices)
 
     def everywhere(self) -> jax.sharding.NamedSharding:
         """The sharding of arrays that each device holds whole."""
@@ -47,6 +51,14 @@ class Plan:
     def divided(self) -> jax.sharding.NamedSharding:
         """The sharding of arrays with a leading axis [devices]."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec(AXIS))
+
+    def put(self, tree: Any) -> Any:
+        """`tree`, the same in every process, whole on each device."""
+        whole = self.everywhere()
+        if whole.is_fully_addressable:
+            return jax.device_put(tree, whole)
+        arrays = jax.tree.map(np.asarray, tree)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
 
     def budget(self) -> float:
         """Bytes each device may spend on examples and client state; infinite where it does not say what it has."""
