@@ -127,7 +127,7 @@ def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
 
     settings = runfolder.read_config(words.run)
     data = config.override(Settings(settings.data), flags).data if flags else None
-    for name, figures in experiment.evaluate_run(words.run, data, print).items():
+    for name, figures in judge.judge(words.run, data, print).items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 
@@ -152,7 +152,7 @@ def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
 
     for name, one in resolved(words.config, flags).items():
         print(f"# {name or one.name}, config {config.digest(one)}")
-        for field, value in {**config.flat(one), **experiment.costs(one)}.items():
+        for field, value in {**config.flat(one), **costs.costs(one)}.items():
             print(f"{field:32} {value}")
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import math
+import os
 import pathlib
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,12 +18,13 @@ from fedjax_mri import processes, results, runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
-from fedjax_mri.data.client_data import ClientData, Federation, Source
+from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.resident import empty, pack
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, evaluate, local
+from fedjax_mri.fed import auto, engine, evaluate
 from fedjax_mri.fed.engine import Simulation, State, Work
 from fedjax_mri.fed.plan import Plan
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.stopping import Stop
 
 Say = Callable[[str], None]
@@ -83,14 +86,18 @@ def prepare(
 ) -> tuple[Prepared, State]:
     """Settings checked, the folder claimed, data built, the first state found."""
     agree(config)
-    plan, clock, source = config.plan.resolve(), Clock(), config.data
-    config.local.build(config.rounds)  # a bad setting is refused before any data is read
+    clock, source = Clock(), config.data
+    config.local.build(config.rounds), config.plan.resolve()  # bad settings are refused before any data is read
     claim(out, config)
     with clock.measure("prepare"):
         federation = processes.together(lambda: source.build(config.seed))
         processes.same({"the data": seen(federation)}, "give all processes the same files")
         described = describe(federation)
-        sim = assemble(config, described, federation.train, plan)
+    with clock.measure("plan"):
+        assembled = partial(assemble, config, described, federation.train)
+        plan = auto.choose(config.plan, assembled, cache() / "plans", say)
+    with clock.measure("prepare"):
+        sim = assembled(plan)
         engine.check(sim, plan)  # what cannot fit is refused before anything large is made
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
@@ -187,8 +194,10 @@ def refuse_divergence(line: Mapping[str, float], config: Experiment) -> None:
 
 def assemble(config: Experiment, described: Described, data: ClientData, plan: Plan) -> Simulation:
     """The simulation that a config describes."""
+    assert plan.conv != "auto", "resolve the plan first"
+    compute = Compute(plan.conv, plan.precision, plan.remat)
     return Simulation(
-        task=config.task.build(described.image, len(described.classes), plan.conv),
+        task=config.task.build(described.image, len(described.classes), compute),
         algorithm=config.algorithm.build(),
         uplink=config.uplink.build(),
         sample=config.sampling.build(len(data.sizes)),
@@ -226,50 +235,13 @@ def begin(
     return engine.settle(plan, state)
 
 
+def cache() -> pathlib.Path:
+    """Where compiled programs and measured plans are kept between runs."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
+
+
 def existing(run: pathlib.Path | None) -> pathlib.Path:
     """Raises UserError when there is no run in that folder."""
     if run is None or not (run / "checkpoints").is_dir():
         raise UserError(f"{run}: no checkpoints there; give the folder of a run")
     return run
-
-
-def evaluate_run(run: pathlib.Path, source: Source | None, say: Say) -> dict[str, dict[str, float]]:
-    """Figures of a run's newest model on its own test sets, or on the data of another source.
-
-    Raises UserError when that data has classes or channels that the model does not know.
-    """
-    config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
-    described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
-    plan = config.plan.resolve()
-    other = source.evaluation(described.classes, config.seed) if source else None
-    tests, tables = other or (config.data.build(config.seed).tests, ())
-    for table in tables:
-        for row in table.rows:
-            say(f"{table.title}: " + ", ".join(map(str, row)))
-    nobody = ClientData(np.zeros(described.clients, np.int32), (), lambda store, client, indices: {})
-    sim = assemble(config, described, nobody, plan)
-    like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
-    state = Checkpoints(existing(run)).restore(like)
-    judged = evaluate.build(sim.task, plan, tests)(state)
-    return {name: results.figures(sim.task, {"": one}) for name, one in judged.items()}
-
-
-def costs(config: Experiment) -> dict[str, str]:
-    """What a config will take: parameters, memory a lane, bytes and local steps a round."""
-    plan = config.plan.resolve()
-    federation = config.data.build(config.seed)
-    described, sizes = describe(federation), np.asarray(federation.train.sizes)
-    sim = assemble(config, described, federation.train, plan)
-    model = jax.eval_shape(sim.task.init, jax.random.key(0))
-    shared = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0)).server.model
-    optimizers = jax.eval_shape(lambda m: local.init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
-    cohort = jax.eval_shape(sim.sample, jax.random.key(0), jnp.int32(0)).client.size
-    steps = float(np.mean(local.steps(sim.local, jnp.asarray(sizes)))) * cohort
-    lane, up = 2 * trees.nbytes(model) + trees.nbytes(optimizers), trees.nbytes(shared)
-    return {
-        "parameters": f"{trees.count(model.params):,}",
-        "clients": f"{described.clients:,} with {sizes.sum():,} examples",
-        "memory per lane": f"{lane / 1e6:.2f} MB: model, gradient, optimiser",
-        "bytes per round": f"{cohort * up / 1e6:.2f} MB up and as many down: {cohort} clients x {up / 1e6:.3f} MB",
-        "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
-    }

@@ -154,7 +154,7 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
     Raises UserError where the plan cannot hold the simulation.
     """
     check(sim, plan)
-    if plan.data == "streamed" or plan.clients == "host":
+    if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
         return one_by_one(sim, plan, root)
     return at_once(sim, plan, root, most)
 
@@ -260,7 +260,9 @@ def compiled(plan: Plan, program: Callable[..., Any], state: State, root: jax.Ar
     where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
     shardings = (everywhere, everywhere, where, *(everywhere for _ in rest))
     jitted = jax.jit(program, donate_argnums=0, in_shardings=shardings, out_shardings=everywhere)
-    return jitted.lower(state, root, placed, *rest).compile()
+    found = jitted.lower(state, root, placed, *rest).compile()
+    plan.refuse_excess(found.memory_analysis())
+    return found
 
 
 def drawn(sim: Simulation, root: jax.Array, number: jax.Array) -> Cohort:
@@ -325,8 +327,8 @@ def run_lanes(sim: Simulation, todo: Round, start: jax.Array, stop: jax.Array, s
     def body(carry: tuple[Lane, Tally]) -> tuple[Lane, Tally]:
         lanes, gathered = carry
         active = lanes.turn < stop
-        stepped, sums = jax.vmap(lambda lane: one_step(sim, todo, store, lane))(lanes)
-        lanes = trees.select(active, stepped, lanes)
+        # An idle lane goes on with its last client, for nothing: what it holds is never handed in again.
+        lanes, sums = jax.vmap(lambda lane: one_step(sim, todo, store, lane))(lanes)
         gathered = gathered._replace(work=count(gathered.work, sums, active))
         done = active & (lanes.step >= todo.steps[place(todo, lanes.turn)])
         return jax.lax.cond(done.any(), lambda: change(sim, todo, lanes, gathered, done), lambda: (lanes, gathered))

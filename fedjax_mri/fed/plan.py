@@ -1,6 +1,7 @@
 """How a run is executed: everything that may change the time a result takes, and nothing that may change the result."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,18 +15,25 @@ AXIS = "clients"  # the one axis of the mesh
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings that move time and memory only; 0 means: choose for this machine."""
+    """Settings that move time and memory only, but for `precision`; 0 and "auto": choose for this machine.
+
+    Results of any two plans agree to float32 rounding, unless one of them has another precision.
+    """
 
     devices: int = 0  # devices the clients are spread over
     lanes: int = 0  # clients trained side by side on each device
-    conv: Literal["xla", "gemm"] = "gemm"  # how convolutions are computed, see nets/layers.py
+    conv: Literal["auto", "xla", "gemm", "direct"] = "auto"  # how convolutions are computed, see nets/layers.py
+    precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/compute.py
+    remat: bool = False  # recompute in the backward pass what lies between products: less memory, more time
+    loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
     evaluate_batch: int = 256  # examples judged at once on each device
     data: Literal["replicated", "sharded", "streamed"] = "replicated"  # examples: see fed/placement.py
     clients: Literal["device", "host"] = "device"  # where what stays with clients between rounds is held
     memory_mb: int = 0  # of each device, for examples and client state; 0: all it has
+    tune_s: float = 60.0  # seconds for measuring candidates of what is left open, see fed/auto.py; 0: fixed rules
 
     def resolve(self) -> "Plan":
-        """The plan with each 0 decided. Raises UserError when it asks for devices that are not there."""
+        """The plan with all that is open decided by rule. Raises UserError when it asks for devices that are not there."""
         there = jax.device_count()
         if not 0 <= self.devices <= there:
             raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
@@ -35,8 +43,9 @@ class Plan:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
-        lanes = self.lanes or (4 if jax.default_backend() == "cpu" else 16)
-        return dataclasses.replace(self, devices=self.devices or there, lanes=lanes)
+        usual = ("direct", 2) if jax.default_backend() == "cpu" else ("gemm", 16)
+        conv = usual[0] if self.conv == "auto" else self.conv
+        return dataclasses.replace(self, devices=self.devices or there, lanes=self.lanes or usual[1], conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:
         """A line of this many devices, as many of each process, with the one axis `clients`."""
@@ -60,6 +69,27 @@ class Plan:
         arrays = jax.tree.map(np.asarray, tree)
         return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
 
+    def memory(self) -> float:
+        """Bytes each device has; host devices share what the machine has."""
+        stats = jax.local_devices()[0].memory_stats() or {}
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+        return stats.get("bytes_limit", whole / self.devices)
+
     def budget(self) -> float:
-        """Bytes each device may spend on examples and client state; infinite where it does not say what it has."""
-        return self.memory_mb * 1e6 or (jax.devices()[0].memory_stats() or {}).get("bytes_limit", float("inf"))
+        """Bytes each device may spend on examples and client state."""
+        return self.memory_mb * 1e6 or self.memory()
+
+    def refuse_excess(self, analysis: Any) -> None:
+        """Raises UserError where a compiled program, by its memory analysis, wants more than a device has."""
+        if analysis is None:  # some backends do not say
+            return
+        arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        need, there = analysis.temp_size_in_bytes + arguments, self.memory()
+        if need > there:
+            lanes = int(self.lanes * there / need)
+            smaller = "--plan.remat True, or a smaller local.batch" if self.remat is False else "a smaller local.batch"
+            raise UserError(
+                f"plan.lanes={self.lanes}: the program needs {need / 1e6:.0f} MB on each device, "
+                f"{(need - there) / 1e6:.0f} MB more than its {there / 1e6:.0f}; "
+                + (f"choose --plan.lanes {lanes}" if lanes else f"choose {smaller}")
+            )

@@ -1,0 +1,175 @@
+"""The plan by measurement: a few candidates train small clients for a moment, the fastest is taken and remembered."""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.data.client_data import Batch, ClientData
+from fedjax_mri.data.resident import empty, pack
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed import engine
+from fedjax_mri.fed.engine import Simulation
+from fedjax_mri.fed.placement import placed
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
+
+STEPS = 3  # local steps of each client in a trial
+OPEN = ("lanes", "conv", "remat")  # what a measurement decides, where the plan leaves it open
+WAYS = {  # fastest first, as far as is known
+    "cpu": (("direct", 1), ("direct", 2), ("direct", 4), ("gemm", 1), ("gemm", 4)),
+    "gpu": (("gemm", 16), ("gemm", 64), ("gemm", 4), ("xla", 16), ("direct", 4)),
+    "tpu": (("gemm", 16), ("xla", 16), ("gemm", 64), ("gemm", 4)),
+}
+
+Assemble = Callable[[Plan], Simulation]
+
+
+class Trial(NamedTuple):
+    """One candidate, measured."""
+
+    plan: Plan
+    ms: float  # per example, all devices at work
+
+
+def choose(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None]) -> Plan:
+    """`plan` with what it leaves open decided, the reason said: by `folder`'s memory of this task on such a machine,
+    else by measuring, else (nothing open, `tune_s` 0, several processes) by rule. Raises UserError where none fits."""
+    usual = plan.resolve()
+    tries = list(candidates(plan))
+    if len(tries) < 2 or not plan.tune_s or jax.process_count() > 1:
+        return usual
+    path = folder / f"{key(usual, assemble(usual), tries)}.json"
+    remembered = recall(path, say)
+    if remembered:
+        found = replace(usual, **remembered["choice"])
+        say(f"plan: {words(found)}: {remembered['reason']}, remembered in {path}")
+        return found
+    best, reason = fastest(tries, assemble, plan.tune_s)
+    say(f"plan: {words(best)}: {reason}")
+    remember(path, {"choice": {name: getattr(best, name) for name in OPEN}, "reason": reason, "made_with": versions()})
+    return best
+
+
+def candidates(plan: Plan) -> Iterator[Plan]:
+    """Plans that fill in what `plan` leaves open, the likeliest first."""
+    ways = WAYS.get(jax.default_backend(), WAYS["gpu"])
+    filled = (replace(plan, conv=_open(plan.conv, "auto", c), lanes=_open(plan.lanes, 0, n)) for c, n in ways)
+    return iter(dict.fromkeys(one.resolve() for one in filled))
+
+
+def _open(given: Any, blank: Any, filler: Any) -> Any:
+    return filler if given == blank else given
+
+
+def fastest(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
+    """The best of those measured within `seconds`; the first is measured in any case.
+
+    Those that do not fit are passed over. If none does, each is tried again with less kept for the backward pass.
+    """
+    end, trials, refusals = time.perf_counter() + seconds, list[Trial](), list[UserError]()
+    for plan in [*tries, *(replace(one, remat=True) for one in tries)]:
+        if trials and (time.perf_counter() > end or plan.remat > tries[0].remat):
+            break
+        try:
+            trials.append(Trial(plan, measured(plan, assemble)))
+        except UserError as refusal:
+            refusals.append(refusal)
+    if not trials:
+        raise refusals[-1]
+    best, *others = sorted(trials, key=lambda trial: trial.ms)
+    rest = "; ".join(f"{words(trial.plan)} {trial.ms:.3g}" for trial in others)
+    misfits = f"; {len(refusals)} did not fit" if refusals else ""
+    return best.plan, f"{best.ms:.3g} ms an example ({rest or 'nothing else measured'}{misfits})"
+
+
+def measured(plan: Plan, assemble: Assemble) -> float:
+    """Milliseconds an example takes under `plan`. Raises UserError when it does not fit."""
+    sim = trial(assemble(plan), plan)
+    root = jax.random.key(0)
+    round = engine.build(sim, replace(plan, data="replicated", clients="device"), root, 1)
+    state, work, _ = round(engine.first(sim, plan, root), 1)
+    start = time.perf_counter()
+    _, work, _ = round(state, 1)
+    return 1e3 * (time.perf_counter() - start) / float(work.examples.sum())
+
+
+def trial(sim: Simulation, plan: Plan) -> Simulation:
+    """`sim` with a client for each lane, each of STEPS full batches of grey images."""
+    clients = plan.devices * plan.lanes
+    sizes = np.full(clients, STEPS * sim.local.batch, np.int32)
+    local = sim.local._replace(epochs=1)
+    return sim._replace(sample=Everyone().build(clients), local=local, data=ClientData(sizes, (), grey(sim.data)))
+
+
+def grey(data: ClientData) -> Callable[..., Batch]:
+    """A `read` of the same shapes as `data`'s that costs nothing."""
+    store = data.store if data.fetch is None else pack([empty(data)], rows=1)
+
+    def read(_: Any, client: jax.Array, indices: jax.Array) -> Batch:
+        shapes = jax.eval_shape(data.read, store, client, indices)
+        shade = (client + indices) % 2  # known to no compiler
+        return {name: _filled(shape, shade) for name, shape in shapes.items()}
+
+    return read
+
+
+def _filled(shape: jax.ShapeDtypeStruct, shade: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(shade.reshape(-1, *(1 for _ in shape.shape[1:])), shape.shape).astype(shape.dtype)
+
+
+def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
+    """Names a task, its shapes, the candidates and the device: where all are the same, so is the best plan."""
+    one = replace(usual, devices=1, lanes=1, data="replicated", clients="device")
+    sim = trial(sim, one)
+    state, root = jax.eval_shape(partial(engine.init, sim), jax.random.key(0)), jax.random.key(0)
+    round = jax.make_jaxpr(partial(engine.one_round, sim, one))
+    program = re.sub(r"0x[0-9a-f]+", "", str(round(state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0)))))
+    parts = (program, [asdict(one) for one in tries], jax.devices()[0].device_kind, os.cpu_count())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def recall(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What was remembered there; a damaged or outdated memory is passed over with one line."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["made_with"] == versions() and set(found["choice"]) == set(OPEN) and found["reason"]:
+            return found
+        say(f"plan: {path} was measured with {found['made_with']}, not {versions()}; measuring again")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"plan: {path} cannot be read ({type(error).__name__}); measuring again")
+    return None
+
+
+def remember(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Whole or not at all; where nothing can be written, nothing is remembered."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+
+
+def versions() -> str:
+    """What a measurement holds for."""
+    return f"jax {jax.__version__}, {jax.devices()[0].client.platform_version.splitlines()[0]}"
+
+
+def words(plan: Plan) -> str:
+    """The part of a plan that is measured."""
+    lanes = f"{plan.lanes} lane{'s' * (plan.lanes > 1)} on each of {plan.devices} devices"
+    return f"{plan.conv} convolutions, {lanes}" + (", remat" if plan.remat else "")

@@ -1,0 +1,34 @@
+"""A saved model, judged again: on its own test data, or on another source's."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fedjax_mri import results, runfolder
+from fedjax_mri.checkpoint import Checkpoints
+from fedjax_mri.data.client_data import ClientData, Source
+from fedjax_mri.experiment import Described, assemble, existing
+from fedjax_mri.fed import engine, evaluate
+
+
+def judge(run: pathlib.Path, source: Source | None, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Figures of a run's newest model on its own test sets, or on the data of another source.
+
+    Raises UserError when that data has classes or channels that the model does not know.
+    """
+    config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
+    described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
+    plan = config.plan.resolve()
+    other = source.evaluation(described.classes, config.seed) if source else None
+    tests, tables = other or (config.data.build(config.seed).tests, ())
+    for table in tables:
+        for row in table.rows:
+            say(f"{table.title}: " + ", ".join(map(str, row)))
+    nobody = ClientData(np.zeros(described.clients, np.int32), (), lambda store, client, indices: {})
+    sim = assemble(config, described, nobody, plan)
+    like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
+    state = Checkpoints(existing(run)).restore(like)
+    judged = evaluate.build(sim.task, plan, tests)(state)
+    return {name: results.figures(sim.task, {"": one}) for name, one in judged.items()}
