@@ -82,11 +82,12 @@ def prepare_jax() -> None:
     """One host device a core, where the processor is the device, and compiled programs kept between runs."""
     import jax
 
+    from fedjax_mri.runfolder import cache
+
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "fedjax_mri" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache() / "xla"))
 
 
 def cores() -> int:
@@ -123,7 +124,7 @@ def resolved(path: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
 
 def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """The figures of a saved model."""
-    from fedjax_mri import config, experiment, runfolder
+    from fedjax_mri import config, judge, runfolder
 
     settings = runfolder.read_config(words.run)
     data = config.override(Settings(settings.data), flags).data if flags else None
@@ -148,7 +149,7 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
 
 def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """Every field, and the numbers that follow from them."""
-    from fedjax_mri import config, experiment
+    from fedjax_mri import config, costs
 
     for name, one in resolved(words.config, flags).items():
         print(f"# {name or one.name}, config {config.digest(one)}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import pathlib
 import signal
 from collections.abc import Callable, Mapping
@@ -95,7 +94,7 @@ def prepare(
         described = describe(federation)
     with clock.measure("plan"):
         assembled = partial(assemble, config, described, federation.train)
-        plan = auto.choose(config.plan, assembled, cache() / "plans", say)
+        plan = auto.choose(config.plan, assembled, runfolder.cache() / "plans", say)
     with clock.measure("prepare"):
         sim = assembled(plan)
         engine.check(sim, plan)  # what cannot fit is refused before anything large is made
@@ -233,11 +232,6 @@ def begin(
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {home.folder.parent} has done {int(state.round)}; ask for more")
     return engine.settle(plan, state)
-
-
-def cache() -> pathlib.Path:
-    """Where compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
 
 
 def existing(run: pathlib.Path | None) -> pathlib.Path:

@@ -31,6 +31,11 @@ FREE = ("rounds", "plan", "keep")  # what may differ when a run is continued: no
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
+def cache() -> pathlib.Path:
+    """Where compiled programs and measured plans are kept between runs."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Whole or not at all."""
     write_text(path, json.dumps(content, indent=1))

@@ -36,10 +36,10 @@ def conv2d(
     if policy == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
-    if policy == "direct" and stride == 1 and kernel.shape[:2] != (1, 1):
-        return direct(x, kernel, _pads(x, kernel.shape[:2], stride, padding))
     if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
         return _products(x, kernel, padding)
+    if policy == "direct" and stride == 1 and kernel.shape[:2] != (1, 1):
+        return direct(x, kernel, _pads(x, kernel.shape[:2], stride, padding))
     return _gemm(x, kernel, stride, padding)
 
 

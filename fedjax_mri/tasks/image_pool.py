@@ -34,10 +34,9 @@ def exchange(pool: Pool, images: jax.Array, weight: jax.Array, key: jax.Array) -
         old = pool.images[place]
         swap = full & jax.random.bernoulli(jax.random.fold_in(key, 1))
         store = (swap | ~full) & (weight > 0)
-        after = Pool(
-            pool.images.at[place].set(jnp.where(store, image, old)), jnp.where(store & ~full, pool.held + 1, pool.held)
-        )
-        return after, jnp.where(swap, old, image)
+        images = pool.images.at[place].set(jnp.where(store, image, old))
+        held = jnp.where(store & ~full, pool.held + 1, pool.held)
+        return Pool(images, held), jnp.where(swap, old, image)
 
     pool, shown = jax.lax.scan(one, pool, (images, weight, jax.random.split(key, len(images))))
     return shown, pool

@@ -91,7 +91,7 @@ def cyclegan() -> Simulation:
     arrays = {name: rng.uniform(-1, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0))}
     data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
     local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))
-    return simulation(settings.build((16, 16, 1), 0, Compute()), data, local=local)
+    return simulation(settings.build((16, 16, 1), 0, Compute("xla")), data, local=local)
 
 
 def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples(),), **changes: object) -> Simulation:
