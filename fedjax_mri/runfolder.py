@@ -108,7 +108,7 @@ def environment(plan: Any) -> dict[str, str]:
     """Versions, machine, device, plan and git state of this process."""
     device = jax.devices()[0]
     return {
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([pathlib.Path(sys.argv[0]).name.replace("__main__.py", "fedjax-mri"), *sys.argv[1:]]),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "processes": str(jax.process_count()),
         "cores": str(os.cpu_count()),

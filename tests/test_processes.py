@@ -164,6 +164,10 @@ LAST_WORDS = {
         [child("process 1", -6, (), ("F1121 gone",))],
         [f"error: process 1 lost contact with the others; {launch.AGAIN}"],
     ),
+    "alone": (
+        [child("process 1", -6, (), ("F1121 gone", "RPC: /xla.coordination.CoordinationService/RegisterTask"))],
+        ["error: process 1 could not reach process 0; are all started, with the same PLACE but for INDEX?"],
+    ),
     "stopped": ([child("process 0", 143), child("process 1", 143)], []),
     "told to stop before it could listen": ([child("process 0", -15)], []),
 }
