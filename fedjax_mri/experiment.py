@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import processes, results, runfolder, trees
+from fedjax_mri import processes, results, runfolder
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
