@@ -1,0 +1,108 @@
+"""The named workloads on which this engine and what a user would pick instead are timed; needs NumPy alone.
+
+Images, initial weights and the order of each client's examples are seeded, so that all train on the same batches from
+the same start. All data here are synthetic: a pattern for each class, under noise.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+QUICKSTART = {"W5": "configs/quickstart.py"}  # timed from its config; it has no arrays here
+SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """FedAvg weighted by examples, every client with the same settings."""
+
+    name: str
+    sizes: np.ndarray  # int32 [N], examples per client
+    image: tuple[int, int, int]  # H, W in pixels, C
+    classes: int
+    rate: float  # learning rate: of SGD, or of Adam for the CycleGAN
+    model: str
+    batch: int = 16  # examples a local step; an epoch's last step may have fewer
+    epochs: int = 1  # a client and round
+    cohort: int = 0  # clients a round; 0: all
+
+    @property
+    def images(self) -> int:
+        """Examples of all clients together."""
+        return int(self.sizes.sum())
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Row of each client's first example, int [N]."""
+        return np.cumsum(self.sizes) - self.sizes
+
+
+def equal(clients: int, size: int) -> np.ndarray:
+    """Sizes int32 [clients], all alike."""
+    return np.full(clients, size, np.int32)
+
+
+def lognormal(clients: int, sigma: float, low: int, high: int) -> np.ndarray:
+    """Sizes int32 [clients], log-normal with mean 64 before they are clipped to low..high."""
+    draws = np.random.default_rng(SEED).lognormal(np.log(64) - sigma**2 / 2, sigma, clients)
+    return np.clip(np.rint(draws), low, high).astype(np.int32)
+
+
+SMALL = (32, 32, 1)
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("W1", equal(32, 64), SMALL, 10, 0.05, "cnn"),
+        Workload("W2", equal(256, 64), SMALL, 10, 0.05, "cnn"),
+        Workload("W3", lognormal(64, 1.0, 16, 512), SMALL, 10, 0.05, "cnn"),
+        Workload("W4", lognormal(1_000, 2.0, 4, 20_000), SMALL, 10, 0.05, "cnn"),
+        # As torchvision's: 7 x 7 stem of stride 2, max-pool; 8 groups in every GroupNorm.
+        Workload("W6", equal(10, 64), (64, 64, 1), 4, 0.05, "resnet18"),
+        Workload("W7", equal(4, 8), (128, 128, 1), 1, 2e-4, "cyclegan", batch=1),
+        # A dense layer on the pixels; each client keeps a model of that size to itself.
+        Workload("W8", equal(100_000, 8), (8, 8, 1), 10, 0.05, "linear", batch=4, cohort=1_000),
+    )
+}
+
+
+def arrays(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, H, W, C] and labels int32 [n], in client order; labels are spread alike over clients."""
+    rng = np.random.default_rng((SEED, 1))
+    labels = rng.integers(0, workload.classes, workload.images, np.int32)
+    patterns = rng.integers(0, 128, (workload.classes, *workload.image), np.uint8)
+    images = rng.integers(0, 128, (workload.images, *workload.image), np.uint8)
+    return np.add(images, patterns[labels], out=images), labels
+
+
+def pairs(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    """Images of two modalities uint8 [n, H, W, C] in client order: the second is the first inverted."""
+    images = arrays(workload)[0]
+    return images, 255 - images
+
+
+def weights(workload: Workload) -> dict[str, np.ndarray]:
+    """Initial float32 weights of the CNN: 3 x 3 convolutions to 32 and 64 channels, each with ReLU and a 2 x 2
+    max-pool, then a dense layer. Kernels are [h, w, in, out], He normal; the dense layer takes [H, W, C] flattened."""
+    if workload.model != "cnn":
+        raise ValueError(f"{workload.name} trains {workload.model}; weights are given for the CNN alone")
+    height, width, channels = workload.image
+    features = (height // 4) * (width // 4) * 64
+    shapes = {"conv1": (3, 3, channels, 32), "conv2": (3, 3, 32, 64), "dense": (features, workload.classes)}
+    rng = np.random.default_rng((SEED, 2))
+    found = {}
+    for name, shape in shapes.items():
+        deviation = np.sqrt(2 / np.prod(shape[:-1]))
+        found[f"{name}.kernel"] = (deviation * rng.standard_normal(shape)).astype(np.float32)
+        found[f"{name}.bias"] = np.zeros(shape[-1], np.float32)
+    return found
+
+
+def order(workload: Workload, round: int, client: int) -> np.ndarray:
+    """The order in which a client visits its examples in a round, int [size]: a permutation of 0..size-1."""
+    return np.random.default_rng((SEED, 3, round, client)).permutation(workload.sizes[client])
+
+
+def rows(workload: Workload, round: int, client: int) -> np.ndarray:
+    """Rows of `arrays` that a client trains on in a round, int [size], `batch` of them in each local step."""
+    return order(workload, round, client) + workload.offsets[client]
