@@ -9,12 +9,12 @@ import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-jax.tree_map = jax.tree.map  # FedJAX 0.0.17 calls it by the name that newer JAX has dropped
-
 import common
 import fedjax
 import workloads
 from fedjax.algorithms import fed_avg
+
+jax.tree_map = jax.tree.map  # FedJAX 0.0.17 calls it by the name that newer JAX has dropped
 
 
 def logits(params, x):

@@ -10,6 +10,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 import client
 import common
+import numpy as np
 import workloads
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import ServerApp
@@ -44,7 +45,7 @@ def main() -> None:
 
     resources = {"init_args": {"num_cpus": chosen.actors}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, client.app, clients, backend_config=resources)
-    seconds = [later - earlier for earlier, later in zip(ticks, ticks[1:])]
+    seconds = np.diff(ticks).tolist()
     final = common.from_torch(workload, [value.numpy() for value in result["arrays"].to_torch_state_dict().values()])
     peak, packages = common.peak_mb() + sum(peaks.values()), ("flwr", "ray", "torch", "numpy")
     common.report("flower", workload, seconds, workloads.weights(workload), final, peak, packages)
