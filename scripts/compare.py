@@ -55,8 +55,11 @@ def main() -> None:
     folders = {PEERS[peer][0]: "" for peer in chosen.peers}
     if chosen.install:
         folders = {folder: install(folder) for folder in folders}
-    lines = measure(chosen, folders)
-    write(chosen.page, table(lines) + "\n\n" + circumstances(["python", "scripts/compare.py", *sys.argv[1:]]))
+    lines: Lines = {}
+    for repeat in range(chosen.repeats):  # the page is complete after each, should the next be stopped
+        print(f"repeat {repeat + 1} of {chosen.repeats}", flush=True)
+        measure(chosen, folders, lines)
+        write(chosen.page, table(lines) + "\n\n" + circumstances(["python", "scripts/compare.py", *sys.argv[1:]]))
 
 
 def install(folder: str) -> str:
@@ -82,19 +85,16 @@ def missing(folder: str) -> str:
     return "" if ready.read_text() == wanted.read_text() else "requirements have changed: add --install"
 
 
-def measure(chosen: argparse.Namespace, folders: dict[str, str]) -> Lines:
-    """Runs everything `repeats` times over; `folders` says which peers could not be installed, and why."""
-    lines: Lines = {}
-    for repeat in range(chosen.repeats):
-        for workload in chosen.workloads:
-            for name in (OURS, *chosen.peers):
-                line = run(name, workload, chosen.rounds, folders)
-                lines.setdefault((workload, name), []).append(line)
-                print(f"{repeat + 1}/{chosen.repeats} {workload} {name}: {line.get('median_s') or line['failed']}")
-                if chosen.raw:
-                    with chosen.raw.open("a") as file:
-                        file.write(json.dumps({"workload": workload, "peer": name, **line}) + "\n")
-    return lines
+def measure(chosen: argparse.Namespace, folders: dict[str, str], lines: Lines) -> None:
+    """Runs everything once and adds to `lines`; `folders` says which peers could not be installed, and why."""
+    for workload in chosen.workloads:
+        for name in (OURS, *chosen.peers):
+            line = run(name, workload, chosen.rounds, folders)
+            lines.setdefault((workload, name), []).append(line)
+            print(f"{workload} {name}: {line.get('median_s') or line['failed']}", flush=True)
+            if chosen.raw:
+                with chosen.raw.open("a") as file:
+                    file.write(json.dumps({"workload": workload, "peer": name, **line}) + "\n")
 
 
 def run(name: str, workload: str, rounds: int, folders: dict[str, str]) -> Line:
@@ -117,7 +117,7 @@ def read(code: int, stdout: str, stderr: str) -> Line:
         line = None
     if code == 0 and isinstance(line, dict):
         return line
-    return {"failed": f"exit {code}: {last(stderr) or last(stdout)}"}
+    return {"failed": f"exit {code}: {last(stderr) or last(stdout)}".replace(f"{HOME}/", "")}
 
 
 def last(text: str) -> str:

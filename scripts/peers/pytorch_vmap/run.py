@@ -22,7 +22,8 @@ def main() -> None:
     net = common.torch_cnn(workload)
     average = {name: value.detach().clone() for name, value in net.named_parameters()}
     images, labels = common.inputs(workload)
-    data = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).long()
     by_size = np.argsort(-workload.sizes, kind="stable")
     stacks = [by_size[i : i + STACK] for i in range(0, len(by_size), STACK)]
 
@@ -38,7 +39,7 @@ def main() -> None:
         for clients in stacks:
             weights = {name: value.expand(len(clients), *value.shape).clone() for name, value in average.items()}
             for rows, weight in steps(workload, number, clients):
-                for name, gradient in gradients(weights, data[0][rows], data[1][rows], weight).items():
+                for name, gradient in gradients(weights, x[rows], y[rows], weight).items():
                     weights[name].sub_(gradient, alpha=workload.rate)
             sizes = torch.from_numpy(workload.sizes[clients]).float()
             for name, value in total.items():
