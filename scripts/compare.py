@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from statistics import median
@@ -165,7 +166,7 @@ def circumstances(command: list[str]) -> str:
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over repeats. Command: `{' '.join(command)}`"
+    return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over repeats. Command: `{shlex.join(command)}`"
 
 
 def write(page: pathlib.Path, text: str) -> None:

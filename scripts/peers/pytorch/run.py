@@ -22,7 +22,7 @@ def main() -> None:
     words = common.parser(("cnn", "resnet18", "cyclegan"))
     words.add_argument("--processes", type=int, default=1)
     words.add_argument("--threads", type=int, default=0, help="in each process; 0: all with one process, else 1")
-    words.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    words.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="its peak memory is reported")
     words.add_argument("--precision", choices=PRECISIONS, default="fp32")
     chosen = words.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -51,14 +51,19 @@ def work(number: int, chosen, meeting: str) -> None:
             train(workload, learn, average, data, number, client)
             for value, parameter in zip(total, learn.parameters):
                 value.add_(parameter.detach(), alpha=int(workload.sizes[client]))
-        flat = torch.cat([value.reshape(-1) for value in total]).cpu()
-        dist.all_reduce(flat)
+        flat = torch.cat([value.reshape(-1) for value in total])
+        if chosen.processes > 1:
+            flat = flat.cpu()
+            dist.all_reduce(flat)
         parts = (flat / workload.images).split([value.numel() for value in average])
         for value, part in zip(average, parts):
             value.copy_(part.view(value.shape))
+        if chosen.device == "cuda":
+            torch.cuda.synchronize()
 
     seconds = common.clock(chosen.rounds, one_round)
-    peak = torch.tensor(common.peak_mb())
+    device_mb = torch.cuda.max_memory_allocated() / 1e6 if chosen.device == "cuda" else 0
+    peak = torch.tensor(device_mb or common.peak_mb())
     dist.all_reduce(peak)
     if rank == 0:
         final = [value.cpu().numpy() for value in average]
