@@ -86,7 +86,8 @@ def prepare(
     """Settings checked, the folder claimed, data built, the first state found."""
     agree(config)
     clock, source = Clock(), config.data
-    config.local.build(config.rounds), config.plan.resolve()  # bad settings are refused before any data is read
+    config.local.build(config.rounds)  # bad settings are refused before any data is read
+    config.plan.resolve()
     claim(out, config)
     with clock.measure("prepare"):
         federation = processes.together(lambda: source.build(config.seed))

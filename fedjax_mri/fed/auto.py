@@ -134,9 +134,8 @@ def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
     sim = trial(sim, one)
     state, root = jax.eval_shape(partial(engine.init, sim), jax.random.key(0)), jax.random.key(0)
     round = jax.make_jaxpr(partial(engine.one_round, sim, one))
-    program = re.sub(
-        r"0x[0-9a-f]+", "", str(round(state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0))))
-    )
+    traced = round(state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0)))
+    program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
     parts = (program, [asdict(one) for one in tries], jax.devices()[0].device_kind, os.cpu_count())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

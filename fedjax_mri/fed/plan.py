@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjax_mri.errors import UserError
 
+Conv = Literal["auto", "xla", "gemm", "direct"]
 AXIS = "clients"  # the one axis of the mesh
 
 
@@ -22,7 +23,7 @@ class Plan:
 
     devices: int = 0  # devices the clients are spread over
     lanes: int = 0  # clients trained side by side on each device
-    conv: Literal["auto", "xla", "gemm", "direct"] = "auto"  # how convolutions are computed, see nets/layers.py
+    conv: Conv = "auto"  # how convolutions are computed, see nets/layers.py
     precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/compute.py
     remat: bool = False  # recompute in the backward pass what lies between products: less memory, more time
     loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
@@ -33,7 +34,7 @@ class Plan:
     tune_s: float = 60.0  # seconds for measuring candidates of what is left open, see fed/auto.py; 0: fixed rules
 
     def resolve(self) -> "Plan":
-        """The plan with all that is open decided by rule. Raises UserError when it asks for devices that are not there."""
+        """The plan with all that is open decided by rule. Raises UserError when it asks for what is not there."""
         there = jax.device_count()
         if not 0 <= self.devices <= there:
             raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
@@ -43,9 +44,10 @@ class Plan:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
-        usual = ("direct", 2) if jax.default_backend() == "cpu" else ("gemm", 16)
-        conv = usual[0] if self.conv == "auto" else self.conv
-        return dataclasses.replace(self, devices=self.devices or there, lanes=self.lanes or usual[1], conv=conv)
+        on_cpu = jax.default_backend() == "cpu"
+        usual: Conv = "direct" if on_cpu else "gemm"
+        lanes, conv = self.lanes or (2 if on_cpu else 16), usual if self.conv == "auto" else self.conv
+        return dataclasses.replace(self, devices=self.devices or there, lanes=lanes, conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:
         """A line of this many devices, as many of each process, with the one axis `clients`."""
