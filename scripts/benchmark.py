@@ -1,0 +1,252 @@
+"""Times this engine on a named workload; needs jax, flax, optax and numpy alone. Prints one line of JSON.
+
+    python scripts/benchmark.py --workload W1 --rounds 5 --lanes 1 --conv direct
+
+Workloads are in workloads.py (W5 is configs/quickstart.py); any field of the plan is a flag, and what is left out is
+measured first. All data are synthetic.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+from fedjax_mri import trees
+from fedjax_mri.data.resident import resident
+from fedjax_mri.fed import auto, engine, uplink
+from fedjax_mri.fed import local as locally
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.engine import Simulation
+from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.resnet import ResNetSettings
+from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.tasks import cyclegan
+from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.task import Model, Task
+
+
+def main() -> None:
+    words = parser().parse_args()
+    prepare_jax()
+    plan = Plan(**{one.name: getattr(words, one.name) for one in dataclasses.fields(Plan)})
+    print(json.dumps(measured(words.workload, plan, words.rounds)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The workload, how often, and the plan."""
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("--workload", choices=[*WORKLOADS, *QUICKSTART], default="W1")
+    words.add_argument("--rounds", type=int, default=5, help="timed one by one; the first is reported apart")
+    for one in dataclasses.fields(Plan):
+        kind = (lambda text: text == "True") if isinstance(one.default, bool) else type(one.default)
+        words.add_argument(f"--{one.name}", type=kind, default=one.default)
+    return words
+
+
+def prepare_jax() -> None:
+    """One host device a core, where the processor is the device."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
+    """All there is to say of one workload under one plan."""
+    assemble, root = simulations(name), jax.random.key(0)
+    with tempfile.TemporaryDirectory() as nothing_remembered:
+        chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
+    sim = assemble(chosen)
+    segment, compile_s = timed(lambda: engine.build(sim, chosen, root, 1))
+    state, seconds, works = engine.first(sim, chosen, root), [], []
+    for _ in range(rounds):
+        (state, work, waited), took = timed(functools.partial(segment, state, 1))
+        seconds.append(took)
+        works.append(jax.tree.map(lambda x: np.asarray(x).sum(0), work))
+    return {
+        "peer": "fedjax_mri",
+        "workload": name,
+        "plan_s": plan_s,
+        "compile_s": compile_s,
+        "first_round_s": seconds[0],
+        "round_s": seconds[1:],
+        **rates(np.array(seconds[1:] or seconds), works[1:] or works),
+        **efficiency(assemble, chosen, seconds[1:] or seconds, works[1:] or works),
+        "waited_s": waited,
+        "peak_mb": peak_mb(),
+        "plan": dataclasses.asdict(chosen),
+        "device": f"{chosen.devices} x {jax.devices()[0].device_kind}",
+        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` gives, and the seconds it took."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def simulations(name: str) -> Callable[[Plan], Simulation]:
+    """The workload under any plan; its data are made once."""
+    if name in QUICKSTART:
+        return quickstart(pathlib.Path(__file__).parents[1] / QUICKSTART[name])
+    workload = WORKLOADS[name]
+    if workload.model == "linear":
+        from clients_study import simulation
+
+        return lambda plan: simulation(len(workload.sizes), workload.cohort)
+    fields = dict(zip(("ct", "mr"), map(unit, pairs(workload)))) if workload.model == "cyclegan" else labelled(workload)
+    data = resident(fields, np.split(np.arange(workload.images), workload.offsets[1:]))
+    adam = cyclegan.adam if workload.model == "cyclegan" else optax.sgd
+    local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
+    clients = len(workload.sizes)
+    sample = Uniform(workload.cohort).build(clients) if workload.cohort else Everyone().build(clients)
+    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    return lambda plan: Simulation(
+        task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
+    )
+
+
+def quickstart(path: pathlib.Path) -> Callable[[Plan], Simulation]:
+    from fedjax_mri import config, experiment
+
+    settings = config.load(path)[""]
+    federation = settings.data.build(settings.seed)
+    return functools.partial(experiment.assemble, settings, experiment.describe(federation), federation.train)
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    """uint8 to -1..1."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def labelled(workload: Workload) -> dict[str, np.ndarray]:
+    return dict(zip(("image", "label"), arrays(workload)))
+
+
+def task(workload: Workload, compute: Compute) -> Task:
+    """What the workload learns; the CNN starts from the same weights as its peers."""
+    if workload.model == "cyclegan":
+        return CycleGAN(GeneratorSettings(), PatchGANSettings()).build(workload.image, 0, compute)
+    network = CNNSettings((32, 64), norm="none") if workload.model == "cnn" else ResNetSettings(18)
+    built = Classify(network=network).build(workload.image, workload.classes, compute)
+    if workload.model != "cnn":
+        return built
+    given = weights(workload)
+    convs = [{"kernel": given[f"{layer}.kernel"], "bias": given[f"{layer}.bias"]} for layer in ("conv1", "conv2")]
+    params = {"convs": dict(enumerate(convs)), "logits": {"kernel": given["dense.kernel"], "bias": given["dense.bias"]}}
+    return built._replace(init=lambda key: Model(jax.tree.map(jnp.asarray, params), built.init(key).carry))
+
+
+def rates(seconds: np.ndarray, works: list[Any]) -> dict[str, float]:
+    """What a round amounts to, by the median of their `seconds`."""
+    per_second = {
+        f"{name}_per_s": float(np.median([float(getattr(work, field)) / s for work, s in zip(works, seconds)]))
+        for name, field in (("clients", "clients"), ("images", "examples"), ("steps", "steps"))
+    }
+    return {"median_s": float(np.median(seconds)), **per_second}
+
+
+def efficiency(
+    assemble: Callable[[Plan], Simulation], plan: Plan, seconds: list[float], works: list[Any]
+) -> dict[str, float]:
+    """Useful share of the lanes' steps beside the best there could be, and of the device's peak rate."""
+    steps, slots = (sum(float(getattr(work, name)) for work in works) for name in ("steps", "slots"))
+    flops = step_flops(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
+    rate, peak = flops * steps / sum(seconds), peak_flops(plan)
+    return {
+        "useful_share": steps / slots,
+        "best_useful_share": best_share(assemble(plan), plan) if len(works) else 0.0,
+        "ms_per_step_and_device": 1e3 * sum(seconds) * plan.devices / steps,
+        "gflop_per_step": flops / 1e9,
+        "gflop_per_s": rate / 1e9,
+        "peak_gflop_per_s": peak / 1e9,
+        "share_of_peak": rate / peak,
+    }
+
+
+def best_share(sim: Simulation, plan: Plan) -> float:
+    """The useful share of the shortest possible makespan for all clients: no schedule can do better."""
+    steps = np.asarray(locally.steps(sim.local, np.asarray(sim.data.sizes)))
+    lanes = plan.devices * plan.lanes
+    return float(steps.sum() / (lanes * max(steps.max(), -(-steps.sum() // lanes))))
+
+
+def step_flops(sim: Simulation) -> float:
+    """Floating-point operations of the products in one local step of a full batch, counted in the traced step."""
+    state, root = jax.eval_shape(functools.partial(engine.alone, sim), jax.random.key(0)), jax.random.key(0)
+
+    def step(state: engine.State, store: Any) -> Any:
+        size = jnp.int32(sim.local.batch)
+        model = trees.join(state.server.model, state.clients.model)
+        start = locally.Start(model, state.server, state.clients.state)
+        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), root)
+        optimizers = locally.init_optimizers(sim.task, sim.local, model, jnp.float32(0.1))
+        optimizer = sim.local.optimizer(jnp.float32(0.1))
+        return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, root)
+
+    return products(jax.make_jaxpr(step)(state, sim.data.store).jaxpr)
+
+
+def products(jaxpr: Any) -> float:
+    """Operations of all matrix products and convolutions, those of a scan as often as it runs."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(products(one) for one in inner if hasattr(one, "eqns"))
+        if equation.primitive.name == "dot_general":
+            shape, contracted = equation.invars[0].aval.shape, equation.params["dimension_numbers"][0][0]
+            total += 2.0 * equation.outvars[0].aval.size * np.prod([shape[axis] for axis in contracted])
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, outputs = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec[0]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[outputs]
+    return total
+
+
+def peak_flops(plan: Plan) -> float:
+    """Operations a second that the plan's devices reach together on a large product in the plan's precision."""
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    dtype = jnp.bfloat16 if plan.precision == "bf16" else jnp.float32
+    a = jax.device_put(jnp.ones((plan.devices, side, side), dtype), plan.divided())
+    with jax.default_matmul_precision({"tf32": "tensorfloat32", "bf16": "default"}.get(plan.precision, "float32")):
+        product = jax.jit(jax.shard_map(jnp.matmul, mesh=plan.mesh(), in_specs=plan.divided().spec,
+                                        out_specs=plan.divided().spec)).lower(a, a).compile()  # fmt: skip
+    best = min(timed(lambda: jax.block_until_ready(product(a, a)))[1] for _ in range(20))
+    return 2.0 * plan.devices * side**3 / best
+
+
+def peak_mb() -> float:
+    """Of the device where it says so, else of this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 1e6
+
+
+if __name__ == "__main__":
+    main()
