@@ -136,8 +136,8 @@ def settle(plan: Plan, state: State) -> State:
     if plan.clients == "host":
         clients = jax.tree.map(lambda x: np.require(x, requirements=["O", "W"]), clients)
     else:
-        clients = jax.device_put(clients, plan.everywhere())
-    return jax.device_put(rest, plan.everywhere())._replace(clients=clients)
+        clients = placement.everywhere(plan, clients)
+    return placement.everywhere(plan, rest)._replace(clients=clients)
 
 
 def check(sim: Simulation, plan: Plan) -> None:
@@ -180,7 +180,7 @@ def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
 
     def segment(state: State, rounds: int) -> tuple[State, Work, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
-        return state, jax.tree.map(lambda x: x[:rounds], work), 0.0
+        return state, jax.tree.map(lambda x: np.asarray(x)[:rounds], work), 0.0
 
     return segment
 
