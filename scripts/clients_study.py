@@ -21,7 +21,7 @@ import optax
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, uplink
+from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
@@ -47,7 +47,7 @@ def measure(clients: int, cohort: int, place: str) -> None:
     sim, root = simulation(clients, cohort), jax.random.key(0)
     plan = Plan(clients=place).resolve()  # type: ignore[arg-type]
     start = time.perf_counter()
-    segment, state = engine.build(sim, plan, root, ROUNDS), engine.first(sim, plan, root)
+    segment, state = segments.build(sim, plan, root, ROUNDS), engine.first(sim, plan, root)
     compiled = time.perf_counter() - start
     state, *_ = segment(state, ROUNDS)  # warm-up
     seconds = []

@@ -75,8 +75,13 @@ _deal = jax.jit(longest_first, static_argnums=1)
 
 
 def host() -> jax.Device:
-    """The processor, for small computations that must not queue behind a round."""
-    return jax.local_devices(backend="cpu")[0]
+    """The processor, for small computations that must not queue behind a round. Raises UserError where JAX has none."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise UserError(
+            "plan.data, plan.clients: the host's part needs JAX's cpu platform: add cpu to JAX_PLATFORMS"
+        ) from None
 
 
 def fetched(data: ClientData, clients: np.ndarray) -> list[Examples]:

@@ -11,7 +11,7 @@ from simulations import CASES, SIZES, classifier, images, plain_round, simulatio
 from fedjax_mri import trees
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, uplink
+from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.tasks.task import Model
@@ -48,7 +48,7 @@ def expected(case: str) -> engine.State:
 def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,), **where: str):
     """The engine's state, and the work of the last segment."""
     plan = Plan(devices=devices, lanes=lanes, **where).resolve()
-    segment, state, work = engine.build(sim, plan, ROOT, max(pieces)), engine.first(sim, plan, ROOT), None
+    segment, state, work = segments.build(sim, plan, ROOT, max(pieces)), engine.first(sim, plan, ROOT), None
     for rounds in pieces:
         state, work, _ = segment(state, rounds)
     return state, work
@@ -98,18 +98,18 @@ def test_a_saved_state_goes_on_in_another_place_of_memory(where: dict) -> None:
     for leaf in jax.tree.leaves(saved):
         leaf.flags.writeable = False
     plan = Plan(devices=2, lanes=3, **where).resolve()
-    state, *_ = engine.build(sim, plan, ROOT, 2)(engine.settle(plan, saved), 2)
+    state, *_ = segments.build(sim, plan, ROOT, 2)(engine.settle(plan, saved), 2)
     assert_close(state, trained(sim, 3, 2)[0], 1e-6)
 
 
 def test_client_state_is_written_in_place(monkeypatch) -> None:
     """Of 1,000 clients' state the program that trains two makes no copy."""
-    programs, make = [], engine.compiled
-    monkeypatch.setattr(engine, "compiled", lambda *given: programs.append(make(*given)) or programs[-1])
+    programs, make = [], segments.compiled
+    monkeypatch.setattr(segments, "compiled", lambda *given: programs.append(make(*given)) or programs[-1])
     data = CASES["procedural, Adam, cohort of 5"]().data._replace(sizes=np.full(1000, 4, np.int32))
     sim = simulation(two_players(), data, sample=Uniform(2).build(1000))
     plan = Plan(devices=2, lanes=1).resolve()
-    engine.build(sim, plan, ROOT, 3)
+    segments.build(sim, plan, ROOT, 3)
     state = trees.nbytes(jax.eval_shape(lambda: engine.init(sim, ROOT)).clients)
     memory = programs[0].memory_analysis()
     assert memory.alias_size_in_bytes >= state
