@@ -20,7 +20,7 @@ from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.resident import empty, pack
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import auto, engine, evaluate
+from fedjax_mri.fed import auto, engine, evaluate, segments
 from fedjax_mri.fed.engine import Simulation, State, Work
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.nets.compute import Compute
@@ -158,7 +158,7 @@ def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dic
     if int(state.round) >= this.config.rounds:
         return lambda state: (state, {})
     with this.clock.measure("compile"):
-        rounds = engine.build(this.sim, this.plan, root, every)
+        rounds = segments.build(this.sim, this.plan, root, every)
 
     def segment(state: State) -> tuple[State, dict[str, float]]:
         done = int(state.round)

@@ -30,7 +30,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri import trees
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import auto, engine, uplink
+from fedjax_mri.fed import auto, engine, segments, uplink
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
@@ -77,7 +77,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as nothing_remembered:
         chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
-    segment, compile_s = timed(lambda: engine.build(sim, chosen, root, 1))
+    segment, compile_s = timed(lambda: segments.build(sim, chosen, root, 1))
     state, seconds, works = engine.first(sim, chosen, root), [], []
     for _ in range(rounds):
         (state, work, waited), took = timed(functools.partial(segment, state, 1))

@@ -98,6 +98,17 @@ def test_a_run_leaves_what_it_promises(home) -> None:
     assert "published test" in page and ">synthetic data<" not in page
 
 
+def test_a_run_may_place_its_memory_elsewhere_and_change_its_mind(home) -> None:
+    """Examples streamed and client state on the host for the first rounds, all on the devices for the rest."""
+    for rounds, flags in (("2", ["--plan.data", "streamed", "--plan.clients", "host"]), ("6", [])):
+        assert cli.main([*command(home, "elsewhere", "--rounds", rounds, *flags)[3:]]) == 0
+    ours, theirs = final(home / "elsewhere"), final(home / "run")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    assert 0 <= runfolder.read_history(home / "elsewhere")[1]["waited_share"] < 1
+
+
 def test_evaluate_needs_the_run_alone(home, tmp_path, capsys) -> None:
     shutil.copytree(home / "run", tmp_path / "run")
     fill(tmp_path / "clinic", {"": 5})

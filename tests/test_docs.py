@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from fedjax_mri import cli, trees
-from fedjax_mri.fed import engine, evaluate, uplink
+from fedjax_mri.fed import engine, evaluate, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
@@ -40,7 +40,7 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
         sim = Simulation(task, algorithm, chain, Everyone().build(3), local, federation.train)
         before = engine.first(sim, plan, root)
         start = jax.tree.map(jnp.copy, before.server.model)
-        state, *_ = engine.build(sim, plan, root, 5)(before, 5)
+        state, *_ = segments.build(sim, plan, root, 5)(before, 5)
         judged = evaluate.build(task, plan, federation.tests)(state)["the same"]
         error = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))["mse"]
         return float(trees.norm(trees.subtract(state.server.model, start))), error

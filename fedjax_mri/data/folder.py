@@ -20,6 +20,9 @@ FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where 
 class Folder:
     """Images dealt to simulated hospitals; batches are {"image": uint8 [B, size, size, channels], "label": int32 [B]}.
 
+    Decoded pixels stay in the host's memory, by client; the plan says whether devices hold all of them, a share each,
+    or only the cohort's.
+
     The published split keeps the folders `train` and `test`, and warns of test images that have a twin in training.
     The grouped split pools all images and holds out a share of each class with no duplicate group on both sides.
     """

@@ -1,5 +1,6 @@
 """The plan by measurement: a few candidates train small clients for a moment, the fastest is taken and remembered."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 from fedjax_mri.data.client_data import Batch, ClientData
 from fedjax_mri.data.resident import empty, pack
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine
+from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.placement import placed
 from fedjax_mri.fed.plan import Plan
@@ -98,7 +99,7 @@ def measured(plan: Plan, assemble: Assemble) -> float:
     """Milliseconds an example takes under `plan`. Raises UserError when it does not fit."""
     sim, seconds = trial(assemble(plan), plan), list[float]()
     root = jax.random.key(0)
-    round = engine.build(sim, replace(plan, data="replicated", clients="device"), root, 1)
+    round = segments.build(sim, replace(plan, data="replicated", clients="device"), root, 1)
     state, work, _ = round(engine.first(sim, plan, root), 1)
     while len(seconds) < REPEATS and sum(seconds) < LONG_S:
         start = time.perf_counter()
@@ -159,13 +160,11 @@ def recall(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | N
 
 def remember(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Whole or not at all; where nothing can be written, nothing is remembered."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
         os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
 
 
 def versions() -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from fedjax_mri import trees
+from fedjax_mri.data import resident
 from fedjax_mri.data.client_data import Test
-from fedjax_mri.data.resident import whole
 from fedjax_mri.fed.engine import Kept, State
 from fedjax_mri.fed.plan import AXIS, Plan
 from fedjax_mri.tasks.task import Metrics, Task
@@ -36,7 +36,7 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
     # Test sets that are read by one function share one program.
     program = functools.cache(lambda read: on_devices(task, plan, read))
     dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
-    stores = plan.put({name: whole(test.data) for name, test in tests.items()})
+    stores = {name: plan.put(resident.whole(test.data)) for name, test in tests.items()}
     on_device = jax.jit(own)
 
     def one(state: State, name: str, test: Test) -> Judged:
@@ -78,11 +78,9 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
 
         return by_client(one, owner.size, chunks)
 
-    everywhere, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    specs = (everywhere, everywhere, everywhere, everywhere, mine, mine, mine)
-    return jax.jit(
-        jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(everywhere, mine), check_vma=False)
-    )
+    whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    specs = (whole, whole, whole, whole, mine, mine, mine)
+    return jax.jit(jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False))
 
 
 def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import trees
+from fedjax_mri.data import resident
 from fedjax_mri.data.client_data import Batch, ClientData, Examples
-from fedjax_mri.data.resident import empty, pack, whole
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed.plan import AXIS, Plan
 from fedjax_mri.fed.schedule import longest_first
@@ -42,8 +42,7 @@ def placed(data: ClientData, plan: Plan) -> Placed:
     everyone = np.arange(len(data.sizes), dtype=np.int32)
     if plan.data == "sharded":
         return divided(data, plan, everyone, data.sizes, shape(data, plan, len(everyone)))
-    found = Placed(whole(data), np.full_like(everyone, -1), everyone)
-    return plan.put(found)
+    return plan.put(Placed(resident.whole(data), np.full_like(everyone, -1), everyone))
 
 
 def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: Shape) -> Placed:
@@ -56,7 +55,7 @@ def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray
     shares = deal(sizes, plan.devices)
     for device, share in enumerate(shares):
         home[clients[share]], number[clients[share]] = device, np.arange(len(share))
-    store = on_devices(plan, lambda device: pack(fetched(data, clients[shares[device]]), *room))
+    store = on_devices(plan, lambda device: resident.pack(fetched(data, clients[shares[device]]), *room))
     return Placed(store, *plan.put((home, number)))
 
 
@@ -71,15 +70,20 @@ _deal = jax.jit(longest_first, static_argnums=1)
 
 
 def host() -> jax.Device:
-    """The processor, for small computations that must not queue behind a round."""
-    return jax.local_devices(backend="cpu")[0]
+    """The processor, for small computations that must not queue behind a round. Raises UserError where JAX has none."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise UserError(
+            "plan.data, plan.clients: the host's part needs JAX's cpu platform: add cpu to JAX_PLATFORMS"
+        ) from None
 
 
 def fetched(data: ClientData, clients: np.ndarray) -> list[Examples]:
     """Examples of each of `clients`; of none, one client without any. Those not in memory are read side by side."""
     assert data.fetch is not None
     if not len(clients):
-        return [empty(data)]
+        return [resident.empty(data)]
     if data.store is not None:
         return [data.fetch(int(client)) for client in clients]
     import grain
@@ -130,14 +134,13 @@ def here(seen: Placed, plan: Plan) -> Placed:
 
 def specs(plan: Plan) -> Placed:
     """Which parts of a `Placed` are divided among devices."""
-    everywhere = jax.sharding.PartitionSpec()
-    store = everywhere if plan.data == "replicated" else jax.sharding.PartitionSpec(AXIS)
-    return Placed(store, everywhere, everywhere)
+    whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    return Placed(whole if plan.data == "replicated" else mine, whole, whole)
 
 
 def blank(data: ClientData, plan: Plan, cohort: int) -> Placed:
     """Shapes and dtypes of what a streamed round is given."""
-    one = pack([empty(data)], *shape(data, plan, cohort))
+    one = resident.pack([resident.empty(data)], *shape(data, plan, cohort))
     store = jax.tree.map(lambda x: jax.ShapeDtypeStruct((plan.devices, *x.shape), x.dtype), one)
     table = jax.ShapeDtypeStruct(data.sizes.shape, jnp.int32)
     return Placed(store, table, table)
@@ -195,7 +198,7 @@ def nbytes(data: ClientData, plan: Plan, cohort: int) -> int:
     """Bytes of examples on one device; streamed, of a round's and the next one's."""
     if data.fetch is None:
         return trees.nbytes(data.store)
-    row = sum(field.itemsize * int(np.prod(field.shape[1:])) for field in empty(data).values())
+    row = sum(field.itemsize * int(np.prod(field.shape[1:])) for field in resident.empty(data).values())
     if plan.data == "replicated":
         return int(data.sizes.sum()) * row
     rounds, clients = (2, cohort) if plan.data == "streamed" else (1, len(data.sizes))

@@ -24,14 +24,16 @@ def longest_first(steps: jax.Array, lanes: int, home: jax.Array | None = None, d
     """
     ranked = jnp.argsort(steps, descending=True)
     home = jnp.full(steps.shape, -1, jnp.int32) if home is None else home
-    device = jnp.arange(lanes, dtype=jnp.int32) // (lanes // devices)
+    # Numbered here so that neighbours are on different devices: of equally loaded lanes the first is taken.
+    device = jnp.arange(lanes, dtype=jnp.int32) % devices
 
     def deal(load: jax.Array, place: jax.Array) -> tuple[jax.Array, jax.Array]:
         away = (home[place] >= 0) & (home[place] != device)
         lane = jnp.argmin(jnp.where(away, jnp.iinfo(jnp.int32).max, load))
         return load.at[lane].add(steps[place]), jnp.where(steps[place] > 0, lane, lanes).astype(jnp.int32)
 
-    _, lane = jax.lax.scan(deal, jnp.zeros(lanes, jnp.int32), ranked)
+    _, dealt = jax.lax.scan(deal, jnp.zeros(lanes, jnp.int32), ranked)
+    lane = jnp.where(dealt < lanes, dealt % devices * (lanes // devices) + dealt // devices, lanes)
     by_lane = jnp.argsort(lane)
     bounds = jnp.searchsorted(lane[by_lane], jnp.arange(lanes + 1, dtype=jnp.int32)).astype(jnp.int32)
     return Queues(ranked[by_lane].astype(jnp.int32), bounds[:-1], bounds[1:])

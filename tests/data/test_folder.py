@@ -115,7 +115,8 @@ def test_a_hospital_is_tested_on_its_own_mix(root):
 def test_same_seed_same_federation(root, split):
     first, again, other = (build(root, seed, split=split, partition=Sizes((3, 1))) for seed in (1, 1, 2))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again)):
-        np.testing.assert_array_equal(a, b)
+        if not callable(a):
+            np.testing.assert_array_equal(a, b)
     assert (first.train.store.fields["image"] != other.train.store.fields["image"]).any()
 
 

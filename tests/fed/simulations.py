@@ -28,6 +28,7 @@ from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05
+AS_GIVEN = Compute()
 
 
 def images(sizes: np.ndarray = SIZES) -> ClientData:
@@ -51,10 +52,10 @@ def procedural() -> ClientData:
     return ClientData(SIZES, (), read)
 
 
-def classifier(norm: NormKind = "group", **settings: object) -> Task:
+def classifier(norm: NormKind = "group", compute: Compute = AS_GIVEN, **settings: object) -> Task:
     """System B's network, one stage wide."""
     task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
-    return task.build((8, 8, 1), classes=3, compute=Compute())
+    return task.build((8, 8, 1), classes=3, compute=compute)
 
 
 def two_players() -> Task:

@@ -41,6 +41,11 @@ def test_clients_with_a_home_stay_there(devices: int) -> None:
         jax.tree.map(np.testing.assert_array_equal, free, Queues(order, start, stop))
 
 
+def test_few_clients_go_to_different_devices() -> None:
+    _, start, stop = map(np.asarray, longest_first(jnp.array([3, 5, 4, 0], jnp.int32), 8, None, 4))
+    np.testing.assert_array_equal((stop - start).reshape(4, 2).sum(1), [1, 1, 1, 0])
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 16, 17, 100, 1000])
 def test_a_shuffle_visits_each_example_once(size: int) -> None:
     order = np.asarray(shuffled(jax.random.key(size), jnp.arange(size + 3, dtype=jnp.int32), jnp.int32(size)))

@@ -11,7 +11,7 @@ from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, placement
+from fedjax_mri.fed import engine, placement, segments
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 
@@ -74,7 +74,7 @@ def test_data_ten_times_the_budget_of_a_device_gives_what_resident_data_does(tmp
 
     def trained(data: ClientData, plan: Plan) -> engine.State:
         sim = few._replace(data=data)
-        return engine.build(sim, plan.resolve(), ROOT, 3)(engine.first(sim, plan.resolve(), ROOT), 3)[0]
+        return segments.build(sim, plan.resolve(), ROOT, 3)(engine.first(sim, plan.resolve(), ROOT), 3)[0]
 
     tight = Plan(devices=2, lanes=2, memory_mb=1, data="streamed")
     ours = trained(streamed(arrays, parts), tight)

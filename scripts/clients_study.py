@@ -1,0 +1,126 @@
+"""Seconds a round takes against the number of clients, and W8, with client state on the device and on the host.
+
+    python scripts/clients_study.py
+
+One JSON line each. A client holds 8 synthetic images of 8 x 8 and keeps a linear model of its own beside the shared
+one. The cohort stays at 10 while clients grow from 10 to 100,000; W8 is 100,000 clients with a cohort of 1,000.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_mri import trees
+from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.resident import resident
+from fedjax_mri.fed import engine, segments, uplink
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.engine import Simulation
+from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.tasks.task import Model, Phase, Task, everything
+
+STUDY = [(clients, 10) for clients in (10, 100, 1_000, 10_000, 100_000)]
+W8 = (100_000, 1_000)
+ROUNDS, REPEATS = 50, 7
+
+
+def main() -> None:
+    """Each measurement in a process of its own, so that its peak of memory is its own."""
+    for clients, cohort in (*STUDY, W8):
+        for place in ("device", "host"):
+            subprocess.run([sys.executable, __file__, str(clients), str(cohort), place], check=True)
+
+
+def measure(clients: int, cohort: int, place: str) -> None:
+    """Prints one line."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    sim, root = simulation(clients, cohort), jax.random.key(0)
+    plan = Plan(clients=place).resolve()  # type: ignore[arg-type]
+    start = time.perf_counter()
+    segment, state = segments.build(sim, plan, root, ROUNDS), engine.first(sim, plan, root)
+    compiled = time.perf_counter() - start
+    state, *_ = segment(state, ROUNDS)  # warm-up
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        state, *_ = segment(state, ROUNDS)
+        seconds.append((time.perf_counter() - start) / ROUNDS)
+    line = {
+        "workload": "W8" if (clients, cohort) == W8 else "clients",
+        "clients": clients,
+        "cohort": cohort,
+        "seconds_per_round": float(np.median(seconds)),
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "compile_seconds": compiled,
+        "client_state_mb": trees.nbytes(state.clients) / 1e6,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "plan": str(plan),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def simulation(clients: int, cohort: int) -> Simulation:
+    """Two SGD steps a round on batches of 4."""
+    local = Local(1, 4, optax.sgd, lambda round: jnp.float32(0.05))
+    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    return Simulation(personal(), FedAvg().build(), chain, Uniform(cohort).build(clients), local, noise(clients))
+
+
+def noise(clients: int) -> ClientData:
+    """8 images a client."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8 * clients, 8, 8, 1), dtype=np.uint8)
+    labels = rng.integers(0, 10, 8 * clients, dtype=np.int32)
+    return resident({"image": images, "label": labels}, np.split(np.arange(8 * clients), clients))
+
+
+def personal() -> Task:
+    """A linear classifier that is the sum of a shared one and the client's own."""
+
+    def init(key: jax.Array) -> Model:
+        linear = {"weights": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}
+        return Model({"shared": linear, "own": linear}, {})
+
+    def predict(params, carry, batch):
+        pixels = batch["image"].reshape(-1, 64).astype(jnp.float32) / 255
+        linear = trees.add(params["shared"], params["own"])
+        return pixels @ linear["weights"] + linear["bias"][None]
+
+    def loss(params, carry, batch, key):
+        each = optax.softmax_cross_entropy_with_integer_labels(predict(params, carry, batch), batch["label"])
+        total, weight = jnp.sum(each * batch["weight"]), batch["weight"].sum()
+        return total / jnp.maximum(weight, 1), (carry, (total, weight))
+
+    def shared(model: Model) -> Model:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[1].key == "shared", model)
+
+    def judged(params, carry, batch):
+        return loss(params, carry, batch, None)[1][1]
+
+    return Task(
+        init=init,
+        phases=(Phase(loss, moves=everything),),
+        evaluate=judged,
+        predict=predict,
+        shared=shared,
+        summary=lambda sums: {"nll": float(sums[0] / sums[1])},
+        score=lambda sums: -sums[0] / sums[1],
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        main()
+    else:
+        measure(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,147 @@
+"""The plan by measurement: what it tries, what it remembers, and what it does when nothing fits."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from simulations import CASES, classifier, images, simulation
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed import auto, engine, segments
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.nets.compute import Compute
+
+ROOT = jax.random.key(11)
+
+
+def assemble(plan: Plan) -> engine.Simulation:
+    return simulation(classifier(compute=Compute(plan.conv, plan.precision, plan.remat)), images())
+
+
+@pytest.fixture
+def timings(monkeypatch):
+    """Replaces the clockwork: what each candidate takes, and which were asked."""
+    asked: list[Plan] = []
+    ms: dict[tuple, float] = {}
+
+    def measured(plan: Plan, _) -> float:
+        asked.append(plan)
+        if (plan.conv, plan.lanes) in ms:
+            return ms[plan.conv, plan.lanes]
+        raise UserError(f"plan.lanes={plan.lanes}: does not fit")
+
+    monkeypatch.setattr(auto, "measured", measured)
+    return ms, asked
+
+
+def choose(folder: pathlib.Path, plan: Plan = Plan(devices=2)) -> tuple[Plan, list[str]]:  # noqa: B008
+    said: list[str] = []
+    return auto.choose(plan, assemble, folder, said.append), said
+
+
+def test_takes_the_fastest_and_remembers_it(tmp_path, timings) -> None:
+    ms, asked = timings
+    ms.update({("direct", 1): 3.0, ("direct", 2): 2.0, ("direct", 4): 5.0, ("gemm", 1): 4.0, ("gemm", 4): 1.0})
+    plan, said = choose(tmp_path)
+    assert (plan.conv, plan.lanes, plan.devices) == ("gemm", 4, 2) and len(asked) == 5
+    assert (
+        len(said) == 1
+        and "1 ms an example" in said[0]
+        and "direct convolutions, 2 lanes on each of 2 devices 2" in said[0]
+    )
+    again, said = choose(tmp_path)
+    assert again == plan and len(asked) == 5 and "remembered in" in said[0]
+
+
+def test_what_the_user_set_stays(tmp_path, timings) -> None:
+    ms, asked = timings
+    ms.update({("direct", 3): 3.0, ("gemm", 3): 2.0})
+    plan, _ = choose(tmp_path, Plan(devices=1, lanes=3))
+    assert (plan.conv, plan.lanes, plan.devices) == ("gemm", 3, 1)
+    assert {one.lanes for one in asked} == {3}
+    fixed, said = choose(tmp_path, Plan(devices=1, lanes=2, conv="xla"))
+    assert (fixed.lanes, fixed.conv) == (2, "xla") and not said
+
+
+def test_time_is_bounded(tmp_path, timings) -> None:
+    ms, asked = timings
+    ms.update({("direct", 1): 3.0, ("gemm", 4): 1.0})
+    plan, said = choose(tmp_path, Plan(devices=2, tune_s=1e-9))
+    assert (plan.conv, plan.lanes) == ("direct", 1) and len(asked) == 1 and "nothing else measured" in said[0]
+    assert choose(tmp_path, Plan(devices=2, tune_s=0)) == (Plan(devices=2, tune_s=0).resolve(), [])
+
+
+def test_what_does_not_fit_is_passed_over_and_remat_is_the_last_resort(tmp_path, timings, monkeypatch) -> None:
+    ms, asked = timings
+    ms.update({("gemm", 1): 4.0})
+    plan, said = choose(tmp_path)
+    assert (plan.conv, plan.lanes, plan.remat) == ("gemm", 1, False) and "4 did not fit" in said[0]
+    ms.clear()
+    with pytest.raises(UserError, match="does not fit"):
+        choose(tmp_path / "other")
+    assert asked[-1].remat
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", "{}", '{"made_with": 3}', '{"made_with": "jax 0.1", "choice": {}, "reason": "x"}']
+)
+def test_a_damaged_or_outdated_memory_is_passed_over_with_one_line(tmp_path, timings, damage) -> None:
+    ms, _ = timings
+    ms.update({("direct", 1): 3.0})
+    choose(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage)
+    plan, said = choose(tmp_path)
+    assert plan.conv == "direct" and len(said) == 2 and "measuring again" in said[0] and str(file) in said[0]
+    assert json.loads(file.read_text())["choice"]["lanes"] == 1  # mended
+
+
+def test_memories_of_other_tasks_and_plans_are_others(tmp_path) -> None:
+    def key(assemble, plan: Plan) -> str:
+        return auto.key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
+
+    plan, wider = Plan(devices=2), lambda plan: simulation(classifier(norm="batch"), images())
+    keys = [key(assemble, plan), key(wider, plan), key(assemble, Plan(devices=1)), key(assemble, Plan(2, lanes=3))]
+    assert len(set(keys)) == 4
+    assert key(assemble, plan) == keys[0]
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_the_memory(tmp_path, timings) -> None:
+    ms, _ = timings
+    ms.update({("direct", 1): 3.0})
+    (tmp_path / "file").write_text("")
+    assert choose(tmp_path / "file" / "plans")[0].conv == "direct"
+
+
+def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
+    chosen, said = choose(tmp_path, Plan(devices=2, tune_s=1e-9))
+    assert said and chosen.lanes and chosen.conv != "auto"
+
+    def after(plan: Plan) -> engine.State:
+        return segments.build(assemble(plan), plan, ROOT, 2)(engine.first(assemble(plan), plan, ROOT), 2)[0]
+
+    fixed = dataclasses.replace(chosen, conv="xla", lanes=3, devices=1)
+    for a, b in zip(jax.tree.leaves(after(chosen)), jax.tree.leaves(after(fixed)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-5)
+
+
+def test_a_trial_has_every_kind_of_data(tmp_path) -> None:
+    for case in ("procedural, Adam, cohort of 5", "BatchNorm local"):
+        plan = Plan(devices=1, lanes=1, conv="gemm").resolve()
+        assert auto.measured(plan, lambda plan, case=case: CASES[case]()) > 0
+
+
+def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> None:
+    monkeypatch.setattr(Plan, "memory", lambda self: 100e3)
+    plan = Plan(devices=1, lanes=8).resolve()
+    with pytest.raises(
+        UserError, match=r"plan.lanes=8: the program needs .* MB more than its 0; choose --plan.lanes [1-7]$"
+    ):
+        segments.build(assemble(plan), plan, ROOT, 1)
+    monkeypatch.setattr(Plan, "memory", lambda self: 1e3)
+    monkeypatch.setattr(Plan, "budget", lambda self: 1e9)
+    with pytest.raises(UserError, match=r"--plan.remat True, or a smaller local.batch$"):
+        segments.build(assemble(plan), plan, ROOT, 1)
