@@ -31,7 +31,7 @@ from fedjax_mri.tasks.task import Model, Phase, Task, everything
 
 STUDY = [(clients, 10) for clients in (10, 100, 1_000, 10_000, 100_000)]
 W8 = (100_000, 1_000)
-ROUNDS, REPEATS = 50, 7
+ROUNDS, REPEATS = 100, 9
 
 
 def main() -> None:
