@@ -5,6 +5,7 @@ import math
 import pathlib
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -134,11 +135,12 @@ def train(
 ) -> tuple[State, dict[str, evaluate.Judged]]:
     """Segments until the rounds are done or `stop` says so."""
     judge = evaluate.build(this.sim.task, this.plan, this.federation.tests)
-    with this.clock.measure("evaluate"):
-        judged = judge(state)
+    with ThreadPoolExecutor(1) as meanwhile:
+        first = meanwhile.submit(judge, state)
+        segment = compiled(this, state)
+    judged = first.result()
     if not this.log.history:
         this.log.write({"round": int(state.round), **results.figures(this.sim.task, judged)})
-    segment = compiled(this, state)
     while int(state.round) < this.config.rounds and not stop.agreed():
         state, line = segment(state)
         refuse_divergence(line, this.config)

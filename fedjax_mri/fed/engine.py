@@ -197,14 +197,15 @@ def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
 
 def run_lanes(sim: Simulation, todo: Round, start: jax.Array, stop: jax.Array, store: PyTree) -> Tally:
     """Trains the clients in queues start[l]..stop[l] (int32 [L]), a step in every lane at a time."""
+    step = jax.jit(partial(one_step, sim), inline=True)  # traced once, for its shapes and for the loop
     lanes = jax.vmap(lambda turn: enter(sim, todo, turn))(start)
-    gathered = nothing(sim, todo, store, trees.take(lanes, jnp.int32(0)))
+    gathered = nothing(sim, todo, jax.eval_shape(step, todo, store, trees.take(lanes, jnp.int32(0))))
 
     def body(carry: tuple[Lane, Tally]) -> tuple[Lane, Tally]:
         lanes, gathered = carry
         active = lanes.turn < stop
         # An idle lane goes on with its last client, for nothing: what it holds is never handed in again.
-        lanes, sums = jax.vmap(lambda lane: one_step(sim, todo, store, lane))(lanes)
+        lanes, sums = jax.vmap(step, (None, None, 0))(todo, store, lanes)
         gathered = gathered._replace(work=count(gathered.work, sums, active))
         done = active & (lanes.step >= todo.steps[place(todo, lanes.turn)])
         return jax.lax.cond(done.any(), lambda: change(sim, todo, lanes, gathered, done), lambda: (lanes, gathered))
@@ -212,10 +213,10 @@ def run_lanes(sim: Simulation, todo: Round, start: jax.Array, stop: jax.Array, s
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0].turn < stop), body, (lanes, gathered))[1]
 
 
-def nothing(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> Tally:
-    """What a device has gathered before its first step."""
-    sums = jax.eval_shape(lambda: one_step(sim, todo, store, lane)[1])
-    update = jax.eval_shape(lambda: leave(sim, todo, lane)[0])
+def nothing(sim: Simulation, todo: Round, stepped: tuple[Lane, tuple[Metrics, jax.Array]]) -> Tally:
+    """What a device has gathered before its first step; `stepped` has the shapes of what that will give."""
+    lane, sums = stepped
+    update = jax.eval_shape(lambda lane: leave(sim, todo, lane)[0], lane)
     metrics, examples = trees.zeros_like(sums)
     work = Work(metrics, examples, jnp.int32(0), jnp.int32(0), jnp.int32(0))
     return Tally(sim.uplink.reduce.zero(update.delta), trees.zeros_like(todo.kept), work)

@@ -80,12 +80,14 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
 
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
     specs = (whole, whole, whole, whole, mine, mine, mine)
-    return jax.jit(jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False))
+    on_each = jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False)
+    return jax.jit(on_each, compiler_options=plan.compiler())
 
 
 def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:
     """`one` mapped over this device's examples, a chunk at a time: metrics summed by client, the rest in order."""
-    shapes = jax.eval_shape(lambda: one(*(each[0, 0] for each in chunks))[0])
+    one = jax.jit(one, inline=True)  # traced once, for its shapes and for the loop
+    shapes = jax.eval_shape(one, *(each[0, 0] for each in chunks))[0]
     zero = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((clients, *x.shape), x.dtype), shapes))
 
     def body(total: Metrics, chunk: tuple[jax.Array, ...]) -> tuple[Metrics, PyTree]:

@@ -38,6 +38,7 @@ def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
     """All rounds of a segment as one program."""
     placed = placement.placed(sim.data, plan)
 
+    @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
     def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
         return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
 
@@ -133,6 +134,6 @@ def compiled(plan: Plan, program: Callable[..., Any], state: State, root: jax.Ar
     where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
     shardings = (everywhere, everywhere, where, *(everywhere for _ in rest))
     jitted = jax.jit(program, donate_argnums=0, in_shardings=shardings, out_shardings=everywhere)
-    found = jitted.lower(state, root, placed, *rest).compile()
+    found = jitted.lower(state, root, placed, *rest).compile(plan.compiler())
     plan.refuse_excess(found.memory_analysis())
     return found

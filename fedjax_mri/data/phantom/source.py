@@ -72,10 +72,14 @@ def origin(site: int, patient: int) -> jax.Array:
 def reader(phantom: Phantom, seed: int) -> Read:
     """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask."""
 
+    # Traced once for training, evaluation and all that asks for shapes.
+    opened = jax.jit(partial(open_site, phantom.sites, seed), inline=True)
+    examined = jax.jit(partial(examine, phantom.sites, phantom.lesions, phantom.size), inline=True)
+
     def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        site, patients = open_site(phantom.sites, seed, client + store[0])
+        site, patients = opened(client + store[0])
         keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + store[1])
-        batch = jax.vmap(partial(examine, phantom.sites, phantom.lesions, phantom.size, site))(keys)
+        batch = jax.vmap(examined, (None, 0))(site, keys)
         return {"image": show_ct(batch["ct"]) if phantom.image == "ct" else batch["mr"], **batch}
 
     return read
