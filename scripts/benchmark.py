@@ -46,6 +46,8 @@ from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.task import Model, Task
 
+KEY = jax.random.key(0)
+
 
 def main() -> None:
     words = parser().parse_args()
@@ -73,7 +75,7 @@ def prepare_jax() -> None:
 
 def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
     """All there is to say of one workload under one plan."""
-    assemble, root = simulations(name), jax.random.key(0)
+    assemble, root = simulations(name), KEY
     with tempfile.TemporaryDirectory() as nothing_remembered:
         chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
@@ -96,7 +98,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
         "peak_mb": peak_mb(),
         "plan": dataclasses.asdict(chosen),
         "device": f"{chosen.devices} x {jax.devices()[0].device_kind}",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "plan": auto.words(chosen)},
     }
 
 
@@ -177,13 +179,18 @@ def efficiency(
 ) -> dict[str, float]:
     """Useful share of the lanes' steps beside the best there could be, and of the device's peak rate."""
     steps, slots = (sum(float(getattr(work, name)) for work in works) for name in ("steps", "slots"))
-    flops = step_flops(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
-    rate, peak = flops * steps / sum(seconds), peak_flops(plan)
+    sim = assemble(plan)
+    traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
+    flops, peak = products(traced.jaxpr.jaxpr), peak_flops(plan)
+    rate = flops * steps / sum(seconds)
     return {
         "useful_share": steps / slots,
-        "best_useful_share": best_share(assemble(plan), plan) if len(works) else 0.0,
+        "best_useful_share": best_share(sim, plan),
+        "passes": slots / (plan.devices * plan.lanes * len(works)),
         "ms_per_step_and_device": 1e3 * sum(seconds) * plan.devices / steps,
         "gflop_per_step": flops / 1e9,
+        "gbyte_per_step": one_step(sim).lower().compile(plan.compiler()).cost_analysis()["bytes accessed"] / 1e9,
+        "update_mb": trees.nbytes(jax.eval_shape(functools.partial(engine.alone, sim), KEY).server.model) / 1e6,
         "gflop_per_s": rate / 1e9,
         "peak_gflop_per_s": peak / 1e9,
         "share_of_peak": rate / peak,
@@ -197,24 +204,23 @@ def best_share(sim: Simulation, plan: Plan) -> float:
     return float(steps.sum() / (lanes * max(steps.max(), -(-steps.sum() // lanes))))
 
 
-def step_flops(sim: Simulation) -> float:
-    """Floating-point operations of the products in one local step of a full batch, counted in the traced step."""
-    state, root = jax.eval_shape(functools.partial(engine.alone, sim), jax.random.key(0)), jax.random.key(0)
+def one_step(sim: Simulation) -> jax.stages.Traced:
+    """One local step of a full batch, traced by itself."""
 
     def step(state: engine.State, store: Any) -> Any:
-        size = jnp.int32(sim.local.batch)
+        size, rate = jnp.int32(sim.local.batch), jnp.float32(0.1)
         model = trees.join(state.server.model, state.clients.model)
         start = locally.Start(model, state.server, state.clients.state)
-        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), root)
-        optimizers = locally.init_optimizers(sim.task, sim.local, model, jnp.float32(0.1))
-        optimizer = sim.local.optimizer(jnp.float32(0.1))
-        return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, root)
+        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), KEY)
+        optimizers = locally.init_optimizers(sim.task, sim.local, model, rate)
+        return locally.step(sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, KEY)
 
-    return products(jax.make_jaxpr(step)(state, sim.data.store).jaxpr)
+    state = jax.eval_shape(functools.partial(engine.alone, sim), KEY)
+    return jax.jit(step).trace(state, sim.data.store)
 
 
 def products(jaxpr: Any) -> float:
-    """Operations of all matrix products and convolutions, those of a scan as often as it runs."""
+    """Floating-point operations of all products and convolutions, those of a scan as often as it runs."""
     total = 0.0
     for equation in jaxpr.eqns:
         inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]

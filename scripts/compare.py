@@ -38,7 +38,7 @@ Seconds that a round of the same federated training takes, here and in what a us
 defined in `scripts/workloads.py`, the peers in `scripts/peers/`; data are synthetic.
 
 """
-TITLES = "seconds a round", f"times {OURS}", "start and first round, s", "peak MB", "versions"
+TITLES = "seconds a round", f"times {OURS}", "start and first round, s", "peak MB", "versions, plan"
 Line = dict[str, Any]  # what a run printed, or {"failed": reason}
 Lines = dict[tuple[str, str], list[Line]]  # (workload, name in the table) -> a line for each repeat
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ CONFIG = """
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
+from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
@@ -33,6 +35,7 @@ config = Experiment(
     sampling=Uniform(3),
     rounds=6,
     evaluate_every=2,
+    plan=Plan(tune_s=0),
 )
 """
 
@@ -305,3 +308,14 @@ def test_a_config_may_hold_variants(home, tmp_path) -> None:
     assert cli.main(["train", str(tmp_path / "two.py"), "--out", str(tmp_path / "runs")]) == 0
     assert json.loads((tmp_path / "runs" / "b" / "config.json").read_text())["rounds"] == 2
     assert (tmp_path / "runs" / "report.html").exists() and os.listdir(tmp_path / "runs" / "a" / "checkpoints") == ["1"]
+
+
+def test_a_plan_is_measured_once_and_said_each_time(home, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for out, ending in (("a", r"nothing else measured\)$"), ("b", r"remembered in .*\.json$")):
+        flags = ["--out", str(tmp_path / out), "--rounds", "1", "--plan.tune-s", "1e-9"]
+        assert cli.main(["train", str(home / "tiny.py"), *flags]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan: ")]
+        assert re.search(ending, line) and "direct convolutions, 1 lane on each of 8 devices" in line
+    plans = [runfolder.read_json(tmp_path / out / "run.json")["environment"]["plan"] for out in "ab"]
+    assert plans[0] == plans[1] and "lanes=1, conv='direct'" in plans[0]

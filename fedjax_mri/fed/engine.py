@@ -181,17 +181,19 @@ def prepare(
 
 def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
     """`run_lanes` on each device for its own queues and examples, and the sum of what they gathered."""
-    whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    whole = jax.sharding.PartitionSpec()
     sim = sim._replace(data=placement.located(sim.data))
 
     def share(todo: Round, start: jax.Array, stop: jax.Array, placed: Placed) -> Tally:
+        first = jax.lax.axis_index(AXIS) * plan.lanes
+        start, stop = (jax.lax.dynamic_slice_in_dim(bound, first, plan.lanes) for bound in (start, stop))
         gathered = run_lanes(sim, todo, start, stop, placement.here(placed, plan))
         slots = jax.lax.pmax(gathered.work.slots, AXIS)  # every device waits for the slowest
         return jax.lax.psum(gathered._replace(work=gathered.work._replace(slots=slots)), AXIS)
 
     # Tracking of varying axes would sum gradients of the replicated start over devices ahead of a per-client clip;
     # without it a device's gradients are its own, and the only sum over devices is the one above.
-    specs = (whole, mine, mine, placement.specs(plan))
+    specs = (whole, whole, whole, placement.specs(plan))
     return jax.shard_map(share, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
 
 
