@@ -46,8 +46,6 @@ from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.task import Model, Task
 
-KEY = jax.random.key(0)
-
 
 def main() -> None:
     words = parser().parse_args()
@@ -75,7 +73,7 @@ def prepare_jax() -> None:
 
 def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
     """All there is to say of one workload under one plan."""
-    assemble, root = simulations(name), KEY
+    assemble, root = simulations(name), jax.random.key(0)
     with tempfile.TemporaryDirectory() as nothing_remembered:
         chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
@@ -190,7 +188,7 @@ def efficiency(
         "ms_per_step_and_device": 1e3 * sum(seconds) * plan.devices / steps,
         "gflop_per_step": flops / 1e9,
         "gbyte_per_step": one_step(sim).lower().compile(plan.compiler()).cost_analysis()["bytes accessed"] / 1e9,
-        "update_mb": trees.nbytes(jax.eval_shape(functools.partial(engine.alone, sim), KEY).server.model) / 1e6,
+        "update_mb": trees.nbytes(shapes(sim).server.model) / 1e6,
         "gflop_per_s": rate / 1e9,
         "peak_gflop_per_s": peak / 1e9,
         "share_of_peak": rate / peak,
@@ -207,16 +205,22 @@ def best_share(sim: Simulation, plan: Plan) -> float:
 def one_step(sim: Simulation) -> jax.stages.Traced:
     """One local step of a full batch, traced by itself."""
 
+    state, key = shapes(sim), jax.random.key(0)
+
     def step(state: engine.State, store: Any) -> Any:
         size, rate = jnp.int32(sim.local.batch), jnp.float32(0.1)
         model = trees.join(state.server.model, state.clients.model)
         start = locally.Start(model, state.server, state.clients.state)
-        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), KEY)
+        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), key)
         optimizers = locally.init_optimizers(sim.task, sim.local, model, rate)
-        return locally.step(sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, KEY)
+        return locally.step(sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, key)
 
-    state = jax.eval_shape(functools.partial(engine.alone, sim), KEY)
     return jax.jit(step).trace(state, sim.data.store)
+
+
+def shapes(sim: Simulation) -> engine.State:
+    """The state with one client's in place of N, without values."""
+    return jax.eval_shape(functools.partial(engine.alone, sim), jax.random.key(0))
 
 
 def products(jaxpr: Any) -> float:
