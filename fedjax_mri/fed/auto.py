@@ -26,7 +26,7 @@ from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 
 STEPS = 4  # local steps of each client in a trial
-REPEATS, LONG_S = 9, 1.0  # trials of a candidate, no more once they took LONG_S seconds: the fastest counts
+REPEATS, LONG_S = 25, 1.0  # trials of each candidate, no more once they take LONG_S seconds each: the fastest counts
 OPEN = ("lanes", "conv", "remat")  # what a measurement decides, where the plan leaves it open
 WAYS = {  # fastest first, as far as is known
     "cpu": (("direct", 1), ("direct", 2), ("direct", 4), ("gemm", 1), ("gemm", 4)),
@@ -35,6 +35,7 @@ WAYS = {  # fastest first, as far as is known
 }
 
 Assemble = Callable[[Plan], Simulation]
+Entrant = tuple[Plan, Callable[[], float]]
 
 
 class Trial(NamedTuple):
@@ -75,37 +76,55 @@ def _open(given: Any, blank: Any, filler: Any) -> Any:
 
 
 def fastest(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
-    """The best of those measured within `seconds`; the first is measured in any case.
-
-    Those that do not fit are passed over. If none does, each is tried again with less kept for the backward pass.
-    """
-    end, trials, refusals = time.perf_counter() + seconds, list[Trial](), list[UserError]()
-    for plan in [*tries, *(replace(one, remat=True) for one in tries)]:
-        if trials and (time.perf_counter() > end or plan.remat > tries[0].remat):
-            break
-        try:
-            trials.append(Trial(plan, measured(plan, assemble)))
-        except UserError as refusal:
-            refusals.append(refusal)
-    if not trials:
+    """The best of those that could be compiled within `seconds`; the first is in any case."""
+    ready, refusals = prepared(tries, assemble, time.perf_counter() + seconds)
+    if not ready:  # keep less for the backward pass
+        ready, refusals = prepared([replace(one, remat=True) for one in tries], assemble, time.perf_counter() + seconds)
+    if not ready:
         raise refusals[-1]
-    best, *others = sorted(trials, key=lambda trial: trial.ms)
+    best, *others = sorted(compared(ready), key=lambda trial: trial.ms)
     rest = "; ".join(f"{words(trial.plan)} {trial.ms:.3g}" for trial in others)
     misfits = f"; {len(refusals)} did not fit" if refusals else ""
     return best.plan, f"{best.ms:.3g} ms an example ({rest or 'nothing else measured'}{misfits})"
 
 
-def measured(plan: Plan, assemble: Assemble) -> float:
-    """Milliseconds an example takes under `plan`. Raises UserError when it does not fit."""
-    sim, seconds = trial(assemble(plan), plan), list[float]()
-    root = jax.random.key(0)
+def prepared(tries: list[Plan], assemble: Assemble, end: float) -> tuple[list[Entrant], list[UserError]]:
+    """Those that fit, compiled, as far as there is time before `end`; and why others do not."""
+    ready, refusals = list[Entrant](), list[UserError]()
+    for plan in tries:
+        if ready and time.perf_counter() > end:
+            break
+        try:
+            ready.append((plan, compiled(plan, assemble)))
+        except UserError as refusal:
+            refusals.append(refusal)
+    return ready, refusals
+
+
+def compared(ready: list[Entrant]) -> list[Trial]:
+    """The fastest trial of each. They take turns, so that a machine that slows down slows all."""
+    times, end = {plan: list[float]() for plan, _ in ready}, time.perf_counter() + LONG_S * len(ready)
+    for turn in range(REPEATS):
+        if turn and time.perf_counter() > end:
+            break
+        for plan, once in ready:
+            times[plan].append(once())
+    return [Trial(plan, min(found)) for plan, found in times.items()]
+
+
+def compiled(plan: Plan, assemble: Assemble) -> Callable[[], float]:
+    """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit."""
+    sim, root = trial(assemble(plan), plan), jax.random.key(0)
     round = segments.build(sim, replace(plan, data="replicated", clients="device"), root, 1)
-    state, work, _ = round(engine.first(sim, plan, root), 1)
-    while len(seconds) < REPEATS and sum(seconds) < LONG_S:
+    state, *_ = round(engine.first(sim, plan, root), 1)
+
+    def once() -> float:
+        nonlocal state
         start = time.perf_counter()
         state, work, _ = round(state, 1)
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * min(seconds) / float(work.examples.sum())
+        return 1e3 * (time.perf_counter() - start) / float(work.examples.sum())
+
+    return once
 
 
 def trial(sim: Simulation, plan: Plan) -> Simulation:

@@ -27,13 +27,13 @@ def timings(monkeypatch):
     asked: list[Plan] = []
     ms: dict[tuple, float] = {}
 
-    def measured(plan: Plan, _) -> float:
+    def compiled(plan: Plan, _):
         asked.append(plan)
         if (plan.conv, plan.lanes) in ms:
-            return ms[plan.conv, plan.lanes]
+            return lambda: ms[plan.conv, plan.lanes]
         raise UserError(f"plan.lanes={plan.lanes}: does not fit")
 
-    monkeypatch.setattr(auto, "measured", measured)
+    monkeypatch.setattr(auto, "compiled", compiled)
     return ms, asked
 
 
@@ -54,6 +54,15 @@ def test_takes_the_fastest_and_remembers_it(tmp_path, timings) -> None:
     )
     again, said = choose(tmp_path)
     assert again == plan and len(asked) == 5 and "remembered in" in said[0]
+
+
+def test_candidates_take_turns_and_the_fastest_trial_counts() -> None:
+    turns, times = [], {"a": iter([9.0, 2.0, 8.0, *[9.0] * 50]), "b": iter([3.0] * 50)}
+    ready = [
+        (Plan(lanes=n), lambda name=name: turns.append(name) or next(times[name])) for n, name in enumerate("ab", 1)
+    ]
+    found = auto.compared(ready)
+    assert turns[:4] == list("abab") and [trial.ms for trial in found] == [2.0, 3.0]
 
 
 def test_what_the_user_set_stays(tmp_path, timings) -> None:
@@ -131,7 +140,7 @@ def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
 def test_a_trial_has_every_kind_of_data(tmp_path) -> None:
     for case in ("procedural, Adam, cohort of 5", "BatchNorm local"):
         plan = Plan(devices=1, lanes=1, conv="gemm").resolve()
-        assert auto.measured(plan, lambda plan, case=case: CASES[case]()) > 0
+        assert auto.compiled(plan, lambda plan, case=case: CASES[case]())() > 0
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> None:
