@@ -12,6 +12,7 @@ from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
@@ -40,4 +41,5 @@ config = Experiment(
     algorithm=FedAvg(server_rate=1.5),
     rounds=100,
     evaluate_every=20,
+    plan=Plan(tune_s=0),  # too short a run to measure candidates for
 )

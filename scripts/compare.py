@@ -38,7 +38,7 @@ Seconds that a round of the same federated training takes, here and in what a us
 defined in `scripts/workloads.py`, the peers in `scripts/peers/`; data are synthetic.
 
 """
-TITLES = "seconds a round", f"times {OURS}", "start and first round, s", "peak MB", "versions, plan"
+TITLES = "runs", "seconds a round", f"times {OURS}", "start and first round, s", "peak MB", "versions, plan"
 Line = dict[str, Any]  # what a run printed, or {"failed": reason}
 Lines = dict[tuple[str, str], list[Line]]  # (workload, name in the table) -> a line for each repeat
 
@@ -50,13 +50,13 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=5, help="in each run; the first is reported apart")
     words.add_argument("--repeats", type=int, default=3)
     words.add_argument("--install", action="store_true", help="first make each peer's environment")
-    words.add_argument("--raw", type=pathlib.Path, help="file to add every run's line of JSON to")
+    words.add_argument("--raw", type=pathlib.Path, help="file of runs: this one's are added, the table is of all")
     words.add_argument("--page", type=pathlib.Path, default=HOME / "docs" / "performance.md")
     chosen = words.parse_args()
     folders = {PEERS[peer][0]: "" for peer in chosen.peers}
     if chosen.install:
         folders = {folder: install(folder) for folder in folders}
-    lines: Lines = {}
+    lines = earlier(chosen.raw) if chosen.raw else {}
     for repeat in range(chosen.repeats):  # the page is complete after each, should the next be stopped
         print(f"repeat {repeat + 1} of {chosen.repeats}", flush=True)
         measure(chosen, folders, lines)
@@ -86,6 +86,15 @@ def missing(folder: str) -> str:
     return "" if ready.read_text() == wanted.read_text() else "requirements have changed: add --install"
 
 
+def earlier(raw: pathlib.Path) -> Lines:
+    """The runs in a file."""
+    lines: Lines = {}
+    for text in raw.read_text().splitlines() if raw.exists() else ():
+        line = json.loads(text)
+        lines.setdefault((line["workload"], line["peer"]), []).append(line)
+    return lines
+
+
 def measure(chosen: argparse.Namespace, folders: dict[str, str], lines: Lines) -> None:
     """Runs everything once and adds to `lines`; `folders` says which peers could not be installed, and why."""
     for workload in chosen.workloads:
@@ -95,7 +104,7 @@ def measure(chosen: argparse.Namespace, folders: dict[str, str], lines: Lines) -
             print(f"{workload} {name}: {line.get('median_s') or line['failed']}", flush=True)
             if chosen.raw:
                 with chosen.raw.open("a") as file:
-                    file.write(json.dumps({"workload": workload, "peer": name, **line}) + "\n")
+                    file.write(json.dumps({**line, "workload": workload, "peer": name}) + "\n")
 
 
 def run(name: str, workload: str, rounds: int, folders: dict[str, str]) -> Line:
@@ -146,7 +155,8 @@ def summary(found: list[Line]) -> Line:
         return found[-1]
     first = [line["first_round_s"] + line.get("compile_s", 0.0) for line in ran]
     middle = {key: median(line[key] for line in ran) for key in ("median_s", "peak_mb")}
-    return {**middle, "first_s": median(first), "versions": ran[-1]["versions"], "failures": len(found) - len(ran)}
+    more = {"versions": ran[-1]["versions"], "failures": len(found) - len(ran), "runs": len(ran)}
+    return {**middle, "first_s": median(first), **more}
 
 
 def row(line: Line, ours: float | None) -> str:
@@ -156,7 +166,7 @@ def row(line: Line, ours: float | None) -> str:
     ratio = f"{line['median_s'] / ours:.2f}" if ours else "-"
     versions = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
     failed = f"; {line['failures']} runs failed" if line["failures"] else ""
-    figures = f"{line['median_s']:.3g} | {ratio} | {line['first_s']:.3g} | {line['peak_mb']:.0f}"
+    figures = f"{line['runs']} | {line['median_s']:.3g} | {ratio} | {line['first_s']:.3g} | {line['peak_mb']:.0f}"
     return f"{figures} | {versions}{failed}"
 
 
@@ -166,7 +176,7 @@ def circumstances(command: list[str]) -> str:
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over repeats. Command: `{shlex.join(command)}`"
+    return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over runs. Command: `{shlex.join(command)}`"
 
 
 def write(page: pathlib.Path, text: str) -> None:

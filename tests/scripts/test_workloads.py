@@ -1,5 +1,6 @@
 """The workloads are what their names promise, the peers are pinned, and the comparison's table says what was seen."""
 
+import json
 import re
 from collections import Counter
 
@@ -107,13 +108,13 @@ LINES = {
 def test_table_has_medians_ratios_and_reasons() -> None:
     first, second = compare.table(LINES).split("\n\n**W3**\n")
     assert first.splitlines()[4:] == [
-        "| fedjax_mri | 0.5 | 1.00 | 5 | 400 | torch 2.13.0 |",
-        "| pytorch | 1.25 | 2.50 | 3 | 400 | torch 2.13.0; 1 runs failed |",
-        "| pfl | - | - | - | - | not installed: add --install |",
+        "| fedjax_mri | 3 | 0.5 | 1.00 | 5 | 400 | torch 2.13.0 |",
+        "| pytorch | 2 | 1.25 | 2.50 | 3 | 400 | torch 2.13.0; 1 runs failed |",
+        "| pfl | - | - | - | - | - | not installed: add --install |",
     ]
-    assert second.splitlines()[-1] == "| pytorch | 2 | - | 3 | 400 | torch 2.13.0 |"
+    assert second.splitlines()[-1] == "| pytorch | 1 | 2 | - | 3 | 400 | torch 2.13.0 |"
     bars = Counter(line.count("|") for line in first.splitlines()[2:])
-    assert list(bars) == [7]
+    assert list(bars) == [8]
 
 
 @pytest.mark.parametrize(
@@ -155,3 +156,11 @@ def test_an_environment_of_other_requirements_is_not_used(tmp_path, monkeypatch)
     assert "have changed" in compare.run("pfl", "W1", 2, {"pfl": ""})["failed"]
     (tmp_path / ".peers" / "pfl" / "ready").write_text("pfl==2.0\n")
     assert compare.missing("pfl") == ""
+
+
+def test_runs_of_earlier_comparisons_count(tmp_path) -> None:
+    raw = tmp_path / "runs.jsonl"
+    assert compare.earlier(raw) == {}
+    runs = [{"workload": "W1", "peer": "pfl", "median_s": 1.0}, {"workload": "W1", "peer": "pfl", "failed": "exit 1"}]
+    raw.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    assert compare.earlier(raw) == {("W1", "pfl"): runs}
