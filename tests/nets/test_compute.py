@@ -80,8 +80,8 @@ def test_products_are_asked_for_in_the_precision_named() -> None:
         params, carry = net.init(jax.random.key(0))
         return str(jax.make_jaxpr(lambda x: net.apply(params, carry, x, jnp.ones(4), True)[0])(X[0]))
 
-    assert "HIGHEST" in precisions("float32")
-    assert "TF32" in precisions("tf32")
+    assert "Precision.HIGHEST," in precisions("float32")
+    assert "Precision.HIGH," in precisions("tf32")
     assert "bf16" in precisions("bf16") and "HIGHEST" not in precisions("bf16")
 
 

@@ -50,13 +50,13 @@ def logits(params: dict, carry: dict, x: np.ndarray, stages: tuple[int, ...], co
     return x.mean((1, 2)) @ params["logits"]["kernel"] + params["logits"]["bias"]
 
 
-@pytest.mark.parametrize("policy", ["gemm", "xla"])
+@pytest.mark.parametrize("policy", ["gemm", "xla", "direct"])
 @pytest.mark.parametrize(
     ("depth", "norm", "image"),
     [(18, "group", (64, 64, 1)), (18, "batch", (45, 38, 3)), (50, "group", (33, 64, 3)), (50, "batch", (32, 32, 1))],
 )
 def test_logits_equal_an_independent_forward_pass(depth, norm, image, policy) -> None:
-    net = ResNetSettings(depth, width=8, norm=norm).build(image, 4, policy)
+    net = ResNetSettings(depth, width=8, norm=norm).build(image, 4, Compute(policy))
     params, carry = net.init(jax.random.key(0))
     rng = np.random.default_rng(0)  # so that no scale is 1, no bias or mean 0
     params, carry = jax.tree.map(lambda p: p * rng.uniform(0.8, 1.2, p.shape) + 0.05, (params, carry))

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks import image_pool
 from fedjax_mri.tasks.cyclegan import CycleGAN, adam
@@ -26,8 +27,8 @@ class Reference:
     """The alternating updates of the original: generators first, with the discriminators at rest, then the others."""
 
     def __init__(self, params) -> None:
-        self.generate = lambda p, x: GENERATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
-        self.judge = lambda p, x: DISCRIMINATOR.build(IMAGE, "xla").apply(p, {}, x)[0]
+        self.generate = lambda p, x: GENERATOR.build(IMAGE, Compute("xla")).apply(p, {}, x)[0]
+        self.judge = lambda p, x: DISCRIMINATOR.build(IMAGE, Compute("xla")).apply(p, {}, x)[0]
         self.g, self.d = params["generator"], params["discriminator"]
         self.adam_g, self.adam_d = (optax.adam(2e-4, b1=0.5) for _ in range(2))
         self.state_g, self.state_d = self.adam_g.init(self.g), self.adam_d.init(self.d)
@@ -70,7 +71,7 @@ def kernels(tree) -> list[tuple[str, jax.Array]]:
 
 
 def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
-    task = SMALL.build(IMAGE, 0, "xla")
+    task = SMALL.build(IMAGE, 0, Compute("xla"))
     model, optimizer = task.init(jax.random.key(0)), adam(jnp.float32(2e-4))
     params, carry, reference = model.params, model.carry, Reference(model.params)
     gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
@@ -96,7 +97,7 @@ def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
 
 
 def test_padding_changes_neither_gradient_nor_pool() -> None:
-    task = SMALL.build(IMAGE, 0, "xla")
+    task = SMALL.build(IMAGE, 0, Compute("xla"))
     model, full = task.init(jax.random.key(0)), batch(0, 2)
     padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
     padded["weight"] = jnp.array([1.0, 1, 0, 0])
@@ -106,7 +107,7 @@ def test_padding_changes_neither_gradient_nor_pool() -> None:
 
 
 def test_evaluation_is_by_its_terms() -> None:
-    task = SMALL.build(IMAGE, 0, "xla")
+    task = SMALL.build(IMAGE, 0, Compute("xla"))
     model, data = task.init(jax.random.key(0)), batch(0, 2)
     predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
     back = predict(*model, predict(*model, data))
@@ -119,7 +120,7 @@ def test_evaluation_is_by_its_terms() -> None:
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
 def test_what_travels(discriminators, travels) -> None:
-    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, "xla")
+    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, Compute("xla"))
     shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params["generator"]))
     assert set(jax.tree.leaves(shared.params["discriminator"])) == {travels}
@@ -129,4 +130,4 @@ def test_what_travels(discriminators, travels) -> None:
 @pytest.mark.parametrize("name", ["cycle", "identity", "pool"])
 def test_negative_weights_are_refused(name) -> None:
     with pytest.raises(UserError, match=f"task.{name}=-1"):
-        CycleGAN(**{name: -1}).build((64, 64, 1), 0, "xla")
+        CycleGAN(**{name: -1}).build((64, 64, 1), 0, Compute("xla"))
