@@ -76,8 +76,7 @@ def test_it_does_not_matter_where_examples_and_client_state_lie(case: str, devic
     assert isinstance(state.clients.rounds, np.ndarray if "clients" in where else jax.Array)
 
 
-@pytest.mark.parametrize("loop", ["segment", "round"])
-@pytest.mark.parametrize("data", ["replicated", "sharded"])
+@pytest.mark.parametrize(("data", "loop"), [("replicated", "round"), ("sharded", "segment")])
 @pytest.mark.parametrize(("conv", "remat"), [("xla", False), ("direct", False), ("direct", True), ("gemm", True)])
 def test_it_does_not_matter_how_it_is_computed(conv: str, remat: bool, data: str, loop: str) -> None:
     sim = simulation(classifier(compute=Compute(conv, remat=remat)), images())
