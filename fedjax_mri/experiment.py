@@ -19,7 +19,7 @@ from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
-from fedjax_mri.data.resident import empty, pack
+from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import auto, engine, evaluate, segments
 from fedjax_mri.fed.engine import Simulation, State, Work
@@ -211,7 +211,7 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
 def describe(federation: Federation) -> Described:
     """The image's shape from what `read` gives."""
     data, zero = federation.train, jnp.int32(0)
-    store = data.store if data.fetch is None else pack([empty(data)], rows=1)
+    store = specimen(data)
     image = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)["image"]
     return Described(image.shape[1:], federation.classes, len(data.sizes))
 

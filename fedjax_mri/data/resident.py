@@ -76,3 +76,8 @@ def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
     row = offset + jnp.clip(indices, 0, jnp.maximum(size - 1, 0))
     # "clip": an empty last client has its offset one past the end.
     return {name: jnp.take(array, row, axis=0, mode="clip") for name, array in store.fields.items()}
+
+
+def specimen(data: ClientData) -> Any:
+    """The smallest store that shows what `read` gives; for shapes, its examples are not real."""
+    return data.store if data.fetch is None else pack([empty(data)], rows=1)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.data.client_data import Batch, ClientData
-from fedjax_mri.data.resident import empty, pack
+from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed.engine import Simulation
@@ -114,8 +114,9 @@ def compared(ready: list[Entrant]) -> list[Trial]:
 
 def compiled(plan: Plan, assemble: Assemble) -> Callable[[], float]:
     """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit."""
+    plan = replace(plan, data="replicated", clients="device")
     sim, root = trial(assemble(plan), plan), jax.random.key(0)
-    round = segments.build(sim, replace(plan, data="replicated", clients="device"), root, 1)
+    round = segments.build(sim, plan, root, 1)
     state, *_ = round(engine.first(sim, plan, root), 1)
 
     def once() -> float:
@@ -137,7 +138,7 @@ def trial(sim: Simulation, plan: Plan) -> Simulation:
 
 def grey(data: ClientData) -> Callable[..., Batch]:
     """A `read` of the same shapes as `data`'s that costs nothing."""
-    store = data.store if data.fetch is None else pack([empty(data)], rows=1)
+    store = specimen(data)
 
     def read(_: Any, client: jax.Array, indices: jax.Array) -> Batch:
         shapes = jax.eval_shape(data.read, store, client, indices)
