@@ -137,9 +137,9 @@ def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
         np.testing.assert_allclose(a, b, rtol=3e-5, atol=3e-5)
 
 
-def test_a_trial_has_every_kind_of_data(tmp_path) -> None:
+def test_a_trial_has_every_kind_of_data_and_client_state(tmp_path) -> None:
     for case in ("procedural, Adam, cohort of 5", "BatchNorm local"):
-        plan = Plan(devices=1, lanes=1, conv="gemm").resolve()
+        plan = Plan(devices=1, lanes=1, conv="gemm", clients="host").resolve()
         assert auto.compiled(plan, lambda plan, case=case: CASES[case]())() > 0
 
 
