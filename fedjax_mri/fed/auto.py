@@ -27,6 +27,7 @@ from fedjax_mri.fed.sampling import Everyone
 
 STEPS = 4  # local steps of each client in a trial
 REPEATS, LONG_S = 25, 1.0  # trials of each candidate, no more once they take LONG_S seconds each: the fastest counts
+NOISE = 1.05  # a likelier candidate that is slower by no more than this is taken
 OPEN = ("lanes", "conv", "remat")  # what a measurement decides, where the plan leaves it open
 WAYS = {  # fastest first, as far as is known
     "cpu": (("direct", 1), ("direct", 2), ("direct", 4), ("gemm", 1), ("gemm", 4)),
@@ -76,13 +77,16 @@ def _open(given: Any, blank: Any, filler: Any) -> Any:
 
 
 def fastest(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
-    """The best of those that could be compiled within `seconds`; the first is in any case."""
+    """The best of those that could be compiled within `seconds`, of equals the likeliest; the first is in any case."""
     ready, refusals = prepared(tries, assemble, time.perf_counter() + seconds)
     if not ready:  # keep less for the backward pass
         ready, refusals = prepared([replace(one, remat=True) for one in tries], assemble, time.perf_counter() + seconds)
     if not ready:
         raise refusals[-1]
-    best, *others = sorted(compared(ready), key=lambda trial: trial.ms)
+    trials = compared(ready)
+    limit = NOISE * min(trial.ms for trial in trials)
+    best = next(trial for trial in trials if trial.ms <= limit)
+    others = sorted((trial for trial in trials if trial is not best), key=lambda trial: trial.ms)
     rest = "; ".join(f"{words(trial.plan)} {trial.ms:.3g}" for trial in others)
     misfits = f"; {len(refusals)} did not fit" if refusals else ""
     return best.plan, f"{best.ms:.3g} ms an example ({rest or 'nothing else measured'}{misfits})"

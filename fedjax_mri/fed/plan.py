@@ -46,7 +46,7 @@ class Plan:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
         on_cpu = jax.default_backend() == "cpu"
         usual: Conv = "direct" if on_cpu else "gemm"
-        lanes, conv = self.lanes or (2 if on_cpu else 16), usual if self.conv == "auto" else self.conv
+        lanes, conv = self.lanes or (1 if on_cpu else 16), usual if self.conv == "auto" else self.conv
         return dataclasses.replace(self, devices=self.devices or there, lanes=lanes, conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:

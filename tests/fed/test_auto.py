@@ -56,6 +56,13 @@ def test_takes_the_fastest_and_remembers_it(tmp_path, timings) -> None:
     assert again == plan and len(asked) == 5 and "remembered in" in said[0]
 
 
+def test_of_equals_within_noise_the_likeliest_is_taken(tmp_path, timings) -> None:
+    ms, _ = timings
+    ms.update({("direct", 1): 2.04, ("direct", 2): 2.0, ("direct", 4): 2.3})
+    plan, said = choose(tmp_path)
+    assert (plan.conv, plan.lanes) == ("direct", 1) and "2.04 ms an example" in said[0]
+
+
 def test_candidates_take_turns_and_the_fastest_trial_counts() -> None:
     turns, times = [], {"a": iter([9.0, 2.0, 8.0, *[9.0] * 50]), "b": iter([3.0] * 50)}
     ready = [
