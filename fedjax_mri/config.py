@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri import parts
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.conditions import Ideal
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
@@ -87,6 +89,7 @@ class Experiment:
     task: Any = field(default_factory=Classify)
     local: LocalTraining = field(default_factory=LocalTraining)
     sampling: Any = field(default_factory=Uniform)
+    conditions: Any = field(default_factory=Ideal)
     uplink: UplinkChain = field(default_factory=UplinkChain)
     algorithm: Any = field(default_factory=FedAvg)
     plan: Plan = field(default_factory=Plan)
@@ -116,9 +119,13 @@ def load(path: str | pathlib.Path) -> dict[str, Experiment]:
 
 
 def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
-    """`config`, a dataclass, with `--section.field value` flags applied. Raises UserError naming the nearest field."""
+    """`config`, a dataclass, with `--fed.part name` and then `--section.field value` flags applied.
+
+    Raises UserError naming the nearest part or field.
+    """
     import tyro
 
+    config, flags = parts.choose(config, flags)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

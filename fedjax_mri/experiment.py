@@ -182,6 +182,7 @@ def training_figures(sim: Simulation, work: Work, seconds: float, waited: float)
         "images_per_second": float(work.examples) / seconds,
         "useful_share": float(work.steps) / max(float(work.slots), 1.0),
         "waited_share": waited / seconds,
+        **{f"simulated/{name}": float(value) for name, value in work.spent._asdict().items()},
     }
 
 
@@ -197,14 +198,15 @@ def refuse_divergence(line: Mapping[str, float], config: Experiment) -> None:
 def assemble(config: Experiment, described: Described, data: ClientData, plan: Plan) -> Simulation:
     """The simulation that a config describes."""
     assert plan.conv != "auto", "resolve the plan first"
-    compute = Compute(plan.conv, plan.precision, plan.remat)
+    compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
     return Simulation(
-        task=config.task.build(described.image, len(described.classes), compute),
-        algorithm=config.algorithm.build(),
+        task=algorithm.task(config.task.build(described.image, len(described.classes), compute)),
+        algorithm=algorithm,
         uplink=config.uplink.build(),
         sample=config.sampling.build(len(data.sizes)),
         local=config.local.build(config.rounds),
         data=data,
+        conditions=config.conditions.build(len(data.sizes)),
     )
 
 

@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     STEP = 3
     UPLINK = 4
     SERVER = 5
+    CONDITIONS = 6
 
 
 def purpose(key: jax.Array, name: Purpose) -> jax.Array:

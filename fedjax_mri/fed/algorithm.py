@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.tasks.task import Task
 
 PyTree = Any
 ClientState = PyTree
@@ -25,6 +26,17 @@ class LocalResult(NamedTuple):
     steps: jax.Array  # int32 [], local steps taken
     examples: jax.Array  # float32 [], examples held
     learning_rate: jax.Array  # float32 []
+    late: jax.Array  # int32 [], server steps since the broadcast it started from
+
+
+def newest(server: ServerState, late: jax.Array) -> ServerState:
+    """The broadcast of a server that remembers no older ones."""
+    return server
+
+
+def nothing_held(params: PyTree, progress: jax.Array) -> PyTree:
+    """Every parameter moves in every step."""
+    return jax.tree.map(lambda _: False, params)
 
 
 class Algorithm(NamedTuple):
@@ -36,3 +48,8 @@ class Algorithm(NamedTuple):
     gradient: Callable[[PyTree, PyTree, PyTree, ServerState, ClientState], PyTree]
     finish: Callable[[ServerState, ClientState, LocalResult], tuple[Update, ClientState]]
     server: Callable[[ServerState, Aggregate], ServerState]
+    task: Callable[[Task], Task] = lambda task: task  # what a client trains: personal models, heads that stay at home
+    # (params, share of the local steps done, float32 []) -> bool at each leaf: it stays as it is in this step
+    hold: Callable[[PyTree, jax.Array], PyTree] = nothing_held
+    broadcast: Callable[[ServerState, jax.Array], ServerState] = newest  # as it was `late` int32 [] server steps ago
+    oldest: int = 0  # how late a broadcast it can still give

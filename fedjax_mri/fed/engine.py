@@ -20,12 +20,13 @@ from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed import placement
 from fedjax_mri.fed.algorithm import Algorithm, LocalResult, ServerState
+from fedjax_mri.fed.conditions import Conditions, Spent, Turnout, ideal
 from fedjax_mri.fed.local import Local, Start
 from fedjax_mri.fed.placement import Placed
 from fedjax_mri.fed.plan import AXIS, Plan
 from fedjax_mri.fed.sampling import Cohort, Sampler
-from fedjax_mri.fed.schedule import longest_first
-from fedjax_mri.fed.uplink import Uplink
+from fedjax_mri.fed.schedule import Queues, longest_first
+from fedjax_mri.fed.uplink import Update, Uplink
 from fedjax_mri.tasks.task import Metrics, Model, Task
 
 PyTree = Any
@@ -40,6 +41,7 @@ class Simulation(NamedTuple):
     sample: Sampler
     local: Local
     data: ClientData
+    conditions: Conditions = ideal
 
 
 class Kept(NamedTuple):
@@ -68,6 +70,7 @@ class Work(NamedTuple):
     steps: jax.Array  # int32 [], local steps that trained someone
     slots: jax.Array  # int32 [], lane passes, idle ones too: steps / slots is the useful share
     clients: jax.Array  # int32 [], clients trained
+    spent: Spent  # what the round cost outside of this machine
 
 
 class Lane(NamedTuple):
@@ -95,6 +98,9 @@ class Round(NamedTuple):
     server: ServerState
     client: jax.Array  # int32 [K]
     size: jax.Array  # int32 [K], examples
+    times: jax.Array  # float32 [K], how often a client's weight counts
+    late: jax.Array  # int32 [K], server steps since the broadcast a client starts from
+    full: jax.Array  # int32 [K], local steps that all its epochs take
     steps: jax.Array  # int32 [K], local steps to do
     kept: Kept  # [K, ...]
     order: jax.Array  # int32 [K], places in queue order
@@ -159,24 +165,58 @@ def learn(
     sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: Placed, cohort: Cohort, rows: Kept
 ) -> tuple[State, jax.Array, Kept, Work]:
     """A round without the other clients: the state but for them, who trained (int32 [K], N for none) and their rows."""
-    todo, queues = prepare(sim, plan, cohort, state, root, placed, rows)
+    todo, queues, spent = prepare(sim, plan, cohort, state, root, placed, rows)
     total, rows, work = on_devices(sim, plan)(todo, queues.start, queues.stop, placed)
-    aggregate = sim.uplink.reduce.finish(total, len(sim.data.sizes))
+    aggregate = sim.uplink.reduce.finish(total, everyone(sim, placed.size))
     key = keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.SERVER)
     aggregate, uplink = sim.uplink.server(aggregate, state.uplink, key)
     trained = jnp.where(todo.steps > 0, cohort.client, len(sim.data.sizes))
-    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), uplink, ()), trained, rows, work
+    server = trees.select(work.clients > 0, sim.algorithm.server(state.server, aggregate), state.server)
+    return State(state.round + 1, server, uplink, ()), trained, rows, work._replace(spent=spent)
+
+
+def everyone(sim: Simulation, sizes: jax.Array) -> jax.Array:
+    """The sum of weights, float32 [], that all clients, with `sizes` int32 [N] examples, would send."""
+
+    def weight(size: jax.Array) -> jax.Array:
+        update = Update((), size.astype(jnp.float32))
+        return sim.uplink.client(update, sim.uplink.init_client(()), jax.random.key(0))[0].weight
+
+    return jnp.sum(jax.vmap(weight)(sizes))
 
 
 def prepare(
     sim: Simulation, plan: Plan, cohort: Cohort, state: State, root: jax.Array, placed: Placed, rows: Kept
-) -> tuple[Round, Any]:
-    """The round's work and the queues it is dealt out to. Absent clients and those without examples have no steps."""
-    size = jnp.asarray(sim.data.sizes, jnp.int32)[cohort.client]
-    steps = jnp.where(cohort.present, locally.steps(sim.local, size), 0)
-    queues = longest_first(steps, plan.devices * plan.lanes, placed.home[cohort.client], plan.devices)
-    rate = sim.local.schedule(state.round)
-    return Round(root, state.round, state.server, cohort.client, size, steps, rows, queues.order, rate), queues
+) -> tuple[Round, Queues, Spent]:
+    """The round's work, the queues it is dealt out to, and what it costs clients and network.
+
+    Absent clients, those without examples and those whose update is lost have no steps.
+    """
+    size = placed.size[cohort.client]
+    full = jnp.where(cohort.present, locally.steps(sim.local, size), 0)
+    turnout = met(sim, cohort, full, state, root)
+    queues = longest_first(turnout.steps, plan.devices * plan.lanes, placed.home[cohort.client], plan.devices)
+    todo = Round(
+        key=root,
+        number=state.round,
+        server=state.server,
+        client=cohort.client,
+        size=size,
+        times=cohort.times * turnout.share,
+        late=cohort.late,
+        full=full,
+        steps=turnout.steps,
+        kept=rows,
+        order=queues.order,
+        rate=sim.local.schedule(state.round),
+    )
+    return todo, queues, turnout.spent
+
+
+def met(sim: Simulation, cohort: Cohort, full: jax.Array, state: State, root: jax.Array) -> Turnout:
+    """What becomes of the `full` int32 [K] local steps of a cohort under the simulation's conditions."""
+    key = keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.CONDITIONS)
+    return sim.conditions(key, state.round, cohort, full, trees.nbytes(state.server.model) / 1e6)
 
 
 def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
@@ -220,7 +260,8 @@ def nothing(sim: Simulation, todo: Round, stepped: tuple[Lane, tuple[Metrics, ja
     lane, sums = stepped
     update = jax.eval_shape(lambda lane: leave(sim, todo, lane)[0], lane)
     metrics, examples = trees.zeros_like(sums)
-    work = Work(metrics, examples, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    spent = Spent(*(jnp.float32(0) for _ in Spent._fields))
+    work = Work(metrics, examples, jnp.int32(0), jnp.int32(0), jnp.int32(0), spent)
     return Tally(sim.uplink.reduce.zero(update.delta), trees.zeros_like(todo.kept), work)
 
 
@@ -231,14 +272,15 @@ def place(todo: Round, turn: jax.Array) -> jax.Array:
 
 def enter(sim: Simulation, todo: Round, turn: jax.Array) -> Lane:
     """A lane at the first step of the client whose turn it is."""
-    model = begin(todo, turn).model
+    model = begin(sim, todo, turn).model
     return Lane(turn, jnp.zeros_like(turn), model, locally.init_optimizers(sim.task, sim.local, model, todo.rate))
 
 
-def begin(todo: Round, turn: jax.Array) -> Start:
+def begin(sim: Simulation, todo: Round, turn: jax.Array) -> Start:
     """What the client whose turn it is starts from."""
-    kept = trees.take(todo.kept, place(todo, turn))
-    return Start(trees.join(todo.server.model, kept.model), todo.server, kept.state)
+    here = place(todo, turn)
+    kept, server = trees.take(todo.kept, here), sim.algorithm.broadcast(todo.server, todo.late[here])
+    return Start(trees.join(server.model, kept.model), server, kept.state)
 
 
 def one_step(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> tuple[Lane, tuple[Metrics, jax.Array]]:
@@ -247,9 +289,10 @@ def one_step(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> tuple[L
     key = keys.client(todo.key, todo.number, todo.client[here])
     batch = locally.read(sim.data, sim.local, store, todo.client[here], todo.size[here], lane.step, key)
     key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), lane.step)
-    start, optimizer = begin(todo, lane.turn), sim.local.optimizer(todo.rate)
+    start, optimizer = begin(sim, todo, lane.turn), sim.local.optimizer(todo.rate)
+    progress = lane.step / todo.full[here]
     model, states, metrics = locally.step(
-        sim.task, sim.algorithm, optimizer, start, lane.model, lane.optimizers, batch, key
+        sim.task, sim.algorithm, optimizer, start, lane.model, lane.optimizers, batch, progress, key
     )
     return Lane(lane.turn, lane.step + 1, model, states), (metrics, batch["weight"].sum())
 
@@ -269,10 +312,12 @@ def leave(sim: Simulation, todo: Round, lane: Lane) -> tuple[Any, Kept]:
     here = place(todo, lane.turn)
     key = keys.client(todo.key, todo.number, todo.client[here])
     shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
-    result = LocalResult(shared, lane.step, todo.size[here].astype(jnp.float32), todo.rate)
+    result = LocalResult(shared, lane.step, todo.size[here].astype(jnp.float32), todo.rate, todo.late[here])
     kept = trees.take(todo.kept, here)
-    update, state = sim.algorithm.finish(todo.server, kept.state, result)
+    server = sim.algorithm.broadcast(todo.server, todo.late[here])
+    update, state = sim.algorithm.finish(server, kept.state, result)
     update, uplink = sim.uplink.client(update, kept.uplink, keys.purpose(key, keys.Purpose.UPLINK))
+    update = update._replace(weight=update.weight * todo.times[here])
     return update, Kept(rest, state, uplink, kept.rounds + 1)
 
 
@@ -280,4 +325,5 @@ def count(work: Work, sums: tuple[Metrics, jax.Array], active: jax.Array) -> Wor
     """`work` after one pass of the lanes, each with its `sums`, of which `active` bool [L] trained someone."""
     kept = trees.select(active, sums, trees.zeros_like(sums))
     metrics, examples = trees.add((work.metrics, work.examples), jax.tree.map(lambda x: x.sum(0), kept))
-    return Work(metrics, examples, work.steps + jnp.sum(active), work.slots + active.size, work.clients)
+    steps, slots = work.steps + jnp.sum(active), work.slots + active.size
+    return work._replace(metrics=metrics, examples=examples, steps=steps, slots=slots)

@@ -62,10 +62,11 @@ def step(
     model: Model,
     states: tuple[optax.OptState, ...],
     batch: Batch,
+    progress: jax.Array,
     key: jax.Array,
 ) -> tuple[Model, tuple[optax.OptState, ...], Metrics]:
     """One local step: each phase in turn moves its parameters; the last phase's metrics are the step's."""
-    after = []
+    after, held = [], algorithm.hold(model.params, progress)
     for number, (phase, state) in enumerate(zip(task.phases, states)):
         mask = phase.moves(model.params)
         moving, still = trees.split(mask, model.params)
@@ -76,8 +77,15 @@ def step(
         grads, (carry, metrics) = jax.grad(loss, has_aux=True)(moving)
         full = trees.join(grads, trees.zeros_like(still))
         full = algorithm.gradient(full, model.params, start.model.params, start.server, start.state)
+        full = still_where(held, full)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             updates, state = optimizer.update(trees.split(mask, full)[0], state, moving)
+        updates = still_where(trees.split(mask, held)[0], updates)
         model = Model(trees.join(optax.apply_updates(moving, updates), still), carry)
         after.append(state)
     return model, tuple(after), metrics
+
+
+def still_where(held: PyTree, changes: PyTree) -> PyTree:
+    """Changes that are zero at the leaves that are `held`: False, or a bool []."""
+    return jax.tree.map(lambda hold, x: x if hold is False else jnp.where(hold, jnp.zeros_like(x), x), held, changes)

@@ -28,6 +28,7 @@ class Placed(NamedTuple):
     store: PyTree  # what `read` needs; divided, each leaf has a leading axis [devices]
     home: Any  # int32 [N], the device that holds a client's examples; -1: any, or none
     number: Any  # int32 [N], the client's number in the store there
+    size: Any  # int32 [N], examples of each
 
 
 class Shape(NamedTuple):
@@ -42,7 +43,7 @@ def placed(data: ClientData, plan: Plan) -> Placed:
     everyone = np.arange(len(data.sizes), dtype=np.int32)
     if plan.data == "sharded":
         return divided(data, plan, everyone, data.sizes, shape(data, plan, len(everyone)))
-    return plan.put(Placed(resident.whole(data), np.full_like(everyone, -1), everyone))
+    return plan.put(Placed(resident.whole(data), np.full_like(everyone, -1), everyone, data.sizes))
 
 
 def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: Shape) -> Placed:
@@ -56,7 +57,7 @@ def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray
     for device, share in enumerate(shares):
         home[clients[share]], number[clients[share]] = device, np.arange(len(share))
     store = on_devices(plan, lambda device: resident.pack(fetched(data, clients[shares[device]]), *room))
-    return Placed(store, *plan.put((home, number)))
+    return Placed(store, *plan.put((home, number, data.sizes)))
 
 
 def deal(sizes: np.ndarray, devices: int) -> list[np.ndarray]:
@@ -135,7 +136,7 @@ def here(seen: Placed, plan: Plan) -> Placed:
 def specs(plan: Plan) -> Placed:
     """Which parts of a `Placed` are divided among devices."""
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    return Placed(whole if plan.data == "replicated" else mine, whole, whole)
+    return Placed(whole if plan.data == "replicated" else mine, whole, whole, whole)
 
 
 def blank(data: ClientData, plan: Plan, cohort: int) -> Placed:
@@ -143,7 +144,7 @@ def blank(data: ClientData, plan: Plan, cohort: int) -> Placed:
     one = resident.pack([resident.empty(data)], *shape(data, plan, cohort))
     store = jax.tree.map(lambda x: jax.ShapeDtypeStruct((plan.devices, *x.shape), x.dtype), one)
     table = jax.ShapeDtypeStruct(data.sizes.shape, jnp.int32)
-    return Placed(store, table, table)
+    return Placed(store, table, table, table)
 
 
 def ahead(make: Callable[[int], PyTree]) -> Callable[[int], PyTree]:

@@ -26,7 +26,7 @@ class Aggregate(NamedTuple):
     delta: PyTree  # their weighted mean; zeros when no client sent anything
     weight: jax.Array  # float32 [], sum of weights
     clients: jax.Array  # float32 [], how many sent something
-    population: int  # how many there are
+    share: jax.Array  # float32 [], their sum of weights as a share of what all clients together would send
 
 
 class Stage(NamedTuple):
@@ -44,7 +44,7 @@ class Reduce(NamedTuple):
 
     zero: Callable[[PyTree], PyTree]  # shapes of one delta -> empty sum
     add: Callable[[PyTree, Update, jax.Array], PyTree]  # (sum, updates [L, ...], sent bool [L]) -> sum
-    finish: Callable[[PyTree, int], Aggregate]  # (sum over devices, population) ->
+    finish: Callable[[PyTree, jax.Array], Aggregate]  # (sum over devices, weight of all clients there are) ->
 
 
 class Uplink(NamedTuple):
@@ -122,9 +122,10 @@ def mean() -> Reduce:
         delta = jax.tree.map(lambda s, d: s + jnp.tensordot(weight, d, 1), total[0], counted)
         return delta, total[1] + weight.sum(), total[2] + jnp.sum(sent).astype(jnp.float32)
 
-    def finish(total: PyTree, population: int) -> Aggregate:
+    def finish(total: PyTree, everyone: jax.Array) -> Aggregate:
         delta, weight, clients = total
-        return Aggregate(trees.scale(1.0 / jnp.maximum(weight, 1e-12), delta), weight, clients, population)
+        mean = trees.scale(1.0 / jnp.maximum(weight, 1e-12), delta)
+        return Aggregate(mean, weight, clients, weight / jnp.maximum(everyone, 1e-12))
 
     return Reduce(zero, add, finish)
 

@@ -148,7 +148,9 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     mean = trees.zeros_like(state.server.model)
     for update in updates:
         mean = trees.add(mean, trees.scale(float(update.weight) / total, update.delta))
-    aggregate = uplink.Aggregate(mean, jnp.float32(total), jnp.float32(len(updates)), len(sim.data.sizes))
+    share = total / sum(float(sim.uplink.client(uplink.Update((), jnp.float32(n)), ((),) * 9, root)[0].weight)
+                        for n in sim.data.sizes)  # fmt: skip
+    aggregate = uplink.Aggregate(mean, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(share))
     server = sim.algorithm.server(state.server, aggregate)
     return State(state.round + 1, server, state.uplink, clients)
 
