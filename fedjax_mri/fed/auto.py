@@ -95,11 +95,12 @@ def fastest(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan
 def prepared(tries: list[Plan], assemble: Assemble, end: float) -> tuple[list[Entrant], list[UserError]]:
     """Those that fit, compiled, as far as there is time before `end`; and why others do not."""
     ready, refusals = list[Entrant](), list[UserError]()
+    clients = max(plan.lanes for plan in tries)
     for plan in tries:
         if ready and time.perf_counter() > end:
             break
         try:
-            ready.append((plan, compiled(plan, assemble)))
+            ready.append((plan, compiled(plan, assemble, clients)))
         except UserError as refusal:
             refusals.append(refusal)
     return ready, refusals
@@ -116,10 +117,13 @@ def compared(ready: list[Entrant]) -> list[Trial]:
     return [Trial(plan, min(found)) for plan, found in times.items()]
 
 
-def compiled(plan: Plan, assemble: Assemble) -> Callable[[], float]:
-    """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit."""
+def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float]:
+    """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit.
+
+    All candidates train as many `clients` a device, so that what a round costs besides weighs the same on each.
+    """
     plan = replace(plan, data="replicated", clients="device")
-    sim, root = trial(assemble(plan), plan), jax.random.key(0)
+    sim, root = trial(assemble(plan), plan.devices * clients), jax.random.key(0)
     round = segments.build(sim, plan, root, 1)
     state, *_ = round(engine.first(sim, plan, root), 1)
 
@@ -132,9 +136,8 @@ def compiled(plan: Plan, assemble: Assemble) -> Callable[[], float]:
     return once
 
 
-def trial(sim: Simulation, plan: Plan) -> Simulation:
-    """`sim` with a client for each lane, each of STEPS full batches of grey images."""
-    clients = plan.devices * plan.lanes
+def trial(sim: Simulation, clients: int) -> Simulation:
+    """`sim` with that many clients, each of STEPS full batches of grey images."""
     sizes = np.full(clients, STEPS * sim.local.batch, np.int32)
     local = sim.local._replace(epochs=1)
     return sim._replace(sample=Everyone().build(clients), local=local, data=ClientData(sizes, (), grey(sim.data)))
@@ -159,7 +162,7 @@ def _filled(shape: jax.ShapeDtypeStruct, shade: jax.Array) -> jax.Array:
 def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
     """Names a task, its shapes, the candidates and the device: where all are the same, so is the best plan."""
     one = replace(usual, devices=1, lanes=1, data="replicated", clients="device")
-    sim = trial(sim, one)
+    sim = trial(sim, 1)
     state, root = jax.eval_shape(partial(engine.init, sim), jax.random.key(0)), jax.random.key(0)
     round = jax.make_jaxpr(partial(engine.one_round, sim, one))
     traced = round(state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0)))

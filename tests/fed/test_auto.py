@@ -27,7 +27,7 @@ def timings(monkeypatch):
     asked: list[Plan] = []
     ms: dict[tuple, float] = {}
 
-    def compiled(plan: Plan, _):
+    def compiled(plan: Plan, *_):
         asked.append(plan)
         if (plan.conv, plan.lanes) in ms:
             return lambda: ms[plan.conv, plan.lanes]
@@ -147,7 +147,7 @@ def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
 def test_a_trial_has_every_kind_of_data_and_client_state(tmp_path) -> None:
     for case in ("procedural, Adam, cohort of 5", "BatchNorm local"):
         plan = Plan(devices=1, lanes=1, conv="gemm", clients="host").resolve()
-        assert auto.compiled(plan, lambda plan, case=case: CASES[case]())() > 0
+        assert auto.compiled(plan, lambda plan, case=case: CASES[case](), 2)() > 0
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> None:
