@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: (before, after)
+MANY = 256  # outputs, see `suits`
 WIDE = 16  # a product narrower than this does not fill the vector registers
 
 
@@ -43,13 +44,33 @@ def opposite(pads: Pads, window: tuple[int, ...]) -> Pads:
 def by_kernel(x: jax.Array, gradient: jax.Array, pads: Pads, left: Pads) -> jax.Array:
     """The gradient [h, w, C, O] by the kernel, which sums over examples and positions.
 
-    x and the output's gradient can both play the kernel: the one with fewer channels does, unless it is too narrow.
+    x and the output's gradient can both play the kernel, unless it were the larger: of two of one size the one with
+    fewer channels does, unless it is too narrow.
     """
     images, kernel = (3, 1, 2, 0), (1, 2, 0, 3)
-    if WIDE <= x.shape[3] <= gradient.shape[3]:
+    if not covers(x, gradient.shape[1:3]) or (
+        covers(gradient, x.shape[1:3]) and WIDE <= x.shape[3] <= gradient.shape[3]
+    ):
         turned = forward(gradient.transpose(images), x.transpose(kernel), left)
         return turned[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     return forward(x.transpose(images), gradient.transpose(kernel), pads).transpose(1, 2, 0, 3)
+
+
+def suits(x: jax.Array, kernel: jax.Array, pads: Pads) -> bool:
+    """Whether x [B, H, W, C] is worth convolving with kernel [h, w, C, O] in this way.
+
+    The compiler's fast kernel takes no image smaller than the window: 3 x 3 on 2 x 2 pixels took 100 times a product's
+    time. And of many outputs a product over windows is as fast, for cutting the windows is little beside it.
+    """
+    window = kernel.shape[:2]
+    result = [size + sum(pad) - side + 1 for size, side, pad in zip(x.shape[1:3], window, pads)]
+    small = not covers(x, window) or any(size < side for size, side in zip(result, window))
+    return not small and window != (1, 1) and kernel.shape[3] < MANY
+
+
+def covers(x: jax.Array, window: tuple[int, ...]) -> bool:
+    """Whether x [B, H, W, C] is at least as large as the window."""
+    return x.shape[1] >= window[0] and x.shape[2] >= window[1]
 
 
 def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:

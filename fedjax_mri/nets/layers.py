@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_mri.errors import UserError
-from fedjax_mri.nets.direct import Pads, direct
+from fedjax_mri.nets.direct import Pads, direct, suits
 
 ConvPolicy = Literal["xla", "gemm", "direct"]
 NormKind = Literal["group", "batch", "none"]
@@ -30,7 +30,8 @@ def conv2d(
     """Convolution: x [B, H, W, C], kernel [h, w, C, O] -> [B, H', W', O]; for "SAME" H' is ceil(H/stride).
 
     All policies agree to rounding. `xla` is the compiler's convolution and its gradients. `direct` is the compiler's
-    forward convolution for the result and both gradients, one client after another (stride 1; `gemm` for others).
+    forward convolution for the result and both gradients, one client after another (at stride 1, where it `suits`;
+    else `gemm`).
     `gemm` is one matrix product over shifted slices, which stays a batched product under `vmap` over kernels.
     """
     if policy == "xla":
@@ -38,8 +39,9 @@ def conv2d(
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
     if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
         return _products(x, kernel, padding)
-    if policy == "direct" and stride == 1 and kernel.shape[:2] != (1, 1):
-        return direct(x, kernel, _pads(x, kernel.shape[:2], stride, padding))
+    pads = _pads(x, kernel.shape[:2], stride, padding)
+    if policy == "direct" and stride == 1 and suits(x, kernel, pads):
+        return direct(x, kernel, pads)
     return _gemm(x, kernel, stride, padding)
 
 
