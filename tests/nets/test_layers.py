@@ -71,6 +71,31 @@ def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("side", "pad"), [(2, 1), (2, 2), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)])
+def test_direct_has_the_same_gradients_whichever_is_larger(side: int, pad: int) -> None:
+    """Image, kernel and result are each the largest once; what the compiler has no fast kernel for goes another way."""
+    x, kernel = jax.random.normal(jax.random.key(0), (2, side, side, 16)), jnp.linspace(-1, 1, 9 * 16 * 16)
+
+    def gradient(policy):
+        loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k.reshape(3, 3, 16, 16), 1, policy, around(pad))))  # noqa: E731
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    for a, b in zip(gradient("xla"), gradient("direct")):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_direct_leaves_to_others_what_the_compiler_has_no_fast_kernel_for() -> None:
+    def products(side: int, outputs: int) -> str:
+        shapes = (
+            jax.ShapeDtypeStruct((1, side, side, 16), "float32"),
+            jax.ShapeDtypeStruct((3, 3, 16, outputs), "float32"),
+        )
+        return str(jax.make_jaxpr(lambda x, k: conv2d(x, k, 1, "direct"))(*shapes))
+
+    assert "conv_general_dilated" in products(3, 16)
+    assert all("conv_general_dilated" not in products(*few) for few in ((2, 16), (3, 256)))
+
+
 def test_direct_takes_many_images_of_one_kernel() -> None:
     x, kernel = (
         jax.random.normal(jax.random.key(0), (5, 2, 6, 6, 3)),
