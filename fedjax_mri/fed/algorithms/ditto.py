@@ -48,11 +48,9 @@ def doubled(task: Task) -> Task:
 
     phases = tuple(Phase(summed(phase.loss), apart(phase.moves)) for phase in task.phases)
     judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
-    starts = {
-        "init": lambda key: pair(*[task.init(key)] * 2),
-        "newcomer": lambda model: pair(*[which(model, "shared")] * 2),
-    }
-    return task._replace(phases=phases, shared=shared, **judged, **starts)
+    newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
+    init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
+    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **judged)
 
 
 def pair(shared: Model, personal: Model) -> Model:
