@@ -159,7 +159,7 @@ def conclude(this: Prepared, state: State) -> tuple[State, dict[str, evaluate.Ju
     """After the last round: the ensemble judged and distilled into the server's model, that fine-tuned and judged."""
     config, sim, plan, tests = this.config, this.sim, this.plan, this.federation.tests
     root, further = jax.random.key(config.seed), dict[str, evaluate.Judged]()
-    if sim.algorithm.member is not None:
+    if sim.algorithm.member is not None and sim.task.tally is not None:
         further |= oneshot.judge(sim, plan, tests, state)
     if config.distil.epochs:
         images = config.distil.source.build(config.seed).train
@@ -214,10 +214,14 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     """The simulation that a config describes."""
     assert plan.conv != "auto", "resolve the plan first"
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
-    if config.distil.epochs and algorithm.member is None:
-        raise UserError(f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot")
+    task = algorithm.task(config.task.build(described.image, len(described.classes), compute))
+    if config.distil.epochs and (algorithm.member is None or task.tally is None):
+        raise UserError(
+            f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
+            "that can judge predictions, as classification can"
+        )
     return Simulation(
-        task=algorithm.task(config.task.build(described.image, len(described.classes), compute)),
+        task=task,
         algorithm=algorithm,
         uplink=config.uplink.build(),
         sample=config.sampling.build(len(data.sizes)),
