@@ -61,7 +61,7 @@ def groupings(labels: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarra
     """Groups of training sites that their examples by class, int [N, C], tell: names str [N]."""
     sizes = labels.sum(1)
     quartile = np.searchsorted(np.percentile(sizes, (25, 50, 75)), sizes)
-    names = np.array(["smallest quarter", "second quarter", "third quarter", "largest quarter"])
+    names = np.array(["1st quarter, smallest", "2nd quarter", "3rd quarter", "4th quarter, largest"])
     return {"size": names[quartile], "dominant label": np.asarray(classes)[labels.argmax(1)]}
 
 

@@ -155,8 +155,8 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     return State(state.round + 1, server, state.uplink, clients)
 
 
-def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array) -> Model:
-    """Epochs over one client's examples, each phase with its own optimiser."""
+def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array, most: int = 10**9) -> Model:
+    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser."""
     size, batch_size = int(sim.data.sizes[client]), sim.local.batch
     optimizer = sim.local.optimizer(sim.local.schedule(state.round))
     with jax.numpy_dtype_promotion("standard"):
@@ -166,7 +166,7 @@ def plain_client(sim: Simulation, state: State, model: Model, client: int, root:
     for epoch in range(sim.local.epochs):
         order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
         order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
-        for first in range(0, size, batch_size):
+        for first in range(0, min(size, (most - step) * batch_size), batch_size):
             chosen = order[first : first + batch_size]
             weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
             batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))
