@@ -1,4 +1,4 @@
-"""The audit of a small run: every figure again from the saved predictions, and who gains from whom again by training."""
+"""The audit of a small run: figures again from its saved predictions, gains again by plain training without a site."""
 
 import csv
 import dataclasses

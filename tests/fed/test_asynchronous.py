@@ -62,7 +62,7 @@ def test_clients_come_when_they_are_ready() -> None:
 
 
 def test_averages_obey_little_s_law() -> None:
-    """Trainings under way = arrivals a second x seconds a training; and each is as many steps late as go by meanwhile."""
+    """Trainings under way = arrivals a second x seconds a training, and as many are late as arrive meanwhile."""
     buffer, concurrency = 5, 30
     speeds = replace(SPEEDS, steps_sigma=0.5)
     crowd = CROWD._replace(sizes=np.full(400, 8, np.int32), steps=np.full(400, 8, np.int32), rounds=1000)
