@@ -155,10 +155,10 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
 
 def audit(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """Figures by site and group of sites."""
-    from fedjax_mri import audit
+    from fedjax_mri import audit_report
 
     refuse(flags)
-    for path in audit.write(words.run, words.leave_one_out, words.rounds, print):
+    for path in audit_report.write(words.run, words.leave_one_out, words.rounds, print):
         print(path)
 
 

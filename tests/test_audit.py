@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_mri import audit, cli, experiment, results, runfolder, trees
+from fedjax_mri import audit, cli, experiment, leave_one_out, results, runfolder, trees
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.client_data import Federation, Test
 from fedjax_mri.data.resident import resident
@@ -139,7 +139,7 @@ def retrained(without: int) -> np.ndarray:
 
 
 def test_gains_are_those_of_training_without(run) -> None:
-    gain = audit.gains(CONFIG, 2, silent)
+    gain = leave_one_out.gains(CONFIG, 2, silent)
     assert gain.shape == (4, 4) and np.isnan(gain[:, 3]).all()
     base = retrained(-1)
     for site in (0, 3):
@@ -179,7 +179,7 @@ def test_too_many_sites_are_refused_before_anything_is_trained(run, tmp_path, ca
 
 def test_nobody_can_gain_without_a_test_set_of_its_own() -> None:
     with pytest.raises(UserError, match="no test set belongs to the sites that train"):
-        audit.gains(dataclasses.replace(CONFIG, data=Wards(unseen=True)), 1, silent)
+        leave_one_out.gains(dataclasses.replace(CONFIG, data=Wards(unseen=True)), 1, silent)
 
 
 @pytest.mark.parametrize("words", [["--rounds", "-1"], ["--nothing"]])
