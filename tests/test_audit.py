@@ -13,7 +13,8 @@ from PIL import Image
 
 from fedjax_mri import audit, cli, experiment, leave_one_out, results, runfolder, trees
 from fedjax_mri.config import Experiment, LocalTraining
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.data import client_data
+from fedjax_mri.data.client_data import Federation
 from fedjax_mri.data.resident import resident
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, evaluate, segments
@@ -45,7 +46,7 @@ class Wards:
 
         train, labels = pictures(SIZES, 60)
         owner = np.full(4, -1, np.int32) if self.unseen else np.array([0, 1, 2, -1], np.int32)
-        test = Test(pictures(np.full(4, 12), 0)[0], owner)
+        test = client_data.Test(pictures(np.full(4, 12), 0)[0], owner)
         groups = {"field strength": np.array(["3 T", "1.5 T", "3 T", "1.5 T"])}
         return Federation(train, {"clean": test}, ("dark", "bright"), labels, synthetic=True, groups=groups)
 

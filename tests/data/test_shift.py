@@ -1,5 +1,7 @@
 """Sources made less alike: rates of wrong labels, wear over rounds, missing modalities; and tests that stay clean."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -7,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.data import client_data
+from fedjax_mri.data.client_data import Federation
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
@@ -33,17 +36,23 @@ class Wards:
         }
         data = resident(arrays, np.split(np.arange(count), self.sites))
         labels = np.full((self.sites, CLASSES), EACH // CLASSES, np.int32)
-        return Federation(data, {"test": Test(data, np.arange(self.sites, dtype=np.int32))}, ("a", "b", "c"), labels)
+        return Federation(
+            data, {"test": client_data.Test(data, np.arange(self.sites, dtype=np.int32))}, ("a", "b", "c"), labels
+        )
 
     def evaluation(self, classes, seed):
         return self.build(seed).tests, ()
 
 
+@functools.cache
+def look(read: Callable, shift: Callable) -> Callable:
+    return jax.jit(lambda store, client, every, round: shift(read(store, client, every), client, every, round))
+
+
 def seen(federation: Federation, client: int, round: int) -> dict[str, np.ndarray]:
     """All that a client sees of its examples in a round."""
     data, every = federation.train, jnp.arange(federation.train.sizes[client], dtype=jnp.int32)
-    client = jnp.int32(client)
-    batch = data.shift(data.read(data.store, client, every), client, every, jnp.int32(round))
+    batch = look(data.read, data.shift)(data.store, jnp.int32(client), every, jnp.int32(round))
     return jax.tree.map(np.asarray, batch)
 
 
@@ -116,29 +125,44 @@ def test_changes_add_up_and_reach_the_local_step_and_the_pooled_baseline() -> No
     assert np.bincount(batch["label"]).tolist() == np.bincount(both["label"]).tolist()
 
 
-SMALL = Phantom(clients=40, test_clients=40, test_patients=1, size=64)
+@dataclass(frozen=True)
+class Both:
+    """Forty sites with one patient each, CT in HU and MR, and a test set for half of them and as many others."""
+
+    def build(self, seed: int) -> Federation:
+        arrays = {"ct": np.full((40, 2, 2, 1), 50.0, np.float32), "mr": np.full((40, 2, 2, 1), 0.25, np.float32)}
+        data = resident({**arrays, "image": arrays["mr"]}, np.split(np.arange(40), 40))
+        owner = np.r_[np.arange(20), np.full(20, -1)].astype(np.int32)
+        return Federation(data, {"test": client_data.Test(data, owner)}, ("a",), np.ones((40, 1), np.int32))
+
+    def evaluation(self, classes, seed):
+        return self.build(seed).tests, ()
 
 
 def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
-    federation = ModalitySkew(SMALL, ct_only=0.5, mr_only=0.3).build(0)
-    kinds = federation.groups["modality"]
+    federation = ModalitySkew(Both(), ct_only=0.5, mr_only=0.3).build(0)
+    kinds, test = federation.groups["modality"], federation.tests["test"]
     names, counts = np.unique(kinds, return_counts=True)
     assert names.tolist() == ["CT and MR", "CT only", "MR only"]
     assert np.all(np.abs(counts - 40 * np.array([0.2, 0.5, 0.3])) < 4 * np.sqrt(40 * 0.25))
+    of_tests = []
+    for data in (federation.train, test.data):
+        read = jax.jit(lambda client, data=data: data.read(data.store, client, jnp.zeros(2, jnp.int32)))
+        for client in range(40):
+            batch = read(jnp.int32(client))
+            has = np.asarray(batch["has"][0])
+            np.testing.assert_array_equal(batch["has"][1], has)
+            np.testing.assert_allclose(batch["image"][0, 0, 0], [has[0] * (50 + 100) / 400, has[1] * 0.25])
+            np.testing.assert_allclose([batch["ct"].max(), batch["mr"].max()], has * [50, 0.25])
+            of_tests.append("CT and MR" if has.all() else "CT only" if has[0] else "MR only")
+    assert of_tests[:40] == kinds.tolist() and of_tests[40:60] == kinds[:20].tolist()
+    assert set(of_tests[60:]) == set(names)
+
+
+def test_the_phantom_has_both_and_says_what_its_sites_are() -> None:
+    federation = ModalitySkew(Phantom(clients=3, test_clients=2)).build(0)
     assert set(federation.groups) == {"field strength", "sequence", "modality"}
-    plain, zero = SMALL.build(0), jnp.zeros(1, jnp.int32)
-    for test in (federation.tests["seen sites"].data, federation.train):
-        read = jax.jit(test.read)
-        for kind in names:
-            client = jnp.int32(np.flatnonzero(kinds == kind)[0])
-            batch = read(test.store, client, zero)
-            has = ["CT" in kind, "MR" in kind]
-            np.testing.assert_array_equal(batch["has"], [has])
-            assert batch["image"].shape == (1, 64, 64, 2)
-            assert [bool(batch[name].any()) for name in ("ct", "mr")] == has
-            assert [bool(batch["image"][..., channel].any()) for channel in (0, 1)] == has
-    whole = plain.train.read(plain.train.store, client, zero)
-    np.testing.assert_allclose(batch["image"][..., 1], whole["mr"][..., 0], atol=1e-6)
+    assert all(len(group) == 3 for group in federation.groups.values())
 
 
 @pytest.mark.parametrize(

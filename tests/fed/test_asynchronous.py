@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from simulations import SIZES, classifier, images, plain_client, simulation
+from simulations import SIZES, images, plain_client, simulation, two_players
 
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
@@ -117,7 +117,7 @@ def by_hand(sim: engine.Simulation, table, root: jax.Array):
     first = engine.init(sim, root)
     versions = [first.server.model]
     for number, (clients, late, _) in enumerate(zip(*table)):
-        state, total = first._replace(round=jnp.int32(number)), trees.zeros_like(first.server.model)
+        state, total = first._replace(round=jnp.int32(number)), trees.zeros_like(versions[0])
         for client, behind in zip(clients.tolist(), late.tolist()):
             start = versions[number - behind]
             kept = trees.take(first.clients, client).model
@@ -133,7 +133,7 @@ def test_the_engine_trains_each_client_from_the_broadcast_it_began_with() -> Non
     crowd, root = Population(SIZES, SIZES, rounds=3), jax.random.key(2)
     table, plan = rules.table(crowd), Plan(devices=2, lanes=2).resolve()
     assert table.late.max() > 0
-    sim = simulation(classifier(), images(), sample=rules.build(crowd), algorithm=remembering(3))
+    sim = simulation(two_players(), images(), sample=rules.build(crowd), algorithm=remembering(3))
     state, work, _ = segments.build(sim, plan, root, 3)(engine.first(sim, plan, root), 3)
     np.testing.assert_allclose(work.spent.seconds, table.seconds)
     np.testing.assert_array_equal(work.clients, [2, 2, 2])

@@ -1,13 +1,15 @@
 """Who gets how much done, when a round is over, and what it costs: against sums by hand."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from simulations import SIZES, classifier, images, plain_client, simulation, two_players
+from simulations import SIZES, images, plain_client, simulation, two_players
 
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
@@ -20,17 +22,21 @@ from fedjax_mri.fed.speeds import ClientSpeeds, Speeds
 
 ROOT = jax.random.key(5)
 MB = 3.0
+FEW = np.array([5, 9, 14, 4, 3], np.int32)
 EVEN = ClientSpeeds(steps_per_s=2.0, steps_sigma=0.0, mbit_up=6.0, mbit_down=24.0, mbit_sigma=0.0)  # link: 5 s for MB
 
 
-def met(settings, steps, key: int = 0, present=None, epochs: int = 1) -> Turnout:
+@functools.cache
+def rules(settings, number: int, epochs: int = 1) -> Callable:
+    """The conditions of that many clients, compiled once."""
+    return jax.jit(partial(settings.build(Population(np.ones(number, np.int32), epochs=epochs)), mb=MB))
+
+
+def met(settings, steps, key: int = 0, epochs: int = 1) -> Turnout:
     """A round of clients 0..K-1 with that many local steps, as NumPy arrays."""
-    steps = np.asarray(steps, np.int32)
-    population = Population(np.ones(len(steps), np.int32), steps, epochs, MB)
-    cohort = of(jnp.arange(len(steps), dtype=jnp.int32), present)
-    found = jax.jit(partial(settings.build(population), mb=MB))(
-        jax.random.key(key), jnp.int32(0), cohort, jnp.asarray(steps)
-    )
+    steps = jnp.asarray(steps, jnp.int32)
+    cohort = of(jnp.arange(len(steps), dtype=jnp.int32))
+    found = rules(settings, len(steps), epochs)(jax.random.key(key), jnp.int32(0), cohort, steps)
     return jax.tree.map(np.asarray, found)
 
 
@@ -94,11 +100,10 @@ def test_without_a_deadline_who_fails_is_waited_for_and_who_never_began_is_not()
 
 def test_a_client_s_fate_does_not_depend_on_who_else_is_there() -> None:
     settings = Stragglers(EVEN, jitter=0.5, deadline_s=9.0, lost_before=0.3)
-    meet = settings.build(Population(np.ones(30, np.int32)))
-    steps = jnp.full(30, 8, jnp.int32)
-    whole = meet(ROOT, jnp.int32(0), of(jnp.arange(30, dtype=jnp.int32)), steps, MB).steps
+    meet, steps = rules(settings, 30), jnp.full(30, 8, jnp.int32)
+    whole = meet(ROOT, jnp.int32(0), of(jnp.arange(30, dtype=jnp.int32)), steps).steps
     few = jnp.array([7, 3, 29], jnp.int32)
-    np.testing.assert_array_equal(meet(ROOT, jnp.int32(0), of(few), steps[:3], MB).steps, np.asarray(whole)[few])
+    np.testing.assert_array_equal(meet(ROOT, jnp.int32(0), of(few), steps[:3]).steps, np.asarray(whole)[few])
     assert 0 < np.sum(np.asarray(whole) == 0) < 30
 
 
@@ -155,13 +160,15 @@ def trained(sim: engine.Simulation, rounds: int = 2):
     return state, jax.tree.map(np.asarray, work)
 
 
-def conditions(settings):
-    local = simulation(two_players(), images()).local
-    return settings.build(Population(SIZES, locally.steps(local, SIZES), local.epochs))
+def under(settings, sizes: np.ndarray = SIZES) -> engine.Simulation:
+    """Two players, one at home, under conditions."""
+    sim = simulation(two_players(), images(sizes))
+    there = Population(sizes, locally.steps(sim.local, sizes), sim.local.epochs)
+    return sim._replace(conditions=settings.build(there))
 
 
 def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
-    sim = simulation(two_players(), images(), conditions=conditions(Stragglers(EVEN, deadline_s=1e-6)))
+    sim = under(Stragglers(EVEN, deadline_s=1e-6))
     state, work = trained(sim)
     before = engine.init(sim, ROOT)
     jax.tree.map(np.testing.assert_array_equal, state._replace(round=before.round), before)
@@ -171,28 +178,27 @@ def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
 
 def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     """One round by hand: each client stops after its own number of steps and weighs by examples x share."""
-    settings = Stragglers(ClientSpeeds(2.0, 0.7), deadline_s=2.5, late="cut", lost_after=0.2)
-    sim = simulation(classifier(), images(), conditions=conditions(settings))
+    sim = under(Stragglers(ClientSpeeds(2.0, 0.7), deadline_s=2.0, late="cut", lost_after=0.3), FEW)
     state, work = trained(sim, 1)
     first = engine.init(sim, ROOT)
-    full = locally.steps(sim.local, jnp.asarray(SIZES))
+    full = locally.steps(sim.local, jnp.asarray(FEW))
     turnout = engine.met(sim, sim.sample(ROOT, jnp.int32(0)), full, first, ROOT)
     steps, share = np.asarray(turnout.steps), np.asarray(turnout.share)
-    assert 0 < work.spent.cut[0] < np.sum(SIZES > 0) and work.spent.lost[0] > 0
+    assert 0 < work.spent.cut[0] < np.sum(steps > 0) < len(FEW)
     total, weight = trees.zeros_like(first.server.model), 0.0
     for client in np.flatnonzero(steps):
         begun = trees.join(first.server.model, trees.take(first.clients, client).model)
         model = plain_client(sim, first, begun, int(client), ROOT, int(steps[client]))
         learnt = trees.subtract(trees.split(sim.task.shared(model), model)[0], first.server.model)
-        total = trees.add(total, trees.scale(float(SIZES[client] * share[client]), learnt))
-        weight += float(SIZES[client] * share[client])
+        total = trees.add(total, trees.scale(float(FEW[client] * share[client]), learnt))
+        weight += float(FEW[client] * share[client])
     wanted = trees.add(first.server.model, trees.scale(1 / weight, total))
     for found, right in zip(jax.tree.leaves(state.server.model), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(found, right, rtol=3e-5, atol=3e-5)
 
 
 def test_who_failed_keeps_nothing_of_the_round() -> None:
-    sim = simulation(two_players(), images(), conditions=conditions(Stragglers(EVEN, lost_after=0.5)))
+    sim = under(Stragglers(EVEN, lost_after=0.5))
     state, work = trained(sim, 1)
     kept = np.asarray(state.clients.rounds)
     assert 0 < kept.sum() == work.clients[0] < np.sum(SIZES > 0)

@@ -114,7 +114,8 @@ def read(path: str) -> np.ndarray:
         if pathlib.Path(path).suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            values = np.loadtxt(path, delimiter=",", ndmin=2)
+            lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+            values = np.array([line.split(",") for line in lines if line.strip()], float)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a trace: {brief(error)}") from None
     if values.ndim != 2 or not values.size or not np.isin(values, (0, 1)).all():
