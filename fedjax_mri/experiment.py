@@ -181,8 +181,9 @@ def training_figures(sim: Simulation, work: Work, seconds: float, waited: float)
     """What a segment amounted to, and how fast; `work` has a leading axis of rounds, for data it `waited` seconds."""
     skipped = float(np.sum(np.asarray(work.clients) == 0))
     work = jax.tree.map(lambda x: np.asarray(x).sum(0), work)
+    trained = sim.task.summary(work.metrics) if work.clients else {}  # nobody may have come
     return {
-        **{f"train/{name}": float(value) for name, value in sim.task.summary(work.metrics).items()},
+        **{f"train/{name}": float(value) for name, value in trained.items()},
         "seconds": seconds,
         "clients_per_second": float(work.clients) / seconds,
         "images_per_second": float(work.examples) / seconds,

@@ -18,7 +18,6 @@ from fedjax_mri.data.client_data import Federation
 from fedjax_mri.data.resident import resident
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, evaluate, segments
-from fedjax_mri.fed.conditions import Stragglers
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
@@ -61,7 +60,7 @@ CONFIG = Experiment(
     sampling=Everyone(),
     rounds=3,
     evaluate_every=3,
-    plan=Plan(devices=2, tune_s=0),
+    plan=Plan(devices=1, tune_s=0),
 )
 
 
@@ -128,7 +127,7 @@ def retrained(without: int) -> np.ndarray:
     config = dataclasses.replace(CONFIG, sampling=Everyone(without))
     federation, plan, root = config.data.build(config.seed), config.plan.resolve(), jax.random.key(config.seed)
     sim = experiment.assemble(config, experiment.describe(federation), federation.train, plan)
-    state, *_ = segments.build(sim, plan, root, 2)(engine.first(sim, plan, root), 2)
+    state, *_ = segments.build(sim, plan, root, 3)(engine.first(sim, plan, root), 3)
     trained = np.arange(4) != without
     own = jax.tree.map(np.asarray, state.clients.model)
     mean = jax.tree.map(lambda x: x[trained].mean(0), own)
@@ -140,34 +139,23 @@ def retrained(without: int) -> np.ndarray:
 
 
 def test_gains_are_those_of_training_without(run) -> None:
-    gain = leave_one_out.gains(CONFIG, 2, silent)
+    gain = leave_one_out.gains(CONFIG, 3, silent)
     assert gain.shape == (4, 4) and np.isnan(gain[:, 3]).all()
-    base = retrained(-1)
-    for site in (0, 3):
-        np.testing.assert_allclose(gain[site, :3], base - retrained(site), atol=1e-6)
+    np.testing.assert_allclose(gain[3, :3], retrained(-1) - retrained(3), atol=1e-6)
+    assert np.any(gain[:3, :3] != 0)
 
 
 def test_the_command_writes_it_all_down(run, capsys) -> None:
-    assert cli.main(["audit", str(run), "--leave-one-out", "--rounds", "6"]) == 0
-    assert capsys.readouterr().out.count("trained 6 rounds") == 5
+    assert cli.main(["audit", str(run), "--leave-one-out"]) == 0
+    assert capsys.readouterr().out.count("trained 3 rounds") == 5
     lines = list(csv.DictReader((run / "audit.csv").open()))
     assert len(lines) == len(audit.audit(run)) and "sensitivity to bright" in lines[0]
     page = (run / "audit.md").read_text()
     assert "synthetic data" in page and "## Whom each site helps" in page and "| clean | site | accuracy | 4 |" in page
     for name in ("audit.png", "leave_one_out.png"):
         assert min(Image.open(run / name).size) > 300
-    matrix = list(csv.reader((run / "leave_one_out.csv").open()))[1:]
-    assert np.mean([float(value) for value in matrix[3][1:4]]) < 0  # the site with its labels the wrong way round
-
-
-def test_a_round_that_everybody_misses_is_counted_in_the_log(tmp_path) -> None:
-    conditions = Stragglers(deadline_s=1e-6)
-    config = dataclasses.replace(CONFIG, conditions=conditions, rounds=2, evaluate_every=2)
-    experiment.run(config, tmp_path / "run", say=silent)
-    before, after = runfolder.read_history(tmp_path / "run")
-    assert (after["simulated/skipped"], after["simulated/lost"]) == (2, 8)
-    assert after["simulated/seconds"] == pytest.approx(2e-6) and after["simulated/up_mb"] == 0
-    assert before["clean/nll"] == after["clean/nll"]
+    liar = list(csv.reader((run / "leave_one_out.csv").open()))[4]  # the site with its labels the wrong way round
+    assert liar[0] == "site 3" and np.mean([float(value) for value in liar[1:4]]) < 0 and liar[4] == "nan"
 
 
 def test_too_many_sites_are_refused_before_anything_is_trained(run, tmp_path, capsys) -> None:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from fedjax_mri.data import client_data
-from fedjax_mri.data.client_data import Federation
+from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.phantom import Phantom
+from fedjax_mri.data.phantom.source import origin, reader
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
-from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear
+from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, partly
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.local import Local
@@ -121,7 +123,7 @@ def test_changes_add_up_and_reach_the_local_step_and_the_pooled_baseline() -> No
         np.testing.assert_array_equal(field[client], both[name])
     local = Local(1, EACH, lambda rate: None, lambda round: jnp.float32(0))  # type: ignore[arg-type,return-value]
     args = (jnp.int32(3), jnp.int32(EACH), jnp.int32(0), jnp.int32(0), jax.random.key(0))
-    batch = locally.read(federation.train, local, federation.train.store, *args)
+    batch = jax.jit(partial(locally.read, federation.train, local))(federation.train.store, *args)
     assert np.bincount(batch["label"]).tolist() == np.bincount(both["label"]).tolist()
 
 
@@ -159,10 +161,10 @@ def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
     assert set(of_tests[60:]) == set(names)
 
 
-def test_the_phantom_has_both_and_says_what_its_sites_are() -> None:
-    federation = ModalitySkew(Phantom(clients=3, test_clients=2)).build(0)
-    assert set(federation.groups) == {"field strength", "sequence", "modality"}
-    assert all(len(group) == 3 for group in federation.groups.values())
+def test_the_phantom_has_both() -> None:
+    data = partly(ClientData(np.ones(2, np.int32), origin(0, 0), reader(Phantom(), 0)), np.array([0, 2]))
+    shapes = jax.eval_shape(data.read, data.store, jnp.int32(0), jnp.zeros(5, jnp.int32))
+    assert (shapes["image"].shape, shapes["has"].shape) == ((5, 64, 64, 2), (5, 2))
 
 
 @pytest.mark.parametrize(

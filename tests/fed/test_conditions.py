@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from simulations import SIZES, images, plain_client, simulation, two_players
 
-from fedjax_mri import trees
+from fedjax_mri import experiment, trees
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed import local as locally
@@ -173,12 +173,15 @@ def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
     before = engine.init(sim, ROOT)
     jax.tree.map(np.testing.assert_array_equal, state._replace(round=before.round), before)
     assert int(state.round) == 2 and not work.clients.any()
-    np.testing.assert_array_equal(work.spent.lost, np.sum(SIZES > 0))
+    figures = experiment.training_figures(sim, work, seconds=1.0, waited=0.0)
+    assert (figures["simulated/skipped"], figures["simulated/lost"]) == (2, 2 * np.sum(SIZES > 0))
+    assert figures["simulated/seconds"] == pytest.approx(2e-6) and figures["simulated/up_mb"] == 0
+    assert all(np.isfinite(value) for value in figures.values())
 
 
 def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     """One round by hand: each client stops after its own number of steps and weighs by examples x share."""
-    sim = under(Stragglers(ClientSpeeds(2.0, 0.7), deadline_s=2.0, late="cut", lost_after=0.3), FEW)
+    sim = under(Stragglers(ClientSpeeds(2.0, 0.7, seed=1), deadline_s=2.0, late="cut", lost_after=0.2), FEW)
     state, work = trained(sim, 1)
     first = engine.init(sim, ROOT)
     full = locally.steps(sim.local, jnp.asarray(FEW))
