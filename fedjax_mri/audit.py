@@ -62,18 +62,13 @@ def judged(test: str, tally: Tally, owner: np.ndarray, groups: Mapping[str, np.n
 
 def rows(test: str, grouping: str, names: Sequence[str], tally: Tally, sites: np.ndarray) -> Iterator[Row]:
     """A row for each of G tallies that holds an example."""
-    recall = np.asarray(classification.recall(tally))
+    recall = classification.recall(tally)
     low, high = classification.interval(tally)
-    columns = (
-        classification.accuracy(tally),
-        low,
-        high,
-        classification.macro(recall),
-        1 - classification.ece(tally),
-    )
-    for name, count, weight, figures, each in zip(names, sites, tally.weight, np.stack(columns, 1), recall):
+    sensitivity, calibration = classification.macro(recall), 1 - classification.ece(tally)
+    columns = np.stack([classification.accuracy(tally), low, high, sensitivity, calibration], 1)
+    for name, count, weight, figures, each in zip(names, sites, tally.weight, columns, np.asarray(recall)):
         if weight > 0:
-            yield Row(test, grouping, name, int(count), int(weight), *figures.tolist(), tuple(each.tolist()))
+            yield Row._make((test, grouping, name, int(count), int(weight), *figures.tolist(), tuple(each.tolist())))
 
 
 def spreads(found: Sequence[Row]) -> Iterator[tuple[str, str, str, dict[str, float]]]:

@@ -81,5 +81,5 @@ def stranger(state: State, site: int) -> State:
     if site < 0:
         return state
     mean = evaluate.own(state.clients, np.array([-1]))
-    model = trees.put(state.clients.model, np.array([site]), mean)
+    model = trees.put(state.clients.model, jnp.array([site]), mean)
     return state._replace(clients=state.clients._replace(model=model))

@@ -68,9 +68,9 @@ def put_in_place(tree: PyTree, index: np.ndarray, rows: PyTree) -> None:
         leaf[index[there]] = np.asarray(row)[there]
 
 
-def sum_by(tree: PyTree, group: jax.Array, count: int) -> PyTree:
+def sum_by(tree: PyTree, group: np.ndarray, count: int) -> PyTree:
     """Rows of the leading axis [n] summed by their `group` int [n] of `count`; rows of group -1 are left out."""
-    place = jnp.where(jnp.asarray(group) < 0, count, jnp.asarray(group))
+    place = np.where(group < 0, count, group)
 
     def one(leaf: jax.Array) -> jax.Array:
         leaf = jnp.asarray(leaf)

@@ -1,10 +1,11 @@
 """What one client does: epochs over its own examples, one optimiser for each phase of the task."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedjax_mri import keys, trees
@@ -14,6 +15,7 @@ from fedjax_mri.fed.shuffle import shuffled
 from fedjax_mri.tasks.task import Metrics, Model, Task
 
 PyTree = Any
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 class Local(NamedTuple):
@@ -33,7 +35,7 @@ class Start(NamedTuple):
     state: ClientState
 
 
-def steps(local: Local, sizes: jax.Array) -> jax.Array:
+def steps(local: Local, sizes: Array) -> Array:
     """Local steps of clients with `sizes` int32 [...] examples."""
     return local.epochs * ((sizes + local.batch - 1) // local.batch)
 

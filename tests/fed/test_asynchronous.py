@@ -88,6 +88,12 @@ def test_the_table_depends_on_seeds_and_more_rounds_change_none_before() -> None
     assert np.any(replace(rules, speeds=replace(SPEEDS, seed=5)).table(CROWD).client != table.client)
 
 
+def test_the_queue_also_runs_where_a_program_is_being_traced() -> None:
+    rules = Asynchronous(4, 20, speeds=SPEEDS)
+    clients = jax.jit(lambda round: rules.build(CROWD)(jax.random.key(0), round).client)(jnp.int32(7))
+    np.testing.assert_array_equal(clients, rules.table(CROWD).client[7])
+
+
 def test_clients_without_examples_are_never_asked() -> None:
     sizes = np.where(np.arange(60) % 2, CROWD.sizes, 0).astype(np.int32)
     table = Asynchronous(4, 20, speeds=SPEEDS).table(CROWD._replace(sizes=sizes))
