@@ -25,7 +25,7 @@ from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
-from fedjax_mri.data.phantom.source import UNSEEN, open_site
+from fedjax_mri.data.phantom.source import UNSEEN, census, open_site
 from fedjax_mri.errors import UserError
 
 SMALL = Phantom(clients=12, test_clients=4, test_patients=6)
@@ -257,6 +257,13 @@ def test_labels_count_what_read_gives(federation, read):
             counts[client] += np.bincount(labels, minlength=4).astype(np.int32)
     assert (counts == federation.labels[:3]).all()
     assert (federation.labels.sum(1) == federation.train.sizes).all()
+
+
+def test_sites_are_grouped_by_what_they_are(federation):
+    field, sequence = federation.groups["field strength"], federation.groups["sequence"]
+    sites, _ = census(SMALL, SEED, SMALL.clients)
+    assert (np.array([float(name.removesuffix(" T")) for name in field]) == sites.field).all()
+    assert set(sequence) <= set(SMALL.sites.protocols) and len(sequence) == SMALL.clients
 
 
 def test_patient_counts_stay_within_the_clip_and_near_the_mean():
