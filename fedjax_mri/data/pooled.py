@@ -1,8 +1,9 @@
 """The centralised baseline: any source with all its training clients merged into one."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,14 @@ import numpy as np
 
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
 from fedjax_mri.data.resident import whole
+
+
+class Pool(NamedTuple):
+    """The store of N clients' examples laid end to end."""
+
+    store: Any  # the source's
+    start: Any  # int32 [N], first example of each
+    end: Any  # int32 [N]
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,19 @@ class Pooled:
 
 def pool(data: ClientData) -> ClientData:
     """One client whose example i is the i-th of all clients' examples laid end to end."""
-    ends = np.cumsum(data.sizes).astype(np.int32)
+    end = np.cumsum(data.sizes, dtype=np.int32)
+    return ClientData(end[-1:], Pool(whole(data), end - data.sizes, end), reader(data.read))
 
-    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
+
+@functools.cache  # one function for all pools of a source, so that they can share a program
+def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
+    """`read` of a pool of what the given one reads."""
+
+    def pooled(store: Pool, client: jax.Array, indices: jax.Array) -> Batch:
         del client
-        owner = jnp.searchsorted(jnp.asarray(ends), indices, side="right").astype(jnp.int32)
-        start = jnp.asarray(ends - data.sizes)[owner]
-        one = jax.vmap(lambda client, index: data.read(store, client, index[None]))(owner, indices - start)
+        owner = jnp.searchsorted(store.end, indices, side="right").astype(jnp.int32)
+        index = indices - jnp.take(store.start, owner)
+        one = jax.vmap(lambda client, index: read(store.store, client, index[None]))(owner, index)
         return {name: field[:, 0] for name, field in one.items()}
 
-    return ClientData(np.array([data.sizes.sum()], np.int32), whole(data), read)
+    return pooled

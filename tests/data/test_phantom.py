@@ -25,7 +25,7 @@ from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
-from fedjax_mri.data.phantom.source import UNSEEN, open_site
+from fedjax_mri.data.phantom.source import UNSEEN, open_site, origin
 from fedjax_mri.errors import UserError
 
 SMALL = Phantom(clients=12, test_clients=4, test_patients=6)
@@ -282,8 +282,8 @@ def test_unseen_sites_are_new_and_seen_sites_have_new_patients(federation, batch
     for test in (unseen, seen):
         labels = np.asarray(read_jit(test.data, "label")(jnp.int32(0), index)["label"])
         assert (labels != batches["label"][:16]).any()
-    ours, _ = open_site(SMALL.sites, SEED, jnp.int32(0))
-    theirs, _ = open_site(SMALL.sites, SEED, jnp.int32(UNSEEN))
+    ours, _ = open_site(SMALL.sites, origin(SMALL, SEED), jnp.int32(0))
+    theirs, _ = open_site(SMALL.sites, origin(SMALL, SEED), jnp.int32(UNSEEN))
     assert ours.field_of_view != theirs.field_of_view
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri.errors import UserError, known
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
 from fedjax_mri.fed.uplink import Aggregate, Update
 
@@ -22,7 +22,7 @@ class FedAvg:
 
     def build(self) -> Algorithm:
         """Raises UserError when the rate is not a positive number."""
-        if not self.server_rate > 0:
+        if known(self.server_rate) and not self.server_rate > 0:
             raise UserError(f"algorithm.server_rate={self.server_rate}: must be a positive number")
         return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
 
