@@ -98,8 +98,7 @@ def remembering() -> Build:
 
 def carry_out(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) -> Failures:
     """Cells of one likeness, together where their data allow it."""
-    plan = cells[0].config.plan
-    if len(cells) == 1 or plan.data != "replicated" or plan.clients == "host" or plan.loop == "round":
+    if len(cells) == 1 or alone_only(cells[0].config):
         return one_by_one(cells, out, say)
     failures, shapes = Failures(), dict[str, Any]()
     for cell in cells:
@@ -111,18 +110,25 @@ def carry_out(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) 
     return failures
 
 
+def alone_only(config: Experiment) -> bool:
+    """Whether the host has a part in the run that it can only have in one run at a time."""
+    plan = config.plan
+    return plan.data != "replicated" or plan.clients == "host" or plan.loop == "round"
+
+
 def together(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) -> Failures:
-    """Cells as members of one program, or of one for each of their numbers where these decide what it is."""
+    """Cells as members of one program; as several where its arguments decide what it is."""
     names = group.numbers([cell.config for cell in cells])
     say(f"{len(cells)} cells in one program" + (f", with {', '.join(names)} as its arguments" if names else ""))
     try:
-        return attempt(cells, lambda: train(cells, out, build, say), (TypeError,) if names else ())
-    except TypeError:  # of a number that is not known when the program is built
-        pass
-    say(f"{' or '.join(names)} decides what is compiled: a program for each value")
+        return attempt(cells, lambda: train(cells, out, build, say), TypeError)
+    except TypeError as error:  # where a value must be known when the program is built
+        say(f"these cells differ in what is compiled: {brief(error)}")
+    if not names:
+        return one_by_one(cells, out, say)
     failures = Failures()
     for batch in by(lambda cell: tuple(configs.flat(cell.config)[name] for name in names), cells):
-        failures |= together(batch, out, build, say)
+        failures |= together(batch, out, build, say) if len(batch) > 1 else one_by_one(batch, out, say)
     return failures
 
 
@@ -154,9 +160,7 @@ def alone(cell: Cell, out: pathlib.Path, say: Say) -> None:
     save(out, cell, runfolder.read_history(run), synthetic, cell.config.plan)
 
 
-def attempt(
-    cells: Sequence[Cell], act: Callable[[], Failures | None], but: tuple[type[Exception], ...] = ()
-) -> Failures:
+def attempt(cells: Sequence[Cell], act: Callable[[], Failures | None], *but: type[Exception]) -> Failures:
     """What `act` fails in; where it fails altogether, by whatever but those exceptions, all cells have failed."""
     try:
         return act() or {}

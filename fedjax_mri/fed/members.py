@@ -61,14 +61,15 @@ class Tested(NamedTuple):
 
 
 def shape(data: ClientData) -> Any:
-    """What data sets of one program have in common: the function that reads them, and shapes but for resident rows.
+    """What data sets of one program have in common: functions, and shapes but for resident rows.
 
     None for data that is never held whole.
     """
     if data.store is None:
         return None
     leaves, structure = jax.tree.flatten(jax.tree.map(_without_rows, data.store, is_leaf=_is_resident))
-    return data.read, len(data.sizes), structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+    functions = data._replace(sizes=len(data.sizes), store=None, fetch=None)
+    return functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 
 def group(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[ClientData]) -> Group:

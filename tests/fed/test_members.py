@@ -90,11 +90,10 @@ def test_members_are_judged_as_alone(way) -> None:
     state = members.first(several)
     judged = members.judge(several, tests)(state)["all"]
     for number, place in enumerate((0, 1, 1)):
-        mine = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[number]), state)  # noqa: B023
-        wanted = evaluate.build(make(DATA[place]).task, several.each, tests[place])(mine)["all"]
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a[number], b, rtol=1e-5, atol=1e-5), judged, wanted.metrics
-        )  # noqa: B023
+        mine = jax.tree.map(lambda x, n=number: jnp.asarray(np.asarray(x)[n]), state)
+        wanted = evaluate.build(make(DATA[place]).task, several.each, tests[place])(mine)["all"].metrics
+        ours = jax.tree.map(lambda x, n=number: x[n], judged)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, wanted)
 
 
 def test_data_share_a_program_where_they_are_read_alike() -> None:
