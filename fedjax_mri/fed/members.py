@@ -78,7 +78,8 @@ def group(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[Clie
     filled = [*members, *members[-1:] * (-len(members) % (plan.devices // each.devices))]
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
     placed = plan.put(stacked([placement.whole(one) for one in data]))
-    return Group(make, plan, each, several, placed)
+    found = Group(make, plan, each, several, placed)
+    return found._replace(members=jax.device_put(several, where(found)))
 
 
 def settled(plan: Plan, parameters: int) -> Plan:
@@ -102,12 +103,20 @@ def over(group: Group, one: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyT
         each = partial(one, whole)
         return jax.vmap(each)(mine) if group.plan.members == "vmap" else jax.lax.map(each, mine)
 
-    if group.each.devices == group.plan.devices:
+    if not spread(group):
         return several
-    spec = jax.sharding.PartitionSpec
-    return jax.shard_map(
-        several, mesh=group.plan.mesh(), in_specs=(spec(), spec(AXIS)), out_specs=spec(AXIS), check_vma=False
-    )
+    whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    return jax.shard_map(several, mesh=group.plan.mesh(), in_specs=(whole, mine), out_specs=mine, check_vma=False)
+
+
+def spread(group: Group) -> bool:
+    """Whether members are divided among devices; else all devices work for one after another."""
+    return group.each.devices < group.plan.devices
+
+
+def where(group: Group) -> jax.sharding.NamedSharding:
+    """The sharding of what members have for themselves."""
+    return group.plan.divided() if spread(group) else group.plan.everywhere()
 
 
 def simulated(group: Group, placed: Placed, member: Member) -> Simulation:
@@ -121,7 +130,7 @@ def first(group: Group) -> State:
     def one(placed: Placed, member: Member) -> State:
         return engine.init(simulated(group, placed, member), member.root)
 
-    return jax.jit(over(group, one))(group.placed, group.members)
+    return jax.jit(over(group, one), out_shardings=where(group))(group.placed, group.members)
 
 
 def build(group: Group, state: State, most: int) -> Segment:
@@ -136,14 +145,20 @@ def build(group: Group, state: State, most: int) -> Segment:
         return segments.several(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
 
     many = over(group, one)
-    jitted = jax.jit(lambda state, placed, *mine: many(placed, (state, *mine)), donate_argnums=0)
+    mine, whole = where(group), group.plan.everywhere()
+    jitted = jax.jit(
+        lambda state, placed, *mine: many(placed, (state, *mine)),
+        donate_argnums=0,
+        in_shardings=(mine, whole, mine, mine),
+        out_shardings=mine,
+    )
     count = group.members.data.size
     lowered = jitted.lower(state, group.placed, group.members, np.zeros(count, np.int32))
     program = lowered.compile(group.plan.compiler())
     group.plan.refuse_excess(program.memory_analysis())
 
     def segment(state: State, rounds: np.ndarray) -> tuple[State, Work]:
-        given = np.pad(rounds.astype(np.int32), (0, count - len(rounds)))
+        given = jax.device_put(np.pad(rounds.astype(np.int32), (0, count - len(rounds))), mine)
         state, work = jax.block_until_ready(program(state, group.placed, group.members, given))
         return state, jax.tree.map(lambda x: np.asarray(x)[: len(rounds), : rounds.max()], work)
 
