@@ -96,8 +96,12 @@ def gathered(
     names = numbers(several)
 
     def make(given: members.Numbers, sizes: jax.Array) -> Simulation:
-        config = functools.reduce(lambda config, name: configs.put(config, name, given[name]), names, several[0])
-        return experiment.assemble(config, described, unique[0].train._replace(sizes=sizes), plan)
+        try:
+            config = functools.reduce(lambda config, name: configs.put(config, name, given[name]), names, several[0])
+            data = unique[0].train._replace(sizes=sizes)  # type: ignore[arg-type]
+            return experiment.assemble(config, described, data, plan)
+        except UserError as error:  # the numbers themselves are good: what is refused is that they are not known yet
+            raise TypeError(str(error)) from error
 
     def member(config: Experiment, place: int) -> Member:
         flat = configs.flat(config)

@@ -101,7 +101,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
 
 def publish(path: Path, **content: Any) -> Path:
     """Writes the page of that content to `path`, whole or not at all, and returns it."""
-    empty = {"warnings": [], "comparison": None, "runs": [], "parts": []}
+    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": []}
     return _replace(Path(path), _template().render(**(empty | content)))
 
 

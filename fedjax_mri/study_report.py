@@ -230,7 +230,7 @@ def by_seed(gaps: Blocks) -> np.ndarray:
 
 def reached(found: Found, name: str, aim: float) -> Table:
     """What each variant has spent at the first evaluation at which it was as good as the aim, median over seeds."""
-    there = found.figures[name] >= aim
+    there = np.asarray(found.figures[name] >= aim)
     ever, when = there.any(1), there.argmax(1)
     rows = []
     for where, cells in variants(found, found.axes).items():
@@ -279,7 +279,7 @@ def curves(found: Found, name: str) -> Figure:
 
 def line(ax: Axes, costs: np.ndarray, values: np.ndarray, colour: Any, label: str) -> None:
     """The mean of values [n, E] over their mean costs [n, E], with its interval."""
-    whole = ~np.isnan(values + costs).any(0)
+    whole = np.flatnonzero(~np.isnan(values + costs).any(0))
     x, (low, high) = costs[:, whole].mean(0), interval(values[:, whole])
     ax.plot(x, values[:, whole].mean(0), color=colour, label=label)
     ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)

@@ -101,8 +101,12 @@ def carry_out(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) 
     if len(cells) == 1 or alone_only(cells[0].config):
         return one_by_one(cells, out, say)
     failures, shapes = Failures(), dict[str, Any]()
+
+    def look(cell: Cell) -> None:
+        shapes[cell.id] = group.shape(build(cell.config))
+
     for cell in cells:
-        failures |= attempt([cell], lambda cell=cell: shapes.update({cell.id: group.shape(build(cell.config))}))
+        failures |= attempt([cell], partial(look, cell))
     ready = [cell for cell in cells if cell.id in shapes]
     for batch in by(lambda cell: shapes[cell.id], ready):
         many = len(batch) > 1 and shapes[batch[0].id] is not None

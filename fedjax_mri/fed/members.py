@@ -68,14 +68,14 @@ def shape(data: ClientData) -> Any:
     if data.store is None:
         return None
     leaves, structure = jax.tree.flatten(jax.tree.map(_without_rows, data.store, is_leaf=_is_resident))
-    functions = data._replace(sizes=len(data.sizes), store=None, fetch=None)
-    return functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+    functions = data._replace(sizes=np.zeros(0), store=None, fetch=None)[1:]
+    return len(data.sizes), functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 
 def group(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[ClientData]) -> Group:
     """`members` and the `data` they refer to on their devices, by a resolved plan."""
     each = plan if len(members) < plan.devices else replace(plan, devices=1)
-    filled = [*members, *members[-1:] * (-len(members) % (plan.devices // each.devices))]
+    filled = [*members, *[members[-1]] * (-len(members) % (plan.devices // each.devices))]
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
     placed = plan.put(stacked([placement.whole(one) for one in data]))
     found = Group(make, plan, each, several, placed)

@@ -7,6 +7,8 @@ import numpy as np
 from fedjax_mri.data.client_data import Federation, Test
 from fedjax_mri.data.resident import resident
 from fedjax_mri.errors import UserError
+from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Grey:
         label = rng.integers(0, 2, count).astype(np.int32)
         pixels = rng.normal(110 + 40 * label[:, None, None, None], self.noise, (count, 8, 8, 1))
         return {"image": np.clip(pixels, 0, 255).astype(np.uint8), "label": label}
+
+
+@dataclass(frozen=True)
+class Picky:
+    """Its number decides which algorithm it is."""
+
+    number: float = 1.0
+
+    def build(self) -> Algorithm:
+        return FedAvg(1.0 if self.number > 1 else 0.5).build()
 
 
 def pack(parts: list[dict[str, np.ndarray]]):
