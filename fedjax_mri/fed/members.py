@@ -31,7 +31,7 @@ Numbers = dict[str, jax.Array]  # name -> float32 []
 Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) ->
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are consumed
 Segment = Callable[[State, np.ndarray], tuple[State, Work]]
-TINY = 20_000  # parameters of a model up to which members share a processor better side by side than in turn
+TINY = 100_000  # parameters of a model of which a step leaves an accelerator idle: members go side by side
 
 
 class Member(NamedTuple):
@@ -83,10 +83,14 @@ def group(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[Clie
 
 
 def settled(plan: Plan, parameters: int) -> Plan:
-    """`plan` with "auto" decided by rule, for a model of so many parameters."""
+    """`plan` with "auto" decided by rule, for a model of so many parameters.
+
+    A processor trains members faster in turn: side by side, each step is one of all, and every branch is taken.
+    """
     if plan.members != "auto":
         return plan
-    return replace(plan, members="vmap" if parameters <= TINY else "map")
+    beside = parameters <= TINY and jax.default_backend() != "cpu"
+    return replace(plan, members="vmap" if beside else "map")
 
 
 def stacked(several: Sequence[PyTree]) -> PyTree:
