@@ -3,9 +3,12 @@
 import argparse
 import os
 import pathlib
+import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedjax_mri import launch
@@ -69,7 +72,13 @@ def parser() -> argparse.ArgumentParser:
     launch.flags(train_)
     text = "judge a run's model, on its own test data or --data.field value"
     launch.flags(command("evaluate", evaluate, text, "run"))
-    command("report", report, "write a run's report.html again", "run")
+    sweep_ = command("sweep", sweep, "train a study's cells, as many at once as share a program" + flags, "study")
+    sweep_.add_argument("--out", type=pathlib.Path, help="study folder (default: runs/NAME)")
+    sweep_.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell alone, from the I-th of 0..N-1")
+    text = "as an array job of N shards: submitted where there is SLURM, shown elsewhere"
+    sweep_.add_argument("--slurm", type=int, metavar="N", help=text)
+    report_ = command("report", report, "write a run's report.html again, or draw what a study has found", "run")
+    report_.add_argument("--target", type=float, help="accuracy to be reached in a study (default: 95 %% of the best)")
     text = "write who a run's model serves how well: audit.csv, .md and .png in its folder"
     audit_ = command("audit", audit, text, "run")
     audit_.add_argument(
@@ -128,6 +137,30 @@ def resolved(path: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
     return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in config.load(path).items()}
 
 
+def sweep(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """The cells of a study that are not finished; 1 where some failed."""
+    from fedjax_mri import config, study, study_report, sweep
+
+    found = study.load(words.study)
+    found = replace(found, base=config.override(found.base, flags, f"fedjax-mri sweep {words.study}"))
+    out, part = words.out or pathlib.Path("runs", words.study.stem), sweep.shard(words.shard)
+    if words.slurm is not None:
+        return submit(min(words.slurm, len(study.cells(found))), [str(words.study), "--out", str(out), *flags])
+    failures = sweep.run(found, out, part, lambda line: print(line, flush=True))
+    if not failures and len(sweep.rows(out)) == len(study.cells(found)):
+        print(study_report.write(out))
+    return 1 if failures else 0
+
+
+def submit(shards: int, arguments: Sequence[str]) -> int:
+    """The array job that carries a study out; its exit code."""
+    if shards < 1:
+        raise UserError(f"--slurm {shards}: give the number of shards, 1 or more")
+    command = ["sbatch", f"--array=0-{shards - 1}", "scripts/slurm/sweep.sbatch", *arguments]
+    print(shlex.join(command), flush=True)
+    return subprocess.run(command).returncode if shutil.which("sbatch") else 0
+
+
 def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """The figures of a saved model."""
     from fedjax_mri import config, judge, runfolder
@@ -139,10 +172,13 @@ def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
-    """report.html of one run, or of the variants below the folder."""
-    from fedjax_mri import report, results
+    """report.html of one run, or of the variants below the folder, or of a study."""
+    from fedjax_mri import report, results, study_report
 
     refuse(flags)
+    if (words.run / "study.json").exists():
+        print(study_report.write(words.run, words.target))
+        return
     folders = (
         [words.run]
         if (words.run / "config.json").exists()

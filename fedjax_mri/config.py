@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri import parts
-from fedjax_mri.errors import UserError
+from fedjax_mri.errors import UserError, known
 from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.conditions import Ideal
@@ -48,7 +48,7 @@ class LocalTraining:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if known(self.learning_rate) and not 0 < self.learning_rate < math.inf:
             raise UserError(f"local.learning_rate={self.learning_rate}: must be a positive, finite number")
         return Local(self.epochs, self.batch, imported(self.optimizer, "local.optimizer"), self._rate(rounds))
 
@@ -71,10 +71,10 @@ class UplinkChain:
 
     def build(self) -> uplink.Uplink:
         """Raises UserError when the bound is negative or not a number."""
-        if not self.clip >= 0:
+        if known(self.clip) and not self.clip >= 0:
             raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
         weighting = uplink.by_examples() if self.weight == "examples" else uplink.uniformly()
-        clipping = (uplink.clip(self.clip),) if self.clip else ()
+        clipping = () if known(self.clip) and not self.clip else (uplink.clip(self.clip),)
         return uplink.chain(weighting, *clipping, reduce=uplink.mean())
 
 
@@ -108,19 +108,31 @@ class Experiment:
 
 def load(path: str | pathlib.Path) -> dict[str, Experiment]:
     """The experiments of a Python file: its `config`, or its `configs`, a dict of named variants that run in turn."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such config file; see configs/ for examples")
-    try:
-        names = runpy.run_path(str(path))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+    names = definitions(path)
     found = names.get("configs", {"": names["config"]} if "config" in names else None)
     if not found or not all(isinstance(one, Experiment) for one in found.values()):
         raise UserError(f"{path}: must define `config = Experiment(...)` or `configs = {{name: Experiment(...)}}`")
     return found
+
+
+def definitions(path: str | pathlib.Path) -> dict[str, Any]:
+    """What a Python file defines. Raises UserError where it cannot be run."""
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: no such config file; see configs/ for examples")
+    try:
+        return runpy.run_path(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+
+
+def put(config: Any, path: str, value: Any) -> Any:
+    """`config` with another value in the field of that dotted path. Raises UserError where there is none."""
+    name, _, rest = path.partition(".")
+    if not (dataclasses.is_dataclass(config) and name in {one.name for one in dataclasses.fields(config)}):
+        raise UserError(f"unknown field {path}")
+    return dataclasses.replace(config, **{name: put(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
 
 
 def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:

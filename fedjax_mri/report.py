@@ -90,13 +90,19 @@ class RunRecord(NamedTuple):
 @matplotlib.rc_context(STYLE)
 def write(runs: Sequence[RunRecord], path: Path) -> Path:
     """Writes the report of one or more runs to `path`, whole or not at all, and returns it."""
-    page = _template().render(
+    return publish(
+        path,
         names=[run.name for run in runs],
         warnings=[(run.name, line) for run in runs for line in run.warnings],
         comparison=_comparison(runs) if len(runs) > 1 else None,
         runs=[_section(run) for run in runs],
     )
-    return _replace(Path(path), page)
+
+
+def publish(path: Path, **content: Any) -> Path:
+    """Writes the page of that content to `path`, whole or not at all, and returns it."""
+    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": []}
+    return _replace(Path(path), _template().render(**(empty | content)))
 
 
 @matplotlib.rc_context(STYLE)
@@ -125,7 +131,7 @@ def _replace(path: Path, page: str) -> Path:
 def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "headline": _headline(runs),
-        "curves": _svg(_curves(runs)),
+        "curves": svg(_curves(runs)),
         "synthetic": any(run.synthetic for run in runs),
     }
 
@@ -137,9 +143,9 @@ def _section(run: RunRecord) -> dict[str, Any]:
         "run": run,
         "summary": _summary(run),
         "headline": _headline([run]),
-        "curves": _svg(_curves([run])),
+        "curves": svg(_curves([run])),
         "tests": [_test(run, name, result) for name, result in run.tests.items()],
-        "partition": _svg(_partition_bars(run) if few else _partition_overview(run)),
+        "partition": svg(_partition_bars(run) if few else _partition_overview(run)),
         "shares": _partition_table(run) if few else _partition_quantiles(run),
         "timings": _timings(run),
         "history": _history(run),
@@ -151,10 +157,10 @@ def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:
     return {
         "name": name,
         "spread": _spread(result.tally),
-        "clients": _svg(_client_dots(result.tally) if clients <= FEW else _client_distribution(result.tally)),
+        "clients": svg(_client_dots(result.tally) if clients <= FEW else _client_distribution(result.tally)),
         "confusion": _confusion(result.tally),
         "classes": _class_table(run.classes, result),
-        "reliability": _svg(_reliability(result.tally)),
+        "reliability": svg(_reliability(result.tally)),
         "samples": [_sample(run.classes, *fields) for fields in zip(*result[-3:])],
     }
 
@@ -294,16 +300,16 @@ def _indented(tree: dict[str, Any], depth: int = 0) -> Iterator[tuple[int, str, 
 # Figures
 
 
-def _svg(figure: Figure) -> Markup:
+def svg(figure: Figure) -> Markup:
     """The figure as an <svg> element, without the parts that only matter to a file of its own."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = buffer.getvalue()
+    text = buffer.getvalue()
     # Names such as "axes_1" would occur in every figure of the page, and nothing refers to them.
-    return Markup(re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg[svg.index("<svg") :]))
+    return Markup(re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text[text.index("<svg") :]))
 
 
-def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
@@ -312,15 +318,15 @@ def _curves(runs: Sequence[RunRecord]) -> Figure:
     """Loss and accuracy against rounds: one run's test sets together, several runs' side by side."""
     tests = list(dict.fromkeys(name for run in runs for name in run.tests))
     if len(runs) == 1:
-        panels = {
+        shown = {
             "Negative log likelihood": [(runs[0], f"{name}/nll", name) for name in ("train", *tests)],
             "Accuracy": [(runs[0], f"{name}/accuracy", name) for name in ("train", *tests)],
         }
     else:
-        panels = {"Training loss": [(run, "train/nll", run.name) for run in runs]}
-        panels |= {f"Accuracy, {name}": [(run, f"{name}/accuracy", run.name) for run in runs] for name in tests}
-    figure, axes = _panels(len(panels), WIDE, 2.9)
-    for ax, (title, lines) in zip(axes, panels.items()):
+        shown = {"Training loss": [(run, "train/nll", run.name) for run in runs]}
+        shown |= {f"Accuracy, {name}": [(run, f"{name}/accuracy", run.name) for run in runs] for name in tests}
+    figure, axes = panels(len(shown), WIDE, 2.9)
+    for ax, (title, lines) in zip(axes, shown.items()):
         _lines(ax, title, lines)
     return figure
 
@@ -340,7 +346,7 @@ def _client_dots(tally: Tally) -> Figure:
     """Accuracy of each client with its 95 % interval, the best on top."""
     accuracy, (low, high) = np.asarray(classification.accuracy(tally)), classification.interval(tally)
     order = np.argsort(accuracy, stable=True)
-    figure, (ax,) = _panels(1, WIDE, 0.9 + 0.2 * len(order))
+    figure, (ax,) = panels(1, WIDE, 0.9 + 0.2 * len(order))
     ax.hlines(np.arange(len(order)), np.asarray(low)[order], np.asarray(high)[order], color=COLOURS[0], alpha=0.45)
     ax.plot(accuracy[order], np.arange(len(order)), "o", color=COLOURS[0], markersize=4.5)
     ax.set_yticks(range(len(order)), [f"client {i} (n = {tally.weight[i]:,.0f})" for i in order])
@@ -353,7 +359,7 @@ def _client_distribution(tally: Tally) -> Figure:
     """Histogram of the clients' accuracies, and accuracy against size."""
     accuracy, weight = np.asarray(classification.accuracy(tally)), np.asarray(tally.weight)
     figures = spread(accuracy, weight)
-    figure, (left, right) = _panels(2, WIDE, 2.9)
+    figure, (left, right) = panels(2, WIDE, 2.9)
     left.hist(accuracy[weight > 0], bins=20, color=COLOURS[0], alpha=0.75)
     for name, colour, style in (("mean", INK, "-"), ("worst decile", RED, "--")):
         left.axvline(figures[name], color=colour, linestyle=style, label=f"{name} {_number(figures[name])}")
@@ -377,7 +383,7 @@ def _reliability(tally: Tally) -> Figure:
     """Accuracy against confidence, and the share of examples at each confidence."""
     share, confidence, correct = (np.asarray(x) for x in classification.calibration(classification.pool(tally)))
     edges = np.linspace(0, 1, len(share) + 1)
-    figure, (ax,) = _panels(1, WIDE / 2, 3.3)
+    figure, (ax,) = panels(1, WIDE / 2, 3.3)
     ax.bar(edges[:-1], share, np.diff(edges), align="edge", color="#cccccc", alpha=0.7, label="share of examples")
     ax.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
     ax.plot(confidence, correct, "o-", color=COLOURS[0], markersize=4, label="accuracy")
@@ -386,7 +392,7 @@ def _reliability(tally: Tally) -> Figure:
     return figure
 
 
-def _class_colours(count: int) -> np.ndarray:
+def distinct(count: int) -> np.ndarray:
     """RGB 0..1, [count, 3]."""
     named = COLOURS if count <= len(COLOURS) else matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))
     return np.array([matplotlib.colors.to_rgb(colour) for colour in named[:count]])
@@ -395,8 +401,8 @@ def _class_colours(count: int) -> np.ndarray:
 def _partition_bars(run: RunRecord) -> Figure:
     """A stacked bar per client."""
     clients, ends = np.arange(len(run.labels)), np.cumsum(run.labels, 1)
-    figure, (ax,) = _panels(1, WIDE, 1.1 + 0.22 * len(clients))
-    for c, (name, colour) in enumerate(zip(run.classes, _class_colours(len(run.classes)))):
+    figure, (ax,) = panels(1, WIDE, 1.1 + 0.22 * len(clients))
+    for c, (name, colour) in enumerate(zip(run.classes, distinct(len(run.classes)))):
         ax.barh(clients, run.labels[:, c], left=ends[:, c] - run.labels[:, c], color=colour, label=name, height=0.72)
     ax.set_yticks(clients, [f"client {i}" for i in clients])
     ax.set(title="Training examples by client and class", xlabel="examples")
@@ -408,7 +414,7 @@ def _partition_bars(run: RunRecord) -> Figure:
 
 def _partition_overview(run: RunRecord) -> Figure:
     """Histogram of the clients' sizes, and a column of class shares for each client."""
-    figure, (left, right) = _panels(2, WIDE, 2.9, width_ratios=(1, 1.6))
+    figure, (left, right) = panels(2, WIDE, 2.9, width_ratios=(1, 1.6))
     sizes = run.labels.sum(1)
     _stretch(left, sizes)
     edges = (np.geomspace if left.get_xscale() == "log" else np.linspace)(max(sizes.min(), 1), sizes.max() + 1, 31)
@@ -417,7 +423,7 @@ def _partition_overview(run: RunRecord) -> Figure:
     right.imshow(_strip(run.labels), aspect="auto", extent=(0, len(sizes), 0, 1), interpolation="nearest")
     right.set(title="Class shares of each client", xlabel="clients, by largest class and its share", ylabel="share")
     right.grid(False)
-    for name, colour in zip(run.classes, _class_colours(len(run.classes))):
+    for name, colour in zip(run.classes, distinct(len(run.classes))):
         right.plot([], [], "s", color=colour, label=name)
     right.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -429,7 +435,7 @@ def _strip(labels: np.ndarray, height: int = 120) -> np.ndarray:
     shares = shares[np.lexsort((-shares.max(1), shares.argmax(1)))]
     level = (np.arange(height)[::-1, None, None] + 0.5) / height
     found = (np.cumsum(shares, 1) < level).sum(-1)
-    return np.vstack([_class_colours(labels.shape[1]), [[1, 1, 1]]])[found]  # white: a client without examples
+    return np.vstack([distinct(labels.shape[1]), [[1, 1, 1]]])[found]  # white: a client without examples
 
 
 def _sample(classes: tuple[str, ...], image: np.ndarray, label: int, probabilities: np.ndarray) -> dict[str, Any]:

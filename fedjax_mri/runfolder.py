@@ -16,7 +16,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 def write_text(path: pathlib.Path, content: str) -> None:
     """Whole or not at all."""
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")  # several shards of a study may write the same file
     draft.write_text(content, encoding="utf-8")
     os.replace(draft, path)
 
@@ -84,10 +84,10 @@ def read_config(run: pathlib.Path) -> configs.Experiment:
     return configs.from_dict(read_json(run / "config.json"))
 
 
-def differences(before: configs.Experiment, now: configs.Experiment) -> list[str]:
+def differences(before: configs.Experiment, now: configs.Experiment, free: Sequence[str] = FREE) -> list[str]:
     """Fields whose change would make another experiment, as "name: before -> now"."""
     old, new = configs.flat(before), configs.flat(now)
-    names = [name for name in {**old, **new} if name.split(".")[0] not in FREE]
+    names = [name for name in {**old, **new} if name.split(".")[0] not in free]
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 

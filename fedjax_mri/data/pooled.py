@@ -1,15 +1,24 @@
 """The centralised baseline: any source with all its training clients merged into one."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test, unchanged
 from fedjax_mri.data.resident import whole
+
+
+class Pool(NamedTuple):
+    """The store of N clients' examples laid end to end."""
+
+    store: Any  # the source's
+    start: Any  # int32 [N], first example of each
+    end: Any  # int32 [N]
 
 
 @dataclass(frozen=True)
@@ -34,19 +43,36 @@ class Pooled:
 
 def pool(data: ClientData) -> ClientData:
     """One client whose example i is the i-th of all clients' examples laid end to end."""
-    ends = np.cumsum(data.sizes).astype(np.int32)
+    end = np.cumsum(data.sizes, dtype=np.int32)
+    there = Pool(whole(data), end - data.sizes, end)
+    return ClientData(end[-1:], there, reader(data.read), shift=shifter(there, data.shift))
 
-    def found(indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-        owner = jnp.searchsorted(jnp.asarray(ends), indices, side="right").astype(jnp.int32)
-        return owner, indices - jnp.asarray(ends - data.sizes)[owner]
 
-    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        one = jax.vmap(lambda client, index: data.read(store, client, index[None]))(*found(indices))
-        return {name: field[:, 0] for name, field in one.items()}
+@functools.cache  # one function for all pools of a source, so that they can share a program
+def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
+    """`read` of a pool of what the given one reads."""
 
-    def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+    def pooled(store: Pool, client: jax.Array, indices: jax.Array) -> Batch:
+        del client
+        one = jax.vmap(lambda client, index: read(store.store, client, index[None]))
+        return {name: field[:, 0] for name, field in one(*found(store, indices)).items()}
+
+    return pooled
+
+
+def shifter(there: Pool, shift: Shift) -> Shift:
+    """`shift` of a pool of what the given one changes."""
+
+    def pooled(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+        del client
         singles = {name: field[:, None] for name, field in batch.items()}
-        one = jax.vmap(lambda batch, client, index: data.shift(batch, client, index[None], round))
-        return {name: field[:, 0] for name, field in one(singles, *found(indices)).items()}
+        one = jax.vmap(lambda batch, client, index: shift(batch, client, index[None], round))
+        return {name: field[:, 0] for name, field in one(singles, *found(there, indices)).items()}
 
-    return ClientData(np.array([data.sizes.sum()], np.int32), whole(data), read, shift=shift)
+    return shift if shift is unchanged else pooled
+
+
+def found(there: Pool, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whose examples `indices` [B] of the pool are, and which of theirs, int32 [B] both."""
+    owner = jnp.searchsorted(jnp.asarray(there.end), indices, side="right").astype(jnp.int32)
+    return owner, indices - jnp.take(jnp.asarray(there.start), owner)

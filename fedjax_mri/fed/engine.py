@@ -225,10 +225,16 @@ def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
     whole = jax.sharding.PartitionSpec()
     sim = sim._replace(data=placement.located(sim.data))
 
+    def alone(todo: Round, start: jax.Array, stop: jax.Array, placed: Placed) -> Tally:
+        return run_lanes(sim, todo, start, stop, placement.here(placed, plan))
+
+    if plan.devices == 1:  # it may be one of several that each have a run of their own: no word between them
+        return alone
+
     def share(todo: Round, start: jax.Array, stop: jax.Array, placed: Placed) -> Tally:
         first = jax.lax.axis_index(AXIS) * plan.lanes
         start, stop = (jax.lax.dynamic_slice_in_dim(bound, first, plan.lanes) for bound in (start, stop))
-        gathered = run_lanes(sim, todo, start, stop, placement.here(placed, plan))
+        gathered = alone(todo, start, stop, placed)
         slots = jax.lax.pmax(gathered.work.slots, AXIS)  # every device waits for the slowest
         return jax.lax.psum(gathered._replace(work=gathered.work._replace(slots=slots)), AXIS)
 

@@ -36,7 +36,7 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
     device.
     """
     # Test sets that are read by one function share one program.
-    program = functools.cache(lambda read: on_devices(task, plan, read))
+    program = functools.cache(lambda read: jax.jit(on_devices(task, plan, read), compiler_options=plan.compiler()))
     dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
     stores = {name: plan.put(resident.whole(test.data)) for name, test in tests.items()}
     on_device = jax.jit(own)
@@ -58,11 +58,15 @@ def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return client, (np.arange(len(client)) - starts).astype(np.int32)
 
 
-def deal(sizes: np.ndarray, plan: Plan) -> tuple[np.ndarray, ...]:
-    """Client, index and weight of each example in chunks [devices * chunks, batch], padded with weight 0."""
+def deal(sizes: np.ndarray, plan: Plan, room: int = 0) -> tuple[np.ndarray, ...]:
+    """Client, index and weight of each example in chunks [devices * chunks, batch], padded with weight 0.
+
+    Shapes are those of `room` examples where there are fewer.
+    """
     client, index = positions(sizes)
-    batch = max(1, min(plan.evaluate_batch, -(-len(client) // plan.devices)))
-    padding = -len(client) % (plan.devices * batch)
+    room = max(room, len(client))
+    batch = max(1, min(plan.evaluate_batch, -(-room // plan.devices)))
+    padding = room - len(client) + -room % (plan.devices * batch)
     examples = (client, index, np.ones(len(client), np.float32))
     return tuple(np.pad(each, (0, padding)).reshape(-1, batch) for each in examples)
 
@@ -83,10 +87,16 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
 
         return by_client(one, owner.size, chunks)
 
+    if plan.devices == 1:
+        return judge
+
+    def share(*given: Any) -> Any:
+        total, examples = judge(*given)
+        return jax.lax.psum(total, AXIS), examples
+
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
     specs = (whole, whole, whole, whole, mine, mine, mine)
-    on_each = jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False)
-    return jax.jit(on_each, compiler_options=plan.compiler())
+    return jax.shard_map(share, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False)
 
 
 def received(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:
@@ -106,8 +116,7 @@ def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ..
         metrics, examples = jax.vmap(one)(*chunk)
         return jax.tree.map(lambda t, m: t.at[chunk[0]].add(m), total, metrics), examples
 
-    total, examples = jax.lax.scan(body, zero, chunks)
-    return jax.lax.psum(total, AXIS), examples
+    return jax.lax.scan(body, zero, chunks)
 
 
 def own(clients: Kept, owner: np.ndarray) -> PyTree:

@@ -40,10 +40,16 @@ class Shape(NamedTuple):
 
 def placed(data: ClientData, plan: Plan) -> Placed:
     """All examples on the devices, as `plan.data` "replicated" or "sharded" says."""
-    everyone = np.arange(len(data.sizes), dtype=np.int32)
     if plan.data == "sharded":
+        everyone = np.arange(len(data.sizes), dtype=np.int32)
         return divided(data, plan, everyone, data.sizes, shape(data, plan, len(everyone)))
-    return plan.put(Placed(resident.whole(data), np.full_like(everyone, -1), everyone, data.sizes))
+    return plan.put(whole(data))
+
+
+def whole(data: ClientData) -> Placed:
+    """All examples, as every device is to hold them, on the host."""
+    everyone = np.arange(len(data.sizes), dtype=np.int32)
+    return Placed(resident.whole(data), np.full_like(everyone, -1), everyone, data.sizes)
 
 
 def divided(data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: Shape) -> Placed:

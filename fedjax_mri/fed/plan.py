@@ -30,6 +30,7 @@ class Plan:
     evaluate_batch: int = 256  # examples judged at once on each device
     data: Literal["replicated", "sharded", "streamed"] = "replicated"  # examples: see fed/placement.py
     clients: Literal["device", "host"] = "device"  # where what stays with clients between rounds is held
+    members: Literal["auto", "map", "vmap"] = "auto"  # runs of one program, see fed/members.py: in turn, side by side
     memory_mb: int = 0  # of each device, for examples and client state; 0: all it has
     tune_s: float = 60.0  # seconds for measuring candidates of what is left open, see fed/auto.py; 0: fixed rules
 

@@ -37,28 +37,33 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
 def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
     """All rounds of a segment as one program."""
     placed = placement.placed(sim.data, plan)
-
-    @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
-    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
-        return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
-
-    def several(state: State, root: jax.Array, placed: Placed, rounds: jax.Array) -> tuple[State, Work]:
-        shapes = jax.eval_shape(one, state, root, placed)[1]
-        log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
-
-        def body(number: jax.Array, carry: tuple[State, Work]) -> tuple[State, Work]:
-            state, work = one(carry[0], root, placed)
-            return state, trees.put(carry[1], number, work)
-
-        return jax.lax.fori_loop(0, rounds, body, (state, log))
-
-    program = compiled(plan, several, jax.eval_shape(partial(init, sim), root), root, placed, np.int32(0))
+    program = partial(several, sim, plan, most)
+    program = compiled(plan, program, jax.eval_shape(partial(init, sim), root), root, placed, np.int32(0))
 
     def segment(state: State, rounds: int) -> tuple[State, Work, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
         return state, jax.tree.map(lambda x: np.asarray(x)[:rounds], work), 0.0
 
     return segment
+
+
+def several(
+    sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: Placed, rounds: jax.Array
+) -> tuple[State, Work]:
+    """The state `rounds` int32 [] on, and their work [most, ...], of which the rest is zeros."""
+
+    @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
+    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
+        return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
+
+    shapes = jax.eval_shape(one, state, root, placed)[1]
+    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
+
+    def body(number: jax.Array, carry: tuple[State, Work]) -> tuple[State, Work]:
+        state, work = one(carry[0], root, placed)
+        return state, trees.put(carry[1], number, work)
+
+    return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
 def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
+from fedjax_mri.errors import known
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
@@ -44,7 +45,8 @@ def classify(settings: Classify, net: Net) -> Task:
         x = training_images(settings.preprocess, settings.augment, key, batch["image"])
         scores, carry = logits(params, carry, batch, x, True)
         cost = mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]), batch["weight"])
-        cost += settings.weight_decay * optax.tree.norm(params, squared=True) if settings.weight_decay else 0.0
+        if not known(settings.weight_decay) or settings.weight_decay:
+            cost += settings.weight_decay * optax.tree.norm(params, squared=True)
         return cost, (carry, classification.tally(scores, batch["label"], batch["weight"]))
 
     def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:

@@ -1,6 +1,5 @@
 """A picture of the phantom: a row per site, the registered scans and tissues of one patient."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -34,11 +33,9 @@ COLOURS = {
 
 def patients(phantom: Phantom, sites: int, seed: int, each: int = 1) -> dict[str, np.ndarray]:
     """The first `each` patients of the first sites: fields [sites, each, S, S, ...]."""
-    read = reader(replace(phantom, clients=sites), seed)
-    index = jnp.arange(each, dtype=jnp.int32)
-    return jax.device_get(
-        jax.jit(jax.vmap(lambda client: read(origin(0, 0), client, index)))(jnp.arange(sites, dtype=jnp.int32))
-    )
+    read, index = reader(phantom), jnp.arange(each, dtype=jnp.int32)
+    every = jax.jit(jax.vmap(read, (None, 0, None)))
+    return jax.device_get(every(origin(phantom, seed), jnp.arange(sites, dtype=jnp.int32), index))
 
 
 def tissue_colours(tissue: np.ndarray) -> np.ndarray:
@@ -52,7 +49,7 @@ def save_grid(config: Phantom, sites: int, seed: int, path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    traits, _ = census(config, seed, sites)
+    traits, _ = census(config, origin(config, seed), sites)
     scans = {name: value[:, 0] for name, value in patients(config, sites, seed).items()}
     names = list(config.sites.protocols)
     figure = Figure(figsize=(8.8, 2.25 * sites + 0.3), facecolor="black", layout="constrained")

@@ -1,9 +1,10 @@
 """The phantom as a source of data: any number of synthetic hospitals, every example computed where it is used."""
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,15 +39,15 @@ class Phantom:
     def build(self, seed: int) -> Federation:
         """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
         check(self)
-        sites, labels = census(self, seed, self.clients)
+        store = origin(self, seed)
+        sites, labels = census(self, store, self.clients)
         seen = np.arange(min(self.test_clients, self.clients), dtype=np.int32)
         unseen = np.full(self.test_clients, -1, np.int32)
-        read = reader(self, seed)
         return Federation(
-            train=ClientData(np.asarray(sites.patients), origin(0, 0), read),
+            train=ClientData(np.asarray(sites.patients), store, reader(self)),
             tests={
-                "unseen sites": self.test(unseen, origin(UNSEEN, 0), read),
-                "seen sites": self.test(seen, origin(0, NEW), read),
+                "unseen sites": self.test(unseen, store._replace(site=np.int32(UNSEEN))),
+                "seen sites": self.test(seen, store._replace(patient=np.int32(NEW))),
             },
             synthetic=True,
             classes=CLASSES,
@@ -63,51 +64,77 @@ class Phantom:
         require("classes", CLASSES, classes == CLASSES, f"this model knows {', '.join(classes)}")
         return dict(self.build(seed).tests), ()
 
-    def test(self, owner: np.ndarray, start: jax.Array, read: Read) -> Test:
+    def test(self, owner: np.ndarray, store: "Origin") -> Test:
         """A test set with as many patients at every site; owner is int32 [M]."""
-        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), start, read), owner)
+        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), store, reader(self)), owner)
 
 
-def origin(site: int, patient: int) -> jax.Array:
-    """The store of a procedural source, int32 [2]: the first site and the first patient of each site."""
-    return jnp.array([site, patient], jnp.int32)
+class Origin(NamedTuple):
+    """The store of the phantom: where its randomness starts, and how skewed labels are. All else is in its `read`."""
+
+    key: Any  # uint32 [2], data of the key from which sites are drawn
+    class_alpha: Any  # float32 []
+    site: Any  # int32 [], the first
+    patient: Any  # int32 [], the first of each site
 
 
-def reader(phantom: Phantom, seed: int) -> Read:
-    """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask."""
+def origin(phantom: Phantom, seed: int) -> Origin:
+    """The store of the training sites."""
+    key = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return Origin(key, np.float32(phantom.sites.class_alpha), np.int32(0), np.int32(0))
 
+
+def reader(phantom: Phantom) -> Read:
+    """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask.
+
+    Phantoms that differ in their store alone share one function, and so one program.
+    """
+    return _reader(phantom.size, phantom.image, alike(phantom.sites), phantom.lesions)
+
+
+def alike(sites: SiteModel) -> SiteModel:
+    """The settings without what the store holds."""
+    return replace(sites, class_alpha=1.0)
+
+
+@functools.cache
+def _reader(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> Read:
     # Traced once for training, evaluation and all that asks for shapes.
-    opened = jax.jit(partial(open_site, phantom.sites, seed), inline=True)
-    examined = jax.jit(partial(examine, phantom.sites, phantom.lesions, phantom.size), inline=True)
+    opened = jax.jit(partial(open_site, sites), inline=True)
+    examined = jax.jit(partial(examine, sites, lesions, size), inline=True)
 
-    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        site, patients = opened(client + store[0])
-        keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + store[1])
+    def read(store: Origin, client: jax.Array, indices: jax.Array) -> Batch:
+        site, patients = opened(store, client)
+        keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + store.patient)
         batch = jax.vmap(examined, (None, 0))(site, keys)
-        return {"image": show_ct(batch["ct"]) if phantom.image == "ct" else batch["mr"], **batch}
+        return {"image": show_ct(batch["ct"]) if image == "ct" else batch["mr"], **batch}
 
     return read
 
 
-def open_site(model: SiteModel, seed: int, client: jax.Array) -> tuple[Site, jax.Array]:
+def open_site(model: SiteModel, store: Origin, client: jax.Array) -> tuple[Site, jax.Array]:
     """A site, and the key from which its patients are drawn."""
-    traits, patients = jax.random.split(jax.random.fold_in(jax.random.key(seed), client))
-    return draw_site(model, traits), patients
+    key = jax.random.wrap_key_data(store.key)
+    traits, patients = jax.random.split(jax.random.fold_in(key, client + store.site))
+    return draw_site(replace(model, class_alpha=store.class_alpha), traits), patients
 
 
-def census(phantom: Phantom, seed: int, clients: int) -> tuple[Site, np.ndarray]:
+def census(phantom: Phantom, store: Origin, clients: int) -> tuple[Site, np.ndarray]:
     """Traits of every training site, fields [N, ...], and its patients per class, int32 [N, C]; draws no picture."""
+    sites, labels = jax.device_get(_counter(alike(phantom.sites))(store, jnp.arange(clients, dtype=jnp.int32)))
+    return sites, labels
 
-    def count(client: jax.Array) -> tuple[Site, jax.Array]:
-        site, patients = open_site(phantom.sites, seed, client)
-        index = jnp.arange(phantom.sites.patients_max)
+
+@functools.cache
+def _counter(model: SiteModel) -> Callable[[Origin, jax.Array], tuple[Site, jax.Array]]:
+    def count(store: Origin, client: jax.Array) -> tuple[Site, jax.Array]:
+        site, patients = open_site(model, store, client)
+        index = jnp.arange(model.patients_max)
         labels = jax.vmap(lambda i: diagnose(site, jax.random.fold_in(patients, i)))(index)
         labels = jnp.where(index < site.patients, labels, len(CLASSES))
         return site, jnp.bincount(labels, length=len(CLASSES) + 1)[: len(CLASSES)].astype(jnp.int32)
 
-    every = jax.jit(lambda ids: jax.lax.map(count, ids, batch_size=256))
-    sites, labels = jax.device_get(every(jnp.arange(clients)))
-    return sites, labels
+    return jax.jit(lambda store, clients: jax.lax.map(partial(count, store), clients, batch_size=256))
 
 
 def site_table(model: SiteModel, sites: Site) -> Table:

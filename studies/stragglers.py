@@ -1,0 +1,48 @@
+"""Is it better to drop stragglers or to take their unfinished work, and how long to wait (synthetic)?
+
+Command: fedjax-mri sweep studies/stragglers.py
+Hardware and time: about 40 minutes on 2 cores.
+Data: the phantom at 64 px, 20 hospitals whose computers and links differ. A deadline ends each round; work that is not
+done by then is dropped or handed in as it is. Time is that of the virtual clock.
+"""
+
+from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.phantom import Phantom
+from fedjax_mri.data.phantom.lesions import LesionModel
+from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.algorithms.fedprox import FedProx
+from fedjax_mri.fed.conditions import Stragglers
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.study import Study, grid
+from fedjax_mri.tasks.classify import Classify
+
+SITES = SiteModel(class_alpha=0.5, mr_noise=(0.01, 0.03), bias_field=(0.0, 0.2), patients_mean=30.0, patients_max=80)
+
+study = Study(
+    base=Experiment(
+        name="stragglers",
+        data=Phantom(
+            clients=20,
+            test_clients=20,
+            test_patients=16,
+            sites=SITES,
+            lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+        ),
+        task=Classify(network=CNNSettings(widths=(16, 32, 64))),
+        local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3),
+        sampling=Uniform(cohort=10),
+        conditions=Stragglers(),
+        rounds=25,
+        evaluate_every=5,
+        plan=Plan(tune_s=0),
+    ),
+    axes={
+        "conditions.late": ["drop", "cut"],
+        "algorithm": [FedAvg(), FedProx(mu=0.01)],
+        "conditions.deadline_s": grid(0.5, 1.0, 2.0, 8.0),
+        "seed": range(3),
+    },
+)

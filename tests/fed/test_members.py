@@ -1,0 +1,109 @@
+"""Members of one program are the runs they stand for, to the last bit where they take turns."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simulations import SIZES, adam, classifier, images, procedural, simulation, two_players
+
+from fedjax_mri.data.client_data import Test
+from fedjax_mri.data.pooled import pool
+from fedjax_mri.fed import engine, evaluate, members, segments
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.members import Member
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Uniform
+
+DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows
+RATES = [0.75, 0.5, 1.5]  # a constant of 1 would be simplified away, and the rest rounded otherwise
+PLACES = (0, 1, 1)  # of the members' data
+OWNER = np.array([0, 1, 2, -1, 4, 5, 6, 7, 8], np.int32)
+SIMULATIONS = {
+    "clients keep statistics": lambda data: simulation(classifier(norm="batch", statistics="local"), data),
+    "a cohort with a player at home": lambda data: simulation(
+        two_players(), data, local=adam(), sample=Uniform(4).build(len(SIZES))
+    ),
+}
+
+
+def group(make, plan: Plan) -> members.Group:
+    """Three members: one on the first data set, two on the second; each with a seed and a rate of its own."""
+
+    def made(numbers, sizes):
+        sim = make(DATA[0]._replace(sizes=sizes))
+        return sim._replace(algorithm=FedAvg(server_rate=numbers["rate"]).build())
+
+    each = [
+        Member({"rate": jnp.float32(r)}, jax.random.key(i), jnp.int32(p)) for i, (r, p) in enumerate(zip(RATES, PLACES))
+    ]
+    return members.group(made, plan, each, DATA)
+
+
+@functools.cache
+def alone(case: str, number: int, plan: Plan) -> tuple[engine.State, engine.Work]:
+    """The run that a member stands for."""
+    sim, root = SIMULATIONS[case](DATA[PLACES[number]]), jax.random.key(number)
+    sim = sim._replace(algorithm=FedAvg(server_rate=RATES[number]).build())
+    segment, state = segments.build(sim, plan, root, 2), engine.first(sim, plan, root)
+    for rounds in (2, 1):
+        state, work, _ = segment(state, rounds)
+    return state, work
+
+
+@pytest.mark.parametrize(
+    ("case", "way", "devices"),
+    [
+        ("clients keep statistics", "map", 2),
+        *(("a cohort with a player at home", *plan) for plan in (("map", 2), ("vmap", 2), ("map", 8))),
+    ],
+)
+def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
+    plan = replace(Plan(devices=devices, lanes=2).resolve(), members=way)
+    several = group(SIMULATIONS[case], plan)
+    assert several.each.devices == (1 if devices == 2 else 8)
+    state = members.first(several)
+    segment = members.build(several, state, 2)
+    for rounds in (2, 1):
+        state, work = segment(state, np.full(3, rounds))
+    for number in (0, 2):
+        wanted = alone(case, number, replace(several.each, members="auto"))
+        for ours, theirs in zip(jax.tree.leaves((state, work)), jax.tree.leaves(wanted), strict=True):
+            if way == "map":
+                np.testing.assert_array_equal(np.asarray(ours)[number], theirs)
+            else:
+                np.testing.assert_allclose(np.asarray(ours)[number], theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_member_of_no_rounds_stays_as_it_is() -> None:
+    several = group(SIMULATIONS["clients keep statistics"], replace(Plan(devices=2, lanes=2).resolve(), members="map"))
+    before = jax.tree.map(np.asarray, members.first(several))
+    after, _ = members.build(several, members.first(several), 2)(members.first(several), np.array([2, 0, 1]))
+    moved = [
+        np.abs(x - y).max() for x, y in zip(jax.tree.leaves(after.server.model), jax.tree.leaves(before.server.model))
+    ]
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y[1]), after, before)
+    assert max(moved) > 1e-3 and list(np.asarray(after.round)[:3]) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("way", ["map", "vmap"])
+def test_members_are_judged_as_alone(way) -> None:
+    make, plan = SIMULATIONS["clients keep statistics"], replace(Plan(devices=2, lanes=2).resolve(), members=way)
+    several, tests = group(make, plan), [{"all": Test(data, OWNER)} for data in DATA]
+    state = members.first(several)
+    judged = members.judge(several, tests)(state)["all"]
+    for number, place in enumerate(PLACES):
+        mine = jax.tree.map(lambda x, n=number: jnp.asarray(np.asarray(x)[n]), state)
+        wanted = evaluate.build(make(DATA[place]).task, several.each, tests[place])(mine)["all"].metrics
+        ours = jax.tree.map(lambda x, n=number: x[n], judged)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, wanted)
+
+
+def test_data_share_a_program_where_they_are_read_alike() -> None:
+    assert members.shape(DATA[0]) == members.shape(DATA[1])
+    assert members.shape(pool(DATA[0])) == members.shape(pool(DATA[1]))
+    assert members.shape(DATA[0]) != members.shape(images(SIZES[:-1]))
+    assert members.shape(DATA[0]) != members.shape(procedural())
+    assert members.shape(DATA[0]._replace(store=None)) is None
