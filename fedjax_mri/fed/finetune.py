@@ -20,7 +20,7 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly, alone
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.evaluate import Judged
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.tasks.task import Model
 
 
@@ -71,7 +71,7 @@ def among(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
         task=alone(sim.task),
         algorithm=LocalOnly().build(),
         uplink=uplink.chain(uplink.uniformly(), reduce=uplink.mean()),
-        sample=Everyone().build(len(owners)),
+        sample=Everyone().build(Population(sim.data.sizes[owners])),
         local=sim.local._replace(epochs=epochs, schedule=lambda round: begun),
         data=of(sim.data, owners),
     )
@@ -87,11 +87,15 @@ def models(state: State, clients: np.ndarray) -> Model:
 def of(data: ClientData, clients: np.ndarray) -> ClientData:
     """The data of some `clients` int32 [K], as clients 0..K-1."""
     sizes, table = data.sizes[clients], np.asarray(clients, np.int32)
+
+    def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+        return data.shift(batch, jnp.asarray(table)[client], indices, round)
+
     if data.fetch is not None:
         fetch = data.fetch
-        return ClientData(sizes, None, data.read, lambda client: fetch(int(table[client])))
+        return ClientData(sizes, None, data.read, lambda client: fetch(int(table[client])), shift)
 
     def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
         return data.read(store, jnp.asarray(table)[client], indices)
 
-    return ClientData(sizes, data.store, read)
+    return ClientData(sizes, data.store, read, shift=shift)

@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.evaluate import Judged
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.tasks.task import Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 
@@ -54,7 +54,7 @@ def ensemble(task: Task) -> Task:
         raise UserError("an ensemble needs a task that can judge predictions, as classification can")
 
     def predict(params: Params, carry: Carry, batch: Batch) -> Any:
-        each = jax.lax.map(lambda one: task.predict(*one, batch), Model(params, carry))
+        each = jax.lax.map(lambda one: task.predict(one.params, one.carry, batch), Model(params, carry))
         return jax.tree.map(lambda x: x.mean(0), each)
 
     def judged(params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -74,7 +74,7 @@ def members(sim: Simulation, state: State) -> Model:
 def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Judged]:
     """Test sets, as "NAME/ensemble", by all clients' models together."""
     models, named = members(sim, state), {f"{name}/ensemble": test for name, test in tests.items()}
-    clients = engine.Kept(trees.split(everything(models), models)[1], (), (), np.ones(1, np.int32))
+    clients = engine.Kept(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
     all_of_them = State(state.round, plan.put(ServerState(models, ())), (), clients)
     return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
 
@@ -113,7 +113,7 @@ def lesson(task: Task, settings: Distil, data: ClientData) -> Simulation:
         task=task._replace(phases=(Phase(loss, everything),), shared=everything, newcomer=None),
         algorithm=FedAvg().build(),
         uplink=uplink.chain(uplink.uniformly(), reduce=uplink.mean()),
-        sample=Everyone().build(1),
+        sample=Everyone().build(Population(data.sizes)),
         local=Local(settings.epochs, settings.batch, optax.adam, lambda round: rate),
         data=data,
     )
