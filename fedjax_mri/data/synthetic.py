@@ -38,19 +38,21 @@ class Synthetic:
     alpha: float = 1.0  # how much models differ between clients
     beta: float = 1.0  # how much inputs do
     clients: int = 30
+    times: int = 1  # the sizes of the power law are multiplied by this; pFedMe's generator has 5
     iid: bool = False  # one model and one distribution of inputs for all; alpha and beta have no effect
 
     def build(self, seed: int) -> Federation:
         """Test sets "held-out", a tenth of each client, and "training": its mean loss is the global objective.
 
-        Raises UserError on a negative spread or no clients.
+        Raises UserError on a negative spread, no clients or no examples.
         """
         for name in ("alpha", "beta"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"data.{name}={getattr(self, name)}: give a standard deviation, 0 or more")
-        check_clients(self.clients)
+        check_counts(clients=self.clients, times=self.times)
         rng = np.random.RandomState(seed)
-        drawn = alike(self.clients, rng) if self.iid else unlike(self.alpha, self.beta, self.clients, rng)
+        size = (rng.lognormal(4, 2, self.clients).astype(int) + 50) * self.times
+        drawn = alike(size, rng) if self.iid else unlike(size, self.alpha, self.beta, rng)
         return federation(drawn, CLASSES, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
@@ -71,9 +73,7 @@ class LeafSynthetic:
 
     def build(self, seed: int) -> Federation:
         """The same test sets as Synthetic. Raises UserError on no clients, classes or features."""
-        check_clients(self.clients)
-        if self.classes < 2 or self.features < 1:
-            raise UserError(f"data.classes={self.classes}, data.features={self.features}: give 2 and 1 or more")
+        check_counts(clients=self.clients, classes=self.classes, features=self.features)
         return federation(leaf(self.clients, self.classes, self.features, seed), self.classes, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
@@ -81,37 +81,31 @@ class LeafSynthetic:
         return known(self.build(seed), classes), ()
 
 
-def check_clients(clients: int) -> None:
-    """Raises UserError when there are none."""
-    if clients < 1:
-        raise UserError(f"data.clients={clients}: give 1 or more")
+def check_counts(**counts: int) -> None:
+    """Raises UserError on the first that is not a number of things."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"data.{name}={count}: give 1 or more")
 
 
-def unlike(alpha: float, beta: float, clients: int, rng: np.random.RandomState) -> list[Device]:
+def unlike(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.RandomState) -> list[Device]:
     """Clients that differ: u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1)."""
-    size = sizes(clients, rng)
-    shift, centre = rng.normal(0, alpha, clients), rng.normal(0, beta, clients)
-    means = rng.normal(centre[:, None], 1, (clients, FEATURES))
+    shifts, centres = rng.normal(0, alpha, len(sizes)), rng.normal(0, beta, len(sizes))
+    means = rng.normal(centres[:, None], 1, (len(sizes), FEATURES))
 
     def one(size: int, shift: float, mean: np.ndarray) -> Device:
         weights, biases = rng.normal(shift, 1, (FEATURES, CLASSES)), rng.normal(shift, 1, CLASSES)
         x = inputs(mean, size, rng)
         return Device(x, (x @ weights + biases).argmax(1))
 
-    return [one(*each) for each in zip(size, shift, means)]
+    return [one(*each) for each in zip(sizes, shifts, means)]
 
 
-def alike(clients: int, rng: np.random.RandomState) -> list[Device]:
+def alike(sizes: np.ndarray, rng: np.random.RandomState) -> list[Device]:
     """Clients that differ in size alone; inputs have mean 0."""
-    size = sizes(clients, rng)
     weights, biases = rng.normal(0, 1, (FEATURES, CLASSES)), rng.normal(0, 1, CLASSES)
-    drawn = [inputs(np.zeros(FEATURES), count, rng) for count in size]
+    drawn = [inputs(np.zeros(FEATURES), size, rng) for size in sizes]
     return [Device(x, (x @ weights + biases).argmax(1)) for x in drawn]
-
-
-def sizes(clients: int, rng: np.random.RandomState) -> np.ndarray:
-    """Examples of each client, int [N]: the power law."""
-    return rng.lognormal(4, 2, clients).astype(int) + 50
 
 
 def inputs(mean: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:

@@ -32,9 +32,10 @@ def softmax(scores: np.ndarray, axis: int) -> np.ndarray:
     return shifted / shifted.sum(axis, keepdims=True)
 
 
-def plain_fedprox(alpha: float, beta: float, clients: int, iid: bool, rng: np.random.RandomState) -> list:
+def plain_fedprox(alpha: float, beta: float, clients: int, iid: bool = False, times: int = 1) -> list:
     """Device by device, with NumPy's own multivariate draw."""
-    sizes = rng.lognormal(4, 2, clients).astype(int) + 50
+    rng = np.random.RandomState(3)
+    sizes = (rng.lognormal(4, 2, clients).astype(int) + 50) * times
     if iid:
         shared = rng.normal(0, 1, (60, 10)), rng.normal(0, 1, 10)
         means = np.zeros((clients, 60))
@@ -67,9 +68,9 @@ def plain_leaf(clients: int, classes: int, features: int, seed: int) -> list:
 
 
 CASES = {
-    "unlike": (Synthetic(0.5, 1.0, clients=6), lambda: plain_fedprox(0.5, 1.0, 6, False, np.random.RandomState(3))),
-    "no spread": (Synthetic(0.0, 0.0, clients=4), lambda: plain_fedprox(0, 0, 4, False, np.random.RandomState(3))),
-    "iid": (Synthetic(clients=5, iid=True), lambda: plain_fedprox(0, 0, 5, True, np.random.RandomState(3))),
+    "unlike": (Synthetic(0.5, 1.0, clients=6), lambda: plain_fedprox(0.5, 1.0, 6)),
+    "no spread, larger": (Synthetic(0.0, 0.0, clients=4, times=2), lambda: plain_fedprox(0, 0, 4, times=2)),
+    "iid": (Synthetic(clients=5, iid=True), lambda: plain_fedprox(0, 0, 5, iid=True)),
     "leaf": (LeafSynthetic(clients=7, classes=4, features=8), lambda: plain_leaf(7, 4, 8, 3)),
 }
 
@@ -94,6 +95,7 @@ DIGESTS = {
     "synthetic(0, 0)": (Synthetic(0.0, 0.0), 0, "?"),
     "synthetic(.5, .5)": (Synthetic(0.5, 0.5), 0, "?"),
     "synthetic(1, 1)": (Synthetic(1.0, 1.0), 0, "?"),
+    "synthetic(.5, .5) of pFedMe": (Synthetic(0.5, 0.5, clients=100, times=5), 0, "?"),
     "LEAF, 100 devices": (LeafSynthetic(), 931231, "?"),
 }
 
@@ -121,7 +123,8 @@ def test_the_training_set_is_judged_too_and_nobody_is_tested_on_it_by_mistake() 
         (Synthetic(beta=float("nan")), "data.beta=nan"),
         (Synthetic(clients=0), "data.clients=0"),
         (LeafSynthetic(clients=0), "data.clients=0"),
-        (LeafSynthetic(classes=1), "data.classes=1"),
+        (Synthetic(times=0), "data.times=0"),
+        (LeafSynthetic(classes=0), "data.classes=0"),
     ],
 )
 def test_bad_settings_are_refused(source, says) -> None:
