@@ -51,7 +51,7 @@ def give_up(code: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The five commands."""
+    """The commands."""
     top = argparse.ArgumentParser("fedjax-mri", description="Federated training over simulated hospitals.")
     commands = top.add_subparsers(required=True, metavar="command")
 
@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
     text = "judge a run's model, on its own test data or --data.field value"
     launch.flags(command("evaluate", evaluate, text, "run"))
     command("report", report, "write a run's report.html again", "run")
+    text = "write who a run's model serves how well: audit.csv, .md and .png in its folder"
+    audit_ = command("audit", audit, text, "run")
+    audit_.add_argument(
+        "--leave-one-out", action="store_true", help="and who gains from whom, by training without each"
+    )
+    audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
     command("show", show, "the resolved config, and what it will cost" + flags, "config")
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
     phantom_.add_argument("--sites", type=int, default=6)
@@ -145,6 +151,15 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
     if not folders:
         raise UserError(f"{words.run}: no run there; give the folder that `train` wrote")
     print(report.write([results.load(folder) for folder in folders], words.run / "report.html"))
+
+
+def audit(words: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Figures by site and group of sites."""
+    from fedjax_mri import audit
+
+    refuse(flags)
+    for path in audit.write(words.run, words.leave_one_out, words.rounds, print):
+        print(path)
 
 
 def show(words: argparse.Namespace, flags: Sequence[str]) -> None:

@@ -8,3 +8,10 @@ class UserError(Exception):
 def brief(error: Exception) -> str:
     """Another library's words on one short line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def known(value: object) -> bool:
+    """Whether a number is known now, and not only when a program runs."""
+    import jax
+
+    return not isinstance(value, jax.core.Tracer)

@@ -7,14 +7,14 @@ import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import processes, results, runfolder
+from fedjax_mri import processes, results, runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
@@ -22,10 +22,15 @@ from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import auto, engine, evaluate, segments
+from fedjax_mri.fed import local as locally
+from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import Simulation, State, Work
+from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Population
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.stopping import Stop
+from fedjax_mri.tasks.task import Task
 
 Say = Callable[[str], None]
 
@@ -174,6 +179,7 @@ def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dic
 
 def training_figures(sim: Simulation, work: Work, seconds: float, waited: float) -> dict[str, float]:
     """What a segment amounted to, and how fast; `work` has a leading axis of rounds, for data it `waited` seconds."""
+    skipped = float(np.sum(np.asarray(work.clients) == 0))
     work = jax.tree.map(lambda x: np.asarray(x).sum(0), work)
     return {
         **{f"train/{name}": float(value) for name, value in sim.task.summary(work.metrics).items()},
@@ -183,6 +189,7 @@ def training_figures(sim: Simulation, work: Work, seconds: float, waited: float)
         "useful_share": float(work.steps) / max(float(work.slots), 1.0),
         "waited_share": waited / seconds,
         **{f"simulated/{name}": float(value) for name, value in work.spent._asdict().items()},
+        "simulated/skipped": skipped,
     }
 
 
@@ -199,15 +206,41 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     """The simulation that a config describes."""
     assert plan.conv != "auto", "resolve the plan first"
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
+    refuse_forgotten(config, algorithm)
+    task = algorithm.task(config.task.build(described.image, len(described.classes), compute))
+    local = config.local.build(config.rounds)
+    there = population(config, task, local, data)
     return Simulation(
-        task=algorithm.task(config.task.build(described.image, len(described.classes), compute)),
+        task=task,
         algorithm=algorithm,
         uplink=config.uplink.build(),
-        sample=config.sampling.build(len(data.sizes)),
-        local=config.local.build(config.rounds),
+        sample=config.sampling.build(there),
+        local=local,
         data=data,
-        conditions=config.conditions.build(len(data.sizes)),
+        conditions=config.conditions.build(there),
     )
+
+
+def refuse_forgotten(config: Experiment, algorithm: Algorithm) -> None:
+    """Raises UserError when clients may start from a broadcast that the algorithm no longer has."""
+    latest = getattr(config.sampling, "latest", 0)  # only where rounds overlap
+    if latest > algorithm.oldest:
+        name = type(config.algorithm).__name__
+        raise UserError(
+            f"sampling.latest={latest}: {name} remembers {algorithm.oldest} broadcasts before the newest; lower it, "
+            "or choose an algorithm that remembers as many, such as --fed.algorithm fedbuff"
+        )
+
+
+def population(config: Experiment, task: Task, local: Local, data: ClientData) -> Population:
+    """What samplers and conditions are built for."""
+
+    def shared(key: jax.Array) -> Any:
+        model = task.init(key)
+        return trees.split(task.shared(model), model)[0]
+
+    mb = trees.nbytes(jax.eval_shape(shared, jax.random.key(0))) / 1e6
+    return Population(data.sizes, locally.steps(local, data.sizes), local.epochs, mb, config.rounds)
 
 
 def describe(federation: Federation) -> Described:

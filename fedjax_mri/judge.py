@@ -26,7 +26,7 @@ def judge(run: pathlib.Path, source: Source | None, say: Callable[[str], None]) 
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
-    nobody = ClientData(np.zeros(described.clients, np.int32), (), lambda store, client, indices: {})
+    nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, plan)
     like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
     state = Checkpoints(existing(run)).restore(like)

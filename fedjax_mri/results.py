@@ -41,7 +41,8 @@ def save(run: pathlib.Path, federation: Federation, judged: Mapping[str, Judged]
     for name, test in federation.tests.items():
         arrays |= {f"{name}/{field}": value for field, value in judged[name].metrics._asdict().items()}
         arrays |= {f"{name}/predictions": judged[name].predictions, f"{name}/truth": judged[name].labels}
-        arrays |= {f"{name}/client": evaluate.positions(test.data.sizes)[0]}
+        arrays |= {f"{name}/client": evaluate.positions(test.data.sizes)[0], f"{name}/owner": test.owner}
+    arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
     runfolder.save_arrays(run / "results.npz", arrays)
     runfolder.write_json(run / "timings.json", seconds)
 
@@ -74,6 +75,16 @@ def load(run: pathlib.Path) -> RunRecord:
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
     )
+
+
+def sites(run: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The training client of each test set's clients, int [M], -1 for none, and the groups of training clients [N]."""
+    arrays = _arrays(run / "results.npz")
+    owners = {name: arrays[f"{name}/owner"] for name in _names(arrays) if f"{name}/owner" in arrays}
+    if not owners:
+        raise UserError(f"{run}: does not say whose its test sets are; run `fedjax-mri train` again to finish the run")
+    prefix = "groups/"
+    return owners, {name.removeprefix(prefix): group for name, group in arrays.items() if name.startswith(prefix)}
 
 
 def headline(run: pathlib.Path) -> str:

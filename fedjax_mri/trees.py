@@ -68,6 +68,17 @@ def put_in_place(tree: PyTree, index: np.ndarray, rows: PyTree) -> None:
         leaf[index[there]] = np.asarray(row)[there]
 
 
+def sum_by(tree: PyTree, group: jax.Array, count: int) -> PyTree:
+    """Rows of the leading axis [n] summed by their `group` int [n] of `count`; rows of group -1 are left out."""
+    place = jnp.where(jnp.asarray(group) < 0, count, jnp.asarray(group))
+
+    def one(leaf: jax.Array) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.zeros((count, *leaf.shape[1:]), leaf.dtype).at[place].add(leaf, mode="drop")
+
+    return jax.tree.map(one, tree)
+
+
 def repeat(tree: PyTree, count: int) -> PyTree:
     """Each leaf `count` times along a new leading axis."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), tree)

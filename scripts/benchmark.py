@@ -36,7 +36,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
@@ -124,8 +124,7 @@ def simulations(name: str) -> Callable[[Plan], Simulation]:
     data = resident(fields, np.split(np.arange(workload.images), workload.offsets[1:]))
     adam = cyclegan.adam if workload.model == "cyclegan" else optax.sgd
     local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
-    clients = len(workload.sizes)
-    sample = Uniform(workload.cohort).build(clients) if workload.cohort else Everyone().build(clients)
+    sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
     return lambda plan: Simulation(
         task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
@@ -211,9 +210,11 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
         size, rate = jnp.int32(sim.local.batch), jnp.float32(0.1)
         model = trees.join(state.server.model, state.clients.model)
         start = locally.Start(model, state.server, state.clients.state)
-        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), key)
+        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
         optimizers = locally.init_optimizers(sim.task, sim.local, model, rate)
-        return locally.step(sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, key)
+        return locally.step(
+            sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, jnp.float32(0), key
+        )
 
     return jax.jit(step).trace(state, sim.data.store)
 

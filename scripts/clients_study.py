@@ -26,7 +26,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.tasks.task import Model, Phase, Task, everything
 
 STUDY = [(clients, 10) for clients in (10, 100, 1_000, 10_000, 100_000)]
@@ -74,7 +74,9 @@ def simulation(clients: int, cohort: int) -> Simulation:
     """Two SGD steps a round on batches of 4."""
     local = Local(1, 4, optax.sgd, lambda round: jnp.float32(0.05))
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
-    return Simulation(personal(), FedAvg().build(), chain, Uniform(cohort).build(clients), local, noise(clients))
+    data = noise(clients)
+    sample = Uniform(cohort).build(Population(data.sizes))
+    return Simulation(personal(), FedAvg().build(), chain, sample, local, data)
 
 
 def noise(clients: int) -> ClientData:

@@ -7,13 +7,16 @@ import pathlib
 import pytest
 
 from fedjax_mri import config as configs
+from fedjax_mri import parts
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import Dirichlet
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.conditions import Stragglers
+from fedjax_mri.fed.sampling import Everyone, Poisson, Uniform
+from fedjax_mri.fed.speeds import ClientSpeeds
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings
 from fedjax_mri.tasks.classify import Classify
@@ -50,6 +53,25 @@ def test_flags_reach_every_depth() -> None:
     assert (changed.rounds, changed.local.optimizer, changed.sampling.cohort) == (7, "optax.sgd", 5)
     assert (changed.data.sites.mr_noise, changed.task.network.widths) == ((0.0, 0.1), (8, 16))
     assert configs.override(BASE, []) == BASE
+
+
+def test_parts_are_chosen_by_name_and_then_set() -> None:
+    flags = "--fed.sampling poisson --sampling.rate 0.2 --fed.conditions stragglers --conditions.speeds.steps-per-s 3"
+    changed = configs.override(BASE, flags.split())
+    assert changed.sampling == Poisson(0.2)
+    assert changed.conditions == Stragglers(ClientSpeeds(steps_per_s=3.0))
+
+
+@pytest.mark.parametrize("part", ["sampling", "conditions"])
+def test_every_part_can_be_named_and_survives_json(part) -> None:
+    for kind in parts.settings(part).values():
+        one = dataclasses.replace(BASE, **{part: kind()})
+        assert configs.from_dict(json.loads(json.dumps(configs.to_dict(one)))) == one
+
+
+def test_samplers_of_old_run_folders_are_still_found() -> None:
+    plain = {"class": "fedjax_mri.fed.sampling.Uniform", "cohort": 7}
+    assert configs.from_dict(plain) == Uniform(7)
 
 
 @pytest.mark.parametrize(

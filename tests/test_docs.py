@@ -16,7 +16,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.nets.compute import Compute
 
 HOME = pathlib.Path(__file__).parent.parent
@@ -37,7 +37,9 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
 
     def moved(algorithm) -> tuple[float, float]:
         chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
-        sim = Simulation(task, algorithm, chain, Everyone().build(3), local, federation.train)
+        sim = Simulation(
+            task, algorithm, chain, Everyone().build(Population(federation.train.sizes)), local, federation.train
+        )
         before = engine.first(sim, plan, root)
         start = jax.tree.map(jnp.copy, before.server.model)
         state, *_ = segments.build(sim, plan, root, 5)(before, 5)

@@ -1,6 +1,7 @@
 """The one type in which every source hands its examples to the engine."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -10,6 +11,15 @@ Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B],
 Examples = dict[str, np.ndarray]  # field -> [size, ...], one client's
 
 
+# (what was read [B, ...], client int32 [], its examples int32 [B], round int32 []) -> what the client sees of it then
+Shift = Callable[[Batch, jax.Array, jax.Array, jax.Array], Batch]
+
+
+def unchanged(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+    """What was read."""
+    return batch
+
+
 class ClientData(NamedTuple):
     """Examples of N clients, readable inside a compiled program.
 
@@ -17,12 +27,14 @@ class ClientData(NamedTuple):
     `Batch`. Indices past the end may be asked for (padding): any finite example will do, its weight is 0.
     With `fetch`, `resident.pack` makes a store for `read` of any few clients: that is how examples are divided among
     devices, or brought there a cohort at a time. Sources hand over NumPy arrays; the plan says where they go.
+    `shift` acts on what a client reads to train, and may change with the round.
     """
 
     sizes: np.ndarray  # int32 [N], examples per client
     store: Any  # arrays that `read` needs, of all clients; () for procedural data, None where they are too many to hold
     read: Callable[[Any, jax.Array, jax.Array], Batch]
     fetch: Callable[[int], Examples] | None = None  # client -> all its examples, on the host; None: not kept by client
+    shift: Shift = unchanged
 
 
 class Test(NamedTuple):
@@ -51,6 +63,7 @@ class Federation(NamedTuple):
     synthetic: bool = False  # said beside every figure made from it
     tables: tuple[Table, ...] = ()  # quarantined files, duplicates, leaks, sites
     warnings: tuple[str, ...] = ()  # one line each, printed when training starts and shown in the report
+    groups: Mapping[str, np.ndarray] = MappingProxyType({})  # "field strength" -> str [N], each training client's
 
 
 class Source(Protocol):

@@ -20,10 +20,11 @@ from fedjax_mri.data.client_data import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
+from fedjax_mri.fed.conditions import ideal
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.placement import placed
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.sampling import Everyone, Population
 
 STEPS = 4  # local steps of each client in a trial
 REPEATS, LONG_S = 25, 1.0  # trials of each candidate, no more once they take LONG_S seconds each: the fastest counts
@@ -137,7 +138,8 @@ def trial(sim: Simulation, plan: Plan) -> Simulation:
     clients = plan.devices * plan.lanes
     sizes = np.full(clients, STEPS * sim.local.batch, np.int32)
     local = sim.local._replace(epochs=1)
-    return sim._replace(sample=Everyone().build(clients), local=local, data=ClientData(sizes, (), grey(sim.data)))
+    sample, data = Everyone().build(Population(sizes)), ClientData(sizes, (), grey(sim.data))
+    return sim._replace(sample=sample, local=local, data=data, conditions=ideal)
 
 
 def grey(data: ClientData) -> Callable[..., Batch]:

@@ -287,7 +287,8 @@ def one_step(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> tuple[L
     """The lane after one local step of its client, with the step's metrics and number of examples."""
     here = place(todo, lane.turn)
     key = keys.client(todo.key, todo.number, todo.client[here])
-    batch = locally.read(sim.data, sim.local, store, todo.client[here], todo.size[here], lane.step, key)
+    client, size = todo.client[here], todo.size[here]
+    batch = locally.read(sim.data, sim.local, store, client, size, todo.number, lane.step, key)
     key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), lane.step)
     start, optimizer = begin(sim, todo, lane.turn), sim.local.optimizer(todo.rate)
     progress = lane.step / todo.full[here]

@@ -38,13 +38,14 @@ def steps(local: Local, sizes: jax.Array) -> jax.Array:
     return local.epochs * ((sizes + local.batch - 1) // local.batch)
 
 
-def read(data: ClientData, local: Local, store: PyTree, client: jax.Array, size: jax.Array, step: jax.Array,
-         key: jax.Array) -> Batch:  # fmt: skip
+def read(data: ClientData, local: Local, store: PyTree, client: jax.Array, size: jax.Array, round: jax.Array,
+         step: jax.Array, key: jax.Array) -> Batch:  # fmt: skip
     """The batch [B, ...] of one local step: each epoch visits each of the client's examples once, in its own order."""
     a_epoch = jnp.maximum((size + local.batch - 1) // local.batch, 1)
     positions = (step % a_epoch) * local.batch + jnp.arange(local.batch, dtype=jnp.int32)
     order = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), step // a_epoch)
-    batch = data.read(store, client, shuffled(order, positions, size))
+    examples = shuffled(order, positions, size)
+    batch = data.shift(data.read(store, client, examples), client, examples, round)
     return {**batch, "weight": (positions < size).astype(jnp.float32)}
 
 

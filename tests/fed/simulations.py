@@ -17,7 +17,7 @@ from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.sampling import Everyone, Uniform
+from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.layers import NormKind
@@ -102,7 +102,7 @@ def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples
         task,
         FedAvg().build(),
         uplink.chain(*stages, reduce=uplink.mean()),
-        Everyone().build(len(data.sizes)),
+        Everyone().build(Population(data.sizes)),
         local,
         data,
     )
@@ -116,13 +116,13 @@ def adam() -> Local:
 CASES: dict[str, Callable[[], Simulation]] = {
     "resident": lambda: simulation(classifier(), images()),
     "procedural, Adam, cohort of 5": lambda: simulation(
-        classifier(augment=Augment(flip=0.5)), procedural(), local=adam(), sample=Uniform(5).build(len(SIZES))
+        classifier(augment=Augment(flip=0.5)), procedural(), local=adam(), sample=Uniform(5).build(Population(SIZES))
     ),
     "BatchNorm averaged": lambda: simulation(classifier(norm="batch"), images()),
     "BatchNorm local": lambda: simulation(classifier(norm="batch", statistics="local"), images(), local=adam()),
     "two phases, a player at home": lambda: simulation(two_players(), images()),
     "cohort of 4, a player at home": lambda: simulation(
-        two_players(), images(), local=adam(), sample=Uniform(4).build(len(SIZES))
+        two_players(), images(), local=adam(), sample=Uniform(4).build(Population(SIZES))
     ),
     "uniform weights, clipped": lambda: simulation(
         classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
@@ -155,8 +155,8 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     return State(state.round + 1, server, state.uplink, clients)
 
 
-def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array) -> Model:
-    """Epochs over one client's examples, each phase with its own optimiser."""
+def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array, most: int = 10**9) -> Model:
+    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser."""
     size, batch_size = int(sim.data.sizes[client]), sim.local.batch
     optimizer = sim.local.optimizer(sim.local.schedule(state.round))
     with jax.numpy_dtype_promotion("standard"):
@@ -166,7 +166,7 @@ def plain_client(sim: Simulation, state: State, model: Model, client: int, root:
     for epoch in range(sim.local.epochs):
         order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
         order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
-        for first in range(0, size, batch_size):
+        for first in range(0, min(size, (most - step) * batch_size), batch_size):
             chosen = order[first : first + batch_size]
             weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
             batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))

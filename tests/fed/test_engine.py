@@ -13,7 +13,7 @@ from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.tasks.task import Model
 
@@ -116,7 +116,7 @@ def test_client_state_is_written_in_place(monkeypatch) -> None:
     programs, make = [], segments.compiled
     monkeypatch.setattr(segments, "compiled", lambda *given: programs.append(make(*given)) or programs[-1])
     data = CASES["procedural, Adam, cohort of 5"]().data._replace(sizes=np.full(1000, 4, np.int32))
-    sim = simulation(two_players(), data, sample=Uniform(2).build(1000))
+    sim = simulation(two_players(), data, sample=Uniform(2).build(Population(data.sizes)))
     plan = Plan(devices=2, lanes=1).resolve()
     segments.build(sim, plan, ROOT, 3)
     state = trees.nbytes(jax.eval_shape(lambda: engine.init(sim, ROOT)).clients)

@@ -1,4 +1,4 @@
-"""Schedule, shuffle, sampling, uplink: each against what it promises."""
+"""Schedule, shuffle, uplink: each against what it promises."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from fedjax_mri.errors import UserError
 from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, Uniform
 from fedjax_mri.fed.schedule import Queues, longest_first
 from fedjax_mri.fed.shuffle import shuffled
 
@@ -70,40 +69,6 @@ def test_neighbours_do_not_stay_neighbours() -> None:
     assert abs(np.corrcoef(np.arange(900), order)[0, 1]) < 0.1
 
 
-def test_a_cohort_has_no_client_twice_and_every_client_its_turn() -> None:
-    sample = Uniform(5).build(20)
-    cohorts = np.stack([sample(jax.random.key(i), jnp.int32(0)).client for i in range(400)])
-    assert all(len(set(cohort)) == 5 for cohort in cohorts)
-    counts = np.bincount(cohorts.ravel(), minlength=20)
-    assert np.all(np.abs(counts - 100) < 4 * np.sqrt(75))
-
-
-def test_every_two_clients_meet_as_often_as_any_other_two() -> None:
-    """Counts of pairs in cohorts of 5 of 20 against the chi-square law."""
-    draws = 2000
-    sample = Uniform(5).build(20)
-    cohorts = np.asarray(
-        jax.vmap(lambda key: sample(key, jnp.int32(0)).client)(jax.random.split(jax.random.key(5), draws))
-    )
-    member = np.zeros((draws, 20))
-    np.put_along_axis(member, cohorts, 1, 1)
-    counts = (member.T @ member)[np.triu_indices(20, 1)]
-    share = (5 * 4) / (20 * 19)
-    statistic = ((counts - draws * share) ** 2 / (draws * share * (1 - share))).sum()
-    assert abs(statistic - 190) < 4 * np.sqrt(2 * 190)
-
-
-def test_a_cohort_of_everyone_is_a_permutation() -> None:
-    cohort = Uniform(1000).build(1000)(jax.random.key(1), jnp.int32(0))
-    assert sorted(np.asarray(cohort.client)) == list(range(1000))
-
-
-def test_everyone_is_everyone() -> None:
-    cohort = Everyone().build(4)(jax.random.key(0), jnp.int32(3))
-    np.testing.assert_array_equal(cohort.client, np.arange(4))
-    assert np.all(cohort.present)
-
-
 def test_weighting_after_clipping_is_refused() -> None:
     with pytest.raises(UserError, match="put the weighting first"):
         uplink.chain(uplink.clip(1.0), uplink.by_examples(), reduce=uplink.mean())
@@ -112,8 +77,6 @@ def test_weighting_after_clipping_is_refused() -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Uniform(0).build(5), "sampling.cohort=0"),
-        (lambda: Uniform(6).build(5), "there are 5 clients"),
         (lambda: FedAvg(float("nan")).build(), "server_rate=nan"),
         (lambda: Plan(devices=99).resolve(), "this machine has 8"),
         (lambda: Plan(lanes=-1).resolve(), "plan.lanes=-1"),

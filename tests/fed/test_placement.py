@@ -13,7 +13,7 @@ from fedjax_mri.data.streamed import streamed
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, placement, segments
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 
 ROOT = jax.random.key(3)
 
@@ -69,7 +69,7 @@ def large(folder) -> dict[str, np.ndarray]:
 
 def test_data_ten_times_the_budget_of_a_device_gives_what_resident_data_does(tmp_path) -> None:
     arrays, parts = large(tmp_path), np.split(np.random.default_rng(1).permutation(150_000), 300)
-    few = simulation(two_players(), images(), sample=Uniform(4).build(300))
+    few = simulation(two_players(), images(), sample=Uniform(4).build(Population(np.ones(300, np.int32))))
     few = few._replace(local=few.local._replace(batch=100))
 
     def trained(data: ClientData, plan: Plan) -> engine.State:

@@ -52,6 +52,10 @@ class Phantom:
             classes=CLASSES,
             labels=labels,
             tables=(site_table(self.sites, sites),),
+            groups={
+                "field strength": np.where(sites.field > 2, "3 T", "1.5 T"),
+                "sequence": np.array(list(self.sites.protocols))[sites.protocol],
+            },
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:

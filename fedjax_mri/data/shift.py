@@ -1,0 +1,191 @@
+"""Sources made less alike: wrong labels at some sites, scanners that wear out, hospitals without CT or without MR.
+
+Each wraps another source. What depends on the round, and wrong labels, only touch what clients train on: they are
+judged on clean examples.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test
+from fedjax_mri.data.phantom.scanner import show_ct
+from fedjax_mri.data.resident import specimen, whole
+from fedjax_mri.errors import UserError
+
+LABELS, WEAR, MODALITIES = range(3)  # no two kinds of change share their chance
+KINDS = ("CT only", "MR only", "CT and MR")
+HAS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # CT, MR of each kind
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """`source` with wrong labels, each site at a rate of its own: its readers' concept of the classes has shifted.
+
+    Rates are uniform from `low` to `high`. A wrong label is any other class, and stays the example's. `grows` > 0 lets
+    the rates rise from none at round 0 to the full ones at that round.
+    """
+
+    source: Any  # a Source
+    low: float = 0.0
+    high: float = 0.4
+    grows: int = 0  # rounds; 0: full from the start
+
+    def build(self, seed: int) -> Federation:
+        """Raises UserError unless 0 <= low <= high <= 1, and where the source does."""
+        if not 0 <= self.low <= self.high <= 1:
+            raise UserError(f"data.low={self.low}, data.high={self.high}: label noise needs 0 <= low <= high <= 1")
+        federation = self.source.build(seed)
+        rates = drawn(seed, LABELS).uniform(self.low, self.high, len(federation.labels)).astype(np.float32)
+        classes, grow = len(federation.classes), growth(self.grows, "data.grows")
+
+        def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+            chance, other = jax.vmap(lambda key: lots(key, classes))(keys(seed, LABELS, client, indices))
+            wrong, label = chance < jnp.asarray(rates)[client] * grow(round), batch["label"]
+            return {**batch, "label": jnp.where(wrong, (label + other) % classes, label)}
+
+        return shifted(federation, shift, "Label noise of the training sites, %", 100 * rates)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The source's own."""
+        source: Source = self.source
+        return source.evaluation(classes, seed)
+
+
+@dataclass(frozen=True)
+class Wear:
+    """`source` with images that grow noisier: each site's scanner wears out at a pace of its own.
+
+    At round `grows`, and from then on, a site's images carry Gaussian noise of a standard deviation from 0 to `noise`,
+    uniform over sites, as a share of white; before, in proportion to the round.
+    """
+
+    source: Any  # a Source
+    noise: float = 0.2
+    grows: int = 100  # rounds; 0: worn out from the start
+
+    def build(self, seed: int) -> Federation:
+        """Raises UserError when the noise is negative or not a number, and where the source does."""
+        if not 0 <= self.noise < math.inf:
+            raise UserError(f"data.noise={self.noise}: must be a share of white, 0 or more")
+        federation = self.source.build(seed)
+        sigma = drawn(seed, WEAR).uniform(0, self.noise, len(federation.labels)).astype(np.float32)
+        grow = growth(self.grows, "data.grows")
+
+        def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+            image = batch["image"]
+            one = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, round), image.shape[1:], jnp.float32))
+            noise = jnp.asarray(sigma)[client] * grow(round) * one(keys(seed, WEAR, client, indices))
+            return {**batch, "image": noisy(image, noise)}
+
+        return shifted(federation, shift, "Wear of the training sites' scanners, % of white", 100 * sigma)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The source's own."""
+        source: Source = self.source
+        return source.evaluation(classes, seed)
+
+
+@dataclass(frozen=True)
+class ModalitySkew:
+    """`source`, which has CT and MR of each patient, with sites that have only one of them.
+
+    `image` becomes two channels, CT in its window and MR, and "has" float32 [B, 2] says which there are; the other is
+    zero, in the fields "ct" and "mr" too. Test sites lack what the training site they belong to lacks; the others are
+    drawn alike.
+    """
+
+    source: Any  # a Source
+    ct_only: float = 0.3  # share of sites
+    mr_only: float = 0.3
+
+    def build(self, seed: int) -> Federation:
+        """Raises UserError on shares that are none, or a source without both modalities."""
+        if not (self.ct_only >= 0 and self.mr_only >= 0 and self.ct_only + self.mr_only <= 1):
+            raise UserError(
+                f"data.ct_only={self.ct_only}, data.mr_only={self.mr_only}: shares must add up to 1 or less"
+            )
+        federation = self.source.build(seed)
+        rng, clients = drawn(seed, MODALITIES), len(federation.labels)
+        kinds = self._kinds(rng, clients)
+        tests = {}
+        for name, test in federation.tests.items():
+            theirs = np.where(test.owner < 0, self._kinds(rng, len(test.owner)), kinds[test.owner])
+            tests[name] = test._replace(data=partly(test.data, theirs))
+        groups = {**federation.groups, "modality": np.array(KINDS)[kinds]}
+        return federation._replace(train=partly(federation.train, kinds), tests=tests, groups=groups)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The test sets as `build` makes them; the source refuses classes that it does not know."""
+        source: Source = self.source
+        source.evaluation(classes, seed)
+        return self.build(seed).tests, ()
+
+    def _kinds(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        both = max(0.0, 1 - self.ct_only - self.mr_only)
+        return rng.choice(len(KINDS), count, p=np.array([self.ct_only, self.mr_only, both]))
+
+
+def partly(data: ClientData, kinds: np.ndarray) -> ClientData:
+    """`data` of which each client has the modalities of its kind, int [N]. Raises UserError where it has not both."""
+    store, zero = specimen(data), jnp.int32(0)
+    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    if not {"ct", "mr"} <= fields.keys():
+        raise UserError(f"data: modality skew needs a source with ct and mr, such as Phantom; this has {set(fields)}")
+    having = HAS[kinds]
+
+    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
+        batch, has = data.read(store, client, indices), jnp.asarray(having)[client]
+        ct, mr = has[0] * batch["ct"], has[1] * batch["mr"]
+        image = jnp.concatenate([has[0] * show_ct(batch["ct"]), mr], -1)
+        return {**batch, "ct": ct, "mr": mr, "image": image, "has": jnp.broadcast_to(has, (len(indices), 2))}
+
+    return data._replace(store=whole(data), read=read, fetch=None)
+
+
+def shifted(federation: Federation, shift: Shift, title: str, values: np.ndarray) -> Federation:
+    """`federation` whose training examples go through one more shift; `values` [N] are said in the report."""
+    before = federation.train.shift
+
+    def both(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
+        return shift(before(batch, client, indices, round), client, indices, round)
+
+    quartiles = " / ".join(f"{q:.3g}" for q in np.percentile(values, (0, 25, 50, 75, 100)))
+    table = Table(title, ("least / quartiles / most",), [(quartiles,)])
+    return federation._replace(train=federation.train._replace(shift=both), tables=(*federation.tables, table))
+
+
+def growth(rounds: int, field: str) -> Any:
+    """Round -> share of the full effect, float32 []: round / rounds up to 1. Raises UserError when it is negative."""
+    if rounds < 0:
+        raise UserError(f"{field}={rounds}: must be a number of rounds, or 0 for all from the start")
+    return lambda round: jnp.minimum(round.astype(jnp.float32) / rounds, 1.0) if rounds else jnp.float32(1)
+
+
+def lots(key: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+    """A number float32 [] in 0..1, and how far another class is away, int32 [] in 1..classes-1."""
+    chance, other = jax.random.split(key)
+    return jax.random.uniform(chance, (), jnp.float32), jax.random.randint(other, (), 1, classes, jnp.int32)
+
+
+def noisy(image: jax.Array, noise: jax.Array) -> jax.Array:
+    """An image of bytes, or of floats 0..1, with noise of that many times white; clipped to its range."""
+    white = 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else 1.0
+    sum = jnp.clip(image.astype(jnp.float32) + white * noise, 0.0, white)
+    return (jnp.round(sum) if white > 1 else sum).astype(image.dtype)
+
+
+def keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
+    """A key for each example [B] of a client."""
+    mine = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), what), client)
+    return jax.vmap(jax.random.fold_in, (None, 0))(mine, indices)
+
+
+def drawn(seed: int, what: int) -> np.random.Generator:
+    """What sites are drawn from."""
+    return np.random.default_rng((seed, what))

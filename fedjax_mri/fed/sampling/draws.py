@@ -1,0 +1,153 @@
+"""Cohorts from all clients: drawn evenly, by size, each by a coin of its own, or in turn."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.errors import UserError, known
+from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
+from fedjax_mri.fed.shuffle import shuffled
+
+OVERFLOW = 1e-9  # chance that a Poisson cohort has more clients than places
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """`cohort` draws a round, every client as likely as any other."""
+
+    cohort: int = 32
+    replace: bool = False  # a client may be drawn again: it trains once, and its weight counts as often
+
+    def build(self, population: Population) -> Sampler:
+        """Raises UserError when the cohort is empty or, without replacement, larger than the population."""
+        number = len(population.sizes)
+        places = fitting(self.cohort, max(number, self.cohort) if self.replace else number)
+
+        def sample(key: jax.Array, round: jax.Array) -> Cohort:
+            if self.replace:
+                return counted(jax.random.randint(key, (places,), 0, number, jnp.int32))
+            first = jnp.arange(places, dtype=jnp.int32)  # of a shuffle of which the rest is never computed
+            return of(shuffled(key, first, jnp.int32(number)))
+
+        return sample
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """All clients, each round."""
+
+    without: int = -1  # a client left out; -1: nobody
+
+    def build(self, population: Population) -> Sampler:
+        """Raises UserError when the client left out does not exist."""
+        number = len(population.sizes)
+        if known(self.without) and not -1 <= self.without < number:
+            raise UserError(f"sampling.without={self.without}: choose a client from 0 to {number - 1}, or -1 for none")
+
+        def sample(key: jax.Array, round: jax.Array) -> Cohort:
+            everyone = jnp.arange(number, dtype=jnp.int32)
+            return of(everyone, everyone != self.without)
+
+        return sample
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """`cohort` draws a round, each client as likely as it is large.
+
+    With replacement, and `uplink.weight` uniform, the mean update is without bias (FedProx's second scheme: Li et al.
+    2020, arXiv 1812.06127). Without, clients leave the urn as they are drawn: the K largest of log(size) + Gumbel
+    noise (Kool et al. 2019, arXiv 1903.06059). Clients without examples are never drawn.
+    """
+
+    cohort: int = 32
+    replace: bool = False  # a client may be drawn again: it trains once, and its weight counts as often
+
+    def build(self, population: Population) -> Sampler:
+        """Raises UserError when nobody has an example, or the cohort is empty or larger than the population."""
+        sizes = np.asarray(population.sizes, np.int32)
+        if not sizes.any():
+            raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
+        places = fitting(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
+        return _by_example(sizes, places) if self.replace else _largest_first(sizes, places)
+
+
+def _by_example(sizes: np.ndarray, places: int) -> Sampler:
+    """The owners of examples drawn evenly: whole numbers, so that no client is too large for rounding."""
+    ends = np.cumsum(sizes, dtype=np.int32)
+
+    def sample(key: jax.Array, round: jax.Array) -> Cohort:
+        example = jax.random.randint(key, (places,), 0, ends[-1], jnp.int32)
+        return counted(jnp.searchsorted(ends, example, side="right").astype(jnp.int32))
+
+    return sample
+
+
+def _largest_first(sizes: np.ndarray, places: int) -> Sampler:
+    weights = np.log(np.maximum(sizes, 1)).astype(np.float32)
+
+    def sample(key: jax.Array, round: jax.Array) -> Cohort:
+        score = jnp.where(sizes > 0, weights + jax.random.gumbel(key, sizes.shape, jnp.float32), -jnp.inf)
+        best, client = jax.lax.top_k(score, places)
+        return of(client, best > -jnp.inf)
+
+    return sample
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Each client takes part with probability `rate`, whatever the others do.
+
+    The cohort has the fewest places with which more clients than places come less than once in 10^9 rounds, by the
+    exact binomial tail; then the last ones stay out.
+    """
+
+    rate: float = 0.05
+
+    def build(self, population: Population) -> Sampler:
+        """Raises UserError unless 0 < rate <= 1."""
+        if not 0 < self.rate <= 1:
+            raise UserError(f"sampling.rate={self.rate}: must be a probability above 0")
+        number = len(population.sizes)
+        room = places(number, self.rate)
+
+        def sample(key: jax.Array, round: jax.Array) -> Cohort:
+            joined = jax.random.uniform(key, (number,), jnp.float32) < self.rate
+            client = jnp.nonzero(joined, size=room, fill_value=0)[0].astype(jnp.int32)
+            return of(client, jnp.arange(room) < jnp.sum(joined))
+
+        return sample
+
+
+def places(number: int, rate: float) -> int:
+    """The fewest K with P(Binomial(number, rate) > K) < OVERFLOW."""
+    if rate == 1:
+        return number
+    count = np.arange(number + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(count[1:]))])
+    log_choose = log_factorial[-1] - log_factorial - log_factorial[::-1]
+    chance = np.exp(log_choose + count * np.log(rate) + (number - count) * np.log1p(-rate))
+    at_least = np.cumsum(chance[::-1])[::-1]  # [number + 1], from the small end of the tail
+    return max(1, int(np.sum(at_least[1:] >= OVERFLOW)))
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """`cohort` clients a round in a fixed order: the next round goes on where this one ends, and round again."""
+
+    cohort: int = 32
+
+    def build(self, population: Population) -> Sampler:
+        """Raises UserError when the cohort is empty or larger than the population."""
+        number = len(population.sizes)
+        turn = np.arange(fitting(self.cohort, number), dtype=np.int32)
+        return lambda key, round: of((round % number * self.cohort + turn) % number)
+
+
+def counted(drawn: jax.Array) -> Cohort:
+    """The cohort of draws int32 [K], some of the same client: it is present once, and counts as often."""
+    ordered = jnp.sort(drawn)
+    first, end = (jnp.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
+    return of(ordered, first == jnp.arange(len(drawn)), (end - first).astype(jnp.float32))
