@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
-import functools
 import hashlib
-import importlib
 import io
 import json
 import math
@@ -24,9 +22,12 @@ from fedjax_mri.errors import UserError
 from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.conditions import Ideal
+from fedjax_mri.fed.finetune import FineTune
 from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.oneshot import Distil
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.imports import imported
 from fedjax_mri.tasks.classify import Classify
 
 
@@ -92,6 +93,10 @@ class Experiment:
     conditions: Any = field(default_factory=Ideal)
     uplink: UplinkChain = field(default_factory=UplinkChain)
     algorithm: Any = field(default_factory=FedAvg)
+    finetune: FineTune = field(
+        default_factory=FineTune
+    )  # on each test client's own training data, after the last round
+    distil: Distil = field(default_factory=Distil)  # of clients' models into the server's, after the last round
     plan: Plan = field(default_factory=Plan)
     keep: int = 2  # newest checkpoints that stay on disk
 
@@ -175,21 +180,6 @@ def from_dict(plain: dict[str, Any]) -> Any:
 def digest(config: Any) -> str:
     """Twelve hex digits that name a resolved config."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-@functools.cache
-def imported(name: str, field: str) -> Callable[..., Any]:
-    """The object behind a dotted import path. Raises UserError, naming the `field` that asked for it."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        home = importlib.import_module(module)
-        return getattr(home, attribute)
-    except (ImportError, ValueError):
-        raise UserError(f"{field}={name}: cannot import {module or name!r}; give a path such as optax.adam") from None
-    except AttributeError:
-        near = difflib.get_close_matches(attribute, dir(home), 1)
-        hint = f"did you mean {module}.{near[0]}?" if near else f"{module} has no such name"
-        raise UserError(f"{field}={name}: {hint}") from None
 
 
 def _restored(value: Any) -> Any:

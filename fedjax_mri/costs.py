@@ -8,6 +8,7 @@ from fedjax_mri import trees
 from fedjax_mri.config import Experiment
 from fedjax_mri.experiment import assemble, describe
 from fedjax_mri.fed import engine, local
+from fedjax_mri.fed.algorithm import traffic
 
 
 def costs(config: Experiment) -> dict[str, str]:
@@ -21,11 +22,12 @@ def costs(config: Experiment) -> dict[str, str]:
     optimizers = jax.eval_shape(lambda m: local.init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
     cohort = jax.eval_shape(sim.sample, jax.random.key(0), jnp.int32(0)).client.size
     steps = float(np.mean(local.steps(sim.local, jnp.asarray(sizes)))) * cohort
-    lane, up = 2 * trees.nbytes(model) + trees.nbytes(optimizers), trees.nbytes(shared)
+    lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, shared)
     return {
         "parameters": f"{trees.count(model.params):,}",
         "clients": f"{described.clients:,} with {sizes.sum():,} examples",
         "memory per lane": f"{lane / 1e6:.2f} MB: model, gradient, optimiser",
-        "bytes per round": f"{cohort * up / 1e6:.2f} MB up and as many down: {cohort} clients x {up / 1e6:.3f} MB",
+        "bytes per round": f"{cohort * up / 1e6:.2f} MB up and {cohort * down / 1e6:.2f} down: {cohort} clients x "
+        f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
     }

@@ -21,7 +21,7 @@ from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import auto, engine, evaluate, segments
+from fedjax_mri.fed import auto, engine, evaluate, finetune, oneshot, segments
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import Simulation, State, Work
@@ -150,13 +150,28 @@ def train(
         state, line = segment(state)
         refuse_divergence(line, this.config)
         with this.clock.measure("evaluate"):
+            state, further = conclude(this, state) if int(state.round) >= this.config.rounds else (state, {})
             judged = judge(state)
-        line |= results.figures(this.sim.task, judged)
+        line |= results.figures(this.sim.task, {**judged, **further})
         this.log.write(line)  # before the checkpoint: a line too many is cut off on resuming, a lost one is lost
         with this.clock.measure("checkpoint"):
             this.checkpoints.save(int(state.round), state)
         watch(Progress(int(state.round), this.config.rounds, line))
     return state, judged
+
+
+def conclude(this: Prepared, state: State) -> tuple[State, dict[str, evaluate.Judged]]:
+    """After the last round: the ensemble judged and distilled into the server's model, that fine-tuned and judged."""
+    config, sim, plan, tests = this.config, this.sim, this.plan, this.federation.tests
+    root, further = jax.random.key(config.seed), dict[str, evaluate.Judged]()
+    if sim.algorithm.member is not None and sim.task.tally is not None:
+        further |= oneshot.judge(sim, plan, tests, state)
+    if config.distil.epochs:
+        images = config.distil.source.build(config.seed).train
+        state = oneshot.distilled(sim, plan, config.distil, images, state, root)
+    if config.finetune.epochs:
+        further |= finetune.judge(sim, plan, tests, config.finetune.epochs, state, root)
+    return state, further
 
 
 def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dict[str, float]]]:
@@ -208,6 +223,11 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
     refuse_forgotten(config, algorithm)
     task = algorithm.task(config.task.build(described.image, len(described.classes), compute))
+    if config.distil.epochs and (algorithm.member is None or task.tally is None):
+        raise UserError(
+            f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
+            "that can judge predictions, as classification can"
+        )
     local = config.local.build(config.rounds)
     there = population(config, task, local, data)
     return Simulation(

@@ -21,6 +21,11 @@ def join(first: PyTree, second: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None)
 
 
+def only(tree: PyTree, like: PyTree) -> PyTree:
+    """The leaves of `tree` that `like`, the same tree with None here and there, has as well."""
+    return jax.tree.map(lambda there, leaf: None if there is None else leaf, like, tree, is_leaf=lambda x: x is None)
+
+
 def select(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     """`on_true` where `condition` [...] holds; it may have trailing axes in each leaf that `condition` lacks."""
 

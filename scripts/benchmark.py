@@ -212,9 +212,8 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
         start = locally.Start(model, state.server, state.clients.state)
         batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
         optimizers = locally.init_optimizers(sim.task, sim.local, model, rate)
-        return locally.step(
-            sim.task, sim.algorithm, sim.local.optimizer(rate), start, model, optimizers, batch, jnp.float32(0), key
-        )
+        optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)
+        return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
 
     return jax.jit(step).trace(state, sim.data.store)
 

@@ -19,7 +19,7 @@ from fedjax_mri.fed.conditions import Turnout, ideal
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Cohort, Uniform
+from fedjax_mri.fed.sampling import Cohort, Population, Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
@@ -34,7 +34,15 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
     task = Classify(network=LinearSettings()).build((1, 1, FEATURES), CLASSES, Compute())
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
     local = Local(2, 20, optax.sgd, lambda round: jnp.float32(0.02))  # two epochs are more than 20 steps for all
-    sim = Simulation(task, FedAvg().build(), chain, Uniform(10).build(data.clients), local, federation.train, some)
+    sim = Simulation(
+        task,
+        FedAvg().build(),
+        chain,
+        Uniform(10).build(Population(federation.train.sizes)),
+        local,
+        federation.train,
+        some,
+    )
     fields = whole(federation.tests["held-out"].data).fields
     batch = {**fields, "weight": np.ones(len(fields["label"]), np.float32)}
 

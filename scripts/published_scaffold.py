@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
 from trajectory import trajectory
 
 from fedjax_mri.data.resident import resident
@@ -22,7 +21,7 @@ from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 START = 1.0  # x before the first round
@@ -61,7 +60,9 @@ def simulation(algorithm: Any, steps: int, rate: jax.Array, gap: jax.Array) -> S
     data = resident({"curvature": CURVATURE, "slope": SLOPE}, [np.array([0]), np.array([1])])
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
     local = Local(steps, 1, optax.sgd, lambda round: rate)
-    return Simulation(quadratics(gap), algorithm.build(), chain, Everyone().build(2), local, data)
+    return Simulation(
+        quadratics(gap), algorithm.build(), chain, Everyone().build(Population(np.ones(2, np.int32))), local, data
+    )
 
 
 def quadratics(gap: jax.Array) -> Task:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "fedjax_mri"
-ANYWHERE = {"errors", "trees", "keys"}
+ANYWHERE = {"errors", "trees", "keys", "imports"}
 ALLOWED = {
     "metrics": set(),
     "nets": set(),

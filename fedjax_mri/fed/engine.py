@@ -19,7 +19,7 @@ from fedjax_mri import keys, trees
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed import placement
-from fedjax_mri.fed.algorithm import Algorithm, LocalResult, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, LocalResult, ServerState, traffic
 from fedjax_mri.fed.conditions import Conditions, Spent, Turnout, ideal
 from fedjax_mri.fed.local import Local, Start
 from fedjax_mri.fed.placement import Placed
@@ -80,6 +80,7 @@ class Lane(NamedTuple):
     step: jax.Array  # int32 [], local steps done for this client
     model: Model
     optimizers: tuple[Any, ...]
+    noted: PyTree  # what the algorithm has noted on the way
 
 
 class Tally(NamedTuple):
@@ -216,7 +217,7 @@ def prepare(
 def met(sim: Simulation, cohort: Cohort, full: jax.Array, state: State, root: jax.Array) -> Turnout:
     """What becomes of the `full` int32 [K] local steps of a cohort under the simulation's conditions."""
     key = keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.CONDITIONS)
-    return sim.conditions(key, state.round, cohort, full, trees.nbytes(state.server.model) / 1e6)
+    return sim.conditions(key, state.round, cohort, full, traffic(sim.algorithm, state.server.model)[0] / 1e6)
 
 
 def on_devices(sim: Simulation, plan: Plan) -> Callable[..., Tally]:
@@ -273,7 +274,8 @@ def place(todo: Round, turn: jax.Array) -> jax.Array:
 def enter(sim: Simulation, todo: Round, turn: jax.Array) -> Lane:
     """A lane at the first step of the client whose turn it is."""
     model = begin(sim, todo, turn).model
-    return Lane(turn, jnp.zeros_like(turn), model, locally.init_optimizers(sim.task, sim.local, model, todo.rate))
+    optimizers = locally.init_optimizers(sim.task, sim.local, model, todo.rate)
+    return Lane(turn, jnp.zeros_like(turn), model, optimizers, locally.nothing_noted(sim.algorithm, model.params))
 
 
 def begin(sim: Simulation, todo: Round, turn: jax.Array) -> Start:
@@ -292,10 +294,11 @@ def one_step(sim: Simulation, todo: Round, store: PyTree, lane: Lane) -> tuple[L
     key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), lane.step)
     start, optimizer = begin(sim, todo, lane.turn), sim.local.optimizer(todo.rate)
     progress = lane.step / todo.full[here]
-    model, states, metrics = locally.step(
+    model, states, noted, metrics = locally.step(
         sim.task, sim.algorithm, optimizer, start, lane.model, lane.optimizers, batch, progress, key
     )
-    return Lane(lane.turn, lane.step + 1, model, states), (metrics, batch["weight"].sum())
+    lane = Lane(lane.turn, lane.step + 1, model, states, trees.add(lane.noted, noted))
+    return lane, (metrics, batch["weight"].sum())
 
 
 def change(sim: Simulation, todo: Round, lanes: Lane, gathered: Tally, done: jax.Array) -> tuple[Lane, Tally]:
@@ -313,12 +316,13 @@ def leave(sim: Simulation, todo: Round, lane: Lane) -> tuple[Any, Kept]:
     here = place(todo, lane.turn)
     key = keys.client(todo.key, todo.number, todo.client[here])
     shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
-    result = LocalResult(shared, lane.step, todo.size[here].astype(jnp.float32), todo.rate, todo.late[here])
+    examples, late, times = todo.size[here].astype(jnp.float32), todo.late[here], todo.times[here]
+    result = LocalResult(shared, lane.step, examples, todo.rate, late, times, lane.noted)
     kept = trees.take(todo.kept, here)
-    server = sim.algorithm.broadcast(todo.server, todo.late[here])
+    server = sim.algorithm.broadcast(todo.server, late)
     update, state = sim.algorithm.finish(server, kept.state, result)
     update, uplink = sim.uplink.client(update, kept.uplink, keys.purpose(key, keys.Purpose.UPLINK))
-    update = update._replace(weight=update.weight * todo.times[here])
+    update = update._replace(weight=update.weight * times)
     return update, Kept(rest, state, uplink, kept.rounds + 1)
 
 

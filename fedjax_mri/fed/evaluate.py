@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,8 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
     """The compiled judgement of a state on each test set.
 
     Where clients keep a part of the model, a test client uses its owner's, and a site that took no part the mean
-    over the clients that have trained. Test examples are held whole by every device.
+    over the clients that have trained, or what `task.newcomer` makes of it. Test examples are held whole by every
+    device.
     """
     # Test sets that are read by one function share one program.
     program = functools.cache(lambda read: on_devices(task, plan, read))
@@ -70,6 +72,9 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
     and by example in chunks."""
 
     def judge(shared: PyTree, parts: PyTree, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
+        if task.newcomer is not None:
+            parts = jax.vmap(partial(received, task, shared))(parts, owner)
+
         def one(client: jax.Array, index: jax.Array, weight: jax.Array) -> tuple[Metrics, PyTree]:
             params, carry = trees.join(shared, trees.take(parts, client))
             batch = {**read(store, client, index[None]), "weight": weight[None]}
@@ -82,6 +87,13 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
     specs = (whole, whole, whole, whole, mine, mine, mine)
     on_each = jax.shard_map(judge, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, mine), check_vma=False)
     return jax.jit(on_each, compiler_options=plan.compiler())
+
+
+def received(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:
+    """A client's own part of the model; of a site that took no part, with `owner` -1, the task's choice."""
+    assert task.newcomer is not None
+    model = trees.join(shared, part)
+    return trees.select(owner < 0, trees.split(task.shared(model), task.newcomer(model))[1], part)
 
 
 def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:

@@ -1,5 +1,6 @@
 """What one client does: epochs over its own examples, one optimiser for each phase of the task."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,6 +56,16 @@ def init_optimizers(task: Task, local: Local, model: Model, rate: jax.Array) -> 
     return tuple(local.optimizer(rate).init(params) for params in moving)
 
 
+def nothing_noted(algorithm: Algorithm, params: PyTree) -> PyTree:
+    """The sum of notes before the first step."""
+    return trees.zeros_like(jax.eval_shape(algorithm.note, params, jnp.float32(0), jnp.float32(0)))
+
+
+def pull(strength: jax.Array | float, params: PyTree, towards: PyTree) -> PyTree:
+    """The gradient of strength / 2 * |params - towards|^2; zero at leaves that `towards` lacks, a client's own."""
+    return jax.tree.map(lambda p, t: strength * (p - t), params, trees.join(towards, params))
+
+
 def step(
     task: Task,
     algorithm: Algorithm,
@@ -65,9 +76,12 @@ def step(
     batch: Batch,
     progress: jax.Array,
     key: jax.Array,
-) -> tuple[Model, tuple[optax.OptState, ...], Metrics]:
-    """One local step: each phase in turn moves its parameters; the last phase's metrics are the step's."""
-    after, held = [], algorithm.hold(model.params, progress)
+) -> tuple[Model, tuple[optax.OptState, ...], PyTree, Metrics]:
+    """One local step: each phase in turn moves its parameters; the last phase's metrics are the step's.
+
+    Gives the model, the optimisers, what the algorithm notes of the step, and the metrics.
+    """
+    after, held, found = [], algorithm.hold(model.params, progress), []
     for number, (phase, state) in enumerate(zip(task.phases, states)):
         mask = phase.moves(model.params)
         moving, still = trees.split(mask, model.params)
@@ -76,15 +90,16 @@ def step(
             return phase.loss(trees.join(moving, still), carry, batch, jax.random.fold_in(key, number))
 
         grads, (carry, metrics) = jax.grad(loss, has_aux=True)(moving)
-        full = trees.join(grads, trees.zeros_like(still))
-        full = algorithm.gradient(full, model.params, start.model.params, start.server, start.state)
+        found.append(trees.join(grads, trees.zeros_like(still)))
+        full = algorithm.gradient(found[-1], model.params, start.model.params, start.server, start.state)
         full = still_where(held, full)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             updates, state = optimizer.update(trees.split(mask, full)[0], state, moving)
         updates = still_where(trees.split(mask, held)[0], updates)
         model = Model(trees.join(optax.apply_updates(moving, updates), still), carry)
         after.append(state)
-    return model, tuple(after), metrics
+    noted = algorithm.note(functools.reduce(trees.add, found), batch["weight"].sum(), progress)
+    return model, tuple(after), noted, metrics
 
 
 def still_where(held: PyTree, changes: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
@@ -12,6 +13,8 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
+
+TINY = 1e-30  # a probability whose logarithm is still finite
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def classify(settings: Classify, net: Net) -> Task:
     def predict(params: Params, carry: Carry, batch: Batch) -> jax.Array:
         return jax.nn.softmax(scores(params, carry, batch))
 
+    def tally(probabilities: jax.Array, batch: Batch) -> Metrics:
+        return classification.tally(jnp.log(jnp.maximum(probabilities, TINY)), batch["label"], batch["weight"])
+
     def shared(model: Model) -> Any:
         travels = settings.statistics == "average"
         return Model(everything(model.params), jax.tree.map(lambda _: travels, model.carry))
@@ -61,4 +67,5 @@ def classify(settings: Classify, net: Net) -> Task:
         return Model(*net.init(key))
 
     phases = (Phase(loss, everything),)
-    return Task(init, phases, evaluate, predict, shared, classification.summary, classification.accuracy)
+    figures = classification.summary, classification.accuracy
+    return Task(init, phases, evaluate, predict, shared, *figures, tally=tally)

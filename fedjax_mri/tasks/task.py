@@ -41,6 +41,9 @@ class Task(NamedTuple):
     shared: Callable[[Model], PyTree]  # model -> bool at each leaf: what travels; the rest stays with the client
     summary: Callable[[Metrics], dict[str, float]]  # merged sums -> named figures
     score: Callable[[Metrics], jax.Array]  # the headline figure, higher is better; sums may have leading axes [...]
+    # what a site that took no part uses, given a model whose private part is the mean of clients'; None: that
+    newcomer: Callable[[Model], Model] | None = None
+    tally: Callable[[PyTree, Batch], Metrics] | None = None  # of predictions, for ensembles; None: there are none
 
 
 def everything(tree: PyTree) -> PyTree:

@@ -18,7 +18,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.fed.shuffle import shuffled
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
@@ -144,7 +144,7 @@ def simulation(source: Synthetic, **changes: object) -> tuple[Simulation, dict]:
     task = Classify(network=LinearSettings()).build((1, 1, 60), 10, Compute())
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
     local = Local(2, 10, optax.sgd, lambda round: jnp.float32(0.01))
-    sample = Uniform(3).build(source.clients)
+    sample = Uniform(3).build(Population(federation.train.sizes))
     base = Simulation(task, FedAvg().build(), chain, sample, local, federation.train)
     return base._replace(**changes), dict(federation.tests)
 

@@ -14,9 +14,10 @@ from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed import uplink
+from fedjax_mri.fed.algorithm import LocalResult
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.local import Local, Start
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
@@ -135,17 +136,21 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean."""
     cohort = sim.sample(keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.SAMPLE), state.round)
     updates, clients = [], state.clients
-    for client in np.asarray(cohort.client)[np.asarray(cohort.present)]:
-        if sim.data.sizes[client] == 0:
+    for place, client in enumerate(np.asarray(cohort.client)):
+        if not cohort.present[place] or sim.data.sizes[client] == 0:
             continue
-        kept = trees.take(clients, client)
-        model = plain_client(sim, state, trees.join(state.server.model, kept.model), int(client), root)
+        kept, server = trees.take(clients, client), sim.algorithm.broadcast(state.server, cohort.late[place])
+        start = Start(trees.join(server.model, kept.model), server, kept.state)
+        model, steps, noted = plain_client(sim, state, start, int(client), root)
         shared, rest = trees.split(sim.task.shared(model), model)
-        update = uplink.Update(trees.subtract(shared, state.server.model), jnp.float32(sim.data.sizes[client]))
-        updates.append(sim.uplink.client(update, kept.uplink, root)[0])
-        clients = trees.put(clients, client, kept._replace(model=rest, rounds=kept.rounds + 1))
+        examples, rate = jnp.float32(sim.data.sizes[client]), sim.local.schedule(state.round)
+        result = LocalResult(shared, jnp.int32(steps), examples, rate, cohort.late[place], cohort.times[place], noted)
+        update, own = sim.algorithm.finish(server, kept.state, result)
+        update = sim.uplink.client(update, kept.uplink, root)[0]
+        updates.append(update._replace(weight=update.weight * cohort.times[place]))
+        clients = trees.put(clients, client, kept._replace(model=rest, state=own, rounds=kept.rounds + 1))
     total = sum(float(update.weight) for update in updates)
-    mean = trees.zeros_like(state.server.model)
+    mean = trees.zeros_like(updates[0].delta)
     for update in updates:
         mean = trees.add(mean, trees.scale(float(update.weight) / total, update.delta))
     share = total / sum(float(sim.uplink.client(uplink.Update((), jnp.float32(n)), ((),) * 9, root)[0].weight)
@@ -155,14 +160,19 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     return State(state.round + 1, server, state.uplink, clients)
 
 
-def plain_client(sim: Simulation, state: State, model: Model, client: int, root: jax.Array, most: int = 10**9) -> Model:
-    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser."""
-    size, batch_size = int(sim.data.sizes[client]), sim.local.batch
+def plain_client(
+    sim: Simulation, state: State, start: Start, client: int, root: jax.Array, most: int = 10**9
+) -> tuple[Model, int, object]:
+    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser.
+
+    Gives model, steps, what was noted.
+    """
+    size, batch_size, model = int(sim.data.sizes[client]), sim.local.batch, start.model
     optimizer = sim.local.optimizer(sim.local.schedule(state.round))
     with jax.numpy_dtype_promotion("standard"):
         optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
     key = keys.client(root, state.round, jnp.int32(client))
-    step = 0
+    step, steps, noted = 0, sim.local.epochs * -(-size // batch_size), None
     for epoch in range(sim.local.epochs):
         order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
         order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
@@ -171,9 +181,10 @@ def plain_client(sim: Simulation, state: State, model: Model, client: int, root:
             weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
             batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))
             step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
-            model = plain_step(sim, optimizer, optimizers, model, {**batch, "weight": weight}, step_key)
-            step += 1
-    return model
+            progress, batch = jnp.float32(step / steps), {**batch, "weight": weight}
+            model, note = plain_step(sim, optimizer, optimizers, start, model, batch, progress, step_key)
+            noted, step = note if noted is None else trees.add(noted, note), step + 1
+    return model, step, noted
 
 
 @functools.cache
@@ -181,12 +192,28 @@ def gradient(loss: Callable) -> Callable:
     return jax.jit(jax.grad(loss, has_aux=True))
 
 
-def plain_step(sim: Simulation, optimizer, optimizers: list, model: Model, batch: dict, key: jax.Array) -> Model:
+def plain_step(
+    sim: Simulation,
+    optimizer,
+    optimizers: list,
+    start: Start,
+    model: Model,
+    batch: dict,
+    progress: jax.Array,
+    key: jax.Array,
+) -> tuple[Model, object]:
+    algorithm, held, total = sim.algorithm, sim.algorithm.hold(model.params, progress), trees.zeros_like(model.params)
     for number, phase in enumerate(sim.task.phases):
-        mask = phase.moves(model.params)
+        mask, before = phase.moves(model.params), model
         grads, (carry, _) = gradient(phase.loss)(model.params, model.carry, batch, jax.random.fold_in(key, number))
+        grads = jax.tree.map(lambda moves, g: g if moves else jnp.zeros_like(g), mask, grads)
+        total = trees.add(total, grads)
+        changed = algorithm.gradient(grads, model.params, start.model.params, start.server, start.state)
+        changed = jax.tree.map(lambda hold, g: jnp.zeros_like(g) if hold else g, held, changed)
         moving = trees.split(mask, model.params)
         with jax.numpy_dtype_promotion("standard"):
-            updates, optimizers[number] = optimizer.update(trees.split(mask, grads)[0], optimizers[number], moving[0])
+            updates, optimizers[number] = optimizer.update(trees.split(mask, changed)[0], optimizers[number], moving[0])
         model = Model(trees.join(optax.apply_updates(moving[0], updates), moving[1]), carry)
-    return model
+        stays = lambda hold, old, new: old if hold else new  # noqa: E731
+        model = model._replace(params=jax.tree.map(stays, held, before.params, model.params))
+    return model, algorithm.note(total, batch["weight"].sum(), progress)

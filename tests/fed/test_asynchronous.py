@@ -12,6 +12,7 @@ from fedjax_mri import trees
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.local import Start
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Asynchronous, Population
 from fedjax_mri.fed.speeds import ClientSpeeds
@@ -123,7 +124,8 @@ def by_hand(sim: engine.Simulation, table, root: jax.Array):
         for client, behind in zip(clients.tolist(), late.tolist()):
             start = versions[number - behind]
             kept = trees.take(first.clients, client).model
-            model = plain_client(sim, state, trees.join(start, kept), client, root)
+            begun = Start(trees.join(start, kept), state.server, ())
+            model = plain_client(sim, state, begun, client, root)[0]
             learnt = trees.subtract(trees.split(sim.task.shared(model), model)[0], start)
             total = trees.add(total, trees.scale(float(SIZES[client] / SIZES[clients].sum()), learnt))
         versions.append(trees.add(versions[-1], total))

@@ -14,6 +14,7 @@ from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.conditions import Partial, Stragglers, Turnout, ideal
+from fedjax_mri.fed.local import Start
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Population, of
 from fedjax_mri.fed.speeds import ClientSpeeds, Speeds
@@ -182,7 +183,8 @@ def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     total, weight = trees.zeros_like(first.server.model), 0.0
     for client in np.flatnonzero(steps):
         begun = trees.join(first.server.model, trees.take(first.clients, client).model)
-        model = plain_client(sim, first, begun, int(client), ROOT, int(steps[client]))
+        start = Start(begun, first.server, ())
+        model = plain_client(sim, first, start, int(client), ROOT, int(steps[client]))[0]
         learnt = trees.subtract(trees.split(sim.task.shared(model), model)[0], first.server.model)
         total = trees.add(total, trees.scale(float(SIZES[client] * share[client]), learnt))
         weight += float(SIZES[client] * share[client])

@@ -1,4 +1,4 @@
-"""The published results: the engine on SCAFFOLD's quadratics against closed forms and NumPy, FedProx's cells, the tables."""
+"""Published results: SCAFFOLD's quadratics against closed forms and NumPy, FedProx's cells, the tables."""
 
 from dataclasses import replace
 

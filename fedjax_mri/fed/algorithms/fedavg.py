@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedjax_mri import trees
-from fedjax_mri.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.checks import positive
 from fedjax_mri.fed.uplink import Aggregate, Update
 
 
@@ -22,8 +22,7 @@ class FedAvg:
 
     def build(self) -> Algorithm:
         """Raises UserError when the rate is not a positive number."""
-        if not self.server_rate > 0:
-            raise UserError(f"algorithm.server_rate={self.server_rate}: must be a positive number")
+        positive("server_rate", self.server_rate)
         return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
 
     def _server(self, server: ServerState, aggregate: Aggregate) -> ServerState:

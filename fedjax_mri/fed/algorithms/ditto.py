@@ -1,0 +1,79 @@
+"""Ditto.
+
+Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021 (arXiv 2012.04221),
+algorithm 1: beside the model w that all share, learnt by federated averaging, each client keeps a personal one, which
+minimises F_k(v) + lambda / 2 |v - w|^2. Both take the same local steps on the same batches.
+
+Clients are judged by their personal models, a site that took no part by the shared one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import not_negative
+from fedjax_mri.fed.local import pull
+from fedjax_mri.tasks.task import Batch, Model, Phase, Task
+
+
+@dataclass(frozen=True)
+class Ditto:
+    """Settings of Ditto."""
+
+    strength: float = 0.1  # lambda; at 0 personal models are those of local training alone
+
+    def build(self) -> Algorithm:
+        """Raises UserError when the strength is negative."""
+        not_negative("strength", self.strength)
+        return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
+
+    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+        pulled = pull(self.strength, params["personal"], server.model.params["shared"])
+        return {**grads, "personal": trees.add(grads["personal"], pulled)}
+
+
+def doubled(task: Task) -> Task:
+    """`task` for a model of two: one that travels as it did, one that stays, and is the one judged."""
+
+    def shared(model: Model) -> Any:
+        one = task.shared(which(model, "shared"))
+        return pair(one, jax.tree.map(lambda _: False, one))
+
+    def personal(judge: Any) -> Any:
+        return lambda params, carry, batch: judge(*which(Model(params, carry), "personal"), batch)
+
+    phases = tuple(Phase(summed(phase.loss), apart(phase.moves)) for phase in task.phases)
+    judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
+    newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
+    init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
+    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **judged)
+
+
+def pair(shared: Model, personal: Model) -> Model:
+    """Two models as one."""
+    return Model(*({"shared": a, "personal": b} for a, b in zip(shared, personal)))
+
+
+def which(model: Model, name: str) -> Model:
+    """One of the two."""
+    return Model(model.params[name], model.carry[name])
+
+
+def summed(loss: Any) -> Any:
+    """The loss of both, each seeing itself alone, with the personal model's metrics."""
+
+    def both(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
+        ours, (first, _) = loss(params["shared"], carry["shared"], batch, key)
+        own, (second, metrics) = loss(params["personal"], carry["personal"], batch, key)
+        return ours + own, ({"shared": first, "personal": second}, metrics)
+
+    return both
+
+
+def apart(moves: Any) -> Any:
+    """The mask for both."""
+    return lambda params: {name: moves(part) for name, part in params.items()}

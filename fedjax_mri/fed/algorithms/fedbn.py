@@ -1,0 +1,26 @@
+"""FedBN.
+
+Li, Jiang, Zhang, Kamp, Dou: FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, ICLR 2021
+(arXiv 2102.07623), algorithm 1: normalisation layers, their statistics included, stay with the client; the rest learns
+by `base`, in the paper federated averaging.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.sharing import private
+
+
+@dataclass(frozen=True)
+class FedBN:
+    """Settings of FedBN."""
+
+    norms: tuple[str, ...] = ("norm*",)  # patterns of the layers that stay, see fed/sharing.py
+    base: Any = field(default_factory=FedAvg)  # how the rest is learnt
+
+    def build(self) -> Algorithm:
+        """Raises UserError where `base` does, and with the task when a pattern matches none of its parameters."""
+        algorithm: Algorithm = self.base.build()
+        return algorithm._replace(task=lambda task: private(algorithm.task(task), self.norms, "algorithm.norms"))

@@ -1,0 +1,58 @@
+"""FedBuff.
+
+Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: Federated Learning with Buffered Asynchronous Aggregation, AISTATS
+2022 (arXiv 2106.06639), algorithm 1: clients do not wait for each other. The server moves as soon as its buffer holds K
+updates, of which one that began tau server steps ago counts s(tau) = (1 + tau)^-1/2.
+
+A cohort is the K clients that fill the buffer, its `late` their tau. The server remembers its last models, and a client
+starts from, and is measured against, the one that was sent to it; `oldest` bounds tau. With none late it is FedAvg.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri import trees
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import not_negative
+from fedjax_mri.fed.uplink import Aggregate, Update
+
+
+@dataclass(frozen=True)
+class FedBuff:
+    """Settings of FedBuff."""
+
+    power: float = 0.5  # an update that is tau late counts (1 + tau)^-power; 0: all count the same
+    oldest: int = 8  # older models are forgotten: who is later starts from the oldest there is
+    server_rate: float = 1.0  # the server moves by this times the mean update
+
+    def build(self) -> Algorithm:
+        """Raises UserError when a setting is negative."""
+        not_negative("power", self.power)
+        if self.oldest < 0:
+            raise UserError(f"algorithm.oldest={self.oldest}: must be 0 or more models")
+        algorithm = FedAvg(self.server_rate).build()
+
+        def finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
+            update, client = algorithm.finish(server, client, result)
+            counts = (1.0 + result.late.astype(jnp.float32)) ** -self.power
+            return update._replace(delta=trees.scale(counts, update.delta)), client
+
+        def server(server: ServerState, aggregate: Aggregate) -> ServerState:
+            model = algorithm.server(server, aggregate).model
+            newer = jax.tree.map(lambda new, old: jnp.concatenate([new[None], old[:-1]]), model, server.extra)
+            return ServerState(model, newer)
+
+        return algorithm._replace(
+            init=lambda model: ServerState(model, trees.repeat(model, self.oldest + 1)),
+            finish=finish,
+            server=server,
+            broadcast=self._broadcast,
+            oldest=self.oldest,
+        )
+
+    def _broadcast(self, server: ServerState, late: jax.Array) -> ServerState:
+        return ServerState(trees.take(server.extra, jnp.minimum(late, self.oldest)), ())

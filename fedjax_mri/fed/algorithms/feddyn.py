@@ -1,0 +1,59 @@
+"""FedDyn.
+
+Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama: Federated Learning Based on Dynamic Regularization, ICLR 2021
+(arXiv 2111.04263), algorithm 1: client k goes down L_k(w) - <g_k, w> + alpha / 2 |w - w^t|^2 and then remembers
+g_k <- g_k - alpha (w_k - w^t), its own gradient at w_k if that is where the descent ends. The server keeps h and moves
+to the mean of the w_k less h / alpha.
+
+With p_k a client's share of all weight (the paper's 1 / m), h <- h - alpha sum p_k (w_k - w^t) over the cohort, so that
+h = sum p_k g_k whoever takes part. At a fixed point h is 0 and g_k the gradient of L_k: the model minimises
+sum p_k L_k, for any weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, model_alone
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import positive
+from fedjax_mri.fed.local import pull
+from fedjax_mri.fed.uplink import Aggregate, Update
+
+
+@dataclass(frozen=True)
+class FedDyn:
+    """Settings of FedDyn."""
+
+    alpha: float = 0.01  # strength of the regulariser
+
+    def build(self) -> Algorithm:
+        """Raises UserError when `alpha` is not positive."""
+        positive("alpha", self.alpha)
+        return (
+            FedAvg()
+            .build()
+            ._replace(
+                init=lambda model: ServerState(model, trees.zeros_like(model.params)),
+                init_client=lambda model: trees.zeros_like(model.params),
+                gradient=self._gradient,
+                finish=self._finish,
+                server=self._server,
+                broadcast=model_alone,
+            )
+        )
+
+    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+        regular = trees.add(grads, pull(self.alpha, params, server.model.params))
+        return trees.subtract(regular, trees.join(client, trees.zeros_like(params)))
+
+    def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
+        delta = trees.subtract(result.model, server.model)
+        # As often as the update counts in h, so that h stays the sum.
+        change = trees.scale(self.alpha * result.times, delta.params)
+        return Update(delta, result.examples), trees.subtract(client, change)
+
+    def _server(self, server: ServerState, aggregate: Aggregate) -> ServerState:
+        h = trees.subtract(server.extra, trees.scale(self.alpha * aggregate.share, aggregate.delta.params))
+        mean = trees.add(server.model, aggregate.delta)
+        return ServerState(mean._replace(params=trees.subtract(mean.params, trees.scale(1.0 / self.alpha, h))), h)

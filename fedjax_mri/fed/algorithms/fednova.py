@@ -1,0 +1,51 @@
+"""FedNova.
+
+Wang, Liu, Liang, Joshi, Poor: Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization,
+NeurIPS 2020 (arXiv 2007.07481): clients that take more local steps pull harder, and federated
+averaging minimises another sum than it was asked to. Each client therefore sends its change divided by |a_i|_1, the
+total weight of its steps' gradients in it, and the server moves by tau_eff = sum p_i |a_i|_1 times their mean.
+
+a_i is a one for each step of plain SGD; with momentum rho its last step counts 1, the one before 1 + rho, and so on.
+What changes without a gradient (running statistics) is averaged as it is.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import fraction
+from fedjax_mri.fed.uplink import Aggregate, Update
+
+
+@dataclass(frozen=True)
+class FedNova:
+    """Settings of FedNova."""
+
+    momentum: float = 0.0  # of the clients' optimiser
+    server_rate: float = 1.0  # the server moves by this times tau_eff times the mean
+
+    def build(self) -> Algorithm:
+        """Raises UserError when the momentum is not in 0..1 or the rate is not positive."""
+        fraction("momentum", self.momentum)
+        algorithm = FedAvg(self.server_rate).build()
+
+        def server(server: ServerState, aggregate: Aggregate) -> ServerState:
+            mean, effective = aggregate.delta
+            moves = mean._replace(params=trees.scale(effective, mean.params))
+            return algorithm.server(server, aggregate._replace(delta=moves))
+
+        return algorithm._replace(finish=self._finish, server=server)
+
+    def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
+        delta, total = trees.subtract(result.model, server.model), accumulated(result.steps, self.momentum)
+        return Update((delta._replace(params=trees.scale(1.0 / total, delta.params)), total), result.examples), client
+
+
+def accumulated(steps: jax.Array, momentum: float) -> jax.Array:
+    """|a|_1, float32 []: the sum over `steps` int32 [] of the weight of each one's gradient."""
+    count = steps.astype(jnp.float32)
+    return (count - momentum * (1.0 - momentum**count) / (1.0 - momentum)) / (1.0 - momentum)

@@ -1,0 +1,80 @@
+"""FedAdagrad, FedAdam and FedYogi.
+
+Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan: Adaptive Federated Optimization, ICLR 2021 (arXiv
+2003.00295), algorithm 2: the server takes the mean update delta for a gradient, m <- beta1 m + (1 - beta1) delta,
+x <- x + rate m / (sqrt(v) + tau). v starts at tau^2, nothing is corrected for bias, and the three differ in v alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithms.serveroptimizer import moved_by
+from fedjax_mri.fed.checks import fraction, positive
+
+
+@dataclass(frozen=True)
+class FedAdagrad:
+    """v <- v + delta^2."""
+
+    rate: float = 0.01
+    beta1: float = 0.0
+    tau: float = 1e-3  # the smaller, the more adaptive
+
+    def build(self) -> Algorithm:
+        """Raises UserError on values out of range."""
+        return adaptive(self.rate, self.beta1, self.tau, lambda v, square: v + square)
+
+
+@dataclass(frozen=True)
+class FedAdam:
+    """v <- beta2 v + (1 - beta2) delta^2."""
+
+    rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3  # the smaller, the more adaptive
+
+    def build(self) -> Algorithm:
+        """Raises UserError on values out of range."""
+        fraction("beta2", self.beta2)
+        second = lambda v, square: self.beta2 * v + (1.0 - self.beta2) * square  # noqa: E731
+        return adaptive(self.rate, self.beta1, self.tau, second)
+
+
+@dataclass(frozen=True)
+class FedYogi:
+    """v <- v - (1 - beta2) delta^2 sign(v - delta^2)."""
+
+    rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3  # the smaller, the more adaptive
+
+    def build(self) -> Algorithm:
+        """Raises UserError on values out of range."""
+        fraction("beta2", self.beta2)
+        second = lambda v, square: v - (1.0 - self.beta2) * square * jnp.sign(v - square)  # noqa: E731
+        return adaptive(self.rate, self.beta1, self.tau, second)
+
+
+def adaptive(rate: float, beta1: float, tau: float, second: Callable[[jax.Array, jax.Array], jax.Array]) -> Algorithm:
+    """Algorithm 2 with `second(v, delta^2)` as its rule for v."""
+    positive("rate", rate)
+    fraction("beta1", beta1)
+    positive("tau", tau)
+
+    def init(params: Any) -> tuple[Any, Any]:
+        return trees.zeros_like(params), jax.tree.map(lambda x: jnp.full(x.shape, tau**2, x.dtype), params)
+
+    def step(delta: Any, moments: tuple[Any, Any], params: Any) -> tuple[Any, tuple[Any, Any]]:
+        m = jax.tree.map(lambda m, d: beta1 * m + (1.0 - beta1) * d, moments[0], delta)
+        v = jax.tree.map(lambda v, d: second(v, jnp.square(d)), moments[1], delta)
+        return jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + tau), m, v), (m, v)
+
+    return moved_by(init, step)

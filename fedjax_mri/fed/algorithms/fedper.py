@@ -1,0 +1,26 @@
+"""FedPer.
+
+Arivazhagan, Aggarwal, Singh, Choudhary: Federated Learning with Personalization Layers, 2019 (arXiv 1912.00818),
+algorithms 1 and 2: each client keeps a head of its own, and trains it together with the body that all share, which
+learns by `base`, in the paper federated averaging.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.sharing import private
+
+
+@dataclass(frozen=True)
+class FedPer:
+    """Settings of FedPer."""
+
+    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see fed/sharing.py
+    base: Any = field(default_factory=FedAvg)  # how the rest is learnt
+
+    def build(self) -> Algorithm:
+        """Raises UserError where `base` does, and with the task when a pattern matches none of its parameters."""
+        algorithm: Algorithm = self.base.build()
+        return algorithm._replace(task=lambda task: private(algorithm.task(task), self.head, "algorithm.head"))

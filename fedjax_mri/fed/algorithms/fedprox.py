@@ -1,0 +1,32 @@
+"""FedProx.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogeneous Networks, MLSys 2020 (arXiv
+1812.06127), algorithm 2: each client minimises h_k(w) = F_k(w) + mu / 2 |w - w^t|^2 (equation 2), as far as its local
+steps go, so that heterogeneous clients, and those that are cut short, stay near the server's model w^t. Parameters that
+never travel are not pulled. With `mu` = 0 it is FedAvg.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import not_negative
+from fedjax_mri.fed.local import pull
+
+
+@dataclass(frozen=True)
+class FedProx:
+    """Settings of FedProx."""
+
+    mu: float = 0.01  # strength of the pull towards the server's model
+    server_rate: float = 1.0  # the server moves by this times the mean update
+
+    def build(self) -> Algorithm:
+        """Raises UserError when `mu` is negative or the rate is not positive."""
+        not_negative("mu", self.mu)
+        return FedAvg(self.server_rate).build()._replace(gradient=self._gradient)
+
+    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+        return trees.add(grads, pull(self.mu, params, server.model.params))

@@ -1,0 +1,36 @@
+"""FedRep.
+
+Collins, Hassani, Mokhtari, Shakkottai: Exploiting Shared Representations for Personalized Federated Learning, ICML 2021
+(arXiv 2102.07078), algorithm 1: in each round a client first trains its own head with the shared body held, and then
+the body with the head held; bodies are averaged.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.errors import UserError, known
+from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithms.fedper import FedPer
+from fedjax_mri.fed.sharing import matching
+from fedjax_mri.tasks.task import Model
+
+
+@dataclass(frozen=True)
+class FedRep:
+    """Settings of FedRep."""
+
+    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see fed/sharing.py
+    head_share: float = 0.5  # of the local steps; the rest trains the body
+
+    def build(self) -> Algorithm:
+        """Raises UserError when the share leaves nothing to one of the two, and as FedPer does."""
+        if known(self.head_share) and not 0 < self.head_share < 1:
+            raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
+        return FedPer(self.head).build()._replace(hold=self._hold)
+
+    def _hold(self, params: Any, progress: jax.Array) -> Any:
+        at_head, is_head = progress < self.head_share, matching(Model(params, ()), self.head).params
+        return jax.tree.map(lambda head: jnp.logical_not(at_head) if head else at_head, is_head)

@@ -1,0 +1,58 @@
+"""One-shot federated learning.
+
+Guha, Talwalkar, Smith: One-Shot Federated Learning, 2019 (arXiv 1902.11175): clients train alone, once, and send their
+models once; the server predicts with the ensemble of them, and distils it into one model on unlabelled images.
+
+Every client starts from the model that all began with, in whichever round it is called. The server's model is the mean
+of what it has been sent so far; the ensemble is judged, and `Experiment.distil` puts the distilled model in the mean's
+place, after the last round: see fed/oneshot.py. One round with a cohort of everyone is the paper's.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.uplink import Aggregate, Update
+
+
+class Memory(NamedTuple):
+    """What the server keeps beside the mean."""
+
+    start: Any  # the model that every client starts from
+    weight: jax.Array  # float32 [], of the updates in the mean
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """There is nothing to set."""
+
+    def build(self) -> Algorithm:
+        """Nothing can be wrong."""
+        return (
+            FedAvg()
+            .build()
+            ._replace(
+                init=lambda model: ServerState(model, Memory(model, jnp.float32(0))),
+                init_client=lambda model: model,
+                finish=_finish,
+                server=_server,
+                broadcast=lambda server, late: ServerState(server.extra.start, ()),
+                member=lambda client: client,
+            )
+        )
+
+
+def _finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
+    return Update(trees.subtract(result.model, server.model), result.examples), result.model
+
+
+def _server(server: ServerState, aggregate: Aggregate) -> ServerState:
+    weight = server.extra.weight + aggregate.weight
+    arrived = trees.add(server.extra.start, aggregate.delta)
+    step = trees.scale(aggregate.weight / weight, trees.subtract(arrived, server.model))
+    return ServerState(trees.add(server.model, step), server.extra._replace(weight=weight))

@@ -1,0 +1,71 @@
+"""Any optimiser of optax on the server, and FedAvgM.
+
+The mean update is taken for the negative of a gradient, as in algorithm 1 of Reddi et al. 2021 (arXiv 2003.00295).
+FedAvgM, the server's momentum: Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Federated
+Visual Classification, 2019 (arXiv 1909.06335), m <- momentum m + delta, x <- x + rate m.
+What changes without a gradient (running statistics) goes to its mean.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+from fedjax_mri import trees
+from fedjax_mri.fed.algorithm import Algorithm, ServerState, model_alone
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.checks import fraction, positive
+from fedjax_mri.fed.uplink import Aggregate
+from fedjax_mri.imports import imported
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (mean change of the params, memory, params) -> move, memory
+
+
+@dataclass(frozen=True)
+class ServerOptimizer:
+    """Settings of an optimiser on the server; SGD at rate 1 is federated averaging."""
+
+    optimizer: str = "optax.sgd"  # any importable function: learning rate -> optax transformation
+    rate: float = 1.0
+
+    def build(self) -> Algorithm:
+        """Raises UserError when there is no such optimiser or the rate is not positive."""
+        positive("rate", self.rate)
+        return optimised(imported(self.optimizer, "algorithm.optimizer")(self.rate))
+
+
+@dataclass(frozen=True)
+class FedAvgM:
+    """Settings of federated averaging with momentum on the server."""
+
+    rate: float = 1.0
+    momentum: float = 0.9
+
+    def build(self) -> Algorithm:
+        """Raises UserError when the rate is not positive or the momentum not in 0..1."""
+        positive("rate", self.rate)
+        fraction("momentum", self.momentum)
+        return optimised(optax.sgd(self.rate, self.momentum))
+
+
+def optimised(optimizer: optax.GradientTransformation) -> Algorithm:
+    """Federated averaging with an optimiser on the server."""
+
+    def step(delta: Any, memory: Any, params: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+            return optimizer.update(trees.scale(-1.0, delta), memory, params)
+
+    return moved_by(optimizer.init, step)
+
+
+def moved_by(init: Callable[[Any], Any], step: Step) -> Algorithm:
+    """Federated averaging whose server moves by `step`, with a memory from `init(params)`."""
+
+    def server(server: ServerState, aggregate: Aggregate) -> ServerState:
+        move, memory = step(aggregate.delta.params, server.extra, server.model.params)
+        return ServerState(trees.add(server.model, aggregate.delta._replace(params=move)), memory)
+
+    begin = lambda model: ServerState(model, init(model.params))  # noqa: E731
+    return FedAvg().build()._replace(init=begin, server=server, broadcast=model_alone)
