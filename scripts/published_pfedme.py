@@ -15,11 +15,10 @@ from fedjax_mri.data.resident import whole
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
 from fedjax_mri.fed import engine, placement, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.conditions import Turnout, ideal
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Cohort, Population, Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
@@ -34,15 +33,8 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
     task = Classify(network=LinearSettings()).build((1, 1, FEATURES), CLASSES, Compute())
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
     local = Local(2, 20, optax.sgd, lambda round: jnp.float32(0.02))  # two epochs are more than 20 steps for all
-    sim = Simulation(
-        task,
-        FedAvg().build(),
-        chain,
-        Uniform(10).build(Population(federation.train.sizes)),
-        local,
-        federation.train,
-        some,
-    )
+    sample = Uniform(10).build(Population(federation.train.sizes))
+    sim = Simulation(task, FedAvg().build(), chain, sample, local, federation.train, first(STEPS))
     fields = whole(federation.tests["held-out"].data).fields
     batch = {**fields, "weight": np.ones(len(fields["label"]), np.float32)}
 
@@ -60,11 +52,6 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
         return jax.vmap(one)(seeds)
 
     return np.asarray(every(jnp.arange(runs), placement.placed(sim.data, plan), batch))
-
-
-def some(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, mb: float) -> Turnout:
-    """The same number of steps for everyone, whatever their examples."""
-    return ideal(key, round, cohort, jnp.minimum(steps, STEPS), mb)
 
 
 def table(found: np.ndarray) -> str:

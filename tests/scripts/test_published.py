@@ -9,7 +9,7 @@ import published_pfedme
 import published_scaffold
 import pytest
 from published_fedprox import CLAIMS, DATA, SHARES, Line
-from published_scaffold import CURVATURE, GAPS, SLOPE, START
+from published_scaffold import CURVATURE, GAPS, RATE, SLOPE, START, Run
 
 from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.experiment import assemble, describe
@@ -19,77 +19,80 @@ from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.conditions import Partial
 
-RATE = 0.1
+RATES = np.geomspace(1e-3, 1, 60)
+PLAIN = [Run(steps, RATE, gap, 0) for steps in (1, 2, 10) for gap in GAPS]
+CORRECTED = [Run(steps, RATE, gap, primed) for primed in (0, 1) for steps in (2, 10) for gap in GAPS]
 
 
-def same_rate(gaps: np.ndarray = GAPS) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(len(gaps), RATE, np.float32), gaps
+@pytest.fixture(scope="module")
+def found() -> dict[tuple, np.ndarray]:
+    """Errors [80] by (method, K, rate, G, primed), all of a method's from one program."""
+    tuned = [Run(2, rate, 1.0, 0) for rate in RATES]
+    methods = {"FedAvg": (FedAvg(), PLAIN), "SCAFFOLD": (Scaffold(), CORRECTED)}
+    return {
+        (name, *run): one
+        for name, (algorithm, runs) in methods.items()
+        for run, one in zip(runs + tuned, published_scaffold.errors(algorithm, runs + tuned, 80))
+    }
 
 
-def test_one_local_step_is_gradient_descent() -> None:
-    found = published_scaffold.runs(FedAvg(), 1, 20)(*same_rate())
-    expected = (START * (1 - RATE) ** np.arange(1, 21)) ** 2 / 2
-    np.testing.assert_allclose(found, np.tile(expected, (3, 1)), rtol=2e-3)  # in float32, with gradients up to 100
+@pytest.mark.parametrize("gap", GAPS)
+def test_one_local_step_is_gradient_descent(found, gap) -> None:
+    expected = START * (1 - RATE) ** np.arange(1, 81)
+    np.testing.assert_allclose(np.sqrt(2 * found["FedAvg", 1, RATE, gap, 0]), expected, atol=1e-6 * gap)
 
 
+@pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("steps", [2, 10])
-def test_fedavg_ends_at_its_biased_fixed_point(steps) -> None:
-    found = np.asarray(published_scaffold.runs(FedAvg(), steps, 200)(*same_rate()))[:, -1]
-    ends = np.array([published_scaffold.drift(steps, RATE, float(gap)) for gap in GAPS])
-    np.testing.assert_allclose(found, ends**2 / 2, rtol=1e-3)
-    assert found.min() > 1e-3  # far from the optimum, and the farther the larger G
+def test_fedavg_ends_at_its_biased_fixed_point(found, steps, gap) -> None:
+    end = found["FedAvg", steps, RATE, gap, 0][-1]
+    assert end == pytest.approx(published_scaffold.drift(steps, RATE, gap) ** 2 / 2, rel=1e-3)
+    assert end > 1e-3  # far from the optimum, and the farther the larger G
 
 
-def plain_scaffold(steps: int, gap: float, primed: bool, rounds: int) -> np.ndarray:
-    """Algorithm 1 with option II in float64."""
-    slope, x = gap * SLOPE.astype(float), START
-    c = CURVATURE * x + slope if primed else np.zeros(2)
-    errors = []
-    for _ in range(rounds):
+def plain_scaffold(run: Run) -> np.ndarray:
+    """|x| after each of 80 rounds of algorithm 1 with option II, in float64."""
+    slope, x = run.gap * SLOPE.astype(float), START
+    c = run.primed * (CURVATURE * x + slope)
+    path = []
+    for _ in range(80):
         y = np.full(2, x)
-        for _ in range(steps):
+        for _ in range(run.steps):
             y = y - RATE * (CURVATURE * y + slope - c + c.mean())
-        c, x = c - c.mean() + (x - y) / (steps * RATE), y.mean()
-        errors.append(x**2 / 2)
-    return np.array(errors)
+        c, x = c - c.mean() + (x - y) / (run.steps * RATE), y.mean()
+        path.append(abs(x))
+    return np.array(path)
 
 
-@pytest.mark.parametrize("primed", [False, True])
+@pytest.mark.parametrize("run", CORRECTED)
+def test_scaffold_is_the_paper_s(found, run) -> None:
+    np.testing.assert_allclose(np.sqrt(2 * found["SCAFFOLD", *run]), plain_scaffold(run), atol=2e-6 * run.gap)
+
+
 @pytest.mark.parametrize("steps", [2, 10])
-def test_scaffold_is_the_paper_s_and_no_gap_slows_it_once_primed(steps, primed) -> None:
-    found = np.asarray(published_scaffold.runs(Scaffold(), steps, 12, primed)(*same_rate()))
-    for gap, one in zip(GAPS, found):
-        plain = plain_scaffold(steps, float(gap), primed, 12)
-        np.testing.assert_allclose(np.sqrt(2 * one), np.sqrt(2 * plain), rtol=1e-3, atol=2e-6 * gap)
-    if primed:
-        np.testing.assert_allclose(np.sqrt(found), np.sqrt(found[:1].repeat(3, 0)), atol=2e-4)
-    else:
-        assert found[2, 0] > 10 * found[0, 0]  # control variates of 0: the first round is FedAvg's
+def test_no_gap_slows_scaffold_but_in_the_first_round_of_control_variates_that_are_zero(found, steps) -> None:
+    primed, zero = ([np.sqrt(found["SCAFFOLD", steps, RATE, gap, start]) for gap in (1.0, 100.0)] for start in (1, 0))
+    np.testing.assert_allclose(*primed, atol=2e-4)
+    drift = steps * RATE - (1 - (1 - 2 * RATE) ** steps) / 2  # FedAvg's first round, per unit of G, times 2
+    np.testing.assert_allclose(abs(zero[1][0] - zero[0][0]), 99 * drift / 2 / np.sqrt(2), rtol=1e-3)
 
 
-def test_scaffold_is_twice_as_fast_with_two_steps_and_five_times_with_ten() -> None:
+def test_scaffold_is_twice_as_fast_with_two_steps_and_five_times_with_ten(found) -> None:
     """Section 7.2, at one rate for all."""
-    sgd, two, ten = (
-        published_scaffold.until(np.asarray(run(*same_rate()))[0], 1e-6)
-        for run in (
-            published_scaffold.runs(FedAvg(), 1, 80),
-            published_scaffold.runs(Scaffold(), 2, 80, True),
-            published_scaffold.runs(Scaffold(), 10, 80, True),
-        )
-    )
+    keys = ("FedAvg", 1, RATE, 1.0, 0), ("SCAFFOLD", 2, RATE, 1.0, 1), ("SCAFFOLD", 10, RATE, 1.0, 1)
+    sgd, two, ten = (published_scaffold.until(found[key], 1e-6) for key in keys)
     assert sgd / two == pytest.approx(2, abs=0.1)
     assert 4 < sgd / ten < 7
 
 
-def test_no_rate_saves_fedavg_from_the_lower_bound() -> None:
+def test_no_rate_saves_fedavg_from_the_lower_bound(found) -> None:
     """Theorem II: at least a constant times G^2 / (mu R^2) is left, whatever the rate; SCAFFOLD leaves far less."""
-    rates = np.geomspace(1e-3, 1, 60, dtype=np.float32)
-    gaps = np.ones_like(rates)
-    left = np.nanmin(np.asarray(published_scaffold.runs(FedAvg(), 2, 80)(rates, gaps)), 0)
+    fedavg, scaffold = (
+        np.nanmin([found[name, 2, rate, 1.0, 0] for rate in RATES], 0) for name in ("FedAvg", "SCAFFOLD")
+    )
     budget = np.array([10, 20, 40, 80])
-    assert (left[budget - 1] * budget**2 > 0.5).all()
-    assert (np.diff(np.log(left[budget - 1])) / np.log(2) > -2.1).all()
-    assert np.nanmin(np.asarray(published_scaffold.runs(Scaffold(), 2, 80)(rates, gaps))[:, -1]) < 1e-3 * left[-1]
+    assert (fedavg[budget - 1] * budget**2 > 0.5).all()
+    assert scaffold[-1] < 1e-3 * fedavg[-1]
 
 
 def test_rounds_until_a_target_are_counted_from_one() -> None:
@@ -100,14 +103,13 @@ def test_rounds_until_a_target_are_counted_from_one() -> None:
     assert published_scaffold.until(np.array([0.1, np.nan]), 1.0) is None
 
 
-@pytest.mark.parametrize(("late", "cell"), [("keep", (1.0, 0.5)), ("drop", (0.0, 0.5))])
-def test_a_cell_side_by_side_is_the_run_of_its_config(monkeypatch, late, cell) -> None:
+def test_a_cell_side_by_side_is_the_run_of_its_config(monkeypatch) -> None:
     small = replace(published_fedprox.CONFIG, local=replace(published_fedprox.CONFIG.local, epochs=3))
     monkeypatch.setattr(published_fedprox, "CONFIG", small)
     published_fedprox.program.cache_clear()
-    found = published_fedprox.curves(DATA["(1, 1)"], 1, late, [(0.0, 0.0), cell], 5)
+    found = published_fedprox.curves(DATA["(1, 1)"], 1, "keep", [(0.0, 0.0), (1.0, 0.5)], 5)
 
-    config = replace(small, algorithm=FedProx(mu=cell[0]), conditions=Partial(share=cell[1], late=late), rounds=5)
+    config = replace(small, algorithm=FedProx(mu=1.0), conditions=Partial(share=0.5), rounds=5)
     federation, plan = config.data.build(1), config.plan.resolve()
     sim, root = assemble(config, describe(federation), federation.train, plan), jax.random.key(1)
     state, *_ = segments.build(sim, plan, root, 5)(engine.first(sim, plan, root), 5)
