@@ -23,5 +23,5 @@ config = Experiment(
     algorithm=FedProx(mu=1.0),
     rounds=200,
     evaluate_every=5,
-    plan=Plan(devices=1, lanes=10, tune_s=0),
+    plan=Plan(devices=1, lanes=4, tune_s=0),
 )

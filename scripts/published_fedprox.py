@@ -38,7 +38,7 @@ DATA = {
 }
 SHARES = 0.0, 0.5, 0.9  # of stragglers
 KEPT = [(mu, share) for mu in (0.0, 1.0) for share in SHARES]  # FedProx
-DROPPED = [(0.0, share) for share in SHARES]  # FedAvg; without stragglers it is FedProx with mu = 0
+DROPPED = [(0.0, share) for share in SHARES[1:]]  # FedAvg; without stragglers it is FedProx with mu = 0
 CLIENTS, ROWS = CONFIG.data.clients, 2**15  # room for the examples of any seed up to 9: one program serves all
 EVERY, LAST = 5, 50  # rounds between two evaluations; rounds at the end over which figures are averaged
 
@@ -118,17 +118,18 @@ class Line(NamedTuple):
 
 def lines(name: str, seed: int, rounds: int) -> Iterator[Line]:
     """All cells of a data set."""
-    for late, cells in (("drop", DROPPED), ("keep", KEPT)):
+    for late, cells in (("keep", KEPT), ("drop", DROPPED)):
         found = curves(DATA[name], seed, late, cells, rounds)
-        for (mu, share), loss, accuracy in zip(cells, *found):
-            method = "FedAvg" if late == "drop" else f"FedProx, mu {mu:g}"
-            loss, accuracy = loss[-LAST // EVERY :], accuracy[-LAST // EVERY :]
-            yield Line(name, share, method, seed, float(loss.mean()), float(accuracy.mean()))
+        for (mu, share), *curve in zip(cells, *found):
+            loss, accuracy = (float(values[-LAST // EVERY :].mean()) for values in curve)
+            methods = ["FedAvg"] if late == "drop" else [f"FedProx, mu {mu:g}"]
+            methods += ["FedAvg"] if (late, mu, share) == ("keep", 0.0, 0.0) else []
+            yield from (Line(name, share, method, seed, loss, accuracy) for method in methods)
 
 
 def table(found: list[Line]) -> str:
     """Mean and standard deviation over seeds: loss, accuracy."""
-    methods = list(dict.fromkeys(line.method for line in found))
+    methods = "FedAvg", FREE, PULLED
     rows = [f"| synthetic | stragglers | {' | '.join(f'{method}: loss | accuracy' for method in methods)} |"]
     rows.append("|---" * (2 + 2 * len(methods)) + "|")
     for name in dict.fromkeys(line.data for line in found):

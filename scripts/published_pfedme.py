@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from published_scaffold import first
 from trajectory import trajectory
 
 from fedjax_mri.data.resident import whole
