@@ -132,15 +132,21 @@ def table() -> str:
 
 def rounds_table() -> str:
     """Rounds until f(x) - f* stays below TARGET, and what is left where it never does."""
-    kinds = [("FedAvg", FedAvg(), 1, 0), *(("FedAvg", FedAvg(), steps, 0) for steps in LOCAL)]
-    kinds += [("SCAFFOLD", Scaffold(), steps, primed) for primed in (0, 1) for steps in LOCAL]
-    found = [errors(kind, [Run(steps, RATE, gap, primed) for gap in GAPS], ROUNDS) for _, kind, steps, primed in kinds]
+    plain = [Run(steps, RATE, gap) for steps in (1, *LOCAL) for gap in GAPS]
+    corrected = [Run(steps, RATE, gap, primed) for primed in (0.0, 1.0) for steps in LOCAL for gap in GAPS]
+    found = np.concatenate([errors(FedAvg(), plain, ROUNDS), errors(Scaffold(), corrected, ROUNDS)])
     rows = [f"| rate {RATE:g} | K | c_i at first | {' | '.join(f'G = {gap:g}' for gap in GAPS)} |", "|---" * 6 + "|"]
-    for (name, _, steps, primed), several in zip(kinds, found):
-        start = "-" if name == "FedAvg" else "gradient" if primed else "0"
-        cells = " | ".join(reached(*pair) for pair in zip(several, found[0]))
-        rows.append(f"| {name if steps > 1 else 'SGD'} | {steps} | {start} | {cells} |")
+    every = [*plain, *corrected]
+    for place in range(0, len(every), len(GAPS)):
+        cells = map(reached, found[place : place + len(GAPS)], found)  # the first rows are SGD's, for each G
+        rows.append(f"| {named(every[place], place < len(plain))} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def named(run: Run, plain: bool) -> str:
+    """Method, K and control variates of a row."""
+    method = ("SGD" if run.steps == 1 else "FedAvg") if plain else "SCAFFOLD"
+    return f"{method} | {run.steps} | {'-' if plain else 'gradient' if run.primed else '0'}"
 
 
 def reached(error: np.ndarray, base: np.ndarray) -> str:
@@ -153,10 +159,10 @@ def bound_table() -> str:
     """f(x^R) - f* of FedAvg at its best rate for R rounds, also in units of theorem II: G^2 / (mu R^2), mu = 1."""
     titles = " | ".join(f"after R = {budget}" for budget in BUDGETS)
     rows = [f"| FedAvg, best of {len(RATES)} rates | G | {titles} |", "|---" * 5 + "|"]
-    for steps in LOCAL:
-        for gap in GAPS:
-            found = errors(FedAvg(), [Run(steps, rate, gap) for rate in RATES], max(BUDGETS))
-            best = [float(np.nanmin(found[:, budget - 1])) for budget in BUDGETS]
-            cells = [f"{error:.2g} = {error * (budget / gap) ** 2:.2g} G²/R²" for error, budget in zip(best, BUDGETS)]
-            rows.append(f"| K = {steps} | {gap:g} | {' | '.join(cells)} |")
+    kinds = [(steps, gap) for steps in LOCAL for gap in GAPS]
+    found = errors(FedAvg(), [Run(steps, rate, gap) for steps, gap in kinds for rate in RATES], max(BUDGETS))
+    for (steps, gap), several in zip(kinds, found.reshape(len(kinds), len(RATES), -1)):
+        best = [float(np.nanmin(several[:, budget - 1])) for budget in BUDGETS]
+        cells = [f"{error:.2g} = {error * (budget / gap) ** 2:.2g} G²/R²" for error, budget in zip(best, BUDGETS)]
+        rows.append(f"| K = {steps} | {gap:g} | {' | '.join(cells)} |")
     return "\n".join(rows)
