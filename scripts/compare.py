@@ -179,13 +179,14 @@ def circumstances(command: list[str]) -> str:
     return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over runs. Command: `{shlex.join(command)}`"
 
 
-def write(page: pathlib.Path, text: str) -> None:
+def write(page: pathlib.Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Puts `text` between the page's marks and leaves the rest as it is; makes page and marks where missing."""
+    start, end = marks
     whole = page.read_text() if page.exists() else HEADING
-    if MARKS[0] not in whole or MARKS[1] not in whole:
-        whole = whole.rstrip() + f"\n\n{MARKS[0]}\n{MARKS[1]}\n"
-    before, rest = whole.split(MARKS[0], 1)
-    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1], 1)[1]}")
+    if start not in whole or end not in whole:
+        whole = whole.rstrip() + f"\n\n{start}\n{end}\n"
+    before, rest = whole.split(start, 1)
+    page.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end, 1)[1]}")
 
 
 if __name__ == "__main__":

@@ -163,8 +163,10 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
 def plain_client(
     sim: Simulation, state: State, start: Start, client: int, root: jax.Array, most: int = 10**9
 ) -> tuple[Model, int, object]:
-    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser: model, steps, what
-    was noted."""
+    """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser.
+
+    Gives model, steps, what was noted.
+    """
     size, batch_size, model = int(sim.data.sizes[client]), sim.local.batch, start.model
     optimizer = sim.local.optimizer(sim.local.schedule(state.round))
     with jax.numpy_dtype_promotion("standard"):

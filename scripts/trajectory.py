@@ -1,0 +1,33 @@
+"""A whole run as one pure function, to be vmapped over seeds, rates and other numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from fedjax_mri.fed import engine
+from fedjax_mri.fed.engine import Simulation, State
+from fedjax_mri.fed.placement import Placed
+from fedjax_mri.fed.plan import Plan
+
+
+def trajectory(
+    sim: Simulation,
+    plan: Plan,
+    placed: Placed,
+    root: jax.Array,
+    start: State,
+    rounds: int,
+    observe: Callable[[State], Any],
+    every: int = 1,
+) -> Any:
+    """What `observe` sees after `every` so many rounds, each leaf [rounds // every, ...]; root is the run's key."""
+
+    def advance(_: Any, state: State) -> State:
+        return engine.one_round(sim, plan, state, root, placed, engine.drawn(sim, root, state.round))[0]
+
+    def segment(state: State, _: None) -> tuple[State, Any]:
+        state = jax.lax.fori_loop(0, every, advance, state)
+        return state, observe(state)
+
+    return jax.lax.scan(segment, start, None, rounds // every)[1]
