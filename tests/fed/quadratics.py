@@ -82,7 +82,7 @@ def clients(A: np.ndarray, b: np.ndarray, sizes: np.ndarray) -> ClientData:
 
 ROOT = jax.random.key(3)
 RATE = 0.1
-ALONE = Plan(devices=1, lanes=2).resolve()
+ALONE = Plan(devices=1, lanes=4).resolve()
 QUADRATIC = task()
 
 
@@ -150,6 +150,6 @@ def three_rounds(settings) -> engine.State:
     return run(four(settings, batch=2, cohort=3), 3)
 
 
-def noise(count: int, clients: int) -> Test:
-    a, b = matrices(count * clients, 9)
-    return Test(clients(a, b, np.full(clients, count)), np.arange(clients, dtype=np.int32))
+def noise(count: int, sites: int) -> Test:
+    a, b = matrices(count * sites, 9)
+    return Test(clients(a, b, np.full(sites, count)), np.arange(sites, dtype=np.int32))

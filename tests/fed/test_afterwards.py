@@ -125,6 +125,9 @@ def test_sites_without_an_owner_are_not_fine_tuned() -> None:
 # ---- a run
 
 
+SMALL = Classify(network=CNNSettings(widths=(8,)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Stripes:
     """Synthetic: bright or dark images, four hospitals."""
@@ -144,7 +147,7 @@ class Stripes:
 def test_a_run_ends_with_ensemble_student_and_fine_tuned_models(tmp_path) -> None:
     config = Experiment(
         data=Stripes(),
-        task=Classify(network=CNNSettings(widths=(8,))),
+        task=SMALL,
         local=LocalTraining(epochs=3, batch=4, learning_rate=0.01),
         sampling=Everyone(),
         algorithm=OneShot(),
@@ -173,6 +176,7 @@ def test_bad_last_steps_are_refused(change, says) -> None:
 
 
 def test_distillation_needs_an_ensemble(tmp_path) -> None:
-    config = Experiment(data=Stripes(), sampling=Everyone(), distil=oneshot.Distil(source=Stripes(), epochs=1))
+    distil = oneshot.Distil(source=Stripes(), epochs=1)
+    config = Experiment(data=Stripes(), task=SMALL, sampling=Everyone(), distil=distil)
     with pytest.raises(UserError, match=r"choose --fed\.algorithm oneshot"):
         experiment.run(config, tmp_path / "run", say=lambda line: None)
