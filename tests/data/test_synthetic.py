@@ -108,6 +108,14 @@ def test_published_digests(expected) -> None:
     assert f"| {seed} | {source.clients} |" in next(line for line in PAGE.splitlines() if expected in line)
 
 
+def test_alpha_changes_nothing() -> None:
+    """It shifts the scores of all classes alike: no label moves, whatever the paper says of it."""
+    assert len({digest(Synthetic(alpha, 0.5, clients=5).build(0).train) for alpha in (0.0, 0.5, 10.0)}) == 1
+    assert digest(Synthetic(0.0, 0.4, clients=5).build(0).train) != digest(
+        Synthetic(0.0, 0.5, clients=5).build(0).train
+    )
+
+
 def test_the_training_set_is_judged_too_and_nobody_is_tested_on_it_by_mistake() -> None:
     federation = Synthetic(clients=4).build(0)
     train, held_out = (whole(federation.tests[name].data).fields["image"] for name in ("training", "held-out"))
