@@ -15,7 +15,7 @@ from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, Uniform, of
+from fedjax_mri.fed.sampling import Everyone, Population, Uniform, of
 from fedjax_mri.tasks.task import Model, Phase, Task, everything, mean
 
 PARTS = {"body": 2, "norm": 1, "logits": 1}  # named as the networks' are, so that default patterns match
@@ -100,7 +100,7 @@ def run(sim: engine.Simulation, rounds: int, plan: Plan = ALONE) -> engine.State
 
 
 def some_late_some_twice(key: jax.Array, round: jax.Array):
-    client = Uniform(6).build(len(SIZES))(key, round).client
+    client = Uniform(6).build(Population(SIZES))(key, round).client
     return of(client, times=1.0 + (client % 2).astype(jnp.float32), late=client % 3)
 
 
@@ -136,7 +136,7 @@ def left(steps: int, mu: float = 0.0, rate: float = RATE) -> np.ndarray:
 def four(settings, batch: int = 6, cohort: int = 4, stages: tuple = (uplink.by_examples(),)) -> engine.Simulation:
     """Four clients of 1, 2, 3, 6 examples that are all the same: each step is down the client's whole gradient."""
     data = clients(np.repeat(A, UNEQUAL, 0), np.repeat(B, UNEQUAL, 0), UNEQUAL)
-    sample = Everyone().build(4) if cohort == 4 else Uniform(cohort).build(4)
+    sample = (Everyone() if cohort == 4 else Uniform(cohort)).build(Population(data.sizes))
     sim = simulation(QUADRATIC, data, stages, local=sgd(EPOCHS, batch), sample=sample)
     return with_algorithm(settings, sim)
 

@@ -54,7 +54,7 @@ from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.algorithms.serveroptimizer import FedAvgM, ServerOptimizer
 from fedjax_mri.fed.local import Start
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, of
+from fedjax_mri.fed.sampling import Everyone, Population, of
 from fedjax_mri.fed.uplink import Aggregate
 from fedjax_mri.tasks.task import Model
 
@@ -221,7 +221,7 @@ def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
 
 def test_scaffold_s_first_option_is_the_gradient_at_the_server_s_model() -> None:
     """Of two epochs one looks: over all 17 examples, the last batch holding one."""
-    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(len(SIZES)))
+    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(Population(SIZES)))
     x = np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)
     fields, rows = sim.data.store.fields, np.repeat(np.arange(len(SIZES)), SIZES) == 2
     gradient = np.einsum("nij,nj->ni", fields["A"][rows].astype(np.float64), x - fields["b"][rows]).mean(0)

@@ -15,7 +15,7 @@ from fedjax_mri.fed import engine, evaluate, members, segments
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.members import Member
 from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.sampling import Population, Uniform
 
 DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows
 RATES = [0.75, 0.5, 1.5]  # a constant of 1 would be simplified away, and the rest rounded otherwise
@@ -24,7 +24,7 @@ OWNER = np.array([0, 1, 2, -1, 4, 5, 6, 7, 8], np.int32)
 SIMULATIONS = {
     "clients keep statistics": lambda data: simulation(classifier(norm="batch", statistics="local"), data),
     "a cohort with a player at home": lambda data: simulation(
-        two_players(), data, local=adam(), sample=Uniform(4).build(len(SIZES))
+        two_players(), data, local=adam(), sample=Uniform(4).build(Population(SIZES))
     ),
 }
 
