@@ -98,7 +98,7 @@ def gained(gain: np.ndarray) -> list[str]:
     """What leaving each site out has shown."""
     others = np.where(np.eye(len(gain), dtype=bool), np.nan, gain)
     lines = [
-        (f"site {k}", int(np.sum(row > 0)), int(np.sum(row < 0)), mean(row), gain[k, k], mean(others[:, k]))
+        (f"site {k}", int(np.sum(row > 0)), int(np.sum(row < 0)), mean(row), float(gain[k, k]), mean(others[:, k]))
         for k, row in enumerate(others)
     ]
     heading = ("site", "helps", "hurts", "mean gain of the others", "its own gain", "mean gain from another")
@@ -132,7 +132,7 @@ def draw(found: Sequence[Row], synthetic: bool) -> Figure:
     for ax, (test, grouping) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels):
         mine = [row for row in found if (row.test, row.grouping) == (test, grouping)]
         panel(ax, sorted(mine, key=lambda row: row.accuracy) if grouping == SITE else mine)
-        ax.set(title=f"{test}, by {grouping}" + ", synthetic" * synthetic, ylabel="accuracy")
+        ax.set(title=f"{test}, by {grouping}" + ", synthetic" * synthetic, ylabel="accuracy", ylim=(-0.03, 1.03))
     return figure
 
 
