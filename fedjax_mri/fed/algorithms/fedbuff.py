@@ -26,7 +26,7 @@ class FedBuff:
     """Settings of FedBuff."""
 
     power: float = 0.5  # an update that is tau late counts (1 + tau)^-power; 0: all count the same
-    oldest: int = 8  # older models are forgotten: who is later starts from the oldest there is
+    oldest: int = 20  # older models are forgotten: who is later starts from the oldest there is
     server_rate: float = 1.0  # the server moves by this times the mean update
 
     def build(self) -> Algorithm:
