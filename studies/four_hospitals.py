@@ -12,6 +12,7 @@ import pathlib
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
+from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
@@ -24,12 +25,14 @@ from fedjax_mri.tasks.classify import Classify
 
 ROOT = pathlib.Path(os.environ.get("FEDJAX_MRI_BRAIN_TUMOR", "brain-tumor-mri"))
 SITES = SiteModel(class_alpha=2.0, patients_mean=150.0, patients_sigma=0.1, patients_max=200)
-STANDS_IN = Phantom(
-    clients=4,
-    test_clients=4,
-    test_patients=64,
-    sites=SITES,
-    lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+STANDS_IN = Drawn(
+    Phantom(
+        clients=4,
+        test_clients=4,
+        test_patients=64,
+        sites=SITES,
+        lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+    )
 )
 DATA = Folder(str(ROOT), size=64, split="grouped", partition=FOUR_HOSPITALS) if ROOT.is_dir() else STANDS_IN
 

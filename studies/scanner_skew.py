@@ -9,6 +9,7 @@ hospital are drawn, about the same middle; label mixes are nearly even.
 from dataclasses import replace
 
 from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
@@ -39,8 +40,13 @@ def sites(width: float, three_tesla: float, sequences: float) -> SiteModel:
 study = Study(
     base=Experiment(
         name="scanner skew",
-        data=Phantom(
-            clients=20, test_clients=20, test_patients=16, lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15)
+        data=Drawn(
+            Phantom(
+                clients=20,
+                test_clients=20,
+                test_patients=16,
+                lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+            )
         ),
         task=Classify(network=CNNSettings(widths=(16, 32, 64))),
         local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3),
@@ -55,7 +61,7 @@ study = Study(
             "BatchNorm": ("batch", "average"),
             "FedBN": ("batch", "local"),
         },
-        "data.sites": {
+        "data.source.sites": {
             "one scanner": sites(0.0, 0.0, 0.0),
             "noise and bias": sites(0.9, 0.0, 0.0),
             "and field strength": sites(0.9, 0.5, 0.0),

@@ -7,6 +7,7 @@ done by then is dropped or handed in as it is. Time is that of the virtual clock
 """
 
 from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
@@ -24,12 +25,14 @@ SITES = SiteModel(class_alpha=0.5, mr_noise=(0.01, 0.03), bias_field=(0.0, 0.2),
 study = Study(
     base=Experiment(
         name="stragglers",
-        data=Phantom(
-            clients=20,
-            test_clients=20,
-            test_patients=16,
-            sites=SITES,
-            lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+        data=Drawn(
+            Phantom(
+                clients=20,
+                test_clients=20,
+                test_patients=16,
+                sites=SITES,
+                lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
+            )
         ),
         task=Classify(network=CNNSettings(widths=(16, 32, 64))),
         local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3),
