@@ -11,8 +11,8 @@ import pathlib
 
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
-from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.data.drawn import Drawn
+from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
