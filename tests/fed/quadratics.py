@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from simulations import SIZES, simulation
+from simulations import simulation
 
 from fedjax_mri.data.client_data import ClientData, Test
 from fedjax_mri.data.resident import resident
@@ -99,13 +99,20 @@ def run(sim: engine.Simulation, rounds: int, plan: Plan = ALONE) -> engine.State
     return segments.build(sim, plan, ROOT, rounds)(engine.first(sim, plan, ROOT), rounds)[0]
 
 
+SIZES = np.array([5, 0, 9, 3, 1, 6], np.int32)
+
+
 def some_late_some_twice(key: jax.Array, round: jax.Array):
+<<<<<<< HEAD
     client = Uniform(6).build(Population(SIZES))(key, round).client
+=======
+    client = Uniform(4).build(len(SIZES))(key, round).client
+>>>>>>> alg
     return of(client, times=1.0 + (client % 2).astype(jnp.float32), late=client % 3)
 
 
 def ragged(settings) -> engine.Simulation:
-    """Nine clients of 0 to 17 examples, no two alike, batches of 4."""
+    """Six clients of 0 to 9 examples, no two alike, batches of 4; cohorts of four, some late, some drawn twice."""
     A, b = matrices(SIZES.sum())
     b += np.repeat(np.arange(len(SIZES)), SIZES)[:, None] / 5
     momentum = getattr(settings, "momentum", 0.0) if isinstance(settings, FedNova) else None

@@ -30,6 +30,7 @@ from fedjax_mri.tasks.task import Model, Phase, Task
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05
 AS_GIVEN = Compute()
+shuffled = jax.jit(locally.shuffled)
 
 
 def images(sizes: np.ndarray = SIZES) -> ClientData:
@@ -175,8 +176,13 @@ def plain_client(
     step, steps, noted = 0, sim.local.epochs * -(-size // batch_size), None
     for epoch in range(sim.local.epochs):
         order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
+<<<<<<< HEAD
         order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
         for first in range(0, min(size, (most - step) * batch_size), batch_size):
+=======
+        order = shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
+        for first in range(0, size, batch_size):
+>>>>>>> alg
             chosen = order[first : first + batch_size]
             weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
             batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))

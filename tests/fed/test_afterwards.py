@@ -11,6 +11,7 @@ from quadratics import (
     EPOCHS,
     QUADRATIC,
     ROOT,
+    SIZES,
     UNEQUAL,
     B,
     D,
@@ -22,7 +23,7 @@ from quadratics import (
     three_rounds,
     together,
 )
-from simulations import SIZES, plain_client
+from simulations import plain_client
 
 from fedjax_mri import experiment, runfolder, trees
 from fedjax_mri.config import Experiment, LocalTraining

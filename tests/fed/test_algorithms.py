@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from quadratics import (
-    ALONE,
     EPOCHS,
     PARTS,
     QUADRATIC,
     RATE,
     ROOT,
+    SIZES,
     UNEQUAL,
     A,
     B,
@@ -33,12 +33,12 @@ from quadratics import (
     three_rounds,
     together,
 )
-from simulations import SIZES, plain_client, plain_round, simulation
+from simulations import plain_client, plain_round, simulation
 
 from fedjax_mri import parts, trees
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments, uplink
-from fedjax_mri.fed.algorithm import traffic
+from fedjax_mri.fed.algorithm import LocalResult, traffic
 from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedbn import FedBN
@@ -70,28 +70,31 @@ VARIANTS = {name: kind() for name, kind in parts.settings("algorithm").items()} 
 def expected(name: str) -> engine.State:
     sim = ragged(VARIANTS[name])
     state = engine.init(sim, ROOT)
-    for _ in range(3):
+    for _ in range(2):
         state = plain_round(sim, state, ROOT)
     return state
 
 
-@pytest.mark.parametrize(("lanes", "devices"), [(3, 1), (2, 8)])
-@pytest.mark.parametrize("name", VARIANTS)
+STATEFUL = ("scaffold", "scaffold I", "feddyn", "ditto", "localonly", "fedrep", "fedbuff", "oneshot")
+TABLE = [*((name, 2, 4) for name in VARIANTS), *((name, 3, 1) for name in STATEFUL)]
+
+
+@pytest.mark.parametrize(("name", "lanes", "devices"), TABLE)
 def test_each_equals_a_plain_loop_and_resumes_to_the_bit(name: str, lanes: int, devices: int) -> None:
     sim, plan = ragged(VARIANTS[name]), Plan(devices=devices, lanes=lanes).resolve()
-    rounds = segments.build(sim, plan, ROOT, 3)
-    whole = jax.tree.map(np.asarray, rounds(engine.first(sim, plan, ROOT), 3)[0])
+    rounds = segments.build(sim, plan, ROOT, 2)
+    whole = jax.tree.map(np.asarray, rounds(engine.first(sim, plan, ROOT), 2)[0])
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(expected(name)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=3e-5, err_msg=jax.tree_util.keystr(path))
     saved = jax.tree.map(lambda x: np.asarray(x).copy(), rounds(engine.first(sim, plan, ROOT), 1)[0])
-    jax.tree.map(np.testing.assert_array_equal, rounds(engine.settle(plan, saved), 2)[0], whole)
+    jax.tree.map(np.testing.assert_array_equal, rounds(engine.settle(plan, saved), 1)[0], whole)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_moves_the_model_it_judges(name: str) -> None:
-    sim = ragged(VARIANTS[name])
-    model = lambda state: trees.join(state.server.model, trees.take(state.clients.model, 2))  # noqa: E731
-    before, after = model(engine.init(sim, ROOT)), model(expected(name))
+    client = int(np.argmax(expected(name).clients.rounds))
+    model = lambda state: trees.join(state.server.model, trees.take(state.clients.model, client))  # noqa: E731
+    before, after = model(engine.init(ragged(VARIANTS[name]), ROOT)), model(expected(name))
     assert trees.norm(trees.subtract(after.params, before.params)) > 0.01
 
 
@@ -198,11 +201,11 @@ def weights(sim: engine.Simulation) -> np.ndarray:
 
 @pytest.mark.parametrize("settings", [Scaffold(), Scaffold("I"), FedDyn(0.3)], ids=str)
 def test_the_server_s_sum_is_that_of_its_clients(settings) -> None:
-    """c = sum p_k c_k and h = sum p_k g_k, after cohorts of six of nine of whom some counted twice."""
+    """c = sum p_k c_k and h = sum p_k g_k, after cohorts of whom some counted twice."""
     sim = ragged(settings)
     state = run(sim, 7)
     total = jax.tree.map(lambda c: np.tensordot(weights(sim), np.asarray(c, np.float64), 1), state.clients.state)
-    assert trees.norm(total) > 0.1
+    assert trees.norm(total) > 0.01
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state.server.extra, total)
 
 
@@ -220,8 +223,13 @@ def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
 
 
 def test_scaffold_s_first_option_is_the_gradient_at_the_server_s_model() -> None:
+<<<<<<< HEAD
     """Of two epochs one looks: over all 17 examples, the last batch holding one."""
     sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(Population(SIZES)))
+=======
+    """Of two epochs one looks: over all 9 examples, the last batch holding one."""
+    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(len(SIZES)))
+>>>>>>> alg
     x = np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)
     fields, rows = sim.data.store.fields, np.repeat(np.arange(len(SIZES)), SIZES) == 2
     gradient = np.einsum("nij,nj->ni", fields["A"][rows].astype(np.float64), x - fields["b"][rows]).mean(0)
@@ -350,22 +358,29 @@ def test_bad_settings_are_refused_by_name(settings, says: str) -> None:
         settings.build()
 
 
-@pytest.mark.parametrize(
-    ("kind", "change"), [(FedProx, "mu"), (FedDyn, "alpha"), (FedAdam, "rate"), (Ditto, "strength")]
-)
-def test_settings_may_be_known_only_when_the_program_runs(kind, change: str) -> None:
-    """A round under a traced setting gives what the same number gives."""
-    value = 0.2
+NUMBERS = [
+    (kind, field.name)
+    for kind in parts.settings("algorithm").values()
+    for field in dataclasses.fields(kind)
+    if isinstance(field.default, float)
+]
 
-    def after(value) -> engine.State:
-        sim = four(dataclasses.replace(kind(), **{change: value}))
-        placed = engine.Placed(
-            sim.data.store, jnp.full(4, -1, jnp.int32), jnp.arange(4, dtype=jnp.int32), jnp.asarray(UNEQUAL)
-        )
-        cohort = sim.sample(ROOT, jnp.int32(0))
-        return engine.one_round(sim, ALONE, engine.init(sim, ROOT), ROOT, placed, cohort)[0].server.model
 
-    known, traced = jax.jit(lambda: after(value))(), jax.jit(after)(jnp.float32(value))
+@pytest.mark.parametrize(("kind", "field"), NUMBERS, ids=lambda one: getattr(one, "__name__", one))
+def test_numbers_may_be_known_only_when_the_program_runs(kind, field: str) -> None:
+    """An exchange between a client and the server under a traced setting gives what the same number gives."""
+
+    def exchange(value) -> tuple:
+        algorithm = dataclasses.replace(kind(), **{field: value}).build()
+        params = {"shared": jnp.arange(3.0), "personal": jnp.ones(3)}
+        server, client, late = algorithm.init(Model(params, {})), algorithm.init_client(Model(params, {})), jnp.int32(2)
+        sent, moved, one = algorithm.broadcast(server, late), trees.scale(2.0, params), jnp.float32(1)
+        grads = algorithm.gradient(params, moved, params, sent, client)
+        result = LocalResult(Model(moved, {}), late, one, one, late, one, algorithm.note(grads, one, jnp.float32(0.1)))
+        update, client = algorithm.finish(sent, client, result)
+        return grads, client, algorithm.server(server, Aggregate(update.delta, one, one, one))
+
+    known, traced = exchange(0.25), jax.jit(exchange)(jnp.float32(0.25))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), known, traced)
 
 
