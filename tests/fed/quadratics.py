@@ -103,11 +103,7 @@ SIZES = np.array([5, 0, 9, 3, 1, 6], np.int32)
 
 
 def some_late_some_twice(key: jax.Array, round: jax.Array):
-<<<<<<< HEAD
-    client = Uniform(6).build(Population(SIZES))(key, round).client
-=======
-    client = Uniform(4).build(len(SIZES))(key, round).client
->>>>>>> alg
+    client = Uniform(4).build(Population(SIZES))(key, round).client
     return of(client, times=1.0 + (client % 2).astype(jnp.float32), late=client % 3)
 
 

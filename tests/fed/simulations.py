@@ -176,13 +176,8 @@ def plain_client(
     step, steps, noted = 0, sim.local.epochs * -(-size // batch_size), None
     for epoch in range(sim.local.epochs):
         order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
-<<<<<<< HEAD
-        order = locally.shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
-        for first in range(0, min(size, (most - step) * batch_size), batch_size):
-=======
         order = shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
-        for first in range(0, size, batch_size):
->>>>>>> alg
+        for first in range(0, min(size, (most - step) * batch_size), batch_size):
             chosen = order[first : first + batch_size]
             weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
             batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))

@@ -223,13 +223,8 @@ def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
 
 
 def test_scaffold_s_first_option_is_the_gradient_at_the_server_s_model() -> None:
-<<<<<<< HEAD
-    """Of two epochs one looks: over all 17 examples, the last batch holding one."""
-    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(Population(SIZES)))
-=======
     """Of two epochs one looks: over all 9 examples, the last batch holding one."""
-    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(len(SIZES)))
->>>>>>> alg
+    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(Population(SIZES)))
     x = np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)
     fields, rows = sim.data.store.fields, np.repeat(np.arange(len(SIZES)), SIZES) == 2
     gradient = np.einsum("nij,nj->ni", fields["A"][rows].astype(np.float64), x - fields["b"][rows]).mean(0)
