@@ -174,6 +174,11 @@ def conclude(this: Prepared, state: State) -> tuple[State, dict[str, evaluate.Ju
     return state, further
 
 
+def concludes(config: Experiment) -> bool:
+    """Whether there is something to do after the last round. Raises UserError on a bad algorithm."""
+    return bool(config.finetune.epochs or config.distil.epochs) or config.algorithm.build().member is not None
+
+
 def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dict[str, float]]]:
     """The segment from one state to the next evaluation's, compiled now so that the time it takes is known."""
     root, every = jax.random.key(this.config.seed), this.config.evaluate_every

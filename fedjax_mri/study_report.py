@@ -230,8 +230,8 @@ def by_seed(gaps: Blocks) -> np.ndarray:
 
 def reached(found: Found, name: str, aim: float) -> Table:
     """What each variant has spent at the first evaluation at which it was as good as the aim, median over seeds."""
-    there = np.greater_equal(np.asarray(found.figures[name]), aim, dtype=bool)
-    ever, when = there.any(1), there.argmax(1)
+    there = found.figures[name] >= aim
+    ever, when = np.asarray(there.any(1)), there.argmax(1)
     rows = []
     for where, cells in variants(found, found.axes).items():
         costs = [np.where(ever, table[np.arange(len(table)), when], np.inf)[cells] for table in found.costs.values()]

@@ -39,7 +39,7 @@ def run(given: Study, out: pathlib.Path, shard: tuple[int, int] = (0, 1), say: S
     say(f"{len(mine)} cells, {len(mine) - len(todo)} of them finished; {len(batches)} kinds of program for the others")
     failures, build = Failures(), remembering()
     for batch in batches:
-        failures |= carry_out(batch, out, build, say)
+        failures |= attempt(batch, partial(carry_out, batch, out, build, say))
     for cell in (cell for cell in todo if cell.id in failures):
         say(f"failed: {cell.id} ({study.words(cell)}): {failures[cell.id]}")
     write_table(out)
@@ -115,9 +115,10 @@ def carry_out(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) 
 
 
 def alone_only(config: Experiment) -> bool:
-    """Whether the host has a part in the run that it can only have in one run at a time."""
+    """Whether the host has a part in the run, or work after it, that is for one run at a time."""
     plan = config.plan
-    return plan.data != "replicated" or plan.clients == "host" or plan.loop == "round"
+    hosted = plan.data != "replicated" or plan.clients == "host" or plan.loop == "round"
+    return hosted or experiment.concludes(config)
 
 
 def together(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say) -> Failures:

@@ -188,6 +188,9 @@ def test_failed_cells_do_not_stop_the_others(tmp_path, capsys) -> None:
     assert said.count("failed: ") == 2 and said.count("the training loss is no longer finite") == 2
     assert sorted(row["where"]["local.learning_rate"] for row in sweep.rows(out)) == [0.01, 0.01]
 
+    negative = {"algorithm.server_rate": [-1.0], "seed": range(2)}
+    assert "server_rate=-1.0" in " ".join(sweep.run(Study(BASE, negative), tmp_path / "bad", say=silent).values())
+
     axes = {"data.broken": [True, False], "sampling.cohort": [8, 9]}
     failures = sweep.run(Study(BASE, axes), tmp_path / "more", say=silent)
     assert sorted(failures.values())[:2] == 2 * ["data.broken=True: take False"] and len(failures) == 4

@@ -185,11 +185,9 @@ def judge(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State]
         return jax.jit(over(group, one), compiler_options=group.plan.compiler())
 
     def judged(state: State) -> dict[str, Metrics]:
-        done = {
-            name: program(tests[0][name].data.read)((one, group.placed), (state, group.members))
-            for name, one in tested.items()
-        }
-        return jax.tree.map(np.asarray, done)
+        mine = state, group.members
+        done = {name: program(tests[0][name].data.read)((one, group.placed), mine) for name, one in tested.items()}
+        return {name: jax.tree.map(np.asarray, metrics) for name, metrics in done.items()}
 
     return judged
 
