@@ -96,7 +96,7 @@ class Plan:
         need, there = analysis.temp_size_in_bytes + arguments, self.memory()
         if need > there:
             lanes = int(self.lanes * there / need)
-            smaller = "--plan.remat True, or a smaller local.batch" if self.remat is False else "a smaller local.batch"
+            smaller = "--plan.remat, or a smaller local.batch" if self.remat is False else "a smaller local.batch"
             raise UserError(
                 f"plan.lanes={self.lanes}: the program needs {need / 1e6:.0f} MB on each device, "
                 f"{(need - there) / 1e6:.0f} MB more than its {there / 1e6:.0f}; "

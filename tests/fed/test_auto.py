@@ -159,5 +159,5 @@ def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> Non
         segments.build(assemble(plan), plan, ROOT, 1)
     monkeypatch.setattr(Plan, "memory", lambda self: 1e3)
     monkeypatch.setattr(Plan, "budget", lambda self: 1e9)
-    with pytest.raises(UserError, match=r"--plan.remat True, or a smaller local.batch$"):
+    with pytest.raises(UserError, match=r"--plan.remat, or a smaller local.batch$"):
         segments.build(assemble(plan), plan, ROOT, 1)
