@@ -1,26 +1,38 @@
 """Drawn once: the source's examples, as bytes, client by client."""
 
-import jax
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 import numpy as np
+from simulations import SIZES, procedural
 
-from fedjax_mri.data.drawn import Drawn
-from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.data.drawn import Drawn, drawn
 from fedjax_mri.fed import members
 
-SOURCE = Phantom(clients=3, test_clients=2, test_patients=2, sites=SiteModel(patients_min=2, patients_max=5))
+OWNER = np.arange(len(SIZES), dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the engine's procedural test data are, as a source."""
+
+    def build(self, seed: int) -> Federation:
+        data = procedural()
+        return Federation(data, {"again": Test(data, OWNER)}, ("a", "b", "c"), np.zeros((len(SIZES), 3), np.int32))
 
 
 def test_examples_are_the_source_s_own() -> None:
-    ours, theirs = Drawn(SOURCE).build(1), SOURCE.build(1)
-    np.testing.assert_array_equal(ours.train.sizes, theirs.train.sizes)
-    client, index = jnp.int32(1), jnp.arange(2, dtype=jnp.int32)
-    kept = ours.train.read(ours.train.store, client, index)
-    drawn = jax.jit(theirs.train.read)(theirs.train.store, client, index)
-    np.testing.assert_array_equal(kept["label"], drawn["label"])
-    np.testing.assert_allclose(np.asarray(kept["image"]) / 255, drawn["image"], atol=0.51 / 255)
-    new = ours.tests["seen sites"].data
-    assert (np.asarray(new.read(new.store, client, index)["image"]) != np.asarray(kept["image"])).any()
-    assert ours.tests["unseen sites"].owner.tolist() == [-1, -1]
-    assert members.shape(ours.train) == members.shape(Drawn(SOURCE).build(2).train)
+    theirs, ours = procedural(), Drawn(Source()).build(0)
+    np.testing.assert_array_equal(ours.train.sizes, SIZES)
+    for data in (ours.train, ours.tests["again"].data):
+        for client in (0, 4):
+            index = jnp.arange(SIZES[client], dtype=jnp.int32)
+            kept, given = data.read(data.store, client, index), theirs.read(theirs.store, jnp.int32(client), index)
+            assert kept["image"].dtype == jnp.uint8
+            np.testing.assert_array_equal(kept["label"], given["label"])
+            np.testing.assert_allclose(np.asarray(kept["image"]) / 255, given["image"], atol=0.51 / 255)
+
+
+def test_what_is_drawn_can_be_stacked() -> None:
+    assert members.shape(drawn(procedural())) == members.shape(drawn(procedural()))
