@@ -67,16 +67,16 @@ class Weighted:
 
     def build(self, population: Population) -> Sampler:
         """Raises UserError when nobody has an example, or the cohort is empty or larger than the population."""
-        sizes = np.asarray(population.sizes, np.int32)
-        if not sizes.any():
+        sizes = jnp.asarray(population.sizes, jnp.int32)
+        if known(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
         places = fitting(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
         return _by_example(sizes, places) if self.replace else _largest_first(sizes, places)
 
 
-def _by_example(sizes: np.ndarray, places: int) -> Sampler:
+def _by_example(sizes: jax.Array, places: int) -> Sampler:
     """The owners of examples drawn evenly: whole numbers, so that no client is too large for rounding."""
-    ends = np.cumsum(sizes, dtype=np.int32)
+    ends = jnp.cumsum(sizes, dtype=jnp.int32)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         example = jax.random.randint(key, (places,), 0, ends[-1], jnp.int32)
@@ -85,8 +85,8 @@ def _by_example(sizes: np.ndarray, places: int) -> Sampler:
     return sample
 
 
-def _largest_first(sizes: np.ndarray, places: int) -> Sampler:
-    weights = np.log(np.maximum(sizes, 1)).astype(np.float32)
+def _largest_first(sizes: jax.Array, places: int) -> Sampler:
+    weights = jnp.log(jnp.maximum(sizes, 1).astype(jnp.float32))
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         score = jnp.where(sizes > 0, weights + jax.random.gumbel(key, sizes.shape, jnp.float32), -jnp.inf)
