@@ -100,7 +100,7 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
 
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
-    """Two epochs from the server's model on the owner's examples, by clients 4, 2 and one without any."""
+    """Two epochs, as in training, from the server's model on the owner's examples, by clients 4, 2 and one without any."""
     sim = ragged(FedPer())
     state, plan = run(sim, 2), dataclasses.replace(ALONE, clients=where)
     owner = np.array([4, 1, 2, 2], np.int32)
@@ -108,7 +108,7 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
     (judged,) = finetune.judge(sim, plan, {"a": test}, 2, engine.settle(plan, state), ROOT).values()
     found = judged.predictions.reshape(4, 3, -1)
     sub = finetune.among(sim, np.array([1, 2, 4]), 2)
-    sub = sub._replace(data=sub.data._replace(store=whole(sub.data)))
+    sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local)
     for client, one in enumerate(owner):
         model = trees.join(state.server.model, trees.take(state.clients.model, int(one)))
         start = Start(model, engine.ServerState(Model({}, {}), ()), ())
