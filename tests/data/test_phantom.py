@@ -261,7 +261,7 @@ def test_labels_count_what_read_gives(federation, read):
 
 def test_sites_are_grouped_by_what_they_are(federation):
     field, sequence = federation.groups["field strength"], federation.groups["sequence"]
-    sites, _ = census(SMALL, SEED)
+    sites, _ = census(SMALL, origin(SMALL, SEED), SMALL.clients)
     assert (np.array([float(name.removesuffix(" T")) for name in field]) == sites.field).all()
     assert set(sequence) <= set(SMALL.sites.protocols) and len(sequence) == SMALL.clients
 

@@ -100,7 +100,7 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
 
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
-    """Two epochs, as in training, from the server's model on the owner's examples, by clients 4, 2 and one without any."""
+    """Two epochs, as in training, from the server's model on its owner's examples; client 1 has none."""
     sim = ragged(FedPer())
     state, plan = run(sim, 2), dataclasses.replace(ALONE, clients=where)
     owner = np.array([4, 1, 2, 2], np.int32)
