@@ -162,7 +162,7 @@ def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
 
 
 def test_the_phantom_has_both() -> None:
-    data = partly(ClientData(np.ones(2, np.int32), origin(0, 0), reader(Phantom(), 0)), np.array([0, 2]))
+    data = partly(ClientData(np.ones(2, np.int32), origin(Phantom(), 0), reader(Phantom())), np.array([0, 2]))
     shapes = jax.eval_shape(data.read, data.store, jnp.int32(0), jnp.zeros(5, jnp.int32))
     assert (shapes["image"].shape, shapes["has"].shape) == ((5, 64, 64, 2), (5, 2))
 
