@@ -112,7 +112,7 @@ def cores() -> int:
 
 def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
     """Each experiment of the config file in turn, then one report for all."""
-    from fedjax_mri import config, experiment, processes, report, results
+    from fedjax_mri import config, experiment, processes, results
 
     variants = resolved(words.config, flags)
     out = words.out or pathlib.Path("runs", words.config.stem)
@@ -126,6 +126,8 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
         if processes.main():
             print(results.headline(folders[name]), flush=True)
     if processes.main():
+        from fedjax_mri import report  # matplotlib, after the run
+
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
 
@@ -251,7 +253,8 @@ class Bar:
 
     def watch(self, progress: Any) -> None:
         """After each segment."""
-        words = ", ".join(f"{name} {value:.4g}" for name, value in headline(progress.figures).items())
+        shown = headline(progress.figures, progress.headline)
+        words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if self._bar is None:
             print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
         else:
@@ -259,8 +262,8 @@ class Bar:
             self._bar.set_postfix_str(words)
 
 
-def headline(figures: dict[str, float]) -> dict[str, float]:
-    """What fits on one line."""
+def headline(figures: dict[str, float], first: str) -> dict[str, float]:
+    """What fits on one line, with the figure `first` of each test set."""
     wanted = {
         "clients_per_second": "clients/s",
         "images_per_second": "images/s",
@@ -268,4 +271,4 @@ def headline(figures: dict[str, float]) -> dict[str, float]:
         "train/nll": "loss",
     }
     chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
-    return chosen | {name: value for name, value in figures.items() if name.endswith("/accuracy")}
+    return chosen | {name: value for name, value in figures.items() if name.endswith(f"/{first}")}

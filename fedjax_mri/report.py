@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -27,6 +27,7 @@ from fedjax_mri.data.client_data import Table
 from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
+from fedjax_mri.record import RunRecord, TestResult
 
 FEW = 24  # clients that are shown one by one; more are shown as a distribution
 LONGEST = 200  # rows of a table, at most
@@ -57,34 +58,6 @@ STYLE: Any = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
 }
-
-
-class TestResult(NamedTuple):
-    """What a model did on one test set of M clients and n examples, C classes."""
-
-    tally: Tally  # NumPy, leading axis M
-    probabilities: np.ndarray  # float [n, C]
-    labels: np.ndarray  # int [n]
-    client: np.ndarray  # int [n], 0..M-1
-    samples: np.ndarray = np.zeros((0, 1, 1))  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]
-    sample_labels: np.ndarray = np.zeros(0, int)  # [s]
-    sample_probabilities: np.ndarray = np.zeros((0, 1))  # float [s, C]
-
-
-class RunRecord(NamedTuple):
-    """All that the report says about one run."""
-
-    name: str
-    config: dict[str, Any]  # resolved, nested
-    environment: dict[str, Any]  # versions, git, device, plan, command
-    history: list[dict[str, float]]  # a dict per segment: round, useful_share, "train/nll", "<test set>/accuracy"
-    classes: tuple[str, ...]
-    labels: np.ndarray  # int [N, C], training examples per client and class
-    tables: Sequence[Table]  # from the source
-    warnings: Sequence[str]
-    tests: dict[str, TestResult]
-    timings: dict[str, float]  # seconds by kind of work: compile, train, evaluate, ...
-    synthetic: bool  # then the report says so beside every figure
 
 
 @matplotlib.rc_context(STYLE)

@@ -5,6 +5,8 @@ RUN/run.json            versions, git state, device, plan; classes and partition
 RUN/metrics.jsonl       one line a segment
 RUN/events.*            the same for TensorBoard
 RUN/checkpoints/        by Orbax
+RUN/best/               the best of them, where `early` says what is best
+RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
 RUN/results.npz         final tallies and predictions
 RUN/report.html
 """
@@ -27,7 +29,8 @@ from fedjax_mri import processes
 from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
-FREE = ("rounds", "plan", "keep")  # what may differ when a run is continued: none of it changes what a round does
+# What may differ when a run is continued: none of it changes what a round does.
+FREE = ("rounds", "plan", "keep", "early", "pictures")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
@@ -91,7 +94,9 @@ def differences(before: configs.Experiment, now: configs.Experiment, free: Seque
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
-def facts(config: configs.Experiment, plan: Any, federation: Federation, described: Any) -> dict[str, Any]:
+def facts(
+    config: configs.Experiment, plan: Any, federation: Federation, described: Any, headline: Sequence[str]
+) -> dict[str, Any]:
     """What run.json says; `described` is all that must be known of the data to rebuild the model without it."""
     return {
         "name": config.name,
@@ -100,6 +105,7 @@ def facts(config: configs.Experiment, plan: Any, federation: Federation, describ
         **described._asdict(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
+        "headline": headline,
         "tables": [table._asdict() for table in federation.tables],
     }
 

@@ -60,7 +60,7 @@ study = Study(
             FedDyn(alpha=0.1),
             FedAdam(),
         ],
-        "data.source.sites.class_alpha": grid(0.05, 0.2, 1.0, 10.0),
+        "data.source.sites.class_alpha": grid(0.1, 0.3, 1.0, 10.0),
         "seed": range(5),
     },
 )
