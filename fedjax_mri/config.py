@@ -40,6 +40,7 @@ class LocalTraining:
     optimizer: str = "optax.adam"  # any importable function: learning rate -> optax transformation
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate over rounds
+    schedule_start: int = 0  # rounds at the full rate before cosine or linear set in
     schedule_rounds: int = 0  # rounds until cosine or linear reach their end; 0: the rounds of the experiment
     schedule_end: float = 0.0  # share of the learning rate left there
 
@@ -52,13 +53,16 @@ class LocalTraining:
         return Local(self.epochs, self.batch, imported(self.optimizer, "local.optimizer"), self._rate(rounds))
 
     def _rate(self, rounds: int) -> Callable[[jax.Array], jax.Array]:
-        over, end = self.schedule_rounds or rounds, self.schedule_end
+        start, end = self.schedule_start, self.schedule_end
+        over = (self.schedule_rounds or rounds) - start
+        if start < 0 or over < 1:
+            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the rounds of the schedule")
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
             "linear": lambda: optax.linear_schedule(self.learning_rate, self.learning_rate * end, over),
         }[self.schedule]()
-        return lambda round: jnp.asarray(rate(round.astype(jnp.float32)), jnp.float32)
+        return lambda round: jnp.asarray(rate(jnp.maximum(round.astype(jnp.float32) - start, 0.0)), jnp.float32)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
-from fedjax_mri.tasks import cyclegan
+from fedjax_mri.tasks import translation
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.task import Model, Task
@@ -122,7 +122,7 @@ def simulations(name: str) -> Callable[[Plan], Simulation]:
         return lambda plan: simulation(len(workload.sizes), workload.cohort)
     fields = dict(zip(("ct", "mr"), map(unit, pairs(workload)))) if workload.model == "cyclegan" else labelled(workload)
     data = resident(fields, np.split(np.arange(workload.images), workload.offsets[1:]))
-    adam = cyclegan.adam if workload.model == "cyclegan" else optax.sgd
+    adam = translation.adam if workload.model == "cyclegan" else optax.sgd
     local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
     sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
     chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
@@ -140,8 +140,8 @@ def quickstart(path: pathlib.Path) -> Callable[[Plan], Simulation]:
 
 
 def unit(images: np.ndarray) -> np.ndarray:
-    """uint8 to -1..1."""
-    return images.astype(np.float32) / 127.5 - 1
+    """uint8 to 0..1."""
+    return images.astype(np.float32) / 255
 
 
 def labelled(workload: Workload) -> dict[str, np.ndarray]:
@@ -151,7 +151,7 @@ def labelled(workload: Workload) -> dict[str, np.ndarray]:
 def task(workload: Workload, compute: Compute) -> Task:
     """What the workload learns; the CNN starts from the same weights as its peers."""
     if workload.model == "cyclegan":
-        return CycleGAN(GeneratorSettings(), PatchGANSettings()).build(workload.image, 0, compute)
+        return CycleGAN(GeneratorSettings(), PatchGANSettings(), window=None).build(workload.image, 0, compute)
     network = CNNSettings((32, 64), norm="none") if workload.model == "cnn" else ResNetSettings(18)
     built = Classify(network=network).build(workload.image, workload.classes, compute)
     if workload.model != "cnn":

@@ -21,6 +21,9 @@ from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.extras import Extras
+from fedjax_mri.tasks.pix2pix import Pix2Pix
+from fedjax_mri.tasks.unit import UNIT
 
 SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 BASE = Experiment(data=Phantom())
@@ -40,7 +43,9 @@ def test_shipped_configs_survive_a_round_trip_through_json(path) -> None:
         Experiment(data=Pooled(Phantom(size=128)), sampling=Everyone()),
         Experiment(data=Folder("x", partition=Dirichlet(3, 0.1))),
         Experiment(data=Phantom(), task=Classify(network=ResNetSettings(depth=50, norm="batch"))),
-        Experiment(data=Phantom(), task=CycleGAN(generator=GeneratorSettings(width=8))),
+        Experiment(data=Phantom(), task=CycleGAN(generator=GeneratorSettings(width=8), extras=Extras(ssim=1.0))),
+        Experiment(data=Phantom(), task=Pix2Pix(to="ct")),
+        Experiment(data=Phantom(), task=UNIT(window=None)),
     ],
 )
 def test_nested_choices_survive_too(one) -> None:
@@ -135,3 +140,14 @@ def test_schedules_start_at_the_rate_and_stay_at_their_end(schedule, end) -> Non
     local = LocalTraining(learning_rate=0.1, schedule=schedule, schedule_rounds=10, schedule_end=0.2).build(99)
     rates = [float(local.schedule(jnp.int32(round))) for round in (0, 10, 50)]
     assert rates == pytest.approx([0.1, end, end])
+
+
+def test_a_schedule_may_start_late() -> None:
+    """Constant for the first half, then down to nothing, as translation has it."""
+    import jax.numpy as jnp
+
+    local = LocalTraining(learning_rate=0.1, schedule="linear", schedule_start=10).build(20)
+    rates = [float(local.schedule(jnp.int32(round))) for round in (0, 10, 15, 20)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.0])
+    with pytest.raises(UserError, match="local.schedule_start=20"):
+        LocalTraining(schedule="linear", schedule_start=20).build(20)

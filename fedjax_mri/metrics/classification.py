@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.metrics.ratio import ratio
+
 BINS = 15  # equal-width confidence bins, closed above (Guo et al. 2017)
 
 
@@ -62,7 +64,7 @@ def pool(t: Tally) -> Tally:
 
 def accuracy(t: Tally) -> jax.Array:
     """Share of weight predicted right, [...]."""
-    return _ratio(_hits(t).sum(-1), t.weight)
+    return ratio(_hits(t).sum(-1), t.weight)
 
 
 def precision(t: Tally) -> jax.Array:
@@ -83,7 +85,7 @@ def f1(t: Tally) -> jax.Array:
 def specificity(t: Tally) -> jax.Array:
     """Share of the other classes' examples not taken for this class, [..., C]; nan where there are no others."""
     others = jnp.asarray(t.weight)[..., None] - _actual(t)
-    return _ratio(others - (_predicted(t) - _hits(t)), jnp.where(_present(t), others, 0.0))
+    return ratio(others - (_predicted(t) - _hits(t)), jnp.where(_present(t), others, 0.0))
 
 
 def macro(values: jax.Array) -> jax.Array:
@@ -93,26 +95,26 @@ def macro(values: jax.Array) -> jax.Array:
 
 def nll(t: Tally) -> jax.Array:
     """Mean negative log likelihood in nats, [...]."""
-    return _ratio(t.nll, t.weight)
+    return ratio(t.nll, t.weight)
 
 
 def calibration(t: Tally) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Share of examples, mean confidence and accuracy by confidence bin, each [..., 15]: the reliability diagram."""
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
-    return _ratio(weight, weight.sum(-1, keepdims=True)), _ratio(confidence, weight), _ratio(correct, weight)
+    return ratio(weight, weight.sum(-1, keepdims=True)), ratio(confidence, weight), ratio(correct, weight)
 
 
 def ece(t: Tally) -> jax.Array:
     """Expected calibration error over 15 bins, [...] (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
-    return _ratio(jnp.abs(confidence - correct).sum(-1), weight.sum(-1))
+    return ratio(jnp.abs(confidence - correct).sum(-1), weight.sum(-1))
 
 
 def interval(t: Tally, z: float = 1.959964) -> tuple[jax.Array, jax.Array]:
     """Score interval of the accuracy, low and high [...], 95 % by default, for independent examples (Wilson 1927)."""
     n, p = jnp.asarray(t.weight), accuracy(t)
-    centre = _ratio(p * n + z**2 / 2, n + z**2)
-    half = _ratio(z * jnp.sqrt(p * (1 - p) * n + z**2 / 4), n + z**2)
+    centre = ratio(p * n + z**2 / 2, n + z**2)
+    half = ratio(z * jnp.sqrt(p * (1 - p) * n + z**2 / 4), n + z**2)
     return jnp.maximum(centre - half, 0.0), jnp.minimum(centre + half, 1.0)
 
 
@@ -147,14 +149,8 @@ def _present(t: Tally) -> jax.Array:
 
 def _per_class(t: Tally, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """The ratio, 0 for a class without a denominator that occurs all the same, nan for one that does not occur."""
-    ratio = jnp.where(denominator > 0, _ratio(numerator, denominator), 0.0)
+    ratio = jnp.where(denominator > 0, ratio(numerator, denominator), 0.0)
     return jnp.where(_present(t), ratio, jnp.nan)
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
-    some = denominator > 0
-    return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), jnp.nan)
 
 
 def roc_auc(scores: np.ndarray, positives: np.ndarray, weight: np.ndarray | None = None) -> float:

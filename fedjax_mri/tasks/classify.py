@@ -13,7 +13,7 @@ from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
-from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Phase, Task, everything, mean
 
 TINY = 1e-30  # a probability whose logarithm is still finite
 
@@ -41,7 +41,7 @@ def classify(settings: Classify, net: Net) -> Task:
     def logits(params: Params, carry: Carry, batch: Batch, x: jax.Array, train: bool) -> tuple[jax.Array, Carry]:
         return net.apply(params, carry, x, batch["weight"], train)
 
-    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         x = training_images(settings.preprocess, settings.augment, key, batch["image"])
         scores, carry = logits(params, carry, batch, x, True)
         cost = mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]), batch["weight"])

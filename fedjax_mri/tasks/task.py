@@ -11,6 +11,7 @@ Params = PyTree
 Carry = PyTree  # what changes without a gradient: running statistics, an image pool
 Batch = dict[str, jax.Array]  # field -> [B, ...], among them "weight" [B], 0 for padding
 Metrics = PyTree  # sums with their weights: adding two merges them
+Loss = tuple[jax.Array, tuple[Carry, Metrics]]  # what a phase minimises, and what it leaves
 
 
 class Model(NamedTuple):
@@ -27,7 +28,7 @@ class Phase(NamedTuple):
     the others through `stop_gradient`. Where one player must see the other's *new* parameters, there are two.
     """
 
-    loss: Callable[[Params, Carry, Batch, jax.Array], tuple[jax.Array, tuple[Carry, Metrics]]]  # last: key
+    loss: Callable[[Params, Carry, Batch, jax.Array], Loss]  # last: key
     moves: Callable[[Params], PyTree]  # params -> bool at each leaf
 
 

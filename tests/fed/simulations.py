@@ -23,8 +23,10 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.layers import NormKind
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.pix2pix import Pix2Pix
 from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
@@ -88,10 +90,21 @@ def two_players() -> Task:
 
 
 def cyclegan() -> Simulation:
-    """Unpaired translation between noise and darker noise by two hospitals, of which one ends on half a batch."""
-    settings = CycleGAN(GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1), pool=2)
+    """Unpaired translation."""
+    nets = GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1)
+    return translation(CycleGAN(*nets, window=None, pool=2))
+
+
+def pix2pix() -> Simulation:
+    """Paired translation: a player after the other, statistics and a key in the carry, a discriminator at home."""
+    nets = UNetSettings(depth=2, width=4), PatchGANSettings(width=4, halvings=1, norm="batch")
+    return translation(Pix2Pix("mr", *nets, window=None, discriminators="local"))
+
+
+def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
+    """Between noise and darker noise by two hospitals, of which one ends on half a batch."""
     rng, sizes = np.random.default_rng(0), [3, 2]
-    arrays = {name: rng.uniform(-1, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0))}
+    arrays = {name: rng.uniform(0, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0.5))}
     data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
     local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))
     return simulation(settings.build((16, 16, 1), 0, Compute("xla")), data, local=local)
@@ -130,6 +143,7 @@ CASES: dict[str, Callable[[], Simulation]] = {
         classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
     ),
     "cyclegan": cyclegan,
+    "pix2pix": pix2pix,
 }
 
 

@@ -1,26 +1,51 @@
 """The CycleGAN task: one sum moves all players as the reference's alternation does; padding is nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from fedjax_mri.data.phantom.physics import NAMES
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
-from fedjax_mri.tasks import image_pool
-from fedjax_mri.tasks.cyclegan import CycleGAN, adam
+from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.extras import Extras
+from fedjax_mri.tasks.translation import adam
 
 IMAGE = (16, 16, 1)
 GENERATOR, DISCRIMINATOR = GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1)
-SMALL = CycleGAN(GENERATOR, DISCRIMINATOR, pool=2)
+SMALL = CycleGAN(GENERATOR, DISCRIMINATOR, window=(-200.0, 200.0), pool=2)
 
 
 def batch(seed: int, count: int = 1) -> dict[str, jax.Array]:
-    """Noise, smooth on one side."""
+    """Noise: CT in HU within the window, MR in 0..1 and mostly bright."""
     ct, mr = jax.random.uniform(jax.random.key(seed), (2, count, *IMAGE), minval=-1.0, maxval=1.0)
-    return {"ct": ct, "mr": mr * 0.5 + 0.3, "weight": jnp.ones(count)}
+    return {"ct": 200 * ct, "mr": mr / 4 + 0.65, "weight": jnp.ones(count)}
+
+
+class ListPool:
+    """The reference's pool, a list; what it leaves to chance is decided by the task's key."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.images = size, []
+
+    def query(self, images, key) -> jax.Array:
+        shown = []
+        for image, own in zip(images, jax.random.split(key, len(images))):
+            place = int(jax.random.randint(jax.random.fold_in(own, 0), (), 0, self.size))
+            if len(self.images) < self.size:
+                self.images.append(image)
+                shown.append(image)
+            elif bool(jax.random.bernoulli(jax.random.fold_in(own, 1))):
+                shown.append(self.images[place])
+                self.images[place] = image
+            else:
+                shown.append(image)
+        return jnp.stack(shown)
 
 
 class Reference:
@@ -34,7 +59,7 @@ class Reference:
         self.state_g, self.state_d = self.adam_g.init(self.g), self.adam_d.init(self.d)
         self.grad_g = jax.jit(jax.grad(self.generators, has_aux=True))
         self.grad_d = jax.jit(jax.grad(self.discriminators))
-        self.pools = {to: image_pool.empty(2, IMAGE) for to in ("ct", "mr")}
+        self.pools = {to: ListPool(2) for to in ("ct", "mr")}
 
     def generators(self, g, d, ct, mr):
         fake_mr, fake_ct = self.generate(g["mr"], ct), self.generate(g["ct"], mr)
@@ -50,14 +75,14 @@ class Reference:
         return one("ct") / 2 + one("mr") / 2
 
     def step(self, batch, key) -> None:
+        batch = {"ct": batch["ct"] / 200, "mr": 2 * batch["mr"] - 1}
         grads, fakes = self.grad_g(self.g, self.d, batch["ct"], batch["mr"])
         with jax.numpy_dtype_promotion("standard"):
             updates, self.state_g = self.adam_g.update(grads, self.state_g)
         self.g = optax.apply_updates(self.g, updates)
         shown = {}
         for number, to in enumerate(("ct", "mr")):
-            own = jax.random.fold_in(key, number)
-            shown[to], self.pools[to] = image_pool.exchange(self.pools[to], fakes[to], batch["weight"], own)
+            shown[to] = self.pools[to].query(fakes[to], jax.random.fold_in(key, number))
         grads = self.grad_d(self.d, {to: batch[to] for to in shown}, shown)
         with jax.numpy_dtype_promotion("standard"):
             updates, self.state_d = self.adam_d.update(grads, self.state_d)
@@ -90,10 +115,12 @@ def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
         np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=name)
         assert float(jnp.abs(actual - start[name]).max()) > 2e-4, name
     for to, pool in reference.pools.items():
-        np.testing.assert_allclose(carry[to].images, pool.images, atol=1e-5)
+        np.testing.assert_allclose(carry["pool"][to].images, np.stack(pool.images), atol=1e-5)
     fakes, probe = jax.jit(task.predict)(params, carry, batch(9)), batch(9)
-    for source, to in (("ct", "mr"), ("mr", "ct")):
-        np.testing.assert_allclose(fakes[to], reference.generate(reference.g[to], probe[source]), atol=1e-5)
+    mr = reference.generate(reference.g["mr"], probe["ct"] / 200)
+    ct = reference.generate(reference.g["ct"], 2 * probe["mr"] - 1)
+    np.testing.assert_allclose(fakes["mr"], (mr + 1) / 2, atol=1e-5)
+    np.testing.assert_allclose(fakes["ct"], 200 * ct, atol=2e-3)
 
 
 def test_padding_changes_neither_gradient_nor_pool() -> None:
@@ -111,7 +138,8 @@ def test_evaluation_is_by_its_terms() -> None:
     model, data = task.init(jax.random.key(0)), batch(0, 2)
     predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
     back = predict(*model, predict(*model, data))
-    cycle = sum(float(jnp.abs(back[name] - data[name]).mean()) for name in ("ct", "mr"))
+    scale = {"ct": 200, "mr": 1 / 2}  # of one in -1..1
+    cycle = sum(float(jnp.abs(back[name] - data[name]).mean() / scale[name]) for name in scale)
     figures = task.summary(sums)
     assert figures["cycle"] == pytest.approx(cycle, rel=1e-5)
     assert float(task.score(sums)) == pytest.approx(-cycle, rel=1e-5)
@@ -125,6 +153,40 @@ def test_what_travels(discriminators, travels) -> None:
     assert all(jax.tree.leaves(shared.params["generator"]))
     assert set(jax.tree.leaves(shared.params["discriminator"])) == {travels}
     assert not any(jax.tree.leaves(shared.carry))
+
+
+def test_who_is_whose_pair_changes_nothing() -> None:
+    task = dataclasses.replace(SMALL, pool=0).build(IMAGE, 0, Compute("xla"))
+    model, loss, data = task.init(jax.random.key(0)), jax.jit(task.phases[0].loss), batch(0, 2)
+    shuffled = {**data, "mr": data["mr"][::-1]}
+    ours, theirs = (loss(*model, one, jax.random.key(1))[0] for one in (data, shuffled))
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+
+
+def test_terms_of_weight_0_are_not_traced() -> None:
+    def program(settings) -> str:
+        task = settings.build(IMAGE, 0, Compute("xla"))
+        model = jax.eval_shape(task.init, jax.random.key(0))
+        return str(jax.make_jaxpr(task.phases[0].loss)(*model, batch(0), jax.random.key(0)))
+
+    idle = Extras(biophysical_norm="l2", encoder="no.such.function")
+    assert program(SMALL) == program(dataclasses.replace(SMALL, extras=idle))
+    assert program(SMALL) != program(dataclasses.replace(SMALL, extras=Extras(gradient_difference=1.0)))
+
+
+def test_extra_terms_are_added_by_their_weights() -> None:
+    asked = Extras(biophysical=2.0, hu_bounds=3.0, gradient_difference=5.0)
+    data = batch(0, 2) | {"signals": jax.random.uniform(jax.random.key(5), (2, len(NAMES)))}
+    found = {}
+    for name, extras in (("without", Extras()), ("with", asked)):
+        task = dataclasses.replace(SMALL, extras=extras).build(IMAGE, 0, Compute("xla"))
+        model = task.init(jax.random.key(0))
+        loss, (_, sums) = jax.jit(task.phases[0].loss)(*model, data, jax.random.key(1))
+        found[name] = float(loss), task.summary(sums)
+    figures = found["with"][1]
+    added = 2 * figures["biophysical"] + 3 * figures["hu_bounds"] + 5 * figures["gradient_difference"]
+    assert found["with"][0] == pytest.approx(found["without"][0] + added, rel=1e-5)
+    assert min(figures.values()) > 0
 
 
 @pytest.mark.parametrize("name", ["cycle", "identity", "pool"])

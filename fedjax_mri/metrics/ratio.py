@@ -1,0 +1,11 @@
+"""Division of sums by their weights."""
+
+import jax
+import jax.numpy as jnp
+
+
+def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """numerator / denominator, nan where the denominator is not above 0; safe to differentiate."""
+    numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
+    some = denominator > 0
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), jnp.nan)

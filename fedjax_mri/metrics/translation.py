@@ -1,0 +1,175 @@
+"""What only a phantom can tell of a translated image: errors by tissue, lesions kept, lesions made up.
+
+All are sums with their weights over one batch, so adding two tallies merges them, and every figure takes any leading
+dimensions (`[...]`, say one tally per site). Images are float32 [B, H, W, 1], `weight` is [B] (0 for padding).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.metrics.ratio import ratio
+from fedjax_mri.metrics.structure import pixel_size
+from fedjax_mri.metrics.window import smooth
+
+
+class TissueTally(NamedTuple):
+    """Sums over pixels, each weighted by how much of it is that tissue."""
+
+    absolute: jax.Array  # [..., T] |made - truth|, in the images' units
+    signed: jax.Array  # [..., T] made - truth
+    weight: jax.Array  # [..., T] pixels
+
+
+def tissue_tally(made: jax.Array, truth: jax.Array, tissue: jax.Array, weight: jax.Array) -> TissueTally:
+    """Sums over one batch; tissue memberships [B, H, W, T]. In HU for CT, in 0..1 for MR, as the images are."""
+    # Padding must not leak nan x 0.
+    error = jnp.where(_per_image(weight) > 0, made - truth, 0.0)[..., 0]
+
+    def total(values: jax.Array) -> jax.Array:
+        return jnp.einsum("bhw,bhwt,b->t", values, tissue, weight, precision="highest")
+
+    return TissueTally(total(jnp.abs(error)), total(error), total(jnp.ones_like(error)))
+
+
+def tissue_error(t: TissueTally) -> jax.Array:
+    """Mean absolute error per tissue, [..., T]; nan for one that does not occur."""
+    return ratio(t.absolute, t.weight)
+
+
+def tissue_bias(t: TissueTally) -> jax.Array:
+    """Mean of made minus truth per tissue, [..., T]."""
+    return ratio(t.signed, t.weight)
+
+
+def tissue_summary(t: TissueTally, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """Name -> (error, bias) of each tissue that occurs, for a tally without leading dimensions."""
+    rows = zip(names, tissue_error(t), tissue_bias(t), t.weight)
+    return {name: (float(error), float(bias)) for name, error, bias, weight in rows if weight > 0}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a lesion is told from brain by its grey value alone: the same for the true image and the one made."""
+
+    blur: float = 4.0  # mm, standard deviation; noise is not a lesion
+    deviation: float = 3.0  # from the brain's median, in robust standard deviations (1.4826 MAD)
+    area: float = 0.03  # share of the brain that must deviate for a patient to have a lesion
+    ring: float = 8.0  # mm round a lesion, with which its contrast is compared
+    brain: float = 0.95  # membership of a pixel that counts as brain
+
+
+class LesionTally(NamedTuple):
+    """Sums over patients, [...]."""
+
+    dice: jax.Array  # Dice of the lesion found in the made image with the true mask
+    ceiling: jax.Array  # Dice of the lesion found in the true image with it
+    kept: jax.Array  # contrast in the made image x contrast in the true one
+    contrast: jax.Array  # contrast in the true image, squared
+    lesions: jax.Array  # patients with a lesion
+    hallucinated: jax.Array  # healthy patients in whom only the made image has a lesion
+    mistaken: jax.Array  # healthy patients in whom the true image has one: the rule's own false positives
+    healthy: jax.Array  # patients without a lesion
+
+
+def brain(tissue: jax.Array, within: jax.Array, rule: Rule) -> jax.Array:
+    """Where to look for lesions, bool [B, H, W, 1]: tissue [B, H, W, T], within [T] 1 for parenchyma and tumours.
+
+    Leave out fluid, blood, bone and all outside the skull, which deviate from brain in health.
+    """
+    return (tissue @ within > rule.brain)[..., None]
+
+
+def segment(image: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+    """The lesion by the rule, bool [B, H, W, 1]: brain whose blurred value is too far from the median of the brain.
+
+    Either way, as a tumour may be bright (with contrast agent) or dark (its necrosis).
+    """
+    inside = brain.astype(image.dtype)
+    sd = rule.blur / pixel_size(image)
+    # Nothing from outside the brain may bleed into it.
+    value = ratio(smooth(jnp.where(brain, image, 0.0), sd), smooth(inside, sd))
+    middle = _median(value, brain)
+    distance = jnp.abs(value - middle)
+    return brain & (distance > rule.deviation * 1.4826 * _median(distance, brain))
+
+
+def found(lesion: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+    """Whether what was segmented is large enough to be called a lesion, bool [B]."""
+    return lesion.mean((1, 2, 3)) > rule.area * brain.mean((1, 2, 3))
+
+
+def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+    """Mean in the lesion minus mean in the ring of brain round it, [B]; nan without either. mask in 0..1."""
+    reach = rule.ring / pixel_size(image)
+    near = _grown(mask, 1 + round(reach)) - _grown(mask, 1)
+    ring = (near > 0.5) & brain
+    return _mean(image, mask) - _mean(image, ring.astype(image.dtype))
+
+
+def lesion_tally(
+    made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: Rule
+) -> LesionTally:
+    """Sums over one batch: made and true images, the true lesion's `mask` in 0..1 (empty in the healthy), `brain`."""
+    ill = mask.sum((1, 2, 3)) > 0
+    seen = {name: segment(image, brain, rule) for name, image in (("made", made), ("truth", truth))}
+    there = {name: found(lesion, brain, rule) for name, lesion in seen.items()}
+    to, true = (contrast(image, mask, brain, rule) for image in (made, truth))
+
+    def total(values: jax.Array, of: jax.Array) -> jax.Array:
+        return jnp.where(of & (weight > 0), values * weight, 0.0).sum()
+
+    one, known = jnp.ones_like(weight), ill & ~jnp.isnan(true)
+    return LesionTally(
+        dice=total(dice(seen["made"], mask), ill),
+        ceiling=total(dice(seen["truth"], mask), ill),
+        kept=total(to * true, known),
+        contrast=total(true * true, known),
+        lesions=total(one, ill),
+        hallucinated=total(one, ~ill & there["made"] & ~there["truth"]),
+        mistaken=total(one, ~ill & there["truth"]),
+        healthy=total(one, ~ill),
+    )
+
+
+def dice(found: jax.Array, mask: jax.Array) -> jax.Array:
+    """Twice the overlap over the sum of both, [B]; found bool, mask in 0..1; nan where both are empty."""
+    found = found.astype(mask.dtype)
+    return ratio(2 * (found * mask).sum((1, 2, 3)), (found + mask).sum((1, 2, 3)))
+
+
+def lesion_summary(t: LesionTally) -> dict[str, float]:
+    """The figures of one tally without leading dimensions.
+
+    `contrast kept` is the mean of made over true contrast, weighted by the square of the latter: the slope of the one
+    on the other, so that a lesion which no one can see in the true image does not decide the figure.
+    """
+    figures = {
+        "lesion Dice": ratio(t.dice, t.lesions),
+        "lesion Dice of the true image": ratio(t.ceiling, t.lesions),
+        "contrast kept": ratio(t.kept, t.contrast),
+        "hallucination rate": ratio(t.hallucinated, t.healthy),
+        "false positives in true images": ratio(t.mistaken, t.healthy),
+    }
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _per_image(weight: jax.Array) -> jax.Array:
+    return weight[:, None, None, None]
+
+
+def _mean(image: jax.Array, mask: jax.Array) -> jax.Array:
+    return ratio((image * mask).sum((1, 2, 3)), mask.sum((1, 2, 3)))
+
+
+def _median(image: jax.Array, brain: jax.Array) -> jax.Array:
+    """Of the pixels in the brain, [B, 1, 1, 1]."""
+    return jnp.nanmedian(jnp.where(brain, image, jnp.nan), (1, 2, 3), keepdims=True)
+
+
+def _grown(mask: jax.Array, pixels: int) -> jax.Array:
+    """The largest value within a square of that reach."""
+    side = 2 * pixels + 1
+    return jax.lax.reduce_window(mask, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, 1, 1, 1), "SAME")

@@ -1,0 +1,48 @@
+"""Weighted sums over a sliding window, one axis after the other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def gaussian(size: int, sd: float) -> np.ndarray:
+    """Weights of a Gaussian of standard deviation `sd` pixels, cut to `size` pixels, sum 1: float64 [size]."""
+    distance = np.arange(size) - (size - 1) / 2
+    weights = np.exp(-0.5 * (distance / sd) ** 2)
+    return weights / weights.sum()
+
+
+def uniform(size: int) -> np.ndarray:
+    """Equal weights, sum 1: float64 [size]."""
+    return np.full(size, 1 / size)
+
+
+def shifts(x: jax.Array, size: int, axis: int) -> list[jax.Array]:
+    """The `size` slices of `x` that a window sees in turn; windows lie within `x`, so `axis` loses size - 1 pixels."""
+    length = x.shape[axis] - size + 1
+    return [jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(size)]
+
+
+def total(weights: np.ndarray, terms: list[jax.Array]) -> jax.Array:
+    """Sum of weights [K] times K terms of one shape."""
+    return functools.reduce(jnp.add, [np.float32(w) * term for w, term in zip(weights, terms)])
+
+
+def smooth(x: jax.Array, sd: float, axes: tuple[int, ...] = (1, 2)) -> jax.Array:
+    """Gaussian blur of `sd` pixels, cut at three of them, same shape; the border is repeated outwards."""
+    reach = int(np.ceil(3 * sd))
+    for axis in axes:
+        pads = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
+        x = total(gaussian(2 * reach + 1, sd), shifts(jnp.pad(x, pads, mode="edge"), 2 * reach + 1, axis))
+    return x
+
+
+def halved(x: jax.Array, axes: int = 2) -> jax.Array:
+    """Means of 2 x 2 pixels, or of 2 x 2 x 2 voxels for 3 axes; an odd last row or column is dropped."""
+    for axis in range(1, 1 + axes):
+        half = x.shape[axis] // 2
+        pairs = jax.lax.slice_in_dim(x, 0, 2 * half, axis=axis)
+        x = pairs.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :]).mean(axis + 1)
+    return x
