@@ -7,40 +7,35 @@ from typing import Any
 import numpy as np
 
 ROWS = 6
-WORST = 0.5  # error that is drawn in the darkest colour, as a share of the display's range
-COLUMNS = (("ct", "mr"), ("mr", "ct"))  # from, to
+WORST = 0.5  # error that is drawn in the brightest colour, as a share of the display's range
+WAYS = (("ct", "mr"), ("mr", "ct"))  # from, to
 
 
 def draw(shown: Mapping[str, np.ndarray], caption: str) -> Any:
-    """A figure, a row a patient, from fields [s, H, W, 1] in 0..1: ct, mr, and made_ct, made_mr, back_ct, back_mr."""
+    """A figure, a row a patient, of fields [s, H, W, 1] in 0..1: ct, mr, and for a way x to y made_y and back_x."""
     from matplotlib.figure import Figure
 
-    rows = min(ROWS, len(shown["ct"]))
-    figure = Figure(figsize=(13, 1.36 * rows + 0.5), layout="constrained", facecolor="black")
+    ways = [way for way in WAYS if f"made_{way[1]}" in shown]
+    rows, columns = min(ROWS, len(shown["ct"])), [column for way in ways for column in _columns(*way, shown)]
+    figure = Figure(figsize=(1.3 * len(columns), 1.36 * rows + 0.5), layout="constrained", facecolor="black")
     figure.suptitle(caption, color="white", fontsize=9)
-    axes = figure.subplots(rows, 10, squeeze=False)
-    for row in range(rows):
-        for start, (source, to) in zip((0, 5), COLUMNS):
-            _way(
-                axes[row, start : start + 5], {name: x[row, ..., 0] for name, x in shown.items()}, source, to, row == 0
-            )
+    for row, axes in enumerate(figure.subplots(rows, len(columns), squeeze=False)):
+        for ax, (title, images, style) in zip(axes, columns):
+            ax.imshow(images[row, ..., 0], vmin=0, **style)
+            ax.set_title(title if row == 0 else "", color="white", fontsize=8)
+            ax.set_axis_off()
     return figure
 
 
-def _way(axes: np.ndarray, one: Mapping[str, np.ndarray], source: str, to: str, titled: bool) -> None:
-    made, truth = one[f"made_{to}"], one[to]
-    grey = {
-        f"{source.upper()}": one[source],
-        f"{to.upper()} made": made,
-        f"{source.upper()} back": one[f"back_{source}"],
-    }
-    for ax, (title, image) in zip(axes, {**grey, f"{to.upper()}, truth": truth}.items()):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=1)
-        ax.set_title(title if titled else "", color="white", fontsize=8)
-    axes[4].imshow(np.abs(made - truth), cmap="inferno", vmin=0, vmax=WORST)
-    axes[4].set_title(f"error, 0 to {WORST}" if titled else "", color="white", fontsize=8)
-    for ax in axes:
-        ax.set_axis_off()
+def _columns(source: str, to: str, shown: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Title, images [s, H, W, 1] and colours of each column of one way."""
+    grey, a, b = {"cmap": "gray", "vmax": 1}, source.upper(), to.upper()
+    columns = [(a, shown[source], grey), (f"{b} made", shown[f"made_{to}"], grey)]
+    if f"back_{source}" in shown:
+        columns.append((f"{a} back", shown[f"back_{source}"], grey))
+    error = np.abs(shown[f"made_{to}"] - shown[to])
+    heat = {"cmap": "inferno", "vmax": WORST}
+    return [*columns, (f"{b}, truth", shown[to], grey), (f"error, 0 to {WORST}", error, heat)]
 
 
 def save(folder: Path, round: int, shown: Mapping[str, np.ndarray], synthetic: bool) -> Path:

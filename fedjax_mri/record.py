@@ -1,6 +1,7 @@
 """A finished run in memory: what `results` reads and `report` draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,3 +36,6 @@ class RunRecord(NamedTuple):
     tests: dict[str, TestResult]
     timings: dict[str, float]  # seconds by kind of work: compile, train, evaluate, ...
     synthetic: bool  # then the report says so beside every figure
+    # of a run that translates, and so has no `tests`:
+    kept: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({})  # test set -> fields [n, ...]; "client" [n]
+    shown: Mapping[str, np.ndarray] = MappingProxyType({})  # fields [s, ...] of a few examples

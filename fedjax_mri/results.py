@@ -55,9 +55,10 @@ def save(
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    tests = {name: _test(arrays, name) for name in _names(arrays)}
-    sampled, shown = str(arrays["sampled"]), under(arrays, "shown/")
-    tests[sampled] = TestResult(*tests[sampled][:4], shown["image"], shown["truth"], shown["predictions"])
+    sampled, shown, names = str(arrays["sampled"]), under(arrays, "shown/"), _names(arrays)
+    tests = {name: _test(arrays, name) for name in names if f"{name}/truth" in arrays}
+    if tests:
+        tests[sampled] = TestResult(*tests[sampled][:4], shown["image"], shown["truth"], shown["predictions"])
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
@@ -70,6 +71,8 @@ def load(run: pathlib.Path) -> RunRecord:
         tests=tests,
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
+        kept={} if tests else {name: under(arrays, f"{name}/") for name in names},
+        shown={} if tests else shown,
     )
 
 

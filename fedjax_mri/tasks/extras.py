@@ -13,7 +13,8 @@ from fedjax_mri.metrics import image
 from fedjax_mri.tasks import biophysics, losses
 from fedjax_mri.tasks.losses import Encoder
 from fedjax_mri.tasks.task import Batch
-from fedjax_mri.tasks.translation import Terms, Window, check_weights, given, unit
+from fedjax_mri.tasks.translation import Terms, check_weights
+from fedjax_mri.tasks.units import Window, given, unit
 
 
 class Way(NamedTuple):
@@ -131,6 +132,8 @@ def _blind(x: jax.Array) -> list[jax.Array]:
 def signals(batch: Batch) -> jax.Array:
     """What each tissue gives in the site's MR, [B, T]. Raises UserError where the data do not say."""
     if "signals" not in batch:
-        raise UserError("the data have no field signals (MR per tissue), as the phantom's do: set task.extras.biophysical "
-                        "and task.extras.hu_bounds to 0")
+        raise UserError(
+            "the data have no field signals (MR per tissue), as the phantom's do: set task.extras.biophysical "
+            "and task.extras.hu_bounds to 0"
+        )
     return batch["signals"]

@@ -31,19 +31,8 @@ from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.tasks.extras import Extras, Way
 from fedjax_mri.tasks.losses import GAN, adversarial
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, mean
-from fedjax_mri.tasks.translation import (
-    DIRECTIONS,
-    Images,
-    Kept,
-    Terms,
-    Window,
-    check_weights,
-    moves,
-    objective,
-    seen,
-    tally,
-    task,
-)
+from fedjax_mri.tasks.translation import Kept, Terms, check_weights, moves, objective, tally, task
+from fedjax_mri.tasks.units import DIRECTIONS, Images, Window, seen
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class Pix2Pix:
 
 def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
     """The task of translating one way by nets as `nets/translation.py` has them; the discriminator's see 2 C channels."""
-    (source, to), = (way for way in DIRECTIONS if way[1] == settings.to)
+    ((source, to),) = (way for way in DIRECTIONS if way[1] == settings.to)
     extras = settings.extras.build(settings.window)
     weights = {"adversarial": 1.0, "l1": settings.l1, **extras.weights}
 
@@ -120,4 +109,4 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
         return {to: generator.apply(params["generator"], carry["generator"], images[source])[0]}
 
     phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1")
+    return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1", (to,))

@@ -36,7 +36,9 @@ def double(x, y, preset, mask=None):
         n = preset.size**a.ndim
         norm = n / (n - 1) if preset.sample else 1
         ma, mb = local(a), local(b)
-        va, vb, vab = (norm * (local(p * q) - mp * mq) for p, q, mp, mq in ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb)))
+        va, vb, vab = (
+            norm * (local(p * q) - mp * mq) for p, q, mp, mq in ((a, a, ma, ma), (b, b, mb, mb), (a, b, ma, mb))
+        )
         c1, c2 = (0.01 * preset.range) ** 2, (0.03 * preset.range) ** 2
         map = (2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
         valid = (slice(crop, -crop),) * a.ndim
@@ -59,7 +61,9 @@ def test_ssim_of_the_reference_pair():
     dark, bright = np.full_like(x, 0.3), np.full_like(x, 0.7)
     assert ssim(dark, bright, m.WANG) == pytest.approx(0.7241854853, abs=3e-7)
     assert dm_pix.ssim(x, y)[0] == pytest.approx(float(ssim(x, y, m.WANG)[0]), abs=1e-5)
-    np.testing.assert_allclose([double(X, Y, p)[0] for p in (m.WANG, m.SKIMAGE)], [0.9802980076, 0.9844705326], atol=1e-10)
+    np.testing.assert_allclose(
+        [double(X, Y, p)[0] for p in (m.WANG, m.SKIMAGE)], [0.9802980076, 0.9844705326], atol=1e-10
+    )
 
 
 def test_a_tanh_range_is_refused():

@@ -32,7 +32,10 @@ class Reference:
     """One made image a step; cross entropies by their definition; Adam for each network."""
 
     def __init__(self, model) -> None:
-        self.generator, self.judge = GENERATOR.build(IMAGE, Compute("xla")), DISCRIMINATOR.build((16, 16, 2), Compute("xla"))
+        self.generator, self.judge = (
+            GENERATOR.build(IMAGE, Compute("xla")),
+            DISCRIMINATOR.build((16, 16, 2), Compute("xla")),
+        )
         self.g, self.d = model.params["generator"], model.params["discriminator"]
         self.kept_g, self.kept_d = model.carry["generator"], model.carry["discriminator"]
         self.adam = optax.adam(RATE, b1=0.5)

@@ -43,7 +43,10 @@ class Reference:
         z_ct = self.noisy(self.coder.encode(g["ct"], ct), key, 0)
         z_mr = self.noisy(self.coder.encode(g["mr"], mr), key, 2)
         loss = jnp.float32(0)
-        for name, fake, real in (("ct", self.coder.decode(g["ct"], z_mr), ct), ("mr", self.coder.decode(g["mr"], z_ct), mr)):
+        for name, fake, real in (
+            ("ct", self.coder.decode(g["ct"], z_mr), ct),
+            ("mr", self.coder.decode(g["mr"], z_ct), mr),
+        ):
             for made, true in zip(*(self.judge.apply(d[name], {}, x)[0] for x in (fake, real))):
                 loss += jnp.mean(made**2) + jnp.mean((true - 1) ** 2)
         return loss
