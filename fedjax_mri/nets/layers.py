@@ -13,6 +13,7 @@ from fedjax_mri.nets.direct import Pads, direct, suits
 
 ConvPolicy = Literal["xla", "gemm", "direct"]
 NormKind = Literal["group", "batch", "none"]
+ImageNorm = Literal["batch", "instance"]  # of networks that make images, and of those that judge them
 Padding = Literal["SAME"] | Pads  # zeros before and after, of rows and of columns
 
 GROUPS = 8  # of GroupNorm; a layer of fewer channels has a group for each
@@ -25,9 +26,16 @@ def around(width: int) -> Padding:
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, policy: ConvPolicy = "gemm", padding: Padding = "SAME"
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    policy: ConvPolicy = "gemm",
+    padding: Padding = "SAME",
+    dilation: int = 1,
 ) -> jax.Array:
     """Convolution: x [B, H, W, C], kernel [h, w, C, O] -> [B, H', W', O]; for "SAME" H' is ceil(H/stride).
+
+    Taps of the kernel lie `dilation` pixels apart.
 
     All policies agree to rounding. `xla` is the compiler's convolution and its gradients. `direct` is the compiler's
     forward convolution for the result and both gradients, one client after another (at stride 1, where it `suits`;
@@ -36,7 +44,11 @@ def conv2d(
     """
     if policy == "xla":
         layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=layout
+        )
+    if dilation > 1:
+        return _gemm(x, kernel, stride, padding, dilation)
     if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
         return _products(x, kernel, padding)
     pads = _pads(x, kernel.shape[:2], stride, padding)
@@ -45,18 +57,27 @@ def conv2d(
     return _gemm(x, kernel, stride, padding)
 
 
-def patches(x: jax.Array, window: tuple[int, int], stride: int, padding: Padding = "SAME") -> jax.Array:
+def patches(
+    x: jax.Array, window: tuple[int, int], stride: int, padding: Padding = "SAME", dilation: int = 1
+) -> jax.Array:
     """Windows of a convolution, x [B, H, W, C] -> [B, H', W', h*w*C], row-major over the window."""
-    x = _padded(x, window, stride, padding)
+    reach = (window[0] - 1) * dilation + 1, (window[1] - 1) * dilation + 1
+    x = padded(x, reach, stride, padding)
     for axis in (2, 1):  # one axis after the other: h + w slices instead of h*w
-        side = window[axis - 1]
-        length = (x.shape[axis] - side) // stride * stride + 1
-        shifted = [jax.lax.slice_in_dim(x, i, i + length, stride, axis) for i in range(side)]
+        shifted = shifts(x, window[axis - 1], axis, stride, dilation)
         x = jnp.concatenate(shifted, -1)
     return x
 
 
-def _padded(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> jax.Array:
+def shifts(x: jax.Array, side: int, axis: int, stride: int, dilation: int = 1) -> list[jax.Array]:
+    """What each of a window's `side` taps sees of x along an axis, as it moves by `stride`."""
+    length = (x.shape[axis] - (side - 1) * dilation - 1) // stride * stride + 1
+    starts = range(0, side * dilation, dilation)
+    return [jax.lax.slice_in_dim(x, start, start + length, stride, axis) for start in starts]
+
+
+def padded(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) -> jax.Array:
+    """x [B, H, W, C] with the zeros around it that a convolution wants."""
     return jnp.pad(x, ((0, 0), *_pads(x, window, stride, padding), (0, 0)))
 
 
@@ -69,18 +90,18 @@ def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) 
 
 def _products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     # With few outputs it is their products that are small, not the windows: multiply, then shift and add.
-    x = _padded(x, kernel.shape[:2], 1, padding)
+    x = padded(x, kernel.shape[:2], 1, padding)
     y = jnp.einsum("bhwc,ijco->bhwijo", x, kernel)
     rows, columns = (size - side + 1 for size, side in zip(x.shape[1:3], kernel.shape))
     y = functools.reduce(jnp.add, [y[:, i : i + rows, :, i] for i in range(kernel.shape[0])])
     return functools.reduce(jnp.add, [y[:, :, j : j + columns, j] for j in range(kernel.shape[1])])
 
 
-def _gemm(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _gemm(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int = 1) -> jax.Array:
     # Windows are cheap to cut again and nine times the size of x, so the backward pass recomputes them.
     @jax.checkpoint
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        windows = patches(x, (kernel.shape[0], kernel.shape[1]), stride, padding)
+        windows = patches(x, (kernel.shape[0], kernel.shape[1]), stride, padding, dilation)
         return jnp.einsum("bhwk,ko->bhwo", windows, kernel.reshape(-1, kernel.shape[-1]))
 
     return product(x, kernel)
@@ -130,19 +151,38 @@ def reflect_pad(x: jax.Array, width: int) -> jax.Array:
 
 
 def conv2d_transpose(x: jax.Array, kernel: jax.Array, policy: ConvPolicy = "gemm") -> jax.Array:
-    """Doubles the image: x [B, H, W, C], kernel [3, 3, C, O] -> [B, 2H, 2W, O].
+    """Doubles the image: x [B, H, W, C], kernel [3, 3, C, O] or [4, 4, C, O] -> [B, 2H, 2W, O].
 
-    y[2i + k - 1] sums x[i] kernel[k]: a transposed convolution of stride 2, padding 1 and output padding 1. Each 2 x 2
-    square of y sees 2 x 2 pixels of x, so it is a plain convolution whose outputs are squares; no product with the
-    zeros that a dilated image would hold.
+    y[2i + k - 1] sums x[i] kernel[k]: a transposed convolution of stride 2 and padding 1, for 3 taps with output
+    padding 1. Each 2 x 2 square of y sees 2 x 2 pixels of x, so it is a plain convolution whose outputs are squares; no
+    product with the zeros that a dilated image would hold.
     """
-    batch, height, width, inputs = x.shape
+    return (_doubled_by_three if kernel.shape[0] == 3 else _doubled_by_four)(x, kernel, policy)
+
+
+def _doubled_by_three(x: jax.Array, kernel: jax.Array, policy: ConvPolicy) -> jax.Array:
+    batch, height, width, _ = x.shape
     outputs = kernel.shape[-1]
     # Along an axis pixel a of x reaches pixel p of the square by tap 1 + p - 2a; a tap -1 of zeros makes four of three.
-    taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, inputs, outputs)[::-1, :, ::-1]
-    squares = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
-    y = conv2d(x, squares, 1, policy, ((0, 1), (0, 1))).reshape(batch, height, width, 2, 2, outputs)
+    taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, *kernel.shape[2:])[::-1, :, ::-1]
+    y = conv2d(x, _squares(taps), 1, policy, ((0, 1), (0, 1))).reshape(batch, height, width, 2, 2, outputs)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _doubled_by_four(x: jax.Array, kernel: jax.Array, policy: ConvPolicy) -> jax.Array:
+    batch, height, width, _ = x.shape
+    outputs = kernel.shape[-1]
+    # Pixel a of two reaches pixel p of the square by tap 3 - 2a - p; the squares' second pixels see one pixel further.
+    taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
+    y = conv2d(x, _squares(taps), 1, policy, around(1)).reshape(batch, height + 1, width + 1, 2, 2, outputs)
+    y = jnp.stack([y[:, p : p + height, :, p] for p in range(2)], 2)
+    y = jnp.stack([y[:, :, :, q : q + width, q] for q in range(2)], 4)
+    return y.reshape(batch, 2 * height, 2 * width, outputs)
+
+
+def _squares(taps: jax.Array) -> jax.Array:
+    """A kernel [2, 2, C, 4 O] of taps [2 rows of x, 2 of the square, 2 columns of x, 2 of the square, C, O]."""
+    return taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, taps.shape[4], -1)
 
 
 def group_norm(x: jax.Array, groups: int, epsilon: float = 1e-5) -> jax.Array:
@@ -176,9 +216,9 @@ def check_groups(field: str, widths: Sequence[int], norm: NormKind) -> None:
 
 
 class Norm(nnx.Module):
-    """GroupNorm (default in federated nets), BatchNorm over examples of weight above 0, or none."""
+    """GroupNorm (default in federated nets), BatchNorm over examples of weight above 0, InstanceNorm, or none."""
 
-    def __init__(self, features: int, kind: NormKind, *, groups: int = GROUPS, rngs: nnx.Rngs) -> None:
+    def __init__(self, features: int, kind: NormKind | ImageNorm, *, groups: int = GROUPS, rngs: nnx.Rngs) -> None:
         self.kind, self.groups = kind, min(groups, features)
         if kind == "group":
             self.scale = nnx.Param(jnp.ones(features, jnp.float32))
@@ -186,12 +226,14 @@ class Norm(nnx.Module):
         elif kind == "batch":
             self.batch = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, C], weight [B] -> [B, H, W, C]."""
+    def __call__(self, x: jax.Array, weight: jax.Array | None, train: bool) -> jax.Array:
+        """x [B, H, W, C], weight [B] (None: all count) -> [B, H, W, C]."""
         if self.kind == "none":
             return x
+        if self.kind == "instance":
+            return instance_norm(x)
         if self.kind == "batch":
-            mask = (weight > 0).reshape(-1, 1, 1, 1)
+            mask = None if weight is None else (weight > 0).reshape(-1, 1, 1, 1)
             return self.batch(x, use_running_average=not train, mask=mask).astype(x.dtype)
         shape = (1, 1, 1, -1)
         return group_norm(x, self.groups) * self.scale[...].reshape(shape) + self.bias[...].reshape(shape)
@@ -208,6 +250,7 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
+        dilation: int = 1,
         bias: bool = True,
         init: nnx.Initializer = HE,
         policy: ConvPolicy = "gemm",
@@ -215,24 +258,33 @@ class Conv(nnx.Module):
     ) -> None:
         self.kernel = nnx.Param(init(rngs.params(), (*window, inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
-        self.stride, self.padding, self.policy = stride, padding, policy
+        self.stride, self.padding, self.dilation, self.policy = stride, padding, dilation, policy
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, inputs] -> [B, H', W', outputs]."""
-        y = conv2d(x, self.kernel[...], self.stride, self.policy, self.padding)
+        y = conv2d(x, self.kernel[...], self.stride, self.policy, self.padding, self.dilation)
         return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
 
 
 class ConvTranspose(nnx.Module):
-    """`conv2d_transpose` with its kernel and a bias."""
+    """`conv2d_transpose` with its kernel and, if asked for, a bias."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, init: nnx.Initializer = HE, policy: ConvPolicy = "gemm", rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        side: Literal[3, 4] = 3,
+        *,
+        bias: bool = True,
+        init: nnx.Initializer = HE,
+        policy: ConvPolicy = "gemm",
+        rngs: nnx.Rngs,
     ) -> None:
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, inputs, outputs), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), (side, side, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
         self.policy = policy
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, inputs] -> [B, 2H, 2W, outputs]."""
-        return conv2d_transpose(x, self.kernel[...], self.policy) + self.bias[...].reshape(1, 1, 1, -1)
+        y = conv2d_transpose(x, self.kernel[...], self.policy)
+        return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)

@@ -1,4 +1,9 @@
-"""Networks that turn one modality into another, and those that tell real from made (Zhu et al. 2017, CycleGAN)."""
+"""Networks that turn one modality into another, and those that tell real from made (Zhu et al. 2017, CycleGAN).
+
+Every translator here and in `unet.py`, `double_unet.py` is applied to (params, carry, x, weight, train, key), every
+discriminator to (params, carry, x, weight, train), and each ignores what it has no use for. Only x must be given:
+without the others all examples count, norms use running statistics, and nothing is dropped.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +14,16 @@ from flax import nnx
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
-from fedjax_mri.nets.layers import Conv, ConvPolicy, ConvTranspose, around, instance_norm, reflect_pad
+from fedjax_mri.nets.layers import (
+    Conv,
+    ConvPolicy,
+    ConvTranspose,
+    ImageNorm,
+    Norm,
+    around,
+    instance_norm,
+    reflect_pad,
+)
 
 INIT = nnx.initializers.normal(0.02)
 
@@ -43,25 +57,22 @@ class Generator(nnx.Module):
         def up(inputs: int) -> ConvTranspose:
             return ConvTranspose(inputs, inputs // 2, init=INIT, policy=policy, rngs=rngs)
 
-        @nnx.split_rngs(splits=blocks)
-        @nnx.vmap
-        def repeated(rngs: nnx.Rngs) -> ResidualBlock:
-            return ResidualBlock(deep, policy, rngs)
-
         deep = 4 * width
         self.first = conv(channels, width, 7)
         self.down = nnx.List([conv(width, 2 * width, 3, 2), conv(2 * width, deep, 3, 2)])
-        self.blocks = repeated(rngs)
+        self.blocks = residuals(deep, blocks, INIT, policy, rngs)
         self.up = nnx.List([up(deep), up(2 * width)])
         self.last = conv(width, channels, 7)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, weight: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
+    ) -> jax.Array:
         """x [B, H, W, channels] in -1..1 -> [B, H, W, channels] in -1..1."""
+        del weight, train, key
         x = _normed(self.first(reflect_pad(x, 3)))
         for conv in self.down:
             x = _normed(conv(x))
-        # A loop, because what is compiled once compiles nine times faster.
-        x = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
+        x = through(self.blocks, x)
         for double in self.up:
             x = _normed(double(x))
         return jnp.tanh(self.last(reflect_pad(x, 3)))
@@ -70,9 +81,9 @@ class Generator(nnx.Module):
 class ResidualBlock(nnx.Module):
     """Two convolutions added to what came in."""
 
-    def __init__(self, width: int, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+    def __init__(self, width: int, init: nnx.Initializer, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
         self.first, self.second = (
-            Conv(width, width, padding=around(0), init=INIT, policy=policy, rngs=rngs) for _ in range(2)
+            Conv(width, width, padding=around(0), init=init, policy=policy, rngs=rngs) for _ in range(2)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -81,20 +92,40 @@ class ResidualBlock(nnx.Module):
         return x + instance_norm(self.second(reflect_pad(y, 1)))
 
 
+def residuals(width: int, count: int, init: nnx.Initializer, policy: ConvPolicy, rngs: nnx.Rngs) -> ResidualBlock:
+    """`count` blocks in one, their parameters [count, ...], for `through`."""
+
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap
+    def stacked(rngs: nnx.Rngs) -> ResidualBlock:
+        return ResidualBlock(width, init, policy, rngs)
+
+    return stacked(rngs)
+
+
+def through(blocks: ResidualBlock, x: jax.Array) -> jax.Array:
+    """x [B, H, W, width] through blocks one after another: a loop, for what is compiled once compiles faster."""
+    return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, blocks)
+
+
 def _normed(x: jax.Array) -> jax.Array:
     return nnx.relu(instance_norm(x))
 
 
 @dataclass(frozen=True)
 class PatchGANSettings:
-    """A discriminator of patches: 70 x 70 px by default (Isola et al. 2017)."""
+    """A discriminator of patches: 70 x 70 px by default (Isola et al. 2017).
+
+    For a conditional one, as pix2pix's with norm "batch", build it for pairs: images of twice the channels.
+    """
 
     width: int = 64  # channels after the first layer
     halvings: int = 3  # layers of stride 2; the patch has a side of 16, 34, 70 or 142 px for 1, 2, 3 or 4
+    norm: ImageNorm = "instance"
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
-        width, halvings = self.width, self.halvings
+        width, halvings, norm = self.width, self.halvings, self.norm
         if width < 1 or halvings < 1:
             raise UserError(f"discriminator.width={width}, discriminator.halvings={halvings}: give 1 or more of each")
         least = 3 << halvings
@@ -102,25 +133,40 @@ class PatchGANSettings:
             raise UserError(
                 f"discriminator.halvings={halvings}: wants {least} px or more, images have {image[0]} x {image[1]}"
             )
-        return functional(lambda rngs: PatchGAN(image[2], width, halvings, policy=compute.conv, rngs=rngs), compute)
+        return functional(
+            lambda rngs: PatchGAN(image[2], width, halvings, norm, policy=compute.conv, rngs=rngs), compute
+        )
 
 
 class PatchGAN(nnx.Module):
-    """A score for each patch: layers of stride 2, two of stride 1; leaky ReLU, instance norm but at both ends."""
+    """A score for each patch: layers of stride 2, two of stride 1; leaky ReLU, norm but at both ends."""
 
-    def __init__(self, channels: int, width: int, halvings: int, *, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
-        def conv(inputs: int, outputs: int, stride: int) -> Conv:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        halvings: int,
+        norm: ImageNorm = "instance",
+        *,
+        policy: ConvPolicy,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def conv(inputs: int, outputs: int, stride: int, bias: bool) -> Conv:
             window, pads = (4, 4), around(1)
-            return Conv(inputs, outputs, window, stride=stride, padding=pads, init=INIT, policy=policy, rngs=rngs)
+            return Conv(
+                inputs, outputs, window, stride=stride, padding=pads, bias=bias, init=INIT, policy=policy, rngs=rngs
+            )
 
         widths = [channels, *(width * min(2**layer, 8) for layer in range(halvings + 1))]
         strides = [*[2] * halvings, 1]
-        self.layers = nnx.List(conv(*layer) for layer in zip(widths[:-1], widths[1:], strides))
-        self.score = conv(widths[-1], 1, 1)
+        biases = [True, *[norm == "instance"] * halvings]  # BatchNorm has its own
+        self.layers = nnx.List(conv(*layer) for layer in zip(widths[:-1], widths[1:], strides, biases))
+        self.norms = nnx.List(Norm(width, norm, rngs=rngs) for width in widths[2:])
+        self.score = conv(widths[-1], 1, 1, True)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, channels] -> scores [B, H', W', 1], 1 for real."""
-        for number, layer in enumerate(self.layers):
-            x = layer(x)
-            x = nnx.leaky_relu(instance_norm(x) if number else x, 0.2)
+    def __call__(self, x: jax.Array, weight: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """x [B, H, W, channels], weight [B] -> scores [B, H', W', 1], 1 for real."""
+        x = nnx.leaky_relu(self.layers[0](x), 0.2)
+        for layer, norm in zip(self.layers[1:], self.norms):
+            x = nnx.leaky_relu(norm(layer(x), weight, train), 0.2)
         return self.score(x)

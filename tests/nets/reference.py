@@ -14,6 +14,15 @@ def conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding) -> np.ndarray:
     return y
 
 
+def conv_transpose(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Each pixel of x [B, H, W, C] times kernel [k, k, C, O] added at twice its place, one before -> [B, 2H, 2W, O]."""
+    height, width, side = *x.shape[1:3], len(kernel)
+    y = np.zeros((len(x), 2 * height + 2, 2 * width + 2, kernel.shape[-1]))  # one pixel beyond each edge
+    for i, j, k, l in np.ndindex(height, width, side, side):
+        y[:, 2 * i + k, 2 * j + l] += x[:, i, j].astype(np.float64) @ kernel[k, l].astype(np.float64)
+    return y[:, 1:-1, 1:-1]
+
+
 def same(size: tuple[int, int], window: tuple[int, int], stride: int) -> list[tuple[int, int]]:
     """Zeros of a "SAME" convolution: as few as give ceil(size / stride) outputs, the odd one after."""
     outputs = [-(-n // stride) for n in size]

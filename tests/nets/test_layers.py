@@ -8,6 +8,7 @@ import reference
 from flax import nnx
 
 from fedjax_mri.nets.cnn import CNN
+from fedjax_mri.nets.depthwise import depthwise
 from fedjax_mri.nets.functional import functional
 from fedjax_mri.nets.layers import (
     Norm,
@@ -45,13 +46,43 @@ def test_convolution_equals_a_loop(policy, size, window, stride, padding, output
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_transposed_convolution_scatters_each_pixel(policy) -> None:
+@pytest.mark.parametrize("size", [(8, 7), (2, 3)])
+def test_a_dilated_convolution_is_one_with_zeros_in_its_kernel(policy, size) -> None:
     rng = np.random.default_rng(0)
-    x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 3, 4, 3), (3, 3, 3, 5)))
-    wanted = np.zeros((2, 8, 10, 5))  # one pixel beyond each edge
-    for i, j, k, l in np.ndindex(3, 4, 3, 3):
-        wanted[:, 2 * i + k, 2 * j + l] += x[:, i, j] @ kernel[k, l]
-    np.testing.assert_allclose(conv2d_transpose(x, kernel, policy), wanted[:, 1:7, 1:9], atol=1e-5)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, *size, 4), (3, 3, 4, 5)))
+    spread = np.zeros((7, 7, 4, 5))
+    spread[::3, ::3] = kernel
+    wanted = reference.conv(x, spread, 1, around(3))
+    np.testing.assert_allclose(conv2d(x, kernel, 1, policy, dilation=3), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("side", [3, 4])
+def test_transposed_convolution_scatters_each_pixel(policy, side) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 3, 4, 3), (side, side, 3, 5)))
+    np.testing.assert_allclose(conv2d_transpose(x, kernel, policy), reference.conv_transpose(x, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (5, 2), (3, 2)])
+def test_depthwise_convolution_is_one_convolution_for_each_channel(policy, side, stride) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 7, 8, 3), (side, side, 3)))
+    pads = around(side // 2)
+    each = [reference.conv(x[..., c : c + 1], kernel[..., c, None, None], stride, pads) for c in range(3)]
+    np.testing.assert_allclose(depthwise(x, kernel, stride, policy, pads), np.concatenate(each, -1), atol=1e-5)
+
+
+def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() -> None:
+    x, kernels = jax.random.normal(jax.random.key(0), (2, 6, 5, 4)), jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def gradient(policy):
+        loss = lambda k, x: jnp.sum(jnp.sin(depthwise(x, k, 2, policy, around(1))))  # noqa: E731
+        return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(kernels, x)
+
+    for a, b in zip(gradient("xla"), gradient("gemm")):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["gemm", "direct"])
