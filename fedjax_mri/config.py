@@ -56,9 +56,7 @@ class LocalTraining:
         start, end = self.schedule_start, self.schedule_end
         over = (self.schedule_rounds or rounds) - start
         if start < 0 or over < 1:
-            raise UserError(
-                f"local.schedule_start={start}: must be 0 or more, and less than the rounds of the schedule"
-            )
+            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the schedule's rounds")
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),

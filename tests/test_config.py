@@ -149,5 +149,5 @@ def test_a_schedule_may_start_late() -> None:
     local = LocalTraining(learning_rate=0.1, schedule="linear", schedule_start=10).build(20)
     rates = [float(local.schedule(jnp.int32(round))) for round in (0, 10, 15, 20)]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.0])
-    with pytest.raises(UserError, match="local.schedule_start=20"):
+    with pytest.raises(UserError, match="schedule_start=20"):
         LocalTraining(schedule="linear", schedule_start=20).build(20)

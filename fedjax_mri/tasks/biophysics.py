@@ -1,8 +1,8 @@
 """What the physics of one modality says of the other, from the CT, the MR and the site's signal per tissue alone.
 
-`signals` [B, T] is what each tissue of `data/phantom/physics.py` gives by the sequence of the batch's site, in the units
-of its MR. No true tissue map is asked for: what a pixel holds is guessed from the image at hand, and where it cannot be
-guessed nothing is claimed.
+`signals` [B, T] is what each tissue of `data/phantom/physics.py` gives by the sequence of the batch's site, in the
+units of its MR. No true tissue map is asked for: what a pixel holds is guessed from the image at hand, and where it
+cannot be guessed nothing is claimed.
 """
 
 import jax
@@ -22,7 +22,7 @@ from fedjax_mri.data.phantom.physics import (
     column,
 )
 
-# Tissues that HU tells apart, by rising HU; tumours and blood share theirs with brain, and count as what they look like.
+# Tissues that HU tells apart, by rising HU; tumours and blood share theirs with brain, and count as what they look.
 APART = np.array([AIR, FAT, CSF, WHITE, GREY, MUSCLE, DIPLOE, CORTICAL])
 KNOTS = column("hu")[APART]  # HU
 

@@ -132,8 +132,5 @@ def _blind(x: jax.Array) -> list[jax.Array]:
 def signals(batch: Batch) -> jax.Array:
     """What each tissue gives in the site's MR, [B, T]. Raises UserError where the data do not say."""
     if "signals" not in batch:
-        raise UserError(
-            "the data have no field signals (MR per tissue), as the phantom's do: set task.extras.biophysical "
-            "and task.extras.hu_bounds to 0"
-        )
+        raise UserError("the data have no field signals: set task.extras.biophysical and task.extras.hu_bounds to 0")
     return batch["signals"]

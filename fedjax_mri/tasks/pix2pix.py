@@ -60,8 +60,8 @@ class Pix2Pix:
 
 
 def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
-    """The task of translating one way by nets as `nets/translation.py` has them; the discriminator's see 2 C channels."""
-    ((source, to),) = (way for way in DIRECTIONS if way[1] == settings.to)
+    """The task of translating one way by nets as `nets/translation.py` has them; the discriminator sees pairs."""
+    source, to = next(way for way in DIRECTIONS if way[1] == settings.to)
     extras = settings.extras.build(settings.window)
     weights = {"adversarial": 1.0, "l1": settings.l1, **extras.weights}
 

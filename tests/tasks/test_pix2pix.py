@@ -32,10 +32,8 @@ class Reference:
     """One made image a step; cross entropies by their definition; Adam for each network."""
 
     def __init__(self, model) -> None:
-        self.generator, self.judge = (
-            GENERATOR.build(IMAGE, Compute("xla")),
-            DISCRIMINATOR.build((16, 16, 2), Compute("xla")),
-        )
+        self.generator = GENERATOR.build(IMAGE, Compute("xla"))
+        self.judge = DISCRIMINATOR.build((16, 16, 2), Compute("xla"))
         self.g, self.d = model.params["generator"], model.params["discriminator"]
         self.kept_g, self.kept_d = model.carry["generator"], model.carry["discriminator"]
         self.adam = optax.adam(RATE, b1=0.5)
@@ -88,8 +86,9 @@ def test_the_discriminator_moves_first_and_then_the_generator_against_the_new_on
                 getattr(player, phase)(x, y, key)
 
     wanted, wrong = ({"generator": r.g, "discriminator": r.d} for r in (reference, other))
+    kept = {"generator": reference.kept_g, "discriminator": reference.kept_d}
     assert_close(model.params, wanted)
-    assert_close({name: model.carry[name] for name in wanted}, {"generator": reference.kept_g, "discriminator": reference.kept_d})  # fmt: skip
+    assert_close({name: model.carry[name] for name in kept}, kept)
     with pytest.raises(AssertionError):
         assert_close(model.params, wrong)
     made = jax.jit(task.predict)(*model, batch(9))["mr"]
@@ -107,7 +106,7 @@ def test_who_is_whose_pair_matters() -> None:
     model, data, evaluate = task.init(jax.random.key(0)), batch(0), jax.jit(task.evaluate)
     right, wrong = (evaluate(*model, one) for one in (data, {**data, "mr": data["mr"][::-1]}))
     assert set(task.summary(right)) == {"adversarial", "l1", "discriminator"}
-    made = task.predict(*model, {"ct": data["ct"]})["mr"]
+    made = jax.jit(task.predict)(*model, {"ct": data["ct"]})["mr"]
     assert float(-task.score(right)) == pytest.approx(float(2 * jnp.abs(made - data["mr"]).mean()), rel=1e-4)
     assert abs(float(right["l1"] - wrong["l1"])) > 1e-3
 

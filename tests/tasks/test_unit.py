@@ -42,11 +42,8 @@ class Reference:
     def dis_loss(self, d, g, ct, mr, key):
         z_ct = self.noisy(self.coder.encode(g["ct"], ct), key, 0)
         z_mr = self.noisy(self.coder.encode(g["mr"], mr), key, 2)
-        loss = jnp.float32(0)
-        for name, fake, real in (
-            ("ct", self.coder.decode(g["ct"], z_mr), ct),
-            ("mr", self.coder.decode(g["mr"], z_ct), mr),
-        ):
+        fakes, loss = {"ct": self.coder.decode(g["ct"], z_mr), "mr": self.coder.decode(g["mr"], z_ct)}, jnp.float32(0)
+        for name, fake, real in (("ct", fakes["ct"], ct), ("mr", fakes["mr"], mr)):
             for made, true in zip(*(self.judge.apply(d[name], {}, x)[0] for x in (fake, real))):
                 loss += jnp.mean(made**2) + jnp.mean((true - 1) ** 2)
         return loss
@@ -128,5 +125,5 @@ def test_what_travels(discriminators, travels) -> None:
 
 
 def test_negative_weights_are_refused() -> None:
-    with pytest.raises(UserError, match="task.cycle_kl=-1"):
+    with pytest.raises(UserError, match="cycle_kl=-1"):
         dataclasses.replace(SMALL, cycle_kl=-1).build(IMAGE, 0, Compute("xla"))
