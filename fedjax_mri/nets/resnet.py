@@ -28,13 +28,18 @@ class ResNetSettings:
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
         check_groups("network.width", (self.width,), self.norm)
-        blocks, bottleneck = (2, 2, 2, 2) if self.depth == 18 else (3, 4, 6, 3), self.depth == 50
+        blocks, bottleneck = layout(self)
 
         def build(rngs: nnx.Rngs) -> ResNet:
             policy = compute.conv
             return ResNet(image[2], classes, blocks, bottleneck, self.width, norm=self.norm, policy=policy, rngs=rngs)
 
         return functional(build, compute)
+
+
+def layout(settings: ResNetSettings) -> tuple[tuple[int, ...], bool]:
+    """Blocks of each stage, and whether they are bottlenecks."""
+    return (2, 2, 2, 2) if settings.depth == 18 else (3, 4, 6, 3), settings.depth == 50
 
 
 class ResNet(nnx.Module):
