@@ -54,9 +54,7 @@ def prepare(
     return Job(translator, conversion, out, force, samples, settings)
 
 
-def convert(
-    job: Job, files: Sequence[File], say: Callable[[str], None], step: Callable[[], None]
-) -> tuple[int, int]:
+def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: Callable[[], None]) -> tuple[int, int]:
     """How many files were converted, and how many refused, each with a line to `say`; `step` after each.
 
     Raises UserError where results cannot be written.
@@ -111,7 +109,7 @@ def targets(job: Job, file: File) -> list[Path]:
 def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
     """Raises UserError where writing would cost something."""
     for target in targets(job, file):
-        if target == file.path:
+        if target.exists() and file.path.exists() and target.samefile(file.path):
             raise UserError("would be overwritten by its own result: choose another --out")
         if target in claimed:
             raise UserError(f"another input gives {shown(target)} as well: convert it on its own")
@@ -134,4 +132,6 @@ def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             runfolder.write_bytes(path, content)
         except OSError as error:
-            raise UserError(f"{shown(path)}: cannot be written: {error.strerror}: free space, or check --out") from error
+            raise UserError(
+                f"{shown(path)}: cannot be written: {error.strerror}: free space, or check --out"
+            ) from error

@@ -9,7 +9,6 @@ HU are stored in steps of 1 (a standard deviation: 0.1) with RescaleType HU; dis
 RescaleType US, unspecified; MR in 4095 steps of the display's 0..1, an MR Image having no rescaling.
 """
 
-import datetime
 import importlib.metadata
 import io
 import uuid
@@ -20,10 +19,10 @@ import numpy as np
 from fedjax_mri.convert.picture import Conversion
 
 EMPTY_IF_UNKNOWN = """PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID
-AccessionNumber InstanceNumber""".split()
+AccessionNumber InstanceNumber Laterality""".split()
 IF_THERE = """StudyDescription PatientAge PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
 BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod TimezoneOffsetFromUTC
-BodyPartExamined PatientPosition Laterality SpacingBetweenSlices SliceLocation PixelSpacing""".split()
+BodyPartExamined PatientPosition SpacingBetweenSlices SliceLocation PixelSpacing""".split()
 PLACE = "FrameOfReferenceUID ImagePositionPatient ImageOrientationPatient PixelSpacing".split()
 ORIGIN = "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber".split()
 MORE_IF_PLACED = ["SliceThickness", "PositionReferenceIndicator"]
@@ -75,7 +74,7 @@ def copied(source: Any) -> Any:
 
     made, always = Dataset(), [*EMPTY_IF_UNKNOWN, *(MORE_IF_PLACED if placed(source) else ["PatientOrientation"])]
     made.SpecificCharacterSet = "ISO_IR 192"
-    for name in [*always, *(name for name in [*IF_THERE, *PLACE] if name in source)]:
+    for name in [*always, *(name for name in [*IF_THERE, *PLACE] if source.get(name) not in (None, ""))]:
         setattr(made, name, source.get(name))
     return made
 
@@ -106,7 +105,6 @@ def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) ->
     made.SoftwareVersions = importlib.metadata.version("fedjax-mri")
     made.SeriesDescription = f"{model[:24]}: {what}"[:64]
     made.DerivationDescription = f"synthetic {what} by the model {model} of fedjax-mri; not a measurement"[:1024]
-    made.InstanceCreationDate, made.InstanceCreationTime = f"{datetime.datetime.now():%Y%m%d %H%M%S}".split()
     origin = Dataset()
     origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     made.SourceImageSequence = [origin]

@@ -38,9 +38,7 @@ def find(inputs: Sequence[Path], out: Path) -> list[File]:
 def below(folder: Path, out: Path) -> Iterator[Path]:
     """All files in a folder, in order; not the hidden ones, indices of DICOM media, and what is written there now."""
     for here, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and absolute(Path(here, name)) != absolute(out)
-        )
+        folders[:] = sorted(name for name in folders if name[0] != "." and absolute(Path(here, name)) != absolute(out))
         yield from (Path(here, name) for name in sorted(files) if name[0] != "." and name != "DICOMDIR")
 
 

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,7 @@ def translate(run: pathlib.Path) -> Translator:
         return np.asarray(predict(model, filled(to, source))[to])
 
     window = getattr(this.config.task, "window", None)
-    translator = Translator(this.described.image, window, this.config.name, draw, len(models) - 1)
-    return translator._replace(samples=translator.samples if differing(translator) else 0)
+    return Translator(this.described.image, window, this.config.name, draw, len(models) - 1)
 
 
 def filled(to: str, source: np.ndarray) -> dict[str, jax.Array]:
@@ -78,23 +77,23 @@ def own(this: Restored) -> Model:
 
 
 def clients(this: Restored) -> list[Model]:
-    """The models of all clients that have trained, where they are not the server's, on the host."""
+    """The models of all clients that have trained, on the host; none where they translate as the server's does."""
     state = this.state
-    if this.sim.algorithm.member is not None:
-        many: Any = oneshot.members(this.sim, state)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], many) for i in range(count(state))]
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
+    if this.sim.algorithm.member is not None:
+        many = oneshot.members(this.sim, state)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], many) for i in range(len(trained))]
+    if not personal(this):
+        return []
     parts = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state.clients.model) for i in trained]
     return [trees.join(state.server.model, part) for part in parts]
 
 
-def count(state: Any) -> int:
-    """Clients that have trained."""
-    return int(np.count_nonzero(np.asarray(state.clients.rounds)))
-
-
-def differing(translator: Translator) -> bool:
-    """Whether draws differ: what clients keep may be an image pool or a discriminator, which translate nothing."""
-    noise = np.random.default_rng(0).random((1, *translator.image), np.float32)
-    draws = [[translator.draw(to, noise, sample) for to in ("ct", "mr")] for sample in range(translator.samples)[:2]]
-    return len(draws) > 1 and not np.array_equal(*draws)
+def personal(this: Restored) -> bool:
+    """Whether `predict` reads what clients keep: an image pool or a discriminator of their own translates nothing."""
+    task, batch = this.sim.task, filled("ct", np.zeros((1, *this.described.image), np.float32))
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    program = jax.make_jaxpr(lambda model: task.predict(*model, batch))(model).jaxpr
+    read = {id(variable) for step in program.eqns for variable in step.invars} | {id(out) for out in program.outvars}
+    travels = jax.tree.leaves(task.shared(model))
+    return any(id(leaf) in read for leaf, shared in zip(program.invars, travels, strict=True) if not shared)
