@@ -86,9 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
     command("show", show, "the resolved config, and what it will cost" + flags, "config")
-    convert_ = command(
-        "convert", convert, "CT into MR, or MR into CT, by a run's model; limits as --limits.field", "run"
-    )
+    convert_ = command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run")
     convert_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM, NIfTI, or folders of them")
     convert_.add_argument("--to", choices=("mr", "ct"), required=True)
     convert_.add_argument("--out", type=pathlib.Path, required=True, help="folder for files of the same names")

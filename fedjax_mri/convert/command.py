@@ -132,6 +132,4 @@ def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             runfolder.write_bytes(path, content)
         except OSError as error:
-            raise UserError(
-                f"{shown(path)}: cannot be written: {error.strerror}: free space, or check --out"
-            ) from error
+            raise UserError(f"{shown(path)}: cannot be written: {error.strerror}; free space, or check --out") from None

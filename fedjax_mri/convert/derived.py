@@ -18,13 +18,18 @@ import numpy as np
 
 from fedjax_mri.convert.picture import Conversion
 
-EMPTY_IF_UNKNOWN = """PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID
-AccessionNumber InstanceNumber Laterality""".split()
-IF_THERE = """StudyDescription PatientAge PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
-BurnedInAnnotation LossyImageCompression LossyImageCompressionRatio LossyImageCompressionMethod TimezoneOffsetFromUTC
-BodyPartExamined PatientPosition SpacingBetweenSlices SliceLocation PixelSpacing""".split()
-PLACE = "FrameOfReferenceUID ImagePositionPatient ImageOrientationPatient PixelSpacing".split()
-ORIGIN = "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber".split()
+EMPTY_IF_UNKNOWN = [
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "InstanceNumber", "Laterality"),
+]
+IF_THERE = [
+    *("StudyDescription", "TimezoneOffsetFromUTC", "PatientAge", "BodyPartExamined", "PatientPosition"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "BurnedInAnnotation"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    *("SpacingBetweenSlices", "SliceLocation"),
+]
+PLACE = ["FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+ORIGIN = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"]
 MORE_IF_PLACED = ["SliceThickness", "PositionReferenceIndicator"]
 UNKNOWN = {
     "ct": ["KVP", "AcquisitionNumber"],
@@ -42,7 +47,8 @@ def kept(source: Any) -> Any:
     names = {*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED, "SpecificCharacterSet"}
     few = Dataset()
     few.update({source[name].tag: source[name] for name in names if name in source})
-    few.set_original_encoding(*source.original_encoding, source.original_character_set)
+    implicit, little = source.original_encoding
+    few.set_original_encoding(implicit, little, source.original_character_set)
     few.decode()
     return few
 

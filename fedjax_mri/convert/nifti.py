@@ -37,7 +37,7 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
     turn, turn_back = turns(image.affine)
     oriented = turn(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(three(image.shape)))
     slices = np.ascontiguousarray(oriented.transpose(2, 1, 0))
-    check_slice(*slices.shape[1:], limits)
+    check_slice(slices.shape[1], slices.shape[2], limits)
     return Picture(slices, False, partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed))
 
 

@@ -15,8 +15,9 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
     """One slice. Raises UserError on files that are not a single picture of a sensible size."""
     with opened(path, limits.pixels) as image:
         check_slice(image.height, image.width, limits)
-        if getattr(image, "n_frames", 1) > 1:
-            raise UserError(f"{image.n_frames} frames: give one picture a file")
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise UserError(f"{frames} frames: give one picture a file")
         deep = image.mode.startswith("I")
         grey = np.asarray(image if deep else image.convert("L"), np.float32)
         full = 65535 if deep else 255

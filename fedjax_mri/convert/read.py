@@ -44,6 +44,6 @@ def reader(head: bytes) -> Reader:
         return raster.read
     if head[128:132] == b"DICM":
         return dicom.read
-    if nifti.GZIP == head[:2] or nifti.marked(head):
+    if head[:2] == nifti.GZIP or nifti.marked(head):
         return nifti.read
     raise UserError("neither PNG, JPEG, DICOM nor NIfTI: give one of these")

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,13 +33,13 @@ def translate(run: pathlib.Path) -> Translator:
     check(this, run)
     models = [own(this), *clients(this)]
 
-    @jax.jit
-    def predict(model: Model, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return this.sim.task.predict(model.params, model.carry, batch)
+    @partial(jax.jit, static_argnums=2)
+    def predict(model: Model, batch: dict[str, jax.Array], to: str) -> jax.Array:
+        return this.sim.task.predict(model.params, model.carry, batch)[to]
 
     def draw(to: str, source: np.ndarray, sample: int | None) -> np.ndarray:
         model = models[0 if sample is None else sample + 1]
-        return np.asarray(predict(model, filled(to, source))[to])
+        return np.asarray(predict(model, filled(to, source), to))
 
     window = getattr(this.config.task, "window", None)
     return Translator(this.described.image, window, this.config.name, draw, len(models) - 1)
@@ -59,7 +60,7 @@ def check(this: Restored, run: pathlib.Path) -> None:
     batch = filled("ct", np.zeros((1, *image), np.float32))
     model = jax.eval_shape(task.init, jax.random.key(0))
     try:
-        made = jax.eval_shape(lambda model: task.predict(*model, batch), model)
+        made = jax.eval_shape(lambda model: task.predict(model.params, model.carry, batch), model)
     except KeyError as error:  # a field that batches of other tasks have
         raise UserError(f"{run}: its task, {kind}, wants {error}: {remedy}") from None
     if not (isinstance(made, dict) and {"ct", "mr"} <= made.keys()):
@@ -70,10 +71,11 @@ def own(this: Restored) -> Model:
     """The model that a site gets which took no part."""
     state, task = this.state, this.sim.task
     nobody = np.array([-1], np.int32)
-    part = trees.take(evaluate.own(state.clients, nobody), jnp.int32(0))
+    pick = evaluate.own if this.plan.clients == "host" else jax.jit(evaluate.own)
+    part = trees.take(pick(state.clients, nobody), jnp.int32(0))
     if task.newcomer is not None:
         part = evaluate.received(task, state.server.model, part, jnp.int32(-1))
-    return trees.join(state.server.model, part)
+    return jax.device_put(trees.join(state.server.model, part))
 
 
 def clients(this: Restored) -> list[Model]:
@@ -93,7 +95,7 @@ def personal(this: Restored) -> bool:
     """Whether `predict` reads what clients keep: an image pool or a discriminator of their own translates nothing."""
     task, batch = this.sim.task, filled("ct", np.zeros((1, *this.described.image), np.float32))
     model = jax.eval_shape(task.init, jax.random.key(0))
-    program = jax.make_jaxpr(lambda model: task.predict(*model, batch))(model).jaxpr
+    program = jax.make_jaxpr(lambda model: task.predict(model.params, model.carry, batch))(model).jaxpr
     read = {id(variable) for step in program.eqns for variable in step.invars} | {id(out) for out in program.outvars}
     travels = jax.tree.leaves(task.shared(model))
     return any(id(leaf) in read for leaf, shared in zip(program.invars, travels, strict=True) if not shared)

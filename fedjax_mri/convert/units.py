@@ -37,7 +37,7 @@ def entering(image: np.ndarray, displayed: bool, conversion: Conversion) -> np.n
     if not displayed:
         return np.maximum(image, np.float32(LEAST))
     assert conversion.window is not None
-    low, high = np.float32(conversion.window)
+    low, high = (np.float32(edge) for edge in conversion.window)
     return low + image * (high - low)
 
 

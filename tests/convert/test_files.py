@@ -113,9 +113,10 @@ def test_a_ct_slice_becomes_a_derived_mr_object(tmp_path) -> None:
     assert run([tmp_path / "a", tmp_path / "b"], tmp_path / "out") == ((2, 0), [])
     source, made, other = examples.ct, *(pydicom.dcmread(tmp_path / "out" / name) for name in "ab")
     for name in (
-        "PatientName PatientID PatientSex StudyInstanceUID StudyDate FrameOfReferenceUID PixelSpacing SliceThickness "
-        "ImageOrientationPatient ImagePositionPatient PatientPosition InstanceNumber Rows Columns"
-    ).split():
+        *("PatientName", "PatientID", "PatientSex", "StudyInstanceUID", "StudyDate", "FrameOfReferenceUID"),
+        *("PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient", "PatientPosition"),
+        *("InstanceNumber", "Rows", "Columns"),
+    ):
         assert made[name].value == source[name].value, name
     assert made.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
     assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID

@@ -51,26 +51,30 @@ def scan() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype(np.float32)
 
 
+def applied(params: dict, scan: np.ndarray) -> np.ndarray:
+    """By the network alone."""
+    generator = TASK.generator.build((SIZE, SIZE, 1), Compute("direct"))
+    return np.asarray(jax.jit(lambda params, scan: generator.apply(params, {}, scan)[0])(params, scan))
+
+
 def test_a_shared_model_translates_both_ways_and_has_no_draws(tmp_path, scan) -> None:
     """Discriminators and image pools that clients keep, and differ in, are no ensemble."""
     state = saved(tmp_path / "run", replace(CONFIG, algorithm=FedAvg()))
     found = translate(tmp_path / "run")
     assert (found.image, found.name, found.samples) == ((SIZE, SIZE, 1), "tiny", 0)
-    generator = TASK.generator.build(found.image, Compute("direct"))
+    generators = state.server.model.params["generator"]
     for to in ("ct", "mr"):
-        wanted = generator.apply(state.server.model.params["generator"][to], {}, scan)[0]
-        np.testing.assert_allclose(found.draw(to, scan, None), wanted, atol=1e-5)
+        np.testing.assert_allclose(found.draw(to, scan, None), applied(generators[to], scan), atol=1e-5)
 
 
 def test_clients_with_models_of_their_own_are_draws(tmp_path, scan) -> None:
     state = saved(tmp_path / "run", replace(CONFIG, algorithm=LocalOnly()))
     found = translate(tmp_path / "run")
     assert found.samples == 2
-    generator = TASK.generator.build(found.image, Compute("direct"))
     each = state.clients.model.params["generator"]["mr"]
-    for sample, params in ((0, 0), (1, 1), (None, jax.tree.map(lambda leaf: leaf[:2].mean(0), each))):
-        params = params if sample is None else trees.take(each, params)
-        np.testing.assert_allclose(found.draw("mr", scan, sample), generator.apply(params, {}, scan)[0], atol=1e-5)
+    mean = jax.tree.map(lambda leaf: leaf[:2].mean(0), each)
+    for sample, params in ((0, trees.take(each, 0)), (1, trees.take(each, 1)), (None, mean)):
+        np.testing.assert_allclose(found.draw("mr", scan, sample), applied(params, scan), atol=1e-5)
 
 
 def test_runs_that_cannot_translate_are_named(tmp_path) -> None:
