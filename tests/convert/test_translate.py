@@ -6,9 +6,10 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from fedjax_mri import cli, runfolder, trees
 from fedjax_mri import config as configs
-from fedjax_mri import runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.config import Experiment
 from fedjax_mri.convert.translate import translate
@@ -65,6 +66,11 @@ def test_a_shared_model_translates_both_ways_and_has_no_draws(tmp_path, scan) ->
     generators = state.server.model.params["generator"]
     for to in ("ct", "mr"):
         np.testing.assert_allclose(found.draw(to, scan, None), applied(generators[to], scan), atol=1e-5)
+    Image.fromarray(np.full((12, 9), 100, np.uint8)).save(tmp_path / "ct.png")
+    words = ["convert", str(tmp_path / "run"), str(tmp_path / "ct.png"), "--to", "mr", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--batch", "2"]) == 0
+    assert Image.open(tmp_path / "out" / "ct.png").size == (9, 12)
+    assert cli.main([*words, "--samples", "2", "--force"]) == 1
 
 
 def test_clients_with_models_of_their_own_are_draws(tmp_path, scan) -> None:
@@ -72,6 +78,7 @@ def test_clients_with_models_of_their_own_are_draws(tmp_path, scan) -> None:
     found = translate(tmp_path / "run")
     assert found.samples == 2
     each = state.clients.model.params["generator"]["mr"]
+    assert np.abs(found.draw("mr", scan, 0) - found.draw("mr", scan, 1)).mean() > 0.01
     mean = jax.tree.map(lambda leaf: leaf[:2].mean(0), each)
     for sample, params in ((0, trees.take(each, 0)), (1, trees.take(each, 1)), (None, mean)):
         np.testing.assert_allclose(found.draw("mr", scan, sample), applied(params, scan), atol=1e-5)
