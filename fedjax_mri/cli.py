@@ -86,6 +86,13 @@ def parser() -> argparse.ArgumentParser:
     )
     audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
     command("show", show, "the resolved config, and what it will cost" + flags, "config")
+    convert_ = command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run")
+    convert_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM, NIfTI, or folders of them")
+    convert_.add_argument("--to", choices=("mr", "ct"), required=True)
+    convert_.add_argument("--out", type=pathlib.Path, required=True, help="folder for files of the same names")
+    convert_.add_argument("--force", action="store_true", help="overwrite what is there")
+    text = "mean of N draws of the model, and their standard deviation beside it"
+    convert_.add_argument("--samples", type=int, default=0, metavar="N", help=text)
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
     phantom_.add_argument("--sites", type=int, default=6)
     phantom_.add_argument("--seed", type=int, default=0)
@@ -210,6 +217,21 @@ def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
             print(f"{field:32} {value}")
 
 
+def convert(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Each input in the other modality; 1 where some were refused."""
+    from fedjax_mri import config
+    from fedjax_mri.convert import command, discover, translate
+
+    settings = config.override(command.Settings(), flags, "fedjax-mri convert")
+    translator = translate.translate(words.run)
+    job = command.prepare(translator, words.to, words.out, words.force, words.samples, settings)
+    files = discover.find(words.inputs, words.out)
+    with Bar(len(files), "file") as bar:
+        converted, refused = command.convert(job, files, bar.say, bar.step)
+    print(f"{converted} converted, {refused} refused")
+    return 1 if refused else 0
+
+
 def phantom(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """A row a site: CT, MR, tissues, tumour."""
     from fedjax_mri import config
@@ -232,10 +254,10 @@ def refuse(flags: Sequence[str]) -> None:
 class Bar:
     """A progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, total: int, unit: str = "round") -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=rounds, unit="round", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Bar":
         return self
@@ -250,6 +272,11 @@ class Bar:
             print(line, flush=True)
         else:
             self._bar.write(line)
+
+    def step(self) -> None:
+        """One unit is done."""
+        if self._bar is not None:
+            self._bar.update()
 
     def watch(self, progress: Any) -> None:
         """After each segment."""

@@ -46,9 +46,17 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 def write_text(path: pathlib.Path, content: str) -> None:
     """Whole or not at all."""
+    write_bytes(path, content.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Whole or not at all."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")  # several shards of a study may write the same file
-    draft.write_text(content, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -144,7 +144,7 @@ def own(clients: Kept, owner: np.ndarray) -> PyTree:
 
     def pick(leaf: jax.Array) -> jax.Array:
         total = jnp.asarray(trained @ leaf.reshape(len(leaf), -1).astype(np.float32)).reshape(leaf.shape[1:])
-        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), leaf[0]).astype(leaf.dtype)
+        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), leaf[0].astype(jnp.float32)).astype(leaf.dtype)
         nobody = jnp.asarray(owner < 0).reshape(-1, *(1 for _ in leaf.shape[1:]))
         return jnp.where(nobody, mean[None], leaf[owner])
 
