@@ -14,6 +14,8 @@ from typing import Any
 from fedjax_mri import launch
 from fedjax_mri.errors import UserError
 
+LINE = 12  # figures that `evaluate` says in a line; more get a table
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -70,8 +72,11 @@ def parser() -> argparse.ArgumentParser:
     train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
     train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
     launch.flags(train_)
-    text = "judge a run's model, on its own test data or --data.field value"
-    launch.flags(command("evaluate", evaluate, text, "run"))
+    text = "judge the models of runs, side by side, on their own test data or --data.field value"
+    evaluate_ = command("evaluate", evaluate, text)
+    evaluate_.add_argument("runs", type=pathlib.Path, nargs="+")
+    evaluate_.add_argument("--best", action="store_true", help="the best checkpoint, where `early` kept one")
+    launch.flags(evaluate_)
     sweep_ = command("sweep", sweep, "train a study's cells, as many at once as share a program" + flags, "study")
     sweep_.add_argument("--out", type=pathlib.Path, help="study folder (default: runs/NAME)")
     sweep_.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell alone, from the I-th of 0..N-1")
@@ -171,12 +176,19 @@ def submit(shards: int, arguments: Sequence[str]) -> int:
 
 
 def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
-    """The figures of a saved model."""
+    """The figures of saved models: a line a test set, or a table where there are several models or many figures."""
     from fedjax_mri import config, judge, runfolder
 
-    settings = runfolder.read_config(words.run)
-    data = config.override(Settings(settings.data), flags).data if flags else None
-    for name, figures in judge.judge(words.run, data, print).items():
+    columns: dict[str, dict[str, float]] = {}
+    for run in words.runs:
+        settings = runfolder.read_config(run)
+        data = config.override(Settings(settings.data), flags).data if flags else None
+        prefix = f"{run.name}, " if len(words.runs) > 1 else ""
+        columns |= {prefix + name: found for name, found in judge.judge(run, data, print, words.best).items()}
+    if len(words.runs) > 1 or max(map(len, columns.values())) > LINE:
+        print(judge.table(columns))
+        return
+    for name, figures in columns.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 
@@ -223,7 +235,7 @@ def convert(words: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.convert import command, discover, translate
 
     settings = config.override(command.Settings(), flags, "fedjax-mri convert")
-    translator = translate.translate(words.run)
+    translator = translate.translate(words.run, words.to)
     job = command.prepare(translator, words.to, words.out, words.force, words.samples, settings)
     files = discover.find(words.inputs, words.out)
     with Bar(len(files), "file") as bar:

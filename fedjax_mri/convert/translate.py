@@ -27,10 +27,13 @@ class Translator(NamedTuple):
     samples: int  # draws that differ; 0 where the model always says the same
 
 
-def translate(run: pathlib.Path) -> Translator:
-    """The translator that a run has trained. Raises UserError where it has trained none."""
-    this = judge.restore(run)
-    check(this, run)
+def translate(run: pathlib.Path, to: str) -> Translator:
+    """The translator to `to` that a run has trained, at its best where that was kept.
+
+    Raises UserError where it has trained none.
+    """
+    this = judge.restore(run, best=(run / "best").is_dir())
+    check(this, run, to)
     models = [own(this), *clients(this)]
 
     @partial(jax.jit, static_argnums=2)
@@ -51,20 +54,20 @@ def filled(to: str, source: np.ndarray) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
 
-def check(this: Restored, run: pathlib.Path) -> None:
-    """Raises UserError unless the task makes CT and MR of one channel of each other."""
+def check(this: Restored, run: pathlib.Path, to: str) -> None:
+    """Raises UserError unless the task makes `to`, of one channel, of the other modality."""
     image, task, kind = this.described.image, this.sim.task, type(this.config.task).__name__
     remedy = "give a run that translates between CT and MR"
     if image[2] != 1:
         raise UserError(f"{run}: its images have {image[2]} channels: {remedy} of one channel")
-    batch = filled("ct", np.zeros((1, *image), np.float32))
+    batch = filled(to, np.zeros((1, *image), np.float32))
     model = jax.eval_shape(task.init, jax.random.key(0))
     try:
         made = jax.eval_shape(lambda model: task.predict(model.params, model.carry, batch), model)
     except KeyError as error:  # a field that batches of other tasks have
         raise UserError(f"{run}: its task, {kind}, wants {error}: {remedy}") from None
-    if not (isinstance(made, dict) and {"ct", "mr"} <= made.keys()):
-        raise UserError(f"{run}: its task, {kind}, makes no CT and MR: {remedy}")
+    if not (isinstance(made, dict) and to in made):
+        raise UserError(f"{run}: its task, {kind}, makes no {to.upper()}: {remedy}")
 
 
 def own(this: Restored) -> Model:
