@@ -25,8 +25,8 @@ LESIONS = (
 )
 NOTE = (
     "Images in 0..1, CT in its window, HU that share of it; PSNR in dB and SSIM by Wang 2004 (Gaussian 11, 0 to 1), "
-    "means over images. Frechet and kernel distance: structure filters, {n} images made and as many real; not an FID. Mutual "
-    "information: nats, 64 x 64 cells."
+    "means over images. Frechet and kernel distance: structure filters, {n} images made and as many real; not an FID. "
+    "Mutual information: nats, 64 x 64 cells."
 )
 CURVES = {"SSIM": "ssim", "Mean absolute error": "mae", "Frechet distance, structure filters": "frechet"}
 

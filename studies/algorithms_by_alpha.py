@@ -2,8 +2,8 @@
 
 Command: fedjax-mri sweep studies/algorithms_by_alpha.py
 Hardware and time: under an hour on 2 cores; a program for each algorithm trains its 20 cells.
-Data: the phantom at 64 px, drawn once and seen at 32 px, 20 hospitals, 10 a round. Clients take plain SGD steps, as SCAFFOLD and
-FedDyn assume; the server's rates are the papers' (FedAdam: its own).
+Data: the phantom at 64 px, drawn once and seen at 32 px, 20 hospitals, 10 a round. Clients take plain SGD
+steps, as SCAFFOLD and FedDyn assume; the server's rates are the papers' (FedAdam: its own).
 """
 
 from dataclasses import replace
