@@ -86,7 +86,10 @@ def test_a_lesion_made_up_is_counted_in_the_healthy_alone():
 def test_grey_values_outside_the_brain_change_nothing():
     truth = patients([0.3, 0])
     bone = np.where(HEAD[..., None], truth, np.float32(9))
-    np.testing.assert_array_equal(*(m.segment(image, brains(2), RULE) for image in (truth, bone)))
+    segment = jax.jit(m.segment, static_argnums=2)
+    np.testing.assert_array_equal(*(segment(image, brains(2), RULE) for image in (truth, bone)))
+    constant = np.full_like(truth, 0.3)
+    assert not segment(constant, brains(2), RULE).any()
 
 
 def test_contrast_is_lesion_minus_ring():
