@@ -57,10 +57,10 @@ def fitted(tensors: Mapping[str, np.ndarray], settings: Any, params: PyTree, car
     shapes = {_name(places, path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path((params, carry))}
     values, notes = _taken(given, shapes, pairs[0][1], places[HEAD])
     _check(values, shapes, file)
-    trees = jax.tree_util.tree_map_with_path(
+    filled_params, filled_carry = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(values.get(_name(places, path), leaf)), (params, carry)
     )
-    return Loaded(*trees, notes)
+    return Loaded(filled_params, filled_carry, notes)
 
 
 def _name(places: Mapping[Place, str], path: tuple[Any, ...]) -> str:

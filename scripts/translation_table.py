@@ -1,0 +1,117 @@
+"""Translators beside what needs no learning, on the test patients of the first run. Prints a Markdown table.
+
+    python scripts/translation_table.py RUN ...
+
+`identity` shows the CT as it is. `histogram` knows more than a translator may: which tissue each pixel of the training
+MR is. It gives each pixel, by the tissue that its HU suggest, the MR value of the same rank within that tissue.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri import judge, runfolder
+from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.resident import positions, whole
+from fedjax_mri.tasks import translation
+from fedjax_mri.tasks.biophysics import APART, memberships
+from fedjax_mri.tasks.task import Batch, Model
+from fedjax_mri.tasks.units import Images, Window, given
+from fedjax_mri.tasks.units import seen as seen_as
+
+TEST = "unseen sites"
+SHOWN = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "frechet": "Frechet",
+    "error in white matter": "error, white",
+    "error in csf": "error, CSF",
+    "error in cortical bone": "error, bone",
+    "contrast kept": "lesion contrast kept",
+    "hallucination rate": "hallucinated",
+}
+SAMPLE = 200  # training patients whose histograms are matched
+RANKS = np.linspace(0, 1, 65)
+
+
+def main() -> None:
+    runs = [pathlib.Path(word) for word in sys.argv[1:]]
+    config = runfolder.read_config(runs[0])
+    federation, window = config.data.build(config.seed), config.task.window
+    test = everyone(federation.tests[TEST].data)
+    found = {"identity": baseline(window, test, lambda images: images["ct"])}
+    found["histogram"] = baseline(window, test, matched(window, everyone(federation.train, SAMPLE)))
+    for run in runs:
+        best = (run / "best").is_dir()
+        figures = judge.judge(run, None, lambda line: None, best)[TEST]
+        found[runfolder.read_config(run).name] = figures
+    print(f"CT to MR, {len(test['ct'])} patients of {TEST} (synthetic)\n")
+    print("| | " + " | ".join(SHOWN.values()) + " |\n|---|" + "---|" * len(SHOWN))
+    for name, figures in found.items():
+        print(f"| {name} | " + " | ".join(f"{figures.get(f'mr/{key}', float('nan')):.3f}" for key in SHOWN) + " |")
+
+
+def everyone(data: ClientData, most: int = 10**6) -> Batch:
+    """All examples, or `most` of them spread evenly, as one batch."""
+    client, index = positions(data.sizes)
+    chosen = np.linspace(0, len(client) - 1, min(most, len(client))).astype(int)
+    one = jax.jit(
+        jax.vmap(lambda store, c, i: jax.tree.map(lambda x: x[0], data.read(store, c, i[None])), (None, 0, 0))
+    )
+    return {**one(whole(data), client[chosen], index[chosen]), "weight": jnp.ones(len(chosen), jnp.float32)}
+
+
+def baseline(window: Window, test: Batch, to_mr: Callable[[Images], jax.Array]) -> dict[str, float]:
+    """The figures of a rule that makes MR of CT, images in -1..1."""
+
+    def translate(params: Any, carry: Any, images: Images) -> Images:
+        return {"mr": to_mr(images)}
+
+    def terms(*_: Any) -> dict[str, jax.Array]:
+        return {}
+
+    nothing = lambda key: Model({}, {})  # noqa: E731
+    task = translation.task(window, "average", nothing, (), terms, translate, "", ("mr",))
+    return task.summary(jax.jit(task.evaluate)({}, {}, test))
+
+
+def matched(window: Window, train: Batch) -> Callable[[Images], jax.Array]:
+    """The histogram match; CT of one half of the patients, MR and its tissues of the other."""
+    half = len(train["ct"]) // 2
+    ct, mr, tissue = train["ct"][:half], train["mr"][half:], train["tissue"][half:]
+    seen, true = tissue_of(ct), np.asarray(jnp.argmax(tissue[..., APART], -1))
+    clipped = given(window, "ct", seen_as(window, {"ct": ct})["ct"])
+    quantiles = [
+        (np.quantile(pick(clipped, seen == t), RANKS), np.quantile(pick(mr, true == t), RANKS))
+        for t in range(len(APART))
+    ]
+
+    def to_mr(images: Images) -> jax.Array:
+        hu = given(window, "ct", images["ct"])
+        which = jnp.argmax(memberships(hu), -1)[..., None]
+        each = [jnp.interp(hu, jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)) for x, y in quantiles]
+        return 2 * sum(jnp.where(which == t, value, 0.0) for t, value in enumerate(each)) - 1
+
+    return to_mr
+
+
+def tissue_of(hu: jax.Array) -> np.ndarray:
+    """The likeliest of the tissues that HU tell apart, [B, H, W]."""
+    return np.asarray(jnp.argmax(memberships(hu), -1))
+
+
+def pick(images: jax.Array, where: np.ndarray) -> np.ndarray:
+    """Values [B, H, W, 1] where `where` [B, H, W]; a 0 where that is nowhere."""
+    values = np.asarray(images)[..., 0][where]
+    return values if len(values) else np.zeros(1)
+
+
+if __name__ == "__main__":
+    main()
