@@ -44,7 +44,8 @@ RANKS = np.linspace(0, 1, 65)
 def main() -> None:
     runs = [pathlib.Path(word) for word in sys.argv[1:]]
     config = runfolder.read_config(runs[0])
-    federation, window = config.data.build(config.seed), config.task.window
+    source = getattr(config.data, "source", config.data)  # paired, so that an MR comes with its own tissues
+    federation, window = source.build(config.seed), config.task.window
     test = everyone(federation.tests[TEST].data)
     found = {"identity": baseline(window, test, lambda images: images["ct"])}
     found["histogram"] = baseline(window, test, matched(window, everyone(federation.train, SAMPLE)))
@@ -62,10 +63,12 @@ def everyone(data: ClientData, most: int = 10**6) -> Batch:
     """All examples, or `most` of them spread evenly, as one batch."""
     client, index = positions(data.sizes)
     chosen = np.linspace(0, len(client) - 1, min(most, len(client))).astype(int)
-    one = jax.jit(
-        jax.vmap(lambda store, c, i: jax.tree.map(lambda x: x[0], data.read(store, c, i[None])), (None, 0, 0))
-    )
-    return {**one(whole(data), client[chosen], index[chosen]), "weight": jnp.ones(len(chosen), jnp.float32)}
+
+    def one(store: Any, client: jax.Array, index: jax.Array) -> Batch:
+        return jax.tree.map(lambda x: x[0], data.read(store, client, index[None]))
+
+    batch = jax.jit(jax.vmap(one, (None, 0, 0)))(whole(data), client[chosen], index[chosen])
+    return {**batch, "weight": jnp.ones(len(chosen), jnp.float32)}
 
 
 def baseline(window: Window, test: Batch, to_mr: Callable[[Images], jax.Array]) -> dict[str, float]:
@@ -86,12 +89,11 @@ def matched(window: Window, train: Batch) -> Callable[[Images], jax.Array]:
     """The histogram match; CT of one half of the patients, MR and its tissues of the other."""
     half = len(train["ct"]) // 2
     ct, mr, tissue = train["ct"][:half], train["mr"][half:], train["tissue"][half:]
-    seen, true = tissue_of(ct), np.asarray(jnp.argmax(tissue[..., APART], -1))
-    clipped = given(window, "ct", seen_as(window, {"ct": ct})["ct"])
-    quantiles = [
-        (np.quantile(pick(clipped, seen == t), RANKS), np.quantile(pick(mr, true == t), RANKS))
-        for t in range(len(APART))
-    ]
+    known = tissue[..., APART]
+    true = np.where(known.sum(-1) > 0.5, known.argmax(-1), -1)  # tumours have no part in it
+    seen, clipped = tissue_of(ct), given(window, "ct", seen_as(window, {"ct": ct})["ct"])
+    ranks = lambda images, where: np.quantile(pick(images, where), RANKS)  # noqa: E731
+    quantiles = [(ranks(clipped, seen == t), ranks(mr, true == t)) for t in range(len(APART))]
 
     def to_mr(images: Images) -> jax.Array:
         hu = given(window, "ct", images["ct"])
