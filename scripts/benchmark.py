@@ -29,7 +29,7 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri import trees
-from fedjax_mri.data.resident import resident
+from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed import auto, engine, segments, uplink
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -202,7 +202,7 @@ def best_share(sim: Simulation, plan: Plan) -> float:
 
 
 def one_step(sim: Simulation) -> jax.stages.Traced:
-    """One local step of a full batch, traced by itself."""
+    """One local step of a full batch, traced by itself; resident data count as the batch that is read of them."""
 
     state, key = shapes(sim), jax.random.key(0)
 
@@ -215,7 +215,7 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
         optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)
         return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
 
-    return jax.jit(step).trace(state, sim.data.store)
+    return jax.jit(step).trace(state, specimen(sim.data))
 
 
 def shapes(sim: Simulation) -> engine.State:
