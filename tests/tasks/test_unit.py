@@ -129,8 +129,8 @@ def test_use_is_without_noise_and_needs_one_modality() -> None:
     cycle = sum(float(2 * jnp.abs(back[name] - data[name]).mean()) for name in ("ct", "mr"))
     assert -float(task.score(sums)) == pytest.approx(cycle, rel=1e-4)
     assert set(task.predict(*model, {"mr": data["mr"]})) == {"ct"}
-    terms = ["adversarial", "reconstruction", "kl", "cycle", "cycle_kl", "discriminator"]
-    assert list(task.summary(sums)) == terms
+    terms = {"adversarial", "reconstruction", "kl", "cycle", "cycle_kl", "discriminator"}
+    assert set(task.summary(sums)) == terms
 
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
