@@ -20,6 +20,7 @@ from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
 from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.extras import Extras
 from fedjax_mri.tasks.pix2pix import Pix2Pix
 from fedjax_mri.tasks.unit import UNIT
 
@@ -30,14 +31,16 @@ SITES = replace(
     t2_spin_echo=replace(USUAL.t2_spin_echo, share=1.0),
     mr_noise=(0.01, 0.03),
     bias_field=(0.0, 0.2),
+    ct_noise=(1.0, 2.5),
     patients_mean=32.0,
     patients_sigma=0.3,
     patients_max=64,
     **{name: replace(getattr(USUAL, name), share=0.0) for name in OTHERS},
 )
 PHANTOM = Phantom(clients=9, test_clients=9, test_patients=8, size=64, sites=SITES)
-WINDOW = (-100.0, 150.0)  # HU; narrow, so that fluid and brain differ
+WINDOW = (-40.0, 100.0)  # HU; narrow, so that fluid and brain differ
 JUDGE = PatchGANSettings(width=16, halvings=2)
+PHYSICS = Extras(biophysical=5.0)  # without pairs, what holds the made MR to the tissue that the CT shows
 ADVERSARIAL = LocalTraining(
     epochs=1,
     batch=1,
@@ -62,7 +65,9 @@ configs = {
     "cyclegan": replace(
         BASE,
         name="CycleGAN",
-        task=CycleGAN(generator=GeneratorSettings(width=16, blocks=3), discriminator=JUDGE, window=WINDOW),
+        task=CycleGAN(
+            generator=GeneratorSettings(width=12, blocks=3), discriminator=JUDGE, window=WINDOW, extras=PHYSICS
+        ),
     ),
     "pix2pix": replace(
         BASE,

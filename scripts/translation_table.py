@@ -8,7 +8,6 @@ MR is. It gives each pixel, by the tissue that its HU suggest, the MR value of t
 
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,8 +20,7 @@ from fedjax_mri.data.resident import positions, whole
 from fedjax_mri.tasks import translation
 from fedjax_mri.tasks.biophysics import APART, memberships
 from fedjax_mri.tasks.task import Batch, Model
-from fedjax_mri.tasks.units import Images, Window, given
-from fedjax_mri.tasks.units import seen as seen_as
+from fedjax_mri.tasks.units import Images, Window, share
 
 TEST = "unseen sites"
 SHOWN = {
@@ -47,8 +45,8 @@ def main() -> None:
     source = getattr(config.data, "source", config.data)  # paired, so that an MR comes with its own tissues
     federation, window = source.build(config.seed), config.task.window
     test = everyone(federation.tests[TEST].data)
-    found = {"identity": baseline(window, test, lambda images: images["ct"])}
-    found["histogram"] = baseline(window, test, matched(window, everyone(federation.train, SAMPLE)))
+    found = {"identity": baseline(window, test, share(window, "ct", test["ct"]))}
+    found["histogram"] = baseline(window, test, matched(everyone(federation.train, SAMPLE), test["ct"]))
     for run in runs:
         best = (run / "best").is_dir()
         figures = judge.judge(run, None, lambda line: None, best)[TEST]
@@ -71,37 +69,30 @@ def everyone(data: ClientData, most: int = 10**6) -> Batch:
     return {**batch, "weight": jnp.ones(len(chosen), jnp.float32)}
 
 
-def baseline(window: Window, test: Batch, to_mr: Callable[[Images], jax.Array]) -> dict[str, float]:
-    """The figures of a rule that makes MR of CT, images in -1..1."""
+def baseline(window: Window, test: Batch, made: jax.Array) -> dict[str, float]:
+    """The figures of MR in 0..1 that a rule has made of the test patients' CT."""
 
     def translate(params: Any, carry: Any, images: Images) -> Images:
-        return {"mr": to_mr(images)}
-
-    def terms(*_: Any) -> dict[str, jax.Array]:
-        return {}
+        return {"mr": 2 * params - 1}  # an argument, lest the compiler works on it as a constant
 
     nothing = lambda key: Model({}, {})  # noqa: E731
-    task = translation.task(window, "average", nothing, (), terms, translate, "", ("mr",))
-    return task.summary(jax.jit(task.evaluate)({}, {}, test))
+    task = translation.task(window, "average", nothing, (), lambda *_: {}, translate, "", ("mr",))
+    return task.summary(jax.jit(task.evaluate)(made, {}, test))
 
 
-def matched(window: Window, train: Batch) -> Callable[[Images], jax.Array]:
-    """The histogram match; CT of one half of the patients, MR and its tissues of the other."""
+def matched(train: Batch, hu: jax.Array) -> jax.Array:
+    """MR of CT by ranks within tissues; CT of one half of the training patients, MR and its tissues of the other."""
     half = len(train["ct"]) // 2
-    ct, mr, tissue = train["ct"][:half], train["mr"][half:], train["tissue"][half:]
-    known = tissue[..., APART]
+    ct, mr, known = train["ct"][:half], train["mr"][half:], train["tissue"][half:][..., APART]
     true = np.where(known.sum(-1) > 0.5, known.argmax(-1), -1)  # tumours have no part in it
-    seen, clipped = tissue_of(ct), given(window, "ct", seen_as(window, {"ct": ct})["ct"])
-    ranks = lambda images, where: np.quantile(pick(images, where), RANKS)  # noqa: E731
-    quantiles = [(ranks(clipped, seen == t), ranks(mr, true == t)) for t in range(len(APART))]
-
-    def to_mr(images: Images) -> jax.Array:
-        hu = given(window, "ct", images["ct"])
-        which = jnp.argmax(memberships(hu), -1)[..., None]
-        each = [jnp.interp(hu, jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)) for x, y in quantiles]
-        return 2 * sum(jnp.where(which == t, value, 0.0) for t, value in enumerate(each)) - 1
-
-    return to_mr
+    seen, which = tissue_of(ct), tissue_of(hu)[..., None]
+    made = jnp.zeros_like(hu)
+    for t in range(len(APART)):
+        x, y = (
+            jnp.asarray(np.quantile(pick(*pair), RANKS), jnp.float32) for pair in ((ct, seen == t), (mr, true == t))
+        )
+        made = jnp.where(which == t, jnp.interp(hu, x, y), made)
+    return made
 
 
 def tissue_of(hu: jax.Array) -> np.ndarray:

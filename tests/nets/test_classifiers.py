@@ -1,4 +1,4 @@
-"""EfficientNet and VGG16: counts of parameters as published, names of their weights, logits as independent float64 forward passes give them."""
+"""EfficientNets and VGG16: counts of their weights, logits as independent float64 forward passes give them."""
 
 import functools
 import hashlib
