@@ -2,8 +2,8 @@
 
 Command: fedjax-mri sweep studies/clients_at_a_budget.py
 Hardware and time: about an hour on 2 cores.
-Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trains on the same number of examples, BUDGET,
-in rounds of cohort x epochs x PATIENTS of them.
+Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trains on the same number of examples,
+BUDGET, in rounds of cohort x epochs x PATIENTS of them.
 """
 
 from fedjax_mri.config import Experiment, LocalTraining
