@@ -192,7 +192,9 @@ def _vgg(settings: VGGSettings, tensors: Tensors) -> Pairs:
             place, number = place + after, number + 1
         place += 1  # the pool
     timm = "pre_logits.fc1.weight" in tensors
-    names = ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else (f"classifier.{n}" for n in (0, 3, 6))
+    names = (
+        ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
+    )
     first, second, head = names
     _as_convolution(tensors, f"{first}.weight", settings.grid)
     yield from ((("hidden", 0), first), (("hidden", 1), second), (HEAD, head))
