@@ -66,7 +66,7 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes)
         self.logits = nnx.Linear(outputs[-1], classes, rngs=rngs)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, channels], weight [B] -> logits [B, classes]."""
         x = overlapping_max_pool(nnx.relu(self.stem(x, weight, train)))
         for block in self.blocks:

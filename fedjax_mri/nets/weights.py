@@ -74,10 +74,10 @@ def _taken(given: Tensors, shapes: dict[str, Shape], first: str, head: str) -> t
     values = {name: _turned(value, len(shapes.get(name, ()))) for name, value in given.items()}
     kernel, logits = f"{first}.weight", f"{head}.weight"
     notes = ["the norm before the head is not in such files: it stays"] if shapes.pop("", ()) else []
-    if kernel in values and shapes[kernel][2] == 1 < values[kernel].shape[2]:
+    if kernel in values and values[kernel].ndim == 4 and shapes[kernel][2] == 1 < values[kernel].shape[2]:
         notes.append(f"{kernel}: summed over its {values[kernel].shape[2]} channels, the images have 1")
         values[kernel] = values[kernel].sum(2, keepdims=True)
-    theirs, ours = values[logits].shape[-1] if logits in values else 0, shapes[logits][-1]
+    theirs, ours = [0, *values.get(logits, np.zeros(0)).shape][-1], shapes[logits][-1]
     if theirs != ours:
         notes.append(f"{head}: of {theirs} classes in the file, of {ours} in the task: it stays")
         for name in (logits, f"{head}.bias"):
@@ -192,7 +192,9 @@ def _vgg(settings: VGGSettings, tensors: Tensors) -> Pairs:
             place, number = place + after, number + 1
         place += 1  # the pool
     timm = "pre_logits.fc1.weight" in tensors
-    names = ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else (f"classifier.{n}" for n in (0, 3, 6))
+    names = (
+        ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
+    )
     first, second, head = names
     _as_convolution(tensors, f"{first}.weight", settings.grid)
     yield from ((("hidden", 0), first), (("hidden", 1), second), (HEAD, head))

@@ -1,4 +1,4 @@
-"""EfficientNets and VGG16: counts of their weights, logits as independent float64 forward passes give them."""
+"""EfficientNet and VGG16: published counts, names of their weights, logits as float64 loops give them."""
 
 import functools
 import hashlib
