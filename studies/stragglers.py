@@ -1,7 +1,7 @@
 """Is it better to drop stragglers or to take their unfinished work, and how long to wait (synthetic)?
 
 Command: fedjax-mri sweep studies/stragglers.py
-Hardware and time: about 40 minutes on 2 cores.
+Hardware and time: under ten minutes on 2 cores.
 Data: the phantom at 64 px, seen at 32, 20 hospitals whose computers and links differ. A deadline ends each round; work
 that is not done by then is dropped or handed in as it is. Time is that of the virtual clock.
 """
