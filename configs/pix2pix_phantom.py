@@ -1,7 +1,7 @@
 """pix2pix at its published size: U-Net-256, conditional 70 x 70 PatchGAN, 256 px, batches of one, Adam 2e-4.
 
 Command: fedjax-mri train configs/pix2pix_phantom.py
-Hardware and time: a GPU. The hospitals of cyclegan_phantom.py (synthetic), whose CT and MR are of the same patients here.
+Hardware and time: a GPU. The hospitals of cyclegan_phantom.py (synthetic), with CT and MR of the same patients.
 """
 
 import pathlib
