@@ -98,7 +98,7 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
         way, _ = make(params, carry, batch, key)
         still = jax.lax.stop_gradient(way.made)
         made, carry = judge(params, carry, way, still, 0.0, batch["weight"], True)
-        real, carry = judge(params, carry, way, way.truth, 1.0, batch["weight"], True)
+        real, carry = judge(params, carry, way, way.equals[1], 1.0, batch["weight"], True)
         terms = {"discriminator": (made + real) / 2}
         carry = {**carry, "key": jax.random.key_data(key)}
         return mean(terms["discriminator"], batch["weight"]), (carry, tally(terms, batch["weight"]))
@@ -106,14 +106,14 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
     def generate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         way, carry = make(params, carry, batch, jax.random.wrap_key_data(carry["key"]))
         adversary, carry = judge(params, carry, way, way.made, 1.0, batch["weight"], True)
-        terms = {"adversarial": adversary, "l1": mae(way.made, way.truth), **extras.terms(way, batch)}
+        terms = {"adversarial": adversary, "l1": mae(*way.equals), **extras.terms(way, batch)}
         return mean(objective(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
         way, _ = make(params, carry, batch, None)
-        found = {"l1": mae(way.made, way.truth), **extras.terms(way, batch)}
+        found = {"l1": mae(*way.equals), **extras.terms(way, batch)}
         ask = partial(judge, params, carry, way, weight=batch["weight"], train=False)
-        wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (way.truth, 1.0)))
+        wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (way.equals[1], 1.0)))
         return {"adversarial": wished, **found, "discriminator": (made + real) / 2}
 
     def translate(params: Params, carry: Carry, images: Images) -> Images:
