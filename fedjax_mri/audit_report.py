@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_mri import leave_one_out, report, runfolder
+from fedjax_mri import figures, leave_one_out, runfolder
 from fedjax_mri.audit import SITE, Row, audit, spreads
 from fedjax_mri.errors import UserError
 
@@ -31,7 +31,7 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
     gain = leave_one_out.gains(config, rounds or config.rounds, say) if leave else None
     runfolder.write_text(run / "audit.csv", table(facts["classes"], found))
     runfolder.write_text(run / "audit.md", page(facts, found, gain))
-    with matplotlib.rc_context(report.STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         draw(found, facts["synthetic"]).savefig(run / "audit.png", dpi=150)
     written = [run / f"audit.{kind}" for kind in ("csv", "md", "png")]
     return written if gain is None else [*written, *write_gains(run, gain, facts["synthetic"])]
@@ -42,7 +42,7 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
     heading = ["site taking part", *(f"for site {j}" for j in range(len(gain)))]
     lines = [[f"site {k}", *row.tolist()] for k, row in enumerate(gain)]
     runfolder.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
-    with matplotlib.rc_context(report.STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         heat(gain, synthetic).savefig(run / "leave_one_out.png", dpi=150)
     return [run / "leave_one_out.csv", run / "leave_one_out.png"]
 
@@ -128,7 +128,7 @@ def cell(value: Any) -> str:
 def draw(found: Sequence[Row], synthetic: bool) -> Figure:
     """Accuracy of each group of sites with its 95 % interval, a panel for each test set and grouping."""
     panels = list(dict.fromkeys((row.test, row.grouping) for row in found))
-    figure = Figure(figsize=(report.WIDE, 2.6 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(figures.WIDE, 2.6 * len(panels)), layout="constrained")
     for ax, (test, grouping) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels):
         mine = [row for row in found if (row.test, row.grouping) == (test, grouping)]
         panel(ax, sorted(mine, key=lambda row: row.accuracy) if grouping == SITE else mine)
@@ -139,8 +139,8 @@ def draw(found: Sequence[Row], synthetic: bool) -> Figure:
 def panel(ax: Axes, rows: Sequence[Row]) -> None:
     """A point for each row; named, where there is room for names."""
     place = np.arange(len(rows))
-    ax.vlines(place, [row.low for row in rows], [row.high for row in rows], color=report.COLOURS[0], alpha=0.4)
-    ax.plot(place, [row.accuracy for row in rows], "o", color=report.COLOURS[0], markersize=4)
+    ax.vlines(place, [row.low for row in rows], [row.high for row in rows], color=figures.COLOURS[0], alpha=0.4)
+    ax.plot(place, [row.accuracy for row in rows], "o", color=figures.COLOURS[0], markersize=4)
     named = rows if len(rows) <= 8 else []
     ax.set_xticks(place[: len(named)], [row.name for row in named])
 

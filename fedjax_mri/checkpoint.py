@@ -34,7 +34,7 @@ class Checkpoints:
 
         room(self.folder, state)
         try:
-            self._manager.save(round, args=ocp.args.StandardSave(named(state)), force=True)
+            self._manager.save(round, args=ocp.args.StandardSave(trees.named(state)), force=True)
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
             if gone := processes.lost(error):
@@ -68,19 +68,14 @@ class Checkpoints:
             ) from error
 
 
-def named(state: PyTree) -> dict[str, jax.Array]:
-    """The leaves of a state by their path."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-
-
 def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
     """`like` with the leaves of those names. Raises UserError where the two do not fit."""
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
-        value = leaves.get(_name(path))
+        value = leaves.get(trees.name(path))
         if value is None or value.shape != shape.shape:
             found = "nothing" if value is None else f"shape {value.shape}"
-            raise UserError(f"{source}: {_name(path)} should have shape {shape.shape}, found {found}")
+            raise UserError(f"{source}: {trees.name(path)} should have shape {shape.shape}, found {found}")
         return np.asarray(value, shape.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, like)
@@ -93,7 +88,3 @@ def room(folder: pathlib.Path, state: PyTree) -> None:
         raise UserError(
             f"{folder}: {free / 1e6:.0f} MB free, a checkpoint wants {need / 1e6:.0f}; free space, then run again"
         )
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

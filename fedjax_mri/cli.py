@@ -14,6 +14,8 @@ from typing import Any
 from fedjax_mri import launch
 from fedjax_mri.errors import UserError
 
+LINE = 12  # figures that `evaluate` says in a line; more get a table
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -70,8 +72,11 @@ def parser() -> argparse.ArgumentParser:
     train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
     train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
     launch.flags(train_)
-    text = "judge a run's model, on its own test data or --data.field value"
-    launch.flags(command("evaluate", evaluate, text, "run"))
+    text = "judge the models of runs, side by side, on their own test data or --data.field value"
+    evaluate_ = command("evaluate", evaluate, text)
+    evaluate_.add_argument("runs", type=pathlib.Path, nargs="+")
+    evaluate_.add_argument("--best", action="store_true", help="the best checkpoint, where `early` kept one")
+    launch.flags(evaluate_)
     sweep_ = command("sweep", sweep, "train a study's cells, as many at once as share a program" + flags, "study")
     sweep_.add_argument("--out", type=pathlib.Path, help="study folder (default: runs/NAME)")
     sweep_.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell alone, from the I-th of 0..N-1")
@@ -86,6 +91,13 @@ def parser() -> argparse.ArgumentParser:
     )
     audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
     command("show", show, "the resolved config, and what it will cost" + flags, "config")
+    convert_ = command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run")
+    convert_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM, NIfTI, or folders of them")
+    convert_.add_argument("--to", choices=("mr", "ct"), required=True)
+    convert_.add_argument("--out", type=pathlib.Path, required=True, help="folder for files of the same names")
+    convert_.add_argument("--force", action="store_true", help="overwrite what is there")
+    text = "mean of N draws of the model, and their standard deviation beside it"
+    convert_.add_argument("--samples", type=int, default=0, metavar="N", help=text)
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
     phantom_.add_argument("--sites", type=int, default=6)
     phantom_.add_argument("--seed", type=int, default=0)
@@ -112,7 +124,7 @@ def cores() -> int:
 
 def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
     """Each experiment of the config file in turn, then one report for all."""
-    from fedjax_mri import config, experiment, processes, report, results
+    from fedjax_mri import config, experiment, processes, results
 
     variants = resolved(words.config, flags)
     out = words.out or pathlib.Path("runs", words.config.stem)
@@ -126,6 +138,8 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
         if processes.main():
             print(results.headline(folders[name]), flush=True)
     if processes.main():
+        from fedjax_mri import report  # matplotlib, after the run
+
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
 
@@ -162,12 +176,19 @@ def submit(shards: int, arguments: Sequence[str]) -> int:
 
 
 def evaluate(words: argparse.Namespace, flags: Sequence[str]) -> None:
-    """The figures of a saved model."""
+    """The figures of saved models: a line a test set, or a table where there are several models or many figures."""
     from fedjax_mri import config, judge, runfolder
 
-    settings = runfolder.read_config(words.run)
-    data = config.override(Settings(settings.data), flags).data if flags else None
-    for name, figures in judge.judge(words.run, data, print).items():
+    columns: dict[str, dict[str, float]] = {}
+    for run in words.runs:
+        settings = runfolder.read_config(run)
+        data = config.override(Settings(settings.data), flags).data if flags else None
+        prefix = f"{run.name}, " if len(words.runs) > 1 else ""
+        columns |= {prefix + name: found for name, found in judge.judge(run, data, print, words.best).items()}
+    if len(words.runs) > 1 or max(map(len, columns.values())) > LINE:
+        print(judge.table(columns))
+        return
+    for name, figures in columns.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 
@@ -208,6 +229,21 @@ def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
             print(f"{field:32} {value}")
 
 
+def convert(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Each input in the other modality; 1 where some were refused."""
+    from fedjax_mri import config
+    from fedjax_mri.convert import command, discover, translate
+
+    settings = config.override(command.Settings(), flags, "fedjax-mri convert")
+    translator = translate.translate(words.run, words.to)
+    job = command.prepare(translator, words.to, words.out, words.force, words.samples, settings)
+    files = discover.find(words.inputs, words.out)
+    with Bar(len(files), "file") as bar:
+        converted, refused = command.convert(job, files, bar.say, bar.step)
+    print(f"{converted} converted, {refused} refused")
+    return 1 if refused else 0
+
+
 def phantom(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """A row a site: CT, MR, tissues, tumour."""
     from fedjax_mri import config
@@ -230,10 +266,10 @@ def refuse(flags: Sequence[str]) -> None:
 class Bar:
     """A progress bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, total: int, unit: str = "round") -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=rounds, unit="round", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Bar":
         return self
@@ -249,9 +285,15 @@ class Bar:
         else:
             self._bar.write(line)
 
+    def step(self) -> None:
+        """One unit is done."""
+        if self._bar is not None:
+            self._bar.update()
+
     def watch(self, progress: Any) -> None:
         """After each segment."""
-        words = ", ".join(f"{name} {value:.4g}" for name, value in headline(progress.figures).items())
+        shown = headline(progress.figures, progress.headline)
+        words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if self._bar is None:
             print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
         else:
@@ -259,8 +301,8 @@ class Bar:
             self._bar.set_postfix_str(words)
 
 
-def headline(figures: dict[str, float]) -> dict[str, float]:
-    """What fits on one line."""
+def headline(figures: dict[str, float], first: str) -> dict[str, float]:
+    """What fits on one line, with the figure `first` of each test set."""
     wanted = {
         "clients_per_second": "clients/s",
         "images_per_second": "images/s",
@@ -268,4 +310,4 @@ def headline(figures: dict[str, float]) -> dict[str, float]:
         "train/nll": "loss",
     }
     chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
-    return chosen | {name: value for name, value in figures.items() if name.endswith("/accuracy")}
+    return chosen | {name: value for name, value in figures.items() if name.endswith(f"/{first}")}

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import io
 import json
-import math
 import pathlib
 import runpy
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri import parts
+from fedjax_mri.early import Early
 from fedjax_mri.errors import UserError, known
-from fedjax_mri.fed import uplink
+from fedjax_mri.fed import checks, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.conditions import Ideal
 from fedjax_mri.fed.finetune import FineTune
@@ -49,8 +49,7 @@ class LocalTraining:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
-        if known(self.learning_rate) and not 0 < self.learning_rate < math.inf:
-            raise UserError(f"local.learning_rate={self.learning_rate}: must be a positive, finite number")
+        checks.positive("local.learning_rate", self.learning_rate)
         return Local(self.epochs, self.batch, imported(self.optimizer, "local.optimizer"), self._rate(rounds))
 
     def _rate(self, rounds: int) -> Callable[[jax.Array], jax.Array]:
@@ -103,6 +102,8 @@ class Experiment:
     distil: Distil = field(default_factory=Distil)  # of clients' models into the server's, after the last round
     plan: Plan = field(default_factory=Plan)
     keep: int = 2  # newest checkpoints that stay on disk
+    early: Early = field(default_factory=Early)
+    pictures: bool = False  # a few examples after each evaluation, in RUN/pictures, where the task has pictures to show
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "keep"):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import processes, results, runfolder, trees
+from fedjax_mri import pictures, processes, results, runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
 from fedjax_mri.data.resident import specimen
+from fedjax_mri.early import enough, is_best
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import auto, engine, evaluate, finetune, oneshot, segments
 from fedjax_mri.fed import local as locally
@@ -49,6 +50,7 @@ class Progress(NamedTuple):
     round: int
     rounds: int
     figures: Mapping[str, float]
+    headline: str  # of the figures of each test set, the first to look at
 
 
 class Prepared(NamedTuple):
@@ -76,10 +78,10 @@ def run(
     """
     with Stop(say) as stop:
         this, state = prepare(config, out, resume_from, say)
-        state, judged = train(this, state, stop, watch)
+        state, judged, shown = train(this, state, stop, watch)
     this.log.close()
     if processes.main():
-        results.save(out, this.federation, judged, this.clock.seconds)
+        results.save(out, this.federation, judged, shown, this.clock.seconds)
     if int(state.round) >= config.rounds or stop.asked is None:
         return None
     say(f"{stop.asked.name}: stopped after round {int(state.round)}, saved; the same command goes on from there")
@@ -91,6 +93,8 @@ def prepare(
 ) -> tuple[Prepared, State]:
     """Settings checked, the folder claimed, data built, the first state found."""
     agree(config)
+    if config.early.patience and concludes(config):
+        raise UserError(f"early.patience={config.early.patience}: what follows the last round needs all rounds; give 0")
     clock, source = Clock(), config.data
     config.local.build(config.rounds)  # bad settings are refused before any data is read
     config.plan.resolve()
@@ -111,7 +115,7 @@ def prepare(
     for warning in federation.warnings:
         say(f"warning: {warning}")
     if processes.main():
-        runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described))
+        runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described, sim.task.headline))
     log = runfolder.Log(out, int(state.round))
     return Prepared(config, plan, federation, sim, checkpoints, log, clock), state
 
@@ -137,16 +141,18 @@ def seen(federation: Federation) -> str:
 
 def train(
     this: Prepared, state: State, stop: Stop, watch: Callable[[Progress], None]
-) -> tuple[State, dict[str, evaluate.Judged]]:
-    """Segments until the rounds are done or `stop` says so."""
+) -> tuple[State, dict[str, evaluate.Judged], dict[str, np.ndarray]]:
+    """Segments until the rounds are done or `stop` says so; gives what was judged last, and a few examples to show."""
     judge = evaluate.build(this.sim.task, this.plan, this.federation.tests)
+    show = showing(this)
     with ThreadPoolExecutor(1) as meanwhile:
         first = meanwhile.submit(judge, state)
         segment = compiled(this, state)
     judged = first.result()
     if not this.log.history:
         this.log.write({"round": int(state.round), **results.figures(this.sim.task, judged)})
-    while int(state.round) < this.config.rounds and not stop.agreed():
+    early, log = this.config.early, this.log
+    while int(state.round) < this.config.rounds and not (enough(early, log.history) or stop.agreed()):
         state, line = segment(state)
         refuse_divergence(line, this.config)
         with this.clock.measure("evaluate"):
@@ -155,9 +161,23 @@ def train(
         line |= results.figures(this.sim.task, {**judged, **further})
         this.log.write(line)  # before the checkpoint: a line too many is cut off on resuming, a lost one is lost
         with this.clock.measure("checkpoint"):
+            if early.figure and is_best(early, log.history):
+                Checkpoints(this.checkpoints.folder.parent / "best", 1).save(int(state.round), state)
             this.checkpoints.save(int(state.round), state)
-        watch(Progress(int(state.round), this.config.rounds, line))
-    return state, judged
+        if this.config.pictures and this.sim.task.shown is not None:
+            drawn = show(state)  # in every process
+            if processes.main():
+                folder = this.checkpoints.folder.parent / "pictures"
+                pictures.save(folder, int(state.round), drawn, this.federation.synthetic)
+        watch(Progress(int(state.round), this.config.rounds, line, this.sim.task.headline[0]))
+    return state, judged, show(state)
+
+
+def showing(this: Prepared) -> Callable[[State], dict[str, np.ndarray]]:
+    """State -> fields [s, ...] of a few examples of the first test set, as the task shows them."""
+    first = evaluate.few(next(iter(this.federation.tests.values())))
+    show = evaluate.build(evaluate.showing(this.sim.task), this.plan, {"": first})
+    return lambda state: show(state)[""].kept
 
 
 def conclude(this: Prepared, state: State) -> tuple[State, dict[str, evaluate.Judged]]:
@@ -216,7 +236,7 @@ def training_figures(sim: Simulation, work: Work, seconds: float, waited: float)
 
 def refuse_divergence(line: Mapping[str, float], config: Experiment) -> None:
     """Raises UserError when training has left the finite numbers; the last checkpoint is from before."""
-    if not math.isfinite(line.get("train/nll", 0.0)):
+    if not all(math.isfinite(value) for name, value in line.items() if name.startswith("train/")):
         raise UserError(
             f"round {line['round']}: the training loss is no longer finite; lower local.learning_rate "
             f"(now {config.local.learning_rate}); the last checkpoint is from before"
@@ -265,7 +285,9 @@ def population(config: Experiment, task: Task, local: Local, data: ClientData) -
         model = task.init(key)
         return trees.split(task.shared(model), model)[0]
 
-    mb = trees.nbytes(jax.eval_shape(shared, jax.random.key(0))) / 1e6
+    def mb() -> float:
+        return trees.nbytes(jax.eval_shape(shared, jax.random.key(0))) / 1e6
+
     return Population(data.sizes, locally.steps(local, data.sizes), local.epochs, mb, config.rounds)
 
 
@@ -273,7 +295,8 @@ def describe(federation: Federation) -> Described:
     """The image's shape from what `read` gives."""
     data, zero = federation.train, jnp.int32(0)
     store = specimen(data)
-    image = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)["image"]
+    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    image = fields["image"] if "image" in fields else fields["mr"]
     return Described(image.shape[1:], federation.classes, len(data.sizes))
 
 

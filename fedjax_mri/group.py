@@ -124,8 +124,7 @@ def judging(group: Group, sim: Simulation, federations: Sequence[Federation]) ->
 
 
 def _member(judged: Mapping[str, Any], number: int) -> dict[str, Judged]:
-    nothing = np.zeros(0, np.int32)
-    return {name: Judged(jax.tree.map(lambda x: x[number], one), (), nothing) for name, one in judged.items()}
+    return {name: Judged(jax.tree.map(lambda x: x[number], one), {}) for name, one in judged.items()}
 
 
 def trained(several: Sequence[Experiment], group: Group, figures: Any, sim: Simulation, say: Say) -> list[Outcome]:

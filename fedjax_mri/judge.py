@@ -1,34 +1,70 @@
 """A saved model, judged again: on its own test data, or on another source's."""
 
+import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_mri import results, runfolder
 from fedjax_mri.checkpoint import Checkpoints
+from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Source
 from fedjax_mri.experiment import Described, assemble, existing
 from fedjax_mri.fed import engine, evaluate
+from fedjax_mri.fed.engine import Simulation, State
+from fedjax_mri.fed.plan import Plan
 
 
-def judge(run: pathlib.Path, source: Source | None, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """Figures of a run's newest model on its own test sets, or on the data of another source.
+class Restored(NamedTuple):
+    """A run that is over, without its data."""
 
-    Raises UserError when that data has classes or channels that the model does not know.
-    """
+    config: Experiment
+    described: Described
+    plan: Plan
+    sim: Simulation
+    state: State  # of the newest checkpoint, or the best
+
+
+def restore(run: pathlib.Path, best: bool = False) -> Restored:
+    """The newest state of a run, or its best, and what it belongs to. Raises UserError where the folder holds none."""
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
     described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
     plan = config.plan.resolve()
+    nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
+    sim = assemble(config, described, nobody, plan)
+    like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
+    folder = run / "best" if best else run
+    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like))
+
+
+def judge(
+    run: pathlib.Path, source: Source | None, say: Callable[[str], None], best: bool = False
+) -> dict[str, dict[str, float]]:
+    """Figures of a run's newest model, or its best, on its own test sets, or on the data of another source.
+
+    Raises UserError when that data has classes or channels that the model does not know.
+    """
+    config, described, plan, sim, state = restore(run, best)
     other = source.evaluation(described.classes, config.seed) if source else None
     tests, tables = other or (config.data.build(config.seed).tests, ())
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
-    nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
-    sim = assemble(config, described, nobody, plan)
-    like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
-    state = Checkpoints(existing(run)).restore(like)
     judged = evaluate.build(sim.task, plan, tests)(state)
     return {name: results.figures(sim.task, {"": one}) for name, one in judged.items()}
+
+
+def table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures side by side: a line a figure, a column for each name."""
+    names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
+    first, widths = max(map(len, names)), [max(10, len(title)) for title in columns]
+    head = " " * first + "".join(f"  {title:>{width}}" for title, width in zip(columns, widths))
+    cells = [[figures.get(name, math.nan) for figures in columns.values()] for name in names]
+    lines = [
+        f"{name:{first}}" + "".join(f"  {value:{width}.4f}" for value, width in zip(row, widths))
+        for name, row in zip(names, cells)
+    ]
+    return "\n".join([head, *lines])

@@ -22,6 +22,11 @@ def purpose(key: jax.Array, name: Purpose) -> jax.Array:
     return jax.random.fold_in(key, int(name))
 
 
+def each(key: jax.Array, names: jax.Array) -> jax.Array:
+    """A key for each of `names` int32 [B]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, names)
+
+
 def client(root: jax.Array, round: jax.Array, client: jax.Array) -> jax.Array:
     """The key of one client in one round; clients count from 0, the round's own draws use no client."""
     return jax.random.fold_in(jax.random.fold_in(root, round), client)

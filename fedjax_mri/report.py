@@ -3,88 +3,31 @@
 `write` turns finished runs into the file; all figures of merit come from `metrics`. The page itself is `report.html`.
 """
 
-import base64
 import importlib.resources
-import io
 import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
+from fedjax_mri import translation_report
 from fedjax_mri.data.client_data import Table
+from fedjax_mri.figures import COLOURS, INK, RED, STYLE, WIDE, distinct, panels, png, svg
 from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
+from fedjax_mri.record import RunRecord, TestResult
 
 FEW = 24  # clients that are shown one by one; more are shown as a distribution
 LONGEST = 200  # rows of a table, at most
-WIDE = 9.6  # inches, a figure as wide as the page
-INK, RED = "#34495e", "#c0392b"
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")  # Tol's bright scheme
-STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#777777",
-    "axes.grid": True,
-    "axes.labelcolor": "#333333",
-    "axes.linewidth": 0.6,
-    "axes.prop_cycle": cycler("color", COLOURS),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "font.size": 8.5,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "savefig.transparent": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fedjax-mri",
-    "text.parse_math": False,  # a $ in a class name is a $
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
-
-
-class TestResult(NamedTuple):
-    """What a model did on one test set of M clients and n examples, C classes."""
-
-    tally: Tally  # NumPy, leading axis M
-    probabilities: np.ndarray  # float [n, C]
-    labels: np.ndarray  # int [n]
-    client: np.ndarray  # int [n], 0..M-1
-    samples: np.ndarray = np.zeros((0, 1, 1))  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]
-    sample_labels: np.ndarray = np.zeros(0, int)  # [s]
-    sample_probabilities: np.ndarray = np.zeros((0, 1))  # float [s, C]
-
-
-class RunRecord(NamedTuple):
-    """All that the report says about one run."""
-
-    name: str
-    config: dict[str, Any]  # resolved, nested
-    environment: dict[str, Any]  # versions, git, device, plan, command
-    history: list[dict[str, float]]  # a dict per segment: round, useful_share, "train/nll", "<test set>/accuracy"
-    classes: tuple[str, ...]
-    labels: np.ndarray  # int [N, C], training examples per client and class
-    tables: Sequence[Table]  # from the source
-    warnings: Sequence[str]
-    tests: dict[str, TestResult]
-    timings: dict[str, float]  # seconds by kind of work: compile, train, evaluate, ...
-    synthetic: bool  # then the report says so beside every figure
 
 
 @matplotlib.rc_context(STYLE)
@@ -129,9 +72,11 @@ def _replace(path: Path, page: str) -> Path:
 
 
 def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    judged = [run for run in runs if run.tests]
     return {
-        "headline": _headline(runs),
-        "curves": svg(_curves(runs)),
+        "headline": _headline(judged) if judged else None,
+        "curves": svg(_curves(judged)) if judged else None,
+        "parts": translation_report.compared([run for run in runs if run.kept]),
         "synthetic": any(run.synthetic for run in runs),
     }
 
@@ -142,8 +87,9 @@ def _section(run: RunRecord) -> dict[str, Any]:
     return {
         "run": run,
         "summary": _summary(run),
-        "headline": _headline([run]),
-        "curves": svg(_curves([run])),
+        "headline": _headline([run]) if run.tests else None,
+        "curves": svg(_curves([run])) if run.tests else None,
+        "parts": translation_report.parts([run]) if run.kept else [],
         "tests": [_test(run, name, result) for name, result in run.tests.items()],
         "partition": svg(_partition_bars(run) if few else _partition_overview(run)),
         "shares": _partition_table(run) if few else _partition_quantiles(run),
@@ -300,20 +246,6 @@ def _indented(tree: dict[str, Any], depth: int = 0) -> Iterator[tuple[int, str, 
 # Figures
 
 
-def svg(figure: Figure) -> Markup:
-    """The figure as an <svg> element, without the parts that only matter to a file of its own."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
-    # Names such as "axes_1" would occur in every figure of the page, and nothing refers to them.
-    return Markup(re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text[text.index("<svg") :]))
-
-
-def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
-
-
 def _curves(runs: Sequence[RunRecord]) -> Figure:
     """Loss and accuracy against rounds: one run's test sets together, several runs' side by side."""
     tests = list(dict.fromkeys(name for run in runs for name in run.tests))
@@ -392,12 +324,6 @@ def _reliability(tally: Tally) -> Figure:
     return figure
 
 
-def distinct(count: int) -> np.ndarray:
-    """RGB 0..1, [count, 3]."""
-    named = COLOURS if count <= len(COLOURS) else matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))
-    return np.array([matplotlib.colors.to_rgb(colour) for colour in named[:count]])
-
-
 def _partition_bars(run: RunRecord) -> Figure:
     """A stacked bar per client."""
     clients, ends = np.arange(len(run.labels)), np.cumsum(run.labels, 1)
@@ -441,18 +367,8 @@ def _strip(labels: np.ndarray, height: int = 120) -> np.ndarray:
 def _sample(classes: tuple[str, ...], image: np.ndarray, label: int, probabilities: np.ndarray) -> dict[str, Any]:
     guess = int(np.argmax(probabilities))
     return {
-        "image": _png(image),
+        "image": png(image),
         "prediction": classes[guess],
         "confidence": float(probabilities[guess]),
         "truth": classes[int(label)],
     }
-
-
-def _png(image: np.ndarray) -> str:
-    """A data URI; image uint8, or float 0..1: [H, W] or [H, W, C], the first channel unless C is 3."""
-    image = image[..., 0] if image.ndim == 3 and image.shape[-1] != 3 else image
-    if image.dtype != np.uint8:
-        image = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

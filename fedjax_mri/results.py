@@ -7,24 +7,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_mri import runfolder
-from fedjax_mri.data.client_data import Federation, Table, Test
-from fedjax_mri.data.resident import whole
+from fedjax_mri import runfolder, trees
+from fedjax_mri.data.client_data import Federation, Table
+from fedjax_mri.data.resident import positions
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import evaluate
 from fedjax_mri.fed.evaluate import Judged
 from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
-from fedjax_mri.report import RunRecord, TestResult
+from fedjax_mri.record import RunRecord, TestResult
 from fedjax_mri.tasks.task import Task
-
-SAMPLES = ("samples", "sample_labels", "sample_probabilities")
 
 
 def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, float]:
     """Headline figures of each test set as "test set/figure", pooled and over clients."""
     line: dict[str, float] = {}
-    for name, (metrics, *_) in judged.items():
+    for name, (metrics, _) in judged.items():
         pooled = jax.tree.map(lambda x: x.sum(0), metrics)
         scores = np.asarray(task.score(metrics))
         spread = fairness.spread(scores, np.ones_like(scores))
@@ -33,35 +30,35 @@ def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, float]:
     return line
 
 
-def save(run: pathlib.Path, federation: Federation, judged: Mapping[str, Judged], seconds: Mapping[str, float]) -> None:
-    """results.npz and timings.json: all that the report draws and metrics.jsonl lacks."""
-    first = next(iter(federation.tests))
-    arrays = {"labels": federation.labels, "sampled": np.array(first)}
-    arrays |= samples(federation.tests[first], judged[first])
+def save(
+    run: pathlib.Path,
+    federation: Federation,
+    judged: Mapping[str, Judged],
+    shown: Mapping[str, np.ndarray],
+    seconds: Mapping[str, float],
+) -> None:
+    """results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
+
+    `shown` are the fields [s, ...] of a few examples of the first test set.
+    """
+    arrays = {"labels": federation.labels, "sampled": np.array(next(iter(federation.tests)))}
+    arrays |= {f"shown/{field}": value for field, value in shown.items()}
     for name, test in federation.tests.items():
-        arrays |= {f"{name}/{field}": value for field, value in judged[name].metrics._asdict().items()}
-        arrays |= {f"{name}/predictions": judged[name].predictions, f"{name}/truth": judged[name].labels}
-        arrays |= {f"{name}/client": evaluate.positions(test.data.sizes)[0], f"{name}/owner": test.owner}
+        arrays |= {f"{name}/{field}": value for field, value in trees.named(judged[name].metrics).items()}
+        arrays |= {f"{name}/{field}": value for field, value in judged[name].kept.items()}
+        arrays |= {f"{name}/client": positions(test.data.sizes)[0], f"{name}/owner": test.owner}
     arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
     runfolder.save_arrays(run / "results.npz", arrays)
     runfolder.write_json(run / "timings.json", seconds)
 
 
-def samples(test: Test, judged: Judged, count: int = 24) -> dict[str, np.ndarray]:
-    """A few examples spread over a test set, with what the model made of them."""
-    client, index = evaluate.positions(test.data.sizes)
-    chosen = np.linspace(0, len(client) - 1, min(count, len(client))).astype(int)
-    read = jax.vmap(lambda store, c, i: test.data.read(store, c, i[None])["image"][0], (None, 0, 0))
-    images = jax.jit(read)(whole(test.data), client[chosen], index[chosen])
-    return dict(zip(SAMPLES, (np.asarray(images), judged.labels[chosen], judged.predictions[chosen])))
-
-
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    tests = {name: _test(arrays, name) for name in _names(arrays)}
-    sampled = str(arrays["sampled"])
-    tests[sampled] = TestResult(*tests[sampled][:4], *(arrays[name] for name in SAMPLES))
+    sampled, shown, names = str(arrays["sampled"]), under(arrays, "shown/"), _names(arrays)
+    tests = {name: _test(arrays, name) for name in names if f"{name}/truth" in arrays}
+    if tests:
+        tests[sampled] = TestResult(*tests[sampled][:4], shown["image"], shown["truth"], shown["predictions"])
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
@@ -74,6 +71,8 @@ def load(run: pathlib.Path) -> RunRecord:
         tests=tests,
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
+        kept={} if tests else {name: under(arrays, f"{name}/") for name in names},
+        shown={} if tests else shown,
     )
 
 
@@ -83,16 +82,20 @@ def sites(run: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     owners = {name: arrays[f"{name}/owner"] for name in _names(arrays) if f"{name}/owner" in arrays}
     if not owners:
         raise UserError(f"{run}: does not say whose its test sets are; run `fedjax-mri train` again to finish the run")
-    prefix = "groups/"
-    return owners, {name.removeprefix(prefix): group for name, group in arrays.items() if name.startswith(prefix)}
+    return owners, under(arrays, "groups/")
+
+
+def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def headline(run: pathlib.Path) -> str:
     """One line: the last figures of each test set."""
-    last = runfolder.read_history(run)[-1]
-    tests = [name.rpartition("/")[0] for name in last if name.endswith("/f1") and not name.startswith("train/")]
-    figures = (f"{name}: accuracy {last[name + '/accuracy']:.4f}, macro-F1 {last[name + '/f1']:.4f}" for name in tests)
-    return f"after round {last['round']:.0f}: " + "; ".join(figures)
+    last, wanted = runfolder.read_history(run)[-1], runfolder.read_json(run / "run.json")["headline"]
+    tests = [name.rpartition("/")[0] for name in last if name.endswith("/client_std")]
+    lines = (f"{name}: " + ", ".join(f"{key} {last[f'{name}/{key}']:.4f}" for key in wanted) for name in tests)
+    return f"after round {last['round']:.0f}: " + "; ".join(lines)
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -104,7 +107,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _names(arrays: Mapping[str, Any]) -> list[str]:
-    return [name.removesuffix("/truth") for name in arrays if name.endswith("/truth")]
+    return [name.removesuffix("/client") for name in arrays if name.endswith("/client")]
 
 
 def _test(arrays: Mapping[str, Any], name: str) -> TestResult:

@@ -5,6 +5,8 @@ RUN/run.json            versions, git state, device, plan; classes and partition
 RUN/metrics.jsonl       one line a segment
 RUN/events.*            the same for TensorBoard
 RUN/checkpoints/        by Orbax
+RUN/best/               the best of them, where `early` says what is best
+RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
 RUN/results.npz         final tallies and predictions
 RUN/report.html
 """
@@ -27,7 +29,8 @@ from fedjax_mri import processes
 from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
-FREE = ("rounds", "plan", "keep")  # what may differ when a run is continued: none of it changes what a round does
+# What may differ when a run is continued: none of it changes what a round does.
+FREE = ("rounds", "plan", "keep", "early", "pictures")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
@@ -43,9 +46,17 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 def write_text(path: pathlib.Path, content: str) -> None:
     """Whole or not at all."""
+    write_bytes(path, content.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Whole or not at all."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")  # several shards of a study may write the same file
-    draft.write_text(content, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -91,7 +102,9 @@ def differences(before: configs.Experiment, now: configs.Experiment, free: Seque
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
-def facts(config: configs.Experiment, plan: Any, federation: Federation, described: Any) -> dict[str, Any]:
+def facts(
+    config: configs.Experiment, plan: Any, federation: Federation, described: Any, headline: Sequence[str]
+) -> dict[str, Any]:
     """What run.json says; `described` is all that must be known of the data to rebuild the model without it."""
     return {
         "name": config.name,
@@ -100,6 +113,7 @@ def facts(config: configs.Experiment, plan: Any, federation: Federation, describ
         **described._asdict(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
+        "headline": headline,
         "tables": [table._asdict() for table in federation.tables],
     }
 

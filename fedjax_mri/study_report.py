@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
@@ -20,7 +19,8 @@ from scipy import stats
 from fedjax_mri import runfolder, sweep
 from fedjax_mri.data.client_data import Table
 from fedjax_mri.errors import UserError
-from fedjax_mri.report import STYLE, WIDE, distinct, publish, svg
+from fedjax_mri.figures import STYLE, WIDE, Part, distinct, svg
+from fedjax_mri.report import publish
 
 SEED = "seed"
 DRAWS = 2000  # resamples of a bootstrap, and flips of a test that has too many to try them all
@@ -37,17 +37,6 @@ class Found(NamedTuple):
     figures: dict[str, np.ndarray]  # name of a figure of merit -> [C, E], higher is better
     synthetic: bool
     base: dict[str, Any]
-
-
-class Part(NamedTuple):
-    """A piece of the page."""
-
-    title: str = ""
-    svg: Markup | None = None
-    caption: str = ""
-    table: Table | None = None
-    settings: dict[str, Any] | None = None
-    synthetic: bool = False
 
 
 @matplotlib.rc_context(STYLE)
@@ -89,7 +78,7 @@ def read(study: pathlib.Path) -> Found:
 
 def merit(name: str) -> bool:
     """Whether a figure is what runs are compared by."""
-    return name.endswith("/accuracy") and not name.startswith("train/")
+    return name.endswith(("/accuracy", "/ssim")) and not name.startswith("train/")
 
 
 def columns(histories: Sequence[Sequence[dict[str, float]]], *names: str) -> np.ndarray:

@@ -103,3 +103,13 @@ def count(tree: PyTree) -> int:
 def nbytes(tree: PyTree) -> int:
     """Bytes of all leaves; works on shapes alone."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def named(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their paths, such as "server.model.params"."""
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def name(path: Any) -> str:
+    """A path of JAX's in one word."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")

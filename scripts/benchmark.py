@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri import trees
-from fedjax_mri.data.resident import resident
+from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed import auto, engine, segments, uplink
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -179,14 +180,15 @@ def efficiency(
     sim = assemble(plan)
     traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
     flops, peak = products(traced.jaxpr.jaxpr), peak_flops(plan)
-    rate = flops * steps / sum(seconds)
+    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(plan.compiler())
     return {
         "useful_share": steps / slots,
         "best_useful_share": best_share(sim, plan),
         "passes": slots / (plan.devices * plan.lanes * len(works)),
         "ms_per_step_and_device": 1e3 * sum(seconds) * plan.devices / steps,
         "gflop_per_step": flops / 1e9,
-        "gbyte_per_step": one_step(sim).lower().compile(plan.compiler()).cost_analysis()["bytes accessed"] / 1e9,
+        "gbyte_per_step": compiled.cost_analysis()["bytes accessed"] / 1e9,
+        "kernels": kernels(compiled.as_text()),
         "update_mb": trees.nbytes(shapes(sim).server.model) / 1e6,
         "gflop_per_s": rate / 1e9,
         "peak_gflop_per_s": peak / 1e9,
@@ -202,7 +204,7 @@ def best_share(sim: Simulation, plan: Plan) -> float:
 
 
 def one_step(sim: Simulation) -> jax.stages.Traced:
-    """One local step of a full batch, traced by itself."""
+    """One local step of a full batch, traced by itself; resident data count as the batch that is read of them."""
 
     state, key = shapes(sim), jax.random.key(0)
 
@@ -215,7 +217,7 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
         optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)
         return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
 
-    return jax.jit(step).trace(state, sim.data.store)
+    return jax.jit(step).trace(state, specimen(sim.data))
 
 
 def shapes(sim: Simulation) -> engine.State:
@@ -237,6 +239,12 @@ def products(jaxpr: Any) -> float:
             kernel, outputs = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec[0]
             total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[outputs]
     return total
+
+
+def kernels(program: str) -> int:
+    """Operations that a compiled program does one after another."""
+    found = re.findall(r"^ +(?:ROOT )?\S+ = .*? ([a-z-]+)\(", program[program.index("ENTRY") :], re.M)
+    return sum(name not in ("parameter", "tuple", "get-tuple-element", "bitcast", "constant") for name in found)
 
 
 def peak_flops(plan: Plan) -> float:

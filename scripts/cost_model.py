@@ -4,10 +4,10 @@
 
 RAW holds lines of scripts/benchmark.py, as `compare.py --raw` writes them; the newest of each workload counts. A round:
 
-    passes x lanes x (flop / R + bytes / B) + passes x overhead  +  2 x update / link  +  host
+    passes x lanes x (flop / R + bytes / B) + passes x kernels x overhead  +  2 x update / link  +  host
 
-`passes` is known from the schedule; flop and bytes of a local step are counted in the program. R, B and the overhead
-are fitted to W1, W5 and W6 by least squares in relative error, so the other rows are predictions.
+`passes` is known from the schedule; flop, bytes and kernels of a local step are counted in the program. R, B and the
+overhead are fitted to W1, W5 and W6 by least squares in relative error, so the other rows are predictions.
 """
 
 import json
@@ -37,13 +37,13 @@ def main() -> None:
 
 
 def terms(line: Line) -> np.ndarray:
-    """What R, B and the overhead are multiplied by in a round, [3]: Gflop, GB, passes."""
+    """What R, B and the overhead are multiplied by in a round, [3]: Gflop, GB, kernels."""
     steps = line["passes"] * line["plan"]["lanes"]
-    return np.array([steps * line["gflop_per_step"], steps * line["gbyte_per_step"], line["passes"]])
+    return np.array([steps * line["gflop_per_step"], steps * line["gbyte_per_step"], line["passes"] * line["kernels"]])
 
 
 def fit(lines: list[Line]) -> np.ndarray:
-    """Seconds per Gflop, GB and pass, [3], none negative, of least relative error."""
+    """Seconds per Gflop, GB and kernel, [3], none negative, of least relative error."""
     wanted = np.array([line["median_s"] for line in lines])
     weighed = np.stack([terms(line) for line in lines]) / wanted[:, None]
     scale = weighed.max(0)
@@ -66,13 +66,14 @@ def rows(measured: dict[str, Line], constants: np.ndarray) -> str:
         error = model / line["median_s"] - 1
         out.append(f"| {name}{fitted} | {line['median_s']:.3f} | {model:.3f} | {error:+.0%} | {shown} |")
     gflops, bandwidth, overhead = (1 / value if value else math.inf for value in constants)
-    note = f"{gflops:.0f} Gflop/s and {bandwidth:.1f} GB/s on each device, {1e3 / overhead:.2f} ms a pass."
+    note = f"{gflops:.0f} Gflop/s and {bandwidth:.1f} GB/s on each device, {1e6 / overhead:.1f} us a kernel."
     return "\n".join([*out, "", f"Fitted: {note}"])
 
 
 def curve(line: Line, constants: np.ndarray) -> str:
     """Seconds a round for cohorts up to a million clients, on 1 to 1,000 devices like this one."""
-    per_step = float(np.array([line["gflop_per_step"], line["gbyte_per_step"], 1 / line["plan"]["lanes"]]) @ constants)
+    kernels = line["kernels"] / line["plan"]["lanes"]
+    per_step = float(np.array([line["gflop_per_step"], line["gbyte_per_step"], kernels]) @ constants)
     steps_a_client = line["steps_per_s"] / line["clients_per_s"]
     cohorts = (1_000, 10_000, 100_000, 1_000_000)
     out = ["| devices | " + " | ".join(f"{cohort:,} clients" for cohort in cohorts) + " |", "|" + "---|" * 5]

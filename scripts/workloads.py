@@ -60,6 +60,8 @@ WORKLOADS = {
         # As torchvision's: 7 x 7 stem of stride 2, max-pool; 8 groups in every GroupNorm.
         Workload("W6", equal(10, 64), (64, 64, 1), 4, 0.05, "resnet18"),
         Workload("W7", equal(4, 8), (128, 128, 1), 1, 2e-4, "cyclegan", batch=1),
+        # The published size; a round is a step at each of two clients.
+        Workload("W9", equal(2, 1), (256, 256, 1), 1, 2e-4, "cyclegan", batch=1),
         # A dense layer on the pixels; each client keeps a model of that size to itself.
         Workload("W8", equal(100_000, 8), (8, 8, 1), 10, 0.05, "linear", batch=4, cohort=1_000),
     )

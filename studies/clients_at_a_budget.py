@@ -2,11 +2,12 @@
 
 Command: fedjax-mri sweep studies/clients_at_a_budget.py
 Hardware and time: about an hour on 2 cores.
-Data: the phantom at 64 px, hospitals of equal size. Every cell trains on the same number of examples, BUDGET, in
-rounds of cohort x epochs x PATIENTS of them.
+Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trains on the same number of examples,
+BUDGET, in rounds of cohort x epochs x PATIENTS of them.
 """
 
 from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
@@ -49,7 +50,7 @@ study = Study(
             sites=SITES,
             lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
         ),
-        task=Classify(network=CNNSettings(widths=(16, 32, 64))),
+        task=Classify(network=CNNSettings(widths=(16, 32, 64)), preprocess=Preprocess(size=32)),
         local=LocalTraining(batch=8, learning_rate=2e-3),
         sampling=Uniform(),
         algorithm=FedAvg(),

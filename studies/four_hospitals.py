@@ -46,13 +46,13 @@ study = Study(
         ),
         local=LocalTraining(epochs=1, batch=16, schedule="cosine", schedule_end=0.05),
         sampling=Everyone(),
-        rounds=30,
-        evaluate_every=5,
+        rounds=24,
+        evaluate_every=6,
         plan=Plan(tune_s=0),
     ),
     axes={
         "data": {"centralised": Pooled(DATA), "federated": DATA},
-        "local.learning_rate": [5e-4, 1e-3, 2e-3],
+        "local.learning_rate": [2e-3],
         "seed": range(3),
     },
 )

@@ -2,13 +2,14 @@
 
 Command: fedjax-mri sweep studies/scanner_skew.py
 Hardware and time: about half an hour on 2 cores.
-Data: the phantom at 64 px. Each level widens the ranges from which field strength, sequence, noise and bias field of a
-hospital are drawn, about the same middle; label mixes are nearly even.
+Data: the phantom at 64 px, seen at 32. Each level widens the ranges from which field strength, sequence, noise and bias
+field of a hospital are drawn, about the same middle; label mixes are nearly even.
 """
 
 from dataclasses import replace
 
 from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
@@ -48,7 +49,7 @@ study = Study(
                 lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
             )
         ),
-        task=Classify(network=CNNSettings(widths=(16, 32, 64))),
+        task=Classify(network=CNNSettings(widths=(16, 32, 64)), preprocess=Preprocess(size=32)),
         local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3),
         sampling=Uniform(cohort=10),
         rounds=25,

@@ -2,11 +2,12 @@
 
 Command: fedjax-mri sweep studies/stragglers.py
 Hardware and time: about 40 minutes on 2 cores.
-Data: the phantom at 64 px, 20 hospitals whose computers and links differ. A deadline ends each round; work that is not
-done by then is dropped or handed in as it is. Time is that of the virtual clock.
+Data: the phantom at 64 px, seen at 32, 20 hospitals whose computers and links differ. A deadline ends each round; work
+that is not done by then is dropped or handed in as it is. Time is that of the virtual clock.
 """
 
 from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
@@ -34,7 +35,7 @@ study = Study(
                 lesions=LesionModel(size=1.5, contrast=1.5, distractors=0.15),
             )
         ),
-        task=Classify(network=CNNSettings(widths=(16, 32, 64))),
+        task=Classify(network=CNNSettings(widths=(16, 32, 64)), preprocess=Preprocess(size=32)),
         local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3),
         sampling=Uniform(cohort=10),
         conditions=Stragglers(),

@@ -52,7 +52,7 @@ def test_the_core_imports_with_jax_flax_optax_and_numpy_alone() -> None:
     program = """
 import importlib, pkgutil, sys
 refused = {"grain", "dm_pix", "pydicom", "tensorflow_datasets", "PIL", "imagehash", "matplotlib", "jinja2", "tyro",
-           "tqdm", "tensorboardX", "orbax"}
+           "tqdm", "tensorboardX", "orbax", "nibabel", "safetensors", "torch"}
 before = set(sys.modules)
 import jax, flax.nnx, optax, numpy
 brought = {name.split(".")[0] for name in sys.modules} & refused  # by flax itself

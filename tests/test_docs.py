@@ -58,7 +58,8 @@ COMMANDS = re.findall(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", (HOME / "README
 
 
 def test_the_readme_shows_commands() -> None:
-    assert {name for name, _ in COMMANDS} == {"train", "evaluate", "report", "show", "phantom", "sweep", "audit"}
+    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert"}
+    assert {name for name, _ in COMMANDS} == names
 
 
 @pytest.mark.parametrize(("name", "rest"), COMMANDS)

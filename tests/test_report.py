@@ -10,6 +10,7 @@ import pytest
 from fedjax_mri import report
 from fedjax_mri.data.client_data import Table
 from fedjax_mri.metrics import classification
+from fedjax_mri.record import RunRecord, TestResult
 
 CLASSES = ("no tumour", "<b>glioma</b> & $co", "meningioma", "pituitary")
 
@@ -22,7 +23,7 @@ def result(rng, clients, n):
     stacked = jax.vmap(lambda w: classification.tally(logits, labels, w))
     tally = jax.tree.map(np.asarray, stacked(np.float32(client == np.arange(clients)[:, None])))
     images = rng.random((8, 16, 16)).astype(np.float32)
-    return report.TestResult(tally, probabilities, labels, client, images, labels[:8], probabilities[:8])
+    return TestResult(tally, probabilities, labels, client, images, labels[:8], probabilities[:8])
 
 
 def record(clients, name="run", seed=0, synthetic=True):
@@ -42,7 +43,7 @@ def record(clients, name="run", seed=0, synthetic=True):
         }
         for i in range(1, 9)
     ]
-    return report.RunRecord(
+    return RunRecord(
         name=name,
         config={"seed": 0, "fed": {"rounds": 40, "algorithm": {"name": "fedavg", "lr": 0.001}}, "tags": []},
         environment={"jax": "0.10", "device": "cpu", "command": "fedjax-mri train --name 'a <b>'"},

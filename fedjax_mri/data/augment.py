@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri import keys
 from fedjax_mri.errors import UserError
 
 TILES = 8  # CLAHE: tiles a side
@@ -207,8 +208,7 @@ def augment(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     """
     if not any(astuple(config)):
         return images
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(images.shape[0]))
-    return jax.vmap(partial(_augmented, config))(keys, images)
+    return jax.vmap(partial(_augmented, config))(keys.each(key, jnp.arange(images.shape[0])), images)
 
 
 def _augmented(config: Augment, key: jax.Array, image: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
-from fedjax_mri.data.resident import resident, whole
+from fedjax_mri.data.resident import positions, resident, whole
 
 CHUNK = 128  # examples computed at once
 
@@ -40,13 +40,11 @@ def _all(tests: Mapping[str, Test]) -> dict[str, Test]:
 
 def drawn(data: ClientData) -> ClientData:
     """The same clients with their examples in memory."""
-    ends = np.cumsum(data.sizes)
-    client = np.repeat(np.arange(len(data.sizes), dtype=np.int32), data.sizes)
-    index = (np.arange(ends[-1]) - np.repeat(ends - data.sizes, data.sizes)).astype(np.int32)
+    client, index = positions(data.sizes)
     store, read = jax.device_put(whole(data)), _reader(data.read)
     chunks = [read(store, *_chunk(client, index, start)) for start in range(0, len(index), CHUNK)]
     arrays = {name: np.concatenate([chunk[name] for chunk in chunks])[: len(index)] for name in chunks[0]}
-    kept = resident(arrays, np.split(np.arange(len(index)), ends[:-1]))
+    kept = resident(arrays, np.split(np.arange(len(index)), np.cumsum(data.sizes)[:-1]))
     return data._replace(sizes=kept.sizes, store=kept.store, read=kept.read, fetch=kept.fetch)
 
 

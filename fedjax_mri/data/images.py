@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,20 +81,38 @@ def read(files: list[File], size: int, channels: int) -> Images:
 
 def decode(path: str, size: int, channels: int) -> Decoded | str:
     """One image, proportions kept on a black square, or the reason why not."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    try:
+        with opened(path) as image:
+            rgb = _eight_bit(image)
+            mode = "L" if channels == 1 else "RGB"
+            square = ImageOps.pad(rgb.convert(mode), (size, size), Image.Resampling.LANCZOS)
+            pixels = np.asarray(square).reshape(size, size, channels)
+            return Decoded(pixels, duplicates.exact(rgb), duplicates.perceptual(rgb))
+    except UserError as error:
+        return str(error)
+
+
+@contextmanager
+def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
+    """A PNG or JPEG of which nothing but the header is read yet.
+
+    Raises UserError, with the reason alone, where it is neither, has more `pixels`, or fails while it is decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed"
-            rgb = _eight_bit(image)
-        square = ImageOps.pad(rgb.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS)
-        pixels = np.asarray(square).reshape(size, size, channels)
-        return Decoded(pixels, duplicates.exact(rgb), duplicates.perceptual(rgb))
+            if image.width * image.height > pixels:
+                raise UserError(f"{image.width} x {image.height} pixels, more than the {pixels} allowed")
+            yield image
+    except UserError:
+        raise
     except UnidentifiedImageError:
-        return "not a PNG or JPEG image" if os.path.getsize(path) else "empty file"
+        raise UserError("not a PNG or JPEG image" if os.path.getsize(path) else "empty file") from None
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the run
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
 
 
 def shown(path: Path) -> str:

@@ -57,6 +57,13 @@ def flat(pieces: Sequence[np.ndarray], rows: int) -> np.ndarray:
     return room
 
 
+def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each example's client and index, int32 [n] both, one client after another."""
+    client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return client, (np.arange(len(client)) - starts).astype(np.int32)
+
+
 def whole(data: ClientData) -> Any:
     """The store of all clients."""
     if data.store is not None or data.fetch is None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri import keys
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test
 from fedjax_mri.data.phantom.scanner import show_ct
 from fedjax_mri.data.resident import specimen, whole
@@ -45,7 +46,7 @@ class LabelNoise:
         classes, grow = len(federation.classes), growth(self.grows, "data.grows")
 
         def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
-            chance, other = jax.vmap(lambda key: lots(key, classes))(keys(seed, LABELS, client, indices))
+            chance, other = jax.vmap(lambda key: lots(key, classes))(_keys(seed, LABELS, client, indices))
             wrong, label = chance < jnp.asarray(rates)[client] * grow(round), batch["label"]
             return {**batch, "label": jnp.where(wrong, (label + other) % classes, label)}
 
@@ -80,7 +81,7 @@ class Wear:
         def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
             image = batch["image"]
             one = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, round), image.shape[1:], jnp.float32))
-            noise = jnp.asarray(sigma)[client] * grow(round) * one(keys(seed, WEAR, client, indices))
+            noise = jnp.asarray(sigma)[client] * grow(round) * one(_keys(seed, WEAR, client, indices))
             return {**batch, "image": noisy(image, noise)}
 
         return shifted(federation, shift, "Wear of the training sites' scanners, % of white", 100 * sigma)
@@ -180,10 +181,10 @@ def noisy(image: jax.Array, noise: jax.Array) -> jax.Array:
     return (jnp.round(sum) if white > 1 else sum).astype(image.dtype)
 
 
-def keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
+def _keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
     """A key for each example [B] of a client."""
     mine = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), what), client)
-    return jax.vmap(jax.random.fold_in, (None, 0))(mine, indices)
+    return keys.each(mine, indices)
 
 
 def drawn(seed: int, what: int) -> np.random.Generator:

@@ -20,6 +20,11 @@ def fraction(field: str, value: float) -> None:
     _demand(field, value, not known(value) or 0 <= value < 1, "0 or more, and less than 1")
 
 
+def share(field: str, value: float) -> None:
+    """Raises UserError unless 0 <= `value` <= 1."""
+    _demand(field, value, not known(value) or 0 <= value <= 1, "a share from 0 to 1")
+
+
 def _demand(field: str, value: float, met: bool, what: str) -> None:
     if not met:
-        raise UserError(f"algorithm.{field}={value}: must be {what}")
+        raise UserError(f"{field}={value}: must be {what}")

@@ -1,6 +1,5 @@
 """Under what conditions a cohort works: how much of its work each client gets done, and when the round is over."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -8,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri import keys
 from fedjax_mri.errors import UserError, known
+from fedjax_mri.fed import checks
 from fedjax_mri.fed.sampling import Cohort, Population
 from fedjax_mri.fed.speeds import ClientSpeeds, Speeds, link_seconds
 
@@ -62,8 +63,7 @@ class Partial:
 
     def build(self, population: Population) -> Conditions:
         """Raises UserError when the share is none, or one epoch is to be kept in parts."""
-        if known(self.share) and not 0 <= self.share <= 1:
-            raise UserError(f"conditions.share={self.share}: must be a share from 0 to 1")
+        checks.share("conditions.share", self.share)
         if self.late == "keep" and known(population.epochs) and population.epochs < 2:
             raise UserError(f"local.epochs={population.epochs}: partial work keeps whole epochs; choose 2 or more")
 
@@ -71,7 +71,7 @@ class Partial:
             who, much = jax.random.split(key)
             slow = some(who, steps > 0, self.share)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
-            kept = steps // population.epochs * epochs(each(much, cohort.client)) if self.late == "keep" else 0
+            kept = steps // population.epochs * epochs(keys.each(much, cohort.client)) if self.late == "keep" else 0
             return turnout(cohort, steps, jnp.where(slow, kept, steps), mb)
 
         return meet
@@ -100,7 +100,7 @@ class Stragglers:
         speeds = self.speeds.build(len(population.sizes))
 
         def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, mb: float) -> Turnout:
-            chance = jax.vmap(fate)(each(key, cohort.client))
+            chance = jax.vmap(fate)(keys.each(key, cohort.client))
             pace = paced(jax.tree.map(lambda x: x[cohort.client], speeds), mb, jnp.exp(self.jitter * chance.normal))
             began = (steps > 0) & (chance.before >= self.lost_before)
             done = jnp.where(began, self._in_time(pace, steps), 0)
@@ -122,13 +122,9 @@ class Stragglers:
 
     def _check(self) -> None:
         for name in ("lost_before", "lost_after"):
-            value = getattr(self, name)
-            if known(value) and not 0 <= value <= 1:
-                raise UserError(f"conditions.{name}={value}: must be a probability from 0 to 1")
-        for name, what in (("jitter", "a spread of 0 or more"), ("deadline_s", "a number of seconds, or 0 for none")):
-            value = getattr(self, name)
-            if known(value) and not 0 <= value < math.inf:
-                raise UserError(f"conditions.{name}={value}: must be {what}")
+            checks.share(f"conditions.{name}", getattr(self, name))
+        for name in ("jitter", "deadline_s"):
+            checks.not_negative(f"conditions.{name}", getattr(self, name))
 
 
 class Pace(NamedTuple):
@@ -160,11 +156,6 @@ def fate(key: jax.Array) -> Fate:
     """Three independent draws."""
     before, after, normal = jax.random.split(key, 3)
     return Fate(jax.random.uniform(before), jax.random.uniform(after), jax.random.normal(normal))
-
-
-def each(key: jax.Array, client: jax.Array) -> jax.Array:
-    """A key for each client [K], whoever else is in the cohort."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, client)
 
 
 def some(key: jax.Array, there: jax.Array, share: Any) -> jax.Array:

@@ -12,10 +12,10 @@ from jax.experimental.multihost_utils import process_allgather
 
 from fedjax_mri import trees
 from fedjax_mri.data import resident
-from fedjax_mri.data.client_data import Test
+from fedjax_mri.data.client_data import Batch, ClientData, Test
 from fedjax_mri.fed.engine import Kept, State
 from fedjax_mri.fed.plan import AXIS, Plan
-from fedjax_mri.tasks.task import Metrics, Task
+from fedjax_mri.tasks.task import Carry, Metrics, Params, Task
 
 PyTree = Any
 
@@ -24,8 +24,7 @@ class Judged(NamedTuple):
     """A model on one test set of M clients and n examples."""
 
     metrics: Metrics  # [M, ...]
-    predictions: PyTree  # [n, ...]
-    labels: np.ndarray  # int32 [n]
+    kept: dict[str, np.ndarray]  # fields [n, ...], what the task keeps of each example
 
 
 def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State], dict[str, Judged]]:
@@ -46,16 +45,32 @@ def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State]
         judged = program(test.data.read)(state.server.model, parts, stores[name], test.owner, *dealt[name])
         metrics, examples = process_allgather(judged, tiled=True)  # NumPy, in every process
         count = int(np.sum(test.data.sizes))
-        return Judged(metrics, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
+        return Judged(metrics, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
 
     return lambda state: {name: one(state, name, test) for name, test in tests.items()}
 
 
-def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each example's client and index, int32 [n] both, in the order in which predictions come back."""
-    client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return client, (np.arange(len(client)) - starts).astype(np.int32)
+def showing(task: Task) -> Task:
+    """`task` of which nothing is measured, and all that it shows is kept."""
+
+    def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        return {"image": batch["image"], **task.kept(task.predict(params, carry, batch), batch)}
+
+    return task._replace(predict=task.shown or shown, evaluate=lambda *_: (), kept=lambda shown, _: shown)
+
+
+def few(test: Test, count: int = 24) -> Test:
+    """At most `count` examples spread over a test set, each a client of its own."""
+    client, index = resident.positions(test.data.sizes)
+    chosen = np.linspace(0, len(client) - 1, min(count, len(client))).astype(int)
+    client, index = client[chosen], index[chosen]
+
+    def read(store: PyTree, one: jax.Array, indices: jax.Array) -> Batch:
+        which = jnp.broadcast_to(jnp.asarray(index)[one], indices.shape)
+        return test.data.read(store, jnp.asarray(client)[one], which)
+
+    data = ClientData(np.ones(len(chosen), np.int32), resident.whole(test.data), read)
+    return Test(data, test.owner[client])
 
 
 def deal(sizes: np.ndarray, plan: Plan, room: int = 0) -> tuple[np.ndarray, ...]:
@@ -63,7 +78,7 @@ def deal(sizes: np.ndarray, plan: Plan, room: int = 0) -> tuple[np.ndarray, ...]
 
     Shapes are those of `room` examples where there are fewer.
     """
-    client, index = positions(sizes)
+    client, index = resident.positions(sizes)
     room = max(room, len(client))
     batch = max(1, min(plan.evaluate_batch, -(-room // plan.devices)))
     padding = room - len(client) + -room % (plan.devices * batch)
@@ -82,7 +97,7 @@ def on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Callable[...
         def one(client: jax.Array, index: jax.Array, weight: jax.Array) -> tuple[Metrics, PyTree]:
             params, carry = trees.join(shared, trees.take(parts, client))
             batch = {**read(store, client, index[None]), "weight": weight[None]}
-            examples = task.predict(params, carry, batch), batch["label"]
+            examples = task.kept(task.predict(params, carry, batch), batch)
             return task.evaluate(params, carry, batch), jax.tree.map(lambda x: x[0], examples)
 
         return by_client(one, owner.size, chunks)
@@ -129,7 +144,7 @@ def own(clients: Kept, owner: np.ndarray) -> PyTree:
 
     def pick(leaf: jax.Array) -> jax.Array:
         total = jnp.asarray(trained @ leaf.reshape(len(leaf), -1).astype(np.float32)).reshape(leaf.shape[1:])
-        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), leaf[0]).astype(leaf.dtype)
+        mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), leaf[0].astype(jnp.float32)).astype(leaf.dtype)
         nobody = jnp.asarray(owner < 0).reshape(-1, *(1 for _ in leaf.shape[1:]))
         return jnp.where(nobody, mean[None], leaf[owner])
 

@@ -84,7 +84,7 @@ def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData,
     """`state` whose server has a student of the ensemble, trained from the start on `images`."""
     test = Test(images, np.full(len(images.sizes), -1, np.int32))
     (taught,) = judge(sim, plan, {"": test}, state).values()
-    school = lesson(sim.task, settings, soft(images, taught.predictions))
+    school = lesson(sim.task, settings, soft(images, taught.kept["predictions"]))
     plan = replace(plan, data="replicated", clients="device")
     after, *_ = segments.build(school, plan, root, 1)(engine.first(school, plan, root), 1)
     student = trees.only(after.server.model, state.server.model)

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri import keys
 from fedjax_mri.errors import UserError, known
+from fedjax_mri.fed import checks
 
 COLUMNS = ("client", "steps_per_s", "mbit_per_s")
 
@@ -39,17 +41,15 @@ class ClientSpeeds:
         if self.table:
             return tabled(self.table, clients)
         self._check()
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), jnp.arange(clients))
-        first, second = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float32))(keys).T
+        each = keys.each(jax.random.key(self.seed), jnp.arange(clients))
+        first, second = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float32))(each).T
         second = self.correlation * first + jnp.sqrt(jnp.float32(1) - jnp.square(self.correlation)) * second
         link = jnp.exp(self.mbit_sigma * second)
         return Speeds(self.steps_per_s * jnp.exp(self.steps_sigma * first), self.mbit_up * link, self.mbit_down * link)
 
     def _check(self) -> None:
         for name in ("steps_per_s", "mbit_up", "mbit_down"):
-            value = getattr(self, name)
-            if known(value) and not 0 < value < math.inf:
-                raise UserError(f"speeds.{name}={value}: must be a speed above 0")
+            checks.positive(f"speeds.{name}", getattr(self, name))
         for name, least, most in (("steps_sigma", 0, 10), ("mbit_sigma", 0, 10), ("correlation", -1, 1)):
             value = getattr(self, name)
             if known(value) and not least <= value <= most:

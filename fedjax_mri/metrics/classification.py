@@ -149,8 +149,8 @@ def _present(t: Tally) -> jax.Array:
 
 def _per_class(t: Tally, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """The ratio, 0 for a class without a denominator that occurs all the same, nan for one that does not occur."""
-    ratio = jnp.where(denominator > 0, ratio(numerator, denominator), 0.0)
-    return jnp.where(_present(t), ratio, jnp.nan)
+    share = jnp.where(denominator > 0, ratio(numerator, denominator), 0.0)
+    return jnp.where(_present(t), share, jnp.nan)
 
 
 def roc_auc(scores: np.ndarray, positives: np.ndarray, weight: np.ndarray | None = None) -> float:

@@ -1,4 +1,4 @@
-"""Distances between two sets of images, by their features: Frechet (Heusel et al. 2017), kernel (Binkowski et al. 2018).
+"""Distances of two sets of images by their features: Frechet (Heusel et al. 2017), kernel (Binkowski et al. 2018).
 
 Either depends on the encoder and, the Frechet distance strongly, on the number of images: `said` names both. With 64
 features, two sets of one distribution are 45 apart at 50 images each and .44 at 5000, while the kernel distance is

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_mri.errors import UserError, known
 from fedjax_mri.metrics.ratio import ratio
-from fedjax_mri.metrics.window import gaussian, halved, shifts, total, uniform
+from fedjax_mri.metrics.window import average, gaussian, halved, uniform, windows
 
 MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # fine to coarse (Wang et al. 2003, section 3.2)
 
@@ -144,7 +144,8 @@ def ms_ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None =
         luminance, contrast = _similarity(x, y, preset)
         term = luminance * contrast if scale == len(weights) - 1 else contrast
         figure = figure * _power(_mean(term, _centres(mask, preset)), weight)
-        x, y, mask = (image if image is None else halved(image, preset.axes) for image in (x, y, mask))
+        x, y = halved(x, preset.axes), halved(y, preset.axes)
+        mask = mask if mask is None else halved(mask, preset.axes)
     return figure
 
 
@@ -156,7 +157,8 @@ def scales(shape: tuple[int, ...], preset: Preset) -> int:
 
 def check_range(x: jax.Array, low: float, high: float, name: str) -> None:
     """Raises UserError unless `x` lies within low..high, to a thousandth of it; on the host, outside jit."""
-    slack, least, most = 1e-3 * (high - low), float(jnp.min(x)), float(jnp.max(x))
+    values = np.asarray(x)  # as NumPy, for JAX would trace it with what is being traced around it
+    slack, least, most = 1e-3 * (high - low), float(values.min()), float(values.max())
     if not (low - slack <= least and most <= high + slack):
         raise UserError(
             f"{name} has values from {least:.4g} to {most:.4g}, the measure takes {low:g} to {high:g}: map it there "
@@ -183,17 +185,12 @@ def _local(x: jax.Array, y: jax.Array, preset: Preset) -> _Local:
     weights = uniform(preset.size) if preset.sd is None else gaussian(preset.size, preset.sd)
     m = _Local(x, y, *[jnp.zeros_like(x)] * 3)
     for axis in range(1, 1 + preset.axes):
-        parts = [_Local(*fields) for fields in zip(*(shifts(field, preset.size, axis) for field in m))]
-        mean_x, mean_y = (total(weights, [getattr(part, name) for part in parts]) for name in ("x", "y"))
-        about = [_about(mean_x, mean_y, part) for part in parts]
-        m = _Local(mean_x, mean_y, *(total(weights, list(terms)) for terms in zip(*about)))
+        part = _Local(*(windows(field, preset.size, axis) for field in m))
+        mean_x, mean_y = average(weights, part.x), average(weights, part.y)
+        dx, dy = part.x - mean_x[None], part.y - mean_y[None]
+        within = (part.xx + dx * dx, part.yy + dy * dy, part.xy + dx * dy)
+        m = _Local(mean_x, mean_y, *(average(weights, field) for field in within))
     return m
-
-
-def _about(mean_x: jax.Array, mean_y: jax.Array, part: _Local) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What one part of a window adds to its variances and covariance: its own, and that of its mean."""
-    dx, dy = part.x - mean_x, part.y - mean_y
-    return part.xx + dx * dx, part.yy + dy * dy, part.xy + dx * dy
 
 
 def _similarity(x: jax.Array, y: jax.Array, preset: Preset) -> tuple[jax.Array, jax.Array]:
@@ -225,7 +222,7 @@ def _ready(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array:
 def _centres(mask: jax.Array | None, preset: Preset) -> jax.Array | None:
     """The mask at the centres of the windows that lie within the image."""
     for axis in range(1, 1 + preset.axes):
-        mask = mask if mask is None else shifts(mask, preset.size, axis)[(preset.size - 1) // 2]
+        mask = mask if mask is None else windows(mask, preset.size, axis)[(preset.size - 1) // 2]
     return mask
 
 

@@ -52,13 +52,22 @@ def tissue_summary(t: TissueTally, names: tuple[str, ...]) -> dict[str, tuple[fl
 
 @dataclass(frozen=True)
 class Rule:
-    """How a lesion is told from brain by its grey value alone: the same for the true image and the one made."""
+    """How a lesion is told from brain by its grey value alone: the same for the true image and the one made.
+
+    It is simple on purpose: blind to place and shape, so that it cannot know more than the image shows. How far it
+    reaches is printed beside every figure, from the true images. On 624 patients of the phantom at 64 pixels its Dice
+    with the truth, and its rate of false positives in the healthy, of whom a third have an infarct or the like, were:
+    T1 with contrast agent .70 and .23, SPGR with it .63 and .27, FLAIR .45 and .26, T2 .40 and .17, T1 .29 and .23, CT
+    .35 to .51 and .36 to .76; a little flattering, as the settings were chosen with some of these patients in view. So
+    believe it on MR with contrast agent.
+    """
 
     blur: float = 4.0  # mm, standard deviation; noise is not a lesion
     deviation: float = 3.0  # from the brain's median, in robust standard deviations (1.4826 MAD)
+    least: float = 0.01  # share of that median; in a brain without any noise rounding is not a lesion
     area: float = 0.03  # share of the brain that must deviate for a patient to have a lesion
     ring: float = 8.0  # mm round a lesion, with which its contrast is compared
-    brain: float = 0.95  # membership of a pixel that counts as brain
+    brain: float = 0.9  # membership of a pixel that counts as brain
 
 
 class LesionTally(NamedTuple):
@@ -68,7 +77,7 @@ class LesionTally(NamedTuple):
     ceiling: jax.Array  # Dice of the lesion found in the true image with it
     kept: jax.Array  # contrast in the made image x contrast in the true one
     contrast: jax.Array  # contrast in the true image, squared
-    lesions: jax.Array  # patients with a lesion
+    lesions: jax.Array  # patients with a lesion in the brain
     hallucinated: jax.Array  # healthy patients in whom only the made image has a lesion
     mistaken: jax.Array  # healthy patients in whom the true image has one: the rule's own false positives
     healthy: jax.Array  # patients without a lesion
@@ -77,7 +86,8 @@ class LesionTally(NamedTuple):
 def brain(tissue: jax.Array, within: jax.Array, rule: Rule) -> jax.Array:
     """Where to look for lesions, bool [B, H, W, 1]: tissue [B, H, W, T], within [T] 1 for parenchyma and tumours.
 
-    Leave out fluid, blood, bone and all outside the skull, which deviate from brain in health.
+    Of the phantom: grey and white matter, the three tumours, necrosis and oedema. Fluid, blood, calcifications, bone
+    and all outside the skull deviate from brain in health.
     """
     return (tissue @ within > rule.brain)[..., None]
 
@@ -93,7 +103,8 @@ def segment(image: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
     value = ratio(smooth(jnp.where(brain, image, 0.0), sd), smooth(inside, sd))
     middle = _median(value, brain)
     distance = jnp.abs(value - middle)
-    return brain & (distance > rule.deviation * 1.4826 * _median(distance, brain))
+    limit = jnp.maximum(rule.deviation * 1.4826 * _median(distance, brain), rule.least * jnp.abs(middle))
+    return brain & (distance > limit)
 
 
 def found(lesion: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
@@ -113,6 +124,8 @@ def lesion_tally(
     made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: Rule
 ) -> LesionTally:
     """Sums over one batch: made and true images, the true lesion's `mask` in 0..1 (empty in the healthy), `brain`."""
+    healthy = mask.sum((1, 2, 3)) == 0
+    mask = mask * brain.astype(mask.dtype)  # what can be found
     ill = mask.sum((1, 2, 3)) > 0
     seen = {name: segment(image, brain, rule) for name, image in (("made", made), ("truth", truth))}
     there = {name: found(lesion, brain, rule) for name, lesion in seen.items()}
@@ -128,9 +141,9 @@ def lesion_tally(
         kept=total(to * true, known),
         contrast=total(true * true, known),
         lesions=total(one, ill),
-        hallucinated=total(one, ~ill & there["made"] & ~there["truth"]),
-        mistaken=total(one, ~ill & there["truth"]),
-        healthy=total(one, ~ill),
+        hallucinated=total(one, healthy & there["made"] & ~there["truth"]),
+        mistaken=total(one, healthy & there["truth"]),
+        healthy=total(one, healthy),
     )
 
 

@@ -1,7 +1,5 @@
 """Weighted sums over a sliding window, one axis after the other."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,15 +17,15 @@ def uniform(size: int) -> np.ndarray:
     return np.full(size, 1 / size)
 
 
-def shifts(x: jax.Array, size: int, axis: int) -> list[jax.Array]:
-    """The `size` slices of `x` that a window sees in turn; windows lie within `x`, so `axis` loses size - 1 pixels."""
+def windows(x: jax.Array, size: int, axis: int) -> jax.Array:
+    """What a window within `x` sees at its first, second, ... place, [size, *shape]; `axis` loses size - 1 pixels."""
     length = x.shape[axis] - size + 1
-    return [jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(size)]
+    return jnp.stack([jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(size)])
 
 
-def total(weights: np.ndarray, terms: list[jax.Array]) -> jax.Array:
-    """Sum of weights [K] times K terms of one shape."""
-    return functools.reduce(jnp.add, [np.float32(w) * term for w, term in zip(weights, terms)])
+def average(weights: np.ndarray, seen: jax.Array) -> jax.Array:
+    """Sum of weights [K] times `seen` [K, ...]."""
+    return jnp.tensordot(jnp.asarray(weights, jnp.float32), seen, 1, precision="highest")
 
 
 def smooth(x: jax.Array, sd: float, axes: tuple[int, ...] = (1, 2)) -> jax.Array:
@@ -35,7 +33,7 @@ def smooth(x: jax.Array, sd: float, axes: tuple[int, ...] = (1, 2)) -> jax.Array
     reach = int(np.ceil(3 * sd))
     for axis in axes:
         pads = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
-        x = total(gaussian(2 * reach + 1, sd), shifts(jnp.pad(x, pads, mode="edge"), 2 * reach + 1, axis))
+        x = average(gaussian(2 * reach + 1, sd), windows(jnp.pad(x, pads, mode="edge"), 2 * reach + 1, axis))
     return x
 
 

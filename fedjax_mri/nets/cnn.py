@@ -74,7 +74,7 @@ class CNN(nnx.Module):
         self.hidden = nnx.Linear(features, hidden, rngs=rngs) if hidden else None
         self.logits = nnx.Linear(hidden or features, classes, rngs=rngs)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, size, size, channels], weight [B] -> logits [B, classes]."""
         for conv, norm in zip(self.convs, self.norms):
             x = max_pool(nnx.relu(norm(conv(x), weight, train)))

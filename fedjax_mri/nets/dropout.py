@@ -1,9 +1,11 @@
 """Dropout (Srivastava et al. 2014): what is off without a key, and with one gives samples of a network's output."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import known
+from fedjax_mri.errors import UserError, known
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -23,3 +25,10 @@ def _never(rate: float) -> bool:
 def _thinned(x: jax.Array, rate: float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+
+def check_rates(rates: Mapping[str, float]) -> None:
+    """Raises UserError, naming the field, where a rate is none."""
+    for field, rate in rates.items():
+        if known(rate) and not 0 <= rate < 1:
+            raise UserError(f"{field}={rate}: give 0 or more, and less than 1")

@@ -25,6 +25,6 @@ class Linear(nnx.Module):
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
         self.logits = nnx.Linear(features, classes, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, C], weight [B] -> logits [B, classes]."""
         return self.logits(x.reshape(x.shape[0], -1))

@@ -28,13 +28,18 @@ class ResNetSettings:
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
         check_groups("network.width", (self.width,), self.norm)
-        blocks, bottleneck = (2, 2, 2, 2) if self.depth == 18 else (3, 4, 6, 3), self.depth == 50
+        blocks, bottleneck = layout(self)
 
         def build(rngs: nnx.Rngs) -> ResNet:
             policy = compute.conv
             return ResNet(image[2], classes, blocks, bottleneck, self.width, norm=self.norm, policy=policy, rngs=rngs)
 
         return functional(build, compute)
+
+
+def layout(settings: ResNetSettings) -> tuple[tuple[int, ...], bool]:
+    """Blocks of each stage, and whether they are bottlenecks."""
+    return (2, 2, 2, 2) if settings.depth == 18 else (3, 4, 6, 3), settings.depth == 50
 
 
 class ResNet(nnx.Module):
@@ -61,7 +66,7 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes)
         self.logits = nnx.Linear(outputs[-1], classes, rngs=rngs)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, channels], weight [B] -> logits [B, classes]."""
         x = overlapping_max_pool(nnx.relu(self.stem(x, weight, train)))
         for block in self.blocks:

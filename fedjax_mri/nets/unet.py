@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.dropout import dropout
+from fedjax_mri.nets.dropout import check_rates, dropout
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import Conv, ConvPolicy, ConvTranspose, ImageNorm, Norm, around
 from fedjax_mri.nets.translation import INIT
@@ -35,8 +35,7 @@ class UNetSettings:
         depth, width, norm, rate = self.depth, self.width, self.norm, self.dropout
         if depth < 2 or width < 1:
             raise UserError(f"generator.depth={depth}, generator.width={width}: give 2 or more, and 1 or more")
-        if known(rate) and not 0 <= rate < 1:
-            raise UserError(f"generator.dropout={rate}: give 0 or more, and less than 1")
+        check_rates({"generator.dropout": rate})
         if any(side % 2**depth for side in image[:2]):
             raise UserError(
                 f"generator.depth={depth}: wants multiples of {2**depth} px, images have {image[0]} x {image[1]}"

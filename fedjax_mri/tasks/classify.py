@@ -15,6 +15,7 @@ from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Phase, Task, everything, mean
 
+DROPS = 2**31 - 1  # dropout's place among a step's keys, which augmentation numbers by image
 TINY = 1e-30  # a probability whose logarithm is still finite
 
 
@@ -36,21 +37,18 @@ class Classify:
 
 
 def classify(settings: Classify, net: Net) -> Task:
-    """The task of telling classes apart with `net`, whose apply takes (params, carry, x, weight, train)."""
-
-    def logits(params: Params, carry: Carry, batch: Batch, x: jax.Array, train: bool) -> tuple[jax.Array, Carry]:
-        return net.apply(params, carry, x, batch["weight"], train)
+    """The task of telling classes apart with `net`, whose apply takes (params, carry, x, weight, train[, key])."""
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         x = training_images(settings.preprocess, settings.augment, key, batch["image"])
-        scores, carry = logits(params, carry, batch, x, True)
+        scores, carry = net.apply(params, carry, x, batch["weight"], True, jax.random.fold_in(key, DROPS))
         cost = mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]), batch["weight"])
         if not known(settings.weight_decay) or settings.weight_decay:
             cost += settings.weight_decay * optax.tree.norm(params, squared=True)
         return cost, (carry, classification.tally(scores, batch["label"], batch["weight"]))
 
     def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
-        return logits(params, carry, batch, preprocess(settings.preprocess, batch["image"]), False)[0]
+        return net.apply(params, carry, preprocess(settings.preprocess, batch["image"]), batch["weight"], False)[0]
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return classification.tally(scores(params, carry, batch), batch["label"], batch["weight"])

@@ -30,22 +30,8 @@ from fedjax_mri.tasks.extras import Added, Extras, Way
 from fedjax_mri.tasks.image_pool import Pool
 from fedjax_mri.tasks.losses import adversarial
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, PyTree, Task, everything, mean
-from fedjax_mri.tasks.translation import (
-    DIRECTIONS,
-    MODALITIES,
-    Images,
-    Kept,
-    Terms,
-    Window,
-    apart,
-    check_weights,
-    init_each,
-    objective,
-    seen,
-    summed,
-    tally,
-    task,
-)
+from fedjax_mri.tasks.translation import Kept, Terms, apart, check_weights, init_each, objective, summed, tally, task
+from fedjax_mri.tasks.units import DIRECTIONS, MODALITIES, Images, Window, seen
 
 # (modality, images just made [B, H, W, C]) -> images to show the discriminator, what to remember
 Recall = Callable[[str, jax.Array], tuple[jax.Array, Any]]
@@ -109,7 +95,7 @@ def cyclegan(settings: CycleGAN, generator: Net, discriminator: Net, image: tupl
         return {to: generator.apply(made[to], kept[to], images[source])[0] for source, to in ways}
 
     phases = (Phase(loss, everything),)
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle")
+    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)
 
 
 def one_way(

@@ -13,7 +13,8 @@ from fedjax_mri.metrics import image
 from fedjax_mri.tasks import biophysics, losses
 from fedjax_mri.tasks.losses import Encoder
 from fedjax_mri.tasks.task import Batch
-from fedjax_mri.tasks.translation import Terms, Window, check_weights, given, unit
+from fedjax_mri.tasks.translation import Terms, check_weights
+from fedjax_mri.tasks.units import Window, given, unit
 
 
 class Way(NamedTuple):

@@ -31,19 +31,8 @@ from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.tasks.extras import Extras, Way
 from fedjax_mri.tasks.losses import GAN, adversarial
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, mean
-from fedjax_mri.tasks.translation import (
-    DIRECTIONS,
-    Images,
-    Kept,
-    Terms,
-    Window,
-    check_weights,
-    moves,
-    objective,
-    seen,
-    tally,
-    task,
-)
+from fedjax_mri.tasks.translation import Kept, Terms, check_weights, moves, objective, tally, task
+from fedjax_mri.tasks.units import DIRECTIONS, Images, Window, seen
 
 
 @dataclass(frozen=True)
@@ -94,11 +83,14 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
         scores, kept = discriminator.apply(*own, pair, weight, train)
         return adversarial(settings.gan, scores, truth), {**carry, "discriminator": kept}
 
+    def true(batch: Batch) -> jax.Array:
+        return seen(settings.window, batch)[to]
+
     def discriminate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         way, _ = make(params, carry, batch, key)
         still = jax.lax.stop_gradient(way.made)
         made, carry = judge(params, carry, way, still, 0.0, batch["weight"], True)
-        real, carry = judge(params, carry, way, way.equals[1], 1.0, batch["weight"], True)
+        real, carry = judge(params, carry, way, true(batch), 1.0, batch["weight"], True)
         terms = {"discriminator": (made + real) / 2}
         carry = {**carry, "key": jax.random.key_data(key)}
         return mean(terms["discriminator"], batch["weight"]), (carry, tally(terms, batch["weight"]))
@@ -106,18 +98,20 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
     def generate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         way, carry = make(params, carry, batch, jax.random.wrap_key_data(carry["key"]))
         adversary, carry = judge(params, carry, way, way.made, 1.0, batch["weight"], True)
-        terms = {"adversarial": adversary, "l1": mae(*way.equals), **extras.terms(way, batch)}
+        terms = {"adversarial": adversary, "l1": mae(way.made, true(batch)), **extras.terms(way, batch)}
         return mean(objective(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
         way, _ = make(params, carry, batch, None)
-        found = {"l1": mae(*way.equals), **extras.terms(way, batch)}
+        found = {"l1": mae(way.made, true(batch)), **extras.terms(way, batch)}
         ask = partial(judge, params, carry, way, weight=batch["weight"], train=False)
-        wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (way.equals[1], 1.0)))
+        wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (true(batch), 1.0)))
         return {"adversarial": wished, **found, "discriminator": (made + real) / 2}
 
     def translate(params: Params, carry: Carry, images: Images) -> Images:
+        if source not in images:
+            return {}
         return {to: generator.apply(params["generator"], carry["generator"], images[source])[0]}
 
     phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1")
+    return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1", (to,))

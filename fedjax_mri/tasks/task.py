@@ -32,6 +32,11 @@ class Phase(NamedTuple):
     moves: Callable[[Params], PyTree]  # params -> bool at each leaf
 
 
+def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:
+    """Of a classifier, a test example's probabilities [B, C] and label [B] are kept."""
+    return {"predictions": prediction, "truth": batch["label"]}
+
+
 class Task(NamedTuple):
     """What is learnt."""
 
@@ -45,6 +50,11 @@ class Task(NamedTuple):
     # what a site that took no part uses, given a model whose private part is the mean of clients'; None: that
     newcomer: Callable[[Model], Model] | None = None
     tally: Callable[[PyTree, Batch], Metrics] | None = None  # of predictions, for ensembles; None: there are none
+    # (prediction, batch) -> fields [B, ...]: what a run keeps of each test example
+    kept: Callable[[PyTree, Batch], dict[str, jax.Array]] = labelled
+    # fields [B, ...] of what the report shows of a few examples; None: image, truth and prediction
+    shown: Callable[[Params, Carry, Batch], dict[str, jax.Array]] | None = None
+    headline: tuple[str, ...] = ("accuracy", "f1")  # of the summary, what a user looks at first
 
 
 def everything(tree: PyTree) -> PyTree:

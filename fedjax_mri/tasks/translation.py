@@ -16,42 +16,12 @@ import optax
 
 from fedjax_mri.errors import UserError, known
 from fedjax_mri.nets.functional import Net
+from fedjax_mri.tasks import measures
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, PyTree, Task
+from fedjax_mri.tasks.units import Images, Window, given, limits, seen, unit
 
-MODALITIES = ("ct", "mr")
-DIRECTIONS = (("ct", "mr"), ("mr", "ct"))  # from, to
-
-Window = tuple[float, float] | None  # HU seen as -1 and 1; None: CT is a picture in 0..1 whose HU nobody knows
 Kept = Literal["average", "local"]  # averaged by the server, or kept by the client
-Images = dict[str, jax.Array]  # modality -> [B, H, W, C]
 Terms = dict[str, jax.Array]  # name -> [B], or sums over examples [...]; then with their "weight"
-
-
-def limits(window: Window) -> dict[str, tuple[float, float]]:
-    """What stands for -1 and 1 in each modality's own units. Raises UserError on a window that is none."""
-    if window is not None and not window[0] < window[1]:
-        raise UserError(f"task.window={window}: give the lower HU first, or None for CT in 0..1")
-    return {"ct": window or (0.0, 1.0), "mr": (0.0, 1.0)}
-
-
-def seen(window: Window, batch: Batch) -> Images:
-    """The batch's CT and MR as networks see them, in -1..1; what lies beyond the window is clipped."""
-
-    def scaled(x: jax.Array, low: float, high: float) -> jax.Array:
-        return 2 * jnp.clip((x - low) / (high - low), 0.0, 1.0) - 1
-
-    return {name: scaled(batch[name], *ends) for name, ends in limits(window).items() if name in batch}
-
-
-def given(window: Window, name: str, x: jax.Array) -> jax.Array:
-    """Images in -1..1 in the units of their modality: CT in HU, MR in 0..1."""
-    low, high = limits(window)[name]
-    return low + (high - low) * unit(x)
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """-1..1 to 0..1."""
-    return (x + 1) / 2
 
 
 def task(
@@ -62,11 +32,16 @@ def task(
     terms: Callable[[Params, Carry, Batch], Terms],
     translate: Callable[[Params, Carry, Images], Images],
     headline: str,
+    makes: tuple[str, ...],
 ) -> Task:
-    """The task whose `terms` judge a test batch, by the negative of `headline`; `translate` works on -1..1."""
+    """The task whose `terms` judge a test batch, by the negative of `headline`.
+
+    `translate` works on -1..1, and makes those of the modalities `makes` whose source it is given.
+    """
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
-        return tally(terms(params, carry, batch), batch["weight"])
+        made = measures.measures(predict(params, carry, batch), batch, window)
+        return tally(terms(params, carry, batch), batch["weight"]) | {"made": made}
 
     def predict(params: Params, carry: Carry, batch: Batch) -> Images:
         made = translate(params, carry, seen(window, batch))
@@ -79,8 +54,23 @@ def task(
     def score(sums: Terms) -> jax.Array:
         return -sums[headline] / sums["weight"]
 
+    def summary(sums: Metrics) -> dict[str, float]:
+        of_terms = {name: float(x / sums["weight"]) for name, x in sums.items() if name not in ("weight", "made")}
+        return of_terms | measures.summary(sums.get("made", {}), sums["weight"], window)
+
+    def kept(made: Images, batch: Batch) -> dict[str, jax.Array]:
+        return measures.kept(made, batch, window)
+
+    def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
+        images = seen(window, batch)
+        made = translate(params, carry, images)
+        back = {f"back_{name}": x for name, x in translate(params, carry, made).items()}
+        everything = images | {f"made_{name}": x for name, x in made.items()} | back
+        return {name: unit(x) for name, x in everything.items()}
+
     limits(window)
-    return Task(init, phases, evaluate, predict, shared, summary, score)
+    first = tuple(f"{to}/{figure}" for figure in ("ssim", "mae") for to in ("mr", "ct") if to in makes)
+    return Task(init, phases, evaluate, predict, shared, summary, score, kept=kept, shown=shown, headline=first)
 
 
 def marked(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, PyTree]:
@@ -129,11 +119,6 @@ def objective(weights: dict[str, float], terms: Terms) -> jax.Array:
 def tally(terms: Terms, weight: jax.Array) -> Terms:
     """Weighted sums over a batch."""
     return {name: jnp.sum(values * weight) for name, values in terms.items()} | {"weight": jnp.sum(weight)}
-
-
-def summary(sums: Terms) -> dict[str, float]:
-    """Mean terms; of images in -1..1 where they compare images."""
-    return {name: float(total / sums["weight"]) for name, total in sums.items() if name != "weight"}
 
 
 def check_weights(settings: Any, *names: str, at: str = "task") -> None:

@@ -27,21 +27,8 @@ from fedjax_mri.nets.unit import Autoencoder, ScalesSettings, UNITSettings
 from fedjax_mri.tasks.extras import Extras, Way
 from fedjax_mri.tasks.losses import adversarial
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, mean
-from fedjax_mri.tasks.translation import (
-    DIRECTIONS,
-    MODALITIES,
-    Images,
-    Kept,
-    Terms,
-    Window,
-    check_weights,
-    moves,
-    objective,
-    seen,
-    summed,
-    tally,
-    task,
-)
+from fedjax_mri.tasks.translation import Kept, Terms, check_weights, moves, objective, summed, tally, task
+from fedjax_mri.tasks.units import DIRECTIONS, MODALITIES, Images, Window, seen
 
 
 @dataclass(frozen=True)
@@ -144,4 +131,4 @@ def unit(settings: UNIT, coder: Autoencoder, discriminator: Net) -> Task:
         return {to: decode(params, to, encode(params, source, images[source], None, 0)[0]) for source, to in ways}
 
     phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle")
+    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)

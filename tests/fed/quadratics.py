@@ -102,6 +102,7 @@ def run(sim: engine.Simulation, rounds: int, plan: Plan = ALONE) -> engine.State
 SIZES = np.array([5, 0, 9, 3, 1, 6], np.int32)
 
 
+@jax.jit  # once for all algorithms, which call it by hand
 def some_late_some_twice(key: jax.Array, round: jax.Array):
     client = Uniform(4).build(Population(SIZES))(key, round).client
     return of(client, times=1.0 + (client % 2).astype(jnp.float32), late=client % 3)

@@ -51,7 +51,7 @@ def chances(model: Model, test: Test, client: int) -> np.ndarray:
 def test_ditto_is_judged_by_personal_models_and_elsewhere_by_the_shared_one() -> None:
     sim, state, test = four(Ditto(0.1)), three_rounds(Ditto(0.1)), noise(3, 4)
     test = test._replace(owner=np.array([2, -1, 0, -1], np.int32))
-    found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].predictions.reshape(4, 3, -1)
+    found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].kept["predictions"].reshape(4, 3, -1)
     for client, owner in enumerate(test.owner):
         kept, shared = state.clients.model.params["personal"], state.server.model.params["shared"]
         model = Model(shared if owner < 0 else trees.take(kept, int(owner)), {})
@@ -65,8 +65,8 @@ def test_an_ensemble_predicts_the_mean_of_its_members() -> None:
     assert len(trained) == 3
     members = [trees.take(state.clients.state, int(k)) for k in trained]
     wanted = np.concatenate([np.mean([chances(one, test, k) for one in members], 0) for k in range(2)])
-    np.testing.assert_allclose(judged.predictions, wanted, rtol=1e-4, atol=1e-6)
-    nll = -np.log(wanted[np.arange(10), np.asarray(judged.labels)])
+    np.testing.assert_allclose(judged.kept["predictions"], wanted, rtol=1e-4, atol=1e-6)
+    nll = -np.log(wanted[np.arange(10), np.asarray(judged.kept["truth"])])
     np.testing.assert_allclose(judged.metrics.nll, nll.reshape(2, 5).sum(1), rtol=1e-4)
 
 
@@ -90,8 +90,8 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
     (taught,) = oneshot.judge(sim, ALONE, {"": test}, state).values()
 
     def distance(state: engine.State) -> float:
-        found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].predictions
-        return float(np.mean(np.sum(taught.predictions * np.log(taught.predictions / found), -1)))
+        found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].kept["predictions"]
+        return float(np.mean(np.sum(taught.kept["predictions"] * np.log(taught.kept["predictions"] / found), -1)))
 
     assert distance(student) < 0.1 * distance(engine.init(sim, ROOT))
     assert distance(student) < distance(state)  # closer than the mean of models
@@ -106,7 +106,7 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
     owner = np.array([4, 1, 2, 2], np.int32)
     test = noise(3, 4)._replace(owner=owner)
     (judged,) = finetune.judge(sim, plan, {"a": test}, 2, engine.settle(plan, state), ROOT).values()
-    found = judged.predictions.reshape(4, 3, -1)
+    found = judged.kept["predictions"].reshape(4, 3, -1)
     sub = finetune.among(sim, np.array([1, 2, 4]), 2)
     sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local)
     for client, one in enumerate(owner):

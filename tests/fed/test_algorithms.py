@@ -69,7 +69,7 @@ VARIANTS = {name: kind() for name, kind in parts.settings("algorithm").items()} 
 @functools.cache
 def expected(name: str) -> engine.State:
     sim = ragged(VARIANTS[name])
-    state = engine.init(sim, ROOT)
+    state = jax.jit(functools.partial(engine.init, sim))(ROOT)
     for _ in range(2):
         state = plain_round(sim, state, ROOT)
     return state

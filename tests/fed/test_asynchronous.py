@@ -18,7 +18,7 @@ from fedjax_mri.fed.sampling import Asynchronous, Population
 from fedjax_mri.fed.speeds import ClientSpeeds
 
 SPEEDS = ClientSpeeds(steps_per_s=2.0, steps_sigma=1.0, seed=4)
-CROWD = Population(np.full(60, 8, np.int32), np.full(60, 8, np.int32), mb=1.0, rounds=300)
+CROWD = Population(np.full(60, 8, np.int32), np.full(60, 8, np.int32), mb=lambda: 1.0, rounds=300)
 
 
 def durations(speeds: ClientSpeeds, population: Population) -> np.ndarray:
@@ -31,7 +31,7 @@ def durations(speeds: ClientSpeeds, population: Population) -> np.ndarray:
 @pytest.mark.parametrize("buffer", [1, 3, 7])
 def test_with_everyone_in_training_the_queue_is_a_plain_loop(buffer: int) -> None:
     """No choice is left: whoever rests begins again with the next server step."""
-    crowd = Population(CROWD.sizes[:7], CROWD.steps[:7], mb=1.0, rounds=50)
+    crowd = Population(CROWD.sizes[:7], CROWD.steps[:7], mb=lambda: 1.0, rounds=50)
     table = Asynchronous(buffer, 7, latest=10**6, speeds=SPEEDS).table(crowd)
     seconds, now = durations(SPEEDS, crowd), 0.0
     finish, born = seconds.copy(), np.zeros(7, int)

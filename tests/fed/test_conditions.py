@@ -235,7 +235,7 @@ BAD = [
     (Stragglers(lost_after=float("nan")), "conditions.lost_after=nan"),
     (Stragglers(deadline_s=-1.0), "conditions.deadline_s=-1.0"),
     (Stragglers(jitter=float("inf")), "conditions.jitter=inf"),
-    (Stragglers(ClientSpeeds(steps_per_s=0.0)), "speeds.steps_per_s=0.0: must be a speed above 0"),
+    (Stragglers(ClientSpeeds(steps_per_s=0.0)), "speeds.steps_per_s=0.0: must be a positive, finite number"),
     (Stragglers(ClientSpeeds(mbit_up=-1.0)), "speeds.mbit_up=-1.0"),
     (Stragglers(ClientSpeeds(steps_sigma=-1.0)), "speeds.steps_sigma=-1.0"),
     (Stragglers(ClientSpeeds(correlation=2.0)), "speeds.correlation=2.0"),

@@ -41,7 +41,7 @@ PLACED = [
 def expected(case: str) -> engine.State:
     """Rounds of the plain loop."""
     sim = CASES[case]()
-    state = engine.init(sim, ROOT)
+    state = jax.jit(functools.partial(engine.init, sim))(ROOT)
     for _ in range(FEWER.get(case, ROUNDS)):
         state = plain_round(sim, state, ROOT)
     return state

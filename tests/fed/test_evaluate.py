@@ -1,6 +1,7 @@
 """Evaluation: client by client, whatever the devices and the batch, with the right private parts."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ SIM = simulation(classifier(norm="batch", statistics="local"), images())
 
 def state() -> engine.State:
     """Clients whose statistics all differ; client 1 has never trained."""
-    fresh = engine.init(SIM, jax.random.key(0))
+    fresh = jax.jit(functools.partial(engine.init, SIM))(jax.random.key(0))
     kept = fresh.clients
     factor = jnp.arange(1, len(SIZES) + 1, dtype=jnp.float32)[:, None]
     statistics = jax.tree.map(lambda x: x + 0.1 * factor, kept.model)
@@ -30,14 +31,15 @@ def by_loop(now: engine.State) -> tuple[list, list]:
     """One client at a time, all its examples as one batch."""
     trained = np.flatnonzero(np.asarray(now.clients.rounds))
     metrics, predictions = [], []
+    evaluated, predicted = jax.jit(SIM.task.evaluate), jax.jit(SIM.task.predict)
     for client, owner in enumerate(OWNER):
         kept = jax.tree.map(lambda x, o=owner: x[trained].mean(0) if o < 0 else x[o], now.clients.model)
         model = trees.join(now.server.model, kept)
         index = jnp.arange(max(int(SIZES[client]), 1), dtype=jnp.int32)
         batch = SIM.data.read(SIM.data.store, jnp.int32(client), index)
         batch["weight"] = jnp.full(len(index), float(SIZES[client] > 0))
-        metrics.append(SIM.task.evaluate(*model, batch))
-        predictions.append(SIM.task.predict(*model, batch)[: SIZES[client]])
+        metrics.append(evaluated(*model, batch))
+        predictions.append(predicted(*model, batch)[: SIZES[client]])
     return metrics, predictions
 
 
@@ -50,6 +52,6 @@ def test_equals_a_loop_over_clients(devices, batch, where) -> None:
     metrics, predictions = by_loop(now)
     stacked = jax.tree.map(lambda *x: np.stack(x), *metrics)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), judged.metrics, stacked)
-    np.testing.assert_allclose(judged.predictions, np.concatenate(predictions), atol=1e-5)
-    np.testing.assert_array_equal(judged.labels, SIM.data.store.fields["label"])
+    np.testing.assert_allclose(judged.kept["predictions"], np.concatenate(predictions), atol=1e-5)
+    np.testing.assert_array_equal(judged.kept["truth"], SIM.data.store.fields["label"])
     assert judged.metrics.weight.sum() == SIZES.sum()

@@ -50,17 +50,23 @@ def test_tissue_error_against_a_loop():
     error = np.float64(made - truth)
     expected = (np.abs(error) * share).sum((0, 1, 2))[:3] / share.sum((0, 1, 2))[:3]
     np.testing.assert_allclose(m.tissue_error(t)[:3], expected, rtol=1e-5)
-    np.testing.assert_allclose(m.tissue_bias(t)[:3], (error * share).sum((0, 1, 2))[:3] / share.sum((0, 1, 2))[:3], rtol=1e-4)
+    np.testing.assert_allclose(
+        m.tissue_bias(t)[:3], (error * share).sum((0, 1, 2))[:3] / share.sum((0, 1, 2))[:3], rtol=1e-4
+    )
     assert np.isnan(m.tissue_error(t)[3])
     assert list(m.tissue_summary(t, ("a", "b", "c", "d"))) == ["a", "b", "c"]
-    halves = jax.tree.map(jnp.add, *(m.tissue_tally(made[p], truth[p], tissue[p], weight[p]) for p in (slice(1), slice(1, 2))))
+    halves = jax.tree.map(
+        jnp.add, *(m.tissue_tally(made[p], truth[p], tissue[p], weight[p]) for p in (slice(1), slice(1, 2)))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3), t, halves)
 
 
 def test_a_lesion_is_kept_faded_or_lost():
     ill = [1, 1, 0]
     truth = patients([0.3, -0.3, 0.0])
-    figures = [m.lesion_summary(tally(made, truth, ill)) for made in (truth, patients([0.15, -0.15, 0]), patients([0, 0, 0]))]
+    figures = [
+        m.lesion_summary(tally(made, truth, ill)) for made in (truth, patients([0.15, -0.15, 0]), patients([0, 0, 0]))
+    ]
     assert figures[0]["lesion Dice"] == figures[0]["lesion Dice of the true image"] > 0.8
     assert [f["contrast kept"] for f in figures] == pytest.approx([1, 0.5, 0], abs=0.02)
     assert figures[1]["lesion Dice"] > 0.8 and figures[2]["lesion Dice"] < 0.05
@@ -80,7 +86,10 @@ def test_a_lesion_made_up_is_counted_in_the_healthy_alone():
 def test_grey_values_outside_the_brain_change_nothing():
     truth = patients([0.3, 0])
     bone = np.where(HEAD[..., None], truth, np.float32(9))
-    np.testing.assert_array_equal(*(m.segment(image, brains(2), RULE) for image in (truth, bone)))
+    segment = jax.jit(m.segment, static_argnums=2)
+    np.testing.assert_array_equal(*(segment(image, brains(2), RULE) for image in (truth, bone)))
+    constant = np.full_like(truth, 0.3)
+    assert not segment(constant, brains(2), RULE).any()
 
 
 def test_contrast_is_lesion_minus_ring():

@@ -28,7 +28,7 @@ X = jax.random.uniform(jax.random.key(1), (2, 4, 16, 16, 1))  # two clients
 def gradients(net, compute: Compute):
     """Outputs, carry and gradients of two clients side by side."""
     net = net.build((16, 16, 1), 3, compute)
-    params, carry = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
+    params, carry = jax.jit(jax.vmap(net.init))(jax.random.split(jax.random.key(0), 2))
 
     def loss(params, carry, x):
         logits, carry = net.apply(params, carry, x, jnp.ones(4), True)

@@ -57,12 +57,12 @@ def logits(params: dict, carry: dict, x: np.ndarray, stages: tuple[int, ...], co
 )
 def test_logits_equal_an_independent_forward_pass(depth, norm, image, policy) -> None:
     net = ResNetSettings(depth, width=8, norm=norm).build(image, 4, Compute(policy))
-    params, carry = net.init(jax.random.key(0))
+    params, carry = jax.jit(net.init)(jax.random.key(0))
     rng = np.random.default_rng(0)  # so that no scale is 1, no bias or mean 0
     params, carry = jax.tree.map(lambda p: p * rng.uniform(0.8, 1.2, p.shape) + 0.05, (params, carry))
     params, carry = jax.tree.map(lambda p: np.asarray(p, np.float32), (params, carry))
     x = rng.normal(size=(2, *image)).astype(np.float32)
-    actual, _ = net.apply(params, carry, jnp.asarray(x), jnp.ones(2), False)
+    actual, _ = jax.jit(net.apply, static_argnums=4)(params, carry, jnp.asarray(x), jnp.ones(2), False)
     stages, convolutions = ((2, 2, 2, 2), 2) if depth == 18 else ((3, 4, 6, 3), 3)
     wanted = logits(params, carry, x.astype(np.float64), stages, convolutions)
     np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())

@@ -46,9 +46,9 @@ def test_counts_of_an_autoencoder_are_the_reference_s(channels, count) -> None:
 
 def test_a_generator_keeps_the_shape_and_the_range() -> None:
     net = GeneratorSettings(width=4, blocks=2).build((8, 12, 3), Compute())
-    params, _ = net.init(jax.random.key(0))
+    params, _ = jax.jit(net.init)(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
-    y, _ = net.apply(jax.tree.map(lambda p: 50 * p, params), {}, x)
+    y, _ = jax.jit(net.apply)(jax.tree.map(lambda p: 50 * p, params), {}, x)
     assert y.shape == x.shape
     assert 0.5 < float(jnp.abs(y).max()) <= 1
 
@@ -65,11 +65,11 @@ def test_a_score_sees_its_patch_and_no_more(halvings, side) -> None:
     """Without norms, which see the whole image, the patch is what the gradient of one score reaches."""
     size = side + 10
     net = PatchGANSettings(width=2, halvings=halvings).build((size, size, 1), Compute())
-    params, _ = net.init(jax.random.key(0))
+    params, _ = jax.jit(net.init)(jax.random.key(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedjax_mri.nets.layers.instance_norm", lambda x: x)
         score = lambda x: net.apply(params, {}, x)[0][0, 3, 3, 0]  # noqa: E731
-        touched = np.asarray(jax.grad(score)(jnp.ones((1, size, size, 1))))[0, :, :, 0] != 0
+        touched = np.asarray(jax.jit(jax.grad(score))(jnp.ones((1, size, size, 1))))[0, :, :, 0] != 0
     np.testing.assert_array_equal(np.flatnonzero(touched.any(1)), np.arange(1, side + 1))
 
 
@@ -102,5 +102,5 @@ def test_impossible_settings_are_refused(settings, image, says) -> None:
 def test_the_least_image_has_a_score(halvings) -> None:
     least = 3 << halvings
     net = PatchGANSettings(width=2, halvings=halvings).build((least, least, 1), Compute())
-    params, _ = net.init(jax.random.key(0))
-    assert net.apply(params, {}, jnp.ones((1, least, least, 1)))[0].shape == (1, 1, 1, 1)
+    params, _ = jax.jit(net.init)(jax.random.key(0))
+    assert jax.jit(net.apply)(params, {}, jnp.ones((1, least, least, 1)))[0].shape == (1, 1, 1, 1)

@@ -32,7 +32,7 @@ def relu(x: np.ndarray, slope: float = 0.0) -> np.ndarray:
 
 def test_a_unet_joins_across_what_it_halved() -> None:
     net = SMALL.build(X.shape[1:], Compute())
-    params = known(net.init(jax.random.key(0))[0])
+    params = known(jax.eval_shape(net.init, jax.random.key(0))[0])
 
     def down(i, x):
         layer = params["down"][i]
@@ -46,36 +46,38 @@ def test_a_unet_joins_across_what_it_halved() -> None:
     deep = down(2, relu(quarter, 0.2))
     y = np.concatenate([quarter, instance(up(params["up"][0], deep))], -1)
     y = np.concatenate([half, instance(up(params["up"][1], y))], -1)
-    np.testing.assert_allclose(net.apply(params, {}, X)[0], np.tanh(up(params["last"], y)), atol=1e-4)
+    np.testing.assert_allclose(jax.jit(net.apply)(params, {}, X)[0], np.tanh(up(params["last"], y)), atol=1e-4)
 
 
 def test_an_instance_normed_unet_uses_a_bottleneck_of_one_pixel() -> None:
     """A norm over one pixel would leave its biases alone, the same for every image."""
     net = SMALL.build((8, 8, 1), Compute())
-    params, x = known(net.init(jax.random.key(0))[0]), jnp.asarray(X[:, :, :8])
-    gradient = jax.grad(lambda p: net.apply(p, {}, x)[0][..., 0].std())(params)
+    params, x = known(jax.eval_shape(net.init, jax.random.key(0))[0]), jnp.asarray(X[:, :, :8])
+    gradient = jax.jit(jax.grad(lambda p: net.apply(p, {}, x)[0][..., 0].std()))(params)
     assert float(jnp.abs(gradient["down"][2]["kernel"]).max()) > 1e-4
 
 
 def test_a_key_samples_a_unet_s_images_and_its_absence_is_their_middle() -> None:
     net = SMALL.build(X.shape[1:], Compute())
-    params = known(net.init(jax.random.key(0))[0])
+    params = known(jax.eval_shape(net.init, jax.random.key(0))[0])
     sample = jax.jit(jax.vmap(lambda key: net.apply(params, {}, jnp.asarray(X), None, False, key)[0]))
     images = sample(jax.random.split(jax.random.key(0), 200))
     np.testing.assert_array_equal(images[0], sample(jax.random.split(jax.random.key(0), 200))[0])
     assert float(images.std(0).mean()) > 0.01
-    plain = net.apply(params, {}, jnp.asarray(X))[0]
-    assert float(jnp.abs(images.mean(0) - plain).mean()) < float(jnp.abs(images - plain).mean())
+    plain = jax.jit(net.apply)(params, {}, jnp.asarray(X))[0]
+    assert float(jnp.abs(images.mean(0) - plain).mean()) < float(jnp.abs(images - plain[None]).mean())
     still = UNetSettings(depth=3, width=2, norm="instance", dropout=0.0).build(X.shape[1:], Compute())
-    np.testing.assert_array_equal(still.apply(params, {}, X, None, False, jax.random.key(0))[0], plain)
+    np.testing.assert_array_equal(
+        jax.jit(lambda k: still.apply(params, {}, X, None, False, k)[0])(jax.random.key(0)), plain
+    )
 
 
 def test_batch_norm_of_a_unet_leaves_padding_out_and_remembers() -> None:
     net = UNetSettings(depth=2, width=2).build(X.shape[1:], Compute())
     params, carry = net.init(jax.random.key(0))
     padded, weight = jnp.concatenate([X, 9 * X[:1]]), jnp.array([1.0, 1, 0])
-    made, after = net.apply(params, carry, padded, weight, True)
-    alone, wanted = net.apply(params, carry, X, jnp.ones(2), True)
+    apply = jax.jit(lambda x, weight: net.apply(params, carry, x, weight, True))
+    (made, after), (alone, wanted) = apply(padded, weight), apply(X, jnp.ones(2))
     np.testing.assert_allclose(made[:2], alone, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, wanted)
     assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry)))
@@ -86,7 +88,7 @@ def test_the_second_unet_sees_the_input_where_the_first_lets_it(norm) -> None:
     """With a gate shut for good the second U-Net sees black, and the image reaches it only across from the first."""
     x = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
     net = DoubleUNetSettings(width=4, norm=norm).build(x.shape[1:], Compute())
-    params, carry = net.init(jax.random.key(0))
+    params, carry = jax.jit(net.init)(jax.random.key(0))
     made = jax.jit(lambda params, x: net.apply(params, carry, x)[0])
     y = made(params, x)
     assert y.shape == x.shape
@@ -118,7 +120,7 @@ def test_an_autoencoder_equals_a_float64_loop() -> None:
         code = relu(instance(conv(layer["conv"], code, 2)))
     for number in range(2):
         code = residual(own["blocks"], number, code)
-    np.testing.assert_allclose(net.encode(params, x), code, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(net.encode)(params, x), code, atol=2e-4)
     own, y = params["decoder"], code
     for number in range(2):
         y = residual(own["blocks"], number, y)
@@ -127,12 +129,11 @@ def test_an_autoencoder_equals_a_float64_loop() -> None:
         y = (y - y.mean((1, 2, 3), keepdims=True)) / np.sqrt(y.var((1, 2, 3), keepdims=True) + 1e-5)
         y = relu(y * norm["scale"] + norm["bias"])
     wanted = np.tanh(conv(own["last"]["conv"], y))
-    np.testing.assert_allclose(net.decode(params, code.astype(np.float32)), wanted, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(net.decode)(params, code.astype(np.float32)), wanted, atol=2e-4)
 
 
 def test_a_discriminator_of_scales_scores_each() -> None:
     net = ScalesSettings(width=2, halvings=2, scales=2).build((9, 12, 1), Compute())
-    params, _ = net.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (2, 9, 12, 1))
-    fine, coarse = net.apply(params, {}, x)[0]
+    params, _ = jax.eval_shape(net.init, jax.random.key(0))
+    fine, coarse = jax.eval_shape(net.apply, params, {}, jnp.ones((2, 9, 12, 1)))[0]
     assert (fine.shape, coarse.shape) == ((2, 2, 3, 1), (2, 1, 1, 1))

@@ -67,11 +67,12 @@ def test_the_peers_start_from_the_same_weights() -> None:
     np.testing.assert_array_equal(model.params["logits"]["kernel"], given["dense.kernel"])
 
 
-CONSTANTS = np.array([1 / 200, 1 / 20, 1e-3])  # seconds per Gflop, per GB, per pass
+CONSTANTS = np.array([1 / 200, 1 / 20, 2e-5])  # seconds per Gflop, per GB, per kernel
 
 
 def made_up(name: str, passes: float, gflop: float, gbyte: float) -> dict:
     line = {"workload": name, "passes": passes, "gflop_per_step": gflop, "gbyte_per_step": gbyte, "plan": {"lanes": 2}}
+    line["kernels"] = 50
     line |= {"update_mb": 1.0, "steps_per_s": 40.0, "clients_per_s": 10.0}
     return line | {"median_s": float(cost_model.terms(line) @ CONSTANTS) + cost_model.HOST_S}
 

@@ -29,7 +29,8 @@ from .lesions import (
     tumour_layers,
     tumour_oedema,
 )
-from .scanner import patient_tissues, scan_ct, scan_mr, show_mr, tissue_signals
+from .physics import properties
+from .scanner import patient_tissues, scan_ct, scan_mr, show_mr, tissue_signals, white_mr
 from .shapes import composite, expand, field_basis, inside, turn
 from .site import Site, SiteModel
 
@@ -40,7 +41,10 @@ def diagnose(site: Site, key: jax.Array) -> jax.Array:
 
 
 def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: jax.Array) -> Batch:
-    """Everything known of one patient: label (), and mr, ct, tissue and mask [S, S, channels]."""
+    """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], and signals [T].
+
+    `signals` are what the site's sequence gives of each tissue by the book, in the units of this patient's `mr`.
+    """
     label = diagnose(site, key)
     level, body, growth, other, pose, chemistry, looks, mr_key, ct_key = jax.random.split(jax.random.fold_in(key, 1), 9)
     head = draw_head(body, draw_height(level, label, lesions))
@@ -52,10 +56,16 @@ def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: 
 
     chemistry = patient_tissues(chemistry, site, lesion, lesions)
     signals, reference = tissue_signals(site, chemistry, sites)
-    mr = show_mr(scan_mr(mr_key, tissue, signals, reference, site, texture.bias))
+    scan = scan_mr(mr_key, tissue, signals, reference, site, texture.bias)
     ct = scan_ct(ct_key, tissue, chemistry.hu, site, plane.pixel)
-    maps = {"mr": mr[..., None], "ct": ct[..., None], "tissue": jnp.stack(tissue, -1), "mask": mask[..., None]}
-    return {"label": label, **maps}
+    maps = {
+        "mr": show_mr(scan)[..., None],
+        "ct": ct[..., None],
+        "tissue": jnp.stack(tissue, -1),
+        "mask": mask[..., None],
+    }
+    book = tissue_signals(site, properties(site.field), sites)[0] / white_mr(scan)
+    return {"label": label, "signals": book, **maps}
 
 
 def anatomy(

@@ -111,6 +111,10 @@ def show_ct(hu: jax.Array) -> jax.Array:
 
 
 def show_mr(magnitude: jax.Array) -> jax.Array:
-    """Magnitude [S, S] over 1.8 times its intensity-weighted mean, which no empty background can move; 0 to 1."""
-    typical = jnp.mean(jnp.square(magnitude)) / jnp.mean(magnitude)
-    return jnp.clip(magnitude / (1.8 * typical), 0.0, 1.0)
+    """Magnitude [S, S] over what is shown as white, 0 to 1."""
+    return jnp.clip(magnitude / white_mr(magnitude), 0.0, 1.0)
+
+
+def white_mr(magnitude: jax.Array) -> jax.Array:
+    """1.8 times the intensity-weighted mean of an MR [S, S], which no empty background can move."""
+    return 1.8 * jnp.mean(jnp.square(magnitude)) / jnp.mean(magnitude)

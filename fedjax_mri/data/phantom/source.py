@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri import keys
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.errors import UserError
 
@@ -105,8 +106,7 @@ def _reader(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> Re
 
     def read(store: Origin, client: jax.Array, indices: jax.Array) -> Batch:
         site, patients = opened(store, client)
-        keys = jax.vmap(partial(jax.random.fold_in, patients))(indices + store.patient)
-        batch = jax.vmap(examined, (None, 0))(site, keys)
+        batch = jax.vmap(examined, (None, 0))(site, keys.each(patients, indices + store.patient))
         return {"image": show_ct(batch["ct"]) if image == "ct" else batch["mr"], **batch}
 
     return read

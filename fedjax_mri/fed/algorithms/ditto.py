@@ -28,7 +28,7 @@ class Ditto:
 
     def build(self) -> Algorithm:
         """Raises UserError when the strength is negative."""
-        not_negative("strength", self.strength)
+        not_negative("algorithm.strength", self.strength)
         return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
 
     def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:

@@ -22,7 +22,7 @@ class FedAvg:
 
     def build(self) -> Algorithm:
         """Raises UserError when the rate is not a positive number."""
-        positive("server_rate", self.server_rate)
+        positive("algorithm.server_rate", self.server_rate)
         return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
 
     def _server(self, server: ServerState, aggregate: Aggregate) -> ServerState:

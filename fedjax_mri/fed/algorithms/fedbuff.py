@@ -31,7 +31,7 @@ class FedBuff:
 
     def build(self) -> Algorithm:
         """Raises UserError when a setting is negative."""
-        not_negative("power", self.power)
+        not_negative("algorithm.power", self.power)
         if self.oldest < 0:
             raise UserError(f"algorithm.oldest={self.oldest}: must be 0 or more models")
         algorithm = FedAvg(self.server_rate).build()

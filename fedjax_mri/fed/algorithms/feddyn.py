@@ -29,7 +29,7 @@ class FedDyn:
 
     def build(self) -> Algorithm:
         """Raises UserError when `alpha` is not positive."""
-        positive("alpha", self.alpha)
+        positive("algorithm.alpha", self.alpha)
         return (
             FedAvg()
             .build()

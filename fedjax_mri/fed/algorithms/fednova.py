@@ -30,7 +30,7 @@ class FedNova:
 
     def build(self) -> Algorithm:
         """Raises UserError when the momentum is not in 0..1 or the rate is not positive."""
-        fraction("momentum", self.momentum)
+        fraction("algorithm.momentum", self.momentum)
         algorithm = FedAvg(self.server_rate).build()
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:

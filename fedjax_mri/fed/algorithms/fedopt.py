@@ -42,7 +42,7 @@ class FedAdam:
 
     def build(self) -> Algorithm:
         """Raises UserError on values out of range."""
-        fraction("beta2", self.beta2)
+        fraction("algorithm.beta2", self.beta2)
         second = lambda v, square: self.beta2 * v + (1.0 - self.beta2) * square  # noqa: E731
         return adaptive(self.rate, self.beta1, self.tau, second)
 
@@ -58,16 +58,16 @@ class FedYogi:
 
     def build(self) -> Algorithm:
         """Raises UserError on values out of range."""
-        fraction("beta2", self.beta2)
+        fraction("algorithm.beta2", self.beta2)
         second = lambda v, square: v - (1.0 - self.beta2) * square * jnp.sign(v - square)  # noqa: E731
         return adaptive(self.rate, self.beta1, self.tau, second)
 
 
 def adaptive(rate: float, beta1: float, tau: float, second: Callable[[jax.Array, jax.Array], jax.Array]) -> Algorithm:
     """Algorithm 2 with `second(v, delta^2)` as its rule for v."""
-    positive("rate", rate)
-    fraction("beta1", beta1)
-    positive("tau", tau)
+    positive("algorithm.rate", rate)
+    fraction("algorithm.beta1", beta1)
+    positive("algorithm.tau", tau)
 
     def init(params: Any) -> tuple[Any, Any]:
         return trees.zeros_like(params), jax.tree.map(lambda x: jnp.full(x.shape, tau**2, x.dtype), params)

@@ -25,7 +25,7 @@ class FedProx:
 
     def build(self) -> Algorithm:
         """Raises UserError when `mu` is negative or the rate is not positive."""
-        not_negative("mu", self.mu)
+        not_negative("algorithm.mu", self.mu)
         return FedAvg(self.server_rate).build()._replace(gradient=self._gradient)
 
     def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:

@@ -32,7 +32,7 @@ class ServerOptimizer:
 
     def build(self) -> Algorithm:
         """Raises UserError when there is no such optimiser or the rate is not positive."""
-        positive("rate", self.rate)
+        positive("algorithm.rate", self.rate)
         return optimised(imported(self.optimizer, "algorithm.optimizer")(self.rate))
 
 
@@ -45,8 +45,8 @@ class FedAvgM:
 
     def build(self) -> Algorithm:
         """Raises UserError when the rate is not positive or the momentum not in 0..1."""
-        positive("rate", self.rate)
-        fraction("momentum", self.momentum)
+        positive("algorithm.rate", self.rate)
+        fraction("algorithm.momentum", self.momentum)
         return optimised(optax.sgd(self.rate, self.momentum))
 
 

@@ -58,7 +58,7 @@ class Asynchronous:
         """All server steps of a run; more rounds leave the first ones as they are."""
         with jax.ensure_compile_time_eval():  # the queue needs numbers, also where a program is being traced
             speeds = self.speeds.build(len(population.sizes))
-            link = np.asarray(link_seconds(speeds, population.mb))
+            link = np.asarray(link_seconds(speeds, population.mb()))
         seconds = link + population.steps / np.asarray(speeds.steps_per_s)
         able = np.flatnonzero(population.sizes)
         steps = arrivals(self, seconds.astype(np.float64), able, population.rounds)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError, brief, known
+from fedjax_mri.errors import UserError, brief
+from fedjax_mri.fed import checks
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
 
 
@@ -40,12 +41,9 @@ class Diurnal:
 
     def build(self, population: Population) -> Sampler:
         """Raises UserError on a day without length, or shares that are none."""
-        if known(self.day) and not 0 < self.day < math.inf:
-            raise UserError(f"sampling.day={self.day}: must be a number of rounds above 0")
+        checks.positive("sampling.day", self.day)
         for name in ("awake", "spread"):
-            share = getattr(self, name)
-            if known(share) and not 0 <= share <= 1:
-                raise UserError(f"sampling.{name}={share}: must be a share from 0 to 1")
+            checks.share(f"sampling.{name}", getattr(self, name))
         number = len(population.sizes)
         phase = self.spread * jax.random.uniform(jax.random.key(self.seed), (number,), jnp.float32)
         return among(self.cohort, number, lambda round: (round.astype(jnp.float32) / self.day + phase) % 1 < self.awake)

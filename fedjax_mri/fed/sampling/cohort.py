@@ -16,7 +16,7 @@ class Population(NamedTuple):
     sizes: np.ndarray  # int32 [N], examples
     steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round
     epochs: int = 1  # that those steps make
-    mb: float = 0.0  # of a broadcast
+    mb: Callable[[], float] = lambda: 0.0  # of a broadcast; a trace of the model, for who needs it
     rounds: int = 1  # of the run
 
 

@@ -1,0 +1,135 @@
+"""`fedjax-mri convert`: read, translate, write; one bad file is one line, and the rest goes on."""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_mri import runfolder
+from fedjax_mri.convert import discover, stream
+from fedjax_mri.convert.discover import File
+from fedjax_mri.convert.picture import Conversion, Limits, Picture
+from fedjax_mri.convert.read import read
+from fedjax_mri.convert.translate import Translator
+from fedjax_mri.convert.units import check_units
+from fedjax_mri.data.images import shown
+from fedjax_mri.errors import UserError, brief
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the flags of `convert` may change."""
+
+    batch: int = 8  # slices that the model is shown at a time
+    limits: Limits = field(default_factory=Limits)
+
+
+class Job(NamedTuple):
+    """One command, but for its files."""
+
+    translator: Translator
+    conversion: Conversion
+    out: Path
+    force: bool
+    samples: int  # draws; 0: the model's own image, and no standard deviation
+    settings: Settings
+
+
+def prepare(
+    translator: Translator, to: str, out: Path, force: bool = False, samples: int = 0, settings: Settings | None = None
+) -> Job:
+    """The command to make `to`, "ct" or "mr". Raises UserError on settings that cannot be followed."""
+    settings = settings or Settings()
+    if settings.batch < 1:
+        raise UserError(f"--batch {settings.batch}: give 1 or more")
+    if samples and translator.samples < 2:
+        raise UserError(f"--samples {samples}: {translator.name} has one model, which always says the same; leave it")
+    if samples and not 2 <= samples <= translator.samples:
+        raise UserError(f"--samples {samples}: give 2 to {translator.samples}, the models that {translator.name} has")
+    source = {"ct": "mr", "mr": "ct"}[to]
+    conversion = Conversion(source, to, translator.window, translator.name, uuid.uuid4())
+    return Job(translator, conversion, out, force, samples, settings)
+
+
+def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: Callable[[], None]) -> tuple[int, int]:
+    """How many files were converted, and how many refused, each with a line to `say`; `step` after each.
+
+    Raises UserError where results cannot be written.
+    """
+    done = {True: 0, False: 0}
+
+    def count(converted: bool) -> None:
+        done[converted] += 1
+        step()
+
+    def refuse(file: File, error: UserError) -> None:
+        say(f"{shown(file.path)}: {error}")
+        count(False)
+
+    height, width, _ = job.translator.image
+    model = stream.model(job.translator, job.conversion, job.samples)
+    pictures = readable(job, files, refuse)
+    for file, picture, made in stream.translated(pictures, model, job.conversion, (height, width), job.settings.batch):
+        try:
+            contents = encoded(job, picture, made)
+        except UserError as error:
+            refuse(file, error)
+            continue
+        write(targets(job, file), contents)
+        count(True)
+    return done[True], done[False]
+
+
+def readable(
+    job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]
+) -> Iterator[tuple[File, Picture]]:
+    """The pictures that can be converted; the others are refused."""
+    claimed: set[Path] = set()
+    for file in files:
+        try:
+            check_targets(job, file, claimed)
+            picture = read(file.path, job.conversion.source, job.settings.limits)
+            check_units(picture, job.conversion)
+        except UserError as error:
+            refuse(file, error)
+            continue
+        claimed |= set(targets(job, file))
+        yield file, picture
+
+
+def targets(job: Job, file: File) -> list[Path]:
+    """Where the results go: the image, and the standard deviation where there are draws."""
+    names = [file.name, *([discover.deviation(file.name)] if job.samples else [])]
+    return [discover.absolute(job.out / name) for name in names]
+
+
+def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
+    """Raises UserError where writing would cost something."""
+    for target in targets(job, file):
+        if target.exists() and file.path.exists() and target.samefile(file.path):
+            raise UserError("would be overwritten by its own result: choose another --out")
+        if target in claimed:
+            raise UserError(f"another input gives {shown(target)} as well: convert it on its own")
+        if target.exists() and not job.force:
+            raise UserError(f"{shown(target)} is there: give --force to overwrite it, or another --out")
+
+
+def encoded(job: Job, picture: Picture, made: Sequence[np.ndarray]) -> list[bytes]:
+    """The files to be written. Raises UserError where what was kept of the source cannot be written again."""
+    try:
+        return [picture.encode(job.conversion, values, place > 0) for place, values in enumerate(made)]
+    except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
+        raise UserError(f"cannot be written as its own kind ({type(error).__name__}: {brief(error)})") from error
+
+
+def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
+    """Each whole or not at all. Raises UserError where the disk says no."""
+    for path, content in zip(paths, contents, strict=True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            runfolder.write_bytes(path, content)
+        except OSError as error:
+            raise UserError(f"{shown(path)}: cannot be written: {error.strerror}; free space, or check --out") from None

@@ -1,0 +1,104 @@
+"""A run as a translator: its newest model, and its clients' models where they have their own."""
+
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri import judge, trees
+from fedjax_mri.errors import UserError
+from fedjax_mri.fed import evaluate, oneshot
+from fedjax_mri.judge import Restored
+from fedjax_mri.tasks.task import Model
+
+
+class Translator(NamedTuple):
+    """What `convert` needs of a model."""
+
+    image: tuple[int, int, int]  # [H, W, C] that it works at
+    window: tuple[float, float] | None  # HU; None: CT is a display picture in 0..1
+    name: str
+    # (to "ct" or "mr", the other modality [B, H, W, 1] in HU or 0..1, draw; None: the model itself) -> [B, H, W, 1]
+    draw: Callable[[str, np.ndarray, int | None], np.ndarray]
+    samples: int  # draws that differ; 0 where the model always says the same
+
+
+def translate(run: pathlib.Path, to: str) -> Translator:
+    """The translator to `to` that a run has trained, at its best where that was kept.
+
+    Raises UserError where it has trained none.
+    """
+    this = judge.restore(run, best=(run / "best").is_dir())
+    check(this, run, to)
+    models = [own(this), *clients(this)]
+
+    @partial(jax.jit, static_argnums=2)
+    def predict(model: Model, batch: dict[str, jax.Array], to: str) -> jax.Array:
+        return this.sim.task.predict(model.params, model.carry, batch)[to]
+
+    def draw(to: str, source: np.ndarray, sample: int | None) -> np.ndarray:
+        model = models[0 if sample is None else sample + 1]
+        return np.asarray(predict(model, filled(to, source), to))
+
+    window = getattr(this.config.task, "window", None)
+    return Translator(this.described.image, window, this.config.name, draw, len(models) - 1)
+
+
+def filled(to: str, source: np.ndarray) -> dict[str, jax.Array]:
+    """A batch of the source [B, H, W, 1], and zeros for what is to be made."""
+    batch = {"ct" if to == "mr" else "mr": source, to: np.zeros_like(source), "weight": np.ones(len(source))}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
+
+
+def check(this: Restored, run: pathlib.Path, to: str) -> None:
+    """Raises UserError unless the task makes `to`, of one channel, of the other modality."""
+    image, task, kind = this.described.image, this.sim.task, type(this.config.task).__name__
+    remedy = "give a run that translates between CT and MR"
+    if image[2] != 1:
+        raise UserError(f"{run}: its images have {image[2]} channels: {remedy} of one channel")
+    batch = filled(to, np.zeros((1, *image), np.float32))
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    try:
+        made = jax.eval_shape(lambda model: task.predict(model.params, model.carry, batch), model)
+    except KeyError as error:  # a field that batches of other tasks have
+        raise UserError(f"{run}: its task, {kind}, wants {error}: {remedy}") from None
+    if not (isinstance(made, dict) and to in made):
+        raise UserError(f"{run}: its task, {kind}, makes no {to.upper()}: {remedy}")
+
+
+def own(this: Restored) -> Model:
+    """The model that a site gets which took no part."""
+    state, task = this.state, this.sim.task
+    nobody = np.array([-1], np.int32)
+    pick = evaluate.own if this.plan.clients == "host" else jax.jit(evaluate.own)
+    part = trees.take(pick(state.clients, nobody), jnp.int32(0))
+    if task.newcomer is not None:
+        part = evaluate.received(task, state.server.model, part, jnp.int32(-1))
+    return jax.device_put(trees.join(state.server.model, part))
+
+
+def clients(this: Restored) -> list[Model]:
+    """The models of all clients that have trained, on the host; none where they translate as the server's does."""
+    state = this.state
+    trained = np.flatnonzero(np.asarray(state.clients.rounds))
+    if this.sim.algorithm.member is not None:
+        many = oneshot.members(this.sim, state)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], many) for i in range(len(trained))]
+    if not personal(this):
+        return []
+    parts = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state.clients.model) for i in trained]
+    return [trees.join(state.server.model, part) for part in parts]
+
+
+def personal(this: Restored) -> bool:
+    """Whether `predict` reads what clients keep: an image pool or a discriminator of their own translates nothing."""
+    task, batch = this.sim.task, filled("ct", np.zeros((1, *this.described.image), np.float32))
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    program = jax.make_jaxpr(lambda model: task.predict(model.params, model.carry, batch))(model).jaxpr
+    read = {id(variable) for step in program.eqns for variable in step.invars} | {id(out) for out in program.outvars}
+    travels = jax.tree.leaves(task.shared(model))
+    return any(id(leaf) in read for leaf, shared in zip(program.invars, travels, strict=True) if not shared)

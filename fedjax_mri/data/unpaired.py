@@ -1,0 +1,48 @@
+"""CT and MR of different patients: what an unpaired translator may learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.data.resident import whole
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """`source`, which has CT and MR of each patient, as hospitals that never see both of one.
+
+    Training examples hold the CT of one patient, with all else that is known of him, and the MR of another of the same
+    site, half the site away. Test sets stay paired: the truth is for judging alone.
+    """
+
+    source: Any  # a Source
+
+    def build(self, seed: int) -> Federation:
+        """A site of a single patient trains nothing, and is warned of. Raises UserError where the source does."""
+        federation = self.source.build(seed)
+        alone = int(np.sum(federation.train.sizes == 1))
+        warnings = (f"{alone} sites with a single patient train nothing: there is no other to take the MR from",)
+        said = (*federation.warnings, *(warnings if alone else ()))
+        return federation._replace(train=apart(federation.train), warnings=said)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The source's own, paired."""
+        source: Source = self.source
+        return source.evaluation(classes, seed)
+
+
+def apart(data: ClientData) -> ClientData:
+    """`data` whose field "mr" is another patient's than all else."""
+    sizes = np.where(data.sizes == 1, 0, data.sizes).astype(np.int32)
+
+    def read(store: tuple[Any, jax.Array], client: jax.Array, indices: jax.Array) -> Batch:
+        inner, size = store[0], jnp.maximum(jnp.asarray(store[1])[client], 1)
+        other = data.read(inner, client, (indices + size // 2) % size)
+        return {**data.read(inner, client, indices), "mr": other["mr"]}
+
+    return data._replace(sizes=sizes, store=(whole(data), sizes), read=read, fetch=None)

@@ -1,0 +1,70 @@
+"""VGG16 (Simonyan and Zisserman 2015): thirteen 3 x 3 convolutions, five pools, three dense layers."""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.dropout import check_rates, dropout
+from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, max_pool
+from fedjax_mri.nets.resample import gridded_mean
+from fedjax_mri.nets.resnet import INIT
+
+STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # times the width, convolutions; each halves the image
+
+
+@dataclass(frozen=True)
+class VGGSettings:
+    """VGG16 for images of any size of 32 px or more; the published one is for 224."""
+
+    width: int = 64  # channels of the first stage; then 2, 4, 8 and 8 times as many
+    hidden: int = 4096  # units of each of the two dense layers before the logits
+    grid: int = 7  # the dense layers see means over so many rows and columns
+    norm: NormKind = "none"
+    dropout: float = 0.0  # share of hidden units dropped in training; .5 as published
+
+    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
+        """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
+        width, hidden, grid = self.width, self.hidden, self.grid
+        if min(width, hidden, grid) < 1:
+            raise UserError(
+                f"network.width={width}, network.hidden={hidden}, network.grid={grid}: give 1 or more of each"
+            )
+        if min(image[:2]) < 32:
+            raise UserError(
+                f"images of {image[0]} x {image[1]} px: VGG16 wants 32 px or more, set task.preprocess.size"
+            )
+        check_rates({"network.dropout": self.dropout})
+        check_groups("network.width", (width,), self.norm)
+        return functional(lambda rngs: VGG(image[2], classes, self, compute.conv, rngs), compute)
+
+
+class VGG(nnx.Module):
+    """Stages of convolution, norm if asked for, ReLU; then dense layers from a grid of means."""
+
+    def __init__(self, channels: int, classes: int, settings: VGGSettings, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+        widths = [settings.width * times for times, count in STAGES for _ in range(count)]
+        pairs = zip([channels, *widths], widths)
+        pads = around(1)
+        self.convs = nnx.List(Conv(*pair, padding=pads, init=INIT, policy=policy, rngs=rngs) for pair in pairs)
+        self.norms = nnx.List(Norm(width, settings.norm, rngs=rngs) for width in widths)
+        inputs = settings.grid**2 * widths[-1], settings.hidden
+        self.hidden = nnx.List(nnx.Linear(size, settings.hidden, rngs=rngs) for size in inputs)
+        self.logits = nnx.Linear(settings.hidden, classes, rngs=rngs)
+        self.grid, self.dropout = settings.grid, settings.dropout
+
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
+        layers = zip(self.convs, self.norms)
+        for _, count in STAGES:
+            for conv, norm in (next(layers) for _ in range(count)):
+                x = nnx.relu(norm(conv(x), weight, train))
+            x = max_pool(x)
+        x = gridded_mean(x, self.grid).reshape(x.shape[0], -1)
+        keys = [None, None] if key is None else jax.random.split(key)
+        for dense, own in zip(self.hidden, keys):
+            x = dropout(nnx.relu(dense(x)), self.dropout, own)
+        return self.logits(x)

@@ -1,0 +1,246 @@
+"""Weights from local files: ResNet, VGG16 and EfficientNet as torchvision and timm name and lay out their tensors.
+
+`load` takes .safetensors files (package safetensors) and PyTorch state dicts (package torch, which reads the tensors
+and runs nothing else in the file). Two things may differ from the network: its images may have one channel where the
+file's had more, then the first kernel is summed over them, for a grey picture is the same in each; and its classes may
+differ, then the head stays as it was. `notes` says so.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.errors import UserError, brief
+from fedjax_mri.nets.efficientnet import EfficientNetSettings, scaled
+from fedjax_mri.nets.resnet import ResNetSettings, layout
+from fedjax_mri.nets.vgg import STAGES, VGGSettings
+
+PyTree = Any
+Tensors = dict[str, np.ndarray]
+Shape = tuple[int, ...]
+Place = tuple[str | int, ...]  # of a layer in params and in carry
+Pairs = Iterator[tuple[Place, str]]  # our layer, what the file calls it; the first layer first
+
+HEAD: Place = ("logits",)
+TENSOR = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+class Loaded(NamedTuple):
+    """A network's trees with a file's weights, and what was not taken as it stood there."""
+
+    params: PyTree
+    carry: PyTree
+    notes: tuple[str, ...]
+
+
+def load(file: str | Path, settings: Any, params: PyTree, carry: PyTree) -> Loaded:
+    """The trees of the network of `settings` with weights from a .safetensors, .pt, .pth or .bin file.
+
+    Raises UserError where the file cannot be read, or naming the tensor, with both shapes, that does not fit.
+    """
+    return fitted(read(Path(file)), settings, params, carry, str(file))
+
+
+def fitted(tensors: Mapping[str, np.ndarray], settings: Any, params: PyTree, carry: PyTree, file: str) -> Loaded:
+    """`params` and `carry` with the values of tensors named as torchvision or timm do; `file` is for messages."""
+    norms = ("batch", "none") if isinstance(settings, VGGSettings) else ("batch",)
+    if getattr(settings, "norm", "batch") not in norms:
+        raise UserError(f"{file}: such weights want network.norm={' or '.join(norms)}, it is {settings.norm}")
+    given = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    pairs = list(_pairs(settings, given))
+    places = dict(pairs)
+    shapes = {_name(places, path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path((params, carry))}
+    values, notes = _taken(given, shapes, pairs[0][1], places[HEAD])
+    _check(values, shapes, file)
+    filled_params, filled_carry = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(values.get(_name(places, path), leaf)), (params, carry)
+    )
+    return Loaded(filled_params, filled_carry, notes)
+
+
+def _name(places: Mapping[Place, str], path: tuple[Any, ...]) -> str:
+    """What the file calls the leaf at `path` of (params, carry); "" if it has none such."""
+    *place, leaf = (step.key for step in path[1:])
+    return f"{places[tuple(place)]}.{TENSOR[leaf]}" if tuple(place) in places else ""
+
+
+def _taken(given: Tensors, shapes: dict[str, Shape], first: str, head: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Tensors laid out as ours, after the two rules above, which may leave the head out of `shapes` too; and notes."""
+    values = {name: _turned(value, len(shapes.get(name, ()))) for name, value in given.items()}
+    kernel, logits = f"{first}.weight", f"{head}.weight"
+    notes = ["the norm before the head is not in such files: it stays"] if shapes.pop("", ()) else []
+    if kernel in values and values[kernel].ndim == 4 and shapes[kernel][2] == 1 < values[kernel].shape[2]:
+        notes.append(f"{kernel}: summed over its {values[kernel].shape[2]} channels, the images have 1")
+        values[kernel] = values[kernel].sum(2, keepdims=True)
+    theirs, ours = [0, *values.get(logits, np.zeros(0)).shape][-1], shapes[logits][-1]
+    if theirs != ours:
+        notes.append(f"{head}: of {theirs} classes in the file, of {ours} in the task: it stays")
+        for name in (logits, f"{head}.bias"):
+            values.pop(name, None)
+            shapes.pop(name)
+    return values, tuple(notes)
+
+
+def _check(values: Tensors, shapes: Mapping[str, Shape], file: str) -> None:
+    """Raises UserError at the first tensor that is missing, of another shape, or left over."""
+    remedy = "give a file of this very network, or set network to the file's"
+    for name, shape in shapes.items():
+        if name not in values:
+            raise UserError(f"{file}: has no {name}, the network wants one of shape {_theirs(shape)}: {remedy}")
+        if values[name].shape != shape:
+            theirs = _theirs(values[name].shape)
+            raise UserError(f"{file}: {name} has shape {theirs}, the network wants {_theirs(shape)}: {remedy}")
+    for name in sorted(values.keys() - shapes.keys()):
+        theirs = _theirs(values[name].shape)
+        raise UserError(f"{file}: {name} of shape {theirs} has no place in the network: {remedy}")
+
+
+def read(file: Path) -> Tensors:
+    """Tensors by name, float32. Raises UserError where there is no such file, or it is of no kind known here."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
+    if file.suffix not in readers:
+        raise UserError(f"{file}: unknown kind {file.suffix!r}; give one of {', '.join(readers)}")
+    return readers[file.suffix](file)
+
+
+def _safetensors(file: Path) -> Tensors:
+    numpy = _package("safetensors.numpy", file)
+    try:
+        return {name: np.asarray(value, np.float32) for name, value in numpy.load_file(file).items()}
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read as safetensors: {brief(error)}") from error
+
+
+def _torch(file: Path) -> Tensors:
+    torch = _package("torch", file)
+    try:
+        given = torch.load(file, map_location="cpu", weights_only=True)
+        for wrapped in ("state_dict", "model"):  # as training scripts save it
+            given = given.get(wrapped, given)
+        return {name.removeprefix("module."): value.float().numpy() for name, value in given.items()}
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read as a PyTorch state dict: {brief(error)}") from error
+
+
+def _package(name: str, file: Path) -> Any:
+    package = name.split(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{file}: reading it needs the package {package}: pip install {package}") from None
+
+
+def _turned(tensor: np.ndarray, axes: int) -> np.ndarray:
+    """Outputs last, inputs before them: [O, I, h, w] -> [h, w, I, O], or of fewer axes [h, w, O], [h w I, O]."""
+    if tensor.ndim == 4:
+        tensor = tensor.transpose(2, 3, 1, 0)
+        if axes == 3 and tensor.shape[2] == 1:
+            return tensor[:, :, 0]
+        return tensor.reshape(-1, tensor.shape[-1]) if axes == 2 else tensor
+    return tensor.T
+
+
+def _theirs(shape: tuple[int, ...]) -> list[int]:
+    """A shape of ours in the order of the file's."""
+    if len(shape) == 3:  # depthwise
+        return [shape[2], 1, *shape[:2]]
+    return [shape[3], shape[2], *shape[:2]] if len(shape) == 4 else list(shape[::-1])
+
+
+def _pairs(settings: Any, tensors: Tensors) -> Pairs:
+    if isinstance(settings, ResNetSettings):
+        return _resnet(settings)
+    if isinstance(settings, VGGSettings):
+        return _vgg(settings, tensors)
+    if isinstance(settings, EfficientNetSettings):
+        return (_timm if "conv_stem.weight" in tensors else _torchvision)(settings)
+    raise UserError(f"network={type(settings).__name__}: weights load into ResNet, VGG16 and EfficientNet alone")
+
+
+def _normed(place: Place, conv: str, norm: str) -> Pairs:
+    """A convolution and its norm."""
+    yield (*place, "conv"), conv
+    yield (*place, "norm", "batch"), norm
+
+
+def _resnet(settings: ResNetSettings) -> Pairs:
+    blocks, bottleneck = layout(settings)
+    yield from _normed(("stem",), "conv1", "bn1")
+    names = [f"layer{stage}.{n}" for stage, count in enumerate(blocks, 1) for n in range(count)]
+    for number, name in enumerate(names):
+        for layer in range(3 if bottleneck else 2):
+            place = "blocks", number, "layers", layer
+            yield from _normed(place, f"{name}.conv{layer + 1}", f"{name}.bn{layer + 1}")
+        yield from _normed(("blocks", number, "shortcut"), f"{name}.downsample.0", f"{name}.downsample.1")
+    yield HEAD, "fc"
+
+
+def _vgg(settings: VGGSettings, tensors: Tensors) -> Pairs:
+    after = 2 if settings.norm == "none" else 3  # convolution, norm, ReLU
+    place = number = 0
+    for _, count in STAGES:
+        for _ in range(count):
+            yield ("convs", number), f"features.{place}"
+            yield ("norms", number, "batch"), f"features.{place + 1}"
+            place, number = place + after, number + 1
+        place += 1  # the pool
+    timm = "pre_logits.fc1.weight" in tensors
+    names = (
+        ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
+    )
+    first, second, head = names
+    _as_convolution(tensors, f"{first}.weight", settings.grid)
+    yield from ((("hidden", 0), first), (("hidden", 1), second), (HEAD, head))
+
+
+def _as_convolution(tensors: Tensors, name: str, grid: int) -> None:
+    # Their dense layer sees channels, rows, columns, ours rows, columns, channels: as a convolution it is the same.
+    dense = tensors.get(name, np.zeros(0))
+    if dense.ndim == 2 and dense.shape[1] % grid**2 == 0:
+        tensors[name] = dense.reshape(len(dense), -1, grid, grid)
+
+
+def _torchvision(settings: EfficientNetSettings) -> Pairs:
+    yield from _normed(("stem",), "features.0.0", "features.0.1")
+    for number, (stage, place, expands) in enumerate(_blocks(settings)):
+        parts = [f"features.{stage + 1}.{place}.block.{part}" for part in range(4)]
+        if expands:
+            yield from _normed(("blocks", number, "expand"), f"{parts[0]}.0", f"{parts[0]}.1")
+        middle, excite, project = parts[1:] if expands else parts[:3]
+        yield ("blocks", number, "depthwise"), f"{middle}.0"
+        yield ("blocks", number, "norm", "batch"), f"{middle}.1"
+        yield ("blocks", number, "excite", "reduce"), f"{excite}.fc1"
+        yield ("blocks", number, "excite", "expand"), f"{excite}.fc2"
+        yield from _normed(("blocks", number, "project"), f"{project}.0", f"{project}.1")
+    yield from _normed(("top",), "features.8.0", "features.8.1")
+    yield HEAD, "classifier.1"
+
+
+def _timm(settings: EfficientNetSettings) -> Pairs:
+    yield from _normed(("stem",), "conv_stem", "bn1")
+    for number, (stage, place, expands) in enumerate(_blocks(settings)):
+        name = f"blocks.{stage}.{place}"
+        if expands:
+            yield from _normed(("blocks", number, "expand"), f"{name}.conv_pw", f"{name}.bn1")
+        project, norm = ("conv_pwl", 2) if expands else ("conv_pw", 1)
+        yield ("blocks", number, "depthwise"), f"{name}.conv_dw"
+        yield ("blocks", number, "norm", "batch"), f"{name}.bn{norm}"
+        yield ("blocks", number, "excite", "reduce"), f"{name}.se.conv_reduce"
+        yield ("blocks", number, "excite", "expand"), f"{name}.se.conv_expand"
+        yield from _normed(("blocks", number, "project"), f"{name}.{project}", f"{name}.bn{norm + 1}")
+    yield from _normed(("top",), "conv_head", "bn2")
+    yield HEAD, "classifier"
+
+
+def _blocks(settings: EfficientNetSettings) -> Iterator[tuple[int, int, bool]]:
+    """Stage, place in it, and whether it expands, of each block."""
+    for number, stage in enumerate(scaled(settings)):
+        for place in range(stage.blocks):
+            yield number, place, stage.expand > 1
