@@ -1,32 +1,15 @@
 """UNIT at its published size: codes of 256 channels, discriminators of three scales, 256 px, batches of one, Adam 1e-4.
 
 Command: fedjax-mri train configs/unit_phantom.py
-Hardware and time: a GPU; 20 hospitals of some 40 patients (synthetic), unpaired.
+Hardware and time: a GPU. The hospitals of cyclegan_phantom.py (synthetic), unpaired.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
-from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.early import Early
-from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.sampling import Uniform
+import pathlib
+import runpy
+from dataclasses import replace
+
 from fedjax_mri.tasks.unit import UNIT
 
-config = Experiment(
-    name="UNIT",
-    data=Unpaired(Phantom(clients=20, test_clients=10, test_patients=8, size=256)),
-    task=UNIT(),
-    local=LocalTraining(
-        batch=1,
-        optimizer="fedjax_mri.tasks.unit.adam",
-        learning_rate=1e-4,
-        schedule="linear",
-        schedule_start=100,
-        schedule_rounds=200,
-    ),
-    sampling=Uniform(cohort=10),
-    rounds=200,
-    early=Early("unseen sites/cycle", patience=5),
-    pictures=True,
-    plan=Plan(precision="bf16"),
-)
+cyclegan = runpy.run_path(str(pathlib.Path(__file__).with_name("cyclegan_phantom.py")))["config"]
+local = replace(cyclegan.local, optimizer="fedjax_mri.tasks.unit.adam", learning_rate=1e-4)
+config = replace(cyclegan, name="UNIT", task=UNIT(), local=local)

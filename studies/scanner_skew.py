@@ -1,7 +1,7 @@
 """What differing scanners cost, on hospitals of the same labels: from one scanner everywhere to all apart (synthetic).
 
 Command: fedjax-mri sweep studies/scanner_skew.py
-Hardware and time: about half an hour on 2 cores.
+Hardware and time: under ten minutes on 2 cores.
 Data: the phantom at 64 px, seen at 32. Each level widens the ranges from which field strength, sequence, noise and bias
 field of a hospital are drawn, about the same middle; label mixes are nearly even.
 """

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_mri import report
+from fedjax_mri import figures, report
 from fedjax_mri.data.client_data import Table
 from fedjax_mri.metrics import classification
 from fedjax_mri.record import RunRecord, TestResult
@@ -167,7 +167,7 @@ def test_a_failure_leaves_the_old_report(tmp_path):
 
 def test_colour_images_and_bytes():
     grey, colour = np.zeros((4, 5, 1), np.float32), np.zeros((4, 5, 3), np.uint8)
-    assert all(report._png(image).startswith("data:image/png;base64,") for image in (grey, colour))
+    assert all(figures.png(image).startswith("data:image/png;base64,") for image in (grey, colour))
 
 
 def test_saves_the_curves(tmp_path):

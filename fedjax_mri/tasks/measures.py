@@ -51,12 +51,12 @@ def kept(made: Images, batch: Batch, window: Window) -> dict[str, jax.Array]:
 
 
 def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """Of images made and true in 0..1, [B] each; PSNR and SSIM by the preset UNIT."""
+    """Of images made and true in 0..1, [B] each; PSNR and SSIM by the preset UNIT, where its window fits."""
+    fits = min(x.shape[1:3]) >= image.UNIT.size
     return {
+        **({"psnr": image.psnr(x, y, image.UNIT), "ssim": image.ssim(x, y, image.UNIT)} if fits else {}),
         "mae": image.mae(x, y),
         "mse": image.mse(x, y),
-        "psnr": image.psnr(x, y, image.UNIT),
-        "ssim": image.ssim(x, y, image.UNIT),
         "ncc": image.ncc(x, y),
         "cosine": image.cosine(x, y),
         "mutual information": image.mutual_information(x, y),

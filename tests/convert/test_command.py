@@ -124,7 +124,7 @@ def test_a_folder_of_fifty_with_five_broken_ones(tmp_path, monkeypatch, capsys) 
     for name in ("text.png", "huge.nii", "jpeg.dcm", "frames.dcm", "nan.nii.gz"):
         REFUSED[name][0](folder / name)
     (folder / ".hidden").write_text("not looked at")
-    monkeypatch.setattr(translate, "translate", lambda run: translator())
+    monkeypatch.setattr(translate, "translate", lambda run, to: translator())
     words = ["convert", str(tmp_path), str(folder), "--to", "mr", "--out", str(tmp_path / "out"), "--batch", "7"]
     assert cli.main(words) == 1
     said = capsys.readouterr().out.splitlines()

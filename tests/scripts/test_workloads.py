@@ -22,6 +22,7 @@ FILES = sorted((compare.HOME / "scripts" / "peers").glob("*/requirements.txt"))
         ("W4", 1_000, 49_820, 4, 3_988, (32, 32, 1), 16),
         ("W6", 10, 640, 64, 64, (64, 64, 1), 16),
         ("W7", 4, 32, 8, 8, (128, 128, 1), 1),
+        ("W9", 2, 2, 1, 1, (256, 256, 1), 1),
         ("W8", 100_000, 800_000, 8, 8, (8, 8, 1), 4),
     ],
 )
@@ -33,7 +34,7 @@ def test_sizes(name, clients, images, least, most, shape, batch) -> None:
 
 
 def test_every_workload_is_there() -> None:
-    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 9)}
+    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 10)}
     assert all((compare.HOME / config).exists() for config in workloads.QUICKSTART.values())
 
 

@@ -62,7 +62,7 @@ class Reference:
 
 def test_the_discriminator_moves_first_and_then_the_generator_against_the_new_one() -> None:
     task = pix2pix(SETTINGS, G, D)
-    start, batches = task.init(jax.random.key(0)), [batch(number) for number in range(3)]
+    start, batches = jax.jit(task.init)(jax.random.key(0)), [batch(number) for number in range(3)]
     keys = [jax.random.key(number) for number in range(3)]
     model = stepped(task, start, ADAM, batches, keys)
     reference, other = Reference(start), Reference(start)
@@ -86,10 +86,10 @@ def test_the_discriminator_moves_first_and_then_the_generator_against_the_new_on
 
 def test_who_is_whose_pair_matters() -> None:
     task, data = pix2pix(SETTINGS, G, D), batch(0)
-    model, evaluate = task.init(jax.random.key(0)), jax.jit(task.evaluate)
+    model, evaluate = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.evaluate)
     right, wrong = (evaluate(*model, one) for one in (data, {**data, "mr": data["mr"][::-1]}))
     made = task.predict(*model, {"ct": data["ct"]})["mr"]
-    assert set(task.summary(right)) == {"adversarial", "l1", "discriminator"}
+    assert {name for name in task.summary(right) if "/" not in name} == {"adversarial", "l1", "discriminator"}
     assert float(-task.score(right)) == pytest.approx(float(2 * jnp.abs(made - data["mr"]).mean()), rel=1e-4)
     assert abs(float(right["l1"] - wrong["l1"])) > 1e-2
 

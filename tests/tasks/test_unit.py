@@ -104,7 +104,7 @@ class Reference:
 
 def test_the_discriminators_move_first_and_then_the_coders_against_the_new_ones() -> None:
     task = unit(SETTINGS, CODER, D)
-    start, batches = task.init(jax.random.key(0)), [batch(number) for number in range(3)]
+    start, batches = jax.jit(task.init)(jax.random.key(0)), [batch(number) for number in range(3)]
     keys = [jax.random.key(number) for number in range(3)]
     model = stepped(task, start, adam(RATE), batches, keys)
     reference, other = Reference(start.params), Reference(start.params)
@@ -123,14 +123,14 @@ def test_the_discriminators_move_first_and_then_the_coders_against_the_new_ones(
 
 def test_use_is_without_noise_and_needs_one_modality() -> None:
     task, data = unit(SETTINGS, CODER, D), batch(0)
-    model = task.init(jax.random.key(0))
+    model = jax.jit(task.init)(jax.random.key(0))
     predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
     back = predict(*model, predict(*model, data))
     cycle = sum(float(2 * jnp.abs(back[name] - data[name]).mean()) for name in ("ct", "mr"))
     assert -float(task.score(sums)) == pytest.approx(cycle, rel=1e-4)
     assert set(task.predict(*model, {"mr": data["mr"]})) == {"ct"}
     terms = {"adversarial", "reconstruction", "kl", "cycle", "cycle_kl", "discriminator"}
-    assert set(task.summary(sums)) == terms
+    assert {name for name in task.summary(sums) if "/" not in name} == terms
 
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
