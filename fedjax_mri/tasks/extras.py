@@ -28,8 +28,11 @@ class Way(NamedTuple):
 
     @property
     def equals(self) -> tuple[jax.Array, jax.Array]:
-        """Two images that ought to be equal: there and back, or made and true."""
-        return (self.made, self.truth) if self.back is None else (self.back, self.source)  # type: ignore[return-value]
+        """Two images that ought to be equal: made and true, or there and back."""
+        if self.truth is not None:
+            return self.made, self.truth
+        assert self.back is not None
+        return self.back, self.source
 
 
 Term = Callable[[Way, Batch], jax.Array]  # -> [B]
