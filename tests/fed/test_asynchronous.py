@@ -25,7 +25,7 @@ def durations(speeds: ClientSpeeds, population: Population) -> np.ndarray:
     """Seconds of each client's training with both transfers, float64 [N]."""
     drawn = speeds.build(len(population.sizes))
     steps, up, down = (np.asarray(field, np.float64) for field in drawn)
-    return 8 * population.mb / down + population.steps / steps + 8 * population.mb / up
+    return 8 * population.mb() / down + population.steps / steps + 8 * population.mb() / up
 
 
 @pytest.mark.parametrize("buffer", [1, 3, 7])

@@ -49,6 +49,8 @@ def net(request):
 @pytest.mark.parametrize("way", WAYS)
 def test_equals_float32_products(net, way) -> None:
     compute, tolerance = WAYS[way]
+    if net[0] is NETS["ResNet"] and way not in ("direct", "direct, bf16"):
+        pytest.skip("the other ways are tried on networks that compile faster")
     for name, a, b in zip(("gradient", "output", "carry"), *map(parts, (gradients(net[0], compute), net[1]))):
         assert jax.tree.leaves(jax.tree.map(lambda x: x.dtype, a)) == [jnp.float32] * len(jax.tree.leaves(a)), name
         assert size(jax.tree.map(jnp.subtract, a, b)) <= tolerance * size(b), name
