@@ -23,7 +23,7 @@ ROOT = jax.random.key(11)
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
 # 3 lanes on 2 devices alone for what takes long to compile
 FEW = {"resident": GRID, "cyclegan": GRID[4:5], "pix2pix": GRID[4:5]}
-TABLE = [(case, *plan) for case in CASES for plan in FEW.get(case, GRID[::4])]
+TABLE = [(case, *plan) for case in CASES for plan in FEW.get(case, GRID[::8])]
 
 PLACES = [
     {"data": "sharded"},

@@ -79,7 +79,7 @@ def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() ->
 
     def gradient(policy):
         loss = lambda k, x: jnp.sum(jnp.sin(depthwise(x, k, 2, policy, around(1))))  # noqa: E731
-        return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(kernels, x)
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, None)))(kernels, x)
 
     for a, b in zip(gradient("xla"), gradient("gemm")):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -96,7 +96,7 @@ def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared
 
     def gradient(policy):
         loss = lambda k, x: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
-        return jax.vmap(jax.grad(loss, (0, 1)), (0, shared))(kernels, x)
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, shared)))(kernels, x)
 
     for a, b in zip(gradient("xla"), gradient(policy)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -109,7 +109,7 @@ def test_direct_has_the_same_gradients_whichever_is_larger(side: int, pad: int) 
 
     def gradient(policy):
         loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k.reshape(3, 3, 16, 16), 1, policy, around(pad))))  # noqa: E731
-        return jax.grad(loss, (0, 1))(x, kernel)
+        return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
 
     for a, b in zip(gradient("xla"), gradient("direct")):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
