@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import reference
 
 from fedjax_mri.nets.compute import Compute
@@ -83,13 +82,12 @@ def test_batch_norm_of_a_unet_leaves_padding_out_and_remembers() -> None:
     assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry)))
 
 
-@pytest.mark.parametrize("norm", ["instance"])
-def test_the_second_unet_sees_the_input_where_the_first_lets_it(norm) -> None:
+def test_the_second_unet_sees_the_input_where_the_first_lets_it() -> None:
     """With a gate shut for good the second U-Net sees black, and the image reaches it only across from the first."""
     x = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
-    net = DoubleUNetSettings(width=4, norm=norm).build(x.shape[1:], Compute())
-    params, carry = jax.jit(net.init)(jax.random.key(0))
-    made = jax.jit(lambda params, x: net.apply(params, carry, x)[0])
+    net = DoubleUNetSettings(width=2).build(x.shape[1:], Compute("xla"))  # compiles fastest
+    params = known(jax.eval_shape(net.init, jax.random.key(0))[0])
+    made = jax.jit(lambda params, x: net.apply(params, {}, x)[0])
     y = made(params, x)
     assert y.shape == x.shape
     assert 0 < float(jnp.abs(y).max()) <= 1
