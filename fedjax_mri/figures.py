@@ -83,4 +83,9 @@ def png(image: np.ndarray) -> str:
         image = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return uri(buffer.getvalue())
+
+
+def uri(png: bytes) -> str:
+    """A data URI of a PNG file's bytes."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

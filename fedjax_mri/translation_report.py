@@ -1,6 +1,5 @@
 """What the report says of runs that translate: system E's table, tissues, lesions, curves, sites and pictures."""
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedjax_mri import pictures
 from fedjax_mri.data.client_data import Table
-from fedjax_mri.figures import COLOURS, WIDE, Part, panels, svg
+from fedjax_mri.figures import COLOURS, WIDE, Part, panels, svg, uri
 from fedjax_mri.metrics import distance
 from fedjax_mri.record import RunRecord
 
@@ -138,4 +137,4 @@ def embedded(figure: Figure) -> str:
     """A data URI of the figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return uri(buffer.getvalue())
