@@ -1,5 +1,6 @@
 """An experiment from config to results: build, then segment by segment train, judge, log and save."""
 
+import functools
 import hashlib
 import math
 import pathlib
@@ -175,9 +176,13 @@ def train(
 
 def showing(this: Prepared) -> Callable[[State], dict[str, np.ndarray]]:
     """State -> fields [s, ...] of a few examples of the first test set, as the task shows them."""
-    first = evaluate.few(next(iter(this.federation.tests.values())))
-    show = evaluate.build(evaluate.showing(this.sim.task), this.plan, {"": first})
-    return lambda state: show(state)[""].kept
+
+    @functools.cache  # test sets go to the devices once more: not before there is something to show
+    def show() -> Callable[[State], dict[str, evaluate.Judged]]:
+        first = evaluate.few(next(iter(this.federation.tests.values())))
+        return evaluate.build(evaluate.showing(this.sim.task), this.plan, {"": first})
+
+    return lambda state: show()(state)[""].kept
 
 
 def conclude(this: Prepared, state: State) -> tuple[State, dict[str, evaluate.Judged]]:
