@@ -103,7 +103,7 @@ def pix2pix() -> Simulation:
 
 def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
     """Between noise and darker noise by two hospitals, of which one ends on half a batch."""
-    rng, sizes = np.random.default_rng(0), [3, 2]
+    rng, sizes = np.random.default_rng(3), [3, 2]  # a draw that leaves no ReLU within rounding of its kink
     arrays = {name: rng.uniform(0, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0.5))}
     data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
     local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))

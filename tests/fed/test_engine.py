@@ -18,16 +18,12 @@ from fedjax_mri.nets.compute import Compute
 from fedjax_mri.tasks.task import Model
 
 ROUNDS = 3
-FEWER = {"cyclegan": 2}  # its absolute errors have kinks: in a third round rounding flips a sign, and results part
+FEWER = {"cyclegan": 2}  # its ReLUs have kinks: sooner or later rounding flips one sign of 50,000, and results part
 ROOT = jax.random.key(11)
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
-# 3 lanes on 2 devices alone for what takes long to compile
-FEW = {"resident": GRID, "cyclegan": GRID[4:5], "pix2pix": GRID[4:5]}
+# fewer for what takes long to compile
+FEW = {"resident": GRID, "cyclegan": GRID[4::4], "pix2pix": GRID[4:5]}
 TABLE = [(case, *plan) for case in CASES for plan in FEW.get(case, GRID[::8])]
-# Off by 5e-4 after one round wherever there are 8 lanes, on 1 device or 8; not by rounding: weights off by 1e-6 move
-# the plain loop by 1e-7. The cause is not known.
-UNEQUAL = pytest.param("cyclegan", 8, 8, marks=pytest.mark.xfail(reason="CycleGAN in 8 lanes is not the plain loop's"))
-
 PLACES = [
     {"data": "sharded"},
     {"data": "streamed"},
@@ -66,7 +62,7 @@ def assert_close(actual, wanted, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize(("case", "lanes", "devices"), [*TABLE, UNEQUAL])
+@pytest.mark.parametrize(("case", "lanes", "devices"), TABLE)
 def test_equals_a_plain_loop_over_clients(case: str, lanes: int, devices: int) -> None:
     state, work = trained(CASES[case](), lanes, devices, (FEWER.get(case, ROUNDS),))
     assert_close(state, expected(case), 3e-5)
