@@ -20,11 +20,13 @@ from fedjax_mri.data.client_data import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import engine, segments
+from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.conditions import ideal
 from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.placement import placed
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone, Population
+from fedjax_mri.fed.schedule import longest_first
 
 STEPS = 4  # local steps of each client in a trial
 REPEATS, LONG_S = 25, 1.0  # trials of each candidate, no more once they take LONG_S seconds each: the fastest counts
@@ -44,7 +46,7 @@ class Trial(NamedTuple):
     """One candidate, measured."""
 
     plan: Plan
-    ms: float  # per example, all devices at work
+    ms: float  # per example, of a round with its tail
 
 
 def choose(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None]) -> Plan:
@@ -121,10 +123,11 @@ def compared(ready: list[Entrant]) -> list[Trial]:
 def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float]:
     """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit.
 
-    All candidates train as many `clients` a device, so that what a round costs besides weighs the same on each.
+    All candidates train as many `clients` a device, so that what a round costs besides weighs the same on each, and
+    all lanes are busy; what they would wait in the tail of a round is reckoned, not measured.
     """
-    plan = replace(plan, data="replicated", clients="device")
-    sim, root = trial(assemble(plan), plan.devices * clients), jax.random.key(0)
+    plan, real = replace(plan, data="replicated", clients="device"), assemble(plan)
+    sim, root, tail = trial(real, plan.devices * clients), jax.random.key(0), waiting(real, plan)
     round = segments.build(sim, plan, root, 1)
     state, *_ = round(engine.first(sim, plan, root), 1)
 
@@ -132,9 +135,20 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
         nonlocal state
         start = time.perf_counter()
         state, work, _ = round(state, 1)
-        return 1e3 * (time.perf_counter() - start) / float(work.examples.sum())
+        return 1e3 * (time.perf_counter() - start) * tail / float(work.examples.sum())
 
     return once
+
+
+def waiting(sim: Simulation, plan: Plan) -> float:
+    """Slots for each useful step when the first round's cohort is dealt out to the plan's lanes: 1 if none waits."""
+    cohort = engine.drawn(sim, jax.random.key(0), jnp.int32(0))
+    sizes = jnp.asarray(sim.data.sizes)[cohort.client]
+    steps = jnp.where(cohort.present, locally.steps(sim.local, sizes), 0)
+    queues = longest_first(steps, plan.devices * plan.lanes)
+    done = jnp.append(0, jnp.cumsum(steps[queues.order]))
+    longest = jnp.max(done[queues.stop] - done[queues.start])
+    return float(longest * len(queues.start) / jnp.maximum(done[-1], 1)) or 1.0
 
 
 def trial(sim: Simulation, clients: int) -> Simulation:
@@ -164,12 +178,14 @@ def _filled(shape: jax.ShapeDtypeStruct, shade: jax.Array) -> jax.Array:
 def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
     """Names a task, its shapes, the candidates and the device: where all are the same, so is the best plan."""
     one = replace(usual, devices=1, lanes=1, data="replicated", clients="device")
-    sim = trial(sim, 1)
+    whole, sim = sim, trial(sim, 1)
     state, root = jax.eval_shape(partial(engine.init, sim), jax.random.key(0)), jax.random.key(0)
-    round = jax.make_jaxpr(partial(engine.one_round, sim, one))
-    traced = round(state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0)))
+    traced = jax.make_jaxpr(partial(engine.one_round, sim, one))(
+        state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0))
+    )
     program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
-    parts = (program, [asdict(one) for one in tries], jax.devices()[0].device_kind, os.cpu_count())
+    tails = [round(waiting(whole, one), 2) for one in tries]
+    parts = (program, [asdict(one) for one in tries], tails, jax.devices()[0].device_kind, os.cpu_count())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ from fedjax_mri.data.phantom import (
 from fedjax_mri.data.phantom.grid import save_grid
 from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.physics import enhanced_t1
-from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, scan_ct
+from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician_mean, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
 from fedjax_mri.data.phantom.source import UNSEEN, census, open_site, origin
 from fedjax_mri.errors import UserError
@@ -107,6 +107,13 @@ def test_rician_noise_without_signal_is_rayleigh():
     noise = np.asarray(rician(jax.random.key(0), jnp.zeros((512, 512), jnp.float32), jnp.float32(2.0)))
     assert noise.mean() == pytest.approx(1.25331 * 2, rel=5e-3)
     assert noise.var() == pytest.approx(0.42920 * 4, rel=1e-2)
+
+
+@pytest.mark.parametrize(("signal", "sigma"), [(0.0, 0.02), (0.02, 0.02), (0.05, 0.02), (1.0, 0.02), (0.7, 0.0)])
+def test_mean_magnitude_is_that_of_rician_noise(signal, sigma):
+    drawn = rician(jax.random.key(0), jnp.full((512, 512), signal, jnp.float32), jnp.float32(sigma))
+    expected = float(rician_mean(*f32(signal, sigma)))
+    assert float(drawn.mean()) == pytest.approx(expected, rel=2e-3, abs=1e-6)
 
 
 def test_bias_field_spans_the_stated_range():

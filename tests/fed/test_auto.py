@@ -161,3 +161,11 @@ def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> Non
     monkeypatch.setattr(Plan, "budget", lambda self: 1e9)
     with pytest.raises(UserError, match=r"--plan.remat, or a smaller local.batch$"):
         segments.build(assemble(plan), plan, ROOT, 1)
+
+
+@pytest.mark.parametrize(("lanes", "slots"), [(1, 10 / 10), (2, 12 / 10), (4, 16 / 10)])
+def test_what_lanes_wait_in_the_tail_counts(lanes: int, slots: float) -> None:
+    """Ten clients of one step each, by lanes on two devices: the longest queue bounds the round."""
+    sim = simulation(classifier(), images(np.full(10, 2, np.int32)))
+    sim = sim._replace(local=sim.local._replace(epochs=1))
+    assert auto.waiting(sim, Plan(devices=2, lanes=lanes).resolve()) == pytest.approx(slots)

@@ -30,7 +30,7 @@ from .lesions import (
     tumour_oedema,
 )
 from .physics import properties
-from .scanner import patient_tissues, scan_ct, scan_mr, show_mr, tissue_signals, white_mr
+from .scanner import patient_tissues, rician_mean, scan_ct, scan_mr, show_mr, tissue_signals, white_mr
 from .shapes import composite, expand, field_basis, inside, turn
 from .site import Site, SiteModel
 
@@ -43,7 +43,8 @@ def diagnose(site: Site, key: jax.Array) -> jax.Array:
 def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: jax.Array) -> Batch:
     """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], and signals [T].
 
-    `signals` are what the site's sequence gives of each tissue by the book, in the units of this patient's `mr`.
+    `signals` are the mean magnitudes, noise included, that the site's sequence gives of each tissue by the book, in the
+    units of this patient's `mr`.
     """
     label = diagnose(site, key)
     level, body, growth, other, pose, chemistry, looks, mr_key, ct_key = jax.random.split(jax.random.fold_in(key, 1), 9)
@@ -64,8 +65,13 @@ def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: 
         "tissue": jnp.stack(tissue, -1),
         "mask": mask[..., None],
     }
-    book = tissue_signals(site, properties(site.field), sites)[0] / white_mr(scan)
-    return {"label": label, "signals": book, **maps}
+    return {"label": label, "signals": textbook(site, sites) / white_mr(scan), **maps}
+
+
+def textbook(site: Site, sites: SiteModel) -> jax.Array:
+    """The mean magnitude [T] of each tissue in the site's MR, for tissues as books have them."""
+    signals, reference = tissue_signals(site, properties(site.field), sites)
+    return rician_mean(signals, site.mr_noise * reference)
 
 
 def anatomy(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import i0e, i1e
 
 from .lesions import Lesion, LesionModel
 from .physics import (
@@ -73,6 +74,17 @@ def rician(key: jax.Array, signal: jax.Array, sigma: jax.Array) -> jax.Array:
     """Magnitude of a signal with complex Gaussian noise of standard deviation `sigma` per channel."""
     noise = sigma * jax.random.normal(key, (2, *signal.shape), jnp.float32)
     return jnp.sqrt(jnp.square(signal + noise[0]) + jnp.square(noise[1]))
+
+
+def rician_mean(signal: jax.Array, sigma: jax.Array) -> jax.Array:
+    """What `rician` gives on average: sigma sqrt(pi/2) L_{1/2}(-signal^2 / 2 sigma^2) (Rice 1945).
+
+    Of no signal it is the noise floor, 1.25 sigma; of a strong one hardly more than the signal.
+    """
+    sigma = jnp.maximum(sigma, 1e-4)  # hardly any noise, lest the quotient is one of zeros
+    power = jnp.square(signal / sigma) / 2
+    laguerre = (1 + power) * i0e(power / 2) + power * i1e(power / 2)
+    return sigma * np.float32(np.sqrt(np.pi / 2)) * laguerre
 
 
 def bias_field(field: jax.Array, strength: jax.Array) -> jax.Array:
