@@ -32,6 +32,7 @@ from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.stopping import Stop
+from fedjax_mri.tasks.classify import Classify, balance
 from fedjax_mri.tasks.task import Task
 
 Say = Callable[[str], None]
@@ -43,6 +44,7 @@ class Described(NamedTuple):
     image: tuple[int, int, int]  # [H, W, C]
     classes: tuple[str, ...]
     clients: int
+    labels: tuple[int, ...] = ()  # training examples of each class; () where they are not known
 
 
 class Progress(NamedTuple):
@@ -253,7 +255,8 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     assert plan.conv != "auto", "resolve the plan first"
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
     refuse_forgotten(config, algorithm)
-    task = algorithm.task(config.task.build(described.image, len(described.classes), compute))
+    settings = balanced(config.task, described)
+    task = algorithm.task(settings.build(described.image, len(described.classes), compute))
     if config.distil.epochs and (algorithm.member is None or task.tally is None):
         raise UserError(
             f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
@@ -270,6 +273,12 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
         data=data,
         conditions=config.conditions.build(there),
     )
+
+
+def balanced(settings: Any, described: Described) -> Any:
+    """A task's settings, with weights of classes where it asks for "balanced"; ones where labels are not known."""
+    labels = described.labels or (1,) * len(described.classes)
+    return balance(settings, labels) if isinstance(settings, Classify) else settings
 
 
 def refuse_forgotten(config: Experiment, algorithm: Algorithm) -> None:
@@ -302,7 +311,8 @@ def describe(federation: Federation) -> Described:
     store = specimen(data)
     fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
     image = fields["image"] if "image" in fields else fields["mr"]
-    return Described(image.shape[1:], federation.classes, len(data.sizes))
+    labels = tuple(int(count) for count in np.sum(federation.labels, 0))
+    return Described(image.shape[1:], federation.classes, len(data.sizes), labels)
 
 
 def begin(

@@ -31,7 +31,9 @@ class Restored(NamedTuple):
 def restore(run: pathlib.Path, best: bool = False) -> Restored:
     """The newest state of a run, or its best, and what it belongs to. Raises UserError where the folder holds none."""
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
-    described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
+    described = Described(
+        tuple(saved["image"]), tuple(saved["classes"]), saved["clients"], tuple(saved.get("labels", ()))
+    )
     plan = config.plan.resolve()
     nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, plan)
