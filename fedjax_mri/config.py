@@ -109,6 +109,7 @@ class Experiment:
     rounds: int = 100
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
+    init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
     local: LocalTraining = field(default_factory=LocalTraining)
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import pictures, processes, results, runfolder, trees
-from fedjax_mri.checkpoint import Checkpoints
+from fedjax_mri import initial, pictures, processes, results, runfolder, trees
+from fedjax_mri.checkpoint import Checkpoints, existing
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
@@ -115,6 +115,8 @@ def prepare(
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
+    for note in initial.notes(config.init_from, getattr(config.task, "network", None), sim.task):
+        say(note)
     for warning in federation.warnings:
         say(f"warning: {warning}")
     if processes.main():
@@ -256,7 +258,8 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
     refuse_forgotten(config, algorithm)
     settings = balanced(config.task, described)
-    task = algorithm.task(settings.build(described.image, len(described.classes), compute))
+    drawn = settings.build(described.image, len(described.classes), compute)
+    task = algorithm.task(initial.begun(config.init_from, getattr(settings, "network", None), drawn))
     if config.distil.epochs and (algorithm.member is None or task.tally is None):
         raise UserError(
             f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
@@ -334,10 +337,3 @@ def begin(
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {home.folder.parent} has done {int(state.round)}; ask for more")
     return engine.settle(plan, state)
-
-
-def existing(run: pathlib.Path | None) -> pathlib.Path:
-    """Raises UserError when there is no run in that folder."""
-    if run is None or not (run / "checkpoints").is_dir():
-        raise UserError(f"{run}: no checkpoints there; give the folder of a run")
-    return run
