@@ -153,9 +153,8 @@ def resolved(path: pathlib.Path, flags: Sequence[str], only: str | None = None) 
 
     found = config.load(path)
     if only is not None and only not in found:
-        raise UserError(
-            f"--only {only}: {path} has {', '.join(found) if any(found) else 'one experiment, without a name'}"
-        )
+        there = ", ".join(found) if any(found) else "one experiment, without a name"
+        raise UserError(f"--only {only}: {path} has {there}")
     chosen = found if only is None else {only: found[only]}
     return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in chosen.items()}
 

@@ -115,7 +115,7 @@ def prepare(
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
-    for note in initial.notes(config.init_from, getattr(config.task, "network", None), sim.task):
+    for note in initial.notes(config.init_from, getattr(config.task, "network", None), described.classes, sim.task):
         say(note)
     for warning in federation.warnings:
         say(f"warning: {warning}")
@@ -259,7 +259,8 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     refuse_forgotten(config, algorithm)
     settings = balanced(config.task, described)
     drawn = settings.build(described.image, len(described.classes), compute)
-    task = algorithm.task(initial.begun(config.init_from, getattr(settings, "network", None), drawn))
+    network = getattr(settings, "network", None)
+    task = algorithm.task(initial.begun(config.init_from, network, described.classes, drawn))
     if config.distil.epochs and (algorithm.member is None or task.tally is None):
         raise UserError(
             f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
