@@ -18,6 +18,7 @@ from fedjax_mri.nets.vgg import VGGSettings
 
 NETS = {
     "resnet18": ResNetSettings(18, norm="batch"),
+    "resnet34": ResNetSettings(34, norm="batch"),
     "resnet50": ResNetSettings(50, norm="batch"),
     "vgg16": VGGSettings(),
     "vgg16_bn": VGGSettings(norm="batch"),
