@@ -78,7 +78,9 @@ class LocalTraining:
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
             "linear": lambda: optax.linear_schedule(self.learning_rate, self.learning_rate * end, over),
-            "onecycle": lambda: optax.cosine_onecycle_schedule(over, self.learning_rate),
+            "onecycle": lambda: optax.warmup_cosine_decay_schedule(
+                self.learning_rate / 25, self.learning_rate, round(0.3 * over), over, self.learning_rate * end
+            ),
         }[self.schedule]()
         return lambda round: jnp.asarray(rate(jnp.maximum(round.astype(jnp.float32) - start, 0.0)), jnp.float32)
 

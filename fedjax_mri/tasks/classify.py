@@ -105,7 +105,8 @@ def mixed(most: float, key: jax.Array, x: jax.Array, weight: jax.Array) -> tuple
         return x, here, jnp.zeros(len(x))
     by, how_much = jax.random.split(key)
     partner = (here + jax.random.randint(by, (), 1, len(x))) % len(x)
-    share = most * jax.random.uniform(how_much, (len(x),)) * (weight > 0) * (weight[partner] > 0)
+    drawn = most * jax.random.uniform(how_much, (len(x),))
+    share = jnp.where((weight > 0) & (weight[partner] > 0), drawn, jnp.zeros_like(drawn))
     return x + share.reshape(-1, *[1] * (x.ndim - 1)) * (x[partner] - x), partner, share
 
 
