@@ -19,6 +19,7 @@ from fedjax_mri.errors import UserError
 from fedjax_mri.experiment import Described, assemble
 from fedjax_mri.fed import engine
 from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.classify import Classify
@@ -26,8 +27,10 @@ from fedjax_mri.tasks.cyclegan import CycleGAN
 
 PATIENTS = Phantom(clients=2, test_clients=2, test_patients=3)
 PLAN = Plan(conv="xla", devices=1)
-TRANSLATION = Experiment(Unpaired(PATIENTS), task=CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1)), plan=PLAN)
-CLASSIFIER = Experiment(PATIENTS, task=Classify(network=CNNSettings((8,), pool="mean")), plan=PLAN)
+BASE = Experiment(PATIENTS, sampling=Everyone(), plan=PLAN)
+GAN = CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), pool=2)
+TRANSLATION = replace(BASE, data=Unpaired(PATIENTS), task=GAN)
+CLASSIFIER = replace(BASE, task=Classify(network=CNNSettings((8,), pool="mean")))
 
 
 def saved(run: pathlib.Path, config: Experiment, size: int = 64) -> pathlib.Path:
