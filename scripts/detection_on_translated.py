@@ -8,6 +8,7 @@ translator works both ways for the MR made of the CT made of the MR. Prints Mark
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 
@@ -16,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from translation_table import everyone
 
-from fedjax_mri import judge
+from fedjax_mri import judge, runfolder
 from fedjax_mri.config import Experiment
-from fedjax_mri.convert import translate
+from fedjax_mri.convert.translate import Translator, own, translate
 from fedjax_mri.data.client_data import Source
 from fedjax_mri.errors import UserError
 from fedjax_mri.judge import Restored
@@ -44,11 +45,11 @@ def main() -> None:
 
 def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
     """Both tables. Raises UserError where the two runs do not fit each other."""
-    detector, translator = judge.restore(classifier), judge.restore(translation)
-    batch, classes = patients(translator.config)
-    refuse_strangers(detector, translator, classes)
-    made = translated(translation, "mr", batch["ct"])
-    back = reconstructed(translation, made, batch)
+    config, detector, translators = runfolder.read_config(translation), judge.restore(classifier), both(translation)
+    batch, classes = patients(config)
+    refuse_strangers(detector, translators["mr"], classes)
+    made = translated(translators["mr"], "mr", batch["ct"])
+    back = reconstructed(translators, made, batch) if "ct" in translators else {}
     rows = {"real MR": batch["mr"], "MR made of CT": made} | ({"MR from cycle": back["mr"]} if back else {})
     healthy = classes.index(HEALTHY)
     found = {name: figures(*predicted(detector, mr, batch["label"]), healthy) for name, mr in rows.items()}
@@ -56,10 +57,18 @@ def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
     title = f"{len(made)} patients of the translation's test sites" + (" (synthetic)" if "tissue" in batch else "")
     tables = [table(title, found)]
     if back:
-        window = getattr(translator.config.task, "window", None)
+        window = translators["mr"].window
         alike = {to.upper(): likeness(share(window, to, batch[to]), share(window, to, back[to])) for to in back}
         tables.append(table("originals and their cycle reconstructions, in 0..1", alike))
     return "\n\n".join(tables)
+
+
+def both(run: pathlib.Path) -> dict[str, Translator]:
+    """A run's translators by what they make; to CT only where it works both ways."""
+    found = {"mr": translate(run, "mr")}
+    with contextlib.suppress(UserError):
+        found["ct"] = translate(run, "ct")
+    return found
 
 
 def patients(config: Experiment) -> tuple[Batch, tuple[str, ...]]:
@@ -69,33 +78,30 @@ def patients(config: Experiment) -> tuple[Batch, tuple[str, ...]]:
     return everyone(next(iter(federation.tests.values())).data), federation.classes
 
 
-def refuse_strangers(detector: Restored, translator: Restored, classes: tuple[str, ...]) -> None:
+def refuse_strangers(detector: Restored, translator: Translator, classes: tuple[str, ...]) -> None:
     """Raises UserError where the classifier knows other classes or other images than the translator makes."""
-    known, seen, made = detector.described.classes, detector.described.image, translator.described.image
+    known, seen, made = detector.described.classes, detector.described.image, translator.image
     if known != classes or HEALTHY not in known:
         raise UserError(f"the classifier knows {', '.join(known)}, the patients are of {', '.join(classes)}")
     if seen != made:
         raise UserError(f"the classifier sees images of {seen}, the translator makes {made}: train both at one size")
 
 
-def translated(run: pathlib.Path, to: str, given: jax.Array) -> np.ndarray:
-    """Images [n, H, W, 1] in the other modality, by a run's model."""
-    draw = translate.translate(run, to).draw
+def translated(translator: Translator, to: str, given: jax.Array) -> np.ndarray:
+    """Images [n, H, W, 1] in the other modality."""
     parts = np.array_split(np.asarray(given), -(-len(given) // CHUNK))
-    return np.concatenate([draw(to, part, None) for part in parts])
+    return np.concatenate([translator.draw(to, part, None) for part in parts])
 
 
-def reconstructed(run: pathlib.Path, made: np.ndarray, batch: Batch) -> Images:
-    """The CT of the MR made of CT, and the MR of the CT made of MR; none where the run translates one way."""
-    try:
-        return {"ct": translated(run, "ct", made), "mr": translated(run, "mr", translated(run, "ct", batch["mr"]))}
-    except UserError:
-        return {}
+def reconstructed(translators: dict[str, Translator], made: np.ndarray, batch: Batch) -> Images:
+    """The CT of the MR made of CT, and the MR of the CT made of MR."""
+    ct = translated(translators["ct"], "ct", batch["mr"])
+    return {"ct": translated(translators["ct"], "ct", made), "mr": translated(translators["mr"], "mr", ct)}
 
 
 def predicted(detector: Restored, mr: np.ndarray, labels: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [n, C] that a classifier gives MR [n, H, W, 1], and the labels [n]."""
-    model = translate.own(detector)
+    model = own(detector)
 
     @jax.jit
     def predict(x: jax.Array) -> jax.Array:
