@@ -74,7 +74,7 @@ def test_the_head_and_the_tail_are_the_network() -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UserError, match="layer=-2: .* of 1 sizes, give -1 to -1"):
+    with pytest.raises(UserError, match=r"layer=-2: .* of 1 sizes, give -1 to -1"):
         cut(scores, tiny.images(), -2)
     with pytest.raises(UserError, match="of 0 sizes, so it has no CAM"):
         cut(lambda x: x.reshape(2, -1)[:, :3], tiny.images(), -1)

@@ -47,10 +47,12 @@ def test_without_biases_the_rules_keep_the_logit_too(rule) -> None:
 
 def test_the_residual_is_what_a_bias_took() -> None:
     x, bias = jnp.ones((2, 2, 2, 1)), jnp.array([1.0, 2.0, 3.0])
-    found = LRP("epsilon", 0.0).build()(lambda x: x.sum((1, 2)) + bias[None], x, TARGET, KEY)
-    np.testing.assert_allclose(
-        residual(lambda x: x.sum((1, 2)) + bias[None], x, TARGET, found), [1 / 5, 3 / 7], rtol=1e-5
-    )
+
+    def scores(x: jax.Array) -> jax.Array:
+        return x.reshape(2, 4) @ jnp.ones((4, 3)) + bias[None]
+
+    found = LRP("epsilon", 0.0).build()(scores, x, TARGET, KEY)
+    np.testing.assert_allclose(residual(scores, x, TARGET, found), [1 / 5, 3 / 7], rtol=1e-5)
 
 
 def by_hand(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], target: int, rule: str) -> np.ndarray:
