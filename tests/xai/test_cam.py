@@ -31,7 +31,7 @@ def test_gradcam_on_a_mean_and_a_linear_head_is_cam() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     logits = np.asarray(scores(x))[np.arange(2), TARGET]
     np.testing.assert_allclose(found.sum((1, 2)) + weights["bias"][TARGET], logits, rtol=1e-4)
-    shown = cam.GradCAM().build()(scores, x, TARGET, jax.random.key(0))
+    shown = tiny.explain(cam.GradCAM(), scores, x, TARGET, jax.random.key(0))
     np.testing.assert_allclose(shown, np.maximum(wanted, 0), rtol=1e-4, atol=1e-6)
 
 

@@ -32,17 +32,17 @@ def plain(x: jax.Array) -> jax.Array:
 
 def test_epsilon_to_zero_is_gradient_times_image_and_keeps_the_logit() -> None:
     x = tiny.images()
-    found = LRP("epsilon", 1e-7).build()(plain, x, TARGET, KEY)
-    np.testing.assert_allclose(found, GradientInput().build()(plain, x, TARGET, KEY), rtol=1e-3, atol=1e-5)
+    found = tiny.explain(LRP("epsilon", 1e-7), plain, x, TARGET, KEY)
+    np.testing.assert_allclose(found, tiny.explain(GradientInput(), plain, x, TARGET, KEY), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(residual(plain, x, TARGET, found), 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("rule", ["gamma", "composite"])
 def test_without_biases_the_rules_keep_the_logit_too(rule) -> None:
     x = tiny.images()
-    found = LRP(rule, 1e-7).build()(plain, x, TARGET, KEY)
+    found = tiny.explain(LRP(rule, 1e-7), plain, x, TARGET, KEY)
     np.testing.assert_allclose(residual(plain, x, TARGET, found), 0, atol=1e-3)
-    assert np.abs(found - GradientInput().build()(plain, x, TARGET, KEY)).max() > 1e-3
+    assert np.abs(found - tiny.explain(GradientInput(), plain, x, TARGET, KEY)).max() > 1e-3
 
 
 def test_the_residual_is_what_a_bias_took() -> None:
@@ -51,7 +51,7 @@ def test_the_residual_is_what_a_bias_took() -> None:
     def scores(x: jax.Array) -> jax.Array:
         return x.reshape(2, 4) @ jnp.ones((4, 3)) + bias[None]
 
-    found = LRP("epsilon", 0.0).build()(scores, x, TARGET, KEY)
+    found = tiny.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY)
     np.testing.assert_allclose(residual(scores, x, TARGET, found), [1 / 5, 3 / 7], rtol=1e-5)
 
 
@@ -66,7 +66,7 @@ def by_hand(x: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], target: 
         parts = np.vstack([a[:, None] * weights, bias])
         up, down = np.maximum(parts, 0), np.minimum(parts, 0)
         if rule == "alphabeta":
-            shares = 2 * up / up.sum(0) - 1 * down / down.sum(0)
+            shares = 2 * up / np.maximum(up.sum(0), 1e-9) - 1 * down / np.minimum(down.sum(0), -1e-9)
         else:
             favoured = np.where(parts.sum(0) >= 0, up, down)
             shares = (parts + 0.25 * favoured) / (parts + 0.25 * favoured).sum(0)
@@ -87,7 +87,7 @@ def test_rules_are_those_of_the_papers(rule) -> None:
         return y
 
     x = rng.normal(size=(2, 2, 2, 1)).astype(np.float32)
-    found = LRP(rule, 0.0).build()(scores, jnp.asarray(x), TARGET, KEY)
+    found = tiny.explain(LRP(rule, 0.0), scores, jnp.asarray(x), TARGET, KEY)
     wanted = [by_hand(one.ravel(), layers, target, rule) for one, target in zip(x, TARGET.tolist())]
     np.testing.assert_allclose(found.reshape(2, -1), wanted, rtol=2e-3, atol=1e-4)
 
@@ -106,8 +106,13 @@ def test_a_norm_counts_as_part_of_its_convolution(rule) -> None:
         y = tiny.conv(x, weights["first"] * scale[None, None, None]) + shift[None, None, None]
         return jax.nn.relu(y).mean((1, 2)) @ weights["dense"]
 
-    method, x = LRP(rule).build(), tiny.images()
-    np.testing.assert_allclose(method(apart, x, TARGET, KEY), method(merged, x, TARGET, KEY), rtol=1e-3, atol=1e-5)
+    settings, x = LRP(rule), tiny.images()
+    np.testing.assert_allclose(
+        tiny.explain(settings, apart, x, TARGET, KEY),
+        tiny.explain(settings, merged, x, TARGET, KEY),
+        rtol=1e-3,
+        atol=1e-5,
+    )
 
 
 def test_gates_and_statistics_are_constants() -> None:
@@ -119,7 +124,7 @@ def test_gates_and_statistics_are_constants() -> None:
         y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + 1e-5)
         return jnp.concatenate([y.sum((1, 2)), y[:, 0, 0], y[:, 1, 1]], -1)
 
-    found = LRP("epsilon", 0.0).build()(scores, x, jnp.array([0, 0]), KEY)
+    found = tiny.explain(LRP("epsilon", 0.0), scores, x, jnp.array([0, 0]), KEY)
     value = np.asarray(jax.nn.silu(x), np.float64)[..., 0]
     wanted = value / np.sqrt((value**2).mean((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
@@ -137,7 +142,7 @@ def test_attention_hands_relevance_to_values_by_its_weights() -> None:
     def scores(x: jax.Array) -> jax.Array:
         return jnp.einsum("bqk,bkc->bq", attention(x), tokens(x))
 
-    found = LRP("epsilon", 0.0).build()(scores, x, TARGET, KEY).reshape(2, 9)
+    found = tiny.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY).reshape(2, 9)
     weights = np.asarray(attention(x))[np.arange(2), TARGET]
     np.testing.assert_allclose(found, weights * np.asarray(tokens(x))[..., 0], rtol=1e-4, atol=1e-6)
 
@@ -168,14 +173,14 @@ def test_every_network_here_has_rules(settings) -> None:
     model, x = jax.eval_shape(net.init, KEY), jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
 
     def explained(model: tuple, x: jax.Array) -> jax.Array:
-        return LRP().build()(lambda x: net.apply(*model, x, jnp.ones(2), False)[0], x, TARGET, KEY)
+        return tiny.explain(LRP(), lambda x: net.apply(*model, x, jnp.ones(2), False)[0], x, TARGET, KEY)
 
     assert jax.eval_shape(explained, model, x).shape == (2, 32, 32)
 
 
 def test_what_has_no_rule_is_named() -> None:
     with pytest.raises(UserError, match="LRP has no rule for 'sort'"):
-        LRP().build()(lambda x: jnp.sort(x.reshape(2, -1)), tiny.images(), TARGET, KEY)
+        tiny.explain(LRP(), lambda x: jnp.sort(x.reshape(2, -1)), tiny.images(), TARGET, KEY)
 
 
 @pytest.mark.parametrize(

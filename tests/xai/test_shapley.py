@@ -13,6 +13,7 @@ from fedjax_mri.xai.shapley import KernelSHAP, SampledShapley, kernel_shap, samp
 from fedjax_mri.xai.superpixels import grid, slic
 
 KEY = jax.random.key(0)
+kernel_shap, sampled_shapley = (jax.jit(solve, static_argnums=(0, 1, 2)) for solve in (kernel_shap, sampled_shapley))
 
 
 def worked(present: jax.Array) -> jax.Array:
@@ -52,7 +53,7 @@ def test_sampled_coalitions_give_a_linear_game_exactly() -> None:
 def test_a_map_sums_to_what_all_parts_add() -> None:
     x, target = tiny.images(), jnp.array([0, 2])
     logits = tiny.apply(tiny.params(), x) - tiny.apply(tiny.params(), jnp.zeros_like(x))
-    found = SampledShapley(1, "slic", 2, "zero").build()(lambda x: tiny.apply(tiny.params(), x), x, target, KEY)
+    found = tiny.explain(SampledShapley(1, "slic", 2, "zero"), lambda x: tiny.apply(tiny.params(), x), x, target, KEY)
     np.testing.assert_allclose(found.sum((1, 2)), logits[jnp.arange(2), target], rtol=1e-3)
 
 
