@@ -7,10 +7,16 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from unittest.mock import MagicMock
 
 import numpy as np
-import pytorch_grad_cam
 import torch
+
+# pytorch_grad_cam imports these, and calls none of them here; beside a CPU's torch they may not load.
+VISION = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
+sys.modules |= dict.fromkeys(VISION, MagicMock())
+
+import pytorch_grad_cam
 from captum import attr
 from captum.attr._utils.lrp_rules import EpsilonRule
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
