@@ -11,15 +11,8 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-
-# pytorch_grad_cam imports these, and calls none of them here; beside a CPU's torch they may not load.
-VISION = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
-sys.modules |= dict.fromkeys(VISION, MagicMock())
-
-import pytorch_grad_cam
 from captum import attr
 from captum.attr._utils.lrp_rules import EpsilonRule
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
@@ -63,11 +56,17 @@ def attribution(method, **given) -> Explain:
     return lambda x, target: method.attribute(x, target=target, **given).sum(1)
 
 
-def cam(kind) -> Callable[[torch.nn.Sequential], Explain]:
+def cam(kind: str) -> Callable[[torch.nn.Sequential], Explain]:
     """Of the last pool; this package scales each map to 0..1."""
 
     def build(net: torch.nn.Sequential) -> Explain:
-        method = kind(model=net, target_layers=[net[5]])
+        # It imports torchvision, of which nothing is called here, and which may not load beside a CPU's torch.
+        names = "torchvision", "torchvision.transforms", "torchvision.transforms.functional"
+        sys.modules |= dict.fromkeys(names, MagicMock())
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        method = getattr(pytorch_grad_cam, kind)(model=net, target_layers=[net[5]])
         return lambda x, target: torch.from_numpy(
             method(input_tensor=x, targets=[ClassifierOutputTarget(int(label)) for label in target])
         )
@@ -88,9 +87,9 @@ def squares() -> torch.Tensor:
 
 
 METHODS: dict[str, Callable[[torch.nn.Sequential], Explain]] = {
-    "gradcam": cam(pytorch_grad_cam.GradCAM),
-    "gradcampp": cam(pytorch_grad_cam.GradCAMPlusPlus),
-    "layercam": cam(pytorch_grad_cam.LayerCAM),
+    "gradcam": cam("GradCAM"),
+    "gradcampp": cam("GradCAMPlusPlus"),
+    "layercam": cam("LayerCAM"),
     "saliency": lambda net: attribution(attr.Saliency(net)),
     "smoothgrad": lambda net: attribution(
         attr.NoiseTunnel(attr.Saliency(net)), nt_type="smoothgrad", nt_samples=16, stdevs=0.1
