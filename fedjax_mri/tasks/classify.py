@@ -50,6 +50,15 @@ def classify(settings: Classify, net: Net) -> Task:
     def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
         return net.apply(params, carry, preprocess(settings.preprocess, batch["image"]), batch["weight"], False)[0]
 
+    return classifier(net, loss, scores, settings.statistics)
+
+
+def classifier(net: Net, loss: Any, scores: Any, statistics: str) -> Task:
+    """The task of telling classes apart by `net`, learnt by a phase's `loss` and judged by `scores`.
+
+    `scores` is (params, carry, batch) -> logits [B, classes].
+    """
+
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return classification.tally(scores(params, carry, batch), batch["label"], batch["weight"])
 
@@ -60,7 +69,7 @@ def classify(settings: Classify, net: Net) -> Task:
         return classification.tally(jnp.log(jnp.maximum(probabilities, TINY)), batch["label"], batch["weight"])
 
     def shared(model: Model) -> Any:
-        travels = settings.statistics == "average"
+        travels = statistics == "average"
         return Model(everything(model.params), jax.tree.map(lambda _: travels, model.carry))
 
     def init(key: jax.Array) -> Model:
