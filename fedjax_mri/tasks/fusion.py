@@ -26,7 +26,7 @@ from fedjax_mri.nets.dropout import check_rates
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.fusion import MODALITIES, OWN, Cross, Late, Outputs
 from fedjax_mri.tasks.classify import DROPS, TINY, classifier
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Task, labelled, mean
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Task, labelled, mean
 from fedjax_mri.tasks.translation import check_weights
 from fedjax_mri.tasks.units import Window, limits, share
 

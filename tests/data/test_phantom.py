@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.data.drawn import drawn
 from fedjax_mri.data.phantom import (
     CLASSES,
     NAMES,
@@ -215,6 +216,22 @@ def test_ct_is_the_classifiers_image_when_asked(batches):
     assert np.allclose(ct["ct"], batches["ct"][:2], atol=0.5)
 
 
+def test_a_share_of_tumours_shows_in_one_modality_alone(batches):
+    """As stored: the other modality shows no tumour, and all else is what it was."""
+    hard = replace(SMALL, lesions=LesionModel(one_modality=0.6)).build(SEED).train
+    fields = ("ct", "mr", "label", "mask", "visible")
+    kept = drawn(hard._replace(sizes=np.full(6, 16, np.int32)), fields).store.fields
+    assert all((kept[name] == batches[name]).all() for name in ("label", "mask"))
+    tumour, shows = batches["mask"][..., 0] > 0.9, kept["visible"] > 0
+    for place, (name, unit) in enumerate((("ct", 1.0), ("mr", 1 / 255))):
+        change = np.abs(kept[name] * np.float32(unit) - batches[name])[..., 0]
+        seen, ill = shows[:, place], batches["label"] != CLASSES.index("no tumour")
+        assert change[seen | ~ill].max() < 0.52 * unit
+        assert all(change[i][tumour[i]].mean() > 5 * unit for i in np.flatnonzero(ill & ~seen))
+        assert abs(np.mean(~seen) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 96)
+    assert shows.any(1).all() and (batches["visible"] == 1).all()
+
+
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +349,7 @@ def test_grid_is_written(tmp_path):
         (Phantom(sites=SiteModel(mr_noise=(0.2, 0.1))), "mr_noise"),
         (Phantom(lesions=LesionModel(distractors=1.5)), "distractors"),
         (Phantom(lesions=LesionModel(contrast=-1.0)), "contrast"),
+        (Phantom(lesions=LesionModel(one_modality=1.1)), "one_modality"),
     ],
 )
 def test_bad_settings_are_named(bad, word):
