@@ -13,8 +13,8 @@ from fedjax_mri.nets.fusion import Cross, Early, Late
 from fedjax_mri.nets.resnet import ResNetEncoder
 from fedjax_mri.nets.volume import VolumeEncoder, conv3d
 
-IMAGE, VOLUME, CLASSES = (16, 16, 1), (4, 8, 8, 1), 3
-SMALL, DEEP = ResNetEncoder(width=8, stages=1), VolumeEncoder(widths=(8, 16))
+IMAGE, VOLUME, CLASSES = (16, 16, 1), (2, 4, 4, 1), 3
+SMALL, DEEP = VolumeEncoder(widths=(4,)), VolumeEncoder(widths=(8, 16))
 NETS = {
     "cross": Cross(SMALL, SMALL, width=8, heads=2, hidden=4),
     "early": Early(SMALL, hidden=4),
@@ -66,14 +66,11 @@ def test_parameters_counted_by_hand() -> None:
     attention = 3 * (512 + 1) * 128
     learnt, alone = 512 + 128, 2 * 513 * classes
     cross = 2 * resnet + attention + learnt + alone + feed_forward(512 + 128, 128, classes)
-    late = 2 * (resnet + feed_forward(512, 128, classes))
     volume = 27 * 1 * 8 + 2 * 8 + 27 * 8 * 16 + 2 * 16
     wanted = [
-        (Cross(), (240, 240, 1), False, cross),
         (Cross(), (240, 240, 1), True, cross + feed_forward(640, 128, classes)),
         (Early(), (240, 240, 1), False, resnet + 64 * 49 + feed_forward(512, 128, classes)),
-        (Late(), (240, 240, 1), False, late),
-        (Late(("mr",), DEEP, 4), VOLUME, False, volume + feed_forward(16, 4, classes)),
+        (Late(encoder=DEEP, hidden=4), VOLUME, False, 2 * (volume + feed_forward(16, 4, classes))),
     ]
     for settings, image, own, count in wanted:
         net = settings.build(image, classes, Compute(), own)
@@ -83,14 +80,14 @@ def test_parameters_counted_by_hand() -> None:
 def patients() -> dict[str, jax.Array]:
     """Four who have both, CT, MR and nothing."""
     rng = np.random.default_rng(2)
-    images = {name: jnp.asarray(rng.uniform(size=(4, *IMAGE)), jnp.float32) for name in ("ct", "mr")}
+    images = {name: jnp.asarray(rng.uniform(size=(4, *VOLUME)), jnp.float32) for name in ("ct", "mr")}
     return {**images, "has": jnp.asarray([[1, 1], [1, 0], [0, 1], [0, 0]], jnp.float32)}
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_what_is_missing_does_not_matter(name) -> None:
     """Logits do not see its pixels, and neither they nor gradients are lost to it."""
-    net, given = NETS[name].build(IMAGE, CLASSES, Compute(), own=True), patients()
+    net, given = NETS[name].build(VOLUME, CLASSES, Compute(), own=True), patients()
     params, carry = jax.jit(net.init)(jax.random.key(0))
 
     def cost(params, ct, mr):
@@ -98,7 +95,9 @@ def test_what_is_missing_does_not_matter(name) -> None:
         return sum(jnp.sum(x**2) for x in outputs.values()), outputs
 
     step = jax.jit(jax.grad(cost, has_aux=True))
-    gone = [jnp.where(given["has"][:, i, None, None, None] > 0, given[m], 7.0) for i, m in enumerate(("ct", "mr"))]
+    gone = [
+        jnp.where(given["has"][:, i, None, None, None, None] > 0, given[m], 7.0) for i, m in enumerate(("ct", "mr"))
+    ]
     (gradient, first), (_, second) = step(params, given["ct"], given["mr"]), step(params, *gone)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first, second)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, first)))
@@ -110,13 +109,13 @@ def test_what_is_missing_does_not_matter(name) -> None:
 @pytest.mark.parametrize(
     ("settings", "image", "says"),
     [
-        (Cross(DEEP, SMALL), IMAGE, "network.ct: VolumeEncoder wants volumes"),
-        (Early(SMALL), VOLUME, "network.encoder: ResNetEncoder wants images"),
+        (Cross(DEEP, ResNetEncoder()), IMAGE, "network.ct: VolumeEncoder wants volumes"),
+        (Early(ResNetEncoder()), VOLUME, "network.encoder: ResNetEncoder wants images"),
         (Cross(width=10, heads=4), IMAGE, "network.width=10, network.heads=4"),
         (Cross(hidden=0), IMAGE, "network.hidden=0"),
         (Late(("pet",)), IMAGE, "network.modalities"),  # type: ignore[arg-type]
         (Early(ResNetEncoder(stages=5)), IMAGE, "network.encoder.stages=5"),
-        (Early(VolumeEncoder((8,) * 4)), VOLUME, "want 16 px or more"),
+        (Early(VolumeEncoder((8,) * 3)), VOLUME, "want 8 px or more"),
     ],
 )
 def test_impossible_settings_are_refused(settings, image, says) -> None:
