@@ -1,4 +1,4 @@
-"""System D at its published size: two hospitals, cross-attention of ResNet-18s, 240 px, Adam 1e-3, 80 rounds of 8 epochs.
+"""System D at its published size: two hospitals, ResNet-18s at 240 px, Adam 1e-3, 80 rounds of 8 local epochs.
 
 Command: fedjax-mri train configs/fusion_phantom.py
 Hardware and time: a GPU; not measured. Data: the phantom (synthetic), two hospitals of 4,000 patients, as system D has

@@ -78,5 +78,5 @@ def test_of_one_image_it_is_that_image() -> None:
         found = jax.jit(fused, static_argnums=0)(rule, A, B, has)
         np.testing.assert_allclose(found[:2], np.stack([A[0], B[1]]), atol=2e-6)
         assert np.abs(found[2] - A[2]).max() > 0.1
-    with pytest.raises(UserError, match="task.classical=sum"):
+    with pytest.raises(UserError, match=r"task.classical=sum"):
         fused("sum", jnp.asarray(A), jnp.asarray(B), has)  # type: ignore[arg-type]

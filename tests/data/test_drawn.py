@@ -50,5 +50,5 @@ def test_fields_are_kept_as_files_hold_them() -> None:
     assert {name: x.dtype for name, x in kept.items()} == {"ct": np.int16, "mr": np.uint8, "has": np.float32}
     np.testing.assert_allclose(kept["ct"][:3, 0], [40, -60, -160])
     np.testing.assert_allclose(kept["mr"][:3, 0], np.rint(np.clip([-0.02, 0.03, 0.08], 0, 1) * 255))
-    with pytest.raises(UserError, match="data.fields: there is no pet; choose of ct, mr, has, label"):
+    with pytest.raises(UserError, match=r"data.fields: there is no pet; choose of ct, mr, has, label"):
         drawn(data, ("pet",))

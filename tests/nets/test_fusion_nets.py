@@ -1,4 +1,4 @@
-"""Fusion networks: attention and 3D convolution as NumPy computes them, counts by hand, nothing seen of what is missing."""
+"""Fusion networks: attention and 3D convolution as NumPy has them, counts by hand, nothing seen of what is missing."""
 
 import jax
 import jax.numpy as jnp
