@@ -113,7 +113,7 @@ def fusion() -> Simulation:
     data = resident({**arrays, "label": label, "has": has}, np.split(np.arange(9), np.cumsum(sizes)[:-1]))
     network = Cross(encoder, encoder, width=4, heads=2, hidden=4)
     settings = Fuse(network=network, heads="client", dropout=0.5, window=None)
-    return simulation(settings.build((1, 4, 4, 1), 3, AS_GIVEN), data)
+    return simulation(settings.build((1, 4, 4, 1), 3, Compute("xla")), data)
 
 
 def translation(settings: CycleGAN | Pix2Pix) -> Simulation:

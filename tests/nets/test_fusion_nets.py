@@ -87,8 +87,9 @@ def patients() -> dict[str, jax.Array]:
 @pytest.mark.parametrize("name", NETS)
 def test_what_is_missing_does_not_matter(name) -> None:
     """Logits do not see its pixels, and neither they nor gradients are lost to it."""
-    net, given = NETS[name].build(VOLUME, CLASSES, Compute(), own=True), patients()
-    params, carry = jax.jit(net.init)(jax.random.key(0))
+    net, given, rng = NETS[name].build(VOLUME, CLASSES, Compute("xla"), own=True), patients(), np.random.default_rng(3)
+    params, carry = jax.eval_shape(net.init, jax.random.key(0))
+    params = jax.tree.map(lambda p: rng.normal(0, 0.3, p.shape).astype(np.float32), params)
 
     def cost(params, ct, mr):
         outputs = net.apply(params, carry, ct, mr, given["has"], jnp.ones(4), True)[0]

@@ -1,6 +1,6 @@
 """The fusion task: heads that stay, modalities that are hidden, figures of each output, classical rules, volumes."""
 
-import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def batch(shape: tuple[int, ...] = VOLUME) -> dict[str, jax.Array]:
 
 
 def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
-    task, data = Fuse(network=NET, heads="client").build(VOLUME, 3, Compute()), batch()
+    task, data = Fuse(network=NET, heads="client").build(VOLUME, 3, Compute("xla")), batch()
     model = jax.jit(task.init)(jax.random.key(0))
 
     def step(params, key):
@@ -45,7 +45,7 @@ def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
     assert {name: float(part.weight) for name, part in sums.parts.items()} == {
         "server": 4, "ct": 3, "mr": 3, "CT only": 1, "MR only": 1, "CT and MR": 2,
     }  # fmt: skip
-    chances = task.predict(params, model.carry, data)
+    chances = jax.jit(task.predict)(params, model.carry, data)
     np.testing.assert_allclose(task.tally(chances, data).nll, sums.nll, rtol=1e-4)
     wide = jax.eval_shape(task.shown, params, model.carry, data)["image"]
     assert wide.shape == (4, 4, 8, 1)
@@ -69,22 +69,22 @@ def test_one_of_two_modalities_is_hidden_never_the_only_one() -> None:
         assert abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 1000)
 
 
-def test_both_are_seen_in_their_window_alike_and_as_one_image_if_asked() -> None:
-    settings = Fuse(network=ONE, window=(0.0, 100.0), preprocess=Preprocess(size=8), augment=Augment(flip=1.0))
-    for shape in (VOLUME, (4, 4, 1)):
-        data = batch(shape)
-        ct, mr, has = seen(settings, data, jax.random.key(0))
-        assert ct.shape == mr.shape == (4, *shape[:-3], 8, 8, 1)
-        np.testing.assert_array_equal(has, HAS)
-        plain = dataclasses.replace(settings, preprocess=Preprocess())
-        ct, mr, _ = seen(plain, data, jax.random.key(0))
-        np.testing.assert_allclose(ct, np.clip(np.asarray(data["ct"]) / 100, 0, 1)[..., ::-1, :], atol=1e-6)
-        np.testing.assert_allclose(mr, np.asarray(data["mr"])[..., ::-1, :] / 255, atol=1e-6)
-        one, _, has = seen(dataclasses.replace(plain, classical="pca"), {**data, "has": jnp.ones((4, 2))})
-        ct, mr, _ = seen(plain, data)
-        if shape == (4, 4, 1):
-            np.testing.assert_allclose(one, pca(ct, mr), atol=1e-6)
-        np.testing.assert_array_equal(has, np.tile([1.0, 0.0], (4, 1)))
+def test_both_are_seen_in_their_window_and_changed_alike() -> None:
+    settings, data = Fuse(network=NET, window=(0.0, 100.0), augment=Augment(flip=1.0)), batch()
+    ct, mr, has = jax.jit(partial(seen, settings))(data, jax.random.key(0))
+    np.testing.assert_array_equal(has, HAS)
+    np.testing.assert_allclose(ct, np.clip(np.asarray(data["ct"]) / 100, 0, 1)[..., ::-1, :], atol=1e-6)
+    np.testing.assert_allclose(mr, np.asarray(data["mr"])[..., ::-1, :] / 255, atol=1e-6)
+
+
+def test_a_classical_rule_makes_one_image_of_another_size() -> None:
+    settings, data = Fuse(network=ONE, classical="pca", window=None, preprocess=Preprocess(size=2)), batch((2, 2, 1))
+    one, _, has = jax.jit(partial(seen, settings))({**data, "has": jnp.ones((4, 2))})
+    ct, mr = np.clip(np.asarray(data["ct"], np.float32), 0, 1), np.asarray(data["mr"], np.float32) / 255
+    np.testing.assert_allclose(one, pca(ct, mr), atol=1e-6)
+    np.testing.assert_array_equal(has, np.tile([1.0, 0.0], (4, 1)))
+    shapes = jax.eval_shape(partial(seen, settings), batch())
+    assert shapes[0].shape == shapes[1].shape == (4, 2, 2, 2, 1)
 
 
 @pytest.mark.parametrize(
