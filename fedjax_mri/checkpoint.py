@@ -48,10 +48,18 @@ class Checkpoints:
 
         Raises UserError when it is missing, damaged, or of other shapes.
         """
-        round = self.latest() if round is None else round
+        round = self._newest() if round is None else round
+        return fill(like, self._read(round), self.folder / str(round))
+
+    def leaves(self) -> dict[str, np.ndarray]:
+        """All leaves of the newest state, by their names. Raises UserError when it is missing or damaged."""
+        return self._read(self._newest())
+
+    def _newest(self) -> int:
+        round = self.latest()
         if round is None:
             raise UserError(f"{self.folder}: no checkpoint to restore; has the run finished its first segment?")
-        return fill(like, self._read(round), self.folder / str(round))
+        return round
 
     def _read(self, round: int) -> dict[str, np.ndarray]:
         import orbax.checkpoint as ocp
@@ -66,6 +74,13 @@ class Checkpoints:
             raise processes.lost(error) or UserError(
                 f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
             ) from error
+
+
+def existing(run: pathlib.Path | None) -> pathlib.Path:
+    """Raises UserError when there is no run in that folder."""
+    if run is None or not (run / "checkpoints").is_dir():
+        raise UserError(f"{run}: no checkpoints there; give the folder of a run")
+    return run
 
 
 def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:

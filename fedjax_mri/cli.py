@@ -68,8 +68,10 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     flags = "; any field of the config as --section.field value (see `show`)"
+    only = "of a config file with several experiments the one of that name"
     train_ = command("train", train, "train an experiment, or go on with it" + flags, "config")
     train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
+    train_.add_argument("--only", metavar="NAME", help=only)
     train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
     launch.flags(train_)
     text = "judge the models of runs, side by side, on their own test data or --data.field value"
@@ -90,7 +92,8 @@ def parser() -> argparse.ArgumentParser:
         "--leave-one-out", action="store_true", help="and who gains from whom, by training without each"
     )
     audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
-    command("show", show, "the resolved config, and what it will cost" + flags, "config")
+    show_ = command("show", show, "the resolved config, and what it will cost" + flags, "config")
+    show_.add_argument("--only", metavar="NAME", help=only)
     convert_ = command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run")
     convert_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM, NIfTI, or folders of them")
     convert_.add_argument("--to", choices=("mr", "ct"), required=True)
@@ -126,7 +129,7 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
     """Each experiment of the config file in turn, then one report for all."""
     from fedjax_mri import config, experiment, processes, results
 
-    variants = resolved(words.config, flags)
+    variants = resolved(words.config, flags, words.only)
     out = words.out or pathlib.Path("runs", words.config.stem)
     folders = {name: out / name if name else out for name in variants}
     for name, one in variants.items():
@@ -144,11 +147,16 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
     return 0
 
 
-def resolved(path: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
-    """The experiments of a config file with the flags applied to each."""
+def resolved(path: pathlib.Path, flags: Sequence[str], only: str | None = None) -> dict[str, Any]:
+    """The experiments of a config file, or `only` the one of that name, with the flags applied to each."""
     from fedjax_mri import config
 
-    return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in config.load(path).items()}
+    found = config.load(path)
+    if only is not None and only not in found:
+        there = ", ".join(found) if any(found) else "one experiment, without a name"
+        raise UserError(f"--only {only}: {path} has {there}")
+    chosen = found if only is None else {only: found[only]}
+    return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in chosen.items()}
 
 
 def sweep(words: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -223,7 +231,7 @@ def show(words: argparse.Namespace, flags: Sequence[str]) -> None:
     """Every field, and the numbers that follow from them."""
     from fedjax_mri import config, costs
 
-    for name, one in resolved(words.config, flags).items():
+    for name, one in resolved(words.config, flags, words.only).items():
         print(f"# {name or one.name}, config {config.digest(one)}")
         for field, value in {**config.flat(one), **costs.costs(one)}.items():
             print(f"{field:32} {value}")

@@ -23,6 +23,7 @@ from fedjax_mri.fed import checks, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.conditions import Ideal
 from fedjax_mri.fed.finetune import FineTune
+from fedjax_mri.fed.layerwise import layerwise
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.oneshot import Distil
 from fedjax_mri.fed.plan import Plan
@@ -39,7 +40,9 @@ class LocalTraining:
     batch: int = 16  # examples a step
     optimizer: str = "optax.adam"  # any importable function: learning rate -> optax transformation
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate over rounds
+    decay: float = 0.0  # a step also takes this, times the learning rate, off the parameters (AdamW's, decoupled)
+    rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor of the rate): the first that fits, see paths.py
+    schedule: Literal["constant", "cosine", "linear", "onecycle"] = "constant"  # of the learning rate over rounds
     schedule_start: int = 0  # rounds at the full rate before cosine or linear set in
     schedule_rounds: int = 0  # rounds until cosine or linear reach their end; 0: the rounds of the experiment
     schedule_end: float = 0.0  # share of the learning rate left there
@@ -50,7 +53,21 @@ class LocalTraining:
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
         checks.positive("local.learning_rate", self.learning_rate)
-        return Local(self.epochs, self.batch, imported(self.optimizer, "local.optimizer"), self._rate(rounds))
+        checks.not_negative("local.decay", self.decay)
+        for pattern, factor in self.rates:
+            checks.not_negative(f"local.rates {pattern}", factor)
+        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
+
+    def _optimizer(self) -> Callable[[jax.Array], optax.GradientTransformation]:
+        base = imported(self.optimizer, "local.optimizer")
+        decays = not known(self.decay) or self.decay
+
+        def optimizer(rate: jax.Array) -> optax.GradientTransformation:
+            decay = (optax.add_decayed_weights(-rate * self.decay),) if decays else ()
+            by_path = (layerwise(self.rates),) if self.rates else ()
+            return optax.chain(base(rate), *decay, *by_path) if decays or self.rates else base(rate)
+
+        return optimizer
 
     def _rate(self, rounds: int) -> Callable[[jax.Array], jax.Array]:
         start, end = self.schedule_start, self.schedule_end
@@ -61,6 +78,9 @@ class LocalTraining:
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
             "linear": lambda: optax.linear_schedule(self.learning_rate, self.learning_rate * end, over),
+            "onecycle": lambda: optax.warmup_cosine_decay_schedule(
+                self.learning_rate / 25, self.learning_rate, round(0.3 * over), over, self.learning_rate * end
+            ),
         }[self.schedule]()
         return lambda round: jnp.asarray(rate(jnp.maximum(round.astype(jnp.float32) - start, 0.0)), jnp.float32)
 
@@ -91,6 +111,7 @@ class Experiment:
     rounds: int = 100
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
+    init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
     local: LocalTraining = field(default_factory=LocalTraining)
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)

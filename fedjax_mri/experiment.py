@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import pictures, processes, results, runfolder, trees
-from fedjax_mri.checkpoint import Checkpoints
+from fedjax_mri import initial, pictures, processes, results, runfolder, trees
+from fedjax_mri.checkpoint import Checkpoints, existing
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Federation
@@ -32,6 +32,7 @@ from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.stopping import Stop
+from fedjax_mri.tasks.classify import Classify, balance
 from fedjax_mri.tasks.task import Task
 
 Say = Callable[[str], None]
@@ -43,6 +44,7 @@ class Described(NamedTuple):
     image: tuple[int, int, int]  # [H, W, C]
     classes: tuple[str, ...]
     clients: int
+    labels: tuple[int, ...] = ()  # training examples of each class; () where they are not known
 
 
 class Progress(NamedTuple):
@@ -113,6 +115,8 @@ def prepare(
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
+    for note in initial.notes(config.init_from, getattr(config.task, "network", None), described.classes, sim.task):
+        say(note)
     for warning in federation.warnings:
         say(f"warning: {warning}")
     if processes.main():
@@ -253,7 +257,10 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
     assert plan.conv != "auto", "resolve the plan first"
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
     refuse_forgotten(config, algorithm)
-    task = algorithm.task(config.task.build(described.image, len(described.classes), compute))
+    settings = balanced(config.task, described)
+    drawn = settings.build(described.image, len(described.classes), compute)
+    network = getattr(settings, "network", None)
+    task = algorithm.task(initial.begun(config.init_from, network, described.classes, drawn))
     if config.distil.epochs and (algorithm.member is None or task.tally is None):
         raise UserError(
             f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
@@ -270,6 +277,12 @@ def assemble(config: Experiment, described: Described, data: ClientData, plan: P
         data=data,
         conditions=config.conditions.build(there),
     )
+
+
+def balanced(settings: Any, described: Described) -> Any:
+    """A task's settings, with weights of classes where it asks for "balanced"; ones where labels are not known."""
+    labels = described.labels or (1,) * len(described.classes)
+    return balance(settings, labels) if isinstance(settings, Classify) else settings
 
 
 def refuse_forgotten(config: Experiment, algorithm: Algorithm) -> None:
@@ -302,7 +315,8 @@ def describe(federation: Federation) -> Described:
     store = specimen(data)
     fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
     image = fields["image"] if "image" in fields else fields["mr"]
-    return Described(image.shape[1:], federation.classes, len(data.sizes))
+    labels = tuple(int(count) for count in np.sum(federation.labels, 0))
+    return Described(image.shape[1:], federation.classes, len(data.sizes), labels)
 
 
 def begin(
@@ -324,10 +338,3 @@ def begin(
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {home.folder.parent} has done {int(state.round)}; ask for more")
     return engine.settle(plan, state)
-
-
-def existing(run: pathlib.Path | None) -> pathlib.Path:
-    """Raises UserError when there is no run in that folder."""
-    if run is None or not (run / "checkpoints").is_dir():
-        raise UserError(f"{run}: no checkpoints there; give the folder of a run")
-    return run

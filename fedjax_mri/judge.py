@@ -3,16 +3,17 @@
 import math
 import pathlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_mri import results, runfolder
-from fedjax_mri.checkpoint import Checkpoints
+from fedjax_mri.checkpoint import Checkpoints, existing
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData, Source
-from fedjax_mri.experiment import Described, assemble, existing
+from fedjax_mri.experiment import Described, assemble
 from fedjax_mri.fed import engine, evaluate
 from fedjax_mri.fed.engine import Simulation, State
 from fedjax_mri.fed.plan import Plan
@@ -31,10 +32,11 @@ class Restored(NamedTuple):
 def restore(run: pathlib.Path, best: bool = False) -> Restored:
     """The newest state of a run, or its best, and what it belongs to. Raises UserError where the folder holds none."""
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
-    described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
+    shape, labels = tuple(saved["image"]), tuple(saved.get("labels", ()))
+    described = Described(shape, tuple(saved["classes"]), saved["clients"], labels)
     plan = config.plan.resolve()
     nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
-    sim = assemble(config, described, nobody, plan)
+    sim = assemble(replace(config, init_from=""), described, nobody, plan)  # what it started from may be gone
     like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
     folder = run / "best" if best else run
     return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like))

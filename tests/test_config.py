@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from fedjax_mri import config as configs
@@ -140,6 +141,51 @@ def test_schedules_start_at_the_rate_and_stay_at_their_end(schedule, end) -> Non
     local = LocalTraining(learning_rate=0.1, schedule=schedule, schedule_rounds=10, schedule_end=0.2).build(99)
     rates = [float(local.schedule(jnp.int32(round))) for round in (0, 10, 50)]
     assert rates == pytest.approx([0.1, end, end])
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    """Smith 2018: from a twenty-fifth of the rate to all of it at three tenths, then down."""
+    import jax.numpy as jnp
+
+    local = LocalTraining(learning_rate=0.1, schedule="onecycle").build(10)
+    rates = [float(local.schedule(jnp.int32(round))) for round in range(11)]
+    assert (rates[0], rates[3], rates[10]) == pytest.approx((0.004, 0.1, 0.0))
+    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
+    assert float(LocalTraining(schedule="onecycle").build(1).schedule(jnp.int32(0))) == pytest.approx(1e-3)
+
+
+def test_decay_with_adam_is_adamw_and_rates_scale_both_by_path() -> None:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    params = {"stem": jnp.array([1.0, -2.0]), "logits": jnp.array([3.0])}
+    grads = jax.tree.map(lambda x: 0.3 * x + 1, params)
+
+    def update(optimizer) -> dict:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    wanted = update(optax.adamw(0.01, weight_decay=0.2))
+    got = update(LocalTraining(decay=0.2).build(1).optimizer(jnp.float32(0.01)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, wanted)
+    slow = LocalTraining(decay=0.2, rates=(("stem", 0.1), ("*", 2.0))).build(1).optimizer(jnp.float32(0.01))
+    wanted = {"stem": 0.1 * wanted["stem"], "logits": 2 * wanted["logits"]}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update(slow), wanted)
+    with pytest.raises(UserError, match=r"local.rates: 'stm' matches nothing"):
+        LocalTraining(rates=(("stm", 0.1),)).build(1).optimizer(jnp.float32(0.01)).init(params)
+    with pytest.raises(UserError, match=r"local.rates stem=-1"):
+        LocalTraining(rates=(("stem", -1.0),)).build(1)
+
+
+def test_rates_and_patterns_by_flags() -> None:
+    flags = "--local.rates stem 0.1 blocks 0.3 --task.frozen stem blocks --task.class-weights balanced --init-from x"
+    changed = configs.override(BASE, flags.split())
+    assert changed.local.rates == (("stem", 0.1), ("blocks", 0.3)) and changed.task.frozen == ("stem", "blocks")
+    assert (changed.task.class_weights, changed.init_from) == ("balanced", "x")
+    weighted = configs.override(BASE, ["--task.class-weights", "1", "2", ".5"])
+    assert weighted.task.class_weights == (1.0, 2.0, 0.5)
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(changed)))) == changed
 
 
 def test_a_schedule_may_start_late() -> None:

@@ -76,3 +76,20 @@ def test_make_targets_of_the_readme_exist(target) -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (HOME / "README.md").read_text()):
         assert link.startswith("http") or (HOME / link).exists(), link
+
+
+DIAGNOSIS = re.findall(r"^fedjax-mri (\w+) (.*)$", (HOME / "docs" / "diagnosis.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(("name", "rest"), DIAGNOSIS)
+def test_commands_of_the_page_on_diagnosis_are_understood(name, rest) -> None:
+    """With their flags, where they train."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    if name == "train":
+        assert cli.resolved(HOME / words.config, flags, words.only)
+
+
+def test_scripts_of_the_page_on_diagnosis_exist() -> None:
+    for script in re.findall(r"^python (\S+)", (HOME / "docs" / "diagnosis.md").read_text(), re.M):
+        assert (HOME / script).exists(), script

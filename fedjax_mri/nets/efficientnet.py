@@ -6,8 +6,8 @@ Blocks, rounding, padding and BatchNorm's 1e-5 are those of torchvision and timm
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -15,9 +15,10 @@ from flax import nnx
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.depthwise import Depthwise
-from fedjax_mri.nets.dropout import check_rates, drop_path, dropout
+from fedjax_mri.nets.dropout import check_rates, drop_path
 from fedjax_mri.nets.excite import SqueezeExcite
 from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.head import Head, HeadSettings
 from fedjax_mri.nets.layers import ConvPolicy, Norm, NormKind, around
 from fedjax_mri.nets.resnet import ConvNorm
 
@@ -51,17 +52,14 @@ class EfficientNetSettings:
     width: float = 1.0  # times the channels of B0
     depth: float = 1.1  # times its blocks
     norm: NormKind = "group"
-    head: Literal["plain", "normed"] = "plain"  # normed: the features pass a norm before dropout (system A)
-    dropout: float = 0.0  # share of features dropped in training; .2 in B1 and .3 in B3 as published
+    head: HeadSettings = field(default_factory=HeadSettings)  # dropout .2 in B1 and .3 in B3 as published
     stochastic_depth: float = 0.0  # of the last block, rising evenly to it from 0; .2 as published
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built."""
         if not (0 < self.width < math.inf and 0 < self.depth < math.inf):
             raise UserError(f"network.width={self.width}, network.depth={self.depth}: give more than 0 of each")
-        if self.head not in ("plain", "normed"):
-            raise UserError(f"network.head={self.head}: give plain or normed")
-        check_rates({"network.dropout": self.dropout, "network.stochastic_depth": self.stochastic_depth})
+        check_rates({"network.stochastic_depth": self.stochastic_depth})
         return functional(lambda rngs: EfficientNet(image[2], classes, self, compute.conv, rngs), compute)
 
 
@@ -92,9 +90,8 @@ class EfficientNet(nnx.Module):
         self.stem = ConvNorm(channels, stem, 3, 2, norm, policy, rngs)
         self.blocks = nnx.List(InvertedBlock(*pair, norm, policy, rngs) for pair in zip(inputs, each))
         self.top = ConvNorm(inputs[-1], features, 1, 1, norm, policy, rngs)
-        self.norm = Norm(features, norm, rngs=rngs) if settings.head == "normed" else None
-        self.logits = nnx.Linear(features, classes, rngs=rngs)
-        self.dropout, self.drops = settings.dropout, settings.stochastic_depth
+        self.logits = Head(features, classes, settings.head, rngs)
+        self.drops = settings.stochastic_depth
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
@@ -103,9 +100,7 @@ class EfficientNet(nnx.Module):
         x = nnx.silu(self.stem(x, weight, train))
         for number, block in enumerate(self.blocks):
             x = block(x, weight, train, self.drops * number / count, keys[number])
-        x = nnx.silu(self.top(x, weight, train)).mean((1, 2), keepdims=True)
-        x = x if self.norm is None else self.norm(x, weight, train)
-        return self.logits(dropout(x[:, 0, 0], self.dropout, last))
+        return self.logits(nnx.silu(self.top(x, weight, train)).mean((1, 2)), weight, train, last)
 
 
 class InvertedBlock(nnx.Module):

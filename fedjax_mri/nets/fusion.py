@@ -23,7 +23,7 @@ from fedjax_mri.nets.resnet import ResNetEncoder
 Modality = Literal["ct", "mr"]
 MODALITIES: tuple[Modality, ...] = ("ct", "mr")  # in the order of "has"
 Outputs = dict[str, jax.Array]  # name -> logits [B, classes]
-OWN = "own"  # the part of the parameters' paths that says: of a client's own head
+OWN = "own"  # names a client's own head in the paths of parameters
 
 
 @dataclass(frozen=True)

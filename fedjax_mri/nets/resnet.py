@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2016): 18, 34 and 50 layers from one definition."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -10,6 +10,7 @@ from flax import nnx
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.head import PLAIN, Head, HeadSettings
 from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, overlapping_max_pool
 
 INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -22,6 +23,7 @@ class ResNetSettings:
     depth: Literal[18, 34, 50] = 18
     width: int = 64  # channels of the stem; stages have 1, 2, 4 and 8 times as many, four times that in ResNet-50
     norm: NormKind = "group"
+    head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built."""
@@ -31,8 +33,8 @@ class ResNetSettings:
         blocks, bottleneck = layout(self)
 
         def build(rngs: nnx.Rngs) -> ResNet:
-            policy = compute.conv
-            return ResNet(image[2], classes, blocks, bottleneck, self.width, norm=self.norm, policy=policy, rngs=rngs)
+            shape = image[2], classes, blocks, bottleneck, self.width
+            return ResNet(*shape, norm=self.norm, head=self.head, policy=compute.conv, rngs=rngs)
 
         return functional(build, compute)
 
@@ -54,15 +56,17 @@ class ResNet(nnx.Module):
         width: int = 64,
         *,
         norm: NormKind = "group",
+        head: HeadSettings = PLAIN,
         policy: ConvPolicy = "gemm",
         rngs: nnx.Rngs,
     ) -> None:
         self.stem, self.blocks, features = trunk(channels, blocks, bottleneck, width, norm, policy, rngs)
-        self.logits = nnx.Linear(features, classes, rngs=rngs)
+        self.logits = Head(features, classes, head, rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels], weight [B] -> logits [B, classes]."""
-        return self.logits(through(self.stem, self.blocks, x, weight, train).mean((1, 2)))
+        """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
+        features = through(self.stem, self.blocks, x, weight, train).mean((1, 2))
+        return self.logits(features, weight, train, key)
 
 
 def trunk(

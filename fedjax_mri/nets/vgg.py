@@ -1,14 +1,15 @@
 """VGG16 (Simonyan and Zisserman 2015): thirteen 3 x 3 convolutions, five pools, three dense layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 from flax import nnx
 
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.dropout import check_rates, dropout
+from fedjax_mri.nets.dropout import dropout
 from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.head import Head, HeadSettings
 from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, max_pool
 from fedjax_mri.nets.resample import gridded_mean
 from fedjax_mri.nets.resnet import INIT
@@ -24,7 +25,7 @@ class VGGSettings:
     hidden: int = 4096  # units of each of the two dense layers before the logits
     grid: int = 7  # the dense layers see means over so many rows and columns
     norm: NormKind = "none"
-    dropout: float = 0.0  # share of hidden units dropped in training; .5 as published
+    head: HeadSettings = field(default_factory=HeadSettings)  # its dropout is both dense layers'; .5 as published
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
         """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
@@ -37,7 +38,6 @@ class VGGSettings:
             raise UserError(
                 f"images of {image[0]} x {image[1]} px: VGG16 wants 32 px or more, set task.preprocess.size"
             )
-        check_rates({"network.dropout": self.dropout})
         check_groups("network.width", (width,), self.norm)
         return functional(lambda rngs: VGG(image[2], classes, self, compute.conv, rngs), compute)
 
@@ -53,8 +53,8 @@ class VGG(nnx.Module):
         self.norms = nnx.List(Norm(width, settings.norm, rngs=rngs) for width in widths)
         inputs = settings.grid**2 * widths[-1], settings.hidden
         self.hidden = nnx.List(nnx.Linear(size, settings.hidden, rngs=rngs) for size in inputs)
-        self.logits = nnx.Linear(settings.hidden, classes, rngs=rngs)
-        self.grid, self.dropout = settings.grid, settings.dropout
+        self.logits = Head(settings.hidden, classes, settings.head, rngs)
+        self.grid = settings.grid
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
@@ -64,7 +64,6 @@ class VGG(nnx.Module):
                 x = nnx.relu(norm(conv(x), weight, train))
             x = max_pool(x)
         x = gridded_mean(x, self.grid).reshape(x.shape[0], -1)
-        keys = [None, None] if key is None else jax.random.split(key)
-        for dense, own in zip(self.hidden, keys):
-            x = dropout(nnx.relu(dense(x)), self.dropout, own)
-        return self.logits(x)
+        first, second = (None, None) if key is None else jax.random.split(key)
+        x = dropout(nnx.relu(self.hidden[0](x)), self.logits.dropout, first)
+        return self.logits(nnx.relu(self.hidden[1](x)), weight, train, second)

@@ -7,7 +7,7 @@ differ, then the head stays as it was. `notes` says so.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,21 @@ Shape = tuple[int, ...]
 Place = tuple[str | int, ...]  # of a layer in params and in carry
 Pairs = Iterator[tuple[Place, str]]  # our layer, what the file calls it; the first layer first
 
+Two = tuple[str, str]  # what a file calls a convolution and its norm, or two dense layers
+Block = Callable[[int, int, bool], tuple[Two, ...]]  # stage, place in it, whether it expands -> its four twos, in turn
+
+
+class Ends(NamedTuple):
+    """What a file calls the layers of an EfficientNet outside its blocks."""
+
+    stem: Two
+    top: Two
+    head: str
+
+
 HEAD: Place = ("logits",)
+TORCHVISION = Ends(("features.0.0", "features.0.1"), ("features.8.0", "features.8.1"), "classifier.1")
+TIMM = Ends(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier")
 TENSOR = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -160,7 +174,8 @@ def _pairs(settings: Any, tensors: Tensors) -> Pairs:
     if isinstance(settings, VGGSettings):
         return _vgg(settings, tensors)
     if isinstance(settings, EfficientNetSettings):
-        return (_timm if "conv_stem.weight" in tensors else _torchvision)(settings)
+        timm = "conv_stem.weight" in tensors
+        return _efficientnet(settings, *(TIMM, _timm) if timm else (TORCHVISION, _torchvision))
     raise UserError(f"network={type(settings).__name__}: weights load into ResNet, VGG16 and EfficientNet alone")
 
 
@@ -207,36 +222,33 @@ def _as_convolution(tensors: Tensors, name: str, grid: int) -> None:
         tensors[name] = dense.reshape(len(dense), -1, grid, grid)
 
 
-def _torchvision(settings: EfficientNetSettings) -> Pairs:
-    yield from _normed(("stem",), "features.0.0", "features.0.1")
+def _efficientnet(settings: EfficientNetSettings, ends: Ends, block: Block) -> Pairs:
+    yield from _normed(("stem",), *ends.stem)
     for number, (stage, place, expands) in enumerate(_blocks(settings)):
-        parts = [f"features.{stage + 1}.{place}.block.{part}" for part in range(4)]
+        expand, depthwise, excite, project = block(stage, place, expands)
+        here = "blocks", number
         if expands:
-            yield from _normed(("blocks", number, "expand"), f"{parts[0]}.0", f"{parts[0]}.1")
-        middle, excite, project = parts[1:] if expands else parts[:3]
-        yield ("blocks", number, "depthwise"), f"{middle}.0"
-        yield ("blocks", number, "norm", "batch"), f"{middle}.1"
-        yield ("blocks", number, "excite", "reduce"), f"{excite}.fc1"
-        yield ("blocks", number, "excite", "expand"), f"{excite}.fc2"
-        yield from _normed(("blocks", number, "project"), f"{project}.0", f"{project}.1")
-    yield from _normed(("top",), "features.8.0", "features.8.1")
-    yield HEAD, "classifier.1"
+            yield from _normed((*here, "expand"), *expand)
+        yield (*here, "depthwise"), depthwise[0]
+        yield (*here, "norm", "batch"), depthwise[1]
+        yield (*here, "excite", "reduce"), excite[0]
+        yield (*here, "excite", "expand"), excite[1]
+        yield from _normed((*here, "project"), *project)
+    yield from _normed(("top",), *ends.top)
+    yield HEAD, ends.head
 
 
-def _timm(settings: EfficientNetSettings) -> Pairs:
-    yield from _normed(("stem",), "conv_stem", "bn1")
-    for number, (stage, place, expands) in enumerate(_blocks(settings)):
-        name = f"blocks.{stage}.{place}"
-        if expands:
-            yield from _normed(("blocks", number, "expand"), f"{name}.conv_pw", f"{name}.bn1")
-        project, norm = ("conv_pwl", 2) if expands else ("conv_pw", 1)
-        yield ("blocks", number, "depthwise"), f"{name}.conv_dw"
-        yield ("blocks", number, "norm", "batch"), f"{name}.bn{norm}"
-        yield ("blocks", number, "excite", "reduce"), f"{name}.se.conv_reduce"
-        yield ("blocks", number, "excite", "expand"), f"{name}.se.conv_expand"
-        yield from _normed(("blocks", number, "project"), f"{name}.{project}", f"{name}.bn{norm + 1}")
-    yield from _normed(("top",), "conv_head", "bn2")
-    yield HEAD, "classifier"
+def _torchvision(stage: int, place: int, expands: bool) -> tuple[Two, ...]:
+    name, first = f"features.{stage + 1}.{place}.block", 0 if expands else -1
+    expand, middle, excite, project = (f"{name}.{first + part}" for part in range(4))
+    pairs = [(f"{part}.0", f"{part}.1") for part in (expand, middle, project)]
+    return pairs[0], pairs[1], (f"{excite}.fc1", f"{excite}.fc2"), pairs[2]
+
+
+def _timm(stage: int, place: int, expands: bool) -> tuple[Two, ...]:
+    name, (project, norm) = f"blocks.{stage}.{place}", ("conv_pwl", 2) if expands else ("conv_pw", 1)
+    depthwise, last = (f"{name}.conv_dw", f"{name}.bn{norm}"), (f"{name}.{project}", f"{name}.bn{norm + 1}")
+    return (f"{name}.conv_pw", f"{name}.bn1"), depthwise, (f"{name}.se.conv_reduce", f"{name}.se.conv_expand"), last
 
 
 def _blocks(settings: EfficientNetSettings) -> Iterator[tuple[int, int, bool]]:

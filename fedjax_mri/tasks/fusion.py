@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri import paths
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, scaled, training_images
 from fedjax_mri.data.classical_fusion import fused
 from fedjax_mri.data.shift import HAS, KINDS
@@ -31,7 +32,7 @@ from fedjax_mri.tasks.translation import check_weights
 from fedjax_mri.tasks.units import Window, limits, share
 
 BRANCHES = MODALITIES  # outputs of a branch alone, in the order of "has"
-HIDES = DROPS - 1  # the place of modality dropout among a step's keys
+HIDES = DROPS - 2  # the place of modality dropout among a step's keys
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def fusion(settings: Fuse, net: Net) -> Task:
         return {"image": jnp.concatenate(list(middle), 2), **labelled(task.predict(params, carry, batch), batch)}
 
     def shared(model: Model) -> Any:
-        own = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.DictKey(OWN) in path, model.params)
+        own = paths.matching(model, (OWN,)).params
         return task.shared(model)._replace(params=jax.tree.map(lambda mine: not mine, own))
 
     task = classifier(net, loss, lambda *given: use(*given)["fusion"], settings.statistics)

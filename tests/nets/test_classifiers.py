@@ -12,8 +12,10 @@ import reference
 from fedjax_mri import trees
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets import weights
+from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
+from fedjax_mri.nets.head import HeadSettings
 from fedjax_mri.nets.layers import around
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import STAGES, VGGSettings
@@ -100,8 +102,8 @@ def efficientnet(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
     for number, stride in enumerate((1, 2, 2, 2, 1, 2, 1)):
         x = inverted(params["blocks"][number], carry.get("blocks", {}).get(number, {}), x, stride)
     x = silu(layer(params["top"], carry.get("top", {}), x)).mean((1, 2), keepdims=True)
-    if "norm" in params:
-        x = reference.norm(x, params["norm"], carry.get("norm", {}))
+    if "norm" in params["logits"]:
+        x = reference.norm(x, params["logits"]["norm"], carry["logits"]["norm"])
     return x[:, 0, 0] @ params["logits"]["kernel"] + params["logits"]["bias"]
 
 
@@ -122,6 +124,16 @@ def vgg(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
     return x @ params["logits"]["kernel"] + params["logits"]["bias"]
 
 
+def cnn(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
+    """Two stages of two convolutions, the second added to what the first gives; mean; a norm before the logits."""
+    for number, (conv, norm) in enumerate(zip(params["convs"].values(), params["norms"].values())):
+        y = reference.norm(reference.conv(x, conv["kernel"], 1, around(1)), norm, carry["norms"][number])
+        x = np.maximum(x + y if number % 2 else y, 0)
+        x = np.maximum.reduce([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]) if number % 2 else x
+    x = reference.norm(x.mean((1, 2), keepdims=True), params["logits"]["norm"], carry["logits"]["norm"])[:, 0, 0]
+    return x @ params["logits"]["kernel"] + params["logits"]["bias"]
+
+
 def drawn(tree, rng):
     """Kernels that keep the size of what passes them; of the rest nothing is 1 or 0."""
 
@@ -137,7 +149,12 @@ def drawn(tree, rng):
     ("settings", "image", "wanted"),
     [
         (EfficientNetSettings(0.25, 0.25), (33, 40, 1), efficientnet),
-        (EfficientNetSettings(0.25, 0.25, norm="batch", head="normed"), (32, 32, 3), efficientnet),
+        (EfficientNetSettings(0.25, 0.25, norm="batch", head=HeadSettings("batch")), (32, 32, 3), efficientnet),
+        (
+            CNNSettings((3, 4), norm="batch", convs=2, residual=True, pool="mean", head=HeadSettings("batch")),
+            (8, 8, 1),
+            cnn,
+        ),
         (VGGSettings(width=2, hidden=5, grid=1), (32, 64, 1), vgg),
         (VGGSettings(width=2, hidden=5, grid=1, norm="batch"), (32, 32, 3), vgg),
     ],
@@ -154,7 +171,7 @@ def test_logits_equal_an_independent_forward_pass(settings, image, wanted) -> No
 def test_only_a_key_drops() -> None:
     """All but the first blocks of their stages add to what came in; with a key some are left out, at random."""
     x, weight = jax.random.normal(jax.random.key(1), (2, 32, 32, 1)), jnp.ones(2)
-    settings = EfficientNetSettings(0.1, 0.6, dropout=0.5, stochastic_depth=0.9)
+    settings = EfficientNetSettings(0.1, 0.6, head=HeadSettings(dropout=0.5), stochastic_depth=0.9)
     net = settings.build((32, 32, 1), 3, Compute())
     params, carry = drawn(jax.eval_shape(net.init, jax.random.key(0)), np.random.default_rng(0))
     apply = jax.jit(lambda key: net.apply(params, carry, x, weight, True, key)[0])
@@ -171,10 +188,10 @@ def test_only_a_key_drops() -> None:
     [
         (EfficientNetSettings(width=0.0), (64, 64, 1), "network.width=0.0"),
         (EfficientNetSettings(depth=float("nan")), (64, 64, 1), "network.depth=nan"),
-        (EfficientNetSettings(dropout=1.0), (64, 64, 1), "network.dropout=1.0"),
         (EfficientNetSettings(stochastic_depth=-0.1), (64, 64, 1), "network.stochastic_depth=-0.1"),
-        (EfficientNetSettings(head="none"), (64, 64, 1), "network.head=none"),
         (VGGSettings(grid=0), (64, 64, 1), "network.grid=0"),
+        (CNNSettings(convs=0), (64, 64, 1), "network.convs=0"),
+        (CNNSettings((8, 8), hidden=12, head=HeadSettings("group")), (8, 8, 1), "network.head.norm=group, features=12"),
         (VGGSettings(), (31, 64, 1), "31 x 64 px"),
         (VGGSettings(width=12, norm="group"), (64, 64, 1), "multiples of 8"),
     ],
@@ -182,3 +199,16 @@ def test_only_a_key_drops() -> None:
 def test_impossible_settings_are_refused(settings, image, says) -> None:
     with pytest.raises(UserError, match=says):
         settings.build(image, 4, Compute())
+
+
+def test_a_head_thins_its_features_where_it_has_a_key() -> None:
+    settings = CNNSettings((8,), norm="none", pool="mean", head=HeadSettings(dropout=0.5))
+    net = settings.build((4, 4, 1), 3, Compute())
+    params, carry = drawn(jax.eval_shape(net.init, jax.random.key(0)), np.random.default_rng(0))
+    x, many = jnp.ones((1, 4, 4, 1)), jax.random.split(jax.random.key(1), 4000)
+    logits = jax.jit(lambda key: net.apply(params, carry, x, jnp.ones(1), True, key)[0])
+    whole, thinned = logits(None), jax.vmap(logits)(many)
+    error = thinned.std(0) / 4000**0.5
+    assert (jnp.abs(thinned.mean(0) - whole) < 5 * error).all() and (error > 0).all()
+    with pytest.raises(UserError, match=r"network.head.dropout=1.5"):
+        HeadSettings(dropout=1.5)

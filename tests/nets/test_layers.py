@@ -7,9 +7,9 @@ import pytest
 import reference
 from flax import nnx
 
-from fedjax_mri.nets.cnn import CNN
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.depthwise import depthwise
-from fedjax_mri.nets.functional import functional
 from fedjax_mri.nets.layers import (
     Norm,
     around,
@@ -189,7 +189,7 @@ def test_instance_norm_is_by_image_and_channel() -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])
 def test_a_net_is_two_pure_functions(norm) -> None:
-    net = functional(lambda rngs: CNN(8, 1, 3, widths=(8, 16), hidden=4, norm=norm, rngs=rngs))
+    net = CNNSettings(widths=(8, 16), hidden=4, norm=norm).build((8, 8, 1), 3, Compute())
     params, carry = net.init(jax.random.key(0))
     logits, after = net.apply(params, carry, jnp.ones((2, 8, 8, 1)), jnp.ones(2), True)
     assert logits.shape == (2, 3)

@@ -12,11 +12,13 @@ from fedjax_mri.nets import weights
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
+from fedjax_mri.nets.head import HeadSettings
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import VGGSettings
 
 NETS = {
     "resnet18": ResNetSettings(18, norm="batch"),
+    "resnet34": ResNetSettings(34, norm="batch"),
     "resnet50": ResNetSettings(50, norm="batch"),
     "vgg16": VGGSettings(),
     "vgg16_bn": VGGSettings(norm="batch"),
@@ -97,11 +99,13 @@ def test_one_channel_and_other_classes_are_said() -> None:
 
 
 def test_the_norm_before_a_head_stays() -> None:
-    settings = EfficientNetSettings(0.1, 0.3, norm="batch", head="normed")
+    settings = EfficientNetSettings(0.1, 0.3, norm="batch", head=HeadSettings("batch"))
     tensors = theirs(settings, *drawn(shapes(settings)))
     own = drawn(shapes(settings), 1)
     loaded = weights.fitted(tensors, settings, *own, "file")
-    np.testing.assert_array_equal(loaded.params["norm"]["batch"]["scale"], own[0]["norm"]["batch"]["scale"])
+    np.testing.assert_array_equal(
+        loaded.params["logits"]["norm"]["batch"]["scale"], own[0]["logits"]["norm"]["batch"]["scale"]
+    )
     assert "norm before the head" in loaded.notes[0]
 
 

@@ -11,7 +11,7 @@ from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
-from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.classify import MIXES, Classify, balance, mixed
 
 SMALL = Classify(network=CNNSettings(widths=(8,), hidden=16))
 BATCH = Classify(network=CNNSettings(widths=(8,), norm="batch"))
@@ -74,3 +74,76 @@ def test_another_size_by_preprocessing() -> None:
     model = task.init(jax.random.key(0))
     wide = {**batch(), "image": jnp.zeros((4, 8, 9, 1), jnp.uint8)}
     assert task.predict(*model, wide).shape == (4, 3)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.6])
+def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_and_mixed_labels(mixup) -> None:
+    """In float64, from the network's own logits: mean of -sum_c w_c t_c log p_c, and the L2 of the head alone."""
+    weights = (0.5, 1.0, 3.0)
+    settings = dataclasses.replace(SMALL, label_smoothing=0.3, class_weights=weights, mixup=mixup)
+    settings = dataclasses.replace(settings, weight_decay=0.1, decayed=("logits/kernel",))
+    task, data, key = settings.build((8, 8, 1), 3, Compute()), batch(), jax.random.key(2)
+    model = task.init(jax.random.key(1))
+    x = data["image"].astype(jnp.float32) / 255
+    x, partner, share = mixed(mixup, jax.random.fold_in(key, MIXES), x, data["weight"])
+    net = settings.network.build((8, 8, 1), 3, Compute())
+    scores = np.asarray(net.apply(*model, x, data["weight"], True)[0], np.float64)
+    log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    wanted = (0.7 * np.eye(3)[data["label"]] + 0.1) * np.array(weights)
+    wanted += np.asarray(share)[:, None] * (wanted[partner] - wanted)
+    cost = -(wanted * log_p).sum(1).mean() + 0.1 * np.square(model.params["logits"]["kernel"]).sum()
+    np.testing.assert_allclose(task.phases[0].loss(*model, data, key)[0], cost, rtol=1e-5)
+
+
+def test_mixup_takes_a_share_of_another_image_and_nothing_of_padding() -> None:
+    x = jax.random.normal(jax.random.key(0), (400, 2, 2, 1))
+    weight = (jnp.arange(400) < 300).astype(jnp.float32)
+    made, partner, share = mixed(0.4, jax.random.key(1), x, weight)
+    here, share = np.arange(400), np.asarray(share)
+    np.testing.assert_allclose(made, x + share[:, None, None, None] * (x[partner] - x), atol=1e-6)
+    assert (partner != here).all() and len(np.unique(partner)) == 400
+    assert (share[(here >= 300) | (np.asarray(partner) >= 300)] == 0).all()
+    drawn = share[share > 0]
+    assert 0.39 < drawn.max() <= 0.4 and abs(drawn.mean() - 0.2) < 0.03  # 5 standard errors
+    np.testing.assert_array_equal(mixed(0.4, jax.random.key(1), x[:1], weight[:1])[0], x[:1])
+
+
+def test_a_mirrored_judgement_does_not_know_left_from_right() -> None:
+    plain, both = (dataclasses.replace(SMALL, mirror=m).build((8, 8, 1), 3, Compute()) for m in (False, True))
+    model, data = plain.init(jax.random.key(0)), batch()
+    turned = {**data, "image": data["image"][:, :, ::-1]}
+    mean = (jnp.log(plain.predict(*model, data)) + jnp.log(plain.predict(*model, turned))) / 2
+    np.testing.assert_allclose(both.predict(*model, data), jax.nn.softmax(mean), rtol=1e-5)
+    np.testing.assert_allclose(both.predict(*model, turned), both.predict(*model, data), rtol=1e-5)
+
+
+def test_frozen_parameters_do_not_move() -> None:
+    task = dataclasses.replace(SMALL, frozen=("convs", "logits/bias")).build((8, 8, 1), 3, Compute())
+    moves = task.phases[0].moves(task.init(jax.random.key(0)).params)
+    assert not any(jax.tree.leaves(moves["convs"])) and not moves["logits"]["bias"]
+    assert moves["logits"]["kernel"] and all(jax.tree.leaves(moves["norms"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"label_smoothing": 1.0}, "task.label_smoothing=1.0"),
+        ({"mixup": -0.1}, "task.mixup=-0.1"),
+        ({"class_weights": (1.0, 2.0)}, "positive weight for each of 3 classes"),
+        ({"class_weights": (1.0, 2.0, 0.0)}, "positive weight for each of 3 classes"),
+        ({"class_weights": "balanced"}, "task.class_weights=balanced"),
+        ({"frozen": ("conv",)}, "task.frozen: 'conv' matches nothing"),
+        ({"decayed": ("head",)}, "task.decayed: 'head' matches nothing"),
+        ({"frozen": ("*",)}, "leaves nothing to train"),
+    ],
+)
+def test_impossible_losses_are_refused(settings, says) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        dataclasses.replace(SMALL, **settings).build((8, 8, 1), 3, Compute())
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_balance() -> None:
+    given = dataclasses.replace(SMALL, class_weights="balanced")
+    assert balance(given, (1, 3, 8)).class_weights == (4.0, 4 / 3, 0.5)
+    assert balance(SMALL, (1, 3, 8)) is SMALL

@@ -17,7 +17,7 @@ from fedjax_mri.fed.sharing import private
 class FedBN:
     """Settings of FedBN."""
 
-    norms: tuple[str, ...] = ("norm*",)  # patterns of the layers that stay, see fed/sharing.py
+    norms: tuple[str, ...] = ("norm*",)  # patterns of the layers that stay, see paths.py
     base: Any = field(default_factory=FedAvg)  # how the rest is learnt
 
     def build(self) -> Algorithm:

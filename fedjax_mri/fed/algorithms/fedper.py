@@ -17,7 +17,7 @@ from fedjax_mri.fed.sharing import private
 class FedPer:
     """Settings of FedPer."""
 
-    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see fed/sharing.py
+    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see paths.py
     base: Any = field(default_factory=FedAvg)  # how the rest is learnt
 
     def build(self) -> Algorithm:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri import paths
 from fedjax_mri.errors import UserError, known
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.fedper import FedPer
-from fedjax_mri.fed.sharing import matching
 from fedjax_mri.tasks.task import Model
 
 
@@ -22,7 +22,7 @@ from fedjax_mri.tasks.task import Model
 class FedRep:
     """Settings of FedRep."""
 
-    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see fed/sharing.py
+    head: tuple[str, ...] = ("logits",)  # patterns of what stays with the client, see paths.py
     head_share: float = 0.5  # of the local steps; the rest trains the body
 
     def build(self) -> Algorithm:
@@ -32,5 +32,5 @@ class FedRep:
         return FedPer(self.head).build()._replace(hold=self._hold)
 
     def _hold(self, params: Any, progress: jax.Array) -> Any:
-        at_head, is_head = progress < self.head_share, matching(Model(params, ()), self.head).params
+        at_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params
         return jax.tree.map(lambda head: jnp.logical_not(at_head) if head else at_head, is_head)

@@ -1,0 +1,20 @@
+"""The recipe of `brain_tumor_federated.py` with all hospitals' slices in one place: its centralised baseline.
+
+Command: fedjax-mri train configs/brain_tumor_centralised.py --data.source.root PATH
+"""
+
+import pathlib
+from dataclasses import replace
+
+from fedjax_mri.config import load
+from fedjax_mri.data.pooled import Pooled
+from fedjax_mri.fed.plan import Plan
+
+federated = load(pathlib.Path(__file__).with_name("brain_tumor_federated.py"))[""]
+
+config = replace(
+    federated,
+    name="brain tumour MRI, centralised",
+    data=Pooled(federated.data),
+    plan=Plan(devices=1, tune_s=0),
+)
