@@ -25,16 +25,21 @@ class Drawn:
 
     def build(self, seed: int) -> Federation:
         """Raises UserError where the source does."""
-        source: Source = self.source
-        federation = source.build(seed)
-        train = drawn(federation.train, self.fields)
-        return federation._replace(train=train, tests=_all(federation.tests, self.fields))
+        return _built(self, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own, drawn."""
         source: Source = self.source
         tests, tables = source.evaluation(classes, seed)
         return _all(tests, self.fields), tables
+
+
+@functools.lru_cache(8)  # a study wraps the same ones in many ways
+def _built(settings: Drawn, seed: int) -> Federation:
+    source: Source = settings.source
+    federation = source.build(seed)
+    train, tests = drawn(federation.train, settings.fields), _all(federation.tests, settings.fields)
+    return federation._replace(train=train, tests=tests)
 
 
 def _all(tests: Mapping[str, Test], fields: tuple[str, ...]) -> dict[str, Test]:

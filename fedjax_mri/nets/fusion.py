@@ -127,7 +127,7 @@ class CrossNet(nnx.Module):
         self, ct: jax.Array, mr: jax.Array, has: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None
     ) -> Outputs:
         """ct, mr [B, H, W, 1] or [B, D, H, W, 1], has [B, 2], weight [B] -> logits of each output."""
-        a, b = (encoder(x, weight * has[:, i], train) for i, (encoder, x) in enumerate(((self.ct, ct), (self.mr, mr))))
+        a, b = self.ct(ct, counted(weight, has[:, 0]), train), self.mr(mr, counted(weight, has[:, 1]), train)
         grids, (x, y) = (a.shape[1:-1], b.shape[1:-1]), (tokens(a), tokens(b))
         query = or_else(has[:, 0], x, self.no_ct[...])
         there = jnp.broadcast_to(has[:, 1:] > 0, y.shape[:2])
@@ -171,7 +171,7 @@ class LateNet(nnx.Module):
         return {**mean, **{name: one["fusion"] for name, one in branches.items() if len(branches) > 1}}
 
     def _branch(self, name: str, x: jax.Array, has: jax.Array, weight: jax.Array, train: bool) -> Outputs:
-        features = tokens(self.encoders[name](x, weight * has[:, MODALITIES.index(name)], train))
+        features = tokens(self.encoders[name](x, counted(weight, has[:, MODALITIES.index(name)]), train))  # type: ignore[arg-type]
         return {output: said(logits, has, name) for output, logits in self.heads[name](features).items()}
 
 
@@ -183,6 +183,12 @@ def tokens(x: jax.Array) -> jax.Array:
 def there(has: jax.Array, place: int, rank: int) -> jax.Array:
     """Whether a modality is there, bool [B, 1, ...] of that rank."""
     return (has[:, place] > 0).reshape(-1, *[1] * (rank - 1))
+
+
+def counted(weight: jax.Array, has: jax.Array) -> jax.Array:
+    """Weights [B] for BatchNorm: of those who have [B] the modality, or of all where nobody has it."""
+    theirs = weight * has
+    return jnp.where(theirs.sum() > 0, theirs, weight)
 
 
 def or_else(has: jax.Array, x: jax.Array, instead: jax.Array) -> jax.Array:
