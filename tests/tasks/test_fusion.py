@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri import trees
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.classical_fusion import pca
 from fedjax_mri.errors import UserError
+from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.fusion import Cross, Late
 from fedjax_mri.nets.volume import VolumeEncoder
@@ -45,6 +47,7 @@ def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
     assert {name: float(part.weight) for name, part in sums.parts.items()} == {
         "server": 4, "ct": 3, "mr": 3, "CT only": 1, "MR only": 1, "CT and MR": 2,
     }  # fmt: skip
+    assert set(Tally._fields) <= trees.named(sums).keys()  # what a report reads
     chances = jax.jit(task.predict)(params, model.carry, data)
     np.testing.assert_allclose(task.tally(chances, data).nll, sums.nll, rtol=1e-4)
     wide = jax.eval_shape(task.shown, params, model.carry, data)["image"]
