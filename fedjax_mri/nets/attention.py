@@ -50,5 +50,5 @@ class CrossAttention(nnx.Module):
         [B, T, width]."""
         places = (jnp.asarray(positions(grid, z.shape[-1]), z.dtype)[None] for grid, z in zip(grids, (x, y)))
         query, key = (project(z + place) for project, z, place in zip((self.query, self.key), (x, y), places))
-        split = (z.reshape(*z.shape[:2], self.heads, -1) for z in (query, key, self.value(y)))
-        return attend(*split, there).reshape(*query.shape)
+        q, k, v = (z.reshape(*z.shape[:2], self.heads, -1) for z in (query, key, self.value(y)))
+        return attend(q, k, v, there).reshape(*query.shape)

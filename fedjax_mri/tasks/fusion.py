@@ -153,7 +153,7 @@ def deep(x: jax.Array, rank: int) -> jax.Array:
 def judged(outputs: Outputs, batch: Batch) -> Judged:
     """Sums over a batch of logits by output."""
     has, label, weight = having(batch), batch["label"], batch["weight"]
-    covers = {name: weight * has[:, place] for place, name in enumerate(BRANCHES)}
+    covers: dict[str, jax.Array] = {name: weight * has[:, place] for place, name in enumerate(BRANCHES)}
     others = {name: (x, covers.get(name, weight)) for name, x in outputs.items() if name != "fusion"}
     kinds = {kind: weight * (has == jnp.asarray(one)[None]).all(1).astype(jnp.float32) for kind, one in zip(KINDS, HAS)}
     parts = {**others, **{kind: (outputs["fusion"], cover) for kind, cover in kinds.items()}}
