@@ -1,13 +1,14 @@
 """The phantom against its physics, its anatomy and the contract of a source."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri.data.drawn import drawn
 from fedjax_mri.data.phantom import (
     CLASSES,
     NAMES,
@@ -17,6 +18,7 @@ from fedjax_mri.data.phantom import (
     SiteModel,
     inversion_recovery,
     null_time,
+    patient,
     properties,
     spin_echo,
     spoiled_gradient_echo,
@@ -216,20 +218,31 @@ def test_ct_is_the_classifiers_image_when_asked(batches):
     assert np.allclose(ct["ct"], batches["ct"][:2], atol=0.5)
 
 
-def test_a_share_of_tumours_shows_in_one_modality_alone(batches):
-    """As stored: the other modality shows no tumour, and all else is what it was."""
-    hard = replace(SMALL, lesions=LesionModel(one_modality=0.6)).build(SEED).train
-    fields = ("ct", "mr", "label", "mask", "visible")
-    kept = drawn(hard._replace(sizes=np.full(6, 16, np.int32)), fields).store.fields
-    assert all((kept[name] == batches[name]).all() for name in ("label", "mask"))
-    tumour, shows = batches["mask"][..., 0] > 0.9, kept["visible"] > 0
-    for place, (name, unit) in enumerate((("ct", 1.0), ("mr", 1 / 255))):
-        change = np.abs(kept[name] * np.float32(unit) - batches[name])[..., 0]
-        seen, ill = shows[:, place], batches["label"] != CLASSES.index("no tumour")
-        assert change[seen | ~ill].max() < 0.52 * unit
-        assert all(change[i][tumour[i]].mean() > 5 * unit for i in np.flatnonzero(ill & ~seen))
-        assert abs(np.mean(~seen) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 96)
-    assert shows.any(1).all() and (batches["visible"] == 1).all()
+def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
+    """What does not show it is scanned as the head was before; on stand-ins for all that takes long to compile."""
+    blank = lambda value: jnp.full((4, 4), value)  # noqa: E731
+    anatomy = lambda head, lesion, *_: ((blank(lesion.radius), blank(lesion.push)), blank(lesion.radius))  # noqa: E731
+    scan = lambda key, tissue, *_: tissue[0] + tissue[1]  # noqa: E731
+    for name, stand_in in {
+        "anatomy": anatomy,
+        "scan_ct": scan,
+        "scan_mr": scan,
+        "show_mr": lambda scan: scan,
+        "white_mr": lambda scan: jnp.float32(1),
+        "draw_texture": lambda *_: SimpleNamespace(bias=None),
+        "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), None),
+    }.items():
+        monkeypatch.setattr(scanned, name, stand_in)
+    site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
+    for share in (0.0, 0.6):
+        one = partial(scanned.examine, SiteModel(), LesionModel(one_modality=share), 4, site)
+        batch = jax.device_get(jax.jit(jax.vmap(one))(several))
+        ill, shows = batch["label"] != CLASSES.index("no tumour"), batch["visible"]
+        for place, name in enumerate(("ct", "mr")):
+            scans = batch[name][:, 0, 0, 0]
+            assert ((scans > 0) == (shows[:, place] > 0))[ill].all()
+            assert abs(1 - shows[:, place].mean() - share / 2) <= 4 * np.sqrt(share / 2 / 400)
+        assert shows.max(1).min() == 1 and (batch["mask"].max((1, 2, 3)) > 0)[ill].all()
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
