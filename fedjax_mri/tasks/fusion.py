@@ -42,13 +42,10 @@ class Fuse:
     network: Any = field(default_factory=Cross)  # or Early, Late
     classical: Literal["none", "average", "pca", "wavelet"] = "none"  # the rule that makes one image of two
     heads: Literal["shared", "client"] = "shared"  # client: each keeps a head of its own beside the one that travels
-    dropout: float = (
-        0.0  # share of training examples with CT and MR of which one is hidden, as often the one as the other
-    )
+    dropout: float = 0.0  # share of the training examples with CT and MR of which one is hidden, either as often
     auxiliary: float = 0.3  # weight of what each branch says alone
     window: Window = (-100.0, 300.0)  # HU seen as 0 and 1; None: CT is a picture in 0..1
     statistics: Literal["average", "local"] = "average"  # as in `Classify`
-    weight_decay: float = 0.0
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)  # CT and MR alike
 
@@ -61,8 +58,8 @@ class Fuse:
         if self.classical != "none" and not one:
             raise UserError(f"task.classical={self.classical}: makes one image; take network=Late(('ct',))")
         size = self.preprocess.size
-        seen = (*image[:-1], 1) if size is None else (*image[:-3], size, size, 1)
-        return fusion(self, self.network.build(seen, classes, compute, own=self.heads == "client"))
+        shape = (*image[:-1], 1) if size is None else (*image[:-3], size, size, 1)
+        return fusion(self, self.network.build(shape, classes, compute, own=self.heads == "client"))
 
 
 class Judged(NamedTuple):

@@ -18,13 +18,13 @@ from fedjax_mri.data.phantom import (
     SiteModel,
     inversion_recovery,
     null_time,
-    patient,
     properties,
     spin_echo,
     spoiled_gradient_echo,
 )
 from fedjax_mri.data.phantom.grid import save_grid
 from fedjax_mri.data.phantom.lesions import draw_height
+from fedjax_mri.data.phantom.patient import examine
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
@@ -232,10 +232,10 @@ def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
         "draw_texture": lambda *_: SimpleNamespace(bias=None),
         "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), None),
     }.items():
-        monkeypatch.setattr(scanned, name, stand_in)
+        monkeypatch.setattr(f"fedjax_mri.data.phantom.patient.{name}", stand_in)
     site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
     for share in (0.0, 0.6):
-        one = partial(scanned.examine, SiteModel(), LesionModel(one_modality=share), 4, site)
+        one = partial(examine, SiteModel(), LesionModel(one_modality=share), 4, site)
         batch = jax.device_get(jax.jit(jax.vmap(one))(several))
         ill, shows = batch["label"] != CLASSES.index("no tumour"), batch["visible"]
         for place, name in enumerate(("ct", "mr")):
