@@ -9,7 +9,7 @@ from fedjax_mri import trees
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.attention import attend, positions
 from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.fusion import Cross, Early, Late
+from fedjax_mri.nets.fusion import Cross, Early, Late, counted
 from fedjax_mri.nets.resnet import ResNetEncoder
 from fedjax_mri.nets.volume import VolumeEncoder, conv3d
 
@@ -54,6 +54,12 @@ def test_3d_convolution_is_the_compilers() -> None:
     layout = ("NDHWC", "DHWIO", "NDHWC")
     wanted = jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=layout)
     np.testing.assert_allclose(conv3d(x, kernel, "gemm"), wanted, atol=1e-4)
+
+
+def test_batch_norm_counts_those_who_have_it_and_all_where_nobody_has() -> None:
+    weight, has = jnp.array([1.0, 1, 0]), jnp.array([0.0, 1, 1])
+    np.testing.assert_array_equal(counted(weight, has), [0, 1, 0])
+    np.testing.assert_array_equal(counted(weight, 0 * has), weight)
 
 
 def feed_forward(features: int, hidden: int, classes: int) -> int:
