@@ -1,8 +1,8 @@
 """Does the bio-physical loss lower the error in each tissue? CycleGAN with and without it (synthetic).
 
 Command: fedjax-mri sweep studies/biophysics.py
-Hardware and time: a quarter of an hour on 2 cores.
-Data: the nine hospitals of configs/translation_demo.py, trained for 15 rounds.
+Hardware and time: ten minutes on 2 cores.
+Data: the nine hospitals of configs/translation_demo.py, trained for 10 rounds.
 """
 
 import pathlib
@@ -17,8 +17,8 @@ study = Study(
     base=replace(
         demo,
         name="bio-physical loss",
-        local=replace(demo.local, schedule_start=8),
-        rounds=15,
+        local=replace(demo.local, schedule_start=5),
+        rounds=10,
         evaluate_every=5,
         pictures=False,
     ),

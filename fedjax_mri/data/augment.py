@@ -84,7 +84,7 @@ def training_images(config: Preprocess, augmentation: Augment, key: jax.Array, i
 
 def enhanced(config: Preprocess, images: jax.Array) -> jax.Array:
     """Scaled, resized, denoised and with its contrast enhanced: float32 0..1 [B, S, S, C] from [B, H, W, C]."""
-    images = _resized(config.size, _scaled(images))
+    images = _resized(config.size, scaled(images))
     images = median(images) if config.denoise == "median" else blurred(images, float(config.denoise))
     steps = {"none": lambda plane: plane, "stretch": _stretched, "clahe": _equalised}
     return images if config.contrast == "none" else _by_plane(steps[config.contrast], images)
@@ -102,7 +102,8 @@ def normalised(config: Preprocess, images: jax.Array) -> jax.Array:
     return centred / jnp.where(std > 1e-6, std, 1.0)
 
 
-def _scaled(images: jax.Array) -> jax.Array:
+def scaled(images: jax.Array) -> jax.Array:
+    """Integers as shares of their greatest, floats as they are; float32 [B, ...]."""
     if jnp.issubdtype(images.dtype, jnp.integer):
         return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
     return images.astype(jnp.float32)

@@ -11,37 +11,45 @@ import numpy as np
 
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
 from fedjax_mri.data.resident import positions, resident, whole
+from fedjax_mri.errors import UserError
 
 CHUNK = 128  # examples computed at once
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """`source` as resident images, bytes as a file would hold them, and labels."""
+    """`source` as resident arrays as files would hold them: images in bytes, CT in whole HU, labels."""
 
     source: Any  # a Source
+    fields: tuple[str, ...] = ("image", "label")  # of its examples, the ones that are kept
 
     def build(self, seed: int) -> Federation:
         """Raises UserError where the source does."""
-        source: Source = self.source
-        federation = source.build(seed)
-        return federation._replace(train=drawn(federation.train), tests=_all(federation.tests))
+        return _built(self, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own, drawn."""
         source: Source = self.source
         tests, tables = source.evaluation(classes, seed)
-        return _all(tests), tables
+        return _all(tests, self.fields), tables
 
 
-def _all(tests: Mapping[str, Test]) -> dict[str, Test]:
-    return {name: test._replace(data=drawn(test.data)) for name, test in tests.items()}
+@functools.lru_cache(8)  # a study wraps the same ones in many ways
+def _built(settings: Drawn, seed: int) -> Federation:
+    source: Source = settings.source
+    federation = source.build(seed)
+    train, tests = drawn(federation.train, settings.fields), _all(federation.tests, settings.fields)
+    return federation._replace(train=train, tests=tests)
 
 
-def drawn(data: ClientData) -> ClientData:
-    """The same clients with their examples in memory."""
+def _all(tests: Mapping[str, Test], fields: tuple[str, ...]) -> dict[str, Test]:
+    return {name: test._replace(data=drawn(test.data, fields)) for name, test in tests.items()}
+
+
+def drawn(data: ClientData, fields: tuple[str, ...] = ("image", "label")) -> ClientData:
+    """The same clients with those fields of their examples in memory."""
     client, index = positions(data.sizes)
-    store, read = jax.device_put(whole(data)), _reader(data.read)
+    store, read = jax.device_put(whole(data)), _reader(data.read, fields)
     chunks = [read(store, *_chunk(client, index, start)) for start in range(0, len(index), CHUNK)]
     arrays = {name: np.concatenate([chunk[name] for chunk in chunks])[: len(index)] for name in chunks[0]}
     kept = resident(arrays, np.split(np.arange(len(index)), np.cumsum(data.sizes)[:-1]))
@@ -54,16 +62,19 @@ def _chunk(client: np.ndarray, index: np.ndarray, start: int) -> tuple[np.ndarra
 
 
 @functools.cache  # one program for all that are read alike
-def _reader(read: Callable[..., Batch]) -> Callable[..., dict[str, np.ndarray]]:
+def _reader(read: Callable[..., Batch], fields: tuple[str, ...]) -> Callable[..., dict[str, np.ndarray]]:
     def one(store: Any, client: jax.Array, index: jax.Array) -> Batch:
         batch = read(store, client, index[None])
-        return {"image": _as_bytes(batch["image"][0]), "label": batch["label"][0]}
+        if missing := [name for name in fields if name not in batch]:
+            raise UserError(f"data.fields: there is no {', '.join(missing)}; choose of {', '.join(batch)}")
+        return {name: _as_filed(name, batch[name][0]) for name in fields}
 
     several = jax.jit(jax.vmap(one, (None, 0, 0)))
     return lambda store, client, index: jax.device_get(several(store, client, index))
 
 
-def _as_bytes(image: jax.Array) -> jax.Array:
-    if jnp.issubdtype(image.dtype, jnp.integer):
-        return image
-    return jnp.round(255 * jnp.clip(image, 0.0, 1.0)).astype(jnp.uint8)
+def _as_filed(name: str, x: jax.Array) -> jax.Array:
+    """An image or a value as a file would hold it."""
+    if jnp.issubdtype(x.dtype, jnp.integer) or name not in ("image", "ct", "mr"):
+        return x
+    return jnp.round(x).astype(jnp.int16) if name == "ct" else jnp.round(255 * jnp.clip(x, 0.0, 1.0)).astype(jnp.uint8)

@@ -4,8 +4,9 @@ Each wraps another source. What depends on the round, and wrong labels, only tou
 judged on clean examples.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import keys
+from fedjax_mri.data.augment import scaled
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test
 from fedjax_mri.data.phantom.scanner import show_ct
 from fedjax_mri.data.resident import specimen, whole
@@ -96,9 +98,9 @@ class Wear:
 class ModalitySkew:
     """`source`, which has CT and MR of each patient, with sites that have only one of them.
 
-    `image` becomes two channels, CT in its window and MR, and "has" float32 [B, 2] says which there are; the other is
-    zero, in the fields "ct" and "mr" too. Test sites lack what the training site they belong to lacks; the others are
-    drawn alike.
+    As many as the shares say, to a whole number; chance decides which. `image` becomes two channels, CT in its window
+    and MR, and "has" float32 [B, 2] says which there are; the other is zero, in the fields "ct" and "mr" too. Test
+    sites lack what the training site they belong to lacks; of the others as many.
     """
 
     source: Any  # a Source
@@ -128,8 +130,8 @@ class ModalitySkew:
         return self.build(seed).tests, ()
 
     def _kinds(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        both = max(0.0, 1 - self.ct_only - self.mr_only)
-        return rng.choice(len(KINDS), count, p=np.array([self.ct_only, self.mr_only, both]))
+        ends = np.rint(count * np.array([self.ct_only, self.ct_only + self.mr_only])).astype(int)
+        return rng.permutation(np.searchsorted(ends, np.arange(count), side="right"))
 
 
 def partly(data: ClientData, kinds: np.ndarray) -> ClientData:
@@ -138,15 +140,21 @@ def partly(data: ClientData, kinds: np.ndarray) -> ClientData:
     fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
     if not {"ct", "mr"} <= fields.keys():
         raise UserError(f"data: modality skew needs a source with ct and mr, such as Phantom; this has {set(fields)}")
-    having = HAS[kinds]
+    return data._replace(store=(whole(data), HAS[kinds]), read=partial_reader(data.read), fetch=None)
 
-    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        batch, has = data.read(store, client, indices), jnp.asarray(having)[client]
-        ct, mr = has[0] * batch["ct"], has[1] * batch["mr"]
-        image = jnp.concatenate([has[0] * show_ct(batch["ct"]), mr], -1)
-        return {**batch, "ct": ct, "mr": mr, "image": image, "has": jnp.broadcast_to(has, (len(indices), 2))}
 
-    return data._replace(store=whole(data), read=read, fetch=None)
+@functools.cache  # one function for all that are read alike, so that they can share a program
+def partial_reader(inner: Callable[..., Batch]) -> Callable[..., Batch]:
+    """`read` of what the given one reads, of which clients lack a part."""
+
+    def read(store: tuple[Any, Any], client: jax.Array, indices: jax.Array) -> Batch:
+        batch, has = inner(store[0], client, indices), jnp.asarray(store[1])[client]
+        ct, mr = (jnp.where(there > 0, x, jnp.zeros_like(x)) for there, x in zip(has, (batch["ct"], batch["mr"])))
+        shown = [has[0] * show_ct(batch["ct"].astype(jnp.float32)), has[1] * scaled(batch["mr"])]
+        has = jnp.broadcast_to(has, (len(indices), 2))
+        return {**batch, "ct": ct, "mr": mr, "image": jnp.concatenate(shown, -1), "has": has}
+
+    return read
 
 
 def shifted(federation: Federation, shift: Shift, title: str, values: np.ndarray) -> Federation:

@@ -39,7 +39,7 @@ class ResNetSettings:
         return functional(build, compute)
 
 
-def layout(settings: ResNetSettings) -> tuple[tuple[int, ...], bool]:
+def layout(settings: "ResNetSettings | ResNetEncoder") -> tuple[tuple[int, ...], bool]:
     """Blocks of each stage, and whether they are bottlenecks."""
     return (2, 2, 2, 2) if settings.depth == 18 else (3, 4, 6, 3), settings.depth == 50
 
@@ -60,21 +60,40 @@ class ResNet(nnx.Module):
         policy: ConvPolicy = "gemm",
         rngs: nnx.Rngs,
     ) -> None:
-        self.stem = ConvNorm(channels, width, 7, 2, norm, policy, rngs)
-        widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
-        outputs = [4 * width if bottleneck else width for width in widths]
-        inputs = [width, *outputs[:-1]]
-        strides = [2 if here > before else 1 for before, here in zip([width, *widths], widths)]
-        shapes = zip(inputs, widths, outputs, strides)
-        self.blocks = nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes)
-        self.logits = Head(outputs[-1], classes, head, rngs)
+        self.stem, self.blocks, features = trunk(channels, blocks, bottleneck, width, norm, policy, rngs)
+        self.logits = Head(features, classes, head, rngs)
 
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
-        x = overlapping_max_pool(nnx.relu(self.stem(x, weight, train)))
-        for block in self.blocks:
-            x = block(x, weight, train)
-        return self.logits(x.mean((1, 2)), weight, train, key)
+        features = through(self.stem, self.blocks, x, weight, train).mean((1, 2))
+        return self.logits(features, weight, train, key)
+
+
+def trunk(
+    channels: int,
+    blocks: Sequence[int],
+    bottleneck: bool,
+    width: int,
+    norm: NormKind,
+    policy: ConvPolicy,
+    rngs: nnx.Rngs,
+) -> "tuple[ConvNorm, nnx.List, int]":
+    """All but the logits: the stem, the blocks of each stage, and how many features they give."""
+    stem = ConvNorm(channels, width, 7, 2, norm, policy, rngs)
+    widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
+    outputs = [4 * width if bottleneck else width for width in widths]
+    inputs = [width, *outputs[:-1]]
+    strides = [2 if here > before else 1 for before, here in zip([width, *widths], widths)]
+    shapes = zip(inputs, widths, outputs, strides)
+    return stem, nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes), outputs[-1]
+
+
+def through(stem: "ConvNorm", blocks: nnx.List, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+    """What a trunk makes of x [B, H, W, channels], weight [B] -> [B, H', W', features]."""
+    x = overlapping_max_pool(nnx.relu(stem(x, weight, train)))
+    for block in blocks:
+        x = block(x, weight, train)
+    return x
 
 
 class Block(nnx.Module):
@@ -124,3 +143,44 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
         """x [B, H, W, inputs], weight [B] -> [B, H', W', outputs]."""
         return self.norm(self.conv(x), weight, train)
+
+
+@dataclass(frozen=True)
+class ResNetEncoder:
+    """A residual network without its logits, for images of any size."""
+
+    depth: Literal[18, 34, 50] = 18
+    width: int = 64  # channels of the stem
+    stages: int = 4  # how many of the four; all but the first halve the image, a quarter after the stem
+    norm: NormKind = "group"
+
+    @property
+    def features(self) -> int:
+        """Channels of what comes out."""
+        return (self.width << self.stages - 1) * (4 if self.depth == 50 else 1)
+
+    def check(self, image: tuple[int, ...], field: str) -> None:
+        """Raises UserError on settings that cannot be built, or not for images [H, W, 1]."""
+        if len(image) != 3:
+            raise UserError(f"{field}: ResNetEncoder wants images, not volumes of {image}; take VolumeEncoder")
+        if self.depth not in (18, 34, 50) or self.width < 1 or not 1 <= self.stages <= 4:
+            given = f"{field}.depth={self.depth}, {field}.width={self.width}, {field}.stages={self.stages}"
+            raise UserError(f"{given}: give 18, 34 or 50; 1 or more; and 1 to 4")
+        check_groups(f"{field}.width", (self.width,), self.norm)
+
+    def module(self, channels: int, policy: ConvPolicy, rngs: nnx.Rngs) -> "Trunk":
+        """Of images of so many channels."""
+        return Trunk(channels, self, policy, rngs)
+
+
+class Trunk(nnx.Module):
+    """Stem and stages."""
+
+    def __init__(self, channels: int, settings: ResNetEncoder, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+        blocks, bottleneck = layout(settings)
+        shape = channels, blocks[: settings.stages], bottleneck, settings.width
+        self.stem, self.blocks, _ = trunk(*shape, settings.norm, policy, rngs)
+
+    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, channels], weight [B] -> [B, H', W', features]."""
+        return through(self.stem, self.blocks, x, weight, train)

@@ -74,6 +74,15 @@ def classify(settings: Classify, net: Net) -> Task:
         each = [net.apply(params, carry, view, batch["weight"], False)[0] for view in views]
         return sum(each, start=jnp.float32(0)) / len(views)
 
+    return classifier(net, loss, scores, settings.statistics, moves)
+
+
+def classifier(net: Net, loss: Any, scores: Any, statistics: str, moves: Any = everything) -> Task:
+    """The task of telling classes apart by `net`, learnt by a phase of that `loss` and those `moves`, and its scores.
+
+    `scores` is (params, carry, batch) -> logits [B, classes].
+    """
+
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return classification.tally(scores(params, carry, batch), batch["label"], batch["weight"])
 
@@ -84,7 +93,7 @@ def classify(settings: Classify, net: Net) -> Task:
         return classification.tally(jnp.log(jnp.maximum(probabilities, TINY)), batch["label"], batch["weight"])
 
     def shared(model: Model) -> Any:
-        travels = settings.statistics == "average"
+        travels = statistics == "average"
         return Model(everything(model.params), jax.tree.map(lambda _: travels, model.carry))
 
     def init(key: jax.Array) -> Model:

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from simulations import SIZES, procedural
 
 from fedjax_mri.data.client_data import Federation, Test
 from fedjax_mri.data.drawn import Drawn, drawn
+from fedjax_mri.errors import UserError
 from fedjax_mri.fed import members
 
 OWNER = np.arange(len(SIZES), dtype=np.int32)
@@ -36,3 +38,17 @@ def test_examples_are_the_source_s_own() -> None:
 
 def test_what_is_drawn_can_be_stacked() -> None:
     assert members.shape(drawn(procedural())) == members.shape(drawn(procedural()))
+
+
+def test_fields_are_kept_as_files_hold_them() -> None:
+    def read(store, client, indices):
+        value = indices.astype(jnp.float32)[:, None] - 0.4
+        return {"ct": -100 * value, "mr": value / 20, "has": value, "label": indices}
+
+    data = procedural()._replace(read=read)
+    kept = drawn(data, ("ct", "mr", "has")).store.fields
+    assert {name: x.dtype for name, x in kept.items()} == {"ct": np.int16, "mr": np.uint8, "has": np.float32}
+    np.testing.assert_allclose(kept["ct"][:3, 0], [40, -60, -160])
+    np.testing.assert_allclose(kept["mr"][:3, 0], np.rint(np.clip([-0.02, 0.03, 0.08], 0, 1) * 255))
+    with pytest.raises(UserError, match=r"data.fields: there is no pet; choose of ct, mr, has, label"):
+        drawn(data, ("pet",))

@@ -1,6 +1,8 @@
 """The phantom against its physics, its anatomy and the contract of a source."""
 
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from fedjax_mri.data.phantom import (
 )
 from fedjax_mri.data.phantom.grid import save_grid
 from fedjax_mri.data.phantom.lesions import draw_height
+from fedjax_mri.data.phantom.patient import examine
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician_mean, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
@@ -222,6 +225,33 @@ def test_ct_is_the_classifiers_image_when_asked(batches):
     assert np.allclose(ct["ct"], batches["ct"][:2], atol=0.5)
 
 
+def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
+    """What does not show it is scanned as the head was before; on stand-ins for all that takes long to compile."""
+    blank = lambda value: jnp.full((4, 4), value)  # noqa: E731
+    anatomy = lambda head, lesion, *_: ((blank(lesion.radius), blank(lesion.push)), blank(lesion.radius))  # noqa: E731
+    scan = lambda key, tissue, *_: tissue[0] + tissue[1]  # noqa: E731
+    for name, stand_in in {
+        "anatomy": anatomy,
+        "scan_ct": scan,
+        "scan_mr": scan,
+        "show_mr": lambda scan: scan,
+        "white_mr": lambda scan: jnp.float32(1),
+        "draw_texture": lambda *_: SimpleNamespace(bias=None),
+        "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), None),
+    }.items():
+        monkeypatch.setattr(f"fedjax_mri.data.phantom.patient.{name}", stand_in)
+    site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
+    for share in (0.0, 0.6):
+        one = partial(examine, SiteModel(), LesionModel(one_modality=share), 4, site)
+        batch = jax.device_get(jax.jit(jax.vmap(one))(several))
+        ill, shows = batch["label"] != CLASSES.index("no tumour"), batch["visible"]
+        for place, name in enumerate(("ct", "mr")):
+            scans = batch[name][:, 0, 0, 0]
+            assert ((scans > 0) == (shows[:, place] > 0))[ill].all()
+            assert abs(1 - shows[:, place].mean() - share / 2) <= 4 * np.sqrt(share / 2 / 400)
+        assert shows.max(1).min() == 1 and (batch["mask"].max((1, 2, 3)) > 0)[ill].all()
+
+
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +369,7 @@ def test_grid_is_written(tmp_path):
         (Phantom(sites=SiteModel(mr_noise=(0.2, 0.1))), "mr_noise"),
         (Phantom(lesions=LesionModel(distractors=1.5)), "distractors"),
         (Phantom(lesions=LesionModel(contrast=-1.0)), "contrast"),
+        (Phantom(lesions=LesionModel(one_modality=1.1)), "one_modality"),
     ],
 )
 def test_bad_settings_are_named(bad, word):

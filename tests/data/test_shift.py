@@ -19,6 +19,7 @@ from fedjax_mri.data.resident import resident
 from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, partly
 from fedjax_mri.errors import UserError
 from fedjax_mri.fed import local as locally
+from fedjax_mri.fed import members
 from fedjax_mri.fed.local import Local
 
 EACH, CLASSES = 400, 3
@@ -146,7 +147,11 @@ def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
     kinds, test = federation.groups["modality"], federation.tests["test"]
     names, counts = np.unique(kinds, return_counts=True)
     assert names.tolist() == ["CT and MR", "CT only", "MR only"]
-    assert np.all(np.abs(counts - 40 * np.array([0.2, 0.5, 0.3])) < 4 * np.sqrt(40 * 0.25))
+    assert counts.tolist() == [8, 20, 12]
+    two = ModalitySkew(Both(), 0.5, 0.5).build(0)
+    assert sorted(two.groups["modality"]) == ["CT only"] * 20 + ["MR only"] * 20
+    assert (two.groups["modality"] != ModalitySkew(Both(), 0.5, 0.5).build(1).groups["modality"]).any()
+    assert members.shape(two.train) == members.shape(federation.train)  # one program for all shares
     of_tests = []
     for data in (federation.train, test.data):
         read = jax.jit(lambda client, data=data: data.read(data.store, client, jnp.zeros(2, jnp.int32)))

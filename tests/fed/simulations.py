@@ -21,11 +21,14 @@ from fedjax_mri.fed.local import Local, Start
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.fusion import Cross
 from fedjax_mri.nets.layers import NormKind
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
+from fedjax_mri.nets.volume import VolumeEncoder
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.fusion import Fuse
 from fedjax_mri.tasks.pix2pix import Pix2Pix
 from fedjax_mri.tasks.task import Model, Phase, Task
 
@@ -101,6 +104,18 @@ def pix2pix() -> Simulation:
     return translation(Pix2Pix("mr", *nets, window=None, discriminators="local"))
 
 
+def fusion() -> Simulation:
+    """Cross-attention where two hospitals of three lack a modality, and each keeps a head."""
+    rng, encoder, sizes = np.random.default_rng(0), VolumeEncoder(widths=(4,)), [3, 2, 4]
+    arrays = {name: rng.uniform(size=(9, 1, 4, 4, 1)).astype(np.float32) for name in ("ct", "mr")}
+    has = np.repeat(np.array([[1, 1], [1, 0], [0, 1]], np.float32), sizes, 0)
+    label = np.arange(9, dtype=np.int32) % 3
+    data = resident({**arrays, "label": label, "has": has}, np.split(np.arange(9), np.cumsum(sizes)[:-1]))
+    network = Cross(encoder, encoder, width=4, heads=2, hidden=4)
+    settings = Fuse(network=network, heads="client", dropout=0.5, window=None)
+    return simulation(settings.build((1, 4, 4, 1), 3, Compute("xla")), data)
+
+
 def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
     """Between noise and darker noise by two hospitals, of which one ends on half a batch."""
     rng, sizes = np.random.default_rng(3), [3, 2]  # a draw that leaves no ReLU within rounding of its kink
@@ -142,6 +157,7 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "uniform weights, clipped": lambda: simulation(
         classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
     ),
+    "fusion, heads at home": fusion,
     "cyclegan": cyclegan,
     "pix2pix": pix2pix,
 }

@@ -22,7 +22,11 @@ FEWER = {"cyclegan": 2}  # its ReLUs have kinks: sooner or later rounding flips 
 ROOT = jax.random.key(11)
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
 # fewer for what takes long to compile
-FEW = {"resident": GRID, "cyclegan": GRID[4::4], "pix2pix": GRID[4:5]}
+FEW = {
+    "resident": GRID,
+    "cyclegan": GRID[4::4],
+    **dict.fromkeys(("pix2pix", "fusion, heads at home"), GRID[4:5]),
+}
 TABLE = [(case, *plan) for case in CASES for plan in FEW.get(case, GRID[::8])]
 PLACES = [
     {"data": "sharded"},

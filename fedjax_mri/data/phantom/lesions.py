@@ -28,6 +28,7 @@ class LesionModel:
     high_grade: float = 0.75  # share of gliomas with necrosis and an enhancing ring
     thickened_bone: float = 0.2  # share of meningiomas
     calcified: float = 0.22  # share of meningiomas
+    one_modality: float = 0.0  # share of tumours that only the CT or only the MR shows, half of them each
 
 
 class Lesion(NamedTuple):
@@ -116,6 +117,18 @@ def place_lesion(key: jax.Array, kind: jax.Array, head: Head, radius: jax.Array)
     x = jnp.stack([reach_white * c, dura[0], sella[0], sella[0]])
     y = jnp.stack([reach_white * s, dura[1], sella[1], sella[1]])
     return x[kind], y[kind]
+
+
+def draw_visible(key: jax.Array, model: LesionModel) -> jax.Array:
+    """Whether CT and MR show the tumour, if there is one, float32 [2]."""
+    chance, half = jax.random.uniform(key, (), jnp.float32), jnp.float32(model.one_modality / 2)
+    return jnp.stack([chance >= half, (chance < half) | (chance >= 2 * half)]).astype(jnp.float32)
+
+
+def without(lesion: Lesion) -> Lesion:
+    """The same patient before the tumour grew."""
+    none = jnp.zeros_like(lesion.radius)
+    return lesion._replace(radius=none, oedema=none, push=none)
 
 
 def push_aside(plane: Plane, lesion: Lesion) -> Plane:

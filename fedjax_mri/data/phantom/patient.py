@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri import trees
 from fedjax_mri.data.client_data import Batch
 
 from .anatomy import (
@@ -24,10 +25,12 @@ from .lesions import (
     draw_distractor,
     draw_height,
     draw_lesion,
+    draw_visible,
     push_aside,
     tumour_distance,
     tumour_layers,
     tumour_oedema,
+    without,
 )
 from .physics import properties
 from .scanner import patient_tissues, rician_mean, scan_ct, scan_mr, show_mr, tissue_signals, white_mr
@@ -41,10 +44,11 @@ def diagnose(site: Site, key: jax.Array) -> jax.Array:
 
 
 def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: jax.Array) -> Batch:
-    """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], and signals [T].
+    """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], visible [2], signals [T].
 
-    `signals` are the mean magnitudes, noise included, that the site's sequence gives of each tissue by the book, in the
-    units of this patient's `mr`.
+    `visible` says whether CT and MR show the tumour; one that does not shows the head as it was before. `signals` are
+    the mean magnitudes, noise included, that the site's sequence gives of each tissue by the book, in the units of this
+    patient's `mr`.
     """
     label = diagnose(site, key)
     level, body, growth, other, pose, chemistry, looks, mr_key, ct_key = jax.random.split(jax.random.fold_in(key, 1), 9)
@@ -54,18 +58,22 @@ def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: 
 
     plane, texture = image_plane(pose, site, sites.tilt, size), draw_texture(looks, size)
     tissue, mask = anatomy(head, lesion, distractor, plane, texture)
+    visible, in_ct, in_mr = draw_visible(jax.random.fold_in(key, 2), lesions), tissue, tissue
+    if lesions.one_modality:
+        before, _ = anatomy(head, without(lesion), distractor, plane, texture)
+        in_ct, in_mr = (trees.select(shows > 0, tissue, before) for shows in visible)
 
     chemistry = patient_tissues(chemistry, site, lesion, lesions)
     signals, reference = tissue_signals(site, chemistry, sites)
-    scan = scan_mr(mr_key, tissue, signals, reference, site, texture.bias)
-    ct = scan_ct(ct_key, tissue, chemistry.hu, site, plane.pixel)
+    scan = scan_mr(mr_key, in_mr, signals, reference, site, texture.bias)
+    ct = scan_ct(ct_key, in_ct, chemistry.hu, site, plane.pixel)
     maps = {
         "mr": show_mr(scan)[..., None],
         "ct": ct[..., None],
         "tissue": jnp.stack(tissue, -1),
         "mask": mask[..., None],
     }
-    return {"label": label, "signals": textbook(site, sites) / white_mr(scan), **maps}
+    return {"label": label, "visible": visible, "signals": textbook(site, sites) / white_mr(scan), **maps}
 
 
 def textbook(site: Site, sites: SiteModel) -> jax.Array:

@@ -86,7 +86,8 @@ def origin(phantom: Phantom, seed: int) -> Origin:
 
 
 def reader(phantom: Phantom) -> Read:
-    """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T] and mask.
+    """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T], mask and
+    more (`patient.examine`).
 
     Phantoms that differ in their store alone share one function, and so one program.
     """
@@ -171,7 +172,8 @@ def check(phantom: Phantom) -> None:
         check_setting(name, value)
     check_counts(phantom)
     check_sites(phantom.sites)
-    for name in ("distractors", "distractors_elsewhere", "low_slices", "high_grade", "thickened_bone", "calcified"):
+    shares = ("distractors", "distractors_elsewhere", "low_slices", "high_grade", "thickened_bone", "calcified")
+    for name in (*shares, "one_modality"):
         share = getattr(phantom.lesions, name)
         require(f"lesions.{name}", share, share <= 1, "give a share from 0 to 1")
     require("size", phantom.size, phantom.size in SIZES, f"choose one of {', '.join(map(str, SIZES))}")
