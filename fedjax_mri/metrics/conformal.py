@@ -7,6 +7,8 @@ arXiv 2107.07511). That is on average over patients of the same mix of sites: wh
 `least_ambiguous` and `adaptive` score how ill each class fits, [n, C]; the rest is the same for both.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -36,7 +38,7 @@ def quantile(scores: jax.Array, labels: jax.Array, alpha: float) -> jax.Array:
     """
     truth = jnp.sort(jnp.take_along_axis(scores, labels[:, None], 1)[:, 0])
     n = len(truth)
-    rank = -int(-(n + 1) * (1 - alpha) // 1)  # ceil
+    rank = math.ceil((n + 1) * (1 - alpha))
     return truth[rank - 1] if rank <= n else jnp.asarray(jnp.inf, truth.dtype)
 
 

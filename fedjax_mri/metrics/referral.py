@@ -22,11 +22,9 @@ def threshold(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> f
 
     Those below it are referred. Chosen on the examples it is told by, it is a little too low for few of them.
     """
-    levels, first = np.unique(-np.asarray(confidence), return_index=False), None
-    for level in levels:
-        kept = -np.asarray(confidence) <= level
-        first = -level if np.asarray(correct)[kept].mean() >= accuracy else first
-    return float("inf") if first is None else float(first)
+    levels = np.unique(confidence)
+    reach = [np.mean(np.asarray(correct)[np.asarray(confidence) >= level]) >= accuracy for level in levels]
+    return float(levels[np.argmax(reach)]) if any(reach) else float("inf")
 
 
 def area(confidence: jax.Array, correct: jax.Array) -> jax.Array:

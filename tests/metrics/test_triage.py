@@ -77,7 +77,7 @@ def test_referral() -> None:
     np.testing.assert_allclose(accuracy, [3 / 5, 3 / 4, 2 / 3, 1, 1], rtol=1e-6)
     thresholds = [referral.threshold(confidence, correct, wanted) for wanted in (0.6, 0.7, 0.9, 1.01)]
     assert thresholds == pytest.approx([0.5, 0.6, 0.9, np.inf])
-    assert float(referral.area(jnp.asarray(confidence), jnp.asarray(correct))) == pytest.approx(1 - 4.416667 / 5)
+    assert float(referral.area(jnp.asarray(confidence), jnp.asarray(correct))) == pytest.approx(1 - 4.016667 / 5)
 
 
 def test_outliers() -> None:
