@@ -28,8 +28,11 @@ class Restored(NamedTuple):
     state: State  # of the newest checkpoint, or the best
 
 
-def restore(run: pathlib.Path, best: bool = False) -> Restored:
-    """The newest state of a run, or its best, and what it belongs to. Raises UserError where the folder holds none."""
+def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> Restored:
+    """The newest state of a run, or its best, or that after `round`, and what it belongs to.
+
+    Raises UserError where the folder holds none.
+    """
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
     described = Described(tuple(saved["image"]), tuple(saved["classes"]), saved["clients"])
     plan = config.plan.resolve()
@@ -37,7 +40,7 @@ def restore(run: pathlib.Path, best: bool = False) -> Restored:
     sim = assemble(config, described, nobody, plan)
     like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
     folder = run / "best" if best else run
-    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like))
+    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like, round))
 
 
 def judge(

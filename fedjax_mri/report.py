@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -44,7 +45,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
 
 def publish(path: Path, **content: Any) -> Path:
     """Writes the page of that content to `path`, whole or not at all, and returns it."""
-    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": []}
+    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": [], "maker": "fedjax-mri report"}
     return _replace(Path(path), _template().render(**(empty | content)))
 
 
@@ -218,6 +219,8 @@ def _history(run: RunRecord) -> Table:
 
 def _number(value: Any) -> str:
     """Whole numbers whole, shares with three digits, large numbers with fewer; a dash for nan."""
+    if isinstance(value, Markup):
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,6 +1,7 @@
 """Classification of slices (system B): preprocess, augment, convolve, cross entropy."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -13,7 +14,19 @@ from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Phase, Task, everything, mean
+from fedjax_mri.tasks.task import (
+    Batch,
+    Carry,
+    Classifier,
+    Loss,
+    Metrics,
+    Model,
+    Params,
+    Phase,
+    Task,
+    everything,
+    mean,
+)
 
 DROPS = 2**31 - 1  # dropout's place among a step's keys, which augmentation numbers by image
 TINY = 1e-30  # a probability whose logarithm is still finite
@@ -56,6 +69,9 @@ def classify(settings: Classify, net: Net) -> Task:
     def predict(params: Params, carry: Carry, batch: Batch) -> jax.Array:
         return jax.nn.softmax(scores(params, carry, batch))
 
+    def logits(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
+        return net.apply(params, carry, x, jnp.ones(len(x), jnp.float32), False)[0]
+
     def tally(probabilities: jax.Array, batch: Batch) -> Metrics:
         return classification.tally(jnp.log(jnp.maximum(probabilities, TINY)), batch["label"], batch["weight"])
 
@@ -68,4 +84,5 @@ def classify(settings: Classify, net: Net) -> Task:
 
     phases = (Phase(loss, everything),)
     figures = classification.summary, classification.accuracy
-    return Task(init, phases, evaluate, predict, shared, *figures, tally=tally)
+    steps = Classifier(partial(preprocess, settings.preprocess), logits)
+    return Task(init, phases, evaluate, predict, shared, *figures, tally=tally, classifier=steps)
