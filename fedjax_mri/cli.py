@@ -84,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     sweep_.add_argument("--slurm", type=int, metavar="N", help=text)
     report_ = command("report", report, "write a run's report.html again, or draw what a study has found", "run")
     report_.add_argument("--target", type=float, help="accuracy to be reached in a study (default: 95 %% of the best)")
+    text = "explain a few test examples by these methods, with commas, at each checkpoint that was kept"
+    report_.add_argument("--methods", help=text)
     text = "write who a run's model serves how well: audit.csv, .md and .png in its folder"
     audit_ = command("audit", audit, text, "run")
     audit_.add_argument(
@@ -147,11 +149,25 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
             return 128 + stopped
         if processes.main():
             print(results.headline(folders[name]), flush=True)
+        if one.explanations:
+            explain_few(folders[name], one.explanations)
     if processes.main():
         from fedjax_mri import report  # matplotlib, after the run
 
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
+
+
+def explain_few(run: pathlib.Path, names: Sequence[str]) -> None:
+    """A run's few test examples explained, for its report; in one process."""
+    import jax
+
+    from fedjax_mri.explain import rounds
+
+    if jax.process_count() > 1:
+        print(f"explanations: left out by several processes; fedjax-mri report {run} --methods {','.join(names)}")
+        return
+    rounds.save(run, names, lambda line: print(line, flush=True))
 
 
 def resolved(path: pathlib.Path, flags: Sequence[str]) -> dict[str, Any]:
@@ -217,6 +233,8 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
     )
     if not folders:
         raise UserError(f"{words.run}: no run there; give the folder that `train` wrote")
+    for folder in folders if words.methods else []:
+        explain_few(folder, words.methods.split(","))
     print(report.write([results.load(folder) for folder in folders], words.run / "report.html"))
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedjax_mri import translation_report
+from fedjax_mri import explanation_report, translation_report
 from fedjax_mri.data.client_data import Table
 from fedjax_mri.figures import COLOURS, INK, RED, STYLE, WIDE, distinct, panels, png, svg
 from fedjax_mri.metrics import classification
@@ -91,6 +91,7 @@ def _section(run: RunRecord) -> dict[str, Any]:
         "headline": _headline([run]) if run.tests else None,
         "curves": svg(_curves([run])) if run.tests else None,
         "parts": translation_report.parts([run]) if run.kept else [],
+        "explained": explanation_report.parts(run),
         "tests": [_test(run, name, result) for name, result in run.tests.items()],
         "partition": svg(_partition_bars(run) if few else _partition_overview(run)),
         "shares": _partition_table(run) if few else _partition_quantiles(run),

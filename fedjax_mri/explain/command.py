@@ -1,7 +1,7 @@
 """`fedjax-mri explain`: read, predict, explain, measure, write; one bad file is one line, and the rest goes on."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -97,7 +97,9 @@ def check_out(out: Path, force: bool) -> None:
             raise UserError(f"{shown(out / name)} is there: give --force to overwrite it, or another --out")
 
 
-def references(this: Trained, explainers: Sequence[Explainer], settings: Settings) -> tuple[np.ndarray, dict[str, float]]:
+def references(
+    this: Trained, explainers: Sequence[Explainer], settings: Settings
+) -> tuple[np.ndarray, dict[str, float]]:
     """Energies [m] of the test images that the run has kept, and each method's strongest response to them.
 
     Where it has kept none: none, and 0.
@@ -116,11 +118,11 @@ def references(this: Trained, explainers: Sequence[Explainer], settings: Setting
 
 def few(run: Path) -> np.ndarray:
     """The test images that a run has kept, [m, H, W, C] as read; m is 0 where it has kept none."""
+    nothing = np.zeros((0, 1, 1, 1), np.float32)
     try:
-        several = [test.samples for test in results.load(run).tests.values() if len(test.samples)]
+        return results.shown(run).get("image", nothing)
     except UserError:  # said where predictions are asked for
-        several = []
-    return several[0] if several else np.zeros((0, 1, 1, 1), np.float32)
+        return nothing
 
 
 def seen(this: Trained, images: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
@@ -192,17 +194,21 @@ def looked_at(job: Job, group: Sequence[Read]) -> Iterator[Patient]:
     lesions = lesions_of(group, pictures.shape)
     found = {one.name: explained(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
     for place, one in enumerate(group):
-        name = this.classes[verdicts[place].prediction]
+        drawn = {method: pictured[place] for method, (pictured, _) in found.items()}
         yield Patient(
-            one.file.name.as_posix(),
-            pictures[place],
-            verdicts[place],
-            {method: drawn[place] for method, (drawn, _) in found.items()},
-            {method: {what: float(value[place]) for what, value in all_.items()} for method, (_, all_) in found.items()},
-            [words.sentence(maps.title(method), name, words.cover(drawn[place], heads[place]))
-             for method, (drawn, _) in found.items()],
-            one.lesion,
-        )  # fmt: skip
+            name=one.file.name.as_posix(),
+            image=pictures[place],
+            verdict=verdicts[place],
+            maps=drawn,
+            figures={method: {what: float(of[place]) for what, of in all_.items()} for method, (_, all_) in found.items()},
+            words=told(this.classes[verdicts[place].prediction], drawn, heads[place]),
+            lesion=one.lesion,
+        )
+
+
+def told(name: str, drawn: Mapping[str, np.ndarray], head: np.ndarray) -> list[str]:
+    """What each method's map covers, in words, for the class `name`."""
+    return [words.sentence(maps.title(method), name, words.cover(found, head)) for method, found in drawn.items()]
 
 
 def explained(

@@ -47,12 +47,12 @@ class Explainer(NamedTuple):
     measured: Callable[..., dict[str, jax.Array]]
 
 
-def explainers(this: Trained, names: Sequence[str], say: Say, measuring: Measuring = Measuring()) -> list[Explainer]:
+def explainers(this: Trained, names: Sequence[str], say: Say) -> list[Explainer]:
     """One for each name that is known and whose method takes this network. Raises UserError where none is left."""
     found = []
     for name in dict.fromkeys(names):
         try:
-            found.append(explainer(this, name, measuring))
+            found.append(explainer(this, name, Measuring()))
         except UserError as error:
             say(f"{name}: {error}")
     if not found:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from fedjax_mri.metrics.ratio import ratio
 from fedjax_mri.xai.measures import ranks
+from fedjax_mri.xai.method import Scores, chosen
 
-Scores = Callable[[jax.Array], jax.Array]
 Explain = Callable[[jax.Array], jax.Array]  # x -> maps [B, H, W]
 
 
@@ -42,7 +42,7 @@ def curve(
 
     def one(step: jax.Array) -> jax.Array:
         mixed = jnp.where(order < (step * pixels) // steps, jnp.asarray(other, x.dtype), x)
-        return of(jax.nn.softmax(scores(mixed)), target)
+        return chosen(lambda x: jax.nn.softmax(scores(x)), mixed, target)
 
     return jax.lax.map(one, jnp.arange(steps + 1, dtype=jnp.int32)).T
 
@@ -74,9 +74,9 @@ def correlation(
 
     def one(out: jax.Array) -> jax.Array:
         without = jnp.where(out[None, :, :, None], jnp.asarray(baseline, x.dtype), x)
-        return of(scores(without), target)
+        return chosen(scores, without, target)
 
-    lost = of(scores(x), target)[:, None] - jax.lax.map(one, gone).T
+    lost = chosen(scores, x, target)[:, None] - jax.lax.map(one, gone).T
     given = jnp.einsum("bhw,shw->bs", maps, gone.astype(maps.dtype), precision="highest")
     return pearson(given, lost)
 
@@ -108,8 +108,3 @@ def pearson(a: jax.Array, b: jax.Array) -> jax.Array:
     """Correlation along the last axis of [..., n], [...]; nan where either is constant."""
     a, b = (values - values.mean(-1, keepdims=True) for values in (a, b))
     return ratio((a * b).sum(-1), jnp.sqrt(jnp.square(a).sum(-1)) * jnp.sqrt(jnp.square(b).sum(-1)))
-
-
-def of(values: jax.Array, target: jax.Array) -> jax.Array:
-    """The target's, [B] from [B, K]."""
-    return jnp.take_along_axis(values, target[:, None], 1)[:, 0]

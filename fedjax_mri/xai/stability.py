@@ -55,6 +55,7 @@ def curves(maps: jax.Array) -> dict[str, jax.Array]:
 
 def agreement(maps: jax.Array) -> dict[str, jax.Array]:
     """Of maps [K, B, H, W] of K models (seeds, clients, algorithms): mean over images, each model with each, [K, K]."""
+
     def row(one: jax.Array) -> dict[str, jax.Array]:
         found = jax.lax.map(lambda other: compare(one, other), maps)
         return {name: jnp.nanmean(value, 1) for name, value in found.items()}
