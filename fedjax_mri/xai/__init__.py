@@ -1,1 +1,5 @@
-"""Explanations of `(apply, params, x)`: the place for them; there are none yet."""
+"""Explanations of a function from images to scores; nothing here knows a network.
+
+A method is built from its settings (`methods.METHODS`) and takes the function itself: what it needs of the layers
+inside, it reads off the traced function (`trace.py`).
+"""

@@ -1,0 +1,90 @@
+"""Where a traced network can be cut in two: at values that all which follows is computed from."""
+
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from fedjax_mri.errors import UserError
+from fedjax_mri.xai.method import Scores
+from fedjax_mri.xai.trace import CALLS, Values, bound, follow, read, traced
+
+# A layer's result is taken after the norm and nonlinearity that follow these.
+PRODUCTS = {"conv_general_dilated", "dot_general"}
+MOVES = {"reshape", "transpose", "concatenate", "pad", "slice", "broadcast_in_dim", "squeeze", "gather", "rev"}
+
+
+def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
+    """Features [B, h, w, C] of a layer, and the function from them to the scores.
+
+    `layer` counts sizes from the end: -1 is the last activation of more than one pixel, -2 the last of the size before.
+    Raises UserError where there is none.
+    """
+    closed = traced(scores, x, CALLS)
+    equations, found = closed.jaxpr.eqns, activations(closed)
+    if not -len(found) <= layer < 0:
+        raise UserError(
+            f"layer={layer}: the network has activations [B, h, w, C] of {len(found)} sizes"
+            + (f", give -1 to {-len(found)}" if found else ", so it has no CAM: choose another method")
+        )
+    place, variable = found[layer]
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts))
+    seen = dependent(closed)
+    free = [eqn for eqn in equations[: place + 1] if not seen & set(eqn.outvars)]
+    values: Values = constants | {closed.jaxpr.invars[0]: x}
+    follow(equations[: place + 1], values, bound)
+
+    def tail(features: jax.Array) -> jax.Array:
+        values: Values = constants | {variable: features}
+        follow([*free, *equations[place + 1 :]], values, bound)
+        return read(values, closed.jaxpr.outvars[0])
+
+    return values[variable], tail
+
+
+def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
+    """Equations and their outputs [B, h, w, C], h and w above 1, on every way from x to the scores; of neighbours of
+    one size the last."""
+    equations, last = closed.jaxpr.eqns, last_uses(closed)
+    images, seen = closed.jaxpr.invars[0], dependent(closed)
+    waiting, found = {images}, dict[Any, tuple[int, Var]]()
+    previous, run = None, 0
+    for place, eqn in enumerate(equations):
+        waiting |= seen.intersection(eqn.outvars)
+        waiting = {variable for variable in waiting if last.get(variable, -1) > place}
+        if len(waiting) == 1 and waiting <= set(eqn.outvars) and is_layer(eqn, images):
+            (variable,) = waiting
+            run += variable.aval.shape != previous
+            previous = variable.aval.shape
+            found[run] = place, variable
+    return list(found.values())
+
+
+def is_layer(eqn: JaxprEqn, images: Var) -> bool:
+    shape = eqn.outvars[0].aval.shape
+    spatial = len(shape) == 4 and shape[0] == images.aval.shape[0] and min(shape[1:3]) > 1
+    return spatial and eqn.primitive.name not in PRODUCTS | MOVES
+
+
+def dependent(closed: ClosedJaxpr) -> set[Var]:
+    """Variables that x changes."""
+    found = set(closed.jaxpr.invars)
+    for eqn in closed.jaxpr.eqns:
+        if found & variables(eqn.invars):
+            found |= set(eqn.outvars)
+    return found
+
+
+def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
+    """Variable -> the last equation that needs it for the scores; the scores themselves are needed after all."""
+    count = len(closed.jaxpr.eqns)
+    last = {variable: count for variable in variables(closed.jaxpr.outvars)}
+    for place in reversed(range(count)):
+        eqn = closed.jaxpr.eqns[place]
+        if any(variable in last for variable in eqn.outvars):
+            last = {variable: place for variable in variables(eqn.invars)} | last
+    return last
+
+
+def variables(atoms: Any) -> set[Var]:
+    return {atom for atom in atoms if not isinstance(atom, Literal)}

@@ -1,0 +1,32 @@
+"""What every explanation takes and gives, and the gradient that most of them start from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+# x float32 [B, H, W, C] -> logits [B, K], as in evaluation: no example may change another's.
+Scores = Callable[[jax.Array], jax.Array]
+# (scores, x [B, H, W, C], target int [B], key) -> map float32 [B, H, W], neither scaled nor clipped. Attributions are
+# signed and summed over channels; maps of features (CAM) are 0 or more. Pure: compile, batch and vmap it as you like.
+Method = Callable[[Scores, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def compiled(method: Method, apply: Callable[[PyTree, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """(params, x, target, key) -> map, compiled once for all params; `apply(params, x)` gives logits.
+
+    `jax.vmap(..., (0, None, None, None))` of it explains the same images by every client's model.
+    """
+    return jax.jit(lambda params, x, target, key: method(lambda seen: apply(params, seen), x, target, key))
+
+
+def chosen(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
+    """Each example's logit of its target [B]."""
+    return jnp.take_along_axis(scores(x), target[:, None], -1)[:, 0]
+
+
+def gradient(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
+    """Of each example's target logit by x [B, ...], in one backward pass, as examples do not mix."""
+    return jax.grad(lambda x: chosen(scores, x, target).sum())(x)

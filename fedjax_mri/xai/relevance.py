@@ -1,0 +1,289 @@
+"""A traced network whose gradient is a relevance: each equation has a rule, so that any network of these has one.
+
+Relevance R of a value z is kept as R / z, the slope that plain backpropagation would carry. Between activations all is
+linear and the slope is the ordinary gradient; at an activation, which hands the relevance of its output to its input
+unchanged, a rule says by which parts of the input the slope goes on. What the rules weigh differently, positive and
+negative contributions since the last activation, is carried forward as two parts of each value. A convolution, its
+norm and its bias are thus one layer, as if they had been merged.
+
+Constants, through which no relevance goes: statistics of norms (means too: what they subtract takes its share as a
+bias does), the gate of a product (SiLU, GELU, squeeze and excitation), and the weights of softmax attention. These are
+the LN and AH rules of Ali et al. (2022), with the means constant as well; a product of two values without a gate gives
+half to each (Achtibat et al. 2024).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from fedjax_mri.errors import UserError, known
+from fedjax_mri.xai.method import Scores
+from fedjax_mri.xai.trace import CALLS, CUSTOM, bound, run, traced
+
+# (relevance of a layer's result, its parts, of which the second may be None) -> the slope of each part
+Spread = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array | None]]
+Kind = Literal["plain", "mean", "gate"]
+
+
+class Rules(NamedTuple):
+    """How relevance is spread, and whether that asks for parts."""
+
+    spread: Spread
+    parts: bool
+
+
+class Signal(NamedTuple):
+    """A value that x changes, the sum of what raises it and what lowers it; None is zero.
+
+    Without parts `raised` is all of it.
+    """
+
+    raised: jax.Array | None
+    lowered: jax.Array | None = None
+    kind: Kind = "plain"  # mean: a sum over places that nothing learnt has touched; gate: of a saturating function
+
+
+def relevant(scores: Scores, rules: Rules) -> Scores:
+    """The same scores; x times their gradient is the relevance of x.
+
+    Raises UserError, when called, on a network with an equation that has no rule.
+    """
+
+    def ruled(x: jax.Array) -> jax.Array:
+        closed = traced(scores, x, CALLS | CUSTOM)
+        (logits,) = run(closed, [parted(rules, x)], partial(step, rules))
+        return whole(activated(rules, lambda z: z, logits))
+
+    return ruled
+
+
+def step(rules: Rules, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """An equation on signals and constants."""
+    name = eqn.primitive.name
+    if name in CONSTANT or not any(isinstance(value, Signal) for value in values):
+        return bound(eqn, [constant(value) for value in values])
+    if name not in RULES:
+        raise UserError(
+            f"LRP has no rule for {name!r}: explain a network of convolutions, dense layers, norms, pooling, "
+            "activations and attention, or choose another method"
+        )
+    return RULES[name](rules, eqn, *values)
+
+
+def whole(value: Any) -> jax.Array:
+    """The sum of the parts; a constant is whole."""
+    return total(value.raised, value.lowered) if isinstance(value, Signal) else value
+
+
+def constant(value: Any) -> Any:
+    """Without relevance."""
+    return jax.lax.stop_gradient(whole(value)) if isinstance(value, Signal) else value
+
+
+def total(raised: jax.Array | None, lowered: jax.Array | None) -> Any:
+    """The sum of two parts of which one may be None."""
+    return lowered if raised is None else raised if lowered is None else raised + lowered
+
+
+def parted(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:
+    """A value by its own sign, as an activation leaves it and a constant enters a sum."""
+    if not rules.parts or positive or at_least_zero(value):
+        return Signal(value, None, kind)
+    return Signal(jnp.maximum(value, 0), jnp.minimum(value, 0), kind)
+
+
+def at_least_zero(value: Any) -> bool:
+    """Whether a single number is, and is known to be."""
+    return np.size(value) == 1 and known(value) and bool(np.all(np.asarray(value) >= 0))
+
+
+def activated(rules: Rules, function: Callable[..., jax.Array], signal: Any, *others: Any, pools: bool = False) -> Any:
+    """function(signal, *others), of which the signal inherits all relevance; it starts anew with whole values.
+
+    `pools`: the relevance goes where the function's own gradient points, else it stays in its place.
+    """
+
+    @jax.custom_vjp
+    def apply(others: Any, raised: jax.Array, lowered: jax.Array | None) -> jax.Array:
+        return function(total(raised, lowered), *others)
+
+    def forward(others: Any, raised: jax.Array, lowered: jax.Array | None) -> tuple[jax.Array, Any]:
+        y = apply(others, raised, lowered)
+        return y, (others, raised, lowered, y)
+
+    def backward(kept: Any, slope: jax.Array) -> tuple[Any, ...]:
+        others, raised, lowered, y = kept
+        relevance = slope * y
+        if pools:
+            z = total(raised, lowered)
+            relevance = z * jax.vjp(lambda z: function(z, *others), z)[1](slope)[0]
+        return None, *rules.spread(relevance, raised, lowered)
+
+    apply.defvjp(forward, backward)
+    raised = jnp.zeros_like(signal.lowered) if signal.raised is None else signal.raised
+    return apply(others, raised, signal.lowered)
+
+
+def each(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -> Signal:
+    """A linear function of several signals, part by part."""
+    shapes = [jnp.zeros_like(whole(signal)) for signal in signals]
+
+    def part(values: tuple[jax.Array | None, ...]) -> Any:
+        if all(value is None for value in values):
+            return None
+        return function(*[zero if value is None else value for value, zero in zip(values, shapes)])
+
+    return Signal(part(tuple(s.raised for s in signals)), part(tuple(s.lowered for s in signals)), kind)
+
+
+def weighed(
+    rules: Rules, product: Callable[..., jax.Array], signal: Signal, factor: Any, kind: Kind = "plain"
+) -> Signal:
+    """product(signal, factor), linear in both: where the factor is negative, what raised now lowers."""
+    raised, lowered = signal.raised, signal.lowered
+
+    def times(part: jax.Array | None, factor: Any) -> jax.Array | None:
+        return None if part is None else product(part, factor)
+
+    if not rules.parts or at_least_zero(factor):
+        return Signal(times(raised, factor), times(lowered, factor), kind)
+    plus, minus = jnp.maximum(factor, 0), jnp.minimum(factor, 0)
+    return Signal(
+        total(times(raised, plus), times(lowered, minus)), total(times(raised, minus), times(lowered, plus)), kind
+    )
+
+
+def lifted(rules: Rules, value: Any) -> Signal:
+    return value if isinstance(value, Signal) else parted(rules, jnp.asarray(value))
+
+
+def negated(rules: Rules, signal: Signal) -> Signal:
+    raised, lowered = (None if part is None else -part for part in signal[:2])
+    return Signal(lowered, raised, signal.kind) if rules.parts else Signal(raised, lowered, signal.kind)
+
+
+def binding(eqn: JaxprEqn) -> Callable[..., Any]:
+    return lambda *values: eqn.primitive.bind(*values, **eqn.params)
+
+
+# Rules: (rules, equation, *values) -> the outputs, signals or constants.
+
+
+def moves(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list[Any]:
+    """What takes values elsewhere, or sums them; a mean or a gate spread over an image is a constant."""
+    grows = prod(eqn.outvars[0].aval.shape) > prod(eqn.invars[0].aval.shape)
+    if grows and signal.kind != "plain":
+        return bound(eqn, [constant(signal), *others])
+    kind: Kind = "mean" if eqn.primitive.name == "reduce_sum" else signal.kind
+    parts = [None if part is None else bound(eqn, [part, *map(constant, others)]) for part in signal[:2]]
+    nothing = [None] * len(eqn.outvars)
+    return [Signal(raised, lowered, kind) for raised, lowered in zip(parts[0] or nothing, parts[1] or nothing)]
+
+
+def joins(rules: Rules, eqn: JaxprEqn, *values: Any) -> list[Any]:
+    return [each(binding(eqn), *[lifted(rules, value) for value in values])]
+
+
+def selects(rules: Rules, eqn: JaxprEqn, which: Any, *cases: Any) -> list[Any]:
+    return [each(partial(binding(eqn), constant(which)), *[lifted(rules, case) for case in cases])]
+
+
+def sums(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    size = prod(eqn.outvars[0].aval.shape)
+    a, b = (constant(v) if isinstance(v, Signal) and v.kind == "mean" and whole(v).size < size else v for v in (a, b))
+    kinds = {value.kind for value in (a, b) if isinstance(value, Signal)}
+    a, b = lifted(rules, a), lifted(rules, b)
+    b = negated(rules, b) if eqn.primitive.name == "sub" else b
+    kind: Kind = kinds.pop() if len(kinds) == 1 else "plain"
+    added = each(jnp.add, a, b, kind=kind)
+    return [added]
+
+
+def negates(rules: Rules, eqn: JaxprEqn, signal: Signal) -> list[Any]:
+    return [negated(rules, signal)]
+
+
+def scales(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """A product: by a constant; of a value and its gate, which is an activation where they have one shape; or of two
+    values, half of the relevance to each."""
+    if not (isinstance(a, Signal) and isinstance(b, Signal)):
+        signal, factor = (a, b) if isinstance(a, Signal) else (b, a)
+        return [weighed(rules, jnp.multiply, signal, factor, signal.kind)]
+    if (a.kind == "gate") == (b.kind == "gate"):
+        return products(rules, eqn, a, b)
+    signal, gate = (a, constant(b)) if b.kind == "gate" else (b, constant(a))
+    if gate.shape != whole(signal).shape:
+        return [weighed(rules, jnp.multiply, signal, gate)]
+    return [parted(rules, activated(rules, jnp.multiply, signal, gate))]
+
+
+def divides(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    if not isinstance(a, Signal):
+        return bound(eqn, [a, constant(b)])
+    return [weighed(rules, jnp.multiply, a, 1 / constant(b), a.kind)]
+
+
+def products(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """Dense layers and convolutions, and products of two values."""
+    bind = binding(eqn)
+    left = partial(weighed, rules, bind)
+    right = partial(weighed, rules, lambda part, factor: bind(factor, part))
+    if not isinstance(b, Signal):
+        return [left(a, b)]
+    if not isinstance(a, Signal):
+        return [right(b, a)]
+    half = each(jnp.add, left(a, constant(b)), right(b, constant(a)))
+    return [weighed(rules, jnp.multiply, half, np.float32(0.5))]
+
+
+def larger(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """A ReLU, or the winner of two, which takes all."""
+    if not (isinstance(a, Signal) and isinstance(b, Signal)):
+        return activates(rules, eqn, a, b)
+    first = constant(a) >= constant(b)
+    return [each(partial(jnp.where, first), a, b)]
+
+
+def activates(rules: Rules, eqn: JaxprEqn, *values: Any, pools: bool = False) -> list[Any]:
+    """A function of each value alone, or with `pools` of a window."""
+    (place,) = [place for place, value in enumerate(values) if isinstance(value, Signal)]
+    others = [value for value in values if not isinstance(value, Signal)]
+
+    def function(z: jax.Array, *others: Any) -> jax.Array:
+        return bound(eqn, [*others[:place], z, *others[place:]])[0]
+
+    name = eqn.primitive.name
+    positive = name in POSITIVE or (name == "max" and at_least_zero(others[0]))
+    y = activated(rules, function, values[place], *others, pools=pools)
+    return [parted(rules, y, positive, "gate" if name in GATES else "plain")]
+
+
+CONSTANT = {
+    *("rsqrt", "sqrt", "exp", "exp2", "log", "log1p", "stop_gradient", "sign", "floor", "ceil", "round", "is_finite"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "argmax", "argmin"),
+}
+GATES = {"logistic", "tanh", "erf", "erfc"}
+POSITIVE = {"logistic", "square", "abs"}
+MOVES = {
+    *("reshape", "transpose", "squeeze", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev", "split"),
+    *("reduce_sum", "reduce_window_sum", "cumsum", "convert_element_type", "reduce_precision", "copy"),
+}
+RULES: dict[str, Callable[..., list[Any]]] = {
+    **dict.fromkeys(MOVES, moves),
+    **dict.fromkeys(("concatenate", "pad"), joins),
+    **dict.fromkeys(("add", "sub", "add_any"), sums),
+    **dict.fromkeys((*GATES, "min", "clamp", "abs", "square", "integer_pow"), activates),
+    **dict.fromkeys(("reduce_max", "reduce_window_max"), partial(activates, pools=True)),
+    **dict.fromkeys(("dot_general", "conv_general_dilated"), products),
+    "select_n": selects,
+    "neg": negates,
+    "mul": scales,
+    "div": divides,
+    "max": larger,
+}
