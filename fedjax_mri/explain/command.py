@@ -200,7 +200,9 @@ def looked_at(job: Job, group: Sequence[Read]) -> Iterator[Patient]:
             image=pictures[place],
             verdict=verdicts[place],
             maps=drawn,
-            figures={method: {what: float(of[place]) for what, of in all_.items()} for method, (_, all_) in found.items()},
+            figures={
+                method: {what: float(of[place]) for what, of in all_.items()} for method, (_, all_) in found.items()
+            },
             words=told(this.classes[verdicts[place].prediction], drawn, heads[place]),
             lesion=one.lesion,
         )

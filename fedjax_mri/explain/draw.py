@@ -6,7 +6,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from fedjax_mri.figures import STYLE
 from fedjax_mri.xai.measures import HALF
@@ -54,8 +56,10 @@ def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title:
     most = float(np.abs(found).max()) or 1.0
     style: dict[str, Any] = {"cmap": "coolwarm", "vmin": -most} if (found < 0).any() else {"cmap": "inferno", "vmin": 0}
     picture = ax.imshow(found, vmax=most, alpha=OPAQUE * np.sqrt(np.abs(found) / most), **style)
-    bar = figure.colorbar(matplotlib.cm.ScalarMappable(picture.norm, picture.cmap), ax=ax, shrink=0.8, pad=0.02)
-    bar.formatter.set_powerlimits((-2, 3))
+    units = ScalarFormatter()
+    units.set_powerlimits((-2, 3))
+    colours = ScalarMappable(picture.norm, picture.cmap)
+    bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units)
     bar.ax.tick_params(labelsize=6.5)
     bar.outline.set_visible(False)
 

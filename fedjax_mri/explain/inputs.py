@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.convert import grid, raster, read, stream, units
@@ -44,7 +45,7 @@ def image(reader: Reader, path: Path) -> np.ndarray:
         return decoded(path, height, channels)
     ready = stream.ready(picture.slices[0], picture.displayed, reader.conversion, (height, width))
     in_hu = reader.conversion.source == "ct" and reader.conversion.window is not None
-    shown = np.asarray(show_ct(ready)) if in_hu else ready
+    shown = np.asarray(show_ct(jnp.asarray(ready))) if in_hu else ready
     return np.repeat(shown[..., None], channels, -1).astype(np.float32)
 
 

@@ -51,6 +51,9 @@ def explainers(this: Trained, names: Sequence[str], say: Say) -> list[Explainer]
     """One for each name that is known and whose method takes this network. Raises UserError where none is left."""
     found = []
     for name in dict.fromkeys(names):
+        if name not in methods.METHODS:
+            say(f"{name}: no such method; choose of {', '.join(methods.METHODS)}")
+            continue
         try:
             found.append(explainer(this, name, Measuring()))
         except UserError as error:
@@ -61,7 +64,7 @@ def explainers(this: Trained, names: Sequence[str], say: Say) -> list[Explainer]
 
 
 def explainer(this: Trained, name: str, measuring: Measuring) -> Explainer:
-    """Raises UserError on an unknown name, or a network that the method cannot take."""
+    """Raises UserError on a network that the method cannot take."""
     method = methods.settings(name).build()
     maps, key = partial(mean_maps, this, method), jax.random.key(0)
     x = jax.eval_shape(this.seen, jax.ShapeDtypeStruct((1, *this.image), jnp.float32))

@@ -15,7 +15,6 @@ from fedjax_mri.metrics import ensemble, temperature
 from fedjax_mri.models import own
 from fedjax_mri.tasks.task import Classifier, Model
 
-
 Apply = Callable[[Model, jax.Array], jax.Array]  # what the network sees [B, S, S, C] -> logits [B, K]
 
 

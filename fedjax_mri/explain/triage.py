@@ -25,7 +25,7 @@ class Calibration(NamedTuple):
     """What the kept predictions of one test set say."""
 
     test: str  # its name
-    count: int  # examples
+    examples: int
     wanted: Wanted
     temperature: float
     limit: float  # of the score that a class in the set may have (LAC)
@@ -85,18 +85,20 @@ def fitted(name: str, tests: dict[str, TestResult], wanted: Wanted) -> Calibrati
     heat = float(temperature.fit(logits, labels))
     chances = temperature.apply(logits, heat)
     limit = conformal.quantile(conformal.least_ambiguous(chances), labels, wanted.alpha)
-    confidence, correct = np.asarray(chances.max(1)), np.asarray(chances.argmax(1) == labels)
+    confidence, correct = chances.max(1), chances.argmax(1) == labels
+    referred, accuracy = referral.curve(confidence, correct)
     other = next((one for one in tests if one != name), name)
     return Calibration(
         test=name,
-        count=len(labels),
+        examples=len(labels),
         wanted=wanted,
         temperature=heat,
         limit=float(limit),
-        threshold=referral.threshold(confidence, correct, wanted.accuracy),
+        threshold=referral.threshold(np.asarray(confidence), np.asarray(correct), wanted.accuracy),
         sites=coverage(tests[other], heat, float(limit)),
         other=other,
-        **dict(zip(("referred", "accuracy"), map(np.asarray, referral.curve(confidence, correct)))),
+        referred=np.asarray(referred),
+        accuracy=np.asarray(accuracy),
     )
 
 

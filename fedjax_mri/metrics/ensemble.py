@@ -6,7 +6,6 @@ Members are the models of seeds, clients or algorithms: probabilities [K, n, C].
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 
 class Uncertainty(NamedTuple):

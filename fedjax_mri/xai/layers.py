@@ -78,11 +78,11 @@ def dependent(closed: ClosedJaxpr) -> set[Var]:
 def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
     """Variable -> the last equation that needs it for the scores; the scores themselves are needed after all."""
     count = len(closed.jaxpr.eqns)
-    last = {variable: count for variable in variables(closed.jaxpr.outvars)}
+    last = dict.fromkeys(variables(closed.jaxpr.outvars), count)
     for place in reversed(range(count)):
         eqn = closed.jaxpr.eqns[place]
         if any(variable in last for variable in eqn.outvars):
-            last = {variable: place for variable in variables(eqn.invars)} | last
+            last = dict.fromkeys(variables(eqn.invars), place) | last
     return last
 
 

@@ -23,7 +23,7 @@ def spearman(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """Structural similarity of the positive evidence, [B], for 11 pixels or more a side (Wang et al. 2004)."""
-    return image.ssim(*(scaled(maps)[..., None] for maps in (a, b)), image.UNIT)
+    return image.ssim(scaled(a)[..., None], scaled(b)[..., None], image.UNIT)
 
 
 def top_overlap(a: jax.Array, b: jax.Array, share: float = 0.1) -> jax.Array:
