@@ -73,8 +73,9 @@ def prediction(this: Trained, verdict: Verdict, calibration: Calibration | None)
     if calibration is None or verdict.chosen is None:
         return [f"{said}, as the network gives it."]
     names = [name for name, is_in in zip(this.classes, verdict.chosen) if is_in]
+    known = f"{calibration.examples:,} images of {calibration.test}"
     return [
-        f"{said} (temperature {calibration.temperature:.2f}, from {calibration.examples:,} images of {calibration.test}).",
+        f"{said} (temperature {calibration.temperature:.2f}, from {known}).",
         f"Classes that hold the truth in {1 - calibration.wanted.alpha:.0%} of cases: {', '.join(names)}.",
     ]
 
@@ -132,8 +133,9 @@ def trust(this: Trained, calibration: Calibration | None) -> list[Part]:
     sites = calibration.sites[~np.isnan(calibration.sites)]
     reached = f"{calibration.threshold:.2f}" if np.isfinite(calibration.threshold) else "none that reaches it"
     words = [
-        f"Calibrated on {calibration.examples:,} images of {calibration.test}: temperature {calibration.temperature:.2f}; "
-        f"confidence from which {calibration.wanted.accuracy:.0%} are right: {reached}.",
+        f"Calibrated on {calibration.examples:,} images of {calibration.test}: "
+        f"temperature {calibration.temperature:.2f}; confidence from which "
+        f"{calibration.wanted.accuracy:.0%} are right: {reached}.",
         f"Sets at {level:.0%} hold the truth in {sites.mean():.1%} of cases on {calibration.other}, "
         f"{sites.min():.1%} at the worst of {len(sites)} sites and {np.median(sites):.1%} at the median.",
     ]
