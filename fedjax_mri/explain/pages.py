@@ -15,6 +15,7 @@ from fedjax_mri.explain import draw
 from fedjax_mri.explain.maps import title
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.triage import Calibration, Verdict
+from fedjax_mri.explain.words import percent
 from fedjax_mri.figures import COLOURS, RED, STYLE, WIDE, Part, embedded, panels, png, svg
 from fedjax_mri.report import publish
 
@@ -76,7 +77,7 @@ def prediction(this: Trained, verdict: Verdict, calibration: Calibration | None)
     known = f"{calibration.examples:,} images of {calibration.test}"
     return [
         f"{said} (temperature {calibration.temperature:.2f}, from {known}).",
-        f"Classes that hold the truth in {1 - calibration.wanted.alpha:.0%} of cases: {', '.join(names)}.",
+        f"Classes that hold the truth in {percent(1 - calibration.wanted.alpha)} of cases: {', '.join(names)}.",
     ]
 
 
@@ -135,9 +136,9 @@ def trust(this: Trained, calibration: Calibration | None) -> list[Part]:
     words = [
         f"Calibrated on {calibration.examples:,} images of {calibration.test}: "
         f"temperature {calibration.temperature:.2f}; confidence from which "
-        f"{calibration.wanted.accuracy:.0%} are right: {reached}.",
-        f"Sets at {level:.0%} hold the truth in {sites.mean():.1%} of cases on {calibration.other}, "
-        f"{sites.min():.1%} at the worst of {len(sites)} sites and {np.median(sites):.1%} at the median.",
+        f"{percent(calibration.wanted.accuracy)} are right: {reached}.",
+        f"Sets at {percent(level)} hold the truth in {percent(sites.mean(), 1)} of cases on {calibration.other}, "
+        f"{percent(sites.min(), 1)} at the worst of {len(sites)} sites and {percent(np.median(sites), 1)} at the median.",
     ]
     drawn = svg(triage(calibration))
     return [Part("Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=this.synthetic)]

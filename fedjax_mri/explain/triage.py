@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjax_mri import results
 from fedjax_mri.errors import UserError
+from fedjax_mri.explain.words import percent
 from fedjax_mri.metrics import conformal, outliers, referral, temperature
 from fedjax_mri.record import TestResult
 
@@ -142,7 +143,7 @@ def reasons(verdict: Verdict, calibration: Calibration | None, references: int, 
         limit = f"the {asked:.2f} from which" if np.isfinite(asked) else "what it would take; at none"
         said.append(
             f"confidence {verdict.confidence:.2f} is below {limit} predictions on {calibration.test} were "
-            f"{calibration.wanted.accuracy:.0%} right"
+            f"{percent(calibration.wanted.accuracy)} right"
         )
     if verdict.chosen is not None and verdict.chosen.sum() > 1:
         others = [name for name, is_in in zip(classes, verdict.chosen) if is_in]

@@ -60,7 +60,12 @@ def sentence(title: str, name: str, found: Cover | None) -> str:
     if found is None:
         return f"{title} has nothing that speaks for {name}."
     spots = "one spot" if found.spots == 1 else f"{found.spots} spots"
-    share = "under 1 %" if found.share < 0.01 else f"{100 * found.share:.0f} %"
+    share = "under 1 %" if found.share < 0.01 else percent(found.share)
     text = f"{title} lights up {share} of the head, in {spots}, {found.place} of the picture"
-    beyond = f"; {100 * found.outside:.0f} % of what speaks for {name} lies outside of the head"
+    beyond = f"; {percent(found.outside)} of what speaks for {name} lies outside of the head"
     return text + (beyond if found.outside >= 0.01 else "") + "."
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in words."""
+    return f"{100 * share:.{digits}f} %"
