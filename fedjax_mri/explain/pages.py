@@ -138,7 +138,7 @@ def trust(this: Trained, calibration: Calibration | None) -> list[Part]:
         f"temperature {calibration.temperature:.2f}; confidence from which "
         f"{percent(calibration.wanted.accuracy)} are right: {reached}.",
         f"Sets at {percent(level)} hold the truth in {percent(sites.mean(), 1)} of cases on {calibration.other}, "
-        f"{percent(sites.min(), 1)} at the worst of {len(sites)} sites and {percent(np.median(sites), 1)} at the median.",
+        f"{percent(sites.min(), 1)} at the worst of {len(sites)} sites, {percent(np.median(sites), 1)} at the median.",
     ]
     drawn = svg(triage(calibration))
     return [Part("Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=this.synthetic)]
