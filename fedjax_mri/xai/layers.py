@@ -7,7 +7,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from fedjax_mri.errors import UserError
 from fedjax_mri.xai.method import Scores
-from fedjax_mri.xai.trace import CALLS, Values, bound, follow, read, traced
+from fedjax_mri.xai.trace import CALLS, Values, bound, follow, read, shape, traced
 
 # A layer's result is taken after the norm and nonlinearity that follow these.
 PRODUCTS = {"conv_general_dilated", "dot_general"}
@@ -45,24 +45,21 @@ def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
 def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
     """Equations and their outputs [B, h, w, C], h and w above 1, on every way from x to the scores; of neighbours of
     one size the last."""
-    equations, last = closed.jaxpr.eqns, last_uses(closed)
-    images, seen = closed.jaxpr.invars[0], dependent(closed)
-    waiting, found = {images}, dict[Any, tuple[int, Var]]()
-    previous, run = None, 0
-    for place, eqn in enumerate(equations):
+    last, images, seen = last_uses(closed), closed.jaxpr.invars[0], dependent(closed)
+    waiting, found = {images}, list[tuple[int, Var]]()
+    for place, eqn in enumerate(closed.jaxpr.eqns):
         waiting |= seen.intersection(eqn.outvars)
         waiting = {variable for variable in waiting if last.get(variable, -1) > place}
-        if len(waiting) == 1 and waiting <= set(eqn.outvars) and is_layer(eqn, images):
-            (variable,) = waiting
-            run += variable.aval.shape != previous
-            previous = variable.aval.shape
-            found[run] = place, variable
-    return list(found.values())
+        if waiting == {eqn.outvars[0]} and is_layer(eqn, images):
+            if found and shape(found[-1][1]) == shape(eqn.outvars[0]):
+                found.pop()
+            found.append((place, eqn.outvars[0]))
+    return found
 
 
 def is_layer(eqn: JaxprEqn, images: Var) -> bool:
-    shape = eqn.outvars[0].aval.shape
-    spatial = len(shape) == 4 and shape[0] == images.aval.shape[0] and min(shape[1:3]) > 1
+    size = shape(eqn.outvars[0])
+    spatial = len(size) == 4 and size[0] == shape(images)[0] and min(size[1:3]) > 1
     return spatial and eqn.primitive.name not in PRODUCTS | MOVES
 
 

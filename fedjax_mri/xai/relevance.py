@@ -24,7 +24,7 @@ from jax.extend.core import JaxprEqn
 
 from fedjax_mri.errors import UserError, known
 from fedjax_mri.xai.method import Scores
-from fedjax_mri.xai.trace import CALLS, CUSTOM, bound, run, traced
+from fedjax_mri.xai.trace import CALLS, CUSTOM, bound, run, shape, traced
 
 # (relevance of a layer's result, its parts, of which the second may be None) -> the slope of each part
 Spread = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array | None]]
@@ -132,12 +132,12 @@ def activated(rules: Rules, function: Callable[..., jax.Array], signal: Any, *ot
 
 def each(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -> Signal:
     """A linear function of several signals, part by part."""
-    shapes = [jnp.zeros_like(whole(signal)) for signal in signals]
+    zeros = [jnp.zeros_like(whole(signal)) for signal in signals]
 
     def part(values: tuple[jax.Array | None, ...]) -> Any:
         if all(value is None for value in values):
             return None
-        return function(*[zero if value is None else value for value, zero in zip(values, shapes)])
+        return function(*[zero if value is None else value for value, zero in zip(values, zeros)])
 
     return Signal(part(tuple(s.raised for s in signals)), part(tuple(s.lowered for s in signals)), kind)
 
@@ -177,7 +177,7 @@ def binding(eqn: JaxprEqn) -> Callable[..., Any]:
 
 def moves(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list[Any]:
     """What takes values elsewhere, or sums them; a mean or a gate spread over an image is a constant."""
-    grows = prod(eqn.outvars[0].aval.shape) > prod(eqn.invars[0].aval.shape)
+    grows = prod(shape(eqn.outvars[0])) > prod(shape(eqn.invars[0]))
     if grows and signal.kind != "plain":
         return bound(eqn, [constant(signal), *others])
     kind: Kind = "mean" if eqn.primitive.name == "reduce_sum" else signal.kind
@@ -195,14 +195,13 @@ def selects(rules: Rules, eqn: JaxprEqn, which: Any, *cases: Any) -> list[Any]:
 
 
 def sums(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    size = prod(eqn.outvars[0].aval.shape)
+    size = prod(shape(eqn.outvars[0]))
     a, b = (constant(v) if isinstance(v, Signal) and v.kind == "mean" and whole(v).size < size else v for v in (a, b))
     kinds = {value.kind for value in (a, b) if isinstance(value, Signal)}
     a, b = lifted(rules, a), lifted(rules, b)
     b = negated(rules, b) if eqn.primitive.name == "sub" else b
     kind: Kind = kinds.pop() if len(kinds) == 1 else "plain"
-    added = each(jnp.add, a, b, kind=kind)
-    return [added]
+    return [each(jnp.add, a, b, kind=kind)]
 
 
 def negates(rules: Rules, eqn: JaxprEqn, signal: Signal) -> list[Any]:

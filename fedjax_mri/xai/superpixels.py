@@ -20,7 +20,7 @@ def slic(x: jax.Array, across: int) -> jax.Array:
     may fall in pieces or be empty.
     """
     start = grid(x, across)
-    return jax.lax.map(lambda one: _slic(*one, across), (x, start))
+    return jax.lax.map(lambda pair: _slic(pair[0], pair[1], across), (x, start))
 
 
 def _slic(x: jax.Array, start: jax.Array, across: int) -> jax.Array:

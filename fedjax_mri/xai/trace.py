@@ -46,6 +46,11 @@ def read(values: Values, atom: Any) -> Any:
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
+def shape(atom: Any) -> tuple[int, ...]:
+    """Of a variable's or a literal's value."""
+    return atom.aval.shape
+
+
 def bound(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     """What an equation computes."""
     if eqn.primitive.name in CUSTOM:  # these are bound in ways that differ between versions of jax
