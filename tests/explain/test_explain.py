@@ -74,7 +74,7 @@ def test_each_image_gets_its_page_maps_and_measures(run, tmp_path, capsys) -> No
     rest = (tmp_path / "in", "--methods", "gradinput", "--out", out)
     assert (
         explain(run, *rest, "--masks", tmp_path / "masks", "--batch", 2, "--ensemble", run) == 0
-    )  # of itself: its own mean
+    )
     assert "3 explained, 0 refused" in capsys.readouterr().out
     with (out / "measures.csv").open() as file:
         lines = list(csv.DictReader(file))
