@@ -223,7 +223,7 @@ def explained(
     figures = one.measured(job.this.models, x, target, key, found, jnp.asarray(heads), scale)
     if lesions is not None:
         figures |= measures.against_mask(found, jnp.asarray(lesions))
-    return np.asarray(found), jax.tree.map(np.asarray, figures)
+    return np.asarray(found), {name: np.asarray(figures[name]) for name in maps.ORDER if name in figures}
 
 
 def lesions_of(group: Sequence[Read], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -14,6 +15,7 @@ from fedjax_mri.figures import STYLE
 from fedjax_mri.xai.measures import HALF
 
 SIDE = 2.9  # inches of a picture
+BRIGHT = 0.997  # share of pixels that the colours tell apart
 OPAQUE = 0.85  # of the strongest value; the weaker, the more of the image is seen
 
 
@@ -51,15 +53,21 @@ def grey(ax: Axes, image: np.ndarray, title: str = "") -> None:
 
 
 def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title: str) -> None:
-    """A map over its image: red for the class, blue against it, where there is either."""
+    """A map over its image; where values have both signs red speaks for the class, blue against it.
+
+    The few values beyond the last colour have that colour, and the bar a tip: one bright pixel would hide the rest.
+    """
     grey(ax, image, title)
-    most = float(np.abs(found).max()) or 1.0
-    style: dict[str, Any] = {"cmap": "coolwarm", "vmin": -most} if (found < 0).any() else {"cmap": "inferno", "vmin": 0}
-    picture = ax.imshow(found, vmax=most, alpha=OPAQUE * np.sqrt(np.abs(found) / most), **style)
+    size, signed = np.abs(found), bool((found < 0).any())
+    most = float(np.percentile(size, 100 * BRIGHT)) or float(size.max()) or 1.0
+    scale = Normalize(-most if signed else 0.0, most)
+    colours = ScalarMappable(scale, "berlin" if signed else "inferno")
+    ax.imshow(found, norm=scale, cmap=colours.cmap, alpha=OPAQUE * np.sqrt(np.minimum(size / most, 1.0)))
     units = ScalarFormatter()
     units.set_powerlimits((-2, 3))
-    colours = ScalarMappable(picture.norm, picture.cmap)
-    bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units)
+    tip: Any = "both" if signed else "max"
+    tip = tip if size.max() > most else "neither"
+    bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units, extend=tip)
     bar.ax.tick_params(labelsize=6.5)
     bar.outline.set_visible(False)
 

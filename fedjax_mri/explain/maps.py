@@ -28,6 +28,11 @@ NAMES = {  # as they are written
     "lrp": "LRP",
 }
 
+ORDER = (  # of measures in tables; compiled functions give them in alphabetical order
+    *("pointing", "energy inside", "IoU", "activation intensity", "region coverage", "sparseness"),
+    *("deletion", "insertion", "faithfulness", "sensitivity"),
+)
+
 
 class Measuring(NamedTuple):
     """How maps are measured by asking the network again."""
