@@ -81,7 +81,16 @@ def mean_maps(
     this: Trained, method: Method, models: Sequence[Model], x: jax.Array, target: jax.Array, key: jax.Array
 ) -> jax.Array:
     """The models' mean map [B, H, W]."""
-    return jnp.stack([method(partial(this.apply, model), x, target, key) for model in models]).mean(0)
+    return jnp.stack([method(partial(told_apart, this, [model]), x, target, key) for model in models]).mean(0)
+
+
+def told_apart(this: Trained, models: Sequence[Model], x: jax.Array) -> jax.Array:
+    """Logits [B, K] less their mean over classes.
+
+    A prediction does not change when all logits rise together; without this a map might show what makes them rise.
+    """
+    logits = scores(this.apply, models, x)
+    return logits - logits.mean(1, keepdims=True)
 
 
 def measured(
@@ -97,7 +106,7 @@ def measured(
     scale: jax.Array,
 ) -> dict[str, jax.Array]:
     """All that needs no true lesion; pixels taken away show the darkest value of their image."""
-    ask, black = partial(scores, this.apply, models), x.min((1, 2, 3), keepdims=True)
+    ask, black = partial(told_apart, this, models), x.min((1, 2, 3), keepdims=True)
     return {
         "activation intensity": measures.activation_intensity(found, scale),
         "region coverage": measures.region_coverage(found, brain, scale),
