@@ -90,7 +90,9 @@ def told_apart(this: Trained, models: Sequence[Model], x: jax.Array) -> jax.Arra
     A prediction does not change when all logits rise together; without this a map might show what makes them rise.
     """
     logits = scores(this.apply, models, x)
-    return logits - logits.mean(1, keepdims=True)
+    count = logits.shape[1]
+    # As a matrix, which LRP takes for a layer: a mean it would take for a norm's, and no relevance goes through those.
+    return jnp.matmul(logits, jnp.eye(count) - 1 / count, precision="highest")
 
 
 def measured(
