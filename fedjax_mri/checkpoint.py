@@ -28,6 +28,10 @@ class Checkpoints:
         """The newest complete checkpoint's round."""
         return self._manager.latest_step()
 
+    def rounds(self) -> list[int]:
+        """Of all complete checkpoints."""
+        return sorted(self._manager.all_steps())
+
     def save(self, round: int, state: PyTree) -> None:
         """Returns when the state is on disk. Raises UserError, with the earlier checkpoints kept, when it cannot be."""
         import orbax.checkpoint as ocp

@@ -86,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
     sweep_.add_argument("--slurm", type=int, metavar="N", help=text)
     report_ = command("report", report, "write a run's report.html again, or draw what a study has found", "run")
     report_.add_argument("--target", type=float, help="accuracy to be reached in a study (default: 95 %% of the best)")
+    text = "explain a few test examples by these methods, with commas, at each checkpoint that was kept"
+    report_.add_argument("--methods", help=text)
     text = "write who a run's model serves how well: audit.csv, .md and .png in its folder"
     audit_ = command("audit", audit, text, "run")
     audit_.add_argument(
@@ -101,6 +103,16 @@ def parser() -> argparse.ArgumentParser:
     convert_.add_argument("--force", action="store_true", help="overwrite what is there")
     text = "mean of N draws of the model, and their standard deviation beside it"
     convert_.add_argument("--samples", type=int, default=0, metavar="N", help=text)
+    text = "predict, explain and measure images by a run's classifier, with a page for each"
+    explain_ = command("explain", explain, text, "run")
+    explain_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM slices, or folders of them")
+    explain_.add_argument("--methods", default="gradcam,ig,lrp", help="by name, with commas (default: gradcam,ig,lrp)")
+    explain_.add_argument("--out", type=pathlib.Path, required=True, help="folder for a folder of results an image")
+    explain_.add_argument("--force", action="store_true", help="overwrite what is there")
+    text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
+    explain_.add_argument("--ensemble", type=pathlib.Path, action="append", default=[], metavar="RUN", help=text)
+    text = "folder of PNG of the inputs' names, white where the lesion is: maps are measured against it"
+    explain_.add_argument("--masks", type=pathlib.Path, metavar="FOLDER", help=text)
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
     phantom_.add_argument("--sites", type=int, default=6)
     phantom_.add_argument("--seed", type=int, default=0)
@@ -140,11 +152,25 @@ def train(words: argparse.Namespace, flags: Sequence[str]) -> int:
             return 128 + stopped
         if processes.main():
             print(results.headline(folders[name]), flush=True)
+        if one.explanations:
+            explain_few(folders[name], one.explanations)
     if processes.main():
         from fedjax_mri import report  # matplotlib, after the run
 
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
+
+
+def explain_few(run: pathlib.Path, names: Sequence[str]) -> None:
+    """A run's few test examples explained, for its report; in one process."""
+    import jax
+
+    from fedjax_mri.explain import rounds
+
+    if jax.process_count() > 1:
+        print(f"explanations: left out by several processes; fedjax-mri report {run} --methods {','.join(names)}")
+        return
+    rounds.save(run, names, lambda line: print(line, flush=True))
 
 
 def resolved(path: pathlib.Path, flags: Sequence[str], only: str | None = None) -> dict[str, Any]:
@@ -215,6 +241,8 @@ def report(words: argparse.Namespace, flags: Sequence[str]) -> None:
     )
     if not folders:
         raise UserError(f"{words.run}: no run there; give the folder that `train` wrote")
+    for folder in folders if words.methods else []:
+        explain_few(folder, words.methods.split(","))
     print(report.write([results.load(folder) for folder in folders], words.run / "report.html"))
 
 
@@ -250,6 +278,22 @@ def convert(words: argparse.Namespace, flags: Sequence[str]) -> int:
         converted, refused = command.convert(job, files, bar.say, bar.step)
     print(f"{converted} converted, {refused} refused")
     return 1 if refused else 0
+
+
+def explain(words: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Each input's page; 1 where some inputs or methods were refused."""
+    from fedjax_mri import config
+    from fedjax_mri.convert import discover
+    from fedjax_mri.explain import command
+
+    settings = config.override(command.Settings(), flags, "fedjax-mri explain")
+    runs, names = [words.run, *words.ensemble], words.methods.split(",")
+    job = command.prepare(runs, names, words.out, print, words.force, words.masks, settings)
+    files = discover.find(words.inputs, words.out)
+    with Bar(len(files), "file") as bar:
+        explained, refused = command.explain(job, files, bar.say, bar.step)
+    print(f"{explained} explained, {refused} refused" + (f": {words.out / 'index.html'}" if explained else ""))
+    return 1 if refused or len(job.explainers) < len(set(names)) else 0
 
 
 def phantom(words: argparse.Namespace, flags: Sequence[str]) -> None:

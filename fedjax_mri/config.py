@@ -30,6 +30,7 @@ from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.imports import imported
 from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.xai import methods
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,15 @@ class Experiment:
     plan: Plan = field(default_factory=Plan)
     keep: int = 2  # newest checkpoints that stay on disk
     early: Early = field(default_factory=Early)
+    explanations: tuple[str, ...] = ()  # methods by which the report explains a few test examples: gradcam, lrp, ...
     pictures: bool = False  # a few examples after each evaluation, in RUN/pictures, where the task has pictures to show
 
     def __post_init__(self) -> None:
         for name in ("rounds", "evaluate_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name in self.explanations:
+            methods.settings(name)
 
 
 def load(path: str | pathlib.Path) -> dict[str, Experiment]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -48,10 +49,12 @@ class Part(NamedTuple):
     """A piece of a page: what there is of it is shown in this order."""
 
     title: str = ""
+    words: Sequence[str] = ()  # paragraphs
     svg: Markup | None = None
     image: str = ""  # a data URI
     caption: str = ""
     table: Table | None = None
+    whole: bool = False  # all rows of the table are shown at once
     settings: dict[str, Any] | None = None
     synthetic: bool = False
 
@@ -89,3 +92,15 @@ def png(image: np.ndarray) -> str:
 def uri(png: bytes) -> str:
     """A data URI of a PNG file's bytes."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def embedded(figure: Figure) -> str:
+    """A data URI of the figure as PNG."""
+    return uri(encoded(figure))
+
+
+def encoded(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

@@ -29,8 +29,11 @@ class Restored(NamedTuple):
     state: State  # of the newest checkpoint, or the best
 
 
-def restore(run: pathlib.Path, best: bool = False) -> Restored:
-    """The newest state of a run, or its best, and what it belongs to. Raises UserError where the folder holds none."""
+def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> Restored:
+    """The newest state of a run, or its best, or that after `round`, and what it belongs to.
+
+    Raises UserError where the folder holds none.
+    """
     config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
     shape, labels = tuple(saved["image"]), tuple(saved.get("labels", ()))
     described = Described(shape, tuple(saved["classes"]), saved["clients"], labels)
@@ -39,7 +42,7 @@ def restore(run: pathlib.Path, best: bool = False) -> Restored:
     sim = assemble(replace(config, init_from=""), described, nobody, plan)  # what it started from may be gone
     like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
     folder = run / "best" if best else run
-    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like))
+    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like, round))
 
 
 def judge(

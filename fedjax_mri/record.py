@@ -39,3 +39,5 @@ class RunRecord(NamedTuple):
     # of a run that translates, and so has no `tests`:
     kept: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({})  # test set -> fields [n, ...]; "client" [n]
     shown: Mapping[str, np.ndarray] = MappingProxyType({})  # fields [s, ...] of a few examples
+    # of a run that explains: rounds [R], truth [s], image and mask [s, S, S], chance [R, s], "map/METHOD" [R, s, S, S]
+    explained: Mapping[str, np.ndarray] = MappingProxyType({})

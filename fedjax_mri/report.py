@@ -14,11 +14,12 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedjax_mri import translation_report
+from fedjax_mri import explanation_report, translation_report
 from fedjax_mri.data.client_data import Table
 from fedjax_mri.figures import COLOURS, INK, RED, STYLE, WIDE, distinct, panels, png, svg
 from fedjax_mri.metrics import classification
@@ -44,7 +45,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
 
 def publish(path: Path, **content: Any) -> Path:
     """Writes the page of that content to `path`, whole or not at all, and returns it."""
-    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": []}
+    empty: dict[str, Any] = {"warnings": [], "comparison": None, "runs": [], "parts": [], "maker": "fedjax-mri report"}
     return _replace(Path(path), _template().render(**(empty | content)))
 
 
@@ -90,6 +91,7 @@ def _section(run: RunRecord) -> dict[str, Any]:
         "headline": _headline([run]) if run.tests else None,
         "curves": svg(_curves([run])) if run.tests else None,
         "parts": translation_report.parts([run]) if run.kept else [],
+        "explained": explanation_report.parts(run),
         "tests": [_test(run, name, result) for name, result in run.tests.items()],
         "partition": svg(_partition_bars(run) if few else _partition_overview(run)),
         "shares": _partition_table(run) if few else _partition_quantiles(run),
@@ -218,6 +220,8 @@ def _history(run: RunRecord) -> Table:
 
 def _number(value: Any) -> str:
     """Whole numbers whole, shares with three digits, large numbers with fewer; a dash for nan."""
+    if isinstance(value, Markup):
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):

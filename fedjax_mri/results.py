@@ -17,6 +17,8 @@ from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.record import RunRecord, TestResult
 from fedjax_mri.tasks.task import Task
 
+EXPLANATIONS = "explanations.npz"
+
 
 def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, float]:
     """Headline figures of each test set as "test set/figure", pooled and over clients."""
@@ -55,10 +57,10 @@ def save(
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    sampled, shown, names = str(arrays["sampled"]), under(arrays, "shown/"), _names(arrays)
+    sampled, examples, names = str(arrays["sampled"]), under(arrays, "shown/"), _names(arrays)
     tests = {name: _test(arrays, name) for name in names if f"{name}/truth" in arrays}
     if tests:
-        tests[sampled] = TestResult(*tests[sampled][:4], shown["image"], shown["truth"], shown["predictions"])
+        tests[sampled] = TestResult(*tests[sampled][:4], examples["image"], examples["truth"], examples["predictions"])
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
@@ -72,8 +74,14 @@ def load(run: pathlib.Path) -> RunRecord:
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
         kept={} if tests else {name: under(arrays, f"{name}/") for name in names},
-        shown={} if tests else shown,
+        shown={} if tests else examples,
+        explained=_arrays(run / EXPLANATIONS) if (run / EXPLANATIONS).exists() else {},
     )
+
+
+def shown(run: pathlib.Path) -> dict[str, np.ndarray]:
+    """Fields [s, ...] of a few examples of the first test set. Raises UserError as `load` does."""
+    return under(_arrays(run / "results.npz"), "shown/")
 
 
 def sites(run: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ RUN/events.*            the same for TensorBoard
 RUN/checkpoints/        by Orbax
 RUN/best/               the best of them, where `early` says what is best
 RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
+RUN/explanations.npz    maps of a few test examples by each kept state, where `explanations` asks for them
 RUN/results.npz         final tallies and predictions
 RUN/report.html
 """
@@ -30,7 +31,7 @@ from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
 # What may differ when a run is continued: none of it changes what a round does.
-FREE = ("rounds", "plan", "keep", "early", "pictures")
+FREE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 

@@ -1,6 +1,5 @@
 """What the report says of runs that translate: system E's table, tissues, lesions, curves, sites and pictures."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedjax_mri import pictures
 from fedjax_mri.data.client_data import Table
-from fedjax_mri.figures import COLOURS, WIDE, Part, panels, svg, uri
+from fedjax_mri.figures import COLOURS, WIDE, Part, embedded, panels, svg
 from fedjax_mri.metrics import distance
 from fedjax_mri.record import RunRecord
 
@@ -131,10 +130,3 @@ def sites(run: RunRecord) -> Figure:
     ax.set(title="SSIM by site", xlabel="sites, from the least", ylabel="SSIM")
     ax.legend()
     return figure
-
-
-def embedded(figure: Figure) -> str:
-    """A data URI of the figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return uri(buffer.getvalue())

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_mri import cli, trees
+from fedjax_mri import cli, config, trees
+from fedjax_mri.explain.command import Settings
 from fedjax_mri.fed import engine, evaluate, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import Simulation
@@ -54,18 +55,24 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
     assert moved(fedprox(5.0))[0] < 0.9 * free
 
 
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", (HOME / "README.md").read_text(), re.M)
+COMMAND = re.compile(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", re.M)
+COMMANDS = COMMAND.findall((HOME / "README.md").read_text())
+EXPERIMENT = config.load(HOME / "configs" / "quickstart.py")[""]
+EXPLAINING = COMMAND.findall((HOME / "docs" / "explanation.md").read_text())
 
 
 def test_the_readme_shows_commands() -> None:
-    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert"}
+    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert", "explain"}
     assert {name for name, _ in COMMANDS} == names
 
 
-@pytest.mark.parametrize(("name", "rest"), COMMANDS)
+@pytest.mark.parametrize(("name", "rest"), COMMANDS + EXPLAINING)
 def test_commands_of_the_readme_are_understood(name, rest) -> None:
-    words, _ = cli.parser().parse_known_args([name, *rest.split()])
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert words.command.__name__ == name
+    settings = {"explain": Settings(), "train": EXPERIMENT}.get(name)
+    if settings is not None and (name, rest) in EXPLAINING:
+        config.override(settings, flags)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", (HOME / "README.md").read_text(), re.M))

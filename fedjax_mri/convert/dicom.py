@@ -51,7 +51,7 @@ def check_object(dataset: Any, source: str) -> None:
         raise UserError("holds no image: give CT or MR images")
     modality, kind = dataset.get("Modality"), list(dataset.get("ImageType") or ())
     if modality != source.upper():
-        raise UserError(f"its modality is {modality or 'not stated'}, not {source.upper()}: choose another --to")
+        raise UserError(f"its modality is {modality or 'not stated'}, not {source.upper()}: give {source.upper()}")
     if "LOCALIZER" in kind:
         raise UserError("a localizer, not a slice: leave it out")
     missing = [name for name in NEEDED if not dataset.get(name)]

@@ -55,13 +55,14 @@ def groups(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:
 
 def stacked(group: list[Slice], conversion: Conversion, size: tuple[int, int], batch: int) -> np.ndarray:
     """Slices as the model wants them, [batch, H, W]; the last repeated where there are fewer."""
-
-    def ready(one: Slice) -> np.ndarray:
-        shown = one.picture.displayed
-        return units.entering(grid.fit(one.image, size, units.background(shown, conversion)), shown, conversion)
-
-    made = [ready(one) for one in group]
+    made = [ready(one.image, one.picture.displayed, conversion, size) for one in group]
     return np.stack(made + made[-1:] * (batch - len(group)))
+
+
+def ready(image: np.ndarray, displayed: bool, conversion: Conversion, size: tuple[int, int]) -> np.ndarray:
+    """A slice [h, w] in the file's units as the model wants it, [H, W]."""
+    fitted = grid.fit(image, size, units.background(displayed, conversion))
+    return units.entering(fitted, displayed, conversion)
 
 
 def model(translator: Translator, conversion: Conversion, samples: int) -> Model:

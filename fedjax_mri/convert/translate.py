@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import judge, trees
+from fedjax_mri import judge
 from fedjax_mri.errors import UserError
-from fedjax_mri.fed import evaluate, oneshot
 from fedjax_mri.judge import Restored
+from fedjax_mri.models import clients, own
 from fedjax_mri.tasks.task import Model
 
 
@@ -34,7 +34,8 @@ def translate(run: pathlib.Path, to: str) -> Translator:
     """
     this = judge.restore(run, best=(run / "best").is_dir())
     check(this, run, to)
-    models = [own(this), *clients(this)]
+    probe = filled("ct", np.zeros((1, *this.described.image), np.float32))
+    models = [own(this), *clients(this, probe)]
 
     @partial(jax.jit, static_argnums=2)
     def predict(model: Model, batch: dict[str, jax.Array], to: str) -> jax.Array:
@@ -68,37 +69,3 @@ def check(this: Restored, run: pathlib.Path, to: str) -> None:
         raise UserError(f"{run}: its task, {kind}, wants {error}: {remedy}") from None
     if not (isinstance(made, dict) and to in made):
         raise UserError(f"{run}: its task, {kind}, makes no {to.upper()}: {remedy}")
-
-
-def own(this: Restored) -> Model:
-    """The model that a site gets which took no part."""
-    state, task = this.state, this.sim.task
-    nobody = np.array([-1], np.int32)
-    pick = evaluate.own if this.plan.clients == "host" else jax.jit(evaluate.own)
-    part = trees.take(pick(state.clients, nobody), jnp.int32(0))
-    if task.newcomer is not None:
-        part = evaluate.received(task, state.server.model, part, jnp.int32(-1))
-    return jax.device_put(trees.join(state.server.model, part))
-
-
-def clients(this: Restored) -> list[Model]:
-    """The models of all clients that have trained, on the host; none where they translate as the server's does."""
-    state = this.state
-    trained = np.flatnonzero(np.asarray(state.clients.rounds))
-    if this.sim.algorithm.member is not None:
-        many = oneshot.members(this.sim, state)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], many) for i in range(len(trained))]
-    if not personal(this):
-        return []
-    parts = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state.clients.model) for i in trained]
-    return [trees.join(state.server.model, part) for part in parts]
-
-
-def personal(this: Restored) -> bool:
-    """Whether `predict` reads what clients keep: an image pool or a discriminator of their own translates nothing."""
-    task, batch = this.sim.task, filled("ct", np.zeros((1, *this.described.image), np.float32))
-    model = jax.eval_shape(task.init, jax.random.key(0))
-    program = jax.make_jaxpr(lambda model: task.predict(model.params, model.carry, batch))(model).jaxpr
-    read = {id(variable) for step in program.eqns for variable in step.invars} | {id(out) for out in program.outvars}
-    travels = jax.tree.leaves(task.shared(model))
-    return any(id(leaf) in read for leaf, shared in zip(program.invars, travels, strict=True) if not shared)

@@ -54,7 +54,8 @@ def showing(task: Task) -> Task:
     """`task` of which nothing is measured, and all that it shows is kept."""
 
     def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        return {"image": batch["image"], **task.kept(task.predict(params, carry, batch), batch)}
+        there: dict[str, jax.Array] = {name: batch[name] for name in ("image", "mask") if name in batch}
+        return {**there, **task.kept(task.predict(params, carry, batch), batch)}
 
     return task._replace(predict=task.shown or shown, evaluate=lambda *_: (), kept=lambda shown, _: shown)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,20 @@ from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Phase, PyTree, Task, everything, mean
+from fedjax_mri.tasks.task import (
+    Batch,
+    Carry,
+    Classifier,
+    Loss,
+    Metrics,
+    Model,
+    Params,
+    Phase,
+    PyTree,
+    Task,
+    everything,
+    mean,
+)
 
 DROPS, MIXES = 2**31 - 1, 2**31 - 2  # places among a step's keys, which augmentation numbers by image
 TINY = 1e-30  # a probability whose logarithm is still finite
@@ -68,13 +82,17 @@ def classify(settings: Classify, net: Net) -> Task:
     def moves(params: Params) -> PyTree:
         return jax.tree.map(lambda still: not still, chosen(params, settings.frozen))
 
-    def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
-        x = preprocess(settings.preprocess, batch["image"])
+    seen = partial(preprocess, settings.preprocess)
+
+    def logits(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
         views = (x, x[:, :, ::-1]) if settings.mirror else (x,)
-        each = [net.apply(params, carry, view, batch["weight"], False)[0] for view in views]
+        each = [net.apply(params, carry, view, jnp.ones(len(x), jnp.float32), False)[0] for view in views]
         return sum(each, start=jnp.float32(0)) / len(views)
 
-    return classifier(net, loss, scores, settings.statistics, moves)
+    def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
+        return logits(params, carry, seen(batch["image"]))
+
+    return classifier(net, loss, scores, settings.statistics, moves)._replace(classifier=Classifier(seen, logits))
 
 
 def classifier(net: Net, loss: Any, scores: Any, statistics: str, moves: Any = everything) -> Task:

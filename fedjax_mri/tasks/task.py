@@ -37,6 +37,13 @@ def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:
     return {"predictions": prediction, "truth": batch["label"]}
 
 
+class Classifier(NamedTuple):
+    """A classifier in two steps, for those who ask what its network made of what it saw."""
+
+    seen: Callable[[jax.Array], jax.Array]  # images [B, H, W, C] as read -> as the network sees them, float32
+    scores: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, logits [B, K]
+
+
 class Task(NamedTuple):
     """What is learnt."""
 
@@ -55,6 +62,7 @@ class Task(NamedTuple):
     # fields [B, ...] of what the report shows of a few examples; None: image, truth and prediction
     shown: Callable[[Params, Carry, Batch], dict[str, jax.Array]] | None = None
     headline: tuple[str, ...] = ("accuracy", "f1")  # of the summary, what a user looks at first
+    classifier: Classifier | None = None  # None: there is no one image and no scores of classes
 
 
 def everything(tree: PyTree) -> PyTree:

@@ -85,7 +85,7 @@ REFUSED = {  # name -> how it is made, what is said
     "deflated.dcm": (bundled("image_dfl.dcm"), "Deflated Explicit VR Little Endian is not supported"),
     "report.dcm": (bundled("test-SR.dcm"), "holds no image"),
     "cut.dcm": (lambda p: (slice_of_ct(p), p.write_bytes(p.read_bytes()[:-20000])), "cut short"),
-    "mr.dcm": (bundled("MR_small.dcm"), "its modality is MR, not CT: choose another --to"),
+    "mr.dcm": (bundled("MR_small.dcm"), "its modality is MR, not CT: give CT"),
     "scout.dcm": (lambda p: slice_of_ct(p, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),
     "unscaled.dcm": (lambda p: slice_of_ct(p, RescaleSlope=None), "not in HU"),
     "huge.dcm": (lambda p: slice_of_ct(p, Rows=65535, Columns=65535), "65535 x 65535 pixels: raise --limits.pixels"),

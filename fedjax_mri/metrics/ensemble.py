@@ -1,0 +1,32 @@
+"""Several models' predictions as one, and how far they disagree (Lakshminarayanan et al. 2017, deep ensembles).
+
+Members are the models of seeds, clients or algorithms: probabilities [K, n, C].
+"""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Uncertainty(NamedTuple):
+    """Entropies in nats, each [n]; the first is the sum of the others (Depeweg et al. 2018)."""
+
+    total: jax.Array  # of the mean prediction
+    aleatoric: jax.Array  # the members' mean entropy: what they all find hard
+    epistemic: jax.Array  # mutual information: what they disagree on
+
+
+def mean(probabilities: jax.Array) -> jax.Array:
+    """The ensemble's prediction, [n, C]."""
+    return probabilities.mean(0)
+
+
+def uncertainty(probabilities: jax.Array) -> Uncertainty:
+    """Of the ensemble's predictions."""
+    total, each = entropy(mean(probabilities)), entropy(probabilities).mean(0)
+    return Uncertainty(total, each, total - each)
+
+
+def entropy(probabilities: jax.Array) -> jax.Array:
+    """In nats, over the last axis."""
+    return -jax.scipy.special.xlogy(probabilities, probabilities).sum(-1)
