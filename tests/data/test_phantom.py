@@ -237,7 +237,7 @@ def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
         "show_mr": lambda scan: scan,
         "white_mr": lambda scan: jnp.float32(1),
         "draw_texture": lambda *_: SimpleNamespace(bias=None),
-        "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), None),
+        "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), jnp.float32(1)),
     }.items():
         monkeypatch.setattr(f"fedjax_mri.data.phantom.patient.{name}", stand_in)
     site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
