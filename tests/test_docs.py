@@ -18,6 +18,7 @@ from fedjax_mri.fed.engine import Simulation
 from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Everyone, Population
+from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 
 HOME = pathlib.Path(__file__).parent.parent
@@ -53,6 +54,19 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
     assert error < 0.2 and free > 0.1
     np.testing.assert_allclose(moved(fedprox(0.0)), (free, error), rtol=1e-5)
     assert moved(fedprox(5.0))[0] < 0.9 * free
+
+
+def test_the_code_of_the_page_on_explanation_explains_each_client_s_model() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "explanation.md").read_text(), re.S)
+    net = CNNSettings(widths=(4,), norm="none").build((8, 8, 1), 3, Compute("xla"))
+    params, carry = net.init(jax.random.key(0))
+    x, target = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1)), jnp.array([0, 2], jnp.int32)
+    names = {"jax": jax, "jnp": jnp, "net": net, "params": params, "carry": carry, "x": x, "target": target}
+    names |= {"key": jax.random.key(2), "stacked_params": jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), params)}
+    exec(code, names)
+    assert names["maps"].shape == (2, 8, 8) and names["of_clients"].shape == (2, 2, 8, 8)
+    np.testing.assert_allclose(names["of_clients"][0], names["maps"], rtol=1e-4, atol=1e-6)
+    assert np.abs(names["of_clients"][1] - names["maps"]).max() > 1e-3
 
 
 COMMAND = re.compile(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", re.M)
