@@ -214,9 +214,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(plain: dict[str, Any]) -> Any:
-    """The inverse of `to_dict`, also after a round trip through JSON, which turns tuples into lists."""
-    values = {name: value for name, value in plain.items() if name != "class"}
-    return imported(plain["class"], "class")(**{name: _restored(value) for name, value in values.items()})
+    """The inverse of `to_dict`, also after a round trip through JSON, which turns tuples into lists.
+
+    Raises UserError where another version of the package has written it, with fields that there are no more.
+    """
+    made: Any = imported(plain["class"], "class")
+    values = {name: _restored(value) for name, value in plain.items() if name != "class"}
+    gone = values.keys() - {one.name for one in dataclasses.fields(made)}
+    if gone:
+        raise UserError(f"{made.__name__}.{min(gone)}: not a field of this version; use the one that wrote the config")
+    return made(**values)
 
 
 def digest(config: Any) -> str:

@@ -53,6 +53,13 @@ def test_nested_choices_survive_too(one) -> None:
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(one)))) == one
 
 
+def test_a_config_of_another_version_is_refused_with_the_field() -> None:
+    plain = configs.to_dict(BASE)
+    plain["task"]["widths"] = [16, 32]
+    with pytest.raises(UserError, match=r"^Classify\.widths: not a field of this version"):
+        configs.from_dict(plain)
+
+
 def test_flags_reach_every_depth() -> None:
     flags = "--rounds 7 --local.optimizer optax.sgd --data.sites.mr-noise 0 0.1 --sampling.cohort 5"
     changed = configs.override(BASE, [*flags.split(), "--task.network.widths", "8", "16"])
