@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import toys
 
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
@@ -19,19 +19,19 @@ TARGET = jnp.array([0, 2])
 
 
 def scores(x: jax.Array) -> jax.Array:
-    return tiny.apply(tiny.params(), x)
+    return toys.apply(toys.params(), x)
 
 
 def test_gradcam_on_a_mean_and_a_linear_head_is_cam() -> None:
-    x, weights = tiny.images(), tiny.params()
-    maps, dense = np.asarray(tiny.features(weights, x), np.float64), np.asarray(weights["dense"], np.float64)
+    x, weights = toys.images(), toys.params()
+    maps, dense = np.asarray(toys.features(weights, x), np.float64), np.asarray(weights["dense"], np.float64)
     wanted = np.einsum("bhwc,cb->bhw", maps, dense[:, TARGET]) / 64
     features, tail = cut(scores, x, -1)
     found = cam.by_mean_gradient(features, gradient(tail, features, TARGET))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     logits = np.asarray(scores(x))[np.arange(2), TARGET]
     np.testing.assert_allclose(found.sum((1, 2)) + weights["bias"][TARGET], logits, rtol=1e-4)
-    shown = tiny.explain(cam.GradCAM(), scores, x, TARGET, jax.random.key(0))
+    shown = toys.explain(cam.GradCAM(), scores, x, TARGET, jax.random.key(0))
     np.testing.assert_allclose(shown, np.maximum(wanted, 0), rtol=1e-4, atol=1e-6)
 
 
@@ -73,13 +73,13 @@ def test_the_head_and_the_tail_are_the_network() -> None:
         return net.apply(*model, x, jnp.ones(2), False)[0]
 
     for layer in (-1, -2):
-        features, tail = cut(scores, tiny.images(), layer)
-        np.testing.assert_allclose(tail(features), scores(tiny.images()), rtol=1e-5)
+        features, tail = cut(scores, toys.images(), layer)
+        np.testing.assert_allclose(tail(features), scores(toys.images()), rtol=1e-5)
         assert features.shape == (2, 8 >> (-layer == 1), 8 >> (-layer == 1), 8)
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match=r"layer=-2: .* of 1 sizes, give -1 to -1"):
-        cut(scores, tiny.images(), -2)
+        cut(scores, toys.images(), -2)
     with pytest.raises(UserError, match="of 0 sizes, so it has no CAM"):
-        cut(lambda x: x.reshape(2, -1)[:, :3], tiny.images(), -1)
+        cut(lambda x: x.reshape(2, -1)[:, :3], toys.images(), -1)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import toys
 
 from fedjax_mri.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
+from fedjax_mri.nets.head import HeadSettings
 from fedjax_mri.nets.layers import max_pool, overlapping_max_pool
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import VGGSettings
@@ -24,25 +25,25 @@ RULES = ["epsilon", "gamma", "alphabeta", "composite"]
 
 def plain(x: jax.Array) -> jax.Array:
     """ReLU, both max pools, a residual sum; no bias."""
-    weights = tiny.params()
-    y = max_pool(jax.nn.relu(tiny.conv(x, weights["first"])))
-    y = overlapping_max_pool(jax.nn.relu(y + tiny.conv(y, weights["second"])))
+    weights = toys.params()
+    y = max_pool(jax.nn.relu(toys.conv(x, weights["first"])))
+    y = overlapping_max_pool(jax.nn.relu(y + toys.conv(y, weights["second"])))
     return y.mean((1, 2)) @ weights["dense"]
 
 
 def test_epsilon_to_zero_is_gradient_times_image_and_keeps_the_logit() -> None:
-    x = tiny.images()
-    found = tiny.explain(LRP("epsilon", 1e-7), plain, x, TARGET, KEY)
-    np.testing.assert_allclose(found, tiny.explain(GradientInput(), plain, x, TARGET, KEY), rtol=1e-3, atol=1e-5)
+    x = toys.images()
+    found = toys.explain(LRP("epsilon", 1e-7), plain, x, TARGET, KEY)
+    np.testing.assert_allclose(found, toys.explain(GradientInput(), plain, x, TARGET, KEY), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(residual(plain, x, TARGET, found), 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("rule", ["gamma", "composite"])
 def test_without_biases_the_rules_keep_the_logit_too(rule) -> None:
-    x = tiny.images()
-    found = tiny.explain(LRP(rule, 1e-7), plain, x, TARGET, KEY)
+    x = toys.images()
+    found = toys.explain(LRP(rule, 1e-7), plain, x, TARGET, KEY)
     np.testing.assert_allclose(residual(plain, x, TARGET, found), 0, atol=1e-3)
-    assert np.abs(found - tiny.explain(GradientInput(), plain, x, TARGET, KEY)).max() > 1e-3
+    assert np.abs(found - toys.explain(GradientInput(), plain, x, TARGET, KEY)).max() > 1e-3
 
 
 def test_the_residual_is_what_a_bias_took() -> None:
@@ -51,7 +52,7 @@ def test_the_residual_is_what_a_bias_took() -> None:
     def scores(x: jax.Array) -> jax.Array:
         return x.reshape(2, 4) @ jnp.ones((4, 3)) + bias[None]
 
-    found = tiny.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY)
+    found = toys.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY)
     np.testing.assert_allclose(residual(scores, x, TARGET, found), [1 / 5, 3 / 7], rtol=1e-5)
 
 
@@ -87,7 +88,7 @@ def test_rules_are_those_of_the_papers(rule) -> None:
         return y
 
     x = rng.normal(size=(2, 2, 2, 1)).astype(np.float32)
-    found = tiny.explain(LRP(rule, 0.0), scores, jnp.asarray(x), TARGET, KEY)
+    found = toys.explain(LRP(rule, 0.0), scores, jnp.asarray(x), TARGET, KEY)
     wanted = [by_hand(one.ravel(), layers, target, rule) for one, target in zip(x, TARGET.tolist())]
     np.testing.assert_allclose(found.reshape(2, -1), wanted, rtol=2e-3, atol=1e-4)
 
@@ -95,21 +96,21 @@ def test_rules_are_those_of_the_papers(rule) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_norm_counts_as_part_of_its_convolution(rule) -> None:
     """Scale and shift after a convolution explain as the convolution that has them merged into it."""
-    weights, rng = tiny.params(), np.random.default_rng(0)
+    weights, rng = toys.params(), np.random.default_rng(0)
     scale, shift = (jnp.asarray(rng.normal(size=4), jnp.float32) for _ in range(2))
 
     def apart(x: jax.Array) -> jax.Array:
-        y = tiny.conv(x, weights["first"]) * scale[None, None, None] + shift[None, None, None]
+        y = toys.conv(x, weights["first"]) * scale[None, None, None] + shift[None, None, None]
         return jax.nn.relu(y).mean((1, 2)) @ weights["dense"]
 
     def merged(x: jax.Array) -> jax.Array:
-        y = tiny.conv(x, weights["first"] * scale[None, None, None]) + shift[None, None, None]
+        y = toys.conv(x, weights["first"] * scale[None, None, None]) + shift[None, None, None]
         return jax.nn.relu(y).mean((1, 2)) @ weights["dense"]
 
-    settings, x = LRP(rule), tiny.images()
+    settings, x = LRP(rule), toys.images()
     np.testing.assert_allclose(
-        tiny.explain(settings, apart, x, TARGET, KEY),
-        tiny.explain(settings, merged, x, TARGET, KEY),
+        toys.explain(settings, apart, x, TARGET, KEY),
+        toys.explain(settings, merged, x, TARGET, KEY),
         rtol=1e-3,
         atol=1e-5,
     )
@@ -117,21 +118,21 @@ def test_a_norm_counts_as_part_of_its_convolution(rule) -> None:
 
 def test_gates_and_statistics_are_constants() -> None:
     """SiLU then a norm by the deviation: relevance in proportion to the values, none to the deviation."""
-    x = tiny.images()
+    x = toys.images()
 
     def scores(x: jax.Array) -> jax.Array:
         y = jax.nn.silu(x)
         y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2), keepdims=True) + 1e-5)
         return jnp.concatenate([y.sum((1, 2)), y[:, 0, 0], y[:, 1, 1]], -1)
 
-    found = tiny.explain(LRP("epsilon", 0.0), scores, x, jnp.array([0, 0]), KEY)
+    found = toys.explain(LRP("epsilon", 0.0), scores, x, jnp.array([0, 0]), KEY)
     value = np.asarray(jax.nn.silu(x), np.float64)[..., 0]
     wanted = value / np.sqrt((value**2).mean((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_attention_hands_relevance_to_values_by_its_weights() -> None:
-    x = tiny.images(2, 3)
+    x = toys.images(2, 3)
 
     def tokens(x: jax.Array) -> jax.Array:
         return x.reshape(2, 9, 1)
@@ -142,7 +143,7 @@ def test_attention_hands_relevance_to_values_by_its_weights() -> None:
     def scores(x: jax.Array) -> jax.Array:
         return jnp.einsum("bqk,bkc->bq", attention(x), tokens(x))
 
-    found = tiny.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY).reshape(2, 9)
+    found = toys.explain(LRP("epsilon", 0.0), scores, x, TARGET, KEY).reshape(2, 9)
     weights = np.asarray(attention(x))[np.arange(2), TARGET]
     np.testing.assert_allclose(found, weights * np.asarray(tokens(x))[..., 0], rtol=1e-4, atol=1e-6)
 
@@ -156,7 +157,7 @@ def test_the_way_a_convolution_is_computed_does_not_matter(conv) -> None:
 def explained(settings: CNNSettings, conv: str) -> jax.Array:
     net = settings.build((8, 8, 1), 3, Compute(conv))
     method = compiled(LRP().build(), lambda model, x: net.apply(*model, x, jnp.ones(2), False)[0])
-    return method(net.init(KEY), tiny.images(), TARGET, KEY)
+    return method(net.init(KEY), toys.images(), TARGET, KEY)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def explained(settings: CNNSettings, conv: str) -> jax.Array:
     [
         ResNetSettings(18, 8, "batch"),
         VGGSettings(4, 16, 2),
-        EfficientNetSettings(0.25, 0.3, head="normed"),
+        EfficientNetSettings(0.25, 0.3, head=HeadSettings("batch")),
     ],
 )
 def test_every_network_here_has_rules(settings) -> None:
@@ -172,14 +173,14 @@ def test_every_network_here_has_rules(settings) -> None:
     model, x = jax.eval_shape(net.init, KEY), jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
 
     def explained(model: tuple, x: jax.Array) -> jax.Array:
-        return tiny.explain(LRP(), lambda x: net.apply(*model, x, jnp.ones(2), False)[0], x, TARGET, KEY)
+        return toys.explain(LRP(), lambda x: net.apply(*model, x, jnp.ones(2), False)[0], x, TARGET, KEY)
 
     assert jax.eval_shape(explained, model, x).shape == (2, 32, 32)
 
 
 def test_what_has_no_rule_is_named() -> None:
     with pytest.raises(UserError, match="LRP has no rule for 'sort'"):
-        tiny.explain(LRP(), lambda x: jnp.sort(x.reshape(2, -1)), tiny.images(), TARGET, KEY)
+        toys.explain(LRP(), lambda x: jnp.sort(x.reshape(2, -1)), toys.images(), TARGET, KEY)
 
 
 @pytest.mark.parametrize(

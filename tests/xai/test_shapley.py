@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import toys
 
 from fedjax_mri.errors import UserError
 from fedjax_mri.xai.shapley import KernelSHAP, SampledShapley, kernel_shap, sampled_shapley
@@ -51,9 +51,9 @@ def test_sampled_coalitions_give_a_linear_game_exactly() -> None:
 
 
 def test_a_map_sums_to_what_all_parts_add() -> None:
-    x, target = tiny.images(), jnp.array([0, 2])
-    logits = tiny.apply(tiny.params(), x) - tiny.apply(tiny.params(), jnp.zeros_like(x))
-    found = tiny.explain(SampledShapley(1, "slic", 2, "zero"), lambda x: tiny.apply(tiny.params(), x), x, target, KEY)
+    x, target = toys.images(), jnp.array([0, 2])
+    logits = toys.apply(toys.params(), x) - toys.apply(toys.params(), jnp.zeros_like(x))
+    found = toys.explain(SampledShapley(1, "slic", 2, "zero"), lambda x: toys.apply(toys.params(), x), x, target, KEY)
     np.testing.assert_allclose(found.sum((1, 2)), logits[jnp.arange(2), target], rtol=1e-3)
 
 
