@@ -29,8 +29,8 @@ class Trained(NamedTuple):
     synthetic: bool  # whether that was
     resizes: bool  # whether `seen` brings images of any size to one
     seen: Callable[[jax.Array], jax.Array]  # images as read -> as the network sees them [B, S, S, C]
-    apply: Apply  # one model's logits of that
-    answer: Callable[[Sequence[Model], jax.Array], jax.Array]  # all models' logits of that, compiled
+    apply: Apply  # one model's logits of that, to be explained
+    answer: Callable[[Sequence[Model], jax.Array], jax.Array]  # all models' prediction of that as logits, compiled
     models: list[Model]
 
 
@@ -48,6 +48,9 @@ def trained(runs: Sequence[Path]) -> Trained:
     def apply(model: Model, x: jax.Array) -> jax.Array:
         return steps.scores(model.params, model.carry, x)
 
+    def answer(model: Model, x: jax.Array) -> jax.Array:
+        return steps.answer(model.params, model.carry, x)
+
     return Trained(
         tuple(runs),
         first.config.name,
@@ -58,7 +61,7 @@ def trained(runs: Sequence[Path]) -> Trained:
         getattr(getattr(first.config.task, "preprocess", None), "size", None) is not None,
         jax.jit(steps.seen),
         apply,
-        jax.jit(partial(scores, apply)),
+        jax.jit(partial(scores, answer)),
         [own(this) for this in found],
     )
 

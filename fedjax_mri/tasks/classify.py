@@ -85,14 +85,17 @@ def classify(settings: Classify, net: Net) -> Task:
     seen = partial(preprocess, settings.preprocess)
 
     def logits(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
+        return net.apply(params, carry, x, jnp.ones(len(x), jnp.float32), False)[0]
+
+    def answer(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
         views = (x, x[:, :, ::-1]) if settings.mirror else (x,)
-        each = [net.apply(params, carry, view, jnp.ones(len(x), jnp.float32), False)[0] for view in views]
-        return sum(each, start=jnp.float32(0)) / len(views)
+        return sum((logits(params, carry, view) for view in views), start=jnp.float32(0)) / len(views)
 
     def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
-        return logits(params, carry, seen(batch["image"]))
+        return answer(params, carry, seen(batch["image"]))
 
-    return classifier(net, loss, scores, settings.statistics, moves)._replace(classifier=Classifier(seen, logits))
+    steps = Classifier(seen, logits, answer)
+    return classifier(net, loss, scores, settings.statistics, moves)._replace(classifier=steps)
 
 
 def classifier(net: Net, loss: Any, scores: Any, statistics: str, moves: Any = everything) -> Task:

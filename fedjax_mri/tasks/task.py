@@ -41,7 +41,8 @@ class Classifier(NamedTuple):
     """A classifier in two steps, for those who ask what its network made of what it saw."""
 
     seen: Callable[[jax.Array], jax.Array]  # images [B, H, W, C] as read -> as the network sees them, float32
-    scores: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, logits [B, K]
+    scores: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, its network's logits [B, K], to be explained
+    answer: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, logits [B, K] as the task predicts by them
 
 
 class Task(NamedTuple):

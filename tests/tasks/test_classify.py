@@ -115,6 +115,10 @@ def test_a_mirrored_judgement_does_not_know_left_from_right() -> None:
     mean = (jnp.log(plain.predict(*model, data)) + jnp.log(plain.predict(*model, turned))) / 2
     np.testing.assert_allclose(both.predict(*model, data), jax.nn.softmax(mean), rtol=1e-5)
     np.testing.assert_allclose(both.predict(*model, turned), both.predict(*model, data), rtol=1e-5)
+    steps = both.classifier  # what is explained is the image as it is
+    x = steps.seen(data["image"])
+    np.testing.assert_allclose(jax.nn.softmax(steps.scores(*model, x)), plain.predict(*model, data), rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(steps.answer(*model, x)), both.predict(*model, data), rtol=1e-5)
 
 
 def test_frozen_parameters_do_not_move() -> None:
