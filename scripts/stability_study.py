@@ -2,7 +2,7 @@
 
     python scripts/stability_study.py
 
-Time: about ten minutes on 2 cores. Hospitals of the phantom at 64 px; FedAvg and a small CNN, three seeds each way. The
+Time: about six minutes on 2 cores. Hospitals of the phantom at 64 px; FedAvg and a small CNN, three seeds each way. The
 maps of fixed patients with a lesion, from hospitals that took no part, are compared at each state with the state
 before, with the last, between seeds, and with the true lesion. What is finished in --out is not done again.
 Writes studies/results/stability.csv and docs/stability.png.
@@ -40,7 +40,7 @@ from fedjax_mri.xai import measures, stability
 HOME = Path(__file__).parent.parent
 SKEWS = {"IID": 1000.0, "strong skew": 0.1}  # Dirichlet concentration of a hospital's classes
 METHODS = ("gradcam", "layercam", "gradinput", "ig", "lrp")
-SEEDS, ROUNDS, EVERY, PATIENTS = 3, 30, 5, 48
+SEEDS, ROUNDS, EVERY, PATIENTS = 3, 60, 10, 32
 OTHERS = 1000  # sites away from the test set's
 SHOWN = ("rank correlation to the one before", "rank correlation to the last", "energy inside", "IoU")
 ACROSS = " between seeds"

@@ -22,8 +22,8 @@ base = replace(
     DEMO,
     name="fusion by missing modalities",
     task=replace(DEMO.task, heads="shared"),
-    rounds=12,
-    evaluate_every=12,
+    rounds=50,
+    evaluate_every=50,
 )
 NEURAL = {
     "cross-attention": (Cross(ENCODER, ENCODER, width=32, heads=2, hidden=64), "none"),
