@@ -2,7 +2,7 @@
 
     python scripts/stability_study.py
 
-Time: about six minutes on 2 cores. Hospitals of the phantom at 64 px; FedAvg and a small CNN, three seeds each way. The
+Time: under ten minutes on 2 cores. Hospitals of the phantom at 64 px; FedAvg and a small CNN, three seeds each way. The
 maps of fixed patients with a lesion, from hospitals that took no part, are compared at each state with the state
 before, with the last, between seeds, and with the true lesion. What is finished in --out is not done again.
 Writes studies/results/stability.csv and docs/stability.png.
