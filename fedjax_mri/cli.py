@@ -96,28 +96,39 @@ def parser() -> argparse.ArgumentParser:
     audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
     show_ = command("show", show, "the resolved config, and what it will cost" + flags, "config")
     show_.add_argument("--only", metavar="NAME", help=only)
-    convert_ = command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run")
-    convert_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM, NIfTI, or folders of them")
-    convert_.add_argument("--to", choices=("mr", "ct"), required=True)
-    convert_.add_argument("--out", type=pathlib.Path, required=True, help="folder for files of the same names")
-    convert_.add_argument("--force", action="store_true", help="overwrite what is there")
-    text = "mean of N draws of the model, and their standard deviation beside it"
-    convert_.add_argument("--samples", type=int, default=0, metavar="N", help=text)
+    convert_flags(command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run"))
     text = "predict, explain and measure images by a run's classifier, with a page for each"
-    explain_ = command("explain", explain, text, "run")
-    explain_.add_argument("inputs", type=pathlib.Path, nargs="+", help="PNG, JPEG, DICOM slices, or folders of them")
-    explain_.add_argument("--methods", default="gradcam,ig,lrp", help="by name, with commas (default: gradcam,ig,lrp)")
-    explain_.add_argument("--out", type=pathlib.Path, required=True, help="folder for a folder of results an image")
-    explain_.add_argument("--force", action="store_true", help="overwrite what is there")
-    text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
-    explain_.add_argument("--ensemble", type=pathlib.Path, action="append", default=[], metavar="RUN", help=text)
-    text = "folder of PNG of the inputs' names, white where the lesion is: maps are measured against it"
-    explain_.add_argument("--masks", type=pathlib.Path, metavar="FOLDER", help=text)
+    explain_flags(command("explain", explain, text, "run"))
     phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
     phantom_.add_argument("--sites", type=int, default=6)
     phantom_.add_argument("--seed", type=int, default=0)
     phantom_.add_argument("--out", type=pathlib.Path, default=pathlib.Path("grid.png"))
     return top
+
+
+def convert_flags(one: argparse.ArgumentParser) -> None:
+    """What `convert` takes besides a run."""
+    file_flags(one, "PNG, JPEG, DICOM, NIfTI", "files of the same names")
+    one.add_argument("--to", choices=("mr", "ct"), required=True)
+    text = "mean of N draws of the model, and their standard deviation beside it"
+    one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
+
+
+def explain_flags(one: argparse.ArgumentParser) -> None:
+    """What `explain` takes besides a run."""
+    file_flags(one, "PNG, JPEG, DICOM slices", "a folder of results an image")
+    one.add_argument("--methods", default="gradcam,ig,lrp", help="by name, with commas (default: gradcam,ig,lrp)")
+    text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
+    one.add_argument("--ensemble", type=pathlib.Path, action="append", default=[], metavar="RUN", help=text)
+    text = "folder of PNG of the inputs' names, white where the lesion is: maps are measured against it"
+    one.add_argument("--masks", type=pathlib.Path, metavar="FOLDER", help=text)
+
+
+def file_flags(one: argparse.ArgumentParser, kinds: str, results: str) -> None:
+    """Files in, files out."""
+    one.add_argument("inputs", type=pathlib.Path, nargs="+", help=f"{kinds}, or folders of them")
+    one.add_argument("--out", type=pathlib.Path, required=True, help=f"folder for {results}")
+    one.add_argument("--force", action="store_true", help="overwrite what is there")
 
 
 def prepare_jax() -> None:
