@@ -18,7 +18,7 @@ LEVELS = 3  # of the wavelet transform, at most
 TINY = 1e-12  # variance of flat images
 
 
-def average(a: jax.Array, b: jax.Array, share: float = 0.5) -> jax.Array:
+def average(a: jax.Array, b: jax.Array, share: float | jax.Array = 0.5) -> jax.Array:
     """`share` of a, the rest of b."""
     return share * a + (1 - share) * b
 
@@ -37,7 +37,7 @@ def pca(a: jax.Array, b: jax.Array) -> jax.Array:
     second = jnp.where(half > 0, jnp.abs(xy), root - half)
     flat = first + second < TINY
     share = jnp.where(flat, 0.5, first / jnp.where(flat, 1.0, first + second)).reshape(-1, 1, 1, 1)
-    return share * a + (1 - share) * b
+    return average(a, b, share)
 
 
 def wavelet(a: jax.Array, b: jax.Array) -> jax.Array:
