@@ -65,8 +65,9 @@ class Extras:
     gradient_difference: float = 0.0  # mean ||dx'| - |dx|| over neighbours, or of y and y*
     perceptual: float = 0.0  # sum over feature maps f of mean (f(y) - f(x))^2, or f(y*)
     cycle_perceptual: float = 0.0  # the same of x' and x (system E); not for pix2pix
-    encoder: str = ""  # any importable function: encoder_path -> (images [B, H, W, C] in 0..1 -> feature maps)
-    encoder_path: str = ""  # of a frozen classifier's weights, say a run folder
+    # any importable function: encoder_path -> (images [B, H, W, C] in 0..1 -> feature maps); this one takes any run
+    encoder: str = "fedjax_mri.encoder.of_run"
+    encoder_path: str = ""  # of a frozen classifier's weights: the folder of a run
 
     def build(self, window: Window) -> Added:
         """The terms whose weights are not 0. Raises UserError where one cannot be had."""
@@ -96,8 +97,6 @@ class Extras:
         return {"biophysical": biophysical}
 
     def _encoder(self) -> Encoder:
-        if not self.encoder:
-            raise UserError("task.extras.encoder is empty: perceptual terms need a function that makes an encoder")
         return imported(self.encoder, "task.extras.encoder")(self.encoder_path)
 
 

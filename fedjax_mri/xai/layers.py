@@ -28,18 +28,30 @@ def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
             + (f", give -1 to {-len(found)}" if found else ", so it has no CAM: choose another method")
         )
     place, variable = found[layer]
-    constants = dict(zip(closed.jaxpr.constvars, closed.consts))
-    seen = dependent(closed)
+    constants, seen = dict(zip(closed.jaxpr.constvars, closed.consts)), dependent(closed)
     free = [eqn for eqn in equations[: place + 1] if not seen & set(eqn.outvars)]
-    values: Values = constants | {closed.jaxpr.invars[0]: x}
-    follow(equations[: place + 1], values, bound)
 
     def tail(features: jax.Array) -> jax.Array:
         values: Values = constants | {variable: features}
         follow([*free, *equations[place + 1 :]], values, bound)
         return read(values, closed.jaxpr.outvars[0])
 
-    return values[variable], tail
+    return head(closed, place, x)[variable], tail
+
+
+def features(scores: Scores, x: jax.Array) -> list[jax.Array]:
+    """The last activations [B, h, w, C] of each size, the largest first; those that `cut` counts."""
+    closed = traced(scores, x, CALLS)
+    found = activations(closed)
+    values = head(closed, found[-1][0], x) if found else {}
+    return [values[variable] for _, variable in found]
+
+
+def head(closed: ClosedJaxpr, place: int, x: jax.Array) -> Values:
+    """All that is computed from x up to and with the equation at `place`."""
+    values: Values = dict(zip(closed.jaxpr.constvars, closed.consts)) | {closed.jaxpr.invars[0]: x}
+    follow(closed.jaxpr.eqns[: place + 1], values, bound)
+    return values
 
 
 def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
