@@ -127,7 +127,8 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
     all lanes are busy; what they would wait in the tail of a round is reckoned, not measured.
     """
     plan, real = replace(plan, data="replicated", clients="device"), assemble(plan)
-    sim, root, tail = trial(real, plan.devices * clients), jax.random.key(0), waiting(real, plan)
+    sim, root = trial(real, plan.devices * clients), jax.random.key(0)
+    tail = waiting(first_steps(real), plan.devices * plan.lanes)
     round = segments.build(sim, plan, root, 1)
     state, *_ = round(engine.first(sim, plan, root), 1)
 
@@ -140,12 +141,16 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
     return once
 
 
-def waiting(sim: Simulation, plan: Plan) -> float:
-    """Slots for each useful step when the first round's cohort is dealt out to the plan's lanes: 1 if none waits."""
+def first_steps(sim: Simulation) -> jax.Array:
+    """Useful steps int32 [K] of each client of the first round's cohort."""
     cohort = engine.drawn(sim, jax.random.key(0), jnp.int32(0))
     sizes = jnp.asarray(sim.data.sizes)[cohort.client]
-    steps = jnp.where(cohort.present, locally.steps(sim.local, sizes), 0)
-    queues = longest_first(steps, plan.devices * plan.lanes)
+    return jnp.where(cohort.present, locally.steps(sim.local, sizes), 0)
+
+
+def waiting(steps: jax.Array, lanes: int) -> float:
+    """Slots for each useful step when clients of `steps` [K] are dealt out to that many lanes in all: 1 if none waits."""
+    queues = longest_first(steps, lanes)
     done = jnp.append(0, jnp.cumsum(steps[queues.order]))
     longest = jnp.max(done[queues.stop] - done[queues.start])
     return float(longest * len(queues.start) / jnp.maximum(done[-1], 1)) or 1.0
@@ -184,7 +189,8 @@ def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
         state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0))
     )
     program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
-    tails = [round(waiting(whole, one), 2) for one in tries]
+    steps, counts = first_steps(whole), sorted({one.devices * one.lanes for one in tries})
+    tails = [round(waiting(steps, lanes), 2) for lanes in counts]
     parts = (program, [asdict(one) for one in tries], tails, jax.devices()[0].device_kind, os.cpu_count())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -168,4 +168,4 @@ def test_what_lanes_wait_in_the_tail_counts(lanes: int, slots: float) -> None:
     """Ten clients of one step each, by lanes on two devices: the longest queue bounds the round."""
     sim = simulation(classifier(), images(np.full(10, 2, np.int32)))
     sim = sim._replace(local=sim.local._replace(epochs=1))
-    assert auto.waiting(sim, Plan(devices=2, lanes=lanes).resolve()) == pytest.approx(slots)
+    assert auto.waiting(auto.first_steps(sim), 2 * lanes) == pytest.approx(slots)
