@@ -149,7 +149,7 @@ def first_steps(sim: Simulation) -> jax.Array:
 
 
 def waiting(steps: jax.Array, lanes: int) -> float:
-    """Slots for each useful step when clients of `steps` [K] are dealt out to that many lanes in all: 1 if none waits."""
+    """Slots for each useful step when clients of `steps` [K] are dealt out to so many lanes in all: 1 if none waits."""
     queues = longest_first(steps, lanes)
     done = jnp.append(0, jnp.cumsum(steps[queues.order]))
     longest = jnp.max(done[queues.stop] - done[queues.start])
