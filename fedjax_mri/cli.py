@@ -7,11 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedjax_mri import launch
+from fedjax_mri import arguments, launch
+from fedjax_mri.bar import Bar
 from fedjax_mri.errors import UserError
 
 LINE = 12  # figures that `evaluate` says in a line; more get a table
@@ -24,12 +25,12 @@ class Settings:
     data: Any
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 bad input (one line on stderr), 128 + n stopped by signal n."""
-    words, flags = parser().parse_known_args(arguments)
+    words, flags = parser().parse_known_args(given)
     try:
         if launch.wanted(words):
-            return launch.run(words, sys.argv[1:] if arguments is None else arguments)
+            return launch.run(words, sys.argv[1:] if given is None else given)
         return obey(words, flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,79 +57,8 @@ def give_up(code: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands."""
-    top = argparse.ArgumentParser("fedjax-mri", description="Federated training over simulated hospitals.")
-    commands = top.add_subparsers(required=True, metavar="command")
-
-    def command(name: str, run: Callable[..., Any], text: str, *positional: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        for argument in positional:
-            one.add_argument(argument, type=pathlib.Path)
-        one.set_defaults(command=run)
-        return one
-
-    flags = "; any field of the config as --section.field value (see `show`)"
-    only = "of a config file with several experiments the one of that name"
-    train_ = command("train", train, "train an experiment, or go on with it" + flags, "config")
-    train_.add_argument("--out", type=pathlib.Path, help="run folder (default: runs/NAME)")
-    train_.add_argument("--only", metavar="NAME", help=only)
-    train_.add_argument("--resume-from", type=pathlib.Path, help="start from another run's newest checkpoint")
-    launch.flags(train_)
-    text = "judge the models of runs, side by side, on their own test data or --data.field value"
-    evaluate_ = command("evaluate", evaluate, text)
-    evaluate_.add_argument("runs", type=pathlib.Path, nargs="+")
-    evaluate_.add_argument("--best", action="store_true", help="the best checkpoint, where `early` kept one")
-    launch.flags(evaluate_)
-    sweep_ = command("sweep", sweep, "train a study's cells, as many at once as share a program" + flags, "study")
-    sweep_.add_argument("--out", type=pathlib.Path, help="study folder (default: runs/NAME)")
-    sweep_.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell alone, from the I-th of 0..N-1")
-    text = "as an array job of N shards: submitted where there is SLURM, shown elsewhere"
-    sweep_.add_argument("--slurm", type=int, metavar="N", help=text)
-    report_ = command("report", report, "write a run's report.html again, or draw what a study has found", "run")
-    report_.add_argument("--target", type=float, help="accuracy to be reached in a study (default: 95 %% of the best)")
-    text = "explain a few test examples by these methods, with commas, at each checkpoint that was kept"
-    report_.add_argument("--methods", help=text)
-    text = "write who a run's model serves how well: audit.csv, .md and .png in its folder"
-    audit_ = command("audit", audit, text, "run")
-    audit_.add_argument(
-        "--leave-one-out", action="store_true", help="and who gains from whom, by training without each"
-    )
-    audit_.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
-    show_ = command("show", show, "the resolved config, and what it will cost" + flags, "config")
-    show_.add_argument("--only", metavar="NAME", help=only)
-    convert_flags(command("convert", convert, "make MR of CT, or CT of MR, in files, by a run's model", "run"))
-    text = "predict, explain and measure images by a run's classifier, with a page for each"
-    explain_flags(command("explain", explain, text, "run"))
-    phantom_ = command("phantom", phantom, "a picture of synthetic sites; any field of the phantom as --field value")
-    phantom_.add_argument("--sites", type=int, default=6)
-    phantom_.add_argument("--seed", type=int, default=0)
-    phantom_.add_argument("--out", type=pathlib.Path, default=pathlib.Path("grid.png"))
-    return top
-
-
-def convert_flags(one: argparse.ArgumentParser) -> None:
-    """What `convert` takes besides a run."""
-    file_flags(one, "PNG, JPEG, DICOM, NIfTI", "files of the same names")
-    one.add_argument("--to", choices=("mr", "ct"), required=True)
-    text = "mean of N draws of the model, and their standard deviation beside it"
-    one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
-
-
-def explain_flags(one: argparse.ArgumentParser) -> None:
-    """What `explain` takes besides a run."""
-    file_flags(one, "PNG, JPEG, DICOM slices", "a folder of results an image")
-    one.add_argument("--methods", default="gradcam,ig,lrp", help="by name, with commas (default: gradcam,ig,lrp)")
-    text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
-    one.add_argument("--ensemble", type=pathlib.Path, action="append", default=[], metavar="RUN", help=text)
-    text = "folder of PNG of the inputs' names, white where the lesion is: maps are measured against it"
-    one.add_argument("--masks", type=pathlib.Path, metavar="FOLDER", help=text)
-
-
-def file_flags(one: argparse.ArgumentParser, kinds: str, results: str) -> None:
-    """Files in, files out."""
-    one.add_argument("inputs", type=pathlib.Path, nargs="+", help=f"{kinds}, or folders of them")
-    one.add_argument("--out", type=pathlib.Path, required=True, help=f"folder for {results}")
-    one.add_argument("--force", action="store_true", help="overwrite what is there")
+    """Of all commands."""
+    return arguments.parser(train, evaluate, sweep, report, audit, show, convert, explain, phantom)
 
 
 def prepare_jax() -> None:
@@ -211,11 +141,11 @@ def sweep(words: argparse.Namespace, flags: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def submit(shards: int, arguments: Sequence[str]) -> int:
+def submit(shards: int, given: Sequence[str]) -> int:
     """The array job that carries a study out; its exit code."""
     if shards < 1:
         raise UserError(f"--slurm {shards}: give the number of shards, 1 or more")
-    command = ["sbatch", f"--array=0-{shards - 1}", "scripts/slurm/sweep.sbatch", *arguments]
+    command = ["sbatch", f"--array=0-{shards - 1}", "scripts/slurm/sweep.sbatch", *given]
     print(shlex.join(command), flush=True)
     return subprocess.run(command).returncode if shutil.which("sbatch") else 0
 
@@ -324,53 +254,3 @@ def refuse(flags: Sequence[str]) -> None:
     """Raises UserError when there are flags that a command does not take."""
     if flags:
         raise UserError(f"unknown argument {flags[0]}; see --help")
-
-
-class Bar:
-    """A progress bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, total: int, unit: str = "round") -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def say(self, line: str) -> None:
-        """A line that the bar does not overwrite."""
-        if self._bar is None:
-            print(line, flush=True)
-        else:
-            self._bar.write(line)
-
-    def step(self) -> None:
-        """One unit is done."""
-        if self._bar is not None:
-            self._bar.update()
-
-    def watch(self, progress: Any) -> None:
-        """After each segment."""
-        shown = headline(progress.figures, progress.headline)
-        words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        if self._bar is None:
-            print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
-        else:
-            self._bar.update(progress.round - self._bar.n)
-            self._bar.set_postfix_str(words)
-
-
-def headline(figures: dict[str, float], first: str) -> dict[str, float]:
-    """What fits on one line, with the figure `first` of each test set."""
-    wanted = {
-        "clients_per_second": "clients/s",
-        "images_per_second": "images/s",
-        "useful_share": "useful",
-        "train/nll": "loss",
-    }
-    chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
-    return chosen | {name: value for name, value in figures.items() if name.endswith(f"/{first}")}
