@@ -1,7 +1,7 @@
 """How many hospitals, how many of them a round and how many local epochs, at a fixed budget of examples (synthetic).
 
 Command: fedjax-mri sweep studies/clients_at_a_budget.py
-Hardware and time: about an hour on 2 cores.
+Hardware and time: TIME on 2 cores.
 Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trains on the same number of examples,
 BUDGET, in rounds of cohort x epochs x PATIENTS of them.
 """
@@ -18,7 +18,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.study import Study
 from fedjax_mri.tasks.classify import Classify
 
-PATIENTS, BUDGET = 16, 25_600
+PATIENTS, BUDGET = 16, 19_200
 COHORTS = {10: (5, 10), 100: (10, 50), 1_000: (10, 50), 10_000: (10, 50)}  # clients -> cohorts
 SITES = SiteModel(
     class_alpha=1.0,

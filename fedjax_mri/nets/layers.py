@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_mri.errors import UserError
-from fedjax_mri.nets.direct import Pads, direct, suits
+from fedjax_mri.nets.direct import Pads, direct, opposite, suits
 
 ConvPolicy = Literal["xla", "gemm", "direct"]
 NormKind = Literal["group", "batch", "none"]
@@ -49,9 +49,9 @@ def conv2d(
         )
     if dilation > 1:
         return _gemm(x, kernel, stride, padding, dilation)
-    if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
-        return _products(x, kernel, padding)
     pads = _pads(x, kernel.shape[:2], stride, padding)
+    if stride == 1 and 4 * kernel.shape[3] <= kernel.shape[2]:
+        return _products(x, kernel, pads)
     if policy == "direct" and stride == 1 and suits(x, kernel, pads):
         return direct(x, kernel, pads)
     return _gemm(x, kernel, stride, padding)
@@ -88,13 +88,30 @@ def _pads(x: jax.Array, window: tuple[int, ...], stride: int, padding: Padding) 
     return (top, bottom), (left, right)
 
 
-def _products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _products(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     # With few outputs it is their products that are small, not the windows: multiply, then shift and add.
-    x = padded(x, kernel.shape[:2], 1, padding)
+    x = padded(x, kernel.shape[:2], 1, pads)
     y = jnp.einsum("bhwc,ijco->bhwijo", x, kernel)
     rows, columns = (size - side + 1 for size, side in zip(x.shape[1:3], kernel.shape))
     y = functools.reduce(jnp.add, [y[:, i : i + rows, :, i] for i in range(kernel.shape[0])])
     return functools.reduce(jnp.add, [y[:, :, j : j + columns, j] for j in range(kernel.shape[1])])
+
+
+def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _products(x, kernel, pads), (x, kernel)
+
+
+def _backward(pads: Pads, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # And then windows of the output's gradient are small: both gradients are a product with them.
+    (x, kernel), (height, width, inputs, outputs) = kept, kept[1].shape
+    windows = patches(gradient, (height, width), 1, opposite(pads, (height, width)))
+    turned = kernel[::-1, ::-1].swapaxes(2, 3).reshape(-1, inputs)
+    by_kernel = jnp.einsum("bhwk,bhwc->kc", windows, x).reshape(height, width, outputs, inputs)
+    return jnp.einsum("bhwk,kc->bhwc", windows, turned), by_kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+_products.defvjp(_forward, _backward)
 
 
 def _gemm(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dilation: int = 1) -> jax.Array:
