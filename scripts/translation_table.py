@@ -72,7 +72,7 @@ def everyone(data: ClientData, most: int = 10**6) -> Batch:
 def baseline(window: Window, test: Batch, made: jax.Array) -> dict[str, float]:
     """The figures of MR in 0..1 that a rule has made of the test patients' CT."""
 
-    def translate(params: Any, carry: Any, images: Images) -> Images:
+    def translate(params: Any, carry: Any, images: Images, key: Any) -> Images:
         return {"mr": 2 * params - 1}  # an argument, lest the compiler works on it as a constant
 
     nothing = lambda key: Model({}, {})  # noqa: E731

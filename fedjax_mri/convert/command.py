@@ -48,7 +48,7 @@ def prepare(
     if samples and translator.samples < 2:
         raise UserError(f"--samples {samples}: {translator.name} has one model, which always says the same; leave it")
     if samples and not 2 <= samples <= translator.samples:
-        raise UserError(f"--samples {samples}: give 2 to {translator.samples}, the models that {translator.name} has")
+        raise UserError(f"--samples {samples}: give 2 to {translator.samples}, the draws that {translator.name} has")
     source = {"ct": "mr", "mr": "ct"}[to]
     conversion = Conversion(source, to, translator.window, translator.name, uuid.uuid4())
     return Job(translator, conversion, out, force, samples, settings)

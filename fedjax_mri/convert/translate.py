@@ -13,7 +13,10 @@ from fedjax_mri import judge
 from fedjax_mri.errors import UserError
 from fedjax_mri.judge import Restored
 from fedjax_mri.models import clients, own
-from fedjax_mri.tasks.task import Model
+from fedjax_mri.tasks.task import Model, Task
+from fedjax_mri.xai.layers import last_uses
+
+DRAWS = 1000  # of a network with noise: more tell no more
 
 
 class Translator(NamedTuple):
@@ -24,7 +27,7 @@ class Translator(NamedTuple):
     name: str
     # (to "ct" or "mr", the other modality [B, H, W, 1] in HU or 0..1, draw; None: the model itself) -> [B, H, W, 1]
     draw: Callable[[str, np.ndarray, int | None], np.ndarray]
-    samples: int  # draws that differ; 0 where the model always says the same
+    samples: int  # draws that differ, DRAWS of a network with noise; 0 where the model always says the same
 
 
 def translate(run: pathlib.Path, to: str) -> Translator:
@@ -37,16 +40,30 @@ def translate(run: pathlib.Path, to: str) -> Translator:
     probe = filled("ct", np.zeros((1, *this.described.image), np.float32))
     models = [own(this), *clients(this, probe)]
 
+    several, task = len(models) > 1, this.sim.task
+
     @partial(jax.jit, static_argnums=2)
-    def predict(model: Model, batch: dict[str, jax.Array], to: str) -> jax.Array:
-        return this.sim.task.predict(model.params, model.carry, batch)[to]
+    def predict(model: Model, batch: dict[str, jax.Array], to: str, key: jax.Array | None) -> jax.Array:
+        made = task.predict(*model, batch) if key is None or task.draw is None else task.draw(*model, batch, key)
+        return made[to]
 
     def draw(to: str, source: np.ndarray, sample: int | None) -> np.ndarray:
-        model = models[0 if sample is None else sample + 1]
-        return np.asarray(predict(model, filled(to, source), to))
+        model = models[sample + 1 if several and sample is not None else 0]
+        key = None if several or sample is None else jax.random.key(sample)
+        return np.asarray(predict(model, filled(to, source), to, key))
 
     window = getattr(this.config.task, "window", None)
-    return Translator(this.described.image, window, this.config.name, draw, len(models) - 1)
+    samples = len(models) - 1 if several else DRAWS * noisy(task, models[0], probe)
+    return Translator(this.described.image, window, this.config.name, draw, samples)
+
+
+def noisy(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
+    """Whether what the model makes depends on a key."""
+    draw = task.draw
+    if draw is None:
+        return False
+    program = jax.make_jaxpr(lambda key: draw(*model, probe, key))(jax.random.key(0))
+    return program.jaxpr.invars[0] in last_uses(program)
 
 
 def filled(to: str, source: np.ndarray) -> dict[str, jax.Array]:

@@ -89,13 +89,20 @@ def cyclegan(settings: CycleGAN, generator: Net, discriminator: Net, image: tupl
         after = {part: {to: memory[part] for to, (_, memory) in ways.items()} for part in carry}
         return summed(terms for terms, _ in ways.values()), after
 
-    def translate(params: Params, carry: Carry, images: Images) -> Images:
-        made, kept = params["generator"], carry["generator"]
-        ways = [(source, to) for source, to in DIRECTIONS if source in images]
-        return {to: generator.apply(made[to], kept[to], images[source])[0] for source, to in ways}
+    def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
+        def make(source: str, to: str) -> jax.Array:
+            own, noise = (params["generator"][to], carry["generator"][to]), noises(key, to)
+            return generator.apply(*own, images[source], None, False, noise)[0]
+
+        return {to: make(source, to) for source, to in DIRECTIONS if source in images}
 
     phases = (Phase(loss, everything),)
     return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)
+
+
+def noises(key: jax.Array | None, to: str, draw: int = 0) -> jax.Array | None:
+    """A key of its own for a direction, and for each of its translations in a step."""
+    return None if key is None else jax.random.fold_in(key, 2 * MODALITIES.index(to) + draw)
 
 
 def one_way(
@@ -119,7 +126,7 @@ def one_way(
     still = jax.lax.stop_gradient(own)
 
     def translate(name: str, draw: int, *x: jax.Array) -> tuple[list[jax.Array], PyTree]:
-        noise = None if key is None else jax.random.fold_in(key, 2 * MODALITIES.index(to) + draw)
+        noise = noises(key, to, draw)
         apply = partial(nets["generator"].apply, params["generator"][name], carry["generator"][name])
         return apart(lambda x, weight: apply(x, weight, train, noise), weight, *x)
 

@@ -108,10 +108,10 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
         wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (true(batch), 1.0)))
         return {"adversarial": wished, **found, "discriminator": (made + real) / 2}
 
-    def translate(params: Params, carry: Carry, images: Images) -> Images:
+    def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
         if source not in images:
             return {}
-        return {to: generator.apply(params["generator"], carry["generator"], images[source])[0]}
+        return {to: generator.apply(params["generator"], carry["generator"], images[source], None, False, key)[0]}
 
     phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
     return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1", (to,))

@@ -64,6 +64,8 @@ class Task(NamedTuple):
     shown: Callable[[Params, Carry, Batch], dict[str, jax.Array]] | None = None
     headline: tuple[str, ...] = ("accuracy", "f1")  # of the summary, what a user looks at first
     classifier: Classifier | None = None  # None: there is no one image and no scores of classes
+    # `predict` by a key for what noise the network has, dropout or a sampled code; None: it has none
+    draw: Callable[[Params, Carry, Batch, jax.Array], PyTree] | None = None
 
 
 def everything(tree: PyTree) -> PyTree:

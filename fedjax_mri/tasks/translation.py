@@ -30,13 +30,14 @@ def task(
     init: Callable[[jax.Array], Model],
     phases: tuple[Phase, ...],
     terms: Callable[[Params, Carry, Batch], Terms],
-    translate: Callable[[Params, Carry, Images], Images],
+    translate: Callable[[Params, Carry, Images, jax.Array | None], Images],
     headline: str,
     makes: tuple[str, ...],
 ) -> Task:
     """The task whose `terms` judge a test batch, by the negative of `headline`.
 
-    `translate` works on -1..1, and makes those of the modalities `makes` whose source it is given.
+    `translate` works on -1..1, and makes those of the modalities `makes` whose source it is given; with a key by the
+    network's noise.
     """
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -44,7 +45,10 @@ def task(
         return tally(terms(params, carry, batch), batch["weight"]) | {"made": made}
 
     def predict(params: Params, carry: Carry, batch: Batch) -> Images:
-        made = translate(params, carry, seen(window, batch))
+        return draw(params, carry, batch, None)
+
+    def draw(params: Params, carry: Carry, batch: Batch, key: jax.Array | None) -> Images:
+        made = translate(params, carry, seen(window, batch), key)
         return {to: given(window, to, image) for to, image in made.items()}
 
     def shared(model: Model) -> PyTree:
@@ -63,14 +67,15 @@ def task(
 
     def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
         images = seen(window, batch)
-        made = translate(params, carry, images)
-        back = {f"back_{name}": x for name, x in translate(params, carry, made).items()}
+        made = translate(params, carry, images, None)
+        back = {f"back_{name}": x for name, x in translate(params, carry, made, None).items()}
         everything = images | {f"made_{name}": x for name, x in made.items()} | back
         return {name: unit(x) for name, x in everything.items()}
 
     limits(window)
     first = tuple(f"{to}/{figure}" for figure in ("ssim", "mae") for to in ("mr", "ct") if to in makes)
-    return Task(init, phases, evaluate, predict, shared, summary, score, kept=kept, shown=shown, headline=first)
+    figures = summary, score
+    return Task(init, phases, evaluate, predict, shared, *figures, kept=kept, shown=shown, headline=first, draw=draw)
 
 
 def marked(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, PyTree]:

@@ -126,9 +126,9 @@ def unit(settings: UNIT, coder: Autoencoder, discriminator: Net) -> Task:
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
         return generators(params, batch, None) | discriminators(params, batch, None)
 
-    def translate(params: Params, carry: Carry, images: Images) -> Images:
+    def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
         ways = [(source, to) for source, to in DIRECTIONS if source in images]
-        return {to: decode(params, to, encode(params, source, images[source], None, 0)[0]) for source, to in ways}
+        return {to: decode(params, to, encode(params, source, images[source], key, 0)[1]) for source, to in ways}
 
     phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
     return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)

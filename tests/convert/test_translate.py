@@ -12,7 +12,7 @@ from fedjax_mri import cli, runfolder, trees
 from fedjax_mri import config as configs
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.config import Experiment
-from fedjax_mri.convert.translate import translate
+from fedjax_mri.convert.translate import DRAWS, translate
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.errors import UserError
@@ -24,8 +24,12 @@ from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.nets.unet import UNetSettings
+from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
+from fedjax_mri.tasks.pix2pix import Pix2Pix
+from fedjax_mri.tasks.unit import UNIT
 
 SIZE, CLIENTS = 24, 3
 TASK = CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), (-1.0, 1.0), pool=2, discriminators="local")
@@ -84,6 +88,24 @@ def test_clients_with_models_of_their_own_are_draws(tmp_path, scan) -> None:
     mean = jax.tree.map(lambda leaf: leaf[:2].mean(0), each)
     for sample, params in ((0, trees.take(each, 0)), (1, trees.take(each, 1)), (None, mean)):
         np.testing.assert_allclose(found.draw("mr", scan, sample), applied(params, scan, "mr"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "draws"),
+    [
+        (Pix2Pix(generator=UNetSettings(2, 4, "instance"), discriminator=PatchGANSettings(2, 1)), DRAWS),
+        (Pix2Pix(generator=UNetSettings(2, 4, "instance", dropout=0.0), discriminator=PatchGANSettings(2, 1)), 0),
+        (UNIT(UNITSettings(2, 1), ScalesSettings(2, 1, 2)), DRAWS),
+        (replace(TASK, generator=UNetSettings(2, 4, "instance")), DRAWS),
+    ],
+)
+def test_a_network_s_noise_makes_draws(task, draws, tmp_path, scan) -> None:
+    saved(tmp_path / "run", replace(CONFIG, task=replace(task, window=(-1.0, 1.0)), algorithm=FedAvg()))
+    found = translate(tmp_path / "run", "mr")
+    assert found.samples == draws
+    plain, first, again, second = (found.draw("mr", scan, sample) for sample in (None, 0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (np.abs(first - second).mean() > 1e-4) == (np.abs(first - plain).mean() > 1e-4) == bool(draws)
 
 
 def test_runs_that_cannot_translate_are_named(tmp_path) -> None:
