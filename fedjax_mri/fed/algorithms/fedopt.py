@@ -43,24 +43,20 @@ class FedAdam:
     def build(self) -> Algorithm:
         """Raises UserError on values out of range."""
         fraction("algorithm.beta2", self.beta2)
-        second = lambda v, square: self.beta2 * v + (1.0 - self.beta2) * square  # noqa: E731
-        return adaptive(self.rate, self.beta1, self.tau, second)
+        return adaptive(self.rate, self.beta1, self.tau, self.second)
+
+    def second(self, v: jax.Array, square: jax.Array) -> jax.Array:
+        """The next v, of delta^2."""
+        return self.beta2 * v + (1.0 - self.beta2) * square
 
 
 @dataclass(frozen=True)
-class FedYogi:
+class FedYogi(FedAdam):
     """v <- v - (1 - beta2) delta^2 sign(v - delta^2)."""
 
-    rate: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3  # the smaller, the more adaptive
-
-    def build(self) -> Algorithm:
-        """Raises UserError on values out of range."""
-        fraction("algorithm.beta2", self.beta2)
-        second = lambda v, square: v - (1.0 - self.beta2) * square * jnp.sign(v - square)  # noqa: E731
-        return adaptive(self.rate, self.beta1, self.tau, second)
+    def second(self, v: jax.Array, square: jax.Array) -> jax.Array:
+        """The next v, of delta^2."""
+        return v - (1.0 - self.beta2) * square * jnp.sign(v - square)
 
 
 def adaptive(rate: float, beta1: float, tau: float, second: Callable[[jax.Array, jax.Array], jax.Array]) -> Algorithm:
