@@ -162,7 +162,7 @@ def results(found: Found, name: str) -> Table:
 
 
 def ranked(found: Found, name: str) -> list[Part]:
-    """The values of the first axis, best first, each against the axis's first value in pairs."""
+    """The values of the first axis, each against the axis's first value in pairs, best first by their difference."""
     if not found.axes:
         return []
     values, (axis, *others) = last(found.figures[name]), found.axes
@@ -173,19 +173,8 @@ def ranked(found: Found, name: str) -> list[Part]:
     gaps = {value: difference(ours, pairs[reference]) for value, ours in pairs.items()}
     tested = [value for value in pairs if value != reference]
     p = dict(zip(tested, holm([paired(by_seed(gaps[value])) for value in tested])))
-    rows = []
-    for value, ours in sorted(pairs.items(), key=lambda pair: -float(np.mean(list(pair[1].values())))):
-        low, high = interval(by_seed(gaps[value]))
-        gap = float(by_seed(gaps[value]).mean()) if gaps[value] else math.nan
-        mean = float(np.mean(list(ours.values())))
-        rows.append(
-            (
-                value,
-                len(ours),
-                mean,
-                *((gap, float(low), float(high), p[value]) if value in p else (0.0,) + 3 * (math.nan,)),
-            )
-        )
+    order = sorted(pairs, key=lambda value: -float(by_seed(gaps[value]).mean()) if gaps[value] else math.inf)
+    rows = [ranked_row(value, pairs[value], by_seed(gaps[value]), p.get(value, math.nan)) for value in order]
     seeds = max(len(by_seed(gap)) for gap in gaps.values())
     note = (
         f"Difference: to {reference}, at the same seed and the same values of the other axes, mean over the latter; "
@@ -195,6 +184,12 @@ def ranked(found: Found, name: str) -> list[Part]:
     return [
         Part(table=Table(f"Ranking by {axis}", (axis, "cells", "mean", "difference", "from", "to", "p"), rows, note))
     ]
+
+
+def ranked_row(value: Any, ours: "Blocks", gaps: np.ndarray, p: float) -> tuple[Any, ...]:
+    """A value, how it does, and by how much it differs from the first, [seeds]."""
+    mean, (low, high) = float(np.mean(list(ours.values()))), interval(gaps)
+    return value, len(ours), mean, float(gaps.mean()) if gaps.size else math.nan, float(low), float(high), p
 
 
 Blocks = dict[tuple[Any, ...], float]  # values on the other axes, the seed last -> figure

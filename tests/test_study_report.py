@@ -67,7 +67,18 @@ def test_a_ranking_pairs_seeds_and_corrects_for_their_number(out) -> None:
     assert (
         rows[1.5][6] == rows[0.5][6] == pytest.approx(2 * 2 / 2**4)
     )  # all signs alike or all reversed, twice for Holm
-    assert math.isnan(rows[1.0][6]) and rows[1.0][1] == 8
+    assert math.isnan(rows[1.0][6]) and rows[1.0][1] == 8 and rows[1.0][3:6] == (0, 0, 0)
+
+
+def test_a_ranking_goes_by_difference_where_cells_are_not_the_same(out) -> None:
+    """A value that was only tried where all do well is not the best for that."""
+    found = study_report.read(out)
+    easy = np.array([where["data.noise"] == 20.0 for where in found.where])
+    kept = [cell for cell, where in enumerate(found.where) if where["algorithm.server_rate"] != 0.5 or easy[cell]]
+    figures = {name: (values + 0.5 * easy[:, None])[kept] for name, values in found.figures.items()}
+    some = found._replace(where=[found.where[cell] for cell in kept], figures=figures)
+    (part,) = study_report.ranked(some, "sites/accuracy")
+    assert [row[0] for row in part.table.rows] == [1.5, 1.0, 0.5]
 
 
 def test_results_are_means_over_seeds(out) -> None:
