@@ -1,7 +1,7 @@
 """CycleGAN on real CT and T2 MR slices, a hospital for each case, unpaired in training.
 
 Command: fedjax-mri train configs/cyclegan_pairs.py --data.source.root FOLDER
-Hardware and time: about half an hour on 2 cores. FOLDER holds CT/ and MRI/ with slices of the same names; those of the
+Hardware and time: about five minutes on 2 cores. FOLDER holds CT/ and MRI/ with slices of the same names; those of the
 AANLIB collection have seven cases, of which two are held out. Its CT is a display window: no HU are claimed.
 """
 
