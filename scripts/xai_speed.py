@@ -26,6 +26,7 @@ import numpy as np
 import workloads
 from compare import HOME, install, missing
 
+from fedjax_mri.fed.plan import Plan
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.xai.method import compiled
@@ -86,7 +87,7 @@ def measured(name: str, images: int, chunk: int) -> Line:
 
 def scores(params: Any, x: jax.Array) -> jax.Array:
     workload = workloads.WORKLOADS["W1"]
-    net = CNNSettings((32, 64), norm="none").build(workload.image, workload.classes, Compute("xla"))
+    net = CNNSettings((32, 64), norm="none").build(workload.image, workload.classes, Compute(Plan().resolve().conv))
     return net.apply(params, {}, x, jnp.ones(len(x)), False)[0]
 
 
