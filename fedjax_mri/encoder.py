@@ -36,6 +36,6 @@ def of_run(path: str) -> Encoder:
 def frozen(run: pathlib.Path) -> tuple[tuple[int, int, int], Scores]:
     """The size [H, W, C] of the images that a run's classifier reads, and its scores of them."""
     with jax.ensure_compile_time_eval():  # within a function that is being traced
-        this = judge.restore(run, best=(run / "best").is_dir())
+        this = judge.restore_kept(run)
         steps, model = classifier(this, run), own(this)
     return this.described.image, lambda x: steps.scores(model.params, model.carry, steps.seen(x))

@@ -45,6 +45,11 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
     return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like, round))
 
 
+def restore_kept(run: pathlib.Path) -> Restored:
+    """A run at its best where that was kept, else at its newest. Raises UserError as `restore` does."""
+    return restore(run, best=(run / "best").is_dir())
+
+
 def judge(
     run: pathlib.Path, source: Source | None, say: Callable[[str], None], best: bool = False
 ) -> dict[str, dict[str, float]]:

@@ -35,7 +35,7 @@ def translate(run: pathlib.Path, to: str) -> Translator:
 
     Raises UserError where it has trained none.
     """
-    this = judge.restore(run, best=(run / "best").is_dir())
+    this = judge.restore_kept(run)
     check(this, run, to)
     probe = filled("ct", np.zeros((1, *this.described.image), np.float32))
     models = [own(this), *clients(this, probe)]

@@ -39,7 +39,7 @@ def trained(runs: Sequence[Path]) -> Trained:
 
     Raises UserError where one is no classifier, or not of the first one's task, classes and images.
     """
-    found = [judge.restore(run, best=(run / "best").is_dir()) for run in runs]
+    found = [judge.restore_kept(run) for run in runs]
     for run, this in zip(runs, found):
         agree(run, this, runs[0], found[0])
     first = found[0]
