@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedjax_mri import figures, leave_one_out, runfolder
+from fedjax_mri import disk, figures, leave_one_out, runfolder
 from fedjax_mri.audit import SITE, Row, audit, spreads
 from fedjax_mri.errors import UserError
 
@@ -29,8 +29,8 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
         leave_one_out.refuse_many(facts["clients"])
     found = audit(run)
     gain = leave_one_out.gains(config, rounds or config.rounds, say) if leave else None
-    runfolder.write_text(run / "audit.csv", table(facts["classes"], found))
-    runfolder.write_text(run / "audit.md", page(facts, found, gain))
+    disk.write_text(run / "audit.csv", table(facts["classes"], found))
+    disk.write_text(run / "audit.md", page(facts, found, gain))
     with matplotlib.rc_context(figures.STYLE):
         draw(found, facts["synthetic"]).savefig(run / "audit.png", dpi=150)
     written = [run / f"audit.{kind}" for kind in ("csv", "md", "png")]
@@ -41,7 +41,7 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
     """leave_one_out.csv and leave_one_out.png."""
     heading = ["site taking part", *(f"for site {j}" for j in range(len(gain)))]
     lines = [[f"site {k}", *row.tolist()] for k, row in enumerate(gain)]
-    runfolder.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
+    disk.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
     with matplotlib.rc_context(figures.STYLE):
         heat(gain, synthetic).savefig(run / "leave_one_out.png", dpi=150)
     return [run / "leave_one_out.csv", run / "leave_one_out.png"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import initial, pictures, processes, results, runfolder, trees
+from fedjax_mri import disk, fingerprint, initial, pictures, processes, results, runfolder, trees
 from fedjax_mri.checkpoint import Checkpoints, existing
 from fedjax_mri.clock import Clock
 from fedjax_mri.config import Experiment
@@ -31,6 +31,7 @@ from fedjax_mri.fed.local import Local
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.nets.compute import Compute
+from fedjax_mri.programs import Shelf
 from fedjax_mri.stopping import Stop
 from fedjax_mri.tasks.classify import Classify, balance
 from fedjax_mri.tasks.task import Task
@@ -66,6 +67,7 @@ class Prepared(NamedTuple):
     checkpoints: Checkpoints
     log: runfolder.Log
     clock: Clock
+    shelf: Shelf  # of its traced programs
 
 
 def run(
@@ -104,7 +106,8 @@ def prepare(
     claim(out, config)
     with clock.measure("prepare"):
         federation = processes.together(lambda: source.build(config.seed))
-        processes.same({"the data": seen(federation)}, "give all processes the same files")
+        built = seen(federation)
+        processes.same({"the data": built}, "give all processes the same files")
         described = describe(federation)
     with clock.measure("plan"):
         assembled = partial(assemble, config, described, federation.train)
@@ -120,9 +123,10 @@ def prepare(
     for warning in federation.warnings:
         say(f"warning: {warning}")
     if processes.main():
-        runfolder.write_json(out / "run.json", runfolder.facts(config, plan, federation, described, sim.task.headline))
+        disk.write_json(out / "run.json", runfolder.facts(config, plan, federation, described, sim.task.headline))
     log = runfolder.Log(out, int(state.round))
-    return Prepared(config, plan, federation, sim, checkpoints, log, clock), state
+    shelf = Shelf(runfolder.cache() / "programs", fingerprint.of_run(config, plan, built), say)
+    return Prepared(config, plan, federation, sim, checkpoints, log, clock, shelf), state
 
 
 def agree(config: Experiment) -> None:
@@ -148,12 +152,12 @@ def train(
     this: Prepared, state: State, stop: Stop, watch: Callable[[Progress], None]
 ) -> tuple[State, dict[str, evaluate.Judged], dict[str, np.ndarray]]:
     """Segments until the rounds are done or `stop` says so; gives what was judged last, and a few examples to show."""
-    judge = evaluate.build(this.sim.task, this.plan, this.federation.tests)
+    judge = evaluate.build(this.sim.task, this.plan, this.federation.tests, this.shelf)
     show = showing(this)
     with ThreadPoolExecutor(1) as meanwhile:
-        first = meanwhile.submit(judge, state)
-        segment = compiled(this, state)
-    judged = first.result()
+        compiling = meanwhile.submit(compiled, this, state)
+        judged = judge(state)
+        segment = compiling.result()
     if not this.log.history:
         this.log.write({"round": int(state.round), **results.figures(this.sim.task, judged)})
     early, log = this.config.early, this.log
@@ -184,7 +188,7 @@ def showing(this: Prepared) -> Callable[[State], dict[str, np.ndarray]]:
     @functools.cache  # test sets go to the devices once more: not before there is something to show
     def show() -> Callable[[State], dict[str, evaluate.Judged]]:
         first = evaluate.few(next(iter(this.federation.tests.values())))
-        return evaluate.build(evaluate.showing(this.sim.task), this.plan, {"": first})
+        return evaluate.build(evaluate.showing(this.sim.task), this.plan, {"": first}, this.shelf, "show")
 
     return lambda state: show()(state)[""].kept
 
@@ -214,7 +218,7 @@ def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dic
     if int(state.round) >= this.config.rounds:
         return lambda state: (state, {})
     with this.clock.measure("compile"):
-        rounds = segments.build(this.sim, this.plan, root, every)
+        rounds = segments.build(this.sim, this.plan, root, every, this.shelf)
 
     def segment(state: State) -> tuple[State, dict[str, float]]:
         done = int(state.round)
@@ -310,13 +314,18 @@ def population(config: Experiment, task: Task, local: Local, data: ClientData) -
 
 
 def describe(federation: Federation) -> Described:
-    """The image's shape from what `read` gives."""
-    data, zero = federation.train, jnp.int32(0)
-    store = specimen(data)
-    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
-    image = fields["image"] if "image" in fields else fields["mr"]
+    """The image's shape from what `read` gives, and what the federation says of itself."""
     labels = tuple(int(count) for count in np.sum(federation.labels, 0))
-    return Described(image.shape[1:], federation.classes, len(data.sizes), labels)
+    image = federation.image or shape(federation.train)
+    return Described(image, federation.classes, len(federation.train.sizes), labels)
+
+
+def shape(data: ClientData) -> tuple[int, int, int]:
+    """[H, W, C] of an image, by tracing `read`."""
+    store, zero = specimen(data), jnp.int32(0)
+    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    height, width, channels = fields["image" if "image" in fields else "mr"].shape[1:]
+    return height, width, channels
 
 
 def begin(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_mri import runfolder, trees
+from fedjax_mri import disk, runfolder, trees
 from fedjax_mri.data.client_data import Federation, Table
 from fedjax_mri.data.resident import positions
 from fedjax_mri.errors import UserError
@@ -51,7 +51,7 @@ def save(
         arrays |= {f"{name}/client": positions(test.data.sizes)[0], f"{name}/owner": test.owner}
     arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
     runfolder.save_arrays(run / "results.npz", arrays)
-    runfolder.write_json(run / "timings.json", seconds)
+    disk.write_json(run / "timings.json", seconds)
 
 
 def load(run: pathlib.Path) -> RunRecord:

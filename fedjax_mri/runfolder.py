@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from fedjax_mri import config as configs
-from fedjax_mri import processes
+from fedjax_mri import disk, processes
 from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError
 
@@ -38,26 +38,6 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-p
 def cache() -> pathlib.Path:
     """Where compiled programs and measured plans are kept between runs."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Whole or not at all."""
-    write_text(path, json.dumps(content, indent=1))
-
-
-def write_text(path: pathlib.Path, content: str) -> None:
-    """Whole or not at all."""
-    write_bytes(path, content.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")  # several shards of a study may write the same file
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -80,7 +60,7 @@ def claim(run: pathlib.Path, config: configs.Experiment) -> None:
         differing = differences(read_config(run), config)
         if differing:
             raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
-    write_json(path, configs.to_dict(config))
+    disk.write_json(path, configs.to_dict(config))
 
 
 def found(run: pathlib.Path) -> None:
@@ -169,7 +149,7 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
+        disk.write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
     def write(self, line: Mapping[str, float]) -> None:

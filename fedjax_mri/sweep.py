@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from fedjax_mri import config as configs
-from fedjax_mri import experiment, group, runfolder, study
+from fedjax_mri import disk, experiment, group, runfolder, study
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import Federation
 from fedjax_mri.errors import UserError, brief
@@ -67,7 +67,7 @@ def claim(out: pathlib.Path, given: Study, cells: Sequence[Cell]) -> None:
             raise UserError(f"{out}: holds another study ({'; '.join(differing)}); choose another --out")
     (out / "cells").mkdir(parents=True, exist_ok=True)
     content = {"base": configs.to_dict(given.base), "axes": axes, "cells": [cell.id for cell in cells]}
-    runfolder.write_json(file, content)
+    disk.write_json(file, content)
 
 
 def path(out: pathlib.Path, cell: str) -> pathlib.Path:
@@ -188,7 +188,7 @@ def save(out: pathlib.Path, cell: Cell, history: Sequence[dict[str, float]], syn
         "synthetic": synthetic,
         "history": list(history),
     }
-    runfolder.write_json(path(out, cell.id), content)
+    disk.write_json(path(out, cell.id), content)
 
 
 def rows(out: pathlib.Path) -> list[dict[str, Any]]:
@@ -204,5 +204,5 @@ def write_table(out: pathlib.Path) -> pathlib.Path:
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    runfolder.write_text(out / "table.csv", text.getvalue())
+    disk.write_text(out / "table.csv", text.getvalue())
     return out / "table.csv"

@@ -29,7 +29,7 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from fedjax_mri import trees
+from fedjax_mri import programs, trees
 from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed import auto, engine, segments, uplink
 from fedjax_mri.fed import local as locally
@@ -180,7 +180,7 @@ def efficiency(
     sim = assemble(plan)
     traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
     flops, peak = products(traced.jaxpr.jaxpr), peak_flops(plan)
-    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(plan.compiler())
+    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(programs.options())
     return {
         "useful_share": steps / slots,
         "best_useful_share": best_share(sim, plan),

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri import programs
 from fedjax_mri.nets.layers import conv2d, max_pool
 
 BATCH, LOOP, REPEATS = 16, 20, 15
@@ -60,8 +60,8 @@ def seconds(layer: Layer, x: jax.Array, kernel: jax.Array, by_input: bool) -> fl
         x, kernel = carry
         return (x + 1e-9 * dx if by_input else x), kernel + 1e-9 * dkernel
 
-    looped = jax.jit(lambda x, kernel: jax.lax.fori_loop(0, LOOP, one, (x, kernel)), compiler_options=Plan().compiler())
-    program = looped.lower(x, kernel).compile()
+    looped = jax.jit(lambda x, kernel: jax.lax.fori_loop(0, LOOP, one, (x, kernel)))
+    program = looped.lower(x, kernel).compile(programs.options())
     took = []
     for _ in range(REPEATS + 2):
         start = time.perf_counter()

@@ -18,6 +18,7 @@ import numpy as np
 from trajectory import trajectory
 
 from fedjax_mri import config as configs
+from fedjax_mri import programs
 from fedjax_mri.data import resident
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
@@ -102,7 +103,7 @@ def program(late: str, rounds: int) -> Callable[..., Curves]:
 
         return trajectory(sim, plan, placed, root, engine.init(sim, root), rounds, observe, EVERY)
 
-    return jax.jit(jax.vmap(one, (0, 0, None, None, None)), compiler_options=plan.compiler())
+    return jax.jit(jax.vmap(one, (0, 0, None, None, None)), compiler_options=programs.options())
 
 
 class Line(NamedTuple):

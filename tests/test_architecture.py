@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "fedjax_mri"
-ANYWHERE = {"errors", "trees", "keys", "imports", "paths"}
+ANYWHERE = {"errors", "trees", "keys", "imports", "paths", "disk", "programs"}
 ALLOWED = {
     "metrics": set(),
     "nets": set(),

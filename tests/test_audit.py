@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_mri import audit, cli, experiment, leave_one_out, results, runfolder, trees
+from fedjax_mri import audit, cli, disk, experiment, leave_one_out, results, runfolder, trees
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data import client_data
 from fedjax_mri.data.client_data import Federation
@@ -160,7 +160,7 @@ def test_the_command_writes_it_all_down(run, capsys) -> None:
 
 def test_too_many_sites_are_refused_before_anything_is_trained(run, tmp_path, capsys) -> None:
     facts = runfolder.read_json(run / "run.json")
-    runfolder.write_json(tmp_path / "run.json", {**facts, "clients": 65})
+    disk.write_json(tmp_path / "run.json", {**facts, "clients": 65})
     (tmp_path / "config.json").write_text((run / "config.json").read_text())
     assert cli.main(["audit", str(tmp_path), "--leave-one-out"]) == 1
     assert "65 sites would be 66 runs; this is for 64 sites or fewer" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri import runfolder
+from fedjax_mri import disk
 from fedjax_mri.convert import discover, stream
 from fedjax_mri.convert.discover import File
 from fedjax_mri.convert.picture import Conversion, Limits, Picture
@@ -130,6 +130,6 @@ def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
     for path, content in zip(paths, contents, strict=True):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            runfolder.write_bytes(path, content)
+            disk.write_bytes(path, content)
         except OSError as error:
             raise UserError(f"{shown(path)}: cannot be written: {error.strerror}; free space, or check --out") from None

@@ -64,6 +64,7 @@ class Federation(NamedTuple):
     tables: tuple[Table, ...] = ()  # quarantined files, duplicates, leaks, sites
     warnings: tuple[str, ...] = ()  # one line each, printed when training starts and shown in the report
     groups: Mapping[str, np.ndarray] = MappingProxyType({})  # "field strength" -> str [N], each training client's
+    image: tuple[int, int, int] | None = None  # [H, W, C] where that is known without tracing `read`
 
 
 class Source(Protocol):

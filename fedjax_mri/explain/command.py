@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import results, runfolder
+from fedjax_mri import disk, results
 from fedjax_mri.audit_report import comma_separated
 from fedjax_mri.convert import discover
 from fedjax_mri.convert.discover import File
@@ -241,8 +241,8 @@ def write(job: Job, one: Patient) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
         for name, found in one.maps.items():
-            runfolder.write_bytes(home / f"{name}.png", encoded(draw.overlay(one.image, found, maps.title(name))))
-            runfolder.write_bytes(home / f"{name}.npy", raw(found))
+            disk.write_bytes(home / f"{name}.png", encoded(draw.overlay(one.image, found, maps.title(name))))
+            disk.write_bytes(home / f"{name}.npy", raw(found))
         pages.patient(home / PAGE, job.this, one, job.calibration)
     except OSError as error:
         raise UserError(f"{shown(home)}: cannot be written: {error.strerror}; free space, or check --out") from None
@@ -260,7 +260,7 @@ def conclude(job: Job, patients: Sequence[Patient]) -> None:
     names = list(next(iter(patients[0].figures.values())))
     heading = ["image", "prediction", "confidence", "set", "unlike p", "review", "method", *names]
     lines = [line for one in patients for line in rows(job.this, one)]
-    runfolder.write_text(job.out / TABLE, comma_separated([heading, *lines]))
+    disk.write_text(job.out / TABLE, comma_separated([heading, *lines]))
     pages.index(job.out / PAGE, job.this, patients, job.calibration)
 
 

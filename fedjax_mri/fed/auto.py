@@ -1,6 +1,5 @@
 """The plan by measurement: a few candidates train small clients for a moment, the fastest is taken and remembered."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri import disk
 from fedjax_mri.data.client_data import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.errors import UserError
@@ -64,7 +64,8 @@ def choose(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[
         return found
     best, reason = fastest(tries, assemble, plan.tune_s)
     say(f"plan: {words(best)}: {reason}")
-    remember(path, {"choice": {name: getattr(best, name) for name in OPEN}, "reason": reason, "made_with": versions()})
+    memory = {"choice": {name: getattr(best, name) for name in OPEN}, "reason": reason, "made_with": versions()}
+    disk.remember(path, json.dumps(memory, indent=1).encode())
     return best
 
 
@@ -207,15 +208,6 @@ def recall(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | N
     except (OSError, ValueError, KeyError, TypeError) as error:
         say(f"plan: {path} cannot be read ({type(error).__name__}); measuring again")
     return None
-
-
-def remember(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Whole or not at all; where nothing can be written, nothing is remembered."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(draft, path)
 
 
 def versions() -> str:

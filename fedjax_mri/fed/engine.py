@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import keys, trees
+from fedjax_mri import keys, programs, trees
 from fedjax_mri.data.client_data import ClientData
 from fedjax_mri.fed import local as locally
 from fedjax_mri.fed import placement
@@ -124,9 +124,10 @@ def alone(sim: Simulation, root: jax.Array) -> State:
 
 def first(sim: Simulation, plan: Plan, root: jax.Array) -> State:
     """`init`, where the plan wants it; clients held on the host are never on a device all at once."""
+    make = partial(jax.jit, compiler_options=programs.options())
     if plan.clients == "device":
-        return settle(plan, jax.jit(partial(init, sim))(root))
-    state = jax.jit(partial(alone, sim))(root)
+        return settle(plan, make(partial(init, sim))(root))
+    state = make(partial(alone, sim))(root)
     clients = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(sim.data.sizes), 0), state.clients)
     return settle(plan, state._replace(clients=clients))
 

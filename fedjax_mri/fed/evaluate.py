@@ -1,6 +1,5 @@
 """How good the server's model is, client by client."""
 
-import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from fedjax_mri import trees
+from fedjax_mri import programs, trees
 from fedjax_mri.data import resident
 from fedjax_mri.data.client_data import Batch, ClientData, Test
 from fedjax_mri.fed.engine import Kept, State
 from fedjax_mri.fed.plan import AXIS, Plan
+from fedjax_mri.programs import Form, Shelf
 from fedjax_mri.tasks.task import Carry, Metrics, Params, Task
 
 PyTree = Any
@@ -27,22 +27,29 @@ class Judged(NamedTuple):
     kept: dict[str, np.ndarray]  # fields [n, ...], what the task keeps of each example
 
 
-def build(task: Task, plan: Plan, tests: Mapping[str, Test]) -> Callable[[State], dict[str, Judged]]:
+def build(
+    task: Task, plan: Plan, tests: Mapping[str, Test], shelf: Shelf | None = None, what: str = "judge"
+) -> Callable[[State], dict[str, Judged]]:
     """The compiled judgement of a state on each test set.
 
     Where clients keep a part of the model, a test client uses its owner's, and a site that took no part the mean
     over the clients that have trained, or what `task.newcomer` makes of it. Test examples are held whole by every
-    device.
+    device. Traced programs are kept on `shelf`, as `what`.
     """
+    readers = list(dict.fromkeys(test.data.read for test in tests.values()))
+    form = Form(plan.everywhere(), (plan.everywhere(), plan.divided()))
     # Test sets that are read by one function share one program.
-    program = functools.cache(lambda read: jax.jit(on_devices(task, plan, read), compiler_options=plan.compiler()))
+    program = {
+        read: programs.lazily(on_devices(task, plan, read), form, shelf, f"{what} {number}")
+        for number, read in enumerate(readers)
+    }
     dealt = {name: deal(test.data.sizes, plan) for name, test in tests.items()}
     stores = {name: plan.put(resident.whole(test.data)) for name, test in tests.items()}
     on_device = jax.jit(own)
 
     def one(state: State, name: str, test: Test) -> Judged:
         parts = (on_device if isinstance(state.clients.rounds, jax.Array) else own)(state.clients, test.owner)
-        judged = program(test.data.read)(state.server.model, parts, stores[name], test.owner, *dealt[name])
+        judged = program[test.data.read](state.server.model, parts, stores[name], test.owner, *dealt[name])
         metrics, examples = process_allgather(judged, tiled=True)  # NumPy, in every process
         count = int(np.sum(test.data.sizes))
         return Judged(metrics, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import trees
+from fedjax_mri import programs, trees
 from fedjax_mri.data import resident
 from fedjax_mri.data.client_data import ClientData, Test
 from fedjax_mri.data.resident import Resident
@@ -24,6 +24,7 @@ from fedjax_mri.fed import engine, evaluate, placement, segments
 from fedjax_mri.fed.engine import Simulation, State, Work
 from fedjax_mri.fed.placement import Placed
 from fedjax_mri.fed.plan import AXIS, Plan
+from fedjax_mri.programs import Form
 from fedjax_mri.tasks.task import Metrics
 
 PyTree = Any
@@ -150,15 +151,9 @@ def build(group: Group, state: State, most: int) -> Segment:
 
     many = over(group, one)
     mine, whole = where(group), group.plan.everywhere()
-    jitted = jax.jit(
-        lambda state, placed, *mine: many(placed, (state, *mine)),
-        donate_argnums=0,
-        in_shardings=(mine, whole, mine, mine),
-        out_shardings=mine,
-    )
-    count = group.members.data.size
-    lowered = jitted.lower(state, group.placed, group.members, np.zeros(count, np.int32))
-    program = lowered.compile(group.plan.compiler())
+    form, count = Form((mine, whole, mine, mine), mine, consumed=(0,)), group.members.data.size
+    given = state, group.placed, group.members, np.zeros(count, np.int32)
+    program = programs.compiled(lambda state, placed, *mine: many(placed, (state, *mine)), form, given)
     group.plan.refuse_excess(program.memory_analysis())
 
     def segment(state: State, rounds: np.ndarray) -> tuple[State, Work]:
@@ -182,7 +177,7 @@ def judge(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State]
             parts = evaluate.own(state.clients, test.owner)
             return on_devices(state.server.model, parts, test.store, test.owner, *test.chunks)[0]
 
-        return jax.jit(over(group, one), compiler_options=group.plan.compiler())
+        return jax.jit(over(group, one), compiler_options=programs.options())
 
     def judged(state: State) -> dict[str, Metrics]:
         mine = state, group.members

@@ -72,12 +72,6 @@ class Plan:
         arrays = jax.tree.map(np.asarray, tree)
         return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
 
-    def compiler(self) -> dict[str, Any] | None:
-        """Options for XLA. On a CPU the time goes into library kernels and memory: optimising the rest harder makes
-        programs no faster, and compiling them takes twice as long."""
-        quick = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
-        return quick if jax.default_backend() == "cpu" else None
-
     def memory(self) -> float:
         """Bytes each device has; host devices share what the machine has."""
         stats = jax.local_devices()[0].memory_stats() or {}

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import trees
+from fedjax_mri import programs, trees
 from fedjax_mri.fed import placement
 from fedjax_mri.fed.engine import Simulation, State, Work, check, drawn, init, learn, one_round
 from fedjax_mri.fed.placement import Placed
 from fedjax_mri.fed.plan import Plan
 from fedjax_mri.fed.sampling import Cohort
+from fedjax_mri.programs import Form, Program, Shelf
 
 # (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
 # the state handed in is consumed.
@@ -22,23 +23,23 @@ Segment = Callable[[State, int], tuple[State, Work, float]]
 Advance = Callable[[State, Placed, Cohort], tuple[State, Work]]  # a round of which the host knows the cohort
 
 
-def build(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
+def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None = None) -> Segment:
     """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
 
     They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
-    Raises UserError where the plan cannot hold the simulation.
+    Traced programs are kept on `shelf`. Raises UserError where the plan cannot hold the simulation.
     """
     check(sim, plan)
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
-        return one_by_one(sim, plan, root)
-    return at_once(sim, plan, root, most)
+        return one_by_one(sim, plan, root, shelf)
+    return at_once(sim, plan, root, most, shelf)
 
 
-def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int) -> Segment:
+def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None) -> Segment:
     """All rounds of a segment as one program."""
     placed = placement.placed(sim.data, plan)
-    program = partial(several, sim, plan, most)
-    program = compiled(plan, program, jax.eval_shape(partial(init, sim), root), root, placed, np.int32(0))
+    state = jax.eval_shape(partial(init, sim), root)
+    program = compiled(plan, partial(several, sim, plan, most), state, root, placed, np.int32(0), shelf=shelf)
 
     def segment(state: State, rounds: int) -> tuple[State, Work, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
@@ -66,7 +67,7 @@ def several(
     return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
-def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:
+def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None) -> Segment:
     """Each round as one program, given its cohort and examples by the host.
 
     A round begins when the one before has ended: that costs a millisecond, keeps no more than two rounds' examples on
@@ -75,7 +76,7 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:
     streams = plan.data == "streamed"
     cohort = jax.tree.map(np.asarray, drawn(sim, root, jnp.int32(0)))
     placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
-    advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort)
+    advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort, shelf)
     ask = feed(sim, plan, root, placed)
 
     def segment(state: State, rounds: int) -> tuple[State, Work, float]:
@@ -91,18 +92,23 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array) -> Segment:
     return segment
 
 
-def with_all(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort) -> Advance:
+def with_all(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+) -> Advance:
     """A round of which all clients' state is on the devices."""
     state = jax.eval_shape(partial(init, sim), root)
-    program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort)
+    program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort, shelf=shelf)
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
 
-def with_rows(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort) -> Advance:
+def with_rows(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+) -> Advance:
     """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
     state = jax.eval_shape(partial(init, sim), root)
     kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
-    program = compiled(plan, partial(learn, sim, plan), state._replace(clients=()), root, placed, cohort, kept)
+    most = state._replace(clients=())
+    program = compiled(plan, partial(learn, sim, plan), most, root, placed, cohort, kept, shelf=shelf)
 
     def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, Work]:
         rows, clients = trees.take(state.clients, cohort.client), state.clients
@@ -133,12 +139,19 @@ def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callab
     return placement.ahead(sent)
 
 
-def compiled(plan: Plan, program: Callable[..., Any], state: State, root: jax.Array, placed: Placed, *rest: Any) -> Any:
+def compiled(
+    plan: Plan,
+    program: Program,
+    state: State,
+    root: jax.Array,
+    placed: Placed,
+    *rest: Any,
+    shelf: Shelf | None = None,
+) -> Any:
     """`program(state, root, placed, *rest)` for arguments of these shapes; all results are on every device."""
     everywhere = plan.everywhere()
     where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
-    shardings = (everywhere, everywhere, where, *(everywhere for _ in rest))
-    jitted = jax.jit(program, donate_argnums=0, in_shardings=shardings, out_shardings=everywhere)
-    found = jitted.lower(state, root, placed, *rest).compile(plan.compiler())
+    form = Form((everywhere, everywhere, where, *(everywhere for _ in rest)), everywhere, consumed=(0,))
+    found = programs.compiled(program, form, (state, root, placed, *rest), shelf, "segment")
     plan.refuse_excess(found.memory_analysis())
     return found

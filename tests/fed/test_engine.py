@@ -119,7 +119,9 @@ def test_a_saved_state_goes_on_in_another_place_of_memory(where: dict) -> None:
 def test_client_state_is_written_in_place(monkeypatch) -> None:
     """Of 1,000 clients' state the program that trains two makes no copy."""
     programs, make = [], segments.compiled
-    monkeypatch.setattr(segments, "compiled", lambda *given: programs.append(make(*given)) or programs[-1])
+    monkeypatch.setattr(
+        segments, "compiled", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
+    )
     data = CASES["procedural, Adam, cohort of 5"]().data._replace(sizes=np.full(1000, 4, np.int32))
     sim = simulation(two_players(), data, sample=Uniform(2).build(Population(data.sizes)))
     plan = Plan(devices=2, lanes=1).resolve()
@@ -154,7 +156,8 @@ def test_a_federation_without_any_example_stays_where_it_is() -> None:
     data = images()
     sim = simulation(classifier(), ClientData(np.zeros_like(data.sizes), data.store, data.read))
     state, work = trained(sim, 3, 2)
-    jax.tree.map(np.testing.assert_array_equal, state.server, engine.init(sim, ROOT).server)
+    first = engine.first(sim, Plan(devices=2, lanes=3).resolve(), ROOT)
+    jax.tree.map(np.testing.assert_array_equal, state.server, first.server)
     assert not np.any(work.slots)
 
 
