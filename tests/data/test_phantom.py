@@ -24,7 +24,7 @@ from fedjax_mri.data.phantom import (
 )
 from fedjax_mri.data.phantom.grid import save_grid
 from fedjax_mri.data.phantom.lesions import draw_height
-from fedjax_mri.data.phantom.patient import examine
+from fedjax_mri.data.phantom.patient import draw_patient, picture
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician_mean, scan_ct
 from fedjax_mri.data.phantom.site import draw_site
@@ -242,8 +242,9 @@ def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
         monkeypatch.setattr(f"fedjax_mri.data.phantom.patient.{name}", stand_in)
     site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
     for share in (0.0, 0.6):
-        one = partial(examine, SiteModel(), LesionModel(one_modality=share), 4, site)
-        batch = jax.device_get(jax.jit(jax.vmap(one))(several))
+        lesions = LesionModel(one_modality=share)
+        patients = jax.vmap(partial(draw_patient, SiteModel(), lesions, site))(several)
+        batch = jax.device_get(jax.vmap(partial(picture, SiteModel(), lesions, 4, site))(patients))
         ill, shows = batch["label"] != CLASSES.index("no tumour"), batch["visible"]
         for place, name in enumerate(("ct", "mr")):
             scans = batch[name][:, 0, 0, 0]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .physics import ADENOMA, AIR, BLOOD, CALCIFICATION, CORTICAL, CSF, DIPLOE, FAT, GREY, MUSCLE, OEDEMA, WHITE
-from .shapes import Layer, ellipse, inside, least, outside, spindle, turn, window
+from .shapes import Layer, angle, ellipse, inside, least, outside, spindle, turn, window
 
 TOP = 76.0  # mm, height of the highest slice
 
@@ -197,7 +197,7 @@ def sulci(head: Head, plane: Plane, depth: jax.Array, texture: Texture) -> jax.A
     hx, hy = (jnp.abs(plane.x) - 28.0) / 30.0, plane.y / 55.0
     square = jnp.square(hx) + jnp.square(hy) + 0.05
     turns = head.gyri / (2.0 * jnp.pi)
-    phase = turns * jnp.arctan2(hy, hx) + head.fold * texture.fold
+    phase = turns * angle(hy, hx) + head.fold * texture.fold
     # the phase's gradient, cycles per mm, turns shares of a cycle into mm
     right = -jnp.sign(plane.x) * turns * hy / (30.0 * square) + head.fold * texture.fold_x / plane.pixel
     up = turns * hx / (55.0 * square) + head.fold * texture.fold_y / plane.pixel

@@ -1,5 +1,7 @@
 """One synthetic patient: an anatomy, a diagnosis, and the registered CT and MR of one slice."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -43,37 +45,61 @@ def diagnose(site: Site, key: jax.Array) -> jax.Array:
     return jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(site.class_mix)).astype(jnp.int32)
 
 
-def examine(sites: SiteModel, lesions: LesionModel, size: int, site: Site, key: jax.Array) -> Batch:
+class Patient(NamedTuple):
+    """All that is drawn of one patient before there is a picture."""
+
+    label: jax.Array  # int32, class
+    visible: jax.Array  # float32 [2], whether CT and MR show the tumour
+    head: Head
+    lesion: Lesion
+    distractor: Distractor
+    pose: jax.Array  # standard normal [3]: turned, to the right, up
+    hu: jax.Array  # HU [T]
+    signals: jax.Array  # [T], MR magnitude of each tissue by the site's sequence, without noise
+    reference: jax.Array  # that of the tissue to which the site's noise refers
+    looks: jax.Array  # key of the textures
+    mr: jax.Array  # key of the MR's noise
+    ct: jax.Array  # key of the CT's noise
+
+
+def draw_patient(sites: SiteModel, lesions: LesionModel, site: Site, key: jax.Array) -> Patient:
+    """A patient of `site`, by the patient's own key."""
+    label = diagnose(site, key)
+    level, body, growth, other, pose, chemistry, looks, mr, ct = jax.random.split(jax.random.fold_in(key, 1), 9)
+    head = draw_head(body, draw_height(level, label, lesions))
+    lesion = draw_lesion(growth, label, head, lesions)
+    distractor = draw_distractor(other, label, head, lesions)
+    tissues = patient_tissues(chemistry, site, lesion, lesions)
+    signals, reference = tissue_signals(site, tissues, sites)
+    turned, visible = jax.random.normal(pose, (3,), jnp.float32), draw_visible(jax.random.fold_in(key, 2), lesions)
+    return Patient(label, visible, head, lesion, distractor, turned, tissues.hu, signals, reference, looks, mr, ct)
+
+
+def picture(sites: SiteModel, lesions: LesionModel, size: int, site: Site, patient: Patient) -> Batch:
     """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], visible [2], signals [T].
 
     `visible` says whether CT and MR show the tumour; one that does not shows the head as it was before. `signals` are
     the mean magnitudes, noise included, that the site's sequence gives of each tissue by the book, in the units of this
     patient's `mr`.
     """
-    label = diagnose(site, key)
-    level, body, growth, other, pose, chemistry, looks, mr_key, ct_key = jax.random.split(jax.random.fold_in(key, 1), 9)
-    head = draw_head(body, draw_height(level, label, lesions))
-    lesion = draw_lesion(growth, label, head, lesions)
-    distractor = draw_distractor(other, label, head, lesions)
-
-    plane, texture = image_plane(pose, site, sites.tilt, size), draw_texture(looks, size)
+    head, lesion, distractor = patient.head, patient.lesion, patient.distractor
+    plane, texture = image_plane(patient.pose, site, sites.tilt, size), draw_texture(patient.looks, size)
     tissue, mask = anatomy(head, lesion, distractor, plane, texture)
-    visible, in_ct, in_mr = draw_visible(jax.random.fold_in(key, 2), lesions), tissue, tissue
+    in_ct, in_mr = tissue, tissue
     if lesions.one_modality:
         before, _ = anatomy(head, without(lesion), distractor, plane, texture)
-        in_ct, in_mr = (trees.select(shows > 0, tissue, before) for shows in visible)
+        in_ct, in_mr = (trees.select(shows > 0, tissue, before) for shows in patient.visible)
 
-    chemistry = patient_tissues(chemistry, site, lesion, lesions)
-    signals, reference = tissue_signals(site, chemistry, sites)
-    scan = scan_mr(mr_key, in_mr, signals, reference, site, texture.bias)
-    ct = scan_ct(ct_key, in_ct, chemistry.hu, site, plane.pixel)
+    scan = scan_mr(patient.mr, in_mr, patient.signals, patient.reference, site, texture.bias)
+    ct = scan_ct(patient.ct, in_ct, patient.hu, site, plane.pixel)
     maps = {
         "mr": show_mr(scan)[..., None],
         "ct": ct[..., None],
         "tissue": jnp.stack(tissue, -1),
         "mask": mask[..., None],
     }
-    return {"label": label, "visible": visible, "signals": textbook(site, sites) / white_mr(scan), **maps}
+    signals = textbook(site, sites) / white_mr(scan)
+    return {"label": patient.label, "visible": patient.visible, "signals": signals, **maps}
 
 
 def textbook(site: Site, sites: SiteModel) -> jax.Array:
@@ -104,9 +130,9 @@ def anatomy(
     return tissue, inside(edge, plane.pixel) * inside(beyond + thickening, plane.pixel)
 
 
-def image_plane(key: jax.Array, site: Site, tilt: float, size: int) -> Plane:
-    """Pixel positions in a head that lies turned and off centre in the field of view."""
-    turned, right, up = jax.random.normal(key, (3,), jnp.float32)
+def image_plane(pose: jax.Array, site: Site, tilt: float, size: int) -> Plane:
+    """Pixel positions in a head that lies turned and off centre in the field of view, by `pose` [3]."""
+    turned, right, up = pose
     pixel = site.field_of_view / size
     line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * pixel
     x, y = jnp.broadcast_to(line[None, :], (size, size)), jnp.broadcast_to(-line[:, None], (size, size))

@@ -33,6 +33,14 @@ def turn(x: jax.Array, y: jax.Array, degrees: float | jax.Array) -> tuple[jax.Ar
     return c * x + s * y, c * y - s * x
 
 
+def angle(y: jax.Array, x: jax.Array) -> jax.Array:
+    """atan2 in radians, from an arctangent that XLA computes for several pixels at once; it calls atan2 for each."""
+    across, along = jnp.abs(y), jnp.abs(x)
+    octant = jnp.arctan(jnp.minimum(across, along) / jnp.maximum(jnp.maximum(across, along), 1e-12))
+    quadrant = jnp.where(across > along, jnp.pi / 2 - octant, octant)
+    return jnp.where(y < 0, -1.0, 1.0) * jnp.where(x < 0, jnp.pi - quadrant, quadrant)
+
+
 def ellipse(x: jax.Array, y: jax.Array, a: float | jax.Array, b: float | jax.Array) -> jax.Array:
     """Distance to an ellipse of half axes a, b about the origin."""
     radius = jnp.sqrt(jnp.square(x / a) + jnp.square(y / b) + 1e-6)

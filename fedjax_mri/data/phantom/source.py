@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import keys
+from fedjax_mri import keys, programs
 from fedjax_mri.data.client_data import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.errors import UserError
 
 from .lesions import CLASSES, LesionModel
-from .patient import diagnose, examine
+from .patient import diagnose, draw_patient, picture
 from .scanner import show_ct
 from .site import Site, SiteModel, draw_site
 
 Read = Callable[[Any, jax.Array, jax.Array], Batch]
 SIZES = (64, 128, 240, 256)
 UNSEEN = 2**30  # first site that takes no part in training
+CHUNK = 250  # sites counted at once
 NEW = 2**30  # first patient who takes no part in training
 
 
@@ -53,6 +54,7 @@ class Phantom:
             synthetic=True,
             classes=CLASSES,
             labels=labels,
+            image=(self.size, self.size, 1),
             tables=(site_table(self.sites, sites),),
             groups={
                 "field strength": np.where(sites.field > 2, "3 T", "1.5 T"),
@@ -87,7 +89,7 @@ def origin(phantom: Phantom, seed: int) -> Origin:
 
 def reader(phantom: Phantom) -> Read:
     """`read` of a ClientData: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T], mask and
-    more (`patient.examine`).
+    more (`patient.picture`).
 
     Phantoms that differ in their store alone share one function, and so one program.
     """
@@ -103,14 +105,23 @@ def alike(sites: SiteModel) -> SiteModel:
 def _reader(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> Read:
     # Traced once for training, evaluation and all that asks for shapes.
     opened = jax.jit(partial(open_site, sites), inline=True)
-    examined = jax.jit(partial(examine, sites, lesions, size), inline=True)
+    drawn = jax.jit(partial(draw_patient, sites, lesions), inline=True)
+    pictured = jax.jit(partial(picture, sites, lesions, size), inline=True)
 
     def read(store: Origin, client: jax.Array, indices: jax.Array) -> Batch:
         site, patients = opened(store, client)
-        batch = jax.vmap(examined, (None, 0))(site, keys.each(patients, indices + store.patient))
+        several = jax.vmap(drawn, (None, 0))(site, keys.each(patients, indices + store.patient))
+        several = computed(several, store.class_alpha > 0)
+        batch = jax.vmap(pictured, (None, 0))(site, several)
         return {"image": show_ct(batch["ct"]) if image == "ct" else batch["mr"], **batch}
 
     return read
+
+
+def computed(traits: Any, always: jax.Array) -> Any:
+    """`traits` as they are. Behind a branch that is `always` taken, XLA cannot compute them again for every pixel, as
+    it would on a processor, three times as slowly in all."""
+    return jax.lax.cond(always, lambda traits: traits, partial(jax.tree.map, jnp.zeros_like), traits)
 
 
 def open_site(model: SiteModel, store: Origin, client: jax.Array) -> tuple[Site, jax.Array]:
@@ -122,8 +133,9 @@ def open_site(model: SiteModel, store: Origin, client: jax.Array) -> tuple[Site,
 
 def census(phantom: Phantom, store: Origin, clients: int) -> tuple[Site, np.ndarray]:
     """Traits of every training site, fields [N, ...], and its patients per class, int32 [N, C]; draws no picture."""
-    sites, labels = jax.device_get(_counter(alike(phantom.sites))(store, jnp.arange(clients, dtype=jnp.int32)))
-    return sites, labels
+    chunks = jnp.arange(-(-clients // CHUNK) * CHUNK, dtype=jnp.int32).reshape(-1, CHUNK)
+    sites, labels = jax.device_get(_counter(alike(phantom.sites))(store, chunks))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clients], (sites, labels))
 
 
 @functools.cache
@@ -135,7 +147,10 @@ def _counter(model: SiteModel) -> Callable[[Origin, jax.Array], tuple[Site, jax.
         labels = jnp.where(index < site.patients, labels, len(CLASSES))
         return site, jnp.bincount(labels, length=len(CLASSES) + 1)[: len(CLASSES)].astype(jnp.int32)
 
-    return jax.jit(lambda store, clients: jax.lax.map(partial(count, store), clients, batch_size=256))
+    several = jax.vmap(count, (None, 0))
+    return jax.jit(
+        lambda store, chunks: jax.lax.map(partial(several, store), chunks), compiler_options=programs.options()
+    )
 
 
 def site_table(model: SiteModel, sites: Site) -> Table:
