@@ -99,7 +99,7 @@ def kept(program: Program, form: Form, args: tuple[Any, ...], shelf: Shelf, what
     if content is None:
         try:
             content = written(export.export(form.jit(program))(*args))
-        except (ImportError, NotImplementedError, ValueError):
+        except (ImportError, NotImplementedError, ValueError, AttributeError, pickle.PicklingError):
             return program
         disk.remember(path, hashlib.sha256(content).digest() + content)
     return read(content, args)

@@ -27,6 +27,7 @@ from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.patient import draw_patient, picture
 from fedjax_mri.data.phantom.physics import enhanced_t1
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician_mean, scan_ct
+from fedjax_mri.data.phantom.shapes import angle
 from fedjax_mri.data.phantom.site import draw_site
 from fedjax_mri.data.phantom.source import UNSEEN, census, open_site, origin
 from fedjax_mri.errors import UserError
@@ -131,6 +132,14 @@ def test_ct_noise_has_the_stated_sd_and_grows_with_frequency():
     assert picture.std() == pytest.approx(5.0, rel=0.05)
     power = np.abs(np.fft.fft2(picture)) ** 2
     assert power[:4, :4].mean() < 0.5 * power[16:24, 16:24].mean()
+
+
+def test_angle_is_that_of_atan2_in_every_direction():
+    around = np.arange(-180, 180, 7.5) * np.pi / 180  # the axes and the diagonals among them
+    y, x = np.sin(around).astype(np.float32), np.cos(around).astype(np.float32)
+    found = np.asarray(angle(jnp.asarray(y), jnp.asarray(x)))
+    apart = np.angle(np.exp(1j * (found - np.arctan2(y.astype(np.float64), x))))
+    assert np.abs(apart).max() < 1e-6 and float(angle(jnp.float32(0), jnp.float32(0))) == 0
 
 
 def test_filter_that_passes_everything_changes_nothing():
