@@ -15,7 +15,7 @@ Pads = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: (before, aft
 BROAD = 128  # channels, of input and output, see `by_kernel`
 MANY, FEW = 256, 1024  # outputs, and positions of a batch, see `suits`
 WIDE = 32  # outputs: with fewer the compiler's kernel is slower
-TINY = 864  # weights of a kernel, see `by_taps`
+TAPS = 27  # of a window and all its channels, see `by_taps`
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -93,8 +93,8 @@ def covers(x: jax.Array, window: tuple[int, ...]) -> bool:
 
 
 def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """The compiler's convolution, or for a tiny kernel our own; under `vmap` over kernels, one after another."""
-    if kernel.size <= TINY:
+    """The compiler's convolution, but of few taps and outputs; under `vmap` over kernels, one after another."""
+    if kernel.shape[3] < WIDE and kernel[..., 0].size <= TAPS:
         return by_taps(x, kernel, pads)
 
     @jax.custom_batching.custom_vmap
