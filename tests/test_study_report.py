@@ -10,7 +10,7 @@ from scipy import stats
 from test_report import Page
 from tiny import Grey
 
-from fedjax_mri import cli, runfolder, study_report, sweep
+from fedjax_mri import cli, disk, study_report, sweep
 from fedjax_mri import config as configs
 from fedjax_mri.config import Experiment
 from fedjax_mri.errors import UserError
@@ -43,7 +43,7 @@ def out(tmp_path_factory) -> pathlib.Path:
                 {"round": 2 * at, "train/accuracy": 1.0, **costs, "sites/accuracy": accuracy(rate, alpha, seed, at)}
             )
         content = {"id": cell.id, "where": cell.where, "synthetic": True, "history": history}
-        runfolder.write_json(sweep.path(out, cell.id), content)
+        disk.write_json(sweep.path(out, cell.id), content)
     return out
 
 
@@ -152,7 +152,7 @@ def test_one_cell_alone_is_reported(tmp_path) -> None:
     with pytest.raises(UserError, match="no cell of this study is finished"):
         study_report.write(tmp_path)
     history = [{"round": 0, "a/accuracy": 0.1}, {"round": 5, "a/accuracy": 0.2}]
-    runfolder.write_json(
+    disk.write_json(
         sweep.path(tmp_path, cell.id), {"id": cell.id, "where": cell.where, "synthetic": False, "history": history}
     )
     page = Page(study_report.write(tmp_path).read_text("utf-8"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import Grey, Picky
 
-from fedjax_mri import cli, experiment, runfolder, study, sweep
+from fedjax_mri import cli, disk, experiment, runfolder, study, sweep
 from fedjax_mri import config as configs
 from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.phantom import Phantom
@@ -173,7 +173,7 @@ def test_a_folder_of_another_study_is_refused(done, tmp_path) -> None:
         sweep.run(Study(configs.put(given.base, "rounds", 4), given.axes), out, say=silent)
     with pytest.raises(UserError, match=r"another study \(axes: "):
         sweep.run(Study(given.base, {"seed": [3]}), out, say=silent)
-    runfolder.write_json(tmp_path / "config.json", {})
+    disk.write_json(tmp_path / "config.json", {})
     with pytest.raises(UserError, match="holds a run, not a study"):
         sweep.run(given, tmp_path, say=silent)
 

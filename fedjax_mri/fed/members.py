@@ -135,7 +135,8 @@ def first(group: Group) -> State:
     def one(placed: Placed, member: Member) -> State:
         return engine.init(simulated(group, placed, member), member.root)
 
-    return jax.jit(over(group, one), out_shardings=where(group))(group.placed, group.members)
+    make = jax.jit(over(group, one), out_shardings=where(group), compiler_options=programs.options())
+    return make(group.placed, group.members)
 
 
 def build(group: Group, state: State, most: int) -> Segment:

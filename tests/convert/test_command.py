@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom import examples
 from pydicom.data import get_testdata_file
 
-from fedjax_mri import cli, runfolder
+from fedjax_mri import cli, disk
 from fedjax_mri.convert import command, discover, nifti, translate
 from fedjax_mri.convert.picture import Limits
 from fedjax_mri.errors import UserError
@@ -262,5 +262,5 @@ def test_commands_of_the_page_are_understood() -> None:
 
 
 def test_a_write_leaves_no_draft(tmp_path) -> None:
-    runfolder.write_bytes(tmp_path / "a", b"content")
+    disk.write_bytes(tmp_path / "a", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

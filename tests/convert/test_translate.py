@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_mri import cli, runfolder, trees
+from fedjax_mri import cli, disk, trees
 from fedjax_mri import config as configs
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.config import Experiment
@@ -40,8 +40,8 @@ def saved(run: pathlib.Path, config: Experiment, channels: int = 1) -> engine.St
     """A run folder of random numbers, in which the first two clients have trained."""
     run.mkdir()
     described = Described((SIZE, SIZE, channels), ("a", "b"), CLIENTS)
-    runfolder.write_json(run / "config.json", configs.to_dict(config))
-    runfolder.write_json(run / "run.json", {"name": config.name, **described._asdict()})
+    disk.write_json(run / "config.json", configs.to_dict(config))
+    disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(CLIENTS, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, config.plan.resolve())
     rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))

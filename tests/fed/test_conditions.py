@@ -171,7 +171,7 @@ def under(settings, sizes: np.ndarray = SIZES) -> engine.Simulation:
 def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
     sim = under(Stragglers(EVEN, deadline_s=1e-6))
     state, work = trained(sim)
-    before = engine.init(sim, ROOT)
+    before = engine.first(sim, Plan(devices=2).resolve(), ROOT)
     jax.tree.map(np.testing.assert_array_equal, state._replace(round=before.round), before)
     assert int(state.round) == 2 and not work.clients.any()
     figures = experiment.training_figures(sim, work, seconds=1.0, waited=0.0)
@@ -207,7 +207,7 @@ def test_who_failed_keeps_nothing_of_the_round() -> None:
     state, work = trained(sim, 1)
     kept = np.asarray(state.clients.rounds)
     assert 0 < kept.sum() == work.clients[0] < np.sum(SIZES > 0)
-    fresh = engine.init(sim, ROOT).clients
+    fresh = engine.first(sim, Plan(devices=2).resolve(), ROOT).clients
     away = np.flatnonzero(kept == 0)
     jax.tree.map(np.testing.assert_array_equal, trees.take(state.clients, away), trees.take(fresh, away))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri import config as configs
-from fedjax_mri import runfolder
+from fedjax_mri import disk
 from fedjax_mri.checkpoint import Checkpoints
 from fedjax_mri.config import Experiment
 from fedjax_mri.data.client_data import ClientData
@@ -37,8 +37,8 @@ def saved(run: pathlib.Path, config: Experiment, size: int = 64) -> pathlib.Path
     """A run folder of random weights."""
     run.mkdir()
     described = Described((size, size, 1), CLASSES, 2)
-    runfolder.write_json(run / "config.json", configs.to_dict(config))
-    runfolder.write_json(run / "run.json", {"name": config.name, **described._asdict()})
+    disk.write_json(run / "config.json", configs.to_dict(config))
+    disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(2, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, config.plan.resolve())
     Checkpoints(run).save(1, jax.jit(lambda key: engine.init(sim, key))(jax.random.key(0)))
