@@ -19,7 +19,6 @@ from jax import export
 
 from fedjax_mri import disk
 
-PyTree = Any
 Program = Callable[..., Any]
 
 # Two threads trace no faster than one, and each waits for the other.
@@ -78,22 +77,26 @@ def compiled(program: Program, form: Form, args: tuple[Any, ...], shelf: Shelf |
 
 def lazily(program: Program, form: Form, shelf: Shelf | None = None, what: str = "") -> Program:
     """`program`, compiled when it is called with arguments of new shapes."""
-    known = dict[str, Any]()
+    ready = dict[str, Any]()
 
     def call(*args: Any) -> Any:
-        shapes = repr(jax.tree.map(jax.typeof, args))
-        if shapes not in known:
-            known[shapes] = compiled(program, form, args, shelf, what)
-        return known[shapes](*args)
+        name = shapes(args)
+        if name not in ready:
+            ready[name] = compiled(program, form, args, shelf, what)
+        return ready[name](*args)
 
     return call
+
+
+def shapes(args: tuple[Any, ...]) -> str:
+    """Tree, shapes and types of arguments, in words: what a program is compiled for."""
+    return repr(jax.tree.map(jax.typeof, args))
 
 
 def kept(program: Program, form: Form, args: tuple[Any, ...], shelf: Shelf, what: str) -> Program:
     """`program` as `shelf` has it, put there before where it is missing or damaged; itself, where JAX cannot export
     it. A run that finds it there and one that does not compile the same code."""
-    shapes = repr(jax.tree.map(jax.typeof, args))
-    name = hashlib.sha256(f"{shelf.name} {what} {form} {shapes}".encode()).hexdigest()[:24]
+    name = hashlib.sha256(f"{shelf.name} {what} {form} {shapes(args)}".encode()).hexdigest()[:24]
     path = shelf.folder / f"{name}.traced"
     content = recall(path, shelf.say)
     if content is None:

@@ -22,8 +22,8 @@ from .site import Site, SiteModel, draw_site
 Read = Callable[[Any, jax.Array, jax.Array], Batch]
 SIZES = (64, 128, 240, 256)
 UNSEEN = 2**30  # first site that takes no part in training
-CHUNK = 250  # sites counted at once
 NEW = 2**30  # first patient who takes no part in training
+CHUNK = 250  # sites counted at once
 
 
 @dataclass(frozen=True)
