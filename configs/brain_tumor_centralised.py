@@ -6,9 +6,9 @@ Command: fedjax-mri train configs/brain_tumor_centralised.py --data.source.root 
 import pathlib
 from dataclasses import replace
 
-from fedjax_mri.config import load
 from fedjax_mri.data.pooled import Pooled
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.run.config import load
 
 federated = load(pathlib.Path(__file__).with_name("brain_tumor_federated.py"))[""]
 

@@ -6,11 +6,11 @@ Data: 2,609 slices of four classes, 446 groups of duplicates; no group is on bot
 The network has four stages of two 3 x 3 convolutions. A prediction is the mean over an image and its mirror image.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
 config = Experiment(

@@ -7,12 +7,12 @@ Command: fedjax-mri train configs/brain_tumor_mri.py --data.root PATH
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import Sizes
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
 published = Experiment(

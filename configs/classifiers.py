@@ -11,7 +11,6 @@ At full size, on a GPU: --task.network.width 64, for EfficientNet-B1 1.0, for B3
 import pathlib
 from dataclasses import replace
 
-from fedjax_mri.config import load
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.sampling import Everyone
@@ -20,6 +19,7 @@ from fedjax_mri.nets.efficientnet import EfficientNetSettings
 from fedjax_mri.nets.head import HeadSettings
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import VGGSettings
+from fedjax_mri.run.config import load
 from fedjax_mri.tasks.classify import Classify
 
 HERE = pathlib.Path(__file__)

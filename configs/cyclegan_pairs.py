@@ -5,13 +5,13 @@ Hardware and time: about five minutes on 2 cores. FOLDER holds CT/ and MRI/ with
 AANLIB collection have seven cases, of which two are held out. Its CT is a display window: no HU are claimed.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.pairs import Pairs
 from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.early import Early
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
 config = Experiment(

@@ -4,12 +4,12 @@ Command: fedjax-mri train configs/cyclegan_phantom.py
 Hardware and time: a GPU; 20 hospitals of some 40 patients (synthetic), unpaired.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.early import Early
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
 config = Experiment(

@@ -9,7 +9,7 @@ Sizes are those of `classifiers.py`, for two cores.
 import pathlib
 from dataclasses import replace
 
-from fedjax_mri.config import load
+from fedjax_mri.run.config import load
 
 HERE = pathlib.Path(__file__)
 PATIENTS = load(HERE.with_name("translation_demo.py"))["pix2pix"].data

@@ -8,17 +8,17 @@ Each hospital has a head of its own ("fusion" in the figures) beside the one tha
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.shift import ModalitySkew
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.fusion import Cross
 from fedjax_mri.nets.resnet import ResNetEncoder
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.fusion import Fuse
 
 USUAL = SiteModel()

@@ -6,14 +6,14 @@ Hardware and time: a GPU; not measured. Data: the phantom (synthetic), two hospi
 1,000: here they are 500 at each of two unseen sites, and as many of the two that train.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.shift import ModalitySkew
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.fusion import Fuse
 
 SITES = SiteModel(patients_mean=4000.0, patients_sigma=0.0, patients_max=4000)

@@ -8,7 +8,7 @@ import pathlib
 import runpy
 from dataclasses import replace
 
-from fedjax_mri.early import Early
+from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.pix2pix import Pix2Pix
 
 unpaired = runpy.run_path(str(pathlib.Path(__file__).with_name("cyclegan_phantom.py")))["config"]

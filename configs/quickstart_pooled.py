@@ -6,11 +6,11 @@ Command: fedjax-mri train configs/quickstart_pooled.py (six minutes on 2 cores)
 import pathlib
 from dataclasses import replace
 
-from fedjax_mri.config import LocalTraining, load
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.run.config import LocalTraining, load
 
 federated = load(pathlib.Path(__file__).with_name("quickstart.py"))[""]
 

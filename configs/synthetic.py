@@ -4,13 +4,13 @@ Command: fedjax-mri train configs/synthetic.py
     Results of all its cells, and of FedAvg: `python scripts/published.py`, docs/published.md.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.algorithms.fedprox import FedProx
-from fedjax_mri.fed.conditions import Partial
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
 config = Experiment(

@@ -9,16 +9,16 @@ field and CT kernel. CycleGAN and UNIT never see CT and MR of the same patient; 
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.early import Early
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.translation import PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.extras import Extras
 from fedjax_mri.tasks.pix2pix import Pix2Pix

@@ -2,6 +2,6 @@
 
 import sys
 
-from fedjax_mri.cli import main
+from fedjax_mri.cli.commands import main
 
 sys.exit(main())

@@ -29,15 +29,17 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from fedjax_mri import programs, trees
+from fedjax_mri.core import programs, trees
 from fedjax_mri.data.resident import resident, specimen
-from fedjax_mri.fed import auto, engine, segments, uplink
-from fedjax_mri.fed import local as locally
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client import local as locally
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import auto, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
@@ -133,7 +135,7 @@ def simulations(name: str) -> Callable[[Plan], Simulation]:
 
 
 def quickstart(path: pathlib.Path) -> Callable[[Plan], Simulation]:
-    from fedjax_mri import config, experiment
+    from fedjax_mri.run import config, experiment
 
     settings = config.load(path)[""]
     federation = settings.data.build(settings.seed)

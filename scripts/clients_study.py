@@ -18,15 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_mri import trees
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.core import trees
+from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation
 from fedjax_mri.fed.sampling import Population, Uniform
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.tasks.task import Model, Phase, Task, everything
 
 STUDY = [(clients, 10) for clients in (10, 100, 1_000, 10_000, 100_000)]

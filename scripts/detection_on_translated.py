@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from translation_table import everyone
 
-from fedjax_mri import judge, runfolder
-from fedjax_mri.config import Experiment
 from fedjax_mri.convert.translate import Translator, own, translate
-from fedjax_mri.data.client_data import Source
-from fedjax_mri.errors import UserError
-from fedjax_mri.judge import Restored
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Source
 from fedjax_mri.metrics import classification, image
 from fedjax_mri.metrics.classification import Tally
+from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Batch
 from fedjax_mri.tasks.units import share
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
     """Both tables. Raises UserError where the two runs do not fit each other."""
-    config, detector, translators = runfolder.read_config(translation), judge.restore(classifier), both(translation)
+    config, detector, translators = runfolder.read_config(translation), restore.restore(classifier), both(translation)
     batch, classes = patients(config)
     refuse_strangers(detector, translators["mr"], classes)
     made = translated(translators["mr"], "mr", batch["ct"])

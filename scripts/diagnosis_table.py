@@ -14,13 +14,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedjax_mri import cli, config, experiment, results
-from fedjax_mri.config import Experiment
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.pooled import Pooled
-from fedjax_mri.errors import UserError
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.metrics import classification
-from fedjax_mri.record import TestResult
+from fedjax_mri.run import config, experiment, results
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.record import TestResult
 
 HOME = pathlib.Path(__file__).parent.parent
 Figures = dict[str, float]

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from fedjax_mri import programs
+from fedjax_mri.core import programs
 from fedjax_mri.nets.layers import conv2d, max_pool
 
 BATCH, LOOP, REPEATS = 16, 20, 15

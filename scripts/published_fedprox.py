@@ -17,18 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from trajectory import trajectory
 
-from fedjax_mri import config as configs
-from fedjax_mri import programs
+from fedjax_mri.core import programs
 from fedjax_mri.data import resident
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
-from fedjax_mri.experiment import Described, assemble
-from fedjax_mri.fed import engine
 from fedjax_mri.fed.algorithms.fedprox import FedProx
-from fedjax_mri.fed.conditions import Partial
-from fedjax_mri.fed.engine import State
-from fedjax_mri.fed.placement import Placed
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.rounds import State
+from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.metrics import classification
+from fedjax_mri.run import config as configs
+from fedjax_mri.run.experiment import assemble
 
 CONFIG = configs.load(pathlib.Path(__file__).parents[1] / "configs" / "synthetic.py")[""]
 DATA = {
@@ -88,7 +88,7 @@ def batch(data: ClientData) -> dict[str, np.ndarray]:
 @cache
 def program(late: str, rounds: int) -> Callable[..., Curves]:
     """Compiled `curves`, for any data."""
-    described = Described((1, 1, FEATURES), tuple(map(str, range(CLASSES))), CLIENTS)
+    described = DataDescription((1, 1, FEATURES), tuple(map(str, range(CLASSES))), CLIENTS)
     blank = ClientData(np.ones(CLIENTS, np.int32), (), resident.read)  # what matters of the data is `placed`
     plan = CONFIG.plan.resolve()
 

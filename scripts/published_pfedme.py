@@ -14,12 +14,14 @@ from trajectory import trajectory
 
 from fedjax_mri.data.resident import whole
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
-from fedjax_mri.fed import engine, placement, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State
 from fedjax_mri.fed.sampling import Population, Uniform
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify

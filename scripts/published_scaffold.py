@@ -15,14 +15,16 @@ import optax
 from trajectory import trajectory
 
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, placement, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
-from fedjax_mri.fed.conditions import Conditions, Turnout, ideal
-from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State
 from fedjax_mri.fed.sampling import Cohort, Everyone, Population
+from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.world.conditions import Conditions, Turnout, ideal
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 START = 1.0  # x before the first round

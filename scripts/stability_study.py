@@ -21,21 +21,22 @@ import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
-from fedjax_mri import cli, experiment, results, runfolder
-from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.cli import commands as cli
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom, SiteModel
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.source import UNSEEN, origin, reader
 from fedjax_mri.explain import rounds
-from fedjax_mri.explain.maps import title
-from fedjax_mri.explanation_report import over_rounds
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
-from fedjax_mri.figures import STYLE, WIDE
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.report.explanations import over_rounds
+from fedjax_mri.report.figures import STYLE, WIDE
+from fedjax_mri.run import experiment, results, runfolder
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import measures, stability
+from fedjax_mri.xai.methods import title
 
 HOME = Path(__file__).parent.parent
 SKEWS = {"IID": 1000.0, "strong skew": 0.1}  # Dirichlet concentration of a hospital's classes

@@ -17,10 +17,12 @@ import tempfile
 import time
 from dataclasses import replace
 
-from fedjax_mri import cli, config, experiment, sweep
-from fedjax_mri.config import Experiment
-from fedjax_mri.fed.plan import Plan
-from fedjax_mri.study import Study
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.run import config, experiment
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.study import sweep
+from fedjax_mri.study.study import Study
 
 WAYS = ("separate", "sweep")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from fedjax_mri.fed import engine
-from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.placement import Placed
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State
 
 
 def trajectory(

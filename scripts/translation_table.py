@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import judge, runfolder
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import positions, whole
+from fedjax_mri.run import restore, runfolder
 from fedjax_mri.tasks import translation
 from fedjax_mri.tasks.biophysics import APART, memberships
 from fedjax_mri.tasks.task import Batch, Model
@@ -49,7 +49,7 @@ def main() -> None:
     found["histogram"] = baseline(window, test, matched(everyone(federation.train, SAMPLE), test["ct"]))
     for run in runs:
         best = (run / "best").is_dir()
-        figures = judge.judge(run, None, lambda line: None, best)[TEST]
+        figures = restore.judge(run, None, lambda line: None, best)[TEST]
         found[runfolder.read_config(run).name] = figures
     print(f"CT to MR, {len(test['ct'])} patients of {TEST} (synthetic)\n")
     print("| | " + " | ".join(SHOWN.values()) + " |\n|---|" + "---|" * len(SHOWN))

@@ -26,7 +26,7 @@ import numpy as np
 import workloads
 from compare import HOME, install, missing
 
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.xai.method import compiled

@@ -8,7 +8,6 @@ steps, as SCAFFOLD and FedDyn assume; the server's rates are the papers' (FedAda
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
@@ -19,10 +18,11 @@ from fedjax_mri.fed.algorithms.feddyn import FedDyn
 from fedjax_mri.fed.algorithms.fedopt import FedAdam
 from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.study import Study, grid
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.study.study import Study, grid
 from fedjax_mri.tasks.classify import Classify
 
 # Milder than the phantom's defaults in all but the labels, so that 50 rounds suffice.

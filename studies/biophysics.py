@@ -8,8 +8,8 @@ Data: the nine hospitals of configs/translation_demo.py, trained for 10 rounds.
 import pathlib
 from dataclasses import replace
 
-from fedjax_mri.config import load
-from fedjax_mri.study import Study
+from fedjax_mri.run.config import load
+from fedjax_mri.study.study import Study
 
 demo = load(pathlib.Path(__file__).parents[1] / "configs" / "cyclegan_demo.py")[""]
 

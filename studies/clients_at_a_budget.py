@@ -6,16 +6,16 @@ Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trai
 BUDGET, in rounds of cohort x epochs x PATIENTS of them.
 """
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.study import Study
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 
 PATIENTS, BUDGET = 16, 19_200

@@ -9,7 +9,6 @@ Hardware and time: about half an hour on 2 cores.
 import os
 import pathlib
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
@@ -17,10 +16,11 @@ from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.pooled import Pooled
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.study import Study
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 
 ROOT = pathlib.Path(os.environ.get("FEDJAX_MRI_BRAIN_TUMOR", "brain-tumor-mri"))

@@ -12,7 +12,7 @@ import runpy
 from dataclasses import replace
 
 from fedjax_mri.nets.fusion import Cross, Early, Late
-from fedjax_mri.study import Study
+from fedjax_mri.study.study import Study
 
 demo = runpy.run_path(str(pathlib.Path(__file__).parent.parent / "configs" / "fusion_demo.py"))
 DEMO, ENCODER = demo["config"], demo["ENCODER"]

@@ -11,7 +11,7 @@ import runpy
 from dataclasses import replace
 
 from fedjax_mri.data.pooled import Pooled
-from fedjax_mri.study import Study
+from fedjax_mri.study.study import Study
 
 fusion = runpy.run_path(str(pathlib.Path(__file__).with_name("fusion.py")))
 BASE, NEURAL = fusion["base"], fusion["NEURAL"]

@@ -8,16 +8,16 @@ field of a hospital are drawn, about the same middle; label mixes are nearly eve
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.study import Study
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 
 USUAL = SiteModel()

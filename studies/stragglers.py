@@ -8,7 +8,6 @@ that is not done by then is dropped or handed in as it is. Time is that of the v
 
 from dataclasses import replace
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
@@ -16,11 +15,12 @@ from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedprox import FedProx
-from fedjax_mri.fed.conditions import Stragglers
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.study import Study, grid
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.study.study import Study, grid
 from fedjax_mri.tasks.classify import Classify
 
 USUAL = SiteModel()

@@ -10,16 +10,20 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_mri import cli, config, trees
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import trees
 from fedjax_mri.explain.command import Settings
-from fedjax_mri.fed import engine, evaluate, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import evaluate, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation
 from fedjax_mri.fed.sampling import Everyone, Population
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
+from fedjax_mri.run import config
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)

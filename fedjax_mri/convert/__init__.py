@@ -1,1 +1,1 @@
-"""A trained translation model applied to files: CT into MR and MR into CT, the same kind of file out."""
+"""Files translated from CT to MR and back by a trained model. It imports run and what run imports."""

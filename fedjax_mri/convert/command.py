@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri import disk
-from fedjax_mri.convert import discover, stream
-from fedjax_mri.convert.discover import File
-from fedjax_mri.convert.picture import Conversion, Limits, Picture
-from fedjax_mri.convert.read import read
+from fedjax_mri.convert import stream
 from fedjax_mri.convert.translate import Translator
-from fedjax_mri.convert.units import check_units
-from fedjax_mri.data.images import shown
-from fedjax_mri.errors import UserError, brief
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.data.files import discover
+from fedjax_mri.data.files.discover import File
+from fedjax_mri.data.files.images import shown
+from fedjax_mri.data.files.picture import Conversion, Limits, Picture
+from fedjax_mri.data.files.read import read
+from fedjax_mri.data.files.units import check_units
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri.convert import grid, units
-from fedjax_mri.convert.discover import File
-from fedjax_mri.convert.picture import Conversion, Picture
 from fedjax_mri.convert.translate import Translator
+from fedjax_mri.data.files import grid, units
+from fedjax_mri.data.files.discover import File
+from fedjax_mri.data.files.picture import Conversion, Picture
 
 Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> what is made of it, each [B, H, W]
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import judge
-from fedjax_mri.errors import UserError
-from fedjax_mri.judge import Restored
-from fedjax_mri.models import clients, own
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.run import restore
+from fedjax_mri.run.models import clients, own
+from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Model, Task
 from fedjax_mri.xai.layers import last_uses
 
@@ -35,7 +35,7 @@ def translate(run: pathlib.Path, to: str) -> Translator:
 
     Raises UserError where it has trained none.
     """
-    this = judge.restore_kept(run)
+    this = restore.restore_kept(run)
     check(this, run, to)
     probe = filled("ct", np.zeros((1, *this.described.image), np.float32))
     models = [own(this), *clients(this, probe)]

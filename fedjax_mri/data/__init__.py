@@ -1,1 +1,4 @@
-"""Where examples come from, how they are dealt out to hospitals, and how they are read inside the compiled step."""
+"""Where examples come from, how they are divided among clients and how a local step reads them.
+
+It imports core alone.
+"""

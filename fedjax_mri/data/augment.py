@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import keys
-from fedjax_mri.errors import UserError
+from fedjax_mri.core import keys
+from fedjax_mri.core.errors import UserError
 
 TILES = 8  # CLAHE: tiles a side
 CLIP = 2.0  # CLAHE: a level's count in a tile, at most, over the mean count

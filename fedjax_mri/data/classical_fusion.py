@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 
 Fuse = Callable[[jax.Array, jax.Array], jax.Array]
 Rule = Literal["average", "pca", "wavelet"]

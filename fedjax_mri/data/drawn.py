@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Source, Table, Test
 from fedjax_mri.data.resident import positions, resident, whole
-from fedjax_mri.errors import UserError
 
 CHUNK = 128  # examples computed at once
 

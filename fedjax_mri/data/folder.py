@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from fedjax_mri.data import duplicates, images
-from fedjax_mri.data.client_data import Federation, Table, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import duplicates
+from fedjax_mri.data.contract import Federation, Table, Test
+from fedjax_mri.data.files import images
 from fedjax_mri.data.partition import Partition, Sizes, follow, holdout
 from fedjax_mri.data.resident import resident
-from fedjax_mri.errors import UserError
 
 FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_mri.data import images
-from fedjax_mri.data.client_data import ClientData, Federation, Table, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, Federation, Table, Test
+from fedjax_mri.data.files import images
 from fedjax_mri.data.resident import resident
-from fedjax_mri.errors import UserError
 
 SLICE = 3  # digits at the end of a name that count slices; what stands before them is the case
 CLASSES = ("slice",)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test, unchanged
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Source, Table, Test, unchanged
 from fedjax_mri.data.resident import whole
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Examples
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Batch, ClientData, Examples
 
 
 class Resident(NamedTuple):

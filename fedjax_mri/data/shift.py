@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import keys
+from fedjax_mri.core import keys
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import scaled
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Shift, Source, Table, Test
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Source, Table, Test
 from fedjax_mri.data.phantom.scanner import show_ct
 from fedjax_mri.data.resident import specimen, whole
-from fedjax_mri.errors import UserError
 
 LABELS, WEAR, MODALITIES = range(3)  # no two kinds of change share their chance
 KINDS = ("CT only", "MR only", "CT and MR")

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedjax_mri.data.client_data import ClientData, Examples
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, Examples
 from fedjax_mri.data.resident import count, read
-from fedjax_mri.errors import UserError
 
 
 class Records(Protocol):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri.data.client_data import ClientData, Federation, Table, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, Federation, Table, Test
 from fedjax_mri.data.resident import resident, whole
-from fedjax_mri.errors import UserError
 
 TRAINING = 0.9  # share of a device's examples that trains
 FEATURES, CLASSES = 60, 10  # FedProx's

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Source, Table, Test
 from fedjax_mri.data.resident import whole
 
 

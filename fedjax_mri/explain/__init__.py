@@ -1,1 +1,4 @@
-"""A trained classifier's predictions on files, explained, measured, and marked where a person should look."""
+"""The predictions of a trained classifier on files, explained, measured and marked for review.
+
+It imports run, report, convert and what they import.
+"""

@@ -11,22 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import disk, results
-from fedjax_mri.audit_report import comma_separated
-from fedjax_mri.convert import discover
-from fedjax_mri.convert.discover import File
-from fedjax_mri.convert.picture import Limits
-from fedjax_mri.data.images import shown
-from fedjax_mri.errors import UserError
-from fedjax_mri.explain import draw, inputs, maps, model, pages, triage, words
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import discover
+from fedjax_mri.data.files.discover import File
+from fedjax_mri.data.files.images import shown
+from fedjax_mri.data.files.picture import Limits
+from fedjax_mri.explain import inputs, maps, model, pages, triage, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.pages import PAGE, Patient
 from fedjax_mri.explain.triage import Calibration, Wanted
-from fedjax_mri.figures import encoded
 from fedjax_mri.metrics import outliers
-from fedjax_mri.xai import measures
+from fedjax_mri.report import overlays
+from fedjax_mri.report.audit_page import comma_separated
+from fedjax_mri.report.figures import encoded
+from fedjax_mri.run import results
+from fedjax_mri.xai import measures, methods
 
 TABLE = "measures.csv"
 
@@ -210,7 +212,7 @@ def looked_at(job: Job, group: Sequence[Read]) -> Iterator[Patient]:
 
 def told(name: str, drawn: Mapping[str, np.ndarray], head: np.ndarray) -> list[str]:
     """What each method's map covers, in words, for the class `name`."""
-    return [words.sentence(maps.title(method), name, words.cover(found, head)) for method, found in drawn.items()]
+    return [words.sentence(methods.title(method), name, words.cover(found, head)) for method, found in drawn.items()]
 
 
 def explained(
@@ -241,7 +243,7 @@ def write(job: Job, one: Patient) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
         for name, found in one.maps.items():
-            disk.write_bytes(home / f"{name}.png", encoded(draw.overlay(one.image, found, maps.title(name))))
+            disk.write_bytes(home / f"{name}.png", encoded(overlays.overlay(one.image, found, methods.title(name))))
             disk.write_bytes(home / f"{name}.npy", raw(found))
         pages.patient(home / PAGE, job.this, one, job.calibration)
     except OSError as error:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.convert import grid, raster, read, stream, units
-from fedjax_mri.convert.picture import Conversion, Limits, Picture
-from fedjax_mri.data import images
+from fedjax_mri.convert import stream
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import grid, images, raster, read, units
+from fedjax_mri.data.files.picture import Conversion, Limits, Picture
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.scanner import CT_WINDOW, show_ct
-from fedjax_mri.errors import UserError
 from fedjax_mri.explain.model import Trained
 
 

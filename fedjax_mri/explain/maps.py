@@ -7,27 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.explain.model import Trained, scores
 from fedjax_mri.tasks.task import Model
 from fedjax_mri.xai import faithfulness, measures, methods
 
 Say = Callable[[str], None]
 Method = Callable[..., jax.Array]  # (scores, x, target, key) -> maps
-NAMES = {  # as they are written
-    "gradcam": "Grad-CAM",
-    "gradcampp": "Grad-CAM++",
-    "layercam": "Layer-CAM",
-    "saliency": "Saliency",
-    "smoothgrad": "SmoothGrad",
-    "ig": "Integrated gradients",
-    "gradinput": "Gradient x input",
-    "occlusion": "Occlusion",
-    "kernelshap": "KernelSHAP",
-    "shapley": "Sampled Shapley",
-    "lrp": "LRP",
-}
-
 ORDER = (  # of measures in tables; compiled functions give them in alphabetical order
     *("pointing", "energy inside", "IoU", "activation intensity", "region coverage", "sparseness"),
     *("deletion", "insertion", "faithfulness", "sensitivity"),
@@ -120,8 +106,3 @@ def measured(
             lambda moved: maps(models, moved, target, key), x, key, how.radius, how.samples
         ),
     }
-
-
-def title(name: str) -> str:
-    """A method as it is written."""
-    return NAMES.get(name, name)

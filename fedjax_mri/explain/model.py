@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import judge, runfolder
-from fedjax_mri.errors import UserError
-from fedjax_mri.judge import Restored
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.metrics import ensemble, temperature
-from fedjax_mri.models import own
-from fedjax_mri.tasks.task import Classifier, Model
+from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run.models import classifier, own
+from fedjax_mri.run.restore import Restored
+from fedjax_mri.tasks.task import Model
 
 Apply = Callable[[Model, jax.Array], jax.Array]  # what the network sees [B, S, S, C] -> logits [B, K]
 
@@ -39,7 +39,7 @@ def trained(runs: Sequence[Path]) -> Trained:
 
     Raises UserError where one is no classifier, or not of the first one's task, classes and images.
     """
-    found = [judge.restore_kept(run) for run in runs]
+    found = [restore.restore_kept(run) for run in runs]
     for run, this in zip(runs, found):
         agree(run, this, runs[0], found[0])
     first = found[0]
@@ -64,15 +64,6 @@ def trained(runs: Sequence[Path]) -> Trained:
         jax.jit(partial(scores, answer)),
         [own(this) for this in found],
     )
-
-
-def classifier(this: Restored, run: Path) -> Classifier:
-    """The task's two steps. Raises UserError where it has none."""
-    steps = this.sim.task.classifier
-    if steps is None:
-        kind = type(this.config.task).__name__
-        raise UserError(f"{run}: its task, {kind}, has no scores of classes: give a run that classifies images")
-    return steps
 
 
 def agree(run: Path, this: Restored, other: Path, first: Restored) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fedjax_mri.data.client_data import Table
-from fedjax_mri.explain import draw
-from fedjax_mri.explain.maps import title
+from fedjax_mri.data.contract import Table
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.triage import Calibration, Verdict
 from fedjax_mri.explain.words import percent
-from fedjax_mri.figures import COLOURS, RED, STYLE, WIDE, Part, embedded, panels, png, svg
-from fedjax_mri.report import publish
+from fedjax_mri.report import overlays
+from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, Part, embedded, panels, png, svg
+from fedjax_mri.report.run import publish
+from fedjax_mri.xai.methods import title
 
 PAGE = "index.html"
 MAKER = "fedjax-mri explain"
@@ -47,7 +47,7 @@ class Patient(NamedTuple):
 
 def patient(path: Path, this: Trained, one: Patient, calibration: Calibration | None) -> Path:
     """The page of one image."""
-    shown = draw.side_by_side(one.image, {title(name): found for name, found in one.maps.items()}, one.lesion)
+    shown = overlays.side_by_side(one.image, {title(name): found for name, found in one.maps.items()}, one.lesion)
     outlined = " The green line is the true lesion." if one.lesion is not None else ""
     parts = [
         Part(words=[flag(one.verdict), *prediction(this, one.verdict, calibration)]),

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import judge, results, runfolder
-from fedjax_mri.checkpoint import Checkpoints
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.explain import maps, model
 from fedjax_mri.explain.model import Trained
-from fedjax_mri.models import own
+from fedjax_mri.run import restore, results, runfolder
+from fedjax_mri.run.checkpoint import Checkpoints
+from fedjax_mri.run.models import own
 from fedjax_mri.tasks.task import Model
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ def explained(run: Path, names: Sequence[str], examples: Mapping[str, np.ndarray
     this = model.trained([run])
     x, truth = this.seen(jnp.asarray(examples["image"])), jnp.asarray(examples["truth"])
     rounds = Checkpoints(run).rounds()
-    states = [own(judge.restore(run, round=round)) for round in rounds]
+    states = [own(restore.restore(run, round=round)) for round in rounds]
     found = {
         "rounds": np.array(rounds),
         "truth": np.asarray(truth),

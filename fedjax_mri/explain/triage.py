@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import results
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.explain.words import percent
 from fedjax_mri.metrics import conformal, outliers, referral, temperature
-from fedjax_mri.record import TestResult
+from fedjax_mri.run import results
+from fedjax_mri.run.record import TestResult
 
 
 class Wanted(NamedTuple):

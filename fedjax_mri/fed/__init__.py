@@ -1,1 +1,4 @@
-"""How it is learnt: local training, algorithms, what happens to updates on their way, and the engine around them."""
+"""How a federation learns: clients, uplink, algorithms, sampling, the simulated world and the engine.
+
+It imports core, metrics, data and tasks.
+"""

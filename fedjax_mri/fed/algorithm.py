@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import trees
-from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.core import trees
+from fedjax_mri.fed.uplink.uplink import Aggregate, Update
 from fedjax_mri.tasks.task import Task
 
 PyTree = Any

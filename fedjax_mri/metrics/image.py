@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.metrics.ratio import ratio
 from fedjax_mri.metrics.window import average, gaussian, halved, uniform, windows
 

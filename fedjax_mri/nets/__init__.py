@@ -1,1 +1,1 @@
-"""Networks in Flax NNX, one file per family, split into plain trees of arrays at the boundary."""
+"""Networks in Flax NNX, one file a family, as plain functions on trees of arrays. It imports core alone."""

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.head import Head, HeadSettings

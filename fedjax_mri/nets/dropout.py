@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core.errors import UserError, known
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

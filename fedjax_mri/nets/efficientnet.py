@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.depthwise import Depthwise
 from fedjax_mri.nets.dropout import check_rates, drop_path

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.direct import Pads, direct, opposite, suits
 
 ConvPolicy = Literal["xla", "gemm", "direct"]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import HE, Conv, ConvPolicy, Norm, instance_norm, reflect_pad

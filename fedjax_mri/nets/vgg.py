@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import jax
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.dropout import dropout
 from fedjax_mri.nets.functional import Net, functional

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.layers import HE, ConvPolicy, Norm, NormKind, check_groups, conv2d, max_pool
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.nets.efficientnet import EfficientNetSettings, scaled
 from fedjax_mri.nets.resnet import ResNetSettings, layout
 from fedjax_mri.nets.vgg import STAGES, VGGSettings

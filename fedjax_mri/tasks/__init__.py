@@ -1,1 +1,4 @@
-"""What is learnt: the only place where networks, losses and metrics meet."""
+"""What is learnt.
+
+It is the only room that joins networks, losses and metrics; it imports core, metrics, nets and data.
+"""

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri import paths, trees
+from fedjax_mri.core import paths, trees
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
-from fedjax_mri.errors import UserError, known
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from fedjax_mri.errors import UserError, known
-from fedjax_mri.imports import imported
+from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.imports import imported
 from fedjax_mri.metrics import image
 from fedjax_mri.tasks import biophysics, losses
 from fedjax_mri.tasks.losses import Encoder
@@ -66,7 +66,7 @@ class Extras:
     perceptual: float = 0.0  # sum over feature maps f of mean (f(y) - f(x))^2, or f(y*)
     cycle_perceptual: float = 0.0  # the same of x' and x (system E); not for pix2pix
     # any importable function: encoder_path -> (images [B, H, W, C] in 0..1 -> feature maps); this one takes any run
-    encoder: str = "fedjax_mri.encoder.of_run"
+    encoder: str = "fedjax_mri.run.encoder.of_run"
     encoder_path: str = ""  # of a frozen classifier's weights: the folder of a run
 
     def build(self, window: Window) -> Added:

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri import paths
+from fedjax_mri.core import paths
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, scaled, training_images
 from fedjax_mri.data.classical_fusion import fused
 from fedjax_mri.data.shift import HAS, KINDS
-from fedjax_mri.errors import UserError
 from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.compute import Compute

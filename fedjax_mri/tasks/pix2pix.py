@@ -22,7 +22,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.functional import Net

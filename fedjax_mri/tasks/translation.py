@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks import measures
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, PyTree, Task

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.tasks.task import Batch
 
 MODALITIES = ("ct", "mr")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 
 Baseline = Literal["zero", "mean", "blurred", "noise"]
 BLUR = 8  # of the image's side a Gaussian's standard deviation goes into it

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.baseline import Baseline, baseline
 from fedjax_mri.xai.method import Method, Scores, gradient
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.method import Scores
 from fedjax_mri.xai.trace import CALLS, Values, bound, follow, read, shape, traced
 

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.method import Method, Scores, chosen, gradient
 from fedjax_mri.xai.relevance import Rules, Spread, relevant, total
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.cam import GradCAM, GradCAMPlusPlus, LayerCAM
 from fedjax_mri.xai.gradients import GradientInput, IntegratedGradients, Saliency, SmoothGrad
 from fedjax_mri.xai.lrp import LRP
@@ -23,9 +23,28 @@ METHODS: dict[str, Any] = {
     "lrp": LRP(),
 }
 
+TITLES = {  # as papers write them
+    "gradcam": "Grad-CAM",
+    "gradcampp": "Grad-CAM++",
+    "layercam": "Layer-CAM",
+    "saliency": "Saliency",
+    "smoothgrad": "SmoothGrad",
+    "ig": "Integrated gradients",
+    "gradinput": "Gradient x input",
+    "occlusion": "Occlusion",
+    "kernelshap": "KernelSHAP",
+    "shapley": "Sampled Shapley",
+    "lrp": "LRP",
+}
+
 
 def settings(name: str) -> Any:
     """A method's settings, which have `build`. Raises UserError, with the known names, on an unknown one."""
     if name not in METHODS:
         raise UserError(f"method={name}: give one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def title(name: str) -> str:
+    """The name of a method as papers write it; `name` itself where the method is not one of these."""
+    return TITLES.get(name, name)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.xai.method import Scores
 from fedjax_mri.xai.trace import CALLS, CUSTOM, bound, run, shape, traced
 

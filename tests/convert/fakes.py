@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedjax_mri.convert import command, discover
+from fedjax_mri.convert import command
 from fedjax_mri.convert.translate import Translator
+from fedjax_mri.data.files import discover
 
 WINDOW = (-1000.0, 1000.0)
 SIZE = 16

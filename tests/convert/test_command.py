@@ -14,10 +14,12 @@ from PIL import Image
 from pydicom import examples
 from pydicom.data import get_testdata_file
 
-from fedjax_mri import cli, disk
-from fedjax_mri.convert import command, discover, nifti, translate
-from fedjax_mri.convert.picture import Limits
-from fedjax_mri.errors import UserError
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.convert import command, translate
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import discover, nifti
+from fedjax_mri.data.files.picture import Limits
 
 LIMITS = Limits(pixels=20_000, bytes=10_000_000)
 

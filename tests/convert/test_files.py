@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom import examples
 from pydicom.data import get_testdata_file
 
-from fedjax_mri.convert import grid
+from fedjax_mri.data.files import grid
 from fedjax_mri.data.phantom.scanner import show_mr
 
 RAMP = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)

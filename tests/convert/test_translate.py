@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_mri import cli, disk, trees
-from fedjax_mri import config as configs
-from fedjax_mri.checkpoint import Checkpoints
-from fedjax_mri.config import Experiment
+from fedjax_mri.cli import commands as cli
 from fedjax_mri.convert.translate import DRAWS, translate
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.core import disk, trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.errors import UserError
-from fedjax_mri.experiment import Described, assemble
-from fedjax_mri.fed import engine
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
+from fedjax_mri.run import config as configs
+from fedjax_mri.run.checkpoint import Checkpoints
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.experiment import assemble
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.pix2pix import Pix2Pix
@@ -39,7 +40,7 @@ CONFIG = Experiment(Phantom(), name="tiny", task=TASK, sampling=Uniform(1), plan
 def saved(run: pathlib.Path, config: Experiment, channels: int = 1) -> engine.State:
     """A run folder of random numbers, in which the first two clients have trained."""
     run.mkdir()
-    described = Described((SIZE, SIZE, channels), ("a", "b"), CLIENTS)
+    described = DataDescription((SIZE, SIZE, channels), ("a", "b"), CLIENTS)
     disk.write_json(run / "config.json", configs.to_dict(config))
     disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(CLIENTS, np.int32), (), lambda store, client, indices: {})

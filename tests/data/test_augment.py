@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import (
     Augment,
     Preprocess,
@@ -20,7 +21,6 @@ from fedjax_mri.data.augment import (
     training_images,
     warp,
 )
-from fedjax_mri.errors import UserError
 
 KEY = jax.random.key(0)
 ALL = Augment(flip=0.5, rotate_deg=20, zoom=0.2, crop=0.2, brightness=0.2, contrast=0.3)

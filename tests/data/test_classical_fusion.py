@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.classical_fusion import RULES, fused, haar, unhaar
-from fedjax_mri.errors import UserError
 
 rng = np.random.default_rng(0)
 A, B = (rng.uniform(size=(3, 16, 24, 1)).astype(np.float32) for _ in range(2))

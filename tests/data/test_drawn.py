@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from simulations import SIZES, procedural
 
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.data.drawn import Drawn, drawn
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import members
+from fedjax_mri.fed.engine import members
 
 OWNER = np.arange(len(SIZES), dtype=np.int32)
 

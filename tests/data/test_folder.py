@@ -11,11 +11,11 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
 
-from fedjax_mri.data import images
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import images
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID, Dirichlet, Sizes
 from fedjax_mri.data.resident import resident
-from fedjax_mri.errors import UserError
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "brain-tumor-mri"
 CLASSES = ("cyst", "none")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.partition import IID, Dirichlet, Quantity, Shards, Sizes, apportion, follow, holdout
-from fedjax_mri.errors import UserError
 
 PARTITIONS = {
     "iid": IID(7),

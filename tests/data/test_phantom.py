@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom import (
     CLASSES,
     NAMES,
@@ -30,7 +31,6 @@ from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician
 from fedjax_mri.data.phantom.shapes import angle
 from fedjax_mri.data.phantom.site import draw_site
 from fedjax_mri.data.phantom.source import UNSEEN, census, open_site, origin
-from fedjax_mri.errors import UserError
 
 SMALL = Phantom(clients=12, test_clients=4, test_patients=6)
 SEED = 3

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri.data import client_data
-from fedjax_mri.data.client_data import ClientData, Federation
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import contract as client_data
+from fedjax_mri.data.contract import ClientData, Federation
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.source import origin, reader
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, partly
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import local as locally
-from fedjax_mri.fed import members
-from fedjax_mri.fed.local import Local
+from fedjax_mri.fed.client import local as locally
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import members
 
 EACH, CLASSES = 400, 3
 

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.data.resident import empty, pack, resident, whole
 from fedjax_mri.data.streamed import streamed
-from fedjax_mri.errors import UserError
 
 PARTS = [np.array([7, 2, 5]), np.array([], int), np.array([0]), np.array([9, 1, 3, 4])]
 ARRAYS = {

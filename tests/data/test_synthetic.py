@@ -9,17 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_mri import keys
+from fedjax_mri.core import keys
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.resident import whole
 from fedjax_mri.data.synthetic import LeafSynthetic, Synthetic, digest
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, evaluate, segments, uplink
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.engine import evaluate, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State
 from fedjax_mri.fed.sampling import Population, Uniform
-from fedjax_mri.fed.shuffle import shuffled
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify

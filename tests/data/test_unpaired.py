@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.data.pairs import Pairs
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.unpaired import Unpaired, apart
-from fedjax_mri.errors import UserError
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "ct-mri-pairs"
 

@@ -13,19 +13,20 @@ from PIL import Image
 from pydicom import examples
 from pydicom.data import get_testdata_file
 
-from fedjax_mri import cli, experiment, results
-from fedjax_mri.config import Experiment, LocalTraining
-from fedjax_mri.convert.picture import Conversion, Limits
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files.picture import Conversion, Limits
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
-from fedjax_mri.errors import UserError
 from fedjax_mri.explain import inputs, maps, rounds, triage, words
 from fedjax_mri.explain.model import Trained
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.record import TestResult
+from fedjax_mri.run import experiment, results
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.record import TestResult
 from fedjax_mri.tasks.classify import Classify
 
 SIDE = 16

@@ -9,13 +9,15 @@ import numpy as np
 import optax
 from simulations import simulation
 
-from fedjax_mri.data.client_data import ClientData, Test
+from fedjax_mri.data.contract import ClientData, Test
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, segments, uplink
 from fedjax_mri.fed.algorithms.fednova import FedNova
-from fedjax_mri.fed.local import Local
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform, of
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.tasks.task import Model, Phase, Task, everything, mean
 
 PARTS = {"body": 2, "norm": 1, "logits": 1}  # named as the networks' are, so that default patterns match

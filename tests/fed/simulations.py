@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_mri import keys, trees
+from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import local as locally
-from fedjax_mri.fed import uplink
 from fedjax_mri.fed.algorithm import LocalResult
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import Simulation, State
-from fedjax_mri.fed.local import Local, Start
+from fedjax_mri.fed.client import local as locally
+from fedjax_mri.fed.client.local import Local, Start
+from fedjax_mri.fed.engine.rounds import Simulation, State
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.fusion import Cross

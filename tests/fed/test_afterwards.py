@@ -25,20 +25,23 @@ from quadratics import (
 )
 from simulations import plain_client
 
-from fedjax_mri import experiment, runfolder, trees
-from fedjax_mri.config import Experiment, LocalTraining
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.data.resident import resident, whole
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, evaluate, finetune, oneshot
+from fedjax_mri.fed.after import ensemble, finetune
 from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.fed.algorithms.oneshot import OneShot
-from fedjax_mri.fed.local import Start
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.engine import evaluate
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.run import experiment, runfolder
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.task import Model
 
@@ -60,7 +63,7 @@ def test_ditto_is_judged_by_personal_models_and_elsewhere_by_the_shared_one() ->
 
 def test_an_ensemble_predicts_the_mean_of_its_members() -> None:
     sim, state, test = four(OneShot(), cohort=3), run(four(OneShot(), cohort=3), 1), noise(5, 2)
-    (judged,) = oneshot.judge(sim, ALONE, {"": test}, state).values()
+    (judged,) = ensemble.judge(sim, ALONE, {"": test}, state).values()
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
     assert len(trained) == 3
     members = [trees.take(state.clients.state, int(k)) for k in trained]
@@ -84,10 +87,10 @@ def test_one_shot_clients_start_from_the_first_model_in_every_round() -> None:
 def test_a_student_learns_what_the_ensemble_predicts() -> None:
     sim, images = four(OneShot()), noise(8, 5).data
     state = run(sim, 1)
-    settings = oneshot.Distil(source="any", epochs=60, batch=8, learning_rate=0.03)
-    student = oneshot.distilled(sim, ALONE, settings, images, state, ROOT)
+    settings = ensemble.Distil(source="any", epochs=60, batch=8, learning_rate=0.03)
+    student = ensemble.distilled(sim, ALONE, settings, images, state, ROOT)
     test = Test(images, np.full(5, -1, np.int32))
-    (taught,) = oneshot.judge(sim, ALONE, {"": test}, state).values()
+    (taught,) = ensemble.judge(sim, ALONE, {"": test}, state).values()
 
     def distance(state: engine.State) -> float:
         found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].kept["predictions"]
@@ -154,7 +157,7 @@ def test_a_run_ends_with_ensemble_student_and_fine_tuned_models(tmp_path) -> Non
         algorithm=OneShot(),
         rounds=1,
         finetune=finetune.FineTune(epochs=1),
-        distil=oneshot.Distil(source=Stripes(), epochs=20, batch=8, learning_rate=0.01),
+        distil=ensemble.Distil(source=Stripes(), epochs=20, batch=8, learning_rate=0.01),
         plan=Plan(devices=1, lanes=1, tune_s=0),
     )
     experiment.run(config, tmp_path / "run", say=lambda line: None)
@@ -167,7 +170,7 @@ def test_a_run_ends_with_ensemble_student_and_fine_tuned_models(tmp_path) -> Non
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"distil": lambda: oneshot.Distil(epochs=1)}, "give distil.source"),
+        ({"distil": lambda: ensemble.Distil(epochs=1)}, "give distil.source"),
         ({"finetune": lambda: finetune.FineTune(-1)}, "finetune.epochs=-1"),
     ],
 )
@@ -177,7 +180,7 @@ def test_bad_last_steps_are_refused(change, says) -> None:
 
 
 def test_distillation_needs_an_ensemble(tmp_path) -> None:
-    distil = oneshot.Distil(source=Stripes(), epochs=1)
+    distil = ensemble.Distil(source=Stripes(), epochs=1)
     config = Experiment(data=Stripes(), task=SMALL, sampling=Everyone(), distil=distil)
     with pytest.raises(UserError, match=r"choose --fed\.algorithm oneshot"):
         experiment.run(config, tmp_path / "run", say=lambda line: None)

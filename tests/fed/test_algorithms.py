@@ -35,9 +35,8 @@ from quadratics import (
 )
 from simulations import plain_client, plain_round, simulation
 
-from fedjax_mri import parts, trees
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, segments, uplink
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import LocalResult, traffic
 from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -52,10 +51,14 @@ from fedjax_mri.fed.algorithms.fedrep import FedRep
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.algorithms.serveroptimizer import FedAvgM, ServerOptimizer
-from fedjax_mri.fed.local import Start
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone, Population, of
-from fedjax_mri.fed.uplink import Aggregate
+from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.uplink import Aggregate
+from fedjax_mri.run import parts
 from fedjax_mri.tasks.task import Model
 
 VARIANTS = {name: kind() for name, kind in parts.settings("algorithm").items()} | {

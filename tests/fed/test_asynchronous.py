@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from simulations import SIZES, images, plain_client, simulation, two_players
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, segments
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.local import Start
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Asynchronous, Population
-from fedjax_mri.fed.speeds import ClientSpeeds
+from fedjax_mri.fed.world.speeds import ClientSpeeds
 
 SPEEDS = ClientSpeeds(steps_per_s=2.0, steps_sigma=1.0, seed=4)
 CROWD = Population(np.full(60, 8, np.int32), np.full(60, 8, np.int32), mb=lambda: 1.0, rounds=300)

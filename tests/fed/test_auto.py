@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from simulations import CASES, classifier, images, simulation
 
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import auto, engine, segments
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.engine import auto, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.nets.compute import Compute
 
 ROOT = jax.random.key(11)

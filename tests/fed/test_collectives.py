@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from simulations import CASES
 
-from fedjax_mri import trees
-from fedjax_mri.fed import engine, segments
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.core import trees
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 
 ROOT = jax.random.key(11)
 COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)\(")

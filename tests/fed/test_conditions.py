@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from simulations import SIZES, images, plain_client, simulation, two_players
 
-from fedjax_mri import experiment, trees
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, segments
-from fedjax_mri.fed import local as locally
-from fedjax_mri.fed.conditions import Partial, Stragglers, Turnout, ideal
-from fedjax_mri.fed.local import Start
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.client import local as locally
+from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Population, of
-from fedjax_mri.fed.speeds import ClientSpeeds, Speeds
+from fedjax_mri.fed.world.conditions import Partial, Stragglers, Turnout, ideal
+from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds
+from fedjax_mri.run import experiment
 
 ROOT = jax.random.key(5)
 MB = 3.0

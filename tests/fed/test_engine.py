@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from simulations import CASES, SIZES, classifier, images, plain_round, simulation, two_players
 
-from fedjax_mri import trees
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.core import trees
+from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed import engine, segments, uplink
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Population, Uniform
+from fedjax_mri.fed.uplink import uplink
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.tasks.task import Model
 

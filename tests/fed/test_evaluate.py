@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from simulations import SIZES, classifier, images, simulation
 
-from fedjax_mri import trees
-from fedjax_mri.data.client_data import Test
-from fedjax_mri.fed import engine, evaluate
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.core import trees
+from fedjax_mri.data.contract import Test
+from fedjax_mri.fed.engine import evaluate
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 
 OWNER = np.array([0, 1, 2, 3, 4, 5, 6, -1, -1], np.int32)
 SIM = simulation(classifier(norm="batch", statistics="local"), images())

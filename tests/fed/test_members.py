@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from simulations import SIZES, adam, classifier, images, procedural, simulation, two_players
 
-from fedjax_mri.data.client_data import Test
+from fedjax_mri.data.contract import Test
 from fedjax_mri.data.pooled import pool
-from fedjax_mri.fed import engine, evaluate, members, segments
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.members import Member
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import evaluate, members, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.members import Member
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Population, Uniform
 
 DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import uplink
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.plan import Plan
-from fedjax_mri.fed.schedule import Queues, longest_first
-from fedjax_mri.fed.shuffle import shuffled
+from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.schedule import Queues, longest_first
+from fedjax_mri.fed.uplink import uplink
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 16])

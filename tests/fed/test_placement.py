@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from simulations import SIZES, images, procedural, simulation, two_players
 
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
-from fedjax_mri.errors import UserError
-from fedjax_mri.fed import engine, placement, segments
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import placement, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Population, Uniform
 
 ROOT = jax.random.key(3)

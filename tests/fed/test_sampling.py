@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.sampling import (
     Cohort,
     Cyclic,

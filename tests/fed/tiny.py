@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedjax_mri.data.client_data import Federation, Test
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.data.resident import resident
-from fedjax_mri.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 

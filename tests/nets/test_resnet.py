@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.double_unet import DoubleUNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import workloads
 
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 
 TINY = workloads.Workload("tiny", np.array([16, 16, 5, 64], np.int32), (8, 8, 1), 3, 0.05, "cnn")
 

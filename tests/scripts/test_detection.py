@@ -8,20 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_mri import config as configs
-from fedjax_mri import disk
-from fedjax_mri.checkpoint import Checkpoints
-from fedjax_mri.config import Experiment
-from fedjax_mri.data.client_data import ClientData
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.phantom import CLASSES, Phantom
 from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.errors import UserError
-from fedjax_mri.experiment import Described, assemble
-from fedjax_mri.fed import engine
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
+from fedjax_mri.run import config as configs
+from fedjax_mri.run.checkpoint import Checkpoints
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.experiment import assemble
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
@@ -36,7 +36,7 @@ CLASSIFIER = replace(BASE, task=Classify(network=CNNSettings((8,), pool="mean"))
 def saved(run: pathlib.Path, config: Experiment, size: int = 64) -> pathlib.Path:
     """A run folder of random weights."""
     run.mkdir()
-    described = Described((size, size, 1), CLASSES, 2)
+    described = DataDescription((size, size, 1), CLASSES, 2)
     disk.write_json(run / "config.json", configs.to_dict(config))
     disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(2, np.int32), (), lambda store, client, indices: {})

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from tiny import Grey
 
-from fedjax_mri.config import Experiment, LocalTraining
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.record import TestResult
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.record import TestResult
 from fedjax_mri.tasks.classify import Classify
 
 

@@ -13,12 +13,13 @@ from published_scaffold import CURVATURE, GAPS, RATE, SLOPE, START, Run
 
 from fedjax_mri.data.resident import whole
 from fedjax_mri.data.synthetic import Synthetic
-from fedjax_mri.experiment import assemble, describe
-from fedjax_mri.fed import engine, segments
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
-from fedjax_mri.fed.conditions import Partial
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.world.conditions import Partial
+from fedjax_mri.run.experiment import assemble, describe
 
 RATES = np.geomspace(1e-3, 1, 60)
 PLAIN = [Run(steps, RATE, gap, 0) for steps in (1, 2, 10) for gap in GAPS]

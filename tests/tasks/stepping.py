@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_mri.fed import local
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.local import Local, Start
+from fedjax_mri.fed.client import local
+from fedjax_mri.fed.client.local import Local, Start
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import Model, Task
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess
-from fedjax_mri.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.tasks.classify import MIXES, Classify, balance, mixed

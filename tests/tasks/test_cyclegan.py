@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom.physics import NAMES
-from fedjax_mri.errors import UserError
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.cyclegan import CycleGAN

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom.physics import NAMES, TISSUES
-from fedjax_mri.errors import UserError
 from fedjax_mri.metrics.structure import responses
 from fedjax_mri.tasks import biophysics, losses
 from fedjax_mri.tasks.extras import Extras, Way

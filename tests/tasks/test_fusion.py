@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.classical_fusion import pca
-from fedjax_mri.errors import UserError
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.fusion import Cross, Late

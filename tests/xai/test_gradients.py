@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toys
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.baseline import baseline, blurred
 from fedjax_mri.xai.gradients import GradientInput, IntegratedGradients, Saliency, SmoothGrad
 from fedjax_mri.xai.occlusion import Occlusion

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toys
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toys
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.method import compiled
 from fedjax_mri.xai.methods import METHODS, settings
 

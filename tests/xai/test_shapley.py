@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toys
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.shapley import KernelSHAP, SampledShapley, kernel_shap, sampled_shapley
 from fedjax_mri.xai.superpixels import grid, slic
 

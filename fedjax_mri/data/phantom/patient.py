@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import trees
-from fedjax_mri.data.client_data import Batch
+from fedjax_mri.core import trees
+from fedjax_mri.data.contract import Batch
 
 from .anatomy import (
     Head,

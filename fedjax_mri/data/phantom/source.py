@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri import keys, programs
-from fedjax_mri.data.client_data import Batch, ClientData, Federation, Table, Test
-from fedjax_mri.errors import UserError
+from fedjax_mri.core import keys, programs
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 
 from .lesions import CLASSES, LesionModel
 from .patient import diagnose, draw_patient, picture

@@ -1,1 +1,1 @@
-"""One federated algorithm per file, its paper on top."""
+"""One federated algorithm a file, its paper on top."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import not_negative
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.checks import not_negative
-from fedjax_mri.fed.local import pull
+from fedjax_mri.fed.client.local import pull
 from fedjax_mri.tasks.task import Batch, Model, Phase, Task
 
 

@@ -8,10 +8,10 @@ and the server moves to the average of their models, weighted by examples. `serv
 from dataclasses import dataclass
 from typing import Any
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import positive
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
-from fedjax_mri.fed.checks import positive
-from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.uplink import Aggregate, Update
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.sharing import private
+from fedjax_mri.fed.client.sharing import private
 
 
 @dataclass(frozen=True)

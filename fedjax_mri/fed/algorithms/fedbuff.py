@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import trees
-from fedjax_mri.errors import UserError
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import not_negative
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.checks import not_negative
-from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.uplink import Aggregate, Update
 
 
 @dataclass(frozen=True)

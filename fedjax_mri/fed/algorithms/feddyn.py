@@ -13,12 +13,12 @@ sum p_k L_k, for any weights.
 from dataclasses import dataclass
 from typing import Any
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import positive
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, model_alone
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.checks import positive
-from fedjax_mri.fed.local import pull
-from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.fed.client.local import pull
+from fedjax_mri.fed.uplink.uplink import Aggregate, Update
 
 
 @dataclass(frozen=True)

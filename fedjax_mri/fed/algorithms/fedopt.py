@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import fraction, positive
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.serveroptimizer import moved_by
-from fedjax_mri.fed.checks import fraction, positive
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ never travel are not pulled. With `mu` = 0 it is FedAvg.
 from dataclasses import dataclass
 from typing import Any
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import not_negative
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.checks import not_negative
-from fedjax_mri.fed.local import pull
+from fedjax_mri.fed.client.local import pull
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import paths
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core import paths
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.tasks.task import Model

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.uplink import Aggregate, Update
 
 
 class Memory(NamedTuple):

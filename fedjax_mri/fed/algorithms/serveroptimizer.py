@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import optax
 
-from fedjax_mri import trees
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import fraction, positive
+from fedjax_mri.core.imports import imported
 from fedjax_mri.fed.algorithm import Algorithm, ServerState, model_alone
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.checks import fraction, positive
-from fedjax_mri.fed.uplink import Aggregate
-from fedjax_mri.imports import imported
+from fedjax_mri.fed.uplink.uplink import Aggregate
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (mean change of the params, memory, params) -> move, memory
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, of
-from fedjax_mri.fed.speeds import ClientSpeeds, link_seconds
+from fedjax_mri.fed.world.speeds import ClientSpeeds, link_seconds
 
 
 @dataclass(frozen=True)

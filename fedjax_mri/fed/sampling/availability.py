@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError, brief
-from fedjax_mri.fed import checks
+from fedjax_mri.core import checks
+from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
 
 

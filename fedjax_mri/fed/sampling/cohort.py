@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError
+from fedjax_mri.core.errors import UserError
 
 
 class Population(NamedTuple):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.errors import UserError, known
+from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
-from fedjax_mri.fed.shuffle import shuffled
 
 OVERFLOW = 1e-9  # chance that a Poisson cohort has more clients than places
 

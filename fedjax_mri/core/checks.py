@@ -1,0 +1,30 @@
+"""Settings checked where their values are known: in a vmapped sweep they may be tracers, and then nothing is said."""
+
+import math
+
+from fedjax_mri.core.errors import UserError, known
+
+
+def positive(field: str, value: float) -> None:
+    """Raises UserError unless `value` is positive and finite."""
+    _demand(field, value, not known(value) or (value > 0 and math.isfinite(value)), "a positive, finite number")
+
+
+def not_negative(field: str, value: float) -> None:
+    """Raises UserError unless `value` is 0 or more, and finite."""
+    _demand(field, value, not known(value) or (value >= 0 and math.isfinite(value)), "a finite number, 0 or more")
+
+
+def fraction(field: str, value: float) -> None:
+    """Raises UserError unless 0 <= `value` < 1."""
+    _demand(field, value, not known(value) or 0 <= value < 1, "0 or more, and less than 1")
+
+
+def share(field: str, value: float) -> None:
+    """Raises UserError unless 0 <= `value` <= 1."""
+    _demand(field, value, not known(value) or 0 <= value <= 1, "a share from 0 to 1")
+
+
+def _demand(field: str, value: float, met: bool, what: str) -> None:
+    if not met:
+        raise UserError(f"{field}={value}: must be {what}")

@@ -1,0 +1,24 @@
+"""Objects by their dotted import path, as configs name them."""
+
+import difflib
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from fedjax_mri.core.errors import UserError
+
+
+@functools.cache
+def imported(name: str, field: str) -> Callable[..., Any]:
+    """The object behind a dotted import path. Raises UserError, naming the `field` that asked for it."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        home = importlib.import_module(module)
+        return getattr(home, attribute)
+    except (ImportError, ValueError):
+        raise UserError(f"{field}={name}: cannot import {module or name!r}; give a path such as optax.adam") from None
+    except AttributeError:
+        near = difflib.get_close_matches(attribute, dir(home), 1)
+        hint = f"did you mean {module}.{near[0]}?" if near else f"{module} has no such name"
+        raise UserError(f"{field}={name}: {hint}") from None

@@ -1,0 +1,149 @@
+"""A made slice as a DICOM object derived from its source.
+
+CT Image or MR Image, explicit little endian, with the source's patient, study, frame of reference and geometry, and
+identifiers of its own. What it cannot know it does not state: of a CT's tube voltage or an MR's echo time, required but
+possibly empty, nothing is said, and the required sequence is RM, research mode. A source without frame of reference,
+position, orientation or spacing gives a Secondary Capture, which needs none of them.
+
+HU are stored in steps of 1 (a standard deviation: 0.1) with RescaleType HU; display values of a CT in 4095 steps with
+RescaleType US, unspecified; MR in 4095 steps of the display's 0..1, an MR Image having no rescaling.
+"""
+
+import importlib.metadata
+import io
+import uuid
+from typing import Any
+
+import numpy as np
+
+from fedjax_mri.data.files.picture import Conversion
+
+EMPTY_IF_UNKNOWN = [
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "InstanceNumber", "Laterality"),
+]
+IF_THERE = [
+    *("StudyDescription", "TimezoneOffsetFromUTC", "PatientAge", "BodyPartExamined", "PatientPosition"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "BurnedInAnnotation"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    *("SpacingBetweenSlices", "SliceLocation"),
+]
+PLACE = ["FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+ORIGIN = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"]
+MORE_IF_PLACED = ["SliceThickness", "PositionReferenceIndicator"]
+UNKNOWN = {
+    "ct": ["KVP", "AcquisitionNumber"],
+    "mr": ["ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"],
+}
+STORAGE = {"ct": "1.2.840.10008.5.1.4.1.1.2", "mr": "1.2.840.10008.5.1.4.1.1.4"}
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+STEPS = 4095  # of 0..1
+
+
+def kept(source: Any) -> Any:
+    """What is needed of a source when its pixels are gone; all text decoded, to be written as UTF-8."""
+    from pydicom import Dataset
+
+    names = {*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED, "SpecificCharacterSet"}
+    few = Dataset()
+    few.update({source[name].tag: source[name] for name in names if name in source})
+    implicit, little = source.original_encoding
+    few.set_original_encoding(implicit, little, source.original_character_set)
+    few.decode()
+    return few
+
+
+def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
+    """A DICOM file of values [1, h, w] in HU or 0..1."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    made = copied(source)
+    identify(made, source, conversion, deviation)
+    describe(made, source, conversion, deviation)
+    store(made, values[0], conversion, deviation)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def placed(source: Any) -> bool:
+    """Whether the source says where it lies in the patient."""
+    return all(source.get(name) for name in PLACE)
+
+
+def copied(source: Any) -> Any:
+    """Patient, study and geometry."""
+    from pydicom import Dataset
+
+    made, always = Dataset(), [*EMPTY_IF_UNKNOWN, *(MORE_IF_PLACED if placed(source) else ["PatientOrientation"])]
+    made.SpecificCharacterSet = "ISO_IR 192"
+    for name in [*always, *(name for name in [*IF_THERE, *PLACE] if source.get(name) not in (None, ""))]:
+        setattr(made, name, source.get(name))
+    return made
+
+
+def identify(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+    """Identifiers: the source's study, a series for each of its series and command, an instance of its own."""
+    made.StudyInstanceUID = source.StudyInstanceUID
+    made.SeriesInstanceUID = uid(conversion.id, source.SeriesInstanceUID, str(deviation))
+    made.SOPInstanceUID = uid(conversion.id, source.SOPInstanceUID, str(deviation))
+    made.SOPClassUID = STORAGE[conversion.to] if placed(source) else SECONDARY_CAPTURE
+    number = source.get("SeriesNumber")
+    made.SeriesNumber = None if number is None else int(number) + (9500 if deviation else 9000)
+
+
+def uid(command: uuid.UUID, *names: str) -> str:
+    """A unique identifier derived from a UUID, the same for the same names in the same command."""
+    return f"2.25.{uuid.uuid5(command, ' '.join(names)).int}"
+
+
+def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+    """What it is, of what it was made, and by which model."""
+    from pydicom import Dataset
+
+    model = conversion.model.replace("\\", "/")
+    what = "standard deviation of " * deviation + f"{conversion.to.upper()} from {conversion.source.upper()}"
+    made.Modality = conversion.to.upper()
+    made.Manufacturer, made.ManufacturerModelName = "fedjax-mri", model[:64]
+    made.SoftwareVersions = importlib.metadata.version("fedjax-mri")
+    made.SeriesDescription = f"{model[:24]}: {what}"[:64]
+    made.DerivationDescription = f"synthetic {what} by the model {model} of fedjax-mri; not a measurement"[:1024]
+    origin = Dataset()
+    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    made.SourceImageSequence = [origin]
+    if not placed(source):
+        made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "SYN"
+        return
+    made.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if conversion.to == "ct" else "OTHER"]
+    for name in UNKNOWN[conversion.to]:
+        setattr(made, name, None)
+    if conversion.to == "mr":
+        made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
+
+
+def store(made: Any, values: np.ndarray, conversion: Conversion, deviation: bool) -> None:
+    """Pixels [h, w], signed in HU, and how they are to be read and shown."""
+    signed, bits = conversion.hounsfield, 16 if conversion.hounsfield else 12
+    step = (0.1 if deviation else 1.0) if signed else 1 / STEPS
+    least, most = (-(2**15), 2**15 - 1) if signed else (0, STEPS)
+    stored = np.clip(np.rint(values / step), least, most).astype("<i2" if signed else "<u2")
+    made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+    made.Rows, made.Columns = stored.shape
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, bits, bits - 1, int(signed)
+    if conversion.to == "ct":
+        made.RescaleIntercept, made.RescaleSlope, made.RescaleType = "0", f"{step:.10g}", "HU" if signed else "US"
+    low, high = shown(conversion, deviation)
+    made.WindowCenter, made.WindowWidth = f"{(low + high) / 2:.10g}", f"{high - low:.10g}"
+    made.add_new("PixelData", "OW", stored.tobytes())
+
+
+def shown(conversion: Conversion, deviation: bool) -> tuple[float, float]:
+    """The window of the display, in the units that rescaling gives."""
+    if conversion.hounsfield:
+        assert conversion.window is not None
+        low, high = conversion.window
+        return (0.0, (high - low) / 4) if deviation else (low, high)
+    return 0.0, 1.0 if conversion.to == "ct" else float(STEPS)

@@ -1,0 +1,66 @@
+"""What is converted, what bounds it, and what one command makes of it."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files.images import MAX_PIXELS
+
+MIN_SIDE = 8  # pixels; what is smaller is no slice of a patient
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may claim before anything of it is decoded."""
+
+    pixels: int = MAX_PIXELS  # of one slice
+    bytes: int = 2**30  # of a file, and of a volume in float32
+
+
+class Conversion(NamedTuple):
+    """What all files of one command have in common."""
+
+    source: str  # "ct" or "mr"
+    to: str  # the other
+    window: tuple[float, float] | None  # HU; None: the model knows CT as a display picture in 0..1, not in HU
+    model: str  # the run's name
+    id: uuid.UUID  # of the command
+
+    @property
+    def hounsfield(self) -> bool:
+        """Whether what is made is in HU; else it is in 0..1."""
+        return self.to == "ct" and self.window is not None
+
+
+class Picture(NamedTuple):
+    """A file as read."""
+
+    slices: np.ndarray  # float32 [D, h, w]: HU, MR magnitude of any scale, or a display picture in 0..1
+    displayed: bool  # the last
+    # (conversion, float32 [D, h, w] in HU or 0..1, whether they are a standard deviation) -> the file to be written
+    encode: Callable[[Conversion, np.ndarray, bool], bytes]
+
+
+def check_slice(height: int, width: int, limits: Limits) -> None:
+    """Raises UserError on slices of a size that none should have."""
+    if min(height, width) < MIN_SIDE:
+        raise UserError(f"{width} x {height} pixels: give {MIN_SIDE} x {MIN_SIDE} or more")
+    if height * width > limits.pixels:
+        raise UserError(f"{width} x {height} pixels: raise --limits.pixels, now {limits.pixels}, if you trust it")
+
+
+def check_bytes(count: int, what: str, limits: Limits) -> None:
+    """Raises UserError on more bytes than are allowed."""
+    if count > limits.bytes:
+        raise UserError(f"{what} {count / 1e9:.1f} GB: raise --limits.bytes, now {limits.bytes}, if you trust it")
+
+
+def check_finite(slices: np.ndarray) -> None:
+    """Raises UserError where values are missing or infinite."""
+    bad = slices.size - int(np.isfinite(slices).sum())
+    if bad:
+        raise UserError(f"{bad} of {slices.size} voxels are NaN or infinite: replace them")

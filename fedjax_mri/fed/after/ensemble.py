@@ -1,0 +1,121 @@
+"""Clients' models as an ensemble, and the ensemble distilled into one model.
+
+Guha, Talwalkar, Smith: One-Shot Federated Learning, 2019 (arXiv 1902.11175): the ensemble predicts the mean of what its
+members predict, and a student learns its predictions on images without labels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import Batch, ClientData, Test
+from fedjax_mri.data.pooled import pool
+from fedjax_mri.fed.algorithm import ServerState
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import evaluate, segments
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.sampling import Everyone, Population
+from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.tasks.task import Carry, Metrics, Model, Params, Phase, Task, everything, mean
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Settings of distillation, after the last round."""
+
+    source: Any = None  # a Source: of its training examples the images are used, not the labels
+    epochs: int = 0  # over those images; 0: none
+    batch: int = 32
+    learning_rate: float = 1e-3  # Adam's
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch < 1 or not self.learning_rate > 0:
+            raise UserError(
+                f"distil.epochs={self.epochs}, distil.batch={self.batch}, distil.learning_rate={self.learning_rate}: "
+                "must be 0 or more, 1 or more, and positive"
+            )
+        if self.epochs and self.source is None:
+            raise UserError(f"distil.epochs={self.epochs}: give distil.source, whose images the server may see")
+
+
+def ensemble(task: Task) -> Task:
+    """`task` for K models side by side, [K, ...] in each leaf. Raises UserError where predictions cannot be judged."""
+    tally = task.tally
+    if tally is None:
+        raise UserError("an ensemble needs a task that can judge predictions, as classification can")
+
+    def predict(params: Params, carry: Carry, batch: Batch) -> Any:
+        each = jax.lax.map(lambda one: task.predict(one.params, one.carry, batch), Model(params, carry))
+        return jax.tree.map(lambda x: x.mean(0), each)
+
+    def judged(params: Params, carry: Carry, batch: Batch) -> Metrics:
+        return tally(predict(params, carry, batch), batch)
+
+    return task._replace(predict=predict, evaluate=judged, shared=everything, newcomer=None)
+
+
+def members(sim: Simulation, state: State) -> Model:
+    """The models, [K, ...], of the K clients that have trained, as NumPy arrays."""
+    assert sim.algorithm.member is not None
+    trained = np.flatnonzero(np.asarray(state.clients.rounds))
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[trained], state.clients)
+    return trees.join(sim.algorithm.member(rows.state), rows.model)
+
+
+def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Judged]:
+    """Test sets, as "NAME/ensemble", by all clients' models together."""
+    models, named = members(sim, state), {f"{name}/ensemble": test for name, test in tests.items()}
+    clients = engine.Kept(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
+    all_of_them = State(state.round, plan.put(ServerState(models, ())), (), clients)
+    return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
+
+
+def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData, state: State, root: jax.Array
+              ) -> State:  # fmt: skip
+    """`state` whose server has a student of the ensemble, trained from the start on `images`."""
+    test = Test(images, np.full(len(images.sizes), -1, np.int32))
+    (taught,) = judge(sim, plan, {"": test}, state).values()
+    school = lesson(sim.task, settings, soft(images, taught.kept["predictions"]))
+    plan = replace(plan, data="replicated", clients="device")
+    after, *_ = segments.build(school, plan, root, 1)(engine.first(school, plan, root), 1)
+    student = trees.only(after.server.model, state.server.model)
+    return state._replace(server=state.server._replace(model=student))
+
+
+def soft(images: ClientData, predictions: np.ndarray) -> ClientData:
+    """All `images` as one client's, each with the ensemble's prediction of `predictions` [n, ...] as its label."""
+    pooled = pool(images)
+
+    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
+        return {**pooled.read(store[0], client, indices), "label": store[1][indices]}
+
+    return ClientData(pooled.sizes, (pooled.store, predictions), read)
+
+
+def lesson(task: Task, settings: Distil, data: ClientData) -> Simulation:
+    """One client that learns soft labels by their cross entropy."""
+
+    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
+        chances = jnp.log(jnp.maximum(task.predict(params, carry, batch), 1e-30))
+        return mean(-jnp.sum(batch["label"] * chances, -1), batch["weight"]), (carry, ())
+
+    rate = jnp.float32(settings.learning_rate)
+    return Simulation(
+        task=task._replace(phases=(Phase(loss, everything),), shared=everything, newcomer=None),
+        algorithm=FedAvg().build(),
+        uplink=uplink.chain(uplink.uniformly(), reduce=uplink.mean()),
+        sample=Everyone().build(Population(data.sizes)),
+        local=Local(settings.epochs, settings.batch, optax.adam, lambda round: rate),
+        data=data,
+    )

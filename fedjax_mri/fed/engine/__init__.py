@@ -1,0 +1,1 @@
+"""Rounds as compiled programs: schedule, lanes, placement of data, plans, evaluation."""

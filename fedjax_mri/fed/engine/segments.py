@@ -1,0 +1,157 @@
+"""Rounds between two evaluations: one compiled program, or one a round where the host has a part in it."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.core import programs, trees
+from fedjax_mri.core.programs import Form, Program, Shelf
+from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.rounds import Simulation, State, Work, check, drawn, init, learn, one_round
+from fedjax_mri.fed.sampling import Cohort
+
+# (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
+# the state handed in is consumed.
+Segment = Callable[[State, int], tuple[State, Work, float]]
+Advance = Callable[[State, Placed, Cohort], tuple[State, Work]]  # a round of which the host knows the cohort
+
+
+def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None = None) -> Segment:
+    """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
+
+    They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
+    Traced programs are kept on `shelf`. Raises UserError where the plan cannot hold the simulation.
+    """
+    check(sim, plan)
+    if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
+        return one_by_one(sim, plan, root, shelf)
+    return at_once(sim, plan, root, most, shelf)
+
+
+def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None) -> Segment:
+    """All rounds of a segment as one program."""
+    placed = placement.placed(sim.data, plan)
+    state = jax.eval_shape(partial(init, sim), root)
+    program = compiled(plan, partial(several, sim, plan, most), state, root, placed, np.int32(0), shelf=shelf)
+
+    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+        state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
+        return state, jax.tree.map(lambda x: np.asarray(x)[:rounds], work), 0.0
+
+    return segment
+
+
+def several(
+    sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: Placed, rounds: jax.Array
+) -> tuple[State, Work]:
+    """The state `rounds` int32 [] on, and their work [most, ...], of which the rest is zeros."""
+
+    @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
+    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
+        return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
+
+    shapes = jax.eval_shape(one, state, root, placed)[1]
+    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
+
+    def body(number: jax.Array, carry: tuple[State, Work]) -> tuple[State, Work]:
+        state, work = one(carry[0], root, placed)
+        return state, trees.put(carry[1], number, work)
+
+    return jax.lax.fori_loop(0, rounds, body, (state, log))
+
+
+def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None) -> Segment:
+    """Each round as one program, given its cohort and examples by the host.
+
+    A round begins when the one before has ended: that costs a millisecond, keeps no more than two rounds' examples on
+    a device, and lets the wait for examples be measured.
+    """
+    streams = plan.data == "streamed"
+    cohort = jax.tree.map(np.asarray, drawn(sim, root, jnp.int32(0)))
+    placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
+    advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort, shelf)
+    ask = feed(sim, plan, root, placed)
+
+    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+        works, waited = [], 0.0
+        for number in range(int(state.round), int(state.round) + rounds):
+            start = time.perf_counter()
+            cohort, placed = ask(number)
+            waited += time.perf_counter() - start
+            state, work = jax.block_until_ready(advance(state, placed, cohort))
+            works.append(work)
+        return state, jax.tree.map(lambda *each: np.stack(each), *works), waited
+
+    return segment
+
+
+def with_all(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+) -> Advance:
+    """A round of which all clients' state is on the devices."""
+    state = jax.eval_shape(partial(init, sim), root)
+    program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort, shelf=shelf)
+    return lambda state, placed, cohort: program(state, root, placed, cohort)
+
+
+def with_rows(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+) -> Advance:
+    """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
+    state = jax.eval_shape(partial(init, sim), root)
+    kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
+    most = state._replace(clients=())
+    program = compiled(plan, partial(learn, sim, plan), most, root, placed, cohort, kept, shelf=shelf)
+
+    def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, Work]:
+        rows, clients = trees.take(state.clients, cohort.client), state.clients
+        state, trained, rows, work = program(state._replace(clients=()), root, placed, cohort, rows)
+        trees.put_in_place(clients, np.asarray(trained), rows)
+        return state._replace(clients=clients), work
+
+    return advance
+
+
+def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
+    """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
+    draw, key = jax.jit(partial(drawn, sim)), jax.device_put(root, placement.host())
+
+    def cohort(number: int) -> Any:
+        return jax.tree.map(np.asarray, draw(key, np.int32(number)))
+
+    if plan.data != "streamed":
+        return lambda number: (cohort(number), placed)
+
+    room = placement.shape(sim.data, plan, cohort(0).client.size)
+
+    def sent(number: int) -> tuple[Cohort, Placed]:
+        chosen = cohort(number)
+        sizes = np.where(chosen.present, sim.data.sizes[chosen.client], 0).astype(np.int32)
+        return chosen, jax.block_until_ready(placement.divided(sim.data, plan, chosen.client, sizes, room))
+
+    return placement.ahead(sent)
+
+
+def compiled(
+    plan: Plan,
+    program: Program,
+    state: State,
+    root: jax.Array,
+    placed: Placed,
+    *rest: Any,
+    shelf: Shelf | None = None,
+) -> Any:
+    """`program(state, root, placed, *rest)` for arguments of these shapes; all results are on every device."""
+    everywhere = plan.everywhere()
+    where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
+    form = Form((everywhere, everywhere, where, *(everywhere for _ in rest)), everywhere, consumed=(0,))
+    found = programs.compiled(program, form, (state, root, placed, *rest), shelf, "segment")
+    plan.refuse_excess(found.memory_analysis())
+    return found

@@ -1,0 +1,1 @@
+"""What happens to updates on their way from clients to the server."""

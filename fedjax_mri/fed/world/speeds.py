@@ -1,0 +1,93 @@
+"""How fast clients compute and how fast their links are: drawn once for each, or read from a table."""
+
+import csv
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core import checks, keys
+from fedjax_mri.core.errors import UserError, known
+
+COLUMNS = ("client", "steps_per_s", "mbit_per_s")
+
+
+class Speeds(NamedTuple):
+    """Of each client; fields float32 [N]."""
+
+    steps_per_s: jax.Array  # local steps
+    up: jax.Array  # Mbit/s to the server
+    down: jax.Array  # Mbit/s from it
+
+
+@dataclass(frozen=True)
+class ClientSpeeds:
+    """Log-normal speeds, or a table of them. A client's do not depend on how many others there are."""
+
+    steps_per_s: float = 10.0  # local steps: the median client's
+    steps_sigma: float = 0.5  # of the logarithm
+    mbit_up: float = 10.0  # the median client's
+    mbit_down: float = 50.0
+    mbit_sigma: float = 0.5  # of the logarithm, the same factor both ways
+    correlation: float = 0.0  # of the logarithms of computing and link
+    table: str = ""  # a CSV file client,steps_per_s,mbit_per_s, a line a client, in place of all the above
+    seed: int = 0
+
+    def build(self, clients: int) -> Speeds:
+        """Raises UserError on speeds that are not positive, or a table that does not give every client's once."""
+        if self.table:
+            return tabled(self.table, clients)
+        self._check()
+        each = keys.each(jax.random.key(self.seed), jnp.arange(clients))
+        first, second = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float32))(each).T
+        second = self.correlation * first + jnp.sqrt(jnp.float32(1) - jnp.square(self.correlation)) * second
+        link = jnp.exp(self.mbit_sigma * second)
+        return Speeds(self.steps_per_s * jnp.exp(self.steps_sigma * first), self.mbit_up * link, self.mbit_down * link)
+
+    def _check(self) -> None:
+        for name in ("steps_per_s", "mbit_up", "mbit_down"):
+            checks.positive(f"speeds.{name}", getattr(self, name))
+        for name, least, most in (("steps_sigma", 0, 10), ("mbit_sigma", 0, 10), ("correlation", -1, 1)):
+            value = getattr(self, name)
+            if known(value) and not least <= value <= most:
+                raise UserError(f"speeds.{name}={value}: must be from {least} to {most}")
+
+
+def link_seconds(speeds: Speeds, mb: float) -> jax.Array:
+    """Seconds that a broadcast and an update of `mb` megabytes each take, float32 [N]."""
+    return 8.0 * mb * (1 / speeds.down + 1 / speeds.up)
+
+
+def tabled(path: str, clients: int) -> Speeds:
+    """Speeds from a CSV file; a link is as fast up as down. Raises UserError unless it names each client once."""
+    found = dict(_rows(path))
+    missing = [client for client in range(clients) if client not in found]
+    if missing or len(found) > clients:
+        what = f"client {missing[0]} is missing" if missing else f"names {len(found)} clients"
+        raise UserError(f"{path}: {what}; give one line for each client from 0 to {clients - 1}")
+    steps, mbit = jnp.asarray([found[client] for client in range(clients)], jnp.float32).T
+    return Speeds(steps, mbit, mbit)
+
+
+def _rows(path: str) -> list[tuple[int, tuple[float, float]]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a table of speeds: {error}") from None
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 2)]
+    if len({client for client, _ in rows}) < len(rows):
+        raise UserError(f"{path}: names a client twice; give one line for each")
+    return rows
+
+
+def _row(path: str, number: int, line: dict[str, str]) -> tuple[int, tuple[float, float]]:
+    try:
+        client, steps, mbit = (kind(line[name]) for kind, name in zip((int, float, float), COLUMNS))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}, line {number}: must be numbers under the header {','.join(COLUMNS)}") from None
+    if not (0 < steps < math.inf and 0 < mbit < math.inf):
+        raise UserError(f"{path}, line {number}: speeds {steps:g} and {mbit:g} must be above 0")
+    return client, (steps, mbit)

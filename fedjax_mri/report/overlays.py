@@ -1,0 +1,78 @@
+"""Maps over their images, each with the colours of its values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from fedjax_mri.report.figures import STYLE
+from fedjax_mri.xai.measures import HALF
+
+SIDE = 2.9  # inches of a picture
+BRIGHT = 0.997  # share of pixels that the colours tell apart
+OPAQUE = 0.85  # of the strongest value; the weaker, the more of the image is seen
+
+
+@matplotlib.rc_context(STYLE)
+def overlay(image: np.ndarray, found: np.ndarray, title: str) -> Figure:
+    """One map [H, W] on its image [H, W] in any units, with a colour bar in the map's own."""
+    figure = Figure(figsize=(1.35 * SIDE, 1.15 * SIDE), layout="constrained")
+    paint(figure, figure.subplots(), image, found, title)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def side_by_side(image: np.ndarray, maps: Mapping[str, np.ndarray], lesion: np.ndarray | None = None) -> Figure:
+    """The image, then its maps by their titles; the outline of the true lesion [H, W] on each, where it is known."""
+    count = 1 + len(maps)
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(SIDE * columns * 1.15, SIDE * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    grey(axes[0], image, "Image")
+    for ax, (title, found) in zip(axes[1:], maps.items()):
+        paint(figure, ax, image, found, title)
+    for ax in axes[:count]:
+        outline(ax, lesion)
+    return figure
+
+
+def grey(ax: Axes, image: np.ndarray, title: str = "") -> None:
+    """The image, black to white over its own range."""
+    ax.imshow(image, cmap="gray")
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title: str) -> None:
+    """A map over its image; where values have both signs red speaks for the class, blue against it.
+
+    The few values beyond the last colour have that colour, and the bar a tip: one bright pixel would hide the rest.
+    """
+    grey(ax, image, title)
+    size, signed = np.abs(found), bool((found < 0).any())
+    most = float(np.percentile(size, 100 * BRIGHT)) or float(size.max()) or 1.0
+    scale = Normalize(-most if signed else 0.0, most)
+    colours = ScalarMappable(scale, "berlin" if signed else "inferno")
+    ax.imshow(found, norm=scale, cmap=colours.cmap, alpha=OPAQUE * np.sqrt(np.minimum(size / most, 1.0)))
+    units = ScalarFormatter()
+    units.set_powerlimits((-2, 3))
+    tip: Any = "both" if signed else "max"
+    tip = tip if size.max() > most else "neither"
+    bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units, extend=tip)
+    bar.ax.tick_params(labelsize=6.5)
+    bar.outline.set_visible(False)
+
+
+def outline(ax: Axes, lesion: np.ndarray | None) -> None:
+    """The edge of a mask [H, W], if there is one."""
+    if lesion is not None and (lesion >= HALF).any():
+        ax.contour(lesion, [HALF], colors=["#33dd66"], linewidths=0.9)

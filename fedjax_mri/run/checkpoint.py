@@ -1,0 +1,110 @@
+"""A run's state on disk, by Orbax: whole or not there."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.run import processes
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run, in RUN/checkpoints/<round>."""
+
+    def __init__(self, run: pathlib.Path, keep: int = 2) -> None:
+        import orbax.checkpoint as ocp
+
+        self.folder = run.absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's round."""
+        return self._manager.latest_step()
+
+    def rounds(self) -> list[int]:
+        """Of all complete checkpoints."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, round: int, state: PyTree) -> None:
+        """Returns when the state is on disk. Raises UserError, with the earlier checkpoints kept, when it cannot be."""
+        import orbax.checkpoint as ocp
+
+        room(self.folder, state)
+        try:
+            self._manager.save(round, args=ocp.args.StandardSave(trees.named(state)), force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
+            if gone := processes.lost(error):
+                raise gone from error
+            last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
+            kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
+            raise UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}") from error
+
+    def restore(self, like: PyTree, round: int | None = None) -> PyTree:
+        """The state of `round`, or the newest, with the structure and shapes of `like`.
+
+        Raises UserError when it is missing, damaged, or of other shapes.
+        """
+        round = self._newest() if round is None else round
+        return fill(like, self._read(round), self.folder / str(round))
+
+    def leaves(self) -> dict[str, np.ndarray]:
+        """All leaves of the newest state, by their names. Raises UserError when it is missing or damaged."""
+        return self._read(self._newest())
+
+    def _newest(self) -> int:
+        round = self.latest()
+        if round is None:
+            raise UserError(f"{self.folder}: no checkpoint to restore; has the run finished its first segment?")
+        return round
+
+    def _read(self, round: int) -> dict[str, np.ndarray]:
+        import orbax.checkpoint as ocp
+
+        try:
+            # As NumPy arrays: the devices that it was saved from need not be there.
+            saved = self._manager.item_metadata(round)
+            like = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+            return self._manager.restore(round, args=ocp.args.StandardRestore(like))
+        except Exception as error:
+            place = self.folder / str(round)
+            raise processes.lost(error) or UserError(
+                f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
+            ) from error
+
+
+def existing(run: pathlib.Path | None) -> pathlib.Path:
+    """Raises UserError when there is no run in that folder."""
+    if run is None or not (run / "checkpoints").is_dir():
+        raise UserError(f"{run}: no checkpoints there; give the folder of a run")
+    return run
+
+
+def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
+    """`like` with the leaves of those names. Raises UserError where the two do not fit."""
+
+    def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        value = leaves.get(trees.name(path))
+        if value is None or value.shape != shape.shape:
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise UserError(f"{source}: {trees.name(path)} should have shape {shape.shape}, found {found}")
+        return np.asarray(value, shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def room(folder: pathlib.Path, state: PyTree) -> None:
+    """Raises UserError when the disk cannot take another copy of `state`, with half as much to spare."""
+    need, free = trees.nbytes(state) * 3 // 2 + 2**20, shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"{folder}: {free / 1e6:.0f} MB free, a checkpoint wants {need / 1e6:.0f}; free space, then run again"
+        )

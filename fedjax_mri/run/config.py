@@ -1,0 +1,248 @@
+"""What an experiment is made of: frozen dataclasses of plain data, read from a Python file, changed by flags."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import pathlib
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_mri.core import checks
+from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.imports import imported
+from fedjax_mri.fed.after.ensemble import Distil
+from fedjax_mri.fed.after.finetune import FineTune
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.client.layerwise import layerwise
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.world.conditions import Ideal
+from fedjax_mri.run import parts
+from fedjax_mri.run.early import Early
+from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.xai import methods
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains between broadcast and update."""
+
+    epochs: int = 1  # passes over the client's own examples
+    batch: int = 16  # examples a step
+    optimizer: str = "optax.adam"  # any importable function: learning rate -> optax transformation
+    learning_rate: float = 1e-3
+    decay: float = 0.0  # a step also takes this, times the learning rate, off the parameters (AdamW's, decoupled)
+    rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor of the rate): the first that fits, see paths.py
+    schedule: Literal["constant", "cosine", "linear", "onecycle"] = "constant"  # of the learning rate over rounds
+    schedule_start: int = 0  # rounds at the full rate before cosine or linear set in
+    schedule_rounds: int = 0  # rounds until cosine or linear reach their end; 0: the rounds of the experiment
+    schedule_end: float = 0.0  # share of the learning rate left there
+
+    def build(self, rounds: int) -> Local:
+        """Raises UserError on values that cannot train."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
+        checks.positive("local.learning_rate", self.learning_rate)
+        checks.not_negative("local.decay", self.decay)
+        for pattern, factor in self.rates:
+            checks.not_negative(f"local.rates {pattern}", factor)
+        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
+
+    def _optimizer(self) -> Callable[[jax.Array], optax.GradientTransformation]:
+        base = imported(self.optimizer, "local.optimizer")
+        decays = not known(self.decay) or self.decay
+
+        def optimizer(rate: jax.Array) -> optax.GradientTransformation:
+            decay = (optax.add_decayed_weights(-rate * self.decay),) if decays else ()
+            by_path = (layerwise(self.rates),) if self.rates else ()
+            return optax.chain(base(rate), *decay, *by_path) if decays or self.rates else base(rate)
+
+        return optimizer
+
+    def _rate(self, rounds: int) -> Callable[[jax.Array], jax.Array]:
+        start, end = self.schedule_start, self.schedule_end
+        over = (self.schedule_rounds or rounds) - start
+        if start < 0 or over < 1:
+            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the schedule's rounds")
+        rate = {
+            "constant": lambda: optax.constant_schedule(self.learning_rate),
+            "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
+            "linear": lambda: optax.linear_schedule(self.learning_rate, self.learning_rate * end, over),
+            "onecycle": lambda: optax.warmup_cosine_decay_schedule(
+                self.learning_rate / 25, self.learning_rate, round(0.3 * over), over, self.learning_rate * end
+            ),
+        }[self.schedule]()
+        return lambda round: jnp.asarray(rate(jnp.maximum(round.astype(jnp.float32) - start, 0.0)), jnp.float32)
+
+
+@dataclass(frozen=True)
+class UplinkChain:
+    """What happens to updates on their way to the server."""
+
+    weight: Literal["examples", "uniform"] = "examples"
+    clip: float = 0.0  # bound on an update's norm; 0: none
+
+    def build(self) -> uplink.Uplink:
+        """Raises UserError when the bound is negative or not a number."""
+        if known(self.clip) and not self.clip >= 0:
+            raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
+        weighting = uplink.by_examples() if self.weight == "examples" else uplink.uniformly()
+        clipping = () if known(self.clip) and not self.clip else (uplink.clip(self.clip),)
+        return uplink.chain(weighting, *clipping, reduce=uplink.mean())
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run: data, task, how clients learn, how the server aggregates, for how long."""
+
+    data: Any  # a Source: Phantom, Folder or one of yours
+    name: str = "experiment"
+    seed: int = 0
+    rounds: int = 100
+    evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
+    task: Any = field(default_factory=Classify)
+    init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
+    local: LocalTraining = field(default_factory=LocalTraining)
+    sampling: Any = field(default_factory=Uniform)
+    conditions: Any = field(default_factory=Ideal)
+    uplink: UplinkChain = field(default_factory=UplinkChain)
+    algorithm: Any = field(default_factory=FedAvg)
+    finetune: FineTune = field(
+        default_factory=FineTune
+    )  # on each test client's own training data, after the last round
+    distil: Distil = field(default_factory=Distil)  # of clients' models into the server's, after the last round
+    plan: Plan = field(default_factory=Plan)
+    keep: int = 2  # newest checkpoints that stay on disk
+    early: Early = field(default_factory=Early)
+    explanations: tuple[str, ...] = ()  # methods by which the report explains a few test examples: gradcam, lrp, ...
+    pictures: bool = False  # a few examples after each evaluation, in RUN/pictures, where the task has pictures to show
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "evaluate_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name in self.explanations:
+            methods.settings(name)
+
+
+def load(path: str | pathlib.Path) -> dict[str, Experiment]:
+    """The experiments of a Python file: its `config`, or its `configs`, a dict of named variants that run in turn."""
+    names = definitions(path)
+    found = names.get("configs", {"": names["config"]} if "config" in names else None)
+    if not found or not all(isinstance(one, Experiment) for one in found.values()):
+        raise UserError(f"{path}: must define `config = Experiment(...)` or `configs = {{name: Experiment(...)}}`")
+    return found
+
+
+def definitions(path: str | pathlib.Path) -> dict[str, Any]:
+    """What a Python file defines. Raises UserError where it cannot be run."""
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: no such config file; see configs/ for examples")
+    try:
+        return runpy.run_path(str(path))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
+
+
+def put(config: Any, path: str, value: Any) -> Any:
+    """`config` with another value in the field of that dotted path. Raises UserError where there is none."""
+    name, _, rest = path.partition(".")
+    if not (dataclasses.is_dataclass(config) and name in {one.name for one in dataclasses.fields(config)}):
+        raise UserError(f"unknown field {path}")
+    return dataclasses.replace(config, **{name: put(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
+
+
+def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
+    """`config`, a dataclass, with `--fed.part name` and then `--section.field value` flags applied.
+
+    Raises UserError naming the nearest part or field.
+    """
+    import tyro
+
+    config, flags = parts.choose(config, flags)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            changed, unknown = tyro.cli(
+                type(config),
+                prog=program,
+                default=config,
+                args=list(flags),
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_words(said.getvalue())) from None
+    if unknown:
+        raise UserError(_nearest(unknown[0], [f"--{name}" for name in flat(config)]))
+    return changed
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well."""
+    leaves: dict[str, Any] = {}
+    for one in dataclasses.fields(config):
+        value, name = getattr(config, one.name), f"{prefix}{one.name}"
+        if dataclasses.is_dataclass(value):
+            leaves |= {name: type(value).__name__} | flat(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain data; "class" says which dataclass each level was."""
+    kind = type(config)
+    values = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **plain}
+
+
+def from_dict(plain: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`, also after a round trip through JSON, which turns tuples into lists.
+
+    Raises UserError where another version of the package has written it, with fields that there are no more.
+    """
+    made: Any = imported(plain["class"], "class")
+    values = {name: _restored(value) for name, value in plain.items() if name != "class"}
+    gone = values.keys() - {one.name for one in dataclasses.fields(made)}
+    if gone:
+        raise UserError(f"{made.__name__}.{min(gone)}: not a field of this version; use the one that wrote the config")
+    return made(**values)
+
+
+def digest(config: Any) -> str:
+    """Twelve hex digits that name a resolved config."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict) and "class" in value:
+        return from_dict(value)
+    return tuple(_restored(item) for item in value) if isinstance(value, list) else value
+
+
+def _nearest(flag: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(flag.split("=")[0].replace("-", "_").replace("__", "--", 1), known, 1, 0.3)
+    return f"unknown field {flag}" + (f"; did you mean {near[0]}?" if near else "; see `fedjax-mri show`")
+
+
+def _first_words(boxed: str) -> str:
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    return " ".join([line for line in lines if line][1:2]) or "the flags cannot be read; see --help"

@@ -1,0 +1,34 @@
+"""What a config will take, before any of it is spent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.core import trees
+from fedjax_mri.fed.algorithm import traffic
+from fedjax_mri.fed.client import local
+from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.experiment import assemble, describe
+
+
+def costs(config: Experiment) -> dict[str, str]:
+    """What a config will take: parameters, memory a lane, bytes and local steps a round."""
+    plan = config.plan.resolve()
+    federation = config.data.build(config.seed)
+    described, sizes = describe(federation), np.asarray(federation.train.sizes)
+    sim = assemble(config, described, federation.train, plan)
+    model = jax.eval_shape(sim.task.init, jax.random.key(0))
+    shared = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0)).server.model
+    optimizers = jax.eval_shape(lambda m: local.init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
+    cohort = jax.eval_shape(sim.sample, jax.random.key(0), jnp.int32(0)).client.size
+    steps = float(np.mean(local.steps(sim.local, jnp.asarray(sizes)))) * cohort
+    lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, shared)
+    return {
+        "parameters": f"{trees.count(model.params):,}",
+        "clients": f"{described.clients:,} with {sizes.sum():,} examples",
+        "memory per lane": f"{lane / 1e6:.2f} MB: model, gradient, optimiser",
+        "bytes per round": f"{cohort * up / 1e6:.2f} MB up and {cohort * down / 1e6:.2f} down: {cohort} clients x "
+        f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
+        "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
+    }

@@ -1,0 +1,40 @@
+"""The frozen encoder of perceptual losses: the feature maps of a classifier that a run has trained."""
+
+import functools
+import pathlib
+
+import jax
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.run import restore
+from fedjax_mri.run.models import classifier, own
+from fedjax_mri.tasks.losses import Encoder
+from fedjax_mri.xai.layers import features
+from fedjax_mri.xai.method import Scores
+
+
+def of_run(path: str) -> Encoder:
+    """Images [B, H, W, C] in 0..1 -> a run's last activations of each size, the largest first (Johnson et al. 2016).
+
+    The run is read when the encoder is first used: what was trained with it needs it no more. Images of another size
+    than the classifier's are brought to that. Raises UserError where no path is given or the run is no classifier.
+    """
+    if not path:
+        raise UserError("task.extras.encoder_path is empty: give the folder of a run that classifies such images")
+    load = functools.cache(lambda: frozen(pathlib.Path(path)))
+
+    def encode(x: jax.Array) -> list[jax.Array]:
+        size, scores = load()
+        if x.shape[3] != size[2]:
+            raise UserError(f"task.extras.encoder_path={path}: sees {size[2]} channels, images have {x.shape[3]}")
+        return features(scores, x if x.shape[1:] == size else jax.image.resize(x, (len(x), *size), "linear"))
+
+    return encode
+
+
+def frozen(run: pathlib.Path) -> tuple[tuple[int, int, int], Scores]:
+    """The size [H, W, C] of the images that a run's classifier reads, and its scores of them."""
+    with jax.ensure_compile_time_eval():  # within a function that is being traced
+        this = restore.restore_kept(run)
+        steps, model = classifier(this, run), own(this)
+    return this.described.image, lambda x: steps.scores(model.params, model.carry, steps.seen(x))

@@ -1,0 +1,58 @@
+"""Parts of a config chosen by name: `--fed.algorithm scaffold` puts the class Scaffold there, with defaults."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from fedjax_mri.core.errors import UserError
+
+PARTS = {  # field of the config -> where its settings classes are
+    "algorithm": "fedjax_mri.fed.algorithms",
+    "sampling": "fedjax_mri.fed.sampling",
+    "conditions": "fedjax_mri.fed.world.conditions",
+}
+
+
+def choose(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
+    """`config` with the parts that `--fed.PART NAME` names, and the other flags. Raises UserError on unknown names."""
+    rest, words = list[str](), [word for flag in flags for word in (flag.split("=", 1) if _asks(flag) else [flag])]
+    while words:
+        word = words.pop(0)
+        if not _asks(word):
+            rest.append(word)
+            continue
+        part = word.removeprefix("--fed.")
+        if part not in PARTS or not hasattr(config, part):
+            raise UserError(f"{word}: the parts chosen by name are {', '.join(f'--fed.{name}' for name in PARTS)}")
+        known = settings(part)
+        if not words or words[0] not in known:
+            raise UserError(_unknown(word, words[0] if words else "", list(known)))
+        config = dataclasses.replace(config, **{part: known[words.pop(0)]()})
+    return config, rest
+
+
+def _asks(flag: str) -> bool:
+    return flag.startswith("--fed.")
+
+
+def _unknown(flag: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"{flag} {name}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}")
+
+
+def settings(part: str) -> dict[str, type]:
+    """The settings classes that a part may be, by their names in lower case."""
+    home = importlib.import_module(PARTS[part])
+    names = [one.name for one in pkgutil.iter_modules(getattr(home, "__path__", ()))]
+    modules = [importlib.import_module(f"{home.__name__}.{name}") for name in names] or [home]
+    return {kind.__name__.lower(): kind for module in modules for kind in _buildable(module)}
+
+
+def _buildable(module: ModuleType) -> list[type]:
+    kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
+    return [kind for kind in kinds if dataclasses.is_dataclass(kind) and hasattr(kind, "build")]

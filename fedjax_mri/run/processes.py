@@ -1,0 +1,169 @@
+"""Several processes as one program, by `jax.distributed`: joining, agreeing, and leaving when one is gone.
+
+Alone, every function here is the trivial one and costs nothing.
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed  # JAX has no public name for the key-value store
+
+from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
+
+T = TypeVar("T")
+DAY = 24 * 3600  # seconds; a process that dies is noticed by the heartbeat, not by these waits
+LAST_WORDS = 3  # seconds that a failed process waits for the others to fail as well
+CONTACT = re.compile(r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|heartbeat|Barrier|Connection (reset|closed)|DEADLINE_EXC")
+_calls = itertools.count()
+
+
+def several() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized()
+
+
+def main() -> bool:
+    """Whether this is process 0, which alone writes files and words."""
+    return distributed.global_state.process_id == 0
+
+
+@contextlib.contextmanager
+def joined(heartbeat: int) -> Iterator[None]:
+    """The body as one of the processes that `launch` has started, if it has; `heartbeat` is in seconds.
+
+    Raises UserError in place of whatever the body raises, so that the others are not kept waiting for this one.
+    """
+    if PLACE in os.environ:
+        threading.Thread(target=outlive_nobody, daemon=True).start()
+        join(os.environ[PLACE], heartbeat)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not several():
+            raise
+        raise lost(error) or unexpected(error) from error
+
+
+def join(place: str, heartbeat: int) -> None:
+    """Makes this process one of several, before the first array. `place` is "INDEX/COUNT@HOST:PORT" or CLUSTER.
+
+    Raises UserError when there is no such place or the others are not there in time.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells its threads' errors there, stack and all
+    settings: dict[str, Any] = {} if place == CLUSTER else placed(place)
+    waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": DAY}
+    try:
+        jax.distributed.initialize(**{**settings, **waits})
+    except (RuntimeError, ValueError) as error:
+        remedy = "no cluster found here; give INDEX/COUNT@HOST:PORT" if "coordinator" in str(error) else brief(error)
+        named = "--distributed" if place == CLUSTER else f"--distributed {place}"
+        raise UserError(f"{named}: cannot join the others ({remedy})") from error
+    if not main():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (it stays so until the end)
+
+
+def placed(place: str) -> dict[str, Any]:
+    """The settings of JAX for "INDEX/COUNT@HOST:PORT"."""
+    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", place)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--distributed {place}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
+    address = {"coordinator_address": found[3], "cluster_detection_method": "deactivate"}
+    return {"process_id": int(found[1]), "num_processes": int(found[2]), **address}
+
+
+def outlive_nobody() -> None:
+    """Ends this process when its launcher is gone: nobody would hear or stop it."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def everyone(value: Any) -> list[Any]:
+    """`value`, plain data, of each process in turn. All processes must call it."""
+    if not several():
+        return [value]
+    client, name = _client(), f"fedjax_mri/{next(_calls)}"
+    client.key_value_set(f"{name}/{distributed.global_state.process_id}", json.dumps(value))
+    client.wait_at_barrier(name, DAY * 1000)
+    found = {int(key.rpartition("/")[2]): text for key, text in client.key_value_dir_get(f"{name}/")}
+    return [json.loads(found[number]) for number in sorted(found)]
+
+
+def highest(number: int) -> int:
+    """The highest `number` of any process, by one small collective. All processes must call it."""
+    if not several():
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` gives. Raises UserError in every process when it does in any."""
+    failure = None
+    try:
+        result = work()
+    except UserError as error:
+        failure = error
+    failures = everyone(failure and str(failure))
+    if failure:
+        raise failure
+    for number, line in enumerate(failures):
+        if line:
+            raise UserError(f"process {number}: {line}")
+    return result
+
+
+def same(facts: Mapping[str, Any], remedy: str) -> None:
+    """Raises UserError in every process, naming what differs and where, unless all have the same `facts`."""
+    first, *others = everyone({name: str(value) for name, value in facts.items()})
+    for number, theirs in enumerate(others, 1):
+        names = [name for name in {**first, **theirs} if first.get(name) != theirs.get(name)]
+        differing = (f"{name} is {theirs.get(name)}, in process 0 {first.get(name)}" for name in names[:5])
+        if names:
+            raise UserError(f"process {number} differs: {'; '.join(differing)}; {remedy}")
+
+
+def lost(error: BaseException | None) -> UserError | None:
+    """The line for an error that means, itself or by what it came from, that another process is gone."""
+    if error is None or not several():
+        return None
+    if CONTACT.search(str(error)):
+        return UserError(f"lost contact with another process; {AGAIN}")
+    return lost(error.__cause__ or error.__context__)
+
+
+def unexpected(error: Exception) -> UserError:
+    """The line below the traceback of an error that nobody foresaw."""
+    traceback.print_exception(error)
+    return UserError(f"{type(error).__name__}: {brief(error)}")
+
+
+def give_up(code: int) -> int:
+    """`code`, alone. One of several ends here: at once if the others fail as well, so that each can say its line."""
+    if not several():
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        _client().wait_at_barrier("fedjax_mri/give_up", LAST_WORDS * 1000)
+    os._exit(code)  # the usual end would wait for the others
+
+
+def _client() -> Any:
+    return distributed.global_state.client

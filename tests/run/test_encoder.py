@@ -1,0 +1,70 @@
+"""Perceptual terms by a classifier of ours: its features, taken while another network trains; refusals."""
+
+import pathlib
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_translation_run import CONFIG as TRANSLATION
+from tiny import Grey
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.augment import Preprocess
+from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.run import encoder, experiment, restore, runfolder
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.tasks.classify import Classify
+from fedjax_mri.tasks.extras import Extras
+
+CLASSIFIER = Experiment(
+    Grey(clients=2),
+    task=Classify(network=CNNSettings(widths=(8, 4)), preprocess=Preprocess(size=8)),
+    local=LocalTraining(batch=4),
+    sampling=Everyone(),
+    rounds=1,
+    plan=TRANSLATION.plan,
+)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("encoder") / "classifier"
+    experiment.run(CLASSIFIER, folder)
+    return folder
+
+
+def test_features_are_what_the_run_s_own_head_is_given(classifier) -> None:
+    """The logits are a dense layer on the last of them; a larger image is brought to the classifier's size."""
+    x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
+    found = jax.jit(encoder.of_run(str(classifier)))(x)
+    this = restore.restore(classifier)
+    model, head = this.state.server.model, this.state.server.model.params["logits"]
+    steps = this.sim.task.classifier
+    assert [maps.shape for maps in found] == [(3, 8, 8, 8), (3, 4, 4, 8), (3, 4, 4, 4), (3, 2, 2, 4)]
+    logits = np.asarray(found[-1]).reshape(3, -1) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(logits, steps.scores(*model, steps.seen(x)), atol=1e-5)
+    wide = encoder.of_run(str(classifier))(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+    assert [maps.shape for maps in wide] == [maps.shape for maps in found]
+
+
+def test_a_translation_learns_by_it_and_then_needs_it_no_more(classifier, tmp_path) -> None:
+    source = shutil.copytree(classifier, tmp_path / "classifier")
+    extras = Extras(perceptual=1.0, cycle_perceptual=1.0, encoder_path=str(source))
+    config = replace(TRANSLATION, task=replace(TRANSLATION.task, extras=extras), rounds=1, pictures=False)
+    experiment.run(config, tmp_path / "run")
+    line = runfolder.read_history(tmp_path / "run")[-1]
+    assert 0 < line["train/perceptual"] < np.inf and 0 < line["train/cycle_perceptual"] < np.inf
+    shutil.rmtree(source)
+    assert int(restore.restore(tmp_path / "run").state.round) == 1
+
+
+def test_what_it_cannot_see_is_refused(classifier, tmp_path) -> None:
+    with pytest.raises(UserError, match="encoder_path is empty"):
+        Extras(perceptual=1.0).build(None)
+    for path, channels, says in ((tmp_path, 1, str(tmp_path)), (classifier, 3, "sees 1 channels, images have 3")):
+        with pytest.raises(UserError, match=says):
+            encoder.of_run(str(path))(jnp.zeros((1, 8, 8, channels)))
