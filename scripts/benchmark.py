@@ -32,14 +32,12 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 from fedjax_mri.core import programs, trees
 from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.client.local import Local, Start, init_optimizers, local_step, read_batch, step_counts
 from fedjax_mri.fed.engine import auto, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
@@ -81,7 +79,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
         chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
     segment, compile_s = timed(lambda: segments.build(sim, chosen, root, 1))
-    state, seconds, works = engine.first(sim, chosen, root), [], []
+    state, seconds, works = initial_state(sim, chosen, root), [], []
     for _ in range(rounds):
         (state, work, waited), took = timed(functools.partial(segment, state, 1))
         seconds.append(took)
@@ -128,7 +126,7 @@ def simulations(name: str) -> Callable[[Plan], Simulation]:
     adam = translation.adam if workload.model == "cyclegan" else optax.sgd
     local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
     sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
-    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    chain = UplinkSettings().build()
     return lambda plan: Simulation(
         task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
     )
@@ -200,7 +198,7 @@ def efficiency(
 
 def best_share(sim: Simulation, plan: Plan) -> float:
     """The useful share of the shortest possible makespan for all clients: no schedule can do better."""
-    steps = np.asarray(locally.steps(sim.local, np.asarray(sim.data.sizes)))
+    steps = np.asarray(step_counts(sim.local, np.asarray(sim.data.sizes)))
     lanes = plan.devices * plan.lanes
     return float(steps.sum() / (lanes * max(steps.max(), -(-steps.sum() // lanes))))
 
@@ -210,21 +208,21 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
 
     state, key = shapes(sim), jax.random.key(0)
 
-    def step(state: engine.State, store: Any) -> Any:
+    def step(state: State, store: Any) -> Any:
         size, rate = jnp.int32(sim.local.batch), jnp.float32(0.1)
         model = trees.join(state.server.model, state.clients.model)
-        start = locally.Start(model, state.server, state.clients.state)
-        batch = locally.read(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
-        optimizers = locally.init_optimizers(sim.task, sim.local, model, rate)
+        start = Start(model, state.server, state.clients.state)
+        batch = read_batch(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
+        optimizers = init_optimizers(sim.task, sim.local, model, rate)
         optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)
-        return locally.step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
+        return local_step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
 
     return jax.jit(step).trace(state, specimen(sim.data))
 
 
-def shapes(sim: Simulation) -> engine.State:
+def shapes(sim: Simulation) -> State:
     """The state with one client's in place of N, without values."""
-    return jax.eval_shape(functools.partial(engine.alone, sim), jax.random.key(0))
+    return jax.eval_shape(functools.partial(init_one_client, sim), jax.random.key(0))
 
 
 def products(jaxpr: Any) -> float:

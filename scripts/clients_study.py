@@ -23,12 +23,11 @@ from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation
+from fedjax_mri.fed.engine.simulation import Simulation, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.tasks.task import Model, Phase, Task, everything
 
 STUDY = [(clients, 10) for clients in (10, 100, 1_000, 10_000, 100_000)]
@@ -49,7 +48,7 @@ def measure(clients: int, cohort: int, place: str) -> None:
     sim, root = simulation(clients, cohort), jax.random.key(0)
     plan = Plan(clients=place).resolve()  # type: ignore[arg-type]
     start = time.perf_counter()
-    segment, state = segments.build(sim, plan, root, ROUNDS), engine.first(sim, plan, root)
+    segment, state = segments.build(sim, plan, root, ROUNDS), initial_state(sim, plan, root)
     compiled = time.perf_counter() - start
     state, *_ = segment(state, ROUNDS)  # warm-up
     seconds = []
@@ -75,7 +74,7 @@ def measure(clients: int, cohort: int, place: str) -> None:
 def simulation(clients: int, cohort: int) -> Simulation:
     """Two SGD steps a round on batches of 4."""
     local = Local(1, 4, optax.sgd, lambda round: jnp.float32(0.05))
-    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    chain = UplinkSettings().build()
     data = noise(clients)
     sample = Uniform(cohort).build(Population(data.sizes))
     return Simulation(personal(), FedAvg().build(), chain, sample, local, data)

@@ -22,9 +22,8 @@ from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
 from fedjax_mri.fed.algorithms.fedprox import FedProx
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.placement import Placed
-from fedjax_mri.fed.engine.rounds import State
+from fedjax_mri.fed.engine.simulation import State, init_state
 from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.metrics import classification
 from fedjax_mri.run import config as configs
@@ -101,7 +100,7 @@ def program(late: str, rounds: int) -> Callable[..., Curves]:
             loss, accuracy = (sim.task.evaluate(*model, tests[name]) for name in ("training", "held-out"))
             return Curves(classification.nll(loss), classification.accuracy(accuracy))
 
-        return trajectory(sim, plan, placed, root, engine.init(sim, root), rounds, observe, EVERY)
+        return trajectory(sim, plan, placed, root, init_state(sim, root), rounds, observe, EVERY)
 
     return jax.jit(jax.vmap(one, (0, 0, None, None, None)), compiler_options=programs.options())
 

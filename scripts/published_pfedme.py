@@ -17,11 +17,10 @@ from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import placement
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.fed.sampling import Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
@@ -34,7 +33,7 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
     """Test accuracy after each round, pooled over users, [runs, rounds]; runs differ in all but the data."""
     federation, plan = data.build(SEED), Plan(devices=1, lanes=10).resolve()
     task = Classify(network=LinearSettings()).build((1, 1, FEATURES), CLASSES, Compute())
-    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    chain = UplinkSettings().build()
     local = Local(2, 20, optax.sgd, lambda round: jnp.float32(0.02))  # two epochs are more than 20 steps for all
     sample = Uniform(10).build(Population(federation.train.sizes))
     sim = Simulation(task, FedAvg().build(), chain, sample, local, federation.train, first(STEPS))
@@ -45,7 +44,7 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
     def every(seeds: jax.Array, placed: placement.Placed, batch: dict[str, jax.Array]) -> jax.Array:
         def one(seed: jax.Array) -> jax.Array:
             root = jax.random.key(seed)
-            start = engine.init(sim, root)
+            start = init_state(sim, root)
             return trajectory(sim, plan, placed, root, start, rounds, judged)
 
         def judged(state: State) -> jax.Array:

@@ -19,11 +19,11 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import placement
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.fed.sampling import Cohort, Everyone, Population
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.traffic import Traffic
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Conditions, Turnout, ideal
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
@@ -52,7 +52,7 @@ def errors(algorithm: Any, runs: Iterable[Run], rounds: int) -> np.ndarray:
     @jax.vmap
     def every(run: Run) -> jax.Array:
         sim = simulation(algorithm, run)
-        start, placed = prime(engine.init(sim, root), run), placement.placed(sim.data, plan)
+        start, placed = prime(init_state(sim, root), run), placement.placed(sim.data, plan)
         return trajectory(sim, plan, placed, root, start, rounds, lambda s: jnp.square(s.server.model.params["x"]) / 2)
 
     return np.asarray(every(Run(*(np.array(field, np.float32) for field in zip(*runs)))))
@@ -69,7 +69,7 @@ def prime(state: State, run: Run) -> State:
 def simulation(algorithm: Any, run: Run) -> Simulation:
     """Two clients with one function each, so that an epoch is a step."""
     data = resident({"curvature": CURVATURE, "slope": SLOPE}, [np.array([0]), np.array([1])])
-    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    chain = UplinkSettings().build()
     local = Local(MOST, 1, optax.sgd, lambda round: run.rate)
     everyone = Everyone().build(Population(data.sizes))
     return Simulation(quadratics(run.gap), algorithm.build(), chain, everyone, local, data, first(run.steps))
@@ -78,8 +78,8 @@ def simulation(algorithm: Any, run: Run) -> Simulation:
 def first(steps: Any) -> Conditions:
     """Clients do the first `steps` of their local steps."""
 
-    def meet(key: jax.Array, round: jax.Array, cohort: Cohort, full: jax.Array, mb: float) -> Turnout:
-        return ideal(key, round, cohort, jnp.minimum(full, jnp.int32(steps)), mb)
+    def meet(key: jax.Array, round: jax.Array, cohort: Cohort, full: jax.Array, traffic: Traffic) -> Turnout:
+        return ideal(key, round, cohort, jnp.minimum(full, jnp.int32(steps)), traffic)
 
     return meet
 

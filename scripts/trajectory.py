@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.rounds import one_round
+from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort
 
 
 def trajectory(
@@ -24,7 +24,7 @@ def trajectory(
     """What `observe` sees after `every` so many rounds, each leaf [rounds // every, ...]; root is the run's key."""
 
     def advance(_: Any, state: State) -> State:
-        return engine.one_round(sim, plan, state, root, placed, engine.drawn(sim, root, state.round))[0]
+        return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))[0]
 
     def segment(state: State, _: None) -> tuple[State, Any]:
         state = jax.lax.fori_loop(0, every, advance, state)

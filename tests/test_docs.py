@@ -16,11 +16,10 @@ from fedjax_mri.explain.command import Settings
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation
+from fedjax_mri.fed.engine.simulation import Simulation, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.run import config
@@ -42,11 +41,11 @@ def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -
     local = Local(2, 4, optax.sgd, lambda round: jnp.float32(0.1))
 
     def moved(algorithm) -> tuple[float, float]:
-        chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+        chain = UplinkSettings().build()
         sim = Simulation(
             task, algorithm, chain, Everyone().build(Population(federation.train.sizes)), local, federation.train
         )
-        before = engine.first(sim, plan, root)
+        before = initial_state(sim, plan, root)
         start = jax.tree.map(jnp.copy, before.server.model)
         state, *_ = segments.build(sim, plan, root, 5)(before, 5)
         judged = evaluate.build(task, plan, federation.tests)(state)["the same"]

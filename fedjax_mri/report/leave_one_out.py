@@ -12,10 +12,10 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.fed.engine import evaluate, placement, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import State
+from fedjax_mri.fed.engine.rounds import one_round
+from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, initial_state
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.experiment import assemble, describe
@@ -54,19 +54,19 @@ def scorer(config: Experiment, federation: Federation, plan: Plan, rounds: int, 
     """Site left out, or -1 -> the score of each site after training without it, float [N]; compiled once."""
     described, root = describe(federation), jax.random.key(config.seed)
 
-    def simulated(without: Any) -> engine.Simulation:
+    def simulated(without: Any) -> Simulation:
         return assemble(replace(config, sampling=Everyone(without)), described, federation.train, plan)
 
     def train(state: State, root: jax.Array, placed: Placed, without: jax.Array) -> State:
         sim = simulated(without)
 
         def body(_: jax.Array, state: State) -> State:
-            return engine.one_round(sim, plan, state, root, placed, engine.drawn(sim, root, state.round))[0]
+            return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))[0]
 
         return jax.lax.fori_loop(0, rounds, body, state)
 
     sim, placed = simulated(-1), placement.placed(federation.train, plan)
-    first, judge = engine.first(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
+    first, judge = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
     program = segments.compiled(plan, train, first, root, placed, np.int32(-1))
 
     def score(without: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from fedjax_mri.fed.client.layerwise import layerwise
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Ideal
 from fedjax_mri.run import parts
 from fedjax_mri.run.early import Early
@@ -88,22 +88,6 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
-class UplinkChain:
-    """What happens to updates on their way to the server."""
-
-    weight: Literal["examples", "uniform"] = "examples"
-    clip: float = 0.0  # bound on an update's norm; 0: none
-
-    def build(self) -> uplink.Uplink:
-        """Raises UserError when the bound is negative or not a number."""
-        if known(self.clip) and not self.clip >= 0:
-            raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
-        weighting = uplink.by_examples() if self.weight == "examples" else uplink.uniformly()
-        clipping = () if known(self.clip) and not self.clip else (uplink.clip(self.clip),)
-        return uplink.chain(weighting, *clipping, reduce=uplink.mean())
-
-
-@dataclass(frozen=True)
 class Experiment:
     """One run: data, task, how clients learn, how the server aggregates, for how long."""
 
@@ -117,7 +101,7 @@ class Experiment:
     local: LocalTraining = field(default_factory=LocalTraining)
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)
-    uplink: UplinkChain = field(default_factory=UplinkChain)
+    uplink: UplinkSettings = field(default_factory=UplinkSettings)
     algorithm: Any = field(default_factory=FedAvg)
     finetune: FineTune = field(
         default_factory=FineTune
@@ -161,6 +145,9 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
 def put(config: Any, path: str, value: Any) -> Any:
     """`config` with another value in the field of that dotted path. Raises UserError where there is none."""
     name, _, rest = path.partition(".")
+    if isinstance(config, tuple) and name.isdecimal() and int(name) < len(config):
+        place = int(name)
+        return (*config[:place], put(config[place], rest, value) if rest else value, *config[place + 1 :])
     if not (dataclasses.is_dataclass(config) and name in {one.name for one in dataclasses.fields(config)}):
         raise UserError(f"unknown field {path}")
     return dataclasses.replace(config, **{name: put(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
@@ -173,7 +160,7 @@ def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> 
     """
     import tyro
 
-    config, flags = parts.choose(config, flags)
+    config, flags = parts.choose(config, flags, put)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -195,23 +182,42 @@ def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> 
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well."""
+    """Each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well.
+
+    Sections in a tuple are named by their place: uplink.stages.0.bound.
+    """
     leaves: dict[str, Any] = {}
-    for one in dataclasses.fields(config):
-        value, name = getattr(config, one.name), f"{prefix}{one.name}"
-        if dataclasses.is_dataclass(value):
-            leaves |= {name: type(value).__name__} | flat(value, f"{name}.")
+    for name, value in _children(config):
+        if _has_sections(value):
+            leaves |= {f"{prefix}{name}": type(value).__name__} | flat(value, f"{prefix}{name}.")
         else:
-            leaves[name] = value
+            leaves[f"{prefix}{name}"] = value
     return leaves
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def _children(config: Any) -> list[tuple[str, Any]]:
+    if isinstance(config, tuple):
+        return [(str(place), value) for place, value in enumerate(config)]
+    return [(one.name, getattr(config, one.name)) for one in dataclasses.fields(config)]
+
+
+def _has_sections(value: Any) -> bool:
+    """Whether a value is a section of a config, or a tuple of sections."""
+    if isinstance(value, tuple):
+        return any(dataclasses.is_dataclass(one) for one in value)
+    return dataclasses.is_dataclass(value)
+
+
+def to_dict(config: Any) -> Any:
     """Nested plain data; "class" says which dataclass each level was."""
+    if isinstance(config, tuple):
+        return tuple(to_dict(one) for one in config)
+    if not dataclasses.is_dataclass(config):
+        return config
     kind = type(config)
-    values = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
-    plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", **plain}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}"} | {
+        name: to_dict(value) for name, value in _children(config)
+    }
 
 
 def from_dict(plain: dict[str, Any]) -> Any:

@@ -6,8 +6,8 @@ import numpy as np
 
 from fedjax_mri.core import trees
 from fedjax_mri.fed.algorithm import traffic
-from fedjax_mri.fed.client import local
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.client.local import init_optimizers, step_counts
+from fedjax_mri.fed.engine.simulation import init_state
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.experiment import assemble, describe
 
@@ -19,11 +19,11 @@ def costs(config: Experiment) -> dict[str, str]:
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
-    shared = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0)).server.model
-    optimizers = jax.eval_shape(lambda m: local.init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
-    cohort = jax.eval_shape(sim.sample, jax.random.key(0), jnp.int32(0)).client.size
-    steps = float(np.mean(local.steps(sim.local, jnp.asarray(sizes)))) * cohort
-    lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, shared)
+    shared = jax.eval_shape(lambda key: init_state(sim, key), jax.random.key(0)).server.model
+    optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
+    cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
+    steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
+    lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, sim.uplink, shared)
     return {
         "parameters": f"{trees.count(model.params):,}",
         "clients": f"{described.clients:,} with {sizes.sum():,} examples",

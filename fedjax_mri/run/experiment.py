@@ -21,14 +21,15 @@ from fedjax_mri.core.programs import Shelf
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.after import ensemble, finetune
-from fedjax_mri.fed.algorithm import Algorithm
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.algorithm import Algorithm, traffic
+from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine import auto, evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State, Work
+from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, init_state, initial_state, place_state
 from fedjax_mri.fed.sampling import Population
+from fedjax_mri.fed.traffic import Traffic
+from fedjax_mri.fed.uplink.contract import Uplink
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import fingerprint, initial, pictures, processes, results, runfolder
@@ -108,7 +109,7 @@ def prepare(
         plan = auto.choose(config.plan, assembled, runfolder.cache() / "plans", say)
     with clock.measure("prepare"):
         sim = assembled(plan)
-        engine.check(sim, plan)  # what cannot fit is refused before anything large is made
+        check_simulation(sim, plan)  # what cannot fit is refused before anything large is made
         checkpoints = Checkpoints(out, config.keep)
         state = begin(sim, config, plan, checkpoints, resume_from, say)
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
@@ -224,7 +225,7 @@ def compiled(this: Prepared, state: State) -> Callable[[State], tuple[State, dic
     return segment
 
 
-def training_figures(sim: Simulation, work: Work, seconds: float, waited: float) -> dict[str, float]:
+def training_figures(sim: Simulation, work: RoundStats, seconds: float, waited: float) -> dict[str, float]:
     """What a segment amounted to, and how fast; `work` has a leading axis of rounds, for data it `waited` seconds."""
     skipped = float(np.sum(np.asarray(work.clients) == 0))
     work = jax.tree.map(lambda x: np.asarray(x).sum(0), work)
@@ -254,7 +255,6 @@ def assemble(config: Experiment, described: DataDescription, data: ClientData, p
     """The simulation that a config describes."""
     assert plan.conv != "auto", "resolve the plan first"
     compute, algorithm = Compute(plan.conv, plan.precision, plan.remat), config.algorithm.build()
-    refuse_forgotten(config, algorithm)
     settings = balanced(config.task, described)
     drawn = settings.build(described.image, len(described.classes), compute)
     network = getattr(settings, "network", None)
@@ -265,12 +265,13 @@ def assemble(config: Experiment, described: DataDescription, data: ClientData, p
             "that can judge predictions, as classification can"
         )
     local = config.local.build(config.rounds)
-    there = population(config, task, local, data)
+    uplink = config.uplink.build()
+    there = population(config, task, algorithm, uplink, local, data)
     return Simulation(
         task=task,
         algorithm=algorithm,
-        uplink=config.uplink.build(),
-        sample=config.sampling.build(there),
+        uplink=uplink,
+        sampler=config.sampling.build(there),
         local=local,
         data=data,
         conditions=config.conditions.build(there),
@@ -283,28 +284,19 @@ def balanced(settings: Any, described: DataDescription) -> Any:
     return balance(settings, labels) if isinstance(settings, Classify) else settings
 
 
-def refuse_forgotten(config: Experiment, algorithm: Algorithm) -> None:
-    """Raises UserError when clients may start from a broadcast that the algorithm no longer has."""
-    latest = getattr(config.sampling, "latest", 0)  # only where rounds overlap
-    if latest > algorithm.oldest:
-        name = type(config.algorithm).__name__
-        raise UserError(
-            f"sampling.latest={latest}: {name} remembers {algorithm.oldest} broadcasts before the newest; lower it, "
-            "or choose an algorithm that remembers as many, such as --fed.algorithm fedbuff"
-        )
-
-
-def population(config: Experiment, task: Task, local: Local, data: ClientData) -> Population:
+def population(
+    config: Experiment, task: Task, algorithm: Algorithm, uplink: Uplink, local: Local, data: ClientData
+) -> Population:
     """What samplers and conditions are built for."""
 
     def shared(key: jax.Array) -> Any:
         model = task.init(key)
         return trees.split(task.shared(model), model)[0]
 
-    def mb() -> float:
-        return trees.nbytes(jax.eval_shape(shared, jax.random.key(0))) / 1e6
+    def each() -> Traffic:
+        return traffic(algorithm, uplink, jax.eval_shape(shared, jax.random.key(0)))
 
-    return Population(data.sizes, locally.steps(local, data.sizes), local.epochs, mb, config.rounds)
+    return Population(data.sizes, step_counts(local, data.sizes), local.epochs, each, config.rounds)
 
 
 def describe(federation: Federation) -> DataDescription:
@@ -334,10 +326,10 @@ def begin(
     root = jax.random.key(config.seed)
     ours = checkpoints.latest() is not None
     if not ours and resume_from is None:
-        return engine.first(sim, plan, root)
+        return initial_state(sim, plan, root)
     home = checkpoints if ours else Checkpoints(existing(resume_from))
-    state = home.restore(jax.eval_shape(lambda key: engine.init(sim, key), root))
+    state = home.restore(jax.eval_shape(lambda key: init_state(sim, key), root))
     say(f"going on after round {int(state.round)} of {home.folder.parent}")
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {home.folder.parent} has done {int(state.round)}; ask for more")
-    return engine.settle(plan, state)
+    return place_state(plan, state)

@@ -17,9 +17,10 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.engine import auto, members
 from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.members import Group, Member
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, Work
+from fedjax_mri.fed.engine.simulation import Simulation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, results, runfolder
 from fedjax_mri.run.config import Experiment
@@ -149,7 +150,7 @@ def trained(several: Sequence[Experiment], group: Group, figures: Any, sim: Simu
     return outcomes
 
 
-def training(sim: Simulation, work: Work, seconds: float) -> list[Line]:
+def training(sim: Simulation, work: RoundStats, seconds: float) -> list[Line]:
     """Figures of each member's segment; `work` has leading axes [M, rounds]."""
     count = len(work.steps)
     return [

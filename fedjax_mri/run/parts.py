@@ -1,11 +1,14 @@
-"""Parts of a config chosen by name: `--fed.algorithm scaffold` puts the class Scaffold there, with defaults."""
+"""Parts of a config chosen by name: `--fed.algorithm scaffold` puts the class Scaffold there, with its defaults.
 
-import dataclasses
+A part is found by its file: a settings class, a dataclass with `build`, in any module of the part's folder.
+"""
+
 import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +18,14 @@ PARTS = {  # field of the config -> where its settings classes are
     "algorithm": "fedjax_mri.fed.algorithms",
     "sampling": "fedjax_mri.fed.sampling",
     "conditions": "fedjax_mri.fed.world.conditions",
+    "uplink.stages": "fedjax_mri.fed.uplink.stages",
+    "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
 }
+SEVERAL = {"uplink.stages"}  # fields that take all names up to the next flag, in their order
+Put = Callable[[Any, str, Any], Any]  # (config, dotted field, value) -> config
 
 
-def choose(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
+def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]:
     """`config` with the parts that `--fed.PART NAME` names, and the other flags. Raises UserError on unknown names."""
     rest, words = list[str](), [word for flag in flags for word in (flag.split("=", 1) if _asks(flag) else [flag])]
     while words:
@@ -27,12 +34,11 @@ def choose(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
             rest.append(word)
             continue
         part = word.removeprefix("--fed.")
-        if part not in PARTS or not hasattr(config, part):
+        if part not in PARTS or not hasattr(config, part.partition(".")[0]):
             raise UserError(f"{word}: the parts chosen by name are {', '.join(f'--fed.{name}' for name in PARTS)}")
-        known = settings(part)
-        if not words or words[0] not in known:
-            raise UserError(_unknown(word, words[0] if words else "", list(known)))
-        config = dataclasses.replace(config, **{part: known[words.pop(0)]()})
+        names = _names(words) if part in SEVERAL else [words.pop(0) if words else ""]
+        chosen = tuple(_made(word, name, settings(part)) for name in names)
+        config = put(config, part, chosen if part in SEVERAL else chosen[0])
     return config, rest
 
 
@@ -40,9 +46,19 @@ def _asks(flag: str) -> bool:
     return flag.startswith("--fed.")
 
 
-def _unknown(flag: str, name: str, known: list[str]) -> str:
+def _names(words: list[str]) -> list[str]:
+    """The words up to the next flag, taken off the list."""
+    count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
+    names = words[:count]
+    del words[:count]
+    return names
+
+
+def _made(flag: str, name: str, known: dict[str, type]) -> Any:
+    if name in known:
+        return known[name]()
     near = difflib.get_close_matches(name, known, 1)
-    return f"{flag} {name}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}")
+    raise UserError(f"{flag} {name}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"))
 
 
 def settings(part: str) -> dict[str, type]:
@@ -55,4 +71,4 @@ def settings(part: str) -> dict[str, type]:
 
 def _buildable(module: ModuleType) -> list[type]:
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
-    return [kind for kind in kinds if dataclasses.is_dataclass(kind) and hasattr(kind, "build")]
+    return [kind for kind in kinds if is_dataclass(kind) and hasattr(kind, "build")]

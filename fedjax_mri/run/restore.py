@@ -11,9 +11,8 @@ import numpy as np
 
 from fedjax_mri.data.contract import ClientData, DataDescription, Source
 from fedjax_mri.fed.engine import evaluate
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.run import results, runfolder
 from fedjax_mri.run.checkpoint import Checkpoints, existing
 from fedjax_mri.run.config import Experiment
@@ -41,7 +40,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
     plan = config.plan.resolve()
     nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
     sim = assemble(replace(config, init_from=""), described, nobody, plan)  # what it started from may be gone
-    like = jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
+    like = jax.eval_shape(lambda key: init_state(sim, key), jax.random.key(0))
     folder = run / "best" if best else run
     return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like, round))
 

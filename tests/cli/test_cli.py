@@ -203,7 +203,7 @@ MISTAKES = {
     "--data.size 0": "0",
     "--loacl.batch 3": "did you mean --local.batch?",
     "--plan.devices 99": "this machine has 8",
-    "--fed.sampling asynchronous": "sampling.latest=20: FedAvg remembers 0 broadcasts before the newest",
+    "--fed.sampling asynchronous": "sampling.latest=20: the algorithm remembers 0 broadcasts before the newest",
     "--fed.sampling poisson --sampling.rate 2": "sampling.rate=2.0",
     "--fed.conditions partial": "local.epochs=1: partial work keeps whole epochs",
     "--fed.conditions stragglers --conditions.speeds.mbit-up 0": "speeds.mbit_up=0.0",

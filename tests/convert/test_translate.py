@@ -16,8 +16,8 @@ from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import State, init_state
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
@@ -37,7 +37,7 @@ TASK = CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), (-1.0, 1.0), po
 CONFIG = Experiment(Phantom(), name="tiny", task=TASK, sampling=Uniform(1), plan=Plan(conv="direct", devices=1))
 
 
-def saved(run: pathlib.Path, config: Experiment, channels: int = 1) -> engine.State:
+def saved(run: pathlib.Path, config: Experiment, channels: int = 1) -> State:
     """A run folder of random numbers, in which the first two clients have trained."""
     run.mkdir()
     described = DataDescription((SIZE, SIZE, channels), ("a", "b"), CLIENTS)
@@ -45,7 +45,7 @@ def saved(run: pathlib.Path, config: Experiment, channels: int = 1) -> engine.St
     disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(CLIENTS, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, config.plan.resolve())
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda key: engine.init(sim, key), jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda key: init_state(sim, key), jax.random.key(0))
     state = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
     state = state._replace(clients=state.clients._replace(rounds=np.array([1, 1, 0], np.int32)))
     Checkpoints(run).save(1, state)

@@ -18,8 +18,7 @@ from fedjax_mri.data.phantom.source import origin, reader
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, partly
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.client.local import Local, read_batch
 from fedjax_mri.fed.engine import members
 
 EACH, CLASSES = 400, 3
@@ -124,7 +123,7 @@ def test_changes_add_up_and_reach_the_local_step_and_the_pooled_baseline() -> No
         np.testing.assert_array_equal(field[client], both[name])
     local = Local(1, EACH, lambda rate: None, lambda round: jnp.float32(0))  # type: ignore[arg-type,return-value]
     args = (jnp.int32(3), jnp.int32(EACH), jnp.int32(0), jnp.int32(0), jax.random.key(0))
-    batch = jax.jit(partial(locally.read, federation.train, local))(federation.train.store, *args)
+    batch = jax.jit(partial(read_batch, federation.train, local))(federation.train.store, *args)
     assert np.bincount(batch["label"]).tolist() == np.bincount(both["label"]).tolist()
 
 

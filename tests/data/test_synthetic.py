@@ -17,11 +17,10 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
@@ -154,7 +153,7 @@ def simulation(source: Synthetic, **changes: object) -> tuple[Simulation, dict]:
     """The published settings but for the epochs: batches of 10, SGD at .01, weighted by examples."""
     federation = source.build(1)
     task = Classify(network=LinearSettings()).build((1, 1, 60), 10, Compute())
-    chain = uplink.chain(uplink.by_examples(), reduce=uplink.mean())
+    chain = UplinkSettings().build()
     local = Local(2, 10, optax.sgd, lambda round: jnp.float32(0.01))
     sample = Uniform(3).build(Population(federation.train.sizes))
     base = Simulation(task, FedAvg().build(), chain, sample, local, federation.train)
@@ -166,7 +165,7 @@ ORDER = jax.jit(shuffled)  # of positions int32 [2000], of which the client has 
 
 def plain_round(sim: Simulation, weights: np.ndarray, bias: np.ndarray, root, number: int) -> tuple:
     """FedAvg on softmax regression in float64, by hand: only who takes part and in which order is the engine's."""
-    cohort = sim.sample(keys.purpose(jax.random.fold_in(root, number), keys.Purpose.SAMPLE), jnp.int32(number))
+    cohort = draw_cohort(sim, root, jnp.int32(number))
     total, moved = 0, [0.0, 0.0]
     for client in np.asarray(cohort.client):
         fields = sim.data.fetch(int(client))
@@ -194,7 +193,7 @@ def loss(data, weights: np.ndarray, bias: np.ndarray) -> float:
 def test_training_equals_a_plain_loop_in_float64() -> None:
     sim, tests = simulation(Synthetic(clients=5))
     plan, root = Plan(devices=1, lanes=2).resolve(), jax.random.key(1)
-    state: State = engine.first(sim, plan, root)
+    state: State = initial_state(sim, plan, root)
     layer = state.server.model.params["logits"]
     weights, bias = np.asarray(layer["kernel"], np.float64), np.asarray(layer["bias"], np.float64)
     state, *_ = segments.build(sim, plan, root, 2)(state, 2)

@@ -1,6 +1,7 @@
 """Clients with a quadratic each: what an algorithm comes to is known in closed form."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,11 +14,11 @@ from fedjax_mri.data.contract import ClientData, Test
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.client.local import Local
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, Population, Uniform, of
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
+from fedjax_mri.fed.sampling import Everyone, Population, Sampler, Uniform, cohort_of
+from fedjax_mri.fed.uplink.weigh import by_examples
 from fedjax_mri.tasks.task import Model, Phase, Task, everything, mean
 
 PARTS = {"body": 2, "norm": 1, "logits": 1}  # named as the networks' are, so that default patterns match
@@ -88,7 +89,7 @@ ALONE = Plan(devices=1, lanes=4).resolve()
 QUADRATIC = task()
 
 
-def with_algorithm(settings, sim: engine.Simulation) -> engine.Simulation:
+def with_algorithm(settings, sim: Simulation) -> Simulation:
     algorithm = settings.build()
     return sim._replace(algorithm=algorithm, task=algorithm.task(sim.task))
 
@@ -97,8 +98,8 @@ def sgd(epochs: int, batch: int, momentum: float | None = None) -> Local:
     return Local(epochs, batch, lambda rate: optax.sgd(rate, momentum), lambda round: jnp.float32(RATE))
 
 
-def run(sim: engine.Simulation, rounds: int, plan: Plan = ALONE) -> engine.State:
-    return segments.build(sim, plan, ROOT, rounds)(engine.first(sim, plan, ROOT), rounds)[0]
+def run(sim: Simulation, rounds: int, plan: Plan = ALONE) -> State:
+    return segments.build(sim, plan, ROOT, rounds)(initial_state(sim, plan, ROOT), rounds)[0]
 
 
 SIZES = np.array([5, 0, 9, 3, 1, 6], np.int32)
@@ -106,16 +107,17 @@ SIZES = np.array([5, 0, 9, 3, 1, 6], np.int32)
 
 @jax.jit  # once for all algorithms, which call it by hand
 def some_late_some_twice(key: jax.Array, round: jax.Array):
-    client = Uniform(4).build(Population(SIZES))(key, round).client
-    return of(client, times=1.0 + (client % 2).astype(jnp.float32), late=client % 3)
+    client = Uniform(4).build(Population(SIZES)).draw(key, round).client
+    return cohort_of(client, times=1.0 + (client % 2).astype(jnp.float32), staleness=client % 3)
 
 
-def ragged(settings) -> engine.Simulation:
+def ragged(settings) -> Simulation:
     """Six clients of 0 to 9 examples, no two alike, batches of 4; cohorts of four, some late, some drawn twice."""
     A, b = matrices(SIZES.sum())
     b += np.repeat(np.arange(len(SIZES)), SIZES)[:, None] / 5
     momentum = getattr(settings, "momentum", 0.0) if isinstance(settings, FedNova) else None
-    sim = simulation(QUADRATIC, clients(A, b, SIZES), local=sgd(2, 4, momentum), sample=some_late_some_twice)
+    sampler = Sampler(some_late_some_twice, "other", 4 / 6)
+    sim = simulation(QUADRATIC, clients(A, b, SIZES), local=sgd(2, 4, momentum), sampler=sampler)
     return with_algorithm(settings, sim)
 
 
@@ -139,20 +141,20 @@ def left(steps: int, mu: float = 0.0, rate: float = RATE) -> np.ndarray:
     return np.stack([np.linalg.matrix_power(np.eye(len(a)) - rate * (a + mu * np.eye(len(a))), steps) for a in A])
 
 
-def four(settings, batch: int = 6, cohort: int = 4, stages: tuple = (uplink.by_examples(),)) -> engine.Simulation:
+def four(settings, batch: int = 6, cohort: int = 4, weigh: Callable = by_examples) -> Simulation:
     """Four clients of 1, 2, 3, 6 examples that are all the same: each step is down the client's whole gradient."""
     data = clients(np.repeat(A, UNEQUAL, 0), np.repeat(B, UNEQUAL, 0), UNEQUAL)
-    sample = (Everyone() if cohort == 4 else Uniform(cohort)).build(Population(data.sizes))
-    sim = simulation(QUADRATIC, data, stages, local=sgd(EPOCHS, batch), sample=sample)
+    sampler = (Everyone() if cohort == 4 else Uniform(cohort)).build(Population(data.sizes))
+    sim = simulation(QUADRATIC, data, weigh=weigh, local=sgd(EPOCHS, batch), sampler=sampler)
     return with_algorithm(settings, sim)
 
 
-def reached(sim: engine.Simulation, rounds: int = 400) -> np.ndarray:
+def reached(sim: Simulation, rounds: int = 400) -> np.ndarray:
     return np.asarray(together(run(sim, rounds).server.model.params))
 
 
 @functools.cache
-def three_rounds(settings) -> engine.State:
+def three_rounds(settings) -> State:
     return run(four(settings, batch=2, cohort=3), 3)
 
 

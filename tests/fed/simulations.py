@@ -2,6 +2,8 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,29 @@ from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.algorithm import LocalResult
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.client.local import Local, Start
-from fedjax_mri.fed.engine.rounds import Simulation, State
-from fedjax_mri.fed.sampling import Everyone, Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.algorithms.fednova import FedNova
+from fedjax_mri.fed.algorithms.scaffold import Scaffold
+from fedjax_mri.fed.client.batches import Batches
+from fedjax_mri.fed.client.local import Local, Start, batch_gradient
+from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.engine.simulation import Simulation, State
+from fedjax_mri.fed.sampling import Everyone, Poisson, Population, Uniform
+from fedjax_mri.fed.uplink.chain import chain
+from fedjax_mri.fed.uplink.contract import (
+    Aggregate,
+    Reduce,
+    Sender,
+    ServerRound,
+    Stage,
+    Update,
+    Uplink,
+    UplinkState,
+)
+from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+from fedjax_mri.fed.uplink.reductions.mean import mean
+from fedjax_mri.fed.uplink.reductions.median import median
+from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.nets.fusion import Cross
@@ -34,8 +54,9 @@ from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05
+USUAL = mean()
 AS_GIVEN = Compute()
-shuffled = jax.jit(locally.shuffled)
+shuffled = jax.jit(shuffled)
 
 
 def images(sizes: np.ndarray = SIZES) -> ClientData:
@@ -125,13 +146,96 @@ def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
     return simulation(settings.build((16, 16, 1), 0, Compute("xla")), data, local=local)
 
 
-def simulation(task: Task, data: ClientData, stages: tuple = (uplink.by_examples(),), **changes: object) -> Simulation:
+def clip_each(bound: float) -> Callable:
+    """A gradient of the engine: the sum of each example's gradient, clipped, by the batch's size."""
+
+    def gradient(loss, params, batch, key):
+        def one(row: dict) -> tuple:
+            return jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[None], row))
+
+        grads, (carry, metrics) = jax.vmap(one)(batch)
+        factor = batch["weight"] * jnp.minimum(1.0, bound / jnp.maximum(jax.vmap(trees.norm)(grads), 1e-12))
+        total = jax.tree.map(lambda g: jnp.tensordot(factor, g, 1) / len(factor), grads)
+        return total, (trees.take(carry, 0), jax.tree.map(lambda x: x.sum(0), metrics))
+
+    return gradient
+
+
+def coin_batches(epochs: int, batch: int) -> Batches:
+    """Five steps, each of which reads every other of the first examples by chance."""
+
+    def draw(key: jax.Array, step: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        place = jnp.arange(batch, dtype=jnp.int32)
+        joins = jax.random.bernoulli(jax.random.fold_in(key, step), 0.5, (batch,))
+        return place, (joins & (place < size)).astype(jnp.float32)
+
+    return Batches(lambda sizes: 5 * (sizes > 0).astype(sizes.dtype), draw)
+
+
+class Remembered(NamedTuple):
+    """What a client of `error_feedback` keeps."""
+
+    residual: Model  # float32, what it has not sent yet
+    sends: jax.Array  # int32 []
+
+
+def error_feedback(share: float) -> Stage:
+    """A stage with state on both sides: clients send their largest entries and keep the rest; the server has momentum.
+
+    It draws on each side, so that a wrong key shows, and reads the sender.
+    """
+
+    def largest(leaf: jax.Array) -> jax.Array:
+        least = jnp.sort(jnp.abs(leaf).ravel())[-max(1, int(share * leaf.size))]
+        return jnp.where(jnp.abs(leaf) >= least, leaf, jnp.zeros_like(leaf))
+
+    def client(update: Update, state: Remembered, sender: Sender):
+        whole = trees.add(update.delta, state.residual)
+        sent = jax.tree.map(largest, whole)
+        residual = trees.subtract(whole, sent)
+        whose = (sender.client + sender.round).astype(jnp.float32) / sender.examples
+        noisy = 1 + 0.1 * jax.random.normal(sender.key) + 0.01 * whose
+        notes = {"sends": jnp.float32(1), "norm": trees.norm(sent)}
+        return update._replace(delta=trees.scale(noisy, sent)), Remembered(residual, state.sends + 1), notes
+
+    def server(aggregate: Aggregate, momentum: Model, at: ServerRound):
+        momentum = trees.add(trees.scale(0.5, momentum), aggregate.delta)
+        shaken = trees.scale(1 + 0.1 * jax.random.normal(at.key), momentum)
+        return aggregate._replace(delta=shaken), momentum
+
+    return Stage(
+        "feedback",
+        init=lambda sent: trees.zeros_like(sent.delta),
+        init_client=lambda sent: Remembered(trees.zeros_like(sent.delta), jnp.int32(0)),
+        client=client,
+        server=server,
+    )
+
+
+def half_median() -> Rule:
+    """The mean of the median and of what it was the round before: a rule with a memory."""
+
+    def combine(rows: Rows, before: Model, at: ServerRound) -> tuple[Model, Model]:
+        now, _ = median(rows, (), at)
+        return trees.scale(0.5, trees.add(now, before)), now
+
+    return Rule("half median", combine, init=lambda sent: trees.zeros_like(sent.delta))
+
+
+def simulation(
+    task: Task,
+    data: ClientData,
+    stages: tuple[Stage, ...] = (),
+    weigh: Callable = by_examples,
+    reduce: Reduce | None = None,
+    **changes: object,
+) -> Simulation:
     """Defaults: everyone takes part, two epochs of batches of 4, SGD."""
     local = Local(2, 4, optax.sgd, lambda round: jnp.float32(RATE) / (1 + round.astype(jnp.float32)))
     base = Simulation(
         task,
         FedAvg().build(),
-        uplink.chain(*stages, reduce=uplink.mean()),
+        Uplink(weigh, chain(*stages), reduce or USUAL),
         Everyone().build(Population(data.sizes)),
         local,
         data,
@@ -146,16 +250,34 @@ def adam() -> Local:
 CASES: dict[str, Callable[[], Simulation]] = {
     "resident": lambda: simulation(classifier(), images()),
     "procedural, Adam, cohort of 5": lambda: simulation(
-        classifier(augment=Augment(flip=0.5)), procedural(), local=adam(), sample=Uniform(5).build(Population(SIZES))
+        classifier(augment=Augment(flip=0.5)), procedural(), local=adam(), sampler=Uniform(5).build(Population(SIZES))
     ),
     "BatchNorm averaged": lambda: simulation(classifier(norm="batch"), images()),
     "BatchNorm local": lambda: simulation(classifier(norm="batch", statistics="local"), images(), local=adam()),
     "two phases, a player at home": lambda: simulation(two_players(), images()),
     "cohort of 4, a player at home": lambda: simulation(
-        two_players(), images(), local=adam(), sample=Uniform(4).build(Population(SIZES))
+        two_players(), images(), local=adam(), sampler=Uniform(4).build(Population(SIZES))
     ),
     "uniform weights, clipped": lambda: simulation(
-        classifier(), images(), (uplink.uniformly(), uplink.clip(0.05)), algorithm=FedAvg(0.5).build()
+        classifier(), images(), (clip(0.05),), uniformly, algorithm=FedAvg(0.5).build()
+    ),
+    "stages with state, cohort of 4": lambda: simulation(
+        two_players(), images(), (clip(0.5), error_feedback(0.3)), sampler=Uniform(4).build(Population(SIZES))
+    ),
+    "a rule on the matrix, with state": lambda: simulation(
+        classifier(), images(), (error_feedback(0.5),), reduce=matrix(half_median())
+    ),
+    "SCAFFOLD, stages with state": lambda: simulation(
+        classifier(), images(), (clip(0.05), error_feedback(0.3)), algorithm=Scaffold().build()
+    ),
+    "FedNova, a rule on the matrix": lambda: simulation(
+        classifier(), images(), reduce=matrix(half_median()), algorithm=FedNova().build()
+    ),
+    "expected divisor, Poisson cohort": lambda: simulation(
+        classifier(), images(), reduce=mean("expected"), sampler=Poisson(0.5).build(Population(SIZES))
+    ),
+    "examples clipped, drawn by coins": lambda: simulation(
+        classifier(), images(), local=adam()._replace(gradient=clip_each(0.1), batches=coin_batches)
     ),
     "fusion, heads at home": fusion,
     "cyclegan": cyclegan,
@@ -164,31 +286,58 @@ CASES: dict[str, Callable[[], Simulation]] = {
 
 
 def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
-    """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean."""
-    cohort = sim.sample(keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.SAMPLE), state.round)
+    """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean or a rule."""
+    round_key, uplink, (stages, reduced) = jax.random.fold_in(root, state.round), sim.uplink, state.uplink
+    cohort = sim.sampler.draw(keys.purpose(round_key, keys.Purpose.SAMPLE), state.round)
     updates, clients = [], state.clients
     for place, client in enumerate(np.asarray(cohort.client)):
         if not cohort.present[place] or sim.data.sizes[client] == 0:
             continue
-        kept, server = trees.take(clients, client), sim.algorithm.broadcast(state.server, cohort.late[place])
-        start = Start(trees.join(server.model, kept.model), server, kept.state)
-        model, steps, noted = plain_client(sim, state, start, int(client), root)
+        row, staleness = trees.take(clients, client), cohort.staleness[place]
+        server, times = sim.algorithm.broadcast(state.server, staleness), cohort.times[place]
+        start = Start(trees.join(server.model, row.model), server, row.state)
+        model, steps, accumulated = plain_client(sim, state, start, int(client), root)
         shared, rest = trees.split(sim.task.shared(model), model)
         examples, rate = jnp.float32(sim.data.sizes[client]), sim.local.schedule(state.round)
-        result = LocalResult(shared, jnp.int32(steps), examples, rate, cohort.late[place], cohort.times[place], noted)
-        update, own = sim.algorithm.finish(server, kept.state, result)
-        update = sim.uplink.client(update, kept.uplink, root)[0]
-        updates.append(update._replace(weight=update.weight * cohort.times[place]))
-        clients = trees.put(clients, client, kept._replace(model=rest, state=own, rounds=kept.rounds + 1))
-    total = sum(float(update.weight) for update in updates)
-    mean = trees.zeros_like(updates[0].delta)
-    for update in updates:
-        mean = trees.add(mean, trees.scale(float(update.weight) / total, update.delta))
-    share = total / sum(float(sim.uplink.client(uplink.Update((), jnp.float32(n)), ((),) * 9, root)[0].weight)
-                        for n in sim.data.sizes)  # fmt: skip
-    aggregate = uplink.Aggregate(mean, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(share))
-    server = sim.algorithm.server(state.server, aggregate)
-    return State(state.round + 1, server, state.uplink, clients)
+        result = LocalResult(shared, jnp.int32(steps), examples, rate, staleness, times, accumulated)
+        update = sim.algorithm.finish(server, row.state, result)
+        update = update._replace(weight=uplink.weigh(update.weight) * times)
+        key = keys.purpose(keys.client(root, state.round, jnp.int32(client)), keys.Purpose.UPLINK)
+        sender = Sender(jnp.int32(client), state.round, key, examples, times)
+        update, own, _ = uplink.stages.client(update, row.uplink, sender)
+        remembered = sim.algorithm.remember(server, row.state, result, update)
+        clients = trees.put(clients, client, type(row)(rest, remembered, own, row.rounds + 1))
+        updates.append(update)
+    if not updates:
+        return state._replace(round=state.round + 1)
+    everyone = sum(float(uplink.weigh(jnp.float32(size))) for size in sim.data.sizes)
+    aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
+    key = keys.purpose(round_key, keys.Purpose.SERVER)
+    at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
+    aggregate, stages = uplink.stages.server(aggregate, stages, at)
+    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), UplinkState(stages, reduced), clients)
+
+
+def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: float, before: Model):
+    """The aggregate, and what the server remembers of it, by sums and sorting in NumPy."""
+    weights = np.array([float(update.weight) for update in updates])
+    total = weights.sum()
+
+    def weighted(divisor: float, *leaves: np.ndarray) -> np.ndarray:
+        return np.float32(sum(w * np.asarray(leaf, np.float64) for w, leaf in zip(weights, leaves)) / divisor)
+
+    def middle(*leaves: np.ndarray) -> np.ndarray:
+        return np.float32(np.median(np.stack(leaves).astype(np.float64), 0))
+
+    deltas, asides = [update.delta for update in updates], [update.aside for update in updates]
+    aside = jax.tree.map(partial(weighted, total), *asides)
+    if reduce.name == "half median":
+        now = jax.tree.map(middle, *deltas)
+        delta, before = trees.scale(0.5, trees.add(now, before)), now
+    else:
+        expected = reduce is not USUAL and reduce.name == "mean"
+        delta = jax.tree.map(partial(weighted, everyone * rate if expected else total), *deltas)
+    return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
 
 
 def plain_client(
@@ -196,31 +345,55 @@ def plain_client(
 ) -> tuple[Model, int, object]:
     """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser.
 
-    Gives model, steps, what was noted.
+    Gives model, steps, what was accumulated.
     """
-    size, batch_size, model = int(sim.data.sizes[client]), sim.local.batch, start.model
+    size, model = int(sim.data.sizes[client]), start.model
     optimizer = sim.local.optimizer(sim.local.schedule(state.round))
     with jax.numpy_dtype_promotion("standard"):
         optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
     key = keys.client(root, state.round, jnp.int32(client))
-    step, steps, noted = 0, sim.local.epochs * -(-size // batch_size), None
-    for epoch in range(sim.local.epochs):
-        order_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.SHUFFLE), epoch)
-        order = shuffled(order_key, jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
-        for first in range(0, min(size, (most - step) * batch_size), batch_size):
-            chosen = order[first : first + batch_size]
-            weight = (jnp.arange(batch_size) < len(chosen)).astype(jnp.float32)
-            batch = sim.data.read(sim.data.store, jnp.int32(client), jnp.pad(chosen, (0, batch_size - len(chosen))))
-            step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
-            progress, batch = jnp.float32(step / steps), {**batch, "weight": weight}
-            model, note = plain_step(sim, optimizer, optimizers, start, model, batch, progress, step_key)
-            noted, step = note if noted is None else trees.add(noted, note), step + 1
-    return model, step, noted
+    accumulated, shuffles = None, keys.purpose(key, keys.Purpose.SHUFFLE)
+    chosen = plain_batches(sim.local, shuffles, size)
+    for step, (examples, weight) in enumerate(chosen[:most]):
+        batch = {**sim.data.read(sim.data.store, jnp.int32(client), examples), "weight": weight}
+        step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
+        progress = jnp.float32(step / len(chosen))
+        model, found = plain_step(sim, optimizer, optimizers, start, model, batch, progress, step_key)
+        accumulated = found if accumulated is None else trees.add(accumulated, found)
+    return model, len(chosen[:most]), accumulated
+
+
+def plain_batches(local: Local, key: jax.Array, size: int) -> list[tuple[jax.Array, jax.Array]]:
+    """Examples [B] and weights [B] of each local step."""
+    if local.batches is coin_batches:
+        draw = coin_batches(local.epochs, local.batch).draw
+        return [draw(key, jnp.int32(step), jnp.int32(size)) for step in range(5 * (size > 0))]
+    found = []
+    for epoch in range(local.epochs):
+        order = shuffled(jax.random.fold_in(key, epoch), jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
+        for first in range(0, size, local.batch):
+            chosen = order[first : first + local.batch]
+            weight = (jnp.arange(local.batch) < len(chosen)).astype(jnp.float32)
+            found.append((jnp.pad(chosen, (0, local.batch - len(chosen))), weight))
+    return found
 
 
 @functools.cache
 def gradient(loss: Callable) -> Callable:
     return jax.jit(jax.grad(loss, has_aux=True))
+
+
+def plain_gradient(local: Local, loss: Callable, model: Model, batch: dict, key: jax.Array) -> tuple:
+    """The gradient, and what the loss leaves; for `clip_each` example by example."""
+    if local.gradient is batch_gradient:
+        return gradient(loss)(model.params, model.carry, batch, key)
+    total, count = trees.zeros_like(model.params), len(batch["weight"])
+    for number in range(count):
+        row = jax.tree.map(lambda x, n=number: x[n : n + 1], batch)
+        grads, left = gradient(loss)(model.params, model.carry, row, key)
+        factor = float(row["weight"][0]) * min(1.0, 0.1 / max(float(trees.norm(grads)), 1e-12)) / count
+        total = trees.add(total, trees.scale(factor, grads))
+    return total, left
 
 
 def plain_step(
@@ -233,10 +406,11 @@ def plain_step(
     progress: jax.Array,
     key: jax.Array,
 ) -> tuple[Model, object]:
-    algorithm, held, total = sim.algorithm, sim.algorithm.hold(model.params, progress), trees.zeros_like(model.params)
+    algorithm, total = sim.algorithm, trees.zeros_like(model.params)
+    held = algorithm.frozen(model.params, progress)
     for number, phase in enumerate(sim.task.phases):
         mask, before = phase.moves(model.params), model
-        grads, (carry, _) = gradient(phase.loss)(model.params, model.carry, batch, jax.random.fold_in(key, number))
+        grads, (carry, _) = plain_gradient(sim.local, phase.loss, model, batch, jax.random.fold_in(key, number))
         grads = jax.tree.map(lambda moves, g: g if moves else jnp.zeros_like(g), mask, grads)
         total = trees.add(total, grads)
         changed = algorithm.gradient(grads, model.params, start.model.params, start.server, start.state)
@@ -247,4 +421,4 @@ def plain_step(
         model = Model(trees.join(optax.apply_updates(moving[0], updates), moving[1]), carry)
         stays = lambda hold, old, new: old if hold else new  # noqa: E731
         model = model._replace(params=jax.tree.map(stays, held, before.params, model.params))
-    return model, algorithm.note(total, batch["weight"].sum(), progress)
+    return model, algorithm.accumulate(total, batch["weight"].sum(), progress)

@@ -38,6 +38,7 @@ from fedjax_mri.fed.client.local import Start
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import State, draw_cohort, init_state, place_state
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run import experiment, runfolder
@@ -77,9 +78,9 @@ def test_one_shot_clients_start_from_the_first_model_in_every_round() -> None:
     """The server's model is the mean, weighted, of all it has been sent; each is where FedAvg's first round ends."""
     sim = four(OneShot(), cohort=2)
     state = run(sim, 5)
-    x = np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)
+    x = np.asarray(together(init_state(sim, ROOT).server.model.params), np.float64)
     ends = x + np.einsum("kij,kj->ki", np.eye(D) - left(EPOCHS), B - x)
-    sent = np.concatenate([np.asarray(engine.drawn(sim, ROOT, jnp.int32(round)).client) for round in range(5)])
+    sent = np.concatenate([np.asarray(draw_cohort(sim, ROOT, jnp.int32(round)).client) for round in range(5)])
     mean = np.average(ends[sent], axis=0, weights=UNEQUAL[sent])
     np.testing.assert_allclose(together(state.server.model.params), mean, rtol=1e-4, atol=1e-5)
 
@@ -92,11 +93,11 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
     test = Test(images, np.full(5, -1, np.int32))
     (taught,) = ensemble.judge(sim, ALONE, {"": test}, state).values()
 
-    def distance(state: engine.State) -> float:
+    def distance(state: State) -> float:
         found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].kept["predictions"]
         return float(np.mean(np.sum(taught.kept["predictions"] * np.log(taught.kept["predictions"] / found), -1)))
 
-    assert distance(student) < 0.1 * distance(engine.init(sim, ROOT))
+    assert distance(student) < 0.1 * distance(init_state(sim, ROOT))
     assert distance(student) < distance(state)  # closer than the mean of models
     jax.tree.map(np.testing.assert_array_equal, student.clients, state.clients)
 
@@ -108,7 +109,7 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
     state, plan = run(sim, 2), dataclasses.replace(ALONE, clients=where)
     owner = np.array([4, 1, 2, 2], np.int32)
     test = noise(3, 4)._replace(owner=owner)
-    (judged,) = finetune.judge(sim, plan, {"a": test}, 2, engine.settle(plan, state), ROOT).values()
+    (judged,) = finetune.judge(sim, plan, {"a": test}, 2, place_state(plan, state), ROOT).values()
     found = judged.kept["predictions"].reshape(4, 3, -1)
     sub = finetune.among(sim, np.array([1, 2, 4]), 2)
     sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local)
@@ -123,7 +124,7 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
 def test_sites_without_an_owner_are_not_fine_tuned() -> None:
     sim = four(FedAvg())
     elsewhere = noise(3, 2)._replace(owner=np.array([-1, 1], np.int32))
-    assert finetune.judge(sim, ALONE, {"b": elsewhere}, 1, engine.init(sim, ROOT), ROOT) == {}
+    assert finetune.judge(sim, ALONE, {"b": elsewhere}, 1, init_state(sim, ROOT), ROOT) == {}
 
 
 # ---- a run

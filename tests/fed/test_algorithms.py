@@ -52,12 +52,20 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.algorithms.serveroptimizer import FedAvgM, ServerOptimizer
 from fedjax_mri.fed.client.local import Start
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.sampling import Everyone, Population, of
-from fedjax_mri.fed.uplink import uplink
-from fedjax_mri.fed.uplink.uplink import Aggregate
+from fedjax_mri.fed.engine.simulation import (
+    Simulation,
+    State,
+    draw_cohort,
+    init_one_client,
+    init_state,
+    initial_state,
+    place_state,
+)
+from fedjax_mri.fed.sampling import Everyone, Population, Sampler, cohort_of
+from fedjax_mri.fed.uplink.contract import Aggregate
+from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.run import parts
 from fedjax_mri.tasks.task import Model
 
@@ -70,9 +78,9 @@ VARIANTS = {name: kind() for name, kind in parts.settings("algorithm").items()} 
 
 
 @functools.cache
-def expected(name: str) -> engine.State:
+def expected(name: str) -> State:
     sim = ragged(VARIANTS[name])
-    state = jax.jit(functools.partial(engine.init, sim))(ROOT)
+    state = jax.jit(functools.partial(init_state, sim))(ROOT)
     for _ in range(2):
         state = plain_round(sim, state, ROOT)
     return state
@@ -86,18 +94,18 @@ TABLE = [*((name, 2, 4) for name in VARIANTS), *((name, 3, 1) for name in STATEF
 def test_each_equals_a_plain_loop_and_resumes_to_the_bit(name: str, lanes: int, devices: int) -> None:
     sim, plan = ragged(VARIANTS[name]), Plan(devices=devices, lanes=lanes).resolve()
     rounds = segments.build(sim, plan, ROOT, 2)
-    whole = jax.tree.map(np.asarray, rounds(engine.first(sim, plan, ROOT), 2)[0])
+    whole = jax.tree.map(np.asarray, rounds(initial_state(sim, plan, ROOT), 2)[0])
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(expected(name)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=3e-5, err_msg=jax.tree_util.keystr(path))
-    saved = jax.tree.map(lambda x: np.asarray(x).copy(), rounds(engine.first(sim, plan, ROOT), 1)[0])
-    jax.tree.map(np.testing.assert_array_equal, rounds(engine.settle(plan, saved), 1)[0], whole)
+    saved = jax.tree.map(lambda x: np.asarray(x).copy(), rounds(initial_state(sim, plan, ROOT), 1)[0])
+    jax.tree.map(np.testing.assert_array_equal, rounds(place_state(plan, saved), 1)[0], whole)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_moves_the_model_it_judges(name: str) -> None:
     client = int(np.argmax(expected(name).clients.rounds))
     model = lambda state: trees.join(state.server.model, trees.take(state.clients.model, client))  # noqa: E731
-    before, after = model(engine.init(ragged(VARIANTS[name]), ROOT)), model(expected(name))
+    before, after = model(init_state(ragged(VARIANTS[name]), ROOT)), model(expected(name))
     assert trees.norm(trees.subtract(after.params, before.params)) > 0.01
 
 
@@ -132,8 +140,8 @@ UNBIASED = {
 @pytest.mark.parametrize("case", UNBIASED)
 def test_scaffold_and_feddyn_reach_the_optimum(case: str, weights: str) -> None:
     settings, how = UNBIASED[case]
-    stages, p = (uplink.by_examples(), P) if weights == "examples" else (uplink.uniformly(), np.full(4, 0.25))
-    np.testing.assert_allclose(reached(four(settings, stages=(stages,), **how), 1500), optimum(p), atol=2e-5)
+    weigh, p = (by_examples, P) if weights == "examples" else (uniformly, np.full(4, 0.25))
+    np.testing.assert_allclose(reached(four(settings, weigh=weigh, **how), 1500), optimum(p), atol=2e-5)
 
 
 def test_fednova_corrects_unequal_steps() -> None:
@@ -198,7 +206,7 @@ def test_ditto_s_personal_models_come_to_rest_between_both() -> None:
 # ---- what they keep
 
 
-def weights(sim: engine.Simulation) -> np.ndarray:
+def weights(sim: Simulation) -> np.ndarray:
     return np.asarray(sim.data.sizes, np.float64) / sim.data.sizes.sum()
 
 
@@ -215,7 +223,7 @@ def test_the_server_s_sum_is_that_of_its_clients(settings) -> None:
 def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
     sim = ragged(Scaffold())
     before, after = (run(sim, rounds) for rounds in (2, 3))
-    client = next(int(k) for k in engine.drawn(sim, ROOT, jnp.int32(2)).client if SIZES[k])
+    client = next(int(k) for k in draw_cohort(sim, ROOT, jnp.int32(2)).client if SIZES[k])
     kept = trees.take(before.clients, client)
     start = Start(trees.join(before.server.model, kept.model), before.server, kept.state)
     model, steps, _ = plain_client(sim, before, start, client, ROOT)
@@ -227,8 +235,8 @@ def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
 
 def test_scaffold_s_first_option_is_the_gradient_at_the_server_s_model() -> None:
     """Of two epochs one looks: over all 9 examples, the last batch holding one."""
-    sim = ragged(Scaffold("I"))._replace(sample=Everyone().build(Population(SIZES)))
-    x = np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)
+    sim = ragged(Scaffold("I"))._replace(sampler=Everyone().build(Population(SIZES)))
+    x = np.asarray(together(init_state(sim, ROOT).server.model.params), np.float64)
     fields, rows = sim.data.store.fields, np.repeat(np.arange(len(SIZES)), SIZES) == 2
     gradient = np.einsum("nij,nj->ni", fields["A"][rows].astype(np.float64), x - fields["b"][rows]).mean(0)
     control = together(trees.take(run(sim, 1).clients.state, 2))
@@ -270,7 +278,7 @@ def test_server_optimisers_equal_a_loop_in_float64(settings) -> None:
     one = jnp.float32(1)
     for delta in deltas:
         mean = Model({"x": jnp.asarray(delta, jnp.float32)}, {"statistic": jnp.full(2, 0.5)})
-        state = algorithm.server(state, Aggregate(mean, one, one, one))
+        state = algorithm.server(state, Aggregate(mean, (), one, one, one))
     np.testing.assert_allclose(state.model.params["x"], by_hand(settings, deltas), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state.model.carry["statistic"], 10.0)  # statistics go to their mean, undistorted
 
@@ -281,9 +289,10 @@ def test_server_optimisers_equal_a_loop_in_float64(settings) -> None:
 def test_fedbuff_measures_late_clients_against_what_they_were_sent() -> None:
     """All four clients each round, client k being k steps late, against a loop that keeps every model."""
     rounds, late = 6, np.arange(4)
-    sample = lambda key, round: of(jnp.arange(4, dtype=jnp.int32), late=jnp.arange(4, dtype=jnp.int32))  # noqa: E731
-    sim = four(FedBuff(power=0.5, oldest=2))._replace(sample=sample)
-    models = [np.asarray(together(engine.init(sim, ROOT).server.model.params), np.float64)]
+    each = jnp.arange(4, dtype=jnp.int32)
+    sample = lambda key, round: cohort_of(each, staleness=each)  # noqa: E731
+    sim = four(FedBuff(power=0.5, oldest=2))._replace(sampler=Sampler(sample, "other", 1.0, 3))
+    models = [np.asarray(together(init_state(sim, ROOT).server.model.params), np.float64)]
     M = np.eye(D) - left(EPOCHS)
     for t in range(rounds):
         started = [models[max(0, t - min(one, 2))] for one in late]  # one older than the oldest gets that
@@ -309,7 +318,7 @@ def test_fedrep_trains_the_head_and_then_the_body() -> None:
     sim = four(FedRep())
     sim = sim._replace(local=sgd(2, 6))
     head = np.arange(D) >= D - 1
-    x = np.asarray(together(engine.init(four(FedAvg()), ROOT).server.model.params), np.float64)
+    x = np.asarray(together(init_state(four(FedAvg()), ROOT).server.model.params), np.float64)
     ends = []
     for k in range(4):
         y = np.where(head, x - RATE * A[k] @ (x - B[k]), x)
@@ -374,9 +383,11 @@ def test_numbers_may_be_known_only_when_the_program_runs(kind, field: str) -> No
         server, client, late = algorithm.init(Model(params, {})), algorithm.init_client(Model(params, {})), jnp.int32(2)
         sent, moved, one = algorithm.broadcast(server, late), trees.scale(2.0, params), jnp.float32(1)
         grads = algorithm.gradient(params, moved, params, sent, client)
-        result = LocalResult(Model(moved, {}), late, one, one, late, one, algorithm.note(grads, one, jnp.float32(0.1)))
-        update, client = algorithm.finish(sent, client, result)
-        return grads, client, algorithm.server(server, Aggregate(update.delta, one, one, one))
+        accumulated = algorithm.accumulate(grads, one, jnp.float32(0.1))
+        result = LocalResult(Model(moved, {}), late, one, one, late, one, accumulated)
+        update = algorithm.finish(sent, client, result)
+        client = algorithm.remember(sent, client, result, update)
+        return grads, client, algorithm.server(server, Aggregate(update.delta, update.aside, one, one, one))
 
     known, traced = exchange(0.25), jax.jit(exchange)(jnp.float32(0.25))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), known, traced)
@@ -399,9 +410,9 @@ def test_the_table_is_true(name, server, client, down, up, lines) -> None:
     big = Model({name: jnp.zeros(1000 * size) for name, size in PARTS.items()}, {})
     task = kind().build().task(QUADRATIC._replace(init=lambda key: big))
     sim = simulation(task, noise(1, 2).data, algorithm=kind().build())
-    state = jax.eval_shape(lambda: engine.alone(sim, ROOT))
+    state = jax.eval_shape(lambda: init_one_client(sim, ROOT))
     kept = trees.nbytes((state.clients.model, state.clients.state)), trees.nbytes(state.server)
-    sizes = [*reversed(kept), *traffic(sim.algorithm, state.server.model)]
+    sizes = [*reversed(kept), *traffic(sim.algorithm, sim.uplink, state.server.model)]
     heads = {"fedper": 0.25, "fedrep": 0.25, "fedbn": 0.25}.get(name, 0.0)
     shown = [{"most": 1 - heads, "rest": heads}.get(word) or float(word) for word in (server, client, down, up)]
     assert [round(size / trees.nbytes(big), 2) for size in sizes] == shown

@@ -12,27 +12,29 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Start
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Asynchronous, Population
+from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.speeds import ClientSpeeds
 
 SPEEDS = ClientSpeeds(steps_per_s=2.0, steps_sigma=1.0, seed=4)
-CROWD = Population(np.full(60, 8, np.int32), np.full(60, 8, np.int32), mb=lambda: 1.0, rounds=300)
+A_MEGABYTE = Traffic(10**6, 10**6)
+CROWD = Population(np.full(60, 8, np.int32), np.full(60, 8, np.int32), traffic=lambda: A_MEGABYTE, rounds=300)
 
 
 def durations(speeds: ClientSpeeds, population: Population) -> np.ndarray:
     """Seconds of each client's training with both transfers, float64 [N]."""
     drawn = speeds.build(len(population.sizes))
     steps, up, down = (np.asarray(field, np.float64) for field in drawn)
-    return 8 * population.mb() / down + population.steps / steps + 8 * population.mb() / up
+    return 8 / down + population.steps / steps + 8 / up
 
 
 @pytest.mark.parametrize("buffer", [1, 3, 7])
 def test_with_everyone_in_training_the_queue_is_a_plain_loop(buffer: int) -> None:
     """No choice is left: whoever rests begins again with the next server step."""
-    crowd = Population(CROWD.sizes[:7], CROWD.steps[:7], mb=lambda: 1.0, rounds=50)
+    crowd = Population(CROWD.sizes[:7], CROWD.steps[:7], traffic=lambda: A_MEGABYTE, rounds=50)
     table = Asynchronous(buffer, 7, latest=10**6, speeds=SPEEDS).table(crowd)
     seconds, now = durations(SPEEDS, crowd), 0.0
     finish, born = seconds.copy(), np.zeros(7, int)
@@ -58,7 +60,7 @@ def replayed(table, seconds: np.ndarray) -> None:
 def test_clients_come_when_they_are_ready() -> None:
     table = Asynchronous(4, 20, latest=10**6, speeds=SPEEDS).table(CROWD)
     replayed(table, durations(SPEEDS, CROWD))
-    assert table.late[0].max() == 0 and table.late.max() > 5
+    assert table.staleness[0].max() == 0 and table.staleness.max() > 5
 
 
 def test_averages_obey_little_s_law() -> None:
@@ -71,13 +73,13 @@ def test_averages_obey_little_s_law() -> None:
     clients = table.client[settled]
     rate = clients.size / table.seconds[settled].sum()
     assert rate * seconds[clients].mean() == pytest.approx(concurrency, rel=0.03)
-    assert table.late[settled].mean() == pytest.approx(concurrency / buffer, rel=0.15)
+    assert table.staleness[settled].mean() == pytest.approx(concurrency / buffer, rel=0.15)
 
 
 def test_what_comes_too_late_is_thrown_away() -> None:
     free = Asynchronous(4, 20, latest=10**6, speeds=SPEEDS).table(CROWD)
     bound = Asynchronous(4, 20, latest=3, speeds=SPEEDS).table(CROWD)
-    assert free.late.max() > 3 and bound.late.max() == 3
+    assert free.staleness.max() > 3 and bound.staleness.max() == 3
     assert bound.seconds.sum() > free.seconds.sum()
 
 
@@ -92,7 +94,7 @@ def test_the_table_depends_on_seeds_and_more_rounds_change_none_before() -> None
 
 def test_the_queue_also_runs_where_a_program_is_being_traced() -> None:
     rules = Asynchronous(4, 20, speeds=SPEEDS)
-    clients = jax.jit(lambda round: rules.build(CROWD)(jax.random.key(0), round).client)(jnp.int32(7))
+    clients = jax.jit(lambda round: rules.build(CROWD).draw(jax.random.key(0), round).client)(jnp.int32(7))
     np.testing.assert_array_equal(clients, rules.table(CROWD).client[7])
 
 
@@ -117,12 +119,12 @@ def remembering(oldest: int):
     def broadcast(state, late):
         return state._replace(model=trees.take(state.extra, late))
 
-    return plain._replace(init=init, server=server, broadcast=broadcast, oldest=oldest)
+    return plain._replace(init=init, server=server, broadcast=broadcast, max_staleness=oldest)
 
 
-def by_hand(sim: engine.Simulation, table, root: jax.Array):
+def by_hand(sim: Simulation, table, root: jax.Array):
     """The server's models after each step: each client adds what it learns from the model it began with."""
-    first = engine.init(sim, root)
+    first = init_state(sim, root)
     versions = [first.server.model]
     for number, (clients, late, _) in enumerate(zip(*table)):
         state, total = first._replace(round=jnp.int32(number)), trees.zeros_like(versions[0])
@@ -141,9 +143,9 @@ def test_the_engine_trains_each_client_from_the_broadcast_it_began_with() -> Non
     rules = Asynchronous(2, 4, latest=3, speeds=SPEEDS, seed=6)
     crowd, root = Population(SIZES, SIZES, rounds=3), jax.random.key(2)
     table, plan = rules.table(crowd), Plan(devices=2, lanes=2).resolve()
-    assert table.late.max() > 0
-    sim = simulation(two_players(), images(), sample=rules.build(crowd), algorithm=remembering(3))
-    state, work, _ = segments.build(sim, plan, root, 3)(engine.first(sim, plan, root), 3)
+    assert table.staleness.max() > 0
+    sim = simulation(two_players(), images(), sampler=rules.build(crowd), algorithm=remembering(3))
+    state, work, _ = segments.build(sim, plan, root, 3)(initial_state(sim, plan, root), 3)
     np.testing.assert_allclose(work.spent.seconds, table.seconds)
     np.testing.assert_array_equal(work.clients, [2, 2, 2])
     wanted = by_hand(sim._replace(algorithm=FedAvg().build()), table, root)[-1]

@@ -11,14 +11,14 @@ from simulations import CASES, classifier, images, simulation
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine import auto, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.nets.compute import Compute
 
 ROOT = jax.random.key(11)
 
 
-def assemble(plan: Plan) -> engine.Simulation:
+def assemble(plan: Plan) -> Simulation:
     return simulation(classifier(compute=Compute(plan.conv, plan.precision, plan.remat)), images())
 
 
@@ -137,8 +137,8 @@ def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
     chosen, said = choose(tmp_path, Plan(devices=2, tune_s=1e-9))
     assert said and chosen.lanes and chosen.conv != "auto"
 
-    def after(plan: Plan) -> engine.State:
-        return segments.build(assemble(plan), plan, ROOT, 2)(engine.first(assemble(plan), plan, ROOT), 2)[0]
+    def after(plan: Plan) -> State:
+        return segments.build(assemble(plan), plan, ROOT, 2)(initial_state(assemble(plan), plan, ROOT), 2)[0]
 
     fixed = dataclasses.replace(chosen, conv="xla", lanes=3, devices=1)
     for a, b in zip(jax.tree.leaves(after(chosen)), jax.tree.leaves(after(fixed)), strict=True):

@@ -8,9 +8,9 @@ import pytest
 from simulations import CASES
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import init_state
 
 ROOT = jax.random.key(11)
 COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)\(")
@@ -37,7 +37,7 @@ def size(shape: tuple[str, str]) -> int:
 def test_a_round_has_one_collective_of_the_size_of_the_update(data: str, devices: int, monkeypatch) -> None:
     """The weighted sum of updates with the metrics; beside it a few numbers: counts, and the slowest device's steps."""
     found = collectives(Plan(devices=devices, lanes=2, data=data), monkeypatch)
-    model = trees.nbytes(jax.eval_shape(lambda: engine.init(CASES["resident"](), ROOT)).server.model)
+    model = trees.nbytes(jax.eval_shape(lambda: init_state(CASES["resident"](), ROOT)).server.model)
     assert {kind for kind, _ in found} == {"all-reduce"}
     *small, large = sorted(count for _, count in found)
     assert model <= large <= model + 256 and sum(small) <= 64

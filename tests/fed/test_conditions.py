@@ -13,18 +13,20 @@ from simulations import SIZES, images, plain_client, simulation, two_players
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.client.local import Start
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.client.local import Start, step_counts
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.sampling import Population, of
+from fedjax_mri.fed.engine.rounds import cohort_turnout
+from fedjax_mri.fed.engine.simulation import Simulation, init_state, initial_state
+from fedjax_mri.fed.sampling import Population, cohort_of
+from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.conditions import Partial, Stragglers, Turnout, ideal
 from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds
 from fedjax_mri.run import experiment
 
 ROOT = jax.random.key(5)
 MB = 3.0
+EACH = Traffic(int(MB * 1e6), int(MB * 1e6))
 FEW = np.array([5, 9, 14, 4, 3], np.int32)
 EVEN = ClientSpeeds(steps_per_s=2.0, steps_sigma=0.0, mbit_up=6.0, mbit_down=24.0, mbit_sigma=0.0)  # link: 5 s for MB
 
@@ -32,13 +34,13 @@ EVEN = ClientSpeeds(steps_per_s=2.0, steps_sigma=0.0, mbit_up=6.0, mbit_down=24.
 @functools.cache
 def rules(settings, number: int, epochs: int = 1) -> Callable:
     """The conditions of that many clients, compiled once."""
-    return jax.jit(partial(settings.build(Population(np.ones(number, np.int32), epochs=epochs)), mb=MB))
+    return jax.jit(partial(settings.build(Population(np.ones(number, np.int32), epochs=epochs)), traffic=EACH))
 
 
 def met(settings, steps, key: int = 0, epochs: int = 1) -> Turnout:
     """A round of clients 0..K-1 with that many local steps, as NumPy arrays."""
     steps = jnp.asarray(steps, jnp.int32)
-    cohort = of(jnp.arange(len(steps), dtype=jnp.int32))
+    cohort = cohort_of(jnp.arange(len(steps), dtype=jnp.int32))
     found = rules(settings, len(steps), epochs)(jax.random.key(key), jnp.int32(0), cohort, steps)
     return jax.tree.map(np.asarray, found)
 
@@ -49,7 +51,7 @@ def spent(turnout: Turnout) -> list[float]:
 
 
 def test_ideal_books_what_is_sent() -> None:
-    found = ideal(ROOT, jnp.int32(0), of(jnp.arange(3, dtype=jnp.int32)), jnp.array([4, 0, 2], jnp.int32), MB)
+    found = ideal(ROOT, jnp.int32(0), cohort_of(jnp.arange(3, dtype=jnp.int32)), jnp.array([4, 0, 2], jnp.int32), EACH)
     assert spent(found) == [0, 2 * MB, 2 * MB, 0, 0]
     np.testing.assert_array_equal(found.share, 1)
 
@@ -104,9 +106,9 @@ def test_without_a_deadline_who_fails_is_waited_for_and_who_never_began_is_not()
 def test_a_client_s_fate_does_not_depend_on_who_else_is_there() -> None:
     settings = Stragglers(EVEN, jitter=0.5, deadline_s=9.0, lost_before=0.3)
     meet, steps = rules(settings, 30), jnp.full(30, 8, jnp.int32)
-    whole = meet(ROOT, jnp.int32(0), of(jnp.arange(30, dtype=jnp.int32)), steps).steps
+    whole = meet(ROOT, jnp.int32(0), cohort_of(jnp.arange(30, dtype=jnp.int32)), steps).steps
     few = jnp.array([7, 3, 29], jnp.int32)
-    np.testing.assert_array_equal(meet(ROOT, jnp.int32(0), of(few), steps[:3]).steps, np.asarray(whole)[few])
+    np.testing.assert_array_equal(meet(ROOT, jnp.int32(0), cohort_of(few), steps[:3]).steps, np.asarray(whole)[few])
     assert 0 < np.sum(np.asarray(whole) == 0) < 30
 
 
@@ -157,23 +159,23 @@ def test_fedprox_s_stragglers(share: float) -> None:
         assert ((counts[1] - len(done) / 4) ** 2 / (len(done) / 4)).sum() < 3 + 4 * np.sqrt(6)
 
 
-def trained(sim: engine.Simulation, rounds: int = 2):
+def trained(sim: Simulation, rounds: int = 2):
     plan = Plan(devices=2, lanes=2).resolve()
-    state, work, _ = segments.build(sim, plan, ROOT, rounds)(engine.first(sim, plan, ROOT), rounds)
+    state, work, _ = segments.build(sim, plan, ROOT, rounds)(initial_state(sim, plan, ROOT), rounds)
     return state, jax.tree.map(np.asarray, work)
 
 
-def under(settings, sizes: np.ndarray = SIZES) -> engine.Simulation:
+def under(settings, sizes: np.ndarray = SIZES) -> Simulation:
     """Two players, one at home, under conditions."""
     sim = simulation(two_players(), images(sizes))
-    there = Population(sizes, locally.steps(sim.local, sizes), sim.local.epochs)
+    there = Population(sizes, step_counts(sim.local, sizes), sim.local.epochs)
     return sim._replace(conditions=settings.build(there))
 
 
 def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
     sim = under(Stragglers(EVEN, deadline_s=1e-6))
     state, work = trained(sim)
-    before = engine.first(sim, Plan(devices=2).resolve(), ROOT)
+    before = initial_state(sim, Plan(devices=2).resolve(), ROOT)
     jax.tree.map(np.testing.assert_array_equal, state._replace(round=before.round), before)
     assert int(state.round) == 2 and not work.clients.any()
     figures = experiment.training_figures(sim, work, seconds=1.0, waited=0.0)
@@ -186,9 +188,9 @@ def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     """One round by hand: each client stops after its own number of steps and weighs by examples x share."""
     sim = under(Stragglers(ClientSpeeds(2.0, 0.7, seed=1), deadline_s=2.0, late="cut", lost_after=0.2), FEW)
     state, work = trained(sim, 1)
-    first = engine.init(sim, ROOT)
-    full = locally.steps(sim.local, jnp.asarray(FEW))
-    turnout = engine.met(sim, sim.sample(ROOT, jnp.int32(0)), full, first, ROOT)
+    first = init_state(sim, ROOT)
+    full = step_counts(sim.local, jnp.asarray(FEW))
+    turnout = cohort_turnout(sim, sim.sampler.draw(ROOT, jnp.int32(0)), full, first, ROOT)
     steps, share = np.asarray(turnout.steps), np.asarray(turnout.share)
     assert 0 < work.spent.cut[0] < np.sum(steps > 0) < len(FEW)
     total, weight = trees.zeros_like(first.server.model), 0.0
@@ -209,7 +211,7 @@ def test_who_failed_keeps_nothing_of_the_round() -> None:
     state, work = trained(sim, 1)
     kept = np.asarray(state.clients.rounds)
     assert 0 < kept.sum() == work.clients[0] < np.sum(SIZES > 0)
-    fresh = engine.first(sim, Plan(devices=2).resolve(), ROOT).clients
+    fresh = initial_state(sim, Plan(devices=2).resolve(), ROOT).clients
     away = np.flatnonzero(kept == 0)
     jax.tree.map(np.testing.assert_array_equal, trees.take(state.clients, away), trees.take(fresh, away))
 
@@ -222,9 +224,9 @@ def test_numbers_may_be_known_to_the_program_alone() -> None:
         speeds = dataclasses.replace(EVEN, steps_per_s=2.0 + 0 * deadline)
         settings = Stragglers(speeds, deadline_s=deadline, lost_before=before)
         meet = settings.build(Population(np.ones(3, np.int32)))
-        return meet(ROOT, jnp.int32(0), of(jnp.arange(3, dtype=jnp.int32)), jnp.array([4, 10, 20], jnp.int32), MB)[
-            2
-        ].lost
+        return meet(
+            ROOT, jnp.int32(0), cohort_of(jnp.arange(3, dtype=jnp.int32)), jnp.array([4, 10, 20], jnp.int32), EACH
+        )[2].lost
 
     lots = [(0.0, 0.0), (10.5, 0.0), (7.5, 0.0), (5.1, 0.0), (0.0, 1.0)]
     assert [int(lost(jnp.float32(a), jnp.float32(b))) for a, b in lots] == [0, 1, 2, 3, 3]

@@ -11,21 +11,23 @@ from simulations import CASES, SIZES, classifier, images, plain_round, simulatio
 from fedjax_mri.core import trees
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_state, initial_state, place_state
 from fedjax_mri.fed.sampling import Population, Uniform
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.weigh import uniformly
 from fedjax_mri.nets.compute import Compute
 from fedjax_mri.tasks.task import Model
 
 ROUNDS = 3
 FEWER = {"cyclegan": 2}  # its ReLUs have kinks: sooner or later rounding flips one sign of 50,000, and results part
 ROOT = jax.random.key(11)
+UPLINKS = ("stages with state, cohort of 4", "a rule on the matrix, with state")
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
 # fewer for what takes long to compile
 FEW = {
-    "resident": GRID,
+    **dict.fromkeys(("resident", *UPLINKS), GRID),
     "cyclegan": GRID[4::4],
     **dict.fromkeys(("pix2pix", "fusion, heads at home"), GRID[4:5]),
 }
@@ -41,23 +43,24 @@ PLACED = [
     *(("cohort of 4, a player at home", devices, where) for devices in (1, 8) for where in PLACES),
     *((case, 2, where) for case in ("resident", "BatchNorm local") for where in (PLACES[0], PLACES[4])),
     ("procedural, Adam, cohort of 5", 2, {"clients": "host"}),
+    *((case, 2, where) for case in UPLINKS for where in PLACES),
 ]
 
 
 @functools.cache
-def expected(case: str) -> engine.State:
+def expected(case: str) -> State:
     """Rounds of the plain loop."""
     sim = CASES[case]()
-    state = jax.jit(functools.partial(engine.init, sim))(ROOT)
+    state = jax.jit(functools.partial(init_state, sim))(ROOT)
     for _ in range(FEWER.get(case, ROUNDS)):
         state = plain_round(sim, state, ROOT)
     return state
 
 
-def trained(sim: engine.Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,), **where: str):
+def trained(sim: Simulation, lanes: int, devices: int, pieces: tuple[int, ...] = (ROUNDS,), **where: str):
     """The engine's state, and the work of the last segment."""
     plan = Plan(devices=devices, lanes=lanes, **where).resolve()
-    segment, state, work = segments.build(sim, plan, ROOT, max(pieces)), engine.first(sim, plan, ROOT), None
+    segment, state, work = segments.build(sim, plan, ROOT, max(pieces)), initial_state(sim, plan, ROOT), None
     for rounds in pieces:
         state, work, _ = segment(state, rounds)
     return state, work
@@ -92,11 +95,15 @@ def test_it_does_not_matter_how_it_is_computed(conv: str, remat: bool, data: str
 
 def test_the_plain_loop_moves_the_model() -> None:
     sim = CASES["resident"]()
-    before, after = engine.init(sim, ROOT), expected("resident")
+    before, after = init_state(sim, ROOT), expected("resident")
     assert trees.norm(trees.subtract(before.server.model, after.server.model)) > 0.01
 
 
-RESUMED = [("BatchNorm local", {}), ("procedural, Adam, cohort of 5", {}), ("cohort of 4, a player at home", PLACES[4])]
+RESUMED = [
+    *((case, {}) for case in ("BatchNorm local", "procedural, Adam, cohort of 5", *UPLINKS)),
+    ("cohort of 4, a player at home", PLACES[4]),
+    (UPLINKS[0], PLACES[4]),
+]
 
 
 @pytest.mark.parametrize(("case", "where"), RESUMED)
@@ -114,7 +121,7 @@ def test_a_saved_state_goes_on_in_another_place_of_memory(where: dict) -> None:
     for leaf in jax.tree.leaves(saved):
         leaf.flags.writeable = False
     plan = Plan(devices=2, lanes=3, **where).resolve()
-    state, *_ = segments.build(sim, plan, ROOT, 2)(engine.settle(plan, saved), 2)
+    state, *_ = segments.build(sim, plan, ROOT, 2)(place_state(plan, saved), 2)
     assert_close(state, trained(sim, 3, 2)[0], 1e-6)
 
 
@@ -125,10 +132,10 @@ def test_client_state_is_written_in_place(monkeypatch) -> None:
         segments, "compiled", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
     )
     data = CASES["procedural, Adam, cohort of 5"]().data._replace(sizes=np.full(1000, 4, np.int32))
-    sim = simulation(two_players(), data, sample=Uniform(2).build(Population(data.sizes)))
+    sim = simulation(two_players(), data, sampler=Uniform(2).build(Population(data.sizes)))
     plan = Plan(devices=2, lanes=1).resolve()
     segments.build(sim, plan, ROOT, 3)
-    state = trees.nbytes(jax.eval_shape(lambda: engine.init(sim, ROOT)).clients)
+    state = trees.nbytes(jax.eval_shape(lambda: init_state(sim, ROOT)).clients)
     memory = programs[0].memory_analysis()
     assert memory.alias_size_in_bytes >= state
     assert memory.temp_size_in_bytes < state / 4
@@ -149,7 +156,7 @@ def test_counts_what_was_done() -> None:
 def test_a_client_without_examples_is_left_alone() -> None:
     state, _ = trained(CASES["BatchNorm local"](), 3, 2)
     empty = int(np.argmin(SIZES))
-    fresh = engine.init(CASES["BatchNorm local"](), ROOT).clients
+    fresh = init_state(CASES["BatchNorm local"](), ROOT).clients
     jax.tree.map(np.testing.assert_array_equal, trees.take(state.clients, empty), trees.take(fresh, empty))
     np.testing.assert_array_equal(state.clients.rounds, np.where(SIZES > 0, ROUNDS, 0))
 
@@ -158,7 +165,7 @@ def test_a_federation_without_any_example_stays_where_it_is() -> None:
     data = images()
     sim = simulation(classifier(), ClientData(np.zeros_like(data.sizes), data.store, data.read))
     state, work = trained(sim, 3, 2)
-    first = engine.first(sim, Plan(devices=2, lanes=3).resolve(), ROOT)
+    first = initial_state(sim, Plan(devices=2, lanes=3).resolve(), ROOT)
     jax.tree.map(np.testing.assert_array_equal, state.server, first.server)
     assert not np.any(work.slots)
 
@@ -170,10 +177,9 @@ def test_one_client_moves_a_clipped_sum_by_the_bound_at_most(devices: int) -> No
 
     def total(sizes: np.ndarray) -> Model:
         data = images()
-        stages = (uplink.uniformly(), uplink.clip(bound))
-        sim = simulation(classifier(), ClientData(sizes, data.store, data.read), stages)
+        sim = simulation(classifier(), ClientData(sizes, data.store, data.read), (clip(bound),), uniformly)
         state, _ = trained(sim, 2, devices, (1,))
-        delta = trees.subtract(state.server.model, engine.init(sim, ROOT).server.model)
+        delta = trees.subtract(state.server.model, init_state(sim, ROOT).server.model)
         return trees.scale(float(np.sum(sizes > 0)), delta)
 
     without = SIZES.copy()

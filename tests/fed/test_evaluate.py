@@ -12,23 +12,23 @@ from simulations import SIZES, classifier, images, simulation
 from fedjax_mri.core import trees
 from fedjax_mri.data.contract import Test
 from fedjax_mri.fed.engine import evaluate
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import State, init_state, place_state
 
 OWNER = np.array([0, 1, 2, 3, 4, 5, 6, -1, -1], np.int32)
 SIM = simulation(classifier(norm="batch", statistics="local"), images())
 
 
-def state() -> engine.State:
+def state() -> State:
     """Clients whose statistics all differ; client 1 has never trained."""
-    fresh = jax.jit(functools.partial(engine.init, SIM))(jax.random.key(0))
+    fresh = jax.jit(functools.partial(init_state, SIM))(jax.random.key(0))
     kept = fresh.clients
     factor = jnp.arange(1, len(SIZES) + 1, dtype=jnp.float32)[:, None]
     statistics = jax.tree.map(lambda x: x + 0.1 * factor, kept.model)
     return fresh._replace(clients=kept._replace(model=statistics, rounds=jnp.asarray(SIZES > 0).astype(jnp.int32)))
 
 
-def by_loop(now: engine.State) -> tuple[list, list]:
+def by_loop(now: State) -> tuple[list, list]:
     """One client at a time, all its examples as one batch."""
     trained = np.flatnonzero(np.asarray(now.clients.rounds))
     metrics, predictions = [], []
@@ -48,7 +48,7 @@ def by_loop(now: engine.State) -> tuple[list, list]:
 def test_equals_a_loop_over_clients(devices, batch, where) -> None:
     now, plan = state(), Plan(devices=devices, lanes=1, evaluate_batch=batch).resolve()
     judged = evaluate.build(SIM.task, plan, {"all": Test(SIM.data, OWNER)})(
-        engine.settle(dataclasses.replace(plan, clients=where), now)
+        place_state(dataclasses.replace(plan, clients=where), now)
     )["all"]
     metrics, predictions = by_loop(now)
     stacked = jax.tree.map(lambda *x: np.stack(x), *metrics)

@@ -13,9 +13,10 @@ from fedjax_mri.data.contract import Test
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import evaluate, members, segments
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.members import Member
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import State, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
 
 DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows
@@ -25,7 +26,7 @@ OWNER = np.array([0, 1, 2, -1, 4, 5, 6, 7, 8], np.int32)
 SIMULATIONS = {
     "clients keep statistics": lambda data: simulation(classifier(norm="batch", statistics="local"), data),
     "a cohort with a player at home": lambda data: simulation(
-        two_players(), data, local=adam(), sample=Uniform(4).build(Population(SIZES))
+        two_players(), data, local=adam(), sampler=Uniform(4).build(Population(SIZES))
     ),
 }
 
@@ -44,11 +45,11 @@ def group(make, plan: Plan) -> members.Group:
 
 
 @functools.cache
-def alone(case: str, number: int, plan: Plan) -> tuple[engine.State, engine.Work]:
+def alone(case: str, number: int, plan: Plan) -> tuple[State, RoundStats]:
     """The run that a member stands for."""
     sim, root = SIMULATIONS[case](DATA[PLACES[number]]), jax.random.key(number)
     sim = sim._replace(algorithm=FedAvg(server_rate=RATES[number]).build())
-    segment, state = segments.build(sim, plan, root, 2), engine.first(sim, plan, root)
+    segment, state = segments.build(sim, plan, root, 2), initial_state(sim, plan, root)
     for rounds in (2, 1):
         state, work, _ = segment(state, rounds)
     return state, work

@@ -1,4 +1,4 @@
-"""Schedule, shuffle, uplink: each against what it promises."""
+"""Schedule and shuffle: each against what it promises."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
-from fedjax_mri.fed.uplink import uplink
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 16])
@@ -67,11 +66,6 @@ def test_neighbours_do_not_stay_neighbours() -> None:
     order = np.asarray(shuffled(jax.random.key(3), jnp.arange(900, dtype=jnp.int32), jnp.int32(900)))
     assert np.mean(np.abs(np.diff(order)) == 1) < 0.02
     assert abs(np.corrcoef(np.arange(900), order)[0, 1]) < 0.1
-
-
-def test_weighting_after_clipping_is_refused() -> None:
-    with pytest.raises(UserError, match="put the weighting first"):
-        uplink.chain(uplink.clip(1.0), uplink.by_examples(), reduce=uplink.mean())
 
 
 @pytest.mark.parametrize(

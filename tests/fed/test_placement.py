@@ -12,8 +12,8 @@ from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
 from fedjax_mri.fed.engine import placement, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import State, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
 
 ROOT = jax.random.key(3)
@@ -70,12 +70,12 @@ def large(folder) -> dict[str, np.ndarray]:
 
 def test_data_ten_times_the_budget_of_a_device_gives_what_resident_data_does(tmp_path) -> None:
     arrays, parts = large(tmp_path), np.split(np.random.default_rng(1).permutation(150_000), 300)
-    few = simulation(two_players(), images(), sample=Uniform(4).build(Population(np.ones(300, np.int32))))
+    few = simulation(two_players(), images(), sampler=Uniform(4).build(Population(np.ones(300, np.int32))))
     few = few._replace(local=few.local._replace(batch=100))
 
-    def trained(data: ClientData, plan: Plan) -> engine.State:
+    def trained(data: ClientData, plan: Plan) -> State:
         sim = few._replace(data=data)
-        return segments.build(sim, plan.resolve(), ROOT, 3)(engine.first(sim, plan.resolve(), ROOT), 3)[0]
+        return segments.build(sim, plan.resolve(), ROOT, 3)(initial_state(sim, plan.resolve(), ROOT), 3)[0]
 
     tight = Plan(devices=2, lanes=2, memory_mb=1, data="streamed")
     ours = trained(streamed(arrays, parts), tight)

@@ -17,12 +17,12 @@ from fedjax_mri.fed.sampling import (
     Markov,
     Poisson,
     Population,
-    Sampler,
     Trace,
     Uniform,
     Weighted,
 )
 from fedjax_mri.fed.sampling.availability import read
+from fedjax_mri.fed.sampling.cohort import Draw
 from fedjax_mri.fed.sampling.draws import places
 
 SIZES = np.array([5, 1, 0, 30, 12, 2, 40, 10], np.int32)
@@ -33,11 +33,11 @@ def of_equals(number: int) -> Population:
 
 
 @functools.cache
-def drawer(sample: Sampler) -> Callable:
+def drawer(sample: Draw) -> Callable:
     return jax.jit(jax.vmap(sample, (0, None)))
 
 
-def many(sample: Sampler, draws: int, seed: int = 0, round: int = 0) -> Cohort:
+def many(sample: Draw, draws: int, seed: int = 0, round: int = 0) -> Cohort:
     """Cohorts of one round under many keys, NumPy [draws, ...]."""
     cohorts = drawer(sample)(jax.random.split(jax.random.key(seed), draws), jnp.int32(round))
     return jax.tree.map(np.asarray, cohorts)
@@ -59,7 +59,7 @@ def assert_chi_square(seen: np.ndarray, expected: np.ndarray, freedom: int) -> N
 
 
 def test_a_cohort_has_no_client_twice_and_every_client_its_turn() -> None:
-    sample = Uniform(5).build(of_equals(20))
+    sample = Uniform(5).build(of_equals(20)).draw
     cohorts = many(sample, 400, 0).client
     assert all(len(set(cohort)) == 5 for cohort in cohorts)
     counts = np.bincount(cohorts.ravel(), minlength=20)
@@ -69,7 +69,7 @@ def test_a_cohort_has_no_client_twice_and_every_client_its_turn() -> None:
 def test_every_two_clients_meet_as_often_as_any_other_two() -> None:
     """Counts of pairs in cohorts of 5 of 20 against the chi-square law."""
     draws = 2000
-    sample = Uniform(5).build(of_equals(20))
+    sample = Uniform(5).build(of_equals(20)).draw
     cohorts = many(sample, draws, 5).client
     member = np.zeros((draws, 20))
     np.put_along_axis(member, cohorts, 1, 1)
@@ -80,30 +80,30 @@ def test_every_two_clients_meet_as_often_as_any_other_two() -> None:
 
 
 def test_a_cohort_of_everyone_is_a_permutation() -> None:
-    cohort = Uniform(1000).build(of_equals(1000))(jax.random.key(1), jnp.int32(0))
+    cohort = Uniform(1000).build(of_equals(1000)).draw(jax.random.key(1), jnp.int32(0))
     assert sorted(np.asarray(cohort.client)) == list(range(1000))
 
 
 def test_everyone_is_everyone() -> None:
-    cohort = Everyone().build(of_equals(4))(jax.random.key(0), jnp.int32(3))
+    cohort = Everyone().build(of_equals(4)).draw(jax.random.key(0), jnp.int32(3))
     np.testing.assert_array_equal(cohort.client, np.arange(4))
     assert np.all(cohort.present)
 
 
 def test_everyone_but_one() -> None:
-    cohort = Everyone(2).build(of_equals(4))(jax.random.key(0), jnp.int32(0))
+    cohort = Everyone(2).build(of_equals(4)).draw(jax.random.key(0), jnp.int32(0))
     np.testing.assert_array_equal(np.asarray(cohort.client)[np.asarray(cohort.present)], [0, 1, 3])
 
 
 def test_who_is_left_out_may_be_known_to_the_program_alone() -> None:
-    present = jax.jit(lambda k: Everyone(k).build(of_equals(4))(jax.random.key(0), jnp.int32(0)).present)
+    present = jax.jit(lambda k: Everyone(k).build(of_equals(4)).draw(jax.random.key(0), jnp.int32(0)).present)
     np.testing.assert_array_equal(present(3), [True, True, True, False])
     assert np.all(present(-1))
 
 
 def test_with_replacement_draws_are_independent() -> None:
     """Multinomial: means, variances and the covariance of two clients."""
-    cohorts = many(Uniform(12, replace=True).build(of_equals(5)), 4000)
+    cohorts = many(Uniform(12, replace=True).build(of_equals(5)).draw, 4000)
     found = counts(cohorts, 5)
     np.testing.assert_array_equal(found.sum(1), 12)
     assert_chi_square(found.sum(0), np.full(5, 4000 * 12 / 5), 4)
@@ -111,7 +111,7 @@ def test_with_replacement_draws_are_independent() -> None:
 
 
 def test_by_size_with_replacement_each_example_is_as_likely() -> None:
-    found = counts(many(Weighted(6, replace=True).build(Population(SIZES)), 3000), len(SIZES))
+    found = counts(many(Weighted(6, replace=True).build(Population(SIZES)).draw, 3000), len(SIZES))
     np.testing.assert_array_equal(found.sum(1), 6)
     some = SIZES > 0
     assert_chi_square(found.sum(0)[some], 3000 * 6 * SIZES[some] / SIZES.sum(), some.sum() - 1)
@@ -121,7 +121,7 @@ def test_by_size_with_replacement_each_example_is_as_likely() -> None:
 def test_by_size_without_replacement_is_an_urn() -> None:
     """Pairs in order against P(i, j) = p_i p_j / (1 - p_i)."""
     draws = 6000
-    cohorts = many(Weighted(2).build(Population(SIZES)), draws)
+    cohorts = many(Weighted(2).build(Population(SIZES)).draw, draws)
     assert cohorts.present.all()
     seen = np.zeros((len(SIZES), len(SIZES)))
     np.add.at(seen, tuple(cohorts.client.T), 1)
@@ -133,13 +133,13 @@ def test_by_size_without_replacement_is_an_urn() -> None:
 
 
 def test_by_size_nobody_without_examples_is_present() -> None:
-    cohort = Weighted(8).build(Population(SIZES))(jax.random.key(0), jnp.int32(0))
+    cohort = Weighted(8).build(Population(SIZES)).draw(jax.random.key(0), jnp.int32(0))
     present = np.asarray(cohort.client)[np.asarray(cohort.present)]
     assert sorted(present) == list(np.flatnonzero(SIZES))
 
 
 def test_poisson_clients_join_independently() -> None:
-    sample, draws = Poisson(0.2).build(of_equals(40)), 3000
+    sample, draws = Poisson(0.2).build(of_equals(40)).draw, 3000
     found = counts(many(sample, draws), 40)
     assert_chi_square(found.sum(0), np.full(40, draws * 0.2), 40 * 0.8)
     sizes = found.sum(1)
@@ -160,7 +160,7 @@ def test_poisson_has_as_few_places_as_it_promises(number: int, rate: float) -> N
 
 
 def test_turns_go_round() -> None:
-    sample = Cyclic(3).build(of_equals(5))
+    sample = Cyclic(3).build(of_equals(5)).draw
     turns = [np.asarray(sample(jax.random.key(0), jnp.int32(round)).client) for round in range(5)]
     np.testing.assert_array_equal(np.concatenate(turns), np.tile(np.arange(5), 3))
     far = sample(jax.random.key(0), jnp.int32(2_000_000_000)).client
@@ -173,7 +173,7 @@ def test_of_those_there_all_are_as_likely(tmp_path) -> None:
     np.save(tmp_path / "there.npy", there)
     np.savetxt(tmp_path / "there.csv", there, fmt="%d", delimiter=",")
     np.testing.assert_array_equal(read(str(tmp_path / "there.csv")), there)
-    sample = Trace(3, str(tmp_path / "there.npy")).build(of_equals(10))
+    sample = Trace(3, str(tmp_path / "there.npy")).build(of_equals(10)).draw
     found = counts(many(sample, 1000), 10)
     np.testing.assert_array_equal(found.sum(1), 3)
     assert_chi_square(found.sum(0)[::2], np.full(5, 600.0), 4)
@@ -184,12 +184,12 @@ def test_of_those_there_all_are_as_likely(tmp_path) -> None:
 def test_a_day_has_its_hours() -> None:
     """Each client is there for a share of the day in one stretch, and all day long as many are."""
     settings = Diurnal(400, day=24.0, awake=0.25, seed=3)
-    sample = jax.jit(settings.build(of_equals(400)))
+    sample = jax.jit(settings.build(of_equals(400)).draw)
     days = np.stack([counts(many(sample, 1, round=round), 400)[0] for round in range(24)])
     np.testing.assert_array_equal(days.sum(0), 6)
     np.testing.assert_array_equal((np.diff(days, axis=0, append=days[:1]) == 1).sum(0), 1)
     assert np.all(np.abs(days.sum(1) - 100) < 4 * np.sqrt(400 * 0.25 * 0.75))
-    together = jax.jit(Diurnal(5, awake=0.5, spread=0.0).build(of_equals(5)))
+    together = jax.jit(Diurnal(5, awake=0.5, spread=0.0).build(of_equals(5)).draw)
     awake = [int(together(jax.random.key(0), jnp.int32(round)).present.sum()) for round in range(24)]
     assert awake == [5] * 12 + [0] * 12
 
@@ -204,10 +204,29 @@ def test_coming_and_going_is_stationary_from_the_first_round() -> None:
     assert abs(stayed - 0.8) < 4 * np.sqrt(0.8 * 0.2 / before.sum())
     assert abs(came - 1 / 15) < 4 * np.sqrt(1 / 15 / (~before).sum())
     np.testing.assert_array_equal(settings.trace(30, number), trace[:30])
-    sample = settings.build(Population(np.ones(number, np.int32), rounds=30))
+    sample = settings.build(Population(np.ones(number, np.int32), rounds=30)).draw
     for round in (0, 29):
         cohort = many(sample, 20, round=round)
         assert cohort.present.all() and trace[round][cohort.client].all()
+
+
+LAWS = [
+    (Uniform(5), "fixed", 0.25),
+    (Uniform(5, replace=True), "replacement", 0.25),
+    (Everyone(), "everyone", 1.0),
+    (Everyone(3), "other", 0.95),
+    (Poisson(0.2), "poisson", 0.2),
+    (Weighted(4), "other", 0.2),
+    (Cyclic(4), "other", 0.2),
+]
+
+
+@pytest.mark.parametrize(("settings", "law", "rate"), LAWS, ids=str)
+def test_a_sampler_says_its_law_and_what_share_of_the_clients_it_draws(settings, law: str, rate: float) -> None:
+    sampler = settings.build(of_equals(20))
+    assert sampler.law == law and sampler.rate == pytest.approx(rate) and sampler.max_staleness == 0
+    drawn = counts(many(sampler.draw, 1000), 20).sum(1) / 20
+    assert drawn.mean() == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / 20 / 1000) + 1e-9)
 
 
 BAD = [

@@ -18,8 +18,8 @@ from fedjax_mri.data import contract as client_data
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.report import audit, leave_one_out
@@ -131,7 +131,7 @@ def retrained(without: int) -> np.ndarray:
     config = dataclasses.replace(CONFIG, sampling=Everyone(without))
     federation, plan, root = config.data.build(config.seed), config.plan.resolve(), jax.random.key(config.seed)
     sim = experiment.assemble(config, experiment.describe(federation), federation.train, plan)
-    state, *_ = segments.build(sim, plan, root, 3)(engine.first(sim, plan, root), 3)
+    state, *_ = segments.build(sim, plan, root, 3)(initial_state(sim, plan, root), 3)
     trained = np.arange(4) != without
     own = jax.tree.map(np.asarray, state.clients.model)
     mean = jax.tree.map(lambda x: x[trained].mean(0), own)

@@ -16,8 +16,8 @@ from fedjax_mri.core import programs
 from fedjax_mri.core.programs import Form, Shelf
 from fedjax_mri.data.contract import Test
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.run import fingerprint
 from fedjax_mri.run.config import Experiment
 
@@ -25,7 +25,7 @@ ROOT = jax.random.key(11)
 SIM = CASES["resident"]()
 
 
-def untraceable(sim: engine.Simulation) -> engine.Simulation:
+def untraceable(sim: Simulation) -> Simulation:
     """`sim` whose task may not be traced."""
 
     def refuse(*_):
@@ -35,8 +35,8 @@ def untraceable(sim: engine.Simulation) -> engine.Simulation:
     return sim._replace(task=sim.task._replace(phases=phases, evaluate=refuse))
 
 
-def trained(sim: engine.Simulation, plan: Plan, shelf: Shelf | None) -> engine.State:
-    return segments.build(sim, plan, ROOT, 2, shelf)(engine.first(SIM, plan, ROOT), 2)[0]
+def trained(sim: Simulation, plan: Plan, shelf: Shelf | None) -> State:
+    return segments.build(sim, plan, ROOT, 2, shelf)(initial_state(SIM, plan, ROOT), 2)[0]
 
 
 def equal(some, others) -> bool:
@@ -57,7 +57,7 @@ def test_what_is_on_the_shelf_is_not_traced_again_and_does_the_same(where, tmp_p
 def test_a_judgement_is_kept_as_well(tmp_path) -> None:
     plan, shelf = Plan(devices=2, lanes=1).resolve(), Shelf(tmp_path, "this run", print)
     tests = {"all": Test(SIM.data, np.full(len(SIM.data.sizes), -1, np.int32))}
-    state = engine.first(SIM, plan, ROOT)
+    state = initial_state(SIM, plan, ROOT)
     judged = [
         evaluate.build(sim.task, plan, tests, where)(state)["all"].metrics
         for sim, where in ((SIM, None), (SIM, shelf), (untraceable(SIM), shelf))

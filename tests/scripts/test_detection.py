@@ -13,8 +13,8 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.phantom import CLASSES, Phantom
 from fedjax_mri.data.unpaired import Unpaired
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import init_state
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
@@ -41,7 +41,7 @@ def saved(run: pathlib.Path, config: Experiment, size: int = 64) -> pathlib.Path
     disk.write_json(run / "run.json", {"name": config.name, **described._asdict()})
     nobody = ClientData(np.ones(2, np.int32), (), lambda store, client, indices: {})
     sim = assemble(config, described, nobody, config.plan.resolve())
-    Checkpoints(run).save(1, jax.jit(lambda key: engine.init(sim, key))(jax.random.key(0)))
+    Checkpoints(run).save(1, jax.jit(lambda key: init_state(sim, key))(jax.random.key(0)))
     return run
 
 

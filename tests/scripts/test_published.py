@@ -16,8 +16,8 @@ from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.run.experiment import assemble, describe
 
@@ -117,7 +117,7 @@ def test_a_cell_side_by_side_is_the_run_of_its_config(monkeypatch) -> None:
     config = replace(small, algorithm=FedProx(mu=1.0), conditions=Partial(share=0.5), rounds=2)
     federation, plan = config.data.build(1), config.plan.resolve()
     sim, root = assemble(config, describe(federation), federation.train, plan), jax.random.key(1)
-    state, *_ = segments.build(sim, plan, root, 2)(engine.first(sim, plan, root), 2)
+    state, *_ = segments.build(sim, plan, root, 2)(initial_state(sim, plan, root), 2)
     for name, field, figure in (("training", "loss", "nll"), ("held-out", "accuracy", "accuracy")):
         tested = whole(federation.tests[name].data).fields
         sums = sim.task.evaluate(*state.server.model, {**tested, "weight": np.ones(len(tested["label"]), np.float32)})

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client import local
-from fedjax_mri.fed.client.local import Local, Start
+from fedjax_mri.fed.client.local import Local, Start, init_optimizers, local_step
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import Model, Task
 
@@ -61,10 +60,10 @@ def stepped(task: Task, model: Model, optimizer, batches: list[dict], keys: list
     @jax.jit
     def step(model, states, batch, key):
         start = Start(model, (), ())
-        return local.step(task, algorithm, optimizer, start, model, states, batch, jnp.float32(0), key)[:2]
+        return local_step(task, algorithm, optimizer, start, model, states, batch, jnp.float32(0), key)[:2]
 
     with jax.numpy_dtype_promotion("standard"):
-        states = local.init_optimizers(task, Local(1, 1, lambda _: optimizer, lambda _: 0), model, jnp.float32(0))
+        states = init_optimizers(task, Local(1, 1, lambda _: optimizer, lambda _: 0), model, jnp.float32(0))
     for batch, key in zip(batches, keys):
         model, states = step(model, states, batch, key)
     return model

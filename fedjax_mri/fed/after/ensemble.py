@@ -21,12 +21,14 @@ from fedjax_mri.fed.algorithm import ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.chain import chain
+from fedjax_mri.fed.uplink.contract import Uplink, UplinkState
+from fedjax_mri.fed.uplink.reductions.mean import mean as weighted_mean
+from fedjax_mri.fed.uplink.weigh import uniformly
 from fedjax_mri.tasks.task import Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 
@@ -76,8 +78,8 @@ def members(sim: Simulation, state: State) -> Model:
 def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Judged]:
     """Test sets, as "NAME/ensemble", by all clients' models together."""
     models, named = members(sim, state), {f"{name}/ensemble": test for name, test in tests.items()}
-    clients = engine.Kept(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
-    all_of_them = State(state.round, plan.put(ServerState(models, ())), (), clients)
+    clients = ClientRow(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
+    all_of_them = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
     return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
 
 
@@ -88,7 +90,7 @@ def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData,
     (taught,) = judge(sim, plan, {"": test}, state).values()
     school = lesson(sim.task, settings, soft(images, taught.kept["predictions"]))
     plan = replace(plan, data="replicated", clients="device")
-    after, *_ = segments.build(school, plan, root, 1)(engine.first(school, plan, root), 1)
+    after, *_ = segments.build(school, plan, root, 1)(initial_state(school, plan, root), 1)
     student = trees.only(after.server.model, state.server.model)
     return state._replace(server=state.server._replace(model=student))
 
@@ -114,8 +116,8 @@ def lesson(task: Task, settings: Distil, data: ClientData) -> Simulation:
     return Simulation(
         task=task._replace(phases=(Phase(loss, everything),), shared=everything, newcomer=None),
         algorithm=FedAvg().build(),
-        uplink=uplink.chain(uplink.uniformly(), reduce=uplink.mean()),
-        sample=Everyone().build(Population(data.sizes)),
+        uplink=Uplink(uniformly, chain(), weighted_mean()),
+        sampler=Everyone().build(Population(data.sizes)),
         local=Local(settings.epochs, settings.batch, optax.adam, lambda round: rate),
         data=data,
     )

@@ -17,12 +17,14 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.fed.algorithms.localonly import LocalOnly, alone
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State
+from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state, place_state
 from fedjax_mri.fed.sampling import Everyone, Population
-from fedjax_mri.fed.uplink import uplink
+from fedjax_mri.fed.uplink.chain import chain
+from fedjax_mri.fed.uplink.contract import Uplink
+from fedjax_mri.fed.uplink.reductions.mean import mean
+from fedjax_mri.fed.uplink.weigh import uniformly
 from fedjax_mri.tasks.task import Model
 
 
@@ -60,9 +62,9 @@ def tune(sim: Simulation, plan: Plan, owners: np.ndarray, epochs: int, state: St
     The learning rate is the one that training began with.
     """
     sim = among(sim, owners, epochs)
-    fresh = engine.first(sim, plan, root)
+    fresh = initial_state(sim, plan, root)
     clients = fresh.clients._replace(model=models(state, owners))
-    fresh = engine.settle(plan, fresh._replace(round=jnp.asarray(np.asarray(state.round)), clients=clients))
+    fresh = place_state(plan, fresh._replace(round=jnp.asarray(np.asarray(state.round)), clients=clients))
     return segments.build(sim, plan, root, 1)(fresh, 1)[0]
 
 
@@ -72,8 +74,8 @@ def among(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
     return Simulation(
         task=alone(sim.task),
         algorithm=LocalOnly().build(),
-        uplink=uplink.chain(uplink.uniformly(), reduce=uplink.mean()),
-        sample=Everyone().build(Population(sim.data.sizes[owners])),
+        uplink=Uplink(uniformly, chain(), mean()),
+        sampler=Everyone().build(Population(sim.data.sizes[owners])),
         local=sim.local._replace(epochs=epochs, schedule=lambda round: begun),
         data=of(sim.data, owners),
     )

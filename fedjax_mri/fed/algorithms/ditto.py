@@ -16,7 +16,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.checks import not_negative
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import pull
+from fedjax_mri.fed.client.local import proximal_gradient
 from fedjax_mri.tasks.task import Batch, Model, Phase, Task
 
 
@@ -32,7 +32,7 @@ class Ditto:
         return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
 
     def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
-        pulled = pull(self.strength, params["personal"], server.model.params["shared"])
+        pulled = proximal_gradient(self.strength, params["personal"], server.model.params["shared"])
         return {**grads, "personal": trees.add(grads["personal"], pulled)}
 
 

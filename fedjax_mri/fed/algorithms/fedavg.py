@@ -11,7 +11,7 @@ from typing import Any
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,5 @@ def _gradient(grads: Any, params: Any, start: Any, server: ServerState, client: 
     return grads
 
 
-def _finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-    return Update(trees.subtract(result.model, server.model), result.examples), client
+def _finish(server: ServerState, client: ClientState, result: LocalResult) -> Update:
+    return Update(trees.subtract(result.model, server.model), (), result.examples)

@@ -4,8 +4,8 @@ Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: Federated Learning with Bu
 2022 (arXiv 2106.06639), algorithm 1: clients do not wait for each other. The server moves as soon as its buffer holds K
 updates, of which one that began tau server steps ago counts s(tau) = (1 + tau)^-1/2.
 
-A cohort is the K clients that fill the buffer, its `late` their tau. The server remembers its last models, and a client
-starts from, and is measured against, the one that was sent to it; `oldest` bounds tau. With none late it is FedAvg.
+A cohort is the K clients that fill the buffer, its `staleness` their tau. The server remembers its last models, and a
+client starts from, and is measured against, the one that was sent to it; `oldest` bounds tau. With tau 0 it is FedAvg.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fedjax_mri.core.checks import not_negative
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class FedBuff:
             raise UserError(f"algorithm.oldest={self.oldest}: must be 0 or more models")
         algorithm = FedAvg(self.server_rate).build()
 
-        def finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-            update, client = algorithm.finish(server, client, result)
-            counts = (1.0 + result.late.astype(jnp.float32)) ** -self.power
-            return update._replace(delta=trees.scale(counts, update.delta)), client
+        def finish(server: ServerState, client: ClientState, result: LocalResult) -> Update:
+            update = algorithm.finish(server, client, result)
+            counts = (1.0 + result.staleness.astype(jnp.float32)) ** -self.power
+            return update._replace(delta=trees.scale(counts, update.delta))
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
             model = algorithm.server(server, aggregate).model
@@ -51,8 +51,8 @@ class FedBuff:
             finish=finish,
             server=server,
             broadcast=self._broadcast,
-            oldest=self.oldest,
+            max_staleness=self.oldest,
         )
 
-    def _broadcast(self, server: ServerState, late: jax.Array) -> ServerState:
-        return ServerState(trees.take(server.extra, jnp.minimum(late, self.oldest)), ())
+    def _broadcast(self, server: ServerState, staleness: jax.Array) -> ServerState:
+        return ServerState(trees.take(server.extra, jnp.minimum(staleness, self.oldest)), ())

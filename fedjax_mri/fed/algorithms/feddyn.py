@@ -15,10 +15,10 @@ from typing import Any
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, model_alone
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, latest_model
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import pull
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.client.local import proximal_gradient
+from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,19 @@ class FedDyn:
                 init=lambda model: ServerState(model, trees.zeros_like(model.params)),
                 init_client=lambda model: trees.zeros_like(model.params),
                 gradient=self._gradient,
-                finish=self._finish,
+                remember=self._remember,
                 server=self._server,
-                broadcast=model_alone,
+                broadcast=latest_model,
             )
         )
 
     def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
-        regular = trees.add(grads, pull(self.alpha, params, server.model.params))
+        regular = trees.add(grads, proximal_gradient(self.alpha, params, server.model.params))
         return trees.subtract(regular, trees.join(client, trees.zeros_like(params)))
 
-    def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-        delta = trees.subtract(result.model, server.model)
-        # As often as the update counts in h, so that h stays the sum.
-        change = trees.scale(self.alpha * result.times, delta.params)
-        return Update(delta, result.examples), trees.subtract(client, change)
+    def _remember(self, server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
+        # By what was sent, clipped or compressed, and as often as it counts in h, so that h stays the sum of the g_k.
+        return trees.subtract(client, trees.scale(self.alpha * result.times, sent.delta.params))
 
     def _server(self, server: ServerState, aggregate: Aggregate) -> ServerState:
         h = trees.subtract(server.extra, trees.scale(self.alpha * aggregate.share, aggregate.delta.params))

@@ -18,7 +18,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class FedNova:
         algorithm = FedAvg(self.server_rate).build()
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
-            mean, effective = aggregate.delta
+            mean, effective = aggregate.delta, aggregate.aside
             moves = mean._replace(params=trees.scale(effective, mean.params))
             return algorithm.server(server, aggregate._replace(delta=moves))
 
         return algorithm._replace(finish=self._finish, server=server)
 
-    def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-        delta, total = trees.subtract(result.model, server.model), accumulated(result.steps, self.momentum)
-        return Update((delta._replace(params=trees.scale(1.0 / total, delta.params)), total), result.examples), client
+    def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> Update:
+        delta, total = trees.subtract(result.model, server.model), total_gradient_weight(result.steps, self.momentum)
+        return Update(delta._replace(params=trees.scale(1.0 / total, delta.params)), total, result.examples)
 
 
-def accumulated(steps: jax.Array, momentum: float) -> jax.Array:
+def total_gradient_weight(steps: jax.Array, momentum: float) -> jax.Array:
     """|a|_1, float32 []: the sum over `steps` int32 [] of the weight of each one's gradient."""
     count = steps.astype(jnp.float32)
     return (count - momentum * (1.0 - momentum**count) / (1.0 - momentum)) / (1.0 - momentum)

@@ -13,7 +13,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.checks import not_negative
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import pull
+from fedjax_mri.fed.client.local import proximal_gradient
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ class FedProx:
         return FedAvg(self.server_rate).build()._replace(gradient=self._gradient)
 
     def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
-        return trees.add(grads, pull(self.mu, params, server.model.params))
+        return trees.add(grads, proximal_gradient(self.mu, params, server.model.params))

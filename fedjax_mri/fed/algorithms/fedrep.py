@@ -29,8 +29,8 @@ class FedRep:
         """Raises UserError when the share leaves nothing to one of the two, and as FedPer does."""
         if known(self.head_share) and not 0 < self.head_share < 1:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
-        return FedPer(self.head).build()._replace(hold=self._hold)
+        return FedPer(self.head).build()._replace(frozen=self._frozen)
 
-    def _hold(self, params: Any, progress: jax.Array) -> Any:
+    def _frozen(self, params: Any, progress: jax.Array) -> Any:
         at_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params
         return jax.tree.map(lambda head: jnp.logical_not(at_head) if head else at_head, is_head)

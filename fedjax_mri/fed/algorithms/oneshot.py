@@ -5,7 +5,7 @@ models once; the server predicts with the ensemble of them, and distils it into 
 
 Every client starts from the model that all began with, in whichever round it is called. The server's model is the mean
 of what it has been sent so far; the ensemble is judged, and `Experiment.distil` puts the distilled model in the mean's
-place, after the last round: see fed/oneshot.py. One round with a cohort of everyone is the paper's.
+place, after the last round: see fed/after/ensemble.py. One round with a cohort of everyone is the paper's.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.contract import Aggregate
 
 
 class Memory(NamedTuple):
@@ -39,16 +39,12 @@ class OneShot:
             ._replace(
                 init=lambda model: ServerState(model, Memory(model, jnp.float32(0))),
                 init_client=lambda model: model,
-                finish=_finish,
+                remember=lambda server, client, result, sent: result.model,
                 server=_server,
-                broadcast=lambda server, late: ServerState(server.extra.start, ()),
+                broadcast=lambda server, staleness: ServerState(server.extra.start, ()),
                 member=lambda client: client,
             )
         )
-
-
-def _finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-    return Update(trees.subtract(result.model, server.model), result.examples), result.model
 
 
 def _server(server: ServerState, aggregate: Aggregate) -> ServerState:

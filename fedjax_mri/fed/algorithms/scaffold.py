@@ -5,11 +5,10 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled 
 c_i estimates the client's gradient and c that of the whole, so that clients no longer drift to their own optima.
 
 A client's new c_i (equation 4) is, by option I, its gradient at the server's model, and by option II the mean gradient
-of its local steps: for plain SGD the paper's c_i - c + (x - y) / (K rate), and unlike that formula right under Adam as
-well. Option I spends the first `look` of the local steps on the gradient, with the model held: the paper's pass over
-all examples is local.epochs = E + 1 and look = 1 / (E + 1).
-The server keeps c = sum p_i c_i, with p_i a client's share of all weight (the paper's 1 / N), whoever takes part, so
-that a fixed point minimises sum p_i f_i for any weights.
+of its local steps: for plain SGD the paper's c_i - c + (x - y) / (K rate), and right under other optimisers as well.
+Option I spends the first `look` of the local steps on the gradient, with the model held: the paper's pass over all
+examples is local.epochs = E + 1 and look = 1 / (E + 1). The server keeps c = sum p_i c_i, with p_i a client's share of
+all weight (the paper's 1 / N), whoever takes part, so that a fixed point minimises sum p_i f_i for any weights.
 """
 
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError, known
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, nothing_frozen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink.uplink import Aggregate, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
 @dataclass(frozen=True)
@@ -38,43 +37,44 @@ class Scaffold:
         if self.option not in ("I", "II") or (known(self.look) and not 0 < self.look < 1):
             raise UserError(f"algorithm.option={self.option}, look={self.look}: choose I or II, and a share in 0..1")
         algorithm = FedAvg(self.server_rate).build()
-        own: dict[str, Any] = {"hold": self._hold, "note": self._note} if self.option == "I" else {"note": _note}
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
-            model, control = aggregate.delta
-            moved = algorithm.server(server, aggregate._replace(delta=model))
-            return moved._replace(extra=trees.add(server.extra, trees.scale(aggregate.share, control)))
+            moved = algorithm.server(server, aggregate)
+            return moved._replace(extra=trees.add(server.extra, trees.scale(aggregate.share, aggregate.aside)))
 
-        own |= {"init": _init, "init_client": _zeros, "gradient": _gradient, "finish": _finish}
-        return algorithm._replace(server=server, **own)
+        return algorithm._replace(
+            init=lambda model: ServerState(model, trees.zeros_like(model.params)),
+            init_client=lambda model: trees.zeros_like(model.params),
+            gradient=_gradient,
+            finish=_finish,
+            remember=_remember,
+            server=server,
+            frozen=self._frozen if self.option == "I" else nothing_frozen,
+            accumulate=self._accumulate,
+        )
 
-    def _hold(self, params: Any, progress: jax.Array) -> Any:
+    def _frozen(self, params: Any, progress: jax.Array) -> Any:
         return jax.tree.map(lambda _: progress < self.look, params)
 
-    def _note(self, grads: Any, examples: jax.Array, progress: jax.Array) -> Any:
+    def _accumulate(self, grads: Any, examples: jax.Array, progress: jax.Array) -> Any:
+        if self.option == "II":
+            return grads, jnp.float32(1)
         looking = jnp.where(progress < self.look, examples, 0.0)
         return trees.scale(looking, grads), looking
-
-
-def _init(model: Any) -> ServerState:
-    return ServerState(model, _zeros(model))
-
-
-def _zeros(model: Any) -> Any:
-    return trees.zeros_like(model.params)
 
 
 def _gradient(grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
     return trees.add(grads, trees.join(trees.subtract(server.extra, client), trees.zeros_like(params)))
 
 
-def _note(grads: Any, examples: jax.Array, progress: jax.Array) -> Any:
-    return grads, jnp.float32(1)
-
-
-def _finish(server: ServerState, client: ClientState, result: LocalResult) -> tuple[Update, ClientState]:
-    gradients, count = result.noted
+def _finish(server: ServerState, client: ClientState, result: LocalResult) -> Update:
+    gradients, count = result.accumulated
     control = trees.scale(1.0 / count, trees.only(gradients, client))
     # c must change by p_i once, however often the update counts in the mean of models.
     change = trees.scale(1.0 / jnp.maximum(result.times, 1e-6), trees.subtract(control, client))
-    return Update((trees.subtract(result.model, server.model), change), result.examples), control
+    return Update(trees.subtract(result.model, server.model), change, result.examples)
+
+
+def _remember(server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
+    # By what was sent, as often as it counts, so that the server's c stays the sum of the c_i.
+    return trees.add(client, trees.scale(jnp.maximum(result.times, 1e-6), sent.aside))

@@ -16,9 +16,9 @@ import optax
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction, positive
 from fedjax_mri.core.imports import imported
-from fedjax_mri.fed.algorithm import Algorithm, ServerState, model_alone
+from fedjax_mri.fed.algorithm import Algorithm, ServerState, latest_model
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.uplink.uplink import Aggregate
+from fedjax_mri.fed.uplink.contract import Aggregate
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (mean change of the params, memory, params) -> move, memory
 
@@ -68,4 +68,4 @@ def moved_by(init: Callable[[Any], Any], step: Step) -> Algorithm:
         return ServerState(trees.add(server.model, aggregate.delta._replace(params=move)), memory)
 
     begin = lambda model: ServerState(model, init(model.params))  # noqa: E731
-    return FedAvg().build()._replace(init=begin, server=server, broadcast=model_alone)
+    return FedAvg().build()._replace(init=begin, server=server, broadcast=latest_model)

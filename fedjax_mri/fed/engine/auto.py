@@ -19,13 +19,13 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
-from fedjax_mri.fed.client import local as locally
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.client.local import step_counts
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.placement import placed
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation
+from fedjax_mri.fed.engine.rounds import one_round
 from fedjax_mri.fed.engine.schedule import longest_first
+from fedjax_mri.fed.engine.simulation import Simulation, draw_cohort, init_state, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.world.conditions import ideal
 
@@ -132,7 +132,7 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
     sim, root = trial(real, plan.devices * clients), jax.random.key(0)
     tail = waiting(first_steps(real), plan.devices * plan.lanes)
     round = segments.build(sim, plan, root, 1)
-    state, *_ = round(engine.first(sim, plan, root), 1)
+    state, *_ = round(initial_state(sim, plan, root), 1)
 
     def once() -> float:
         nonlocal state
@@ -145,9 +145,9 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
 
 def first_steps(sim: Simulation) -> jax.Array:
     """Useful steps int32 [K] of each client of the first round's cohort."""
-    cohort = engine.drawn(sim, jax.random.key(0), jnp.int32(0))
+    cohort = draw_cohort(sim, jax.random.key(0), jnp.int32(0))
     sizes = jnp.asarray(sim.data.sizes)[cohort.client]
-    return jnp.where(cohort.present, locally.steps(sim.local, sizes), 0)
+    return jnp.where(cohort.present, step_counts(sim.local, sizes), 0)
 
 
 def waiting(steps: jax.Array, lanes: int) -> float:
@@ -162,8 +162,8 @@ def trial(sim: Simulation, clients: int) -> Simulation:
     """`sim` with that many clients, each of STEPS full batches of grey images."""
     sizes = np.full(clients, STEPS * sim.local.batch, np.int32)
     local = sim.local._replace(epochs=1)
-    sample, data = Everyone().build(Population(sizes)), ClientData(sizes, (), grey(sim.data))
-    return sim._replace(sample=sample, local=local, data=data, conditions=ideal)
+    sampler, data = Everyone().build(Population(sizes)), ClientData(sizes, (), grey(sim.data))
+    return sim._replace(sampler=sampler, local=local, data=data, conditions=ideal)
 
 
 def grey(data: ClientData) -> Callable[..., Batch]:
@@ -186,9 +186,9 @@ def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
     """Names a task, its shapes, the candidates and the device: where all are the same, so is the best plan."""
     one = replace(usual, devices=1, lanes=1, data="replicated", clients="device")
     whole, sim = sim, trial(sim, 1)
-    state, root = jax.eval_shape(partial(engine.init, sim), jax.random.key(0)), jax.random.key(0)
-    traced = jax.make_jaxpr(partial(engine.one_round, sim, one))(
-        state, root, placed(sim.data, one), engine.drawn(sim, root, jnp.int32(0))
+    state, root = jax.eval_shape(partial(init_state, sim), jax.random.key(0)), jax.random.key(0)
+    traced = jax.make_jaxpr(partial(one_round, sim, one))(
+        state, root, placed(sim.data, one), draw_cohort(sim, root, jnp.int32(0))
     )
     program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
     steps, counts = first_steps(whole), sorted({one.devices * one.lanes for one in tries})

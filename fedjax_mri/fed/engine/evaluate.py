@@ -14,7 +14,7 @@ from fedjax_mri.core.programs import Form, Shelf
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.fed.engine.plan import AXIS, Plan
-from fedjax_mri.fed.engine.rounds import Kept, State
+from fedjax_mri.fed.engine.simulation import ClientRow, State
 from fedjax_mri.tasks.task import Carry, Metrics, Params, Task
 
 PyTree = Any
@@ -142,7 +142,7 @@ def by_client(one: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ..
     return jax.lax.scan(body, zero, chunks)
 
 
-def own(clients: Kept, owner: np.ndarray) -> PyTree:
+def own(clients: ClientRow, owner: np.ndarray) -> PyTree:
     """The part of the model that stays with each `owner` int32 [M]; for -1 the mean over clients that have trained.
 
     Clients held on the host are read there, and only what comes out, [M, ...], goes to a device.

@@ -22,17 +22,17 @@ from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, Test
 from fedjax_mri.data.resident import Resident
 from fedjax_mri.fed.engine import evaluate, placement, segments
-from fedjax_mri.fed.engine import rounds as engine
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import AXIS, Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State, Work
+from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.tasks.task import Metrics
 
 PyTree = Any
 Numbers = dict[str, jax.Array]  # name -> float32 []
 Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) ->
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are consumed
-Segment = Callable[[State, np.ndarray], tuple[State, Work]]
+Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
 TINY = 100_000  # parameters of a model of which a step leaves an accelerator idle: members go side by side
 
 
@@ -134,7 +134,7 @@ def first(group: Group) -> State:
     """Every member before its first round, [M, ...]."""
 
     def one(placed: Placed, member: Member) -> State:
-        return engine.init(simulated(group, placed, member), member.root)
+        return init_state(simulated(group, placed, member), member.root)
 
     make = jax.jit(over(group, one), out_shardings=where(group), compiler_options=programs.options())
     return make(group.placed, group.members)
@@ -146,7 +146,7 @@ def build(group: Group, state: State, most: int) -> Segment:
     Raises UserError where a device cannot hold them.
     """
 
-    def one(placed: Placed, mine: tuple[State, Member, jax.Array]) -> tuple[State, Work]:
+    def one(placed: Placed, mine: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = mine
         sim = simulated(group, placed, member)
         return segments.several(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
@@ -158,7 +158,7 @@ def build(group: Group, state: State, most: int) -> Segment:
     program = programs.compiled(lambda state, placed, *mine: many(placed, (state, *mine)), form, given)
     group.plan.refuse_excess(program.memory_analysis())
 
-    def segment(state: State, rounds: np.ndarray) -> tuple[State, Work]:
+    def segment(state: State, rounds: np.ndarray) -> tuple[State, RoundStats]:
         given = jax.device_put(np.pad(rounds.astype(np.int32), (0, count - len(rounds))), mine)
         state, work = jax.block_until_ready(program(state, group.placed, group.members, given))
         return state, jax.tree.map(lambda x: np.asarray(x)[: len(rounds), : rounds.max()], work)

@@ -12,15 +12,17 @@ import numpy as np
 from fedjax_mri.core import programs, trees
 from fedjax_mri.core.programs import Form, Program, Shelf
 from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import Simulation, State, Work, check, drawn, init, learn, one_round
+from fedjax_mri.fed.engine.rounds import cohort_round, one_round
+from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, draw_cohort, init_state
 from fedjax_mri.fed.sampling import Cohort
 
 # (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
 # the state handed in is consumed.
-Segment = Callable[[State, int], tuple[State, Work, float]]
-Advance = Callable[[State, Placed, Cohort], tuple[State, Work]]  # a round of which the host knows the cohort
+Segment = Callable[[State, int], tuple[State, RoundStats, float]]
+Advance = Callable[[State, Placed, Cohort], tuple[State, RoundStats]]  # a round of which the host knows the cohort
 
 
 def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None = None) -> Segment:
@@ -29,7 +31,7 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf 
     They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
     Traced programs are kept on `shelf`. Raises UserError where the plan cannot hold the simulation.
     """
-    check(sim, plan)
+    check_simulation(sim, plan)
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
         return one_by_one(sim, plan, root, shelf)
     return at_once(sim, plan, root, most, shelf)
@@ -38,10 +40,10 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf 
 def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None) -> Segment:
     """All rounds of a segment as one program."""
     placed = placement.placed(sim.data, plan)
-    state = jax.eval_shape(partial(init, sim), root)
+    state = jax.eval_shape(partial(init_state, sim), root)
     program = compiled(plan, partial(several, sim, plan, most), state, root, placed, np.int32(0), shelf=shelf)
 
-    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+    def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
         return state, jax.tree.map(lambda x: np.asarray(x)[:rounds], work), 0.0
 
@@ -50,17 +52,17 @@ def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shel
 
 def several(
     sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: Placed, rounds: jax.Array
-) -> tuple[State, Work]:
+) -> tuple[State, RoundStats]:
     """The state `rounds` int32 [] on, and their work [most, ...], of which the rest is zeros."""
 
     @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
-    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, Work]:
-        return one_round(sim, plan, state, root, placed, drawn(sim, root, state.round))
+    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, RoundStats]:
+        return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))
 
     shapes = jax.eval_shape(one, state, root, placed)[1]
     log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
 
-    def body(number: jax.Array, carry: tuple[State, Work]) -> tuple[State, Work]:
+    def body(number: jax.Array, carry: tuple[State, RoundStats]) -> tuple[State, RoundStats]:
         state, work = one(carry[0], root, placed)
         return state, trees.put(carry[1], number, work)
 
@@ -74,12 +76,12 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None
     a device, and lets the wait for examples be measured.
     """
     streams = plan.data == "streamed"
-    cohort = jax.tree.map(np.asarray, drawn(sim, root, jnp.int32(0)))
+    cohort = jax.tree.map(np.asarray, draw_cohort(sim, root, jnp.int32(0)))
     placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
     advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort, shelf)
     ask = feed(sim, plan, root, placed)
 
-    def segment(state: State, rounds: int) -> tuple[State, Work, float]:
+    def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         works, waited = [], 0.0
         for number in range(int(state.round), int(state.round) + rounds):
             start = time.perf_counter()
@@ -96,7 +98,7 @@ def with_all(
     sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
 ) -> Advance:
     """A round of which all clients' state is on the devices."""
-    state = jax.eval_shape(partial(init, sim), root)
+    state = jax.eval_shape(partial(init_state, sim), root)
     program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort, shelf=shelf)
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
@@ -105,12 +107,12 @@ def with_rows(
     sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
 ) -> Advance:
     """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
-    state = jax.eval_shape(partial(init, sim), root)
+    state = jax.eval_shape(partial(init_state, sim), root)
     kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
     most = state._replace(clients=())
-    program = compiled(plan, partial(learn, sim, plan), most, root, placed, cohort, kept, shelf=shelf)
+    program = compiled(plan, partial(cohort_round, sim, plan), most, root, placed, cohort, kept, shelf=shelf)
 
-    def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, Work]:
+    def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, RoundStats]:
         rows, clients = trees.take(state.clients, cohort.client), state.clients
         state, trained, rows, work = program(state._replace(clients=()), root, placed, cohort, rows)
         trees.put_in_place(clients, np.asarray(trained), rows)
@@ -121,7 +123,7 @@ def with_rows(
 
 def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
     """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
-    draw, key = jax.jit(partial(drawn, sim)), jax.device_put(root, placement.host())
+    draw, key = jax.jit(partial(draw_cohort, sim)), jax.device_put(root, placement.host())
 
     def cohort(number: int) -> Any:
         return jax.tree.map(np.asarray, draw(key, np.int32(number)))

@@ -1,8 +1,8 @@
-"""Who takes part in a round. `cohort.py` is the contract; every settings class may be named after `--fed.sampling`."""
+"""Who takes part in a round. `cohort.py` is the contract; each settings class may be named after `--fed.sampling`."""
 
 from fedjax_mri.fed.sampling.asynchronous import Asynchronous
 from fedjax_mri.fed.sampling.availability import Diurnal, Markov, Trace
-from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, of
+from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, cohort_of
 from fedjax_mri.fed.sampling.draws import Cyclic, Everyone, Poisson, Uniform, Weighted
 
 __all__ = [
@@ -18,5 +18,5 @@ __all__ = [
     "Trace",
     "Uniform",
     "Weighted",
-    "of",
+    "cohort_of",
 ]

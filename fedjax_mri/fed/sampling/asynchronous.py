@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, of
+from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, cohort_of
 from fedjax_mri.fed.world.speeds import ClientSpeeds, link_seconds
 
 
@@ -49,35 +49,35 @@ class Asynchronous:
         table = self.table(population)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
-            client, late, seconds = (jnp.asarray(column)[round] for column in table)
-            return of(client, late=late, seconds=seconds)
+            client, staleness, seconds = (jnp.asarray(column)[round] for column in table)
+            return cohort_of(client, staleness=staleness, seconds=seconds)
 
-        return sample
+        return Sampler(sample, "other", self.buffer / len(population.sizes), self.latest)
 
     def table(self, population: Population) -> "Arrivals":
         """All server steps of a run; more rounds leave the first ones as they are."""
         with jax.ensure_compile_time_eval():  # the queue needs numbers, also where a program is being traced
             speeds = self.speeds.build(len(population.sizes))
-            link = np.asarray(link_seconds(speeds, population.mb()))
+            link = np.asarray(link_seconds(speeds, population.traffic()))
         seconds = link + population.steps / np.asarray(speeds.steps_per_s)
         able = np.flatnonzero(population.sizes)
         steps = arrivals(self, seconds.astype(np.float64), able, population.rounds)
-        client, late, now = (np.stack(column) for column in zip(*steps))
-        return Arrivals(client.astype(np.int32), late.astype(np.int32), np.diff(now, prepend=0).astype(np.float32))
+        client, staleness, now = (np.stack(column) for column in zip(*steps))
+        return Arrivals(client.astype(np.int32), staleness.astype(np.int32), np.diff(now, prepend=0).astype(np.float32))
 
 
 class Arrivals(NamedTuple):
     """Whose updates make the server move, R times."""
 
     client: np.ndarray  # int32 [R, K]
-    late: np.ndarray  # int32 [R, K], server steps since the broadcast each started from
+    staleness: np.ndarray  # int32 [R, K], server steps since the broadcast each started from
     seconds: np.ndarray  # float32 [R], since the step before
 
 
 def arrivals(
     rules: Asynchronous, seconds: np.ndarray, able: np.ndarray, rounds: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Clients [K], how late each is [K], and the time, of each server step; a training takes `seconds` [N]."""
+    """Clients [K], the staleness of each [K], and the time, of each server step; a training takes `seconds` [N]."""
     rng, idle, training = np.random.default_rng(rules.seed), able.tolist(), list[tuple[float, int, int]]()
     now = 0.0
     for version in range(rounds):
@@ -93,8 +93,8 @@ def arrivals(
             else:
                 idle.append(client)
         idle += [client for client, _ in arrived]
-        clients, late = np.array(arrived).T
-        yield clients, late, now
+        clients, staleness = np.array(arrived).T
+        yield clients, staleness, now
 
 
 def drawn(idle: list[int], rng: np.random.Generator) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
+from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, checked_size, cohort_of
 
 
 def among(cohort: int, number: int, there: Callable[[jax.Array], jax.Array]) -> Sampler:
@@ -19,14 +19,14 @@ def among(cohort: int, number: int, there: Callable[[jax.Array], jax.Array]) -> 
 
     Raises UserError when the cohort is empty or larger than the population.
     """
-    places = fitting(cohort, number)
+    places = checked_size(cohort, number)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         lot = jnp.where(there(round), jax.random.uniform(key, (number,), jnp.float32), -1.0)
         best, client = jax.lax.top_k(lot, places)
-        return of(client, best >= 0)
+        return cohort_of(client, best >= 0)
 
-    return sample
+    return Sampler(sample, "other", places / number)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.shuffle import shuffled
-from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, fitting, of
+from fedjax_mri.fed.sampling.cohort import Cohort, Draw, Population, Sampler, checked_size, cohort_of
 
 OVERFLOW = 1e-9  # chance that a Poisson cohort has more clients than places
 
@@ -23,15 +23,15 @@ class Uniform:
     def build(self, population: Population) -> Sampler:
         """Raises UserError when the cohort is empty or, without replacement, larger than the population."""
         number = len(population.sizes)
-        places = fitting(self.cohort, max(number, self.cohort) if self.replace else number)
+        places = checked_size(self.cohort, max(number, self.cohort) if self.replace else number)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             if self.replace:
-                return counted(jax.random.randint(key, (places,), 0, number, jnp.int32))
+                return with_repeats(jax.random.randint(key, (places,), 0, number, jnp.int32))
             first = jnp.arange(places, dtype=jnp.int32)  # of a shuffle of which the rest is never computed
-            return of(shuffled(key, first, jnp.int32(number)))
+            return cohort_of(shuffled(key, first, jnp.int32(number)))
 
-        return sample
+        return Sampler(sample, "replacement" if self.replace else "fixed", places / number)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Everyone:
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             everyone = jnp.arange(number, dtype=jnp.int32)
-            return of(everyone, everyone != self.without)
+            return cohort_of(everyone, everyone != self.without)
 
-        return sample
+        missing = known(self.without) and self.without >= 0
+        return Sampler(sample, "other" if missing or not known(self.without) else "everyone", 1 - missing / number)
 
 
 @dataclass(frozen=True)
@@ -70,28 +71,29 @@ class Weighted:
         sizes = jnp.asarray(population.sizes, jnp.int32)
         if known(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
-        places = fitting(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
-        return _by_example(sizes, places) if self.replace else _largest_first(sizes, places)
+        places = checked_size(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
+        draw = _by_example(sizes, places) if self.replace else _largest_first(sizes, places)
+        return Sampler(draw, "other", places / len(sizes))
 
 
-def _by_example(sizes: jax.Array, places: int) -> Sampler:
+def _by_example(sizes: jax.Array, places: int) -> Draw:
     """The owners of examples drawn evenly: whole numbers, so that no client is too large for rounding."""
     ends = jnp.cumsum(sizes, dtype=jnp.int32)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         example = jax.random.randint(key, (places,), 0, ends[-1], jnp.int32)
-        return counted(jnp.searchsorted(ends, example, side="right").astype(jnp.int32))
+        return with_repeats(jnp.searchsorted(ends, example, side="right").astype(jnp.int32))
 
     return sample
 
 
-def _largest_first(sizes: jax.Array, places: int) -> Sampler:
+def _largest_first(sizes: jax.Array, places: int) -> Draw:
     weights = jnp.log(jnp.maximum(sizes, 1).astype(jnp.float32))
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         score = jnp.where(sizes > 0, weights + jax.random.gumbel(key, sizes.shape, jnp.float32), -jnp.inf)
         best, client = jax.lax.top_k(score, places)
-        return of(client, best > -jnp.inf)
+        return cohort_of(client, best > -jnp.inf)
 
     return sample
 
@@ -116,9 +118,9 @@ class Poisson:
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             joined = jax.random.uniform(key, (number,), jnp.float32) < self.rate
             client = jnp.nonzero(joined, size=room, fill_value=0)[0].astype(jnp.int32)
-            return of(client, jnp.arange(room) < jnp.sum(joined))
+            return cohort_of(client, jnp.arange(room) < jnp.sum(joined))
 
-        return sample
+        return Sampler(sample, "poisson", self.rate)
 
 
 def places(number: int, rate: float) -> int:
@@ -142,12 +144,16 @@ class Cyclic:
     def build(self, population: Population) -> Sampler:
         """Raises UserError when the cohort is empty or larger than the population."""
         number = len(population.sizes)
-        turn = np.arange(fitting(self.cohort, number), dtype=np.int32)
-        return lambda key, round: of((round % number * self.cohort + turn) % number)
+        place = np.arange(checked_size(self.cohort, number), dtype=np.int32)
+
+        def sample(key: jax.Array, round: jax.Array) -> Cohort:
+            return cohort_of((round % number * self.cohort + place) % number)
+
+        return Sampler(sample, "other", self.cohort / number)
 
 
-def counted(drawn: jax.Array) -> Cohort:
+def with_repeats(drawn: jax.Array) -> Cohort:
     """The cohort of draws int32 [K], some of the same client: it is present once, and counts as often."""
     ordered = jnp.sort(drawn)
     first, end = (jnp.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
-    return of(ordered, first == jnp.arange(len(drawn)), (end - first).astype(jnp.float32))
+    return cohort_of(ordered, first == jnp.arange(len(drawn)), (end - first).astype(jnp.float32))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fedjax_mri.core import checks, keys
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.sampling import Cohort, Population
+from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds, link_seconds
 
 
@@ -31,8 +32,8 @@ class Spent(NamedTuple):
     cut: jax.Array  # float32 [], clients that sent unfinished work
 
 
-# (key of the round's conditions, round int32 [], cohort [K], local steps each would do int32 [K], MB of a broadcast)
-Conditions = Callable[[jax.Array, jax.Array, Cohort, jax.Array, float], Turnout]
+# (key, round int32 [], cohort [K], local steps that each would do int32 [K], traffic of one client)
+Conditions = Callable[[jax.Array, jax.Array, Cohort, jax.Array, Traffic], Turnout]
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Ideal:
         return ideal
 
 
-def ideal(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, mb: float) -> Turnout:
+def ideal(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
     """All steps, in no time of their own."""
-    return turnout(cohort, steps, steps, mb)
+    return turnout(cohort, steps, steps, traffic)
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class Partial:
         if self.late == "keep" and known(population.epochs) and population.epochs < 2:
             raise UserError(f"local.epochs={population.epochs}: partial work keeps whole epochs; choose 2 or more")
 
-        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, mb: float) -> Turnout:
+        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
             who, much = jax.random.split(key)
             slow = some(who, steps > 0, self.share)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
             kept = steps // population.epochs * epochs(keys.each(much, cohort.client)) if self.late == "keep" else 0
-            return turnout(cohort, steps, jnp.where(slow, kept, steps), mb)
+            return turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
 
         return meet
 
@@ -98,16 +99,18 @@ class Stragglers:
         self._check()
         speeds = self.speeds.build(len(population.sizes))
 
-        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, mb: float) -> Turnout:
+        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
             chance = jax.vmap(fate)(keys.each(key, cohort.client))
-            pace = paced(jax.tree.map(lambda x: x[cohort.client], speeds), mb, jnp.exp(self.jitter * chance.normal))
+            pace = paced(
+                jax.tree.map(lambda x: x[cohort.client], speeds), traffic, jnp.exp(self.jitter * chance.normal)
+            )
             began = (steps > 0) & (chance.before >= self.lost_before)
             done = jnp.where(began, self._in_time(pace, steps), 0)
             sent = jnp.where(chance.after >= self.lost_after, done, 0)
             ends = jnp.max(jnp.where(done > 0, pace.link + finished(done, pace), 0.0))
             seconds = jnp.where(jnp.any((steps > 0) & (sent == 0)) & (self.deadline_s > 0), self.deadline_s, ends)
             share = portion(sent, steps) if self.partial == "work" else None
-            return turnout(cohort, steps, sent, mb, seconds, began, share)
+            return turnout(cohort, steps, sent, traffic, seconds, began, share)
 
         return meet
 
@@ -133,9 +136,9 @@ class Pace(NamedTuple):
     step: jax.Array  # seconds for a local step
 
 
-def paced(speeds: Speeds, mb: float, factor: jax.Array) -> Pace:
-    """The pace of clients with `speeds` [K] for a model of `mb` megabytes, each step `factor` [K] times as long."""
-    return Pace(link_seconds(speeds, mb), factor / speeds.steps_per_s)
+def paced(speeds: Speeds, traffic: Traffic, factor: jax.Array) -> Pace:
+    """The pace of clients with `speeds` [K]; each step takes `factor` [K] times as long as usual."""
+    return Pace(link_seconds(speeds, traffic), factor / speeds.steps_per_s)
 
 
 def finished(steps: jax.Array, pace: Pace) -> jax.Array:
@@ -173,7 +176,7 @@ def turnout(
     cohort: Cohort,
     asked: jax.Array,
     sent: jax.Array,
-    mb: float,
+    traffic: Traffic,
     seconds: jax.Array | float = 0.0,
     began: jax.Array | None = None,
     share: jax.Array | None = None,
@@ -186,8 +189,8 @@ def turnout(
     arrived = jnp.sum(sent > 0).astype(jnp.float32)
     spent = Spent(
         seconds=jnp.where(cohort.seconds > 0, cohort.seconds, seconds).astype(jnp.float32),
-        up_mb=arrived * mb,
-        down_mb=took * mb,
+        up_mb=arrived * (traffic.up / 1e6),
+        down_mb=took * (traffic.down / 1e6),
         lost=jnp.sum((asked > 0) & (sent == 0)).astype(jnp.float32),
         cut=jnp.sum((sent > 0) & (sent < asked)).astype(jnp.float32),
     )

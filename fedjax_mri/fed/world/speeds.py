@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import checks, keys
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.fed.traffic import Traffic
 
 COLUMNS = ("client", "steps_per_s", "mbit_per_s")
 
@@ -55,9 +56,9 @@ class ClientSpeeds:
                 raise UserError(f"speeds.{name}={value}: must be from {least} to {most}")
 
 
-def link_seconds(speeds: Speeds, mb: float) -> jax.Array:
-    """Seconds that a broadcast and an update of `mb` megabytes each take, float32 [N]."""
-    return 8.0 * mb * (1 / speeds.down + 1 / speeds.up)
+def link_seconds(speeds: Speeds, traffic: Traffic) -> jax.Array:
+    """Seconds that the broadcast and the update of each client take together, float32 [N]."""
+    return 8.0 * (traffic.down / 1e6 / speeds.down + traffic.up / 1e6 / speeds.up)
 
 
 def tabled(path: str, clients: int) -> Speeds:

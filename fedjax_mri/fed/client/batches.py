@@ -1,0 +1,30 @@
+"""Which of its examples a client reads in each local step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.fed.client.shuffle import shuffled
+
+
+class Batches(NamedTuple):
+    """How a client's examples are dealt out to local steps."""
+
+    steps: Callable[[Any], Any]  # examples, int32 [...] -> local steps in a round, int32 [...], of NumPy or JAX
+    # (key of the client's shuffles in this round, step int32 [], examples int32 []) -> examples int32 [B] and whether
+    # each counts, float32 [B]: 0 for padding. Indices may pass the end where they do not count.
+    draw: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def shuffled_epochs(epochs: int, batch: int) -> Batches:
+    """Each epoch visits each example once, in an order of its own; the last batch of an epoch may hold fewer."""
+
+    def draw(key: jax.Array, step: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+        steps = jnp.maximum((size + batch - 1) // batch, 1)
+        positions = (step % steps) * batch + jnp.arange(batch, dtype=jnp.int32)
+        order = jax.random.fold_in(key, step // steps)
+        return shuffled(order, positions, size), (positions < size).astype(jnp.float32)
+
+    return Batches(lambda sizes: epochs * ((sizes + batch - 1) // batch), draw)

@@ -1,0 +1,203 @@
+"""The cohort's local training: lanes on each device, each with a queue of clients.
+
+Each lane holds one client's model and optimiser. When its client is done the lane adds the update to the device's
+accumulator and takes the next client of its queue, so unequal hospitals leave lanes idle only in the tail of a round.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core import keys, trees
+from fedjax_mri.fed.algorithm import LocalResult, ServerState
+from fedjax_mri.fed.client.local import Start, init_optimizers, local_step, nothing_accumulated, read_batch
+from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.plan import AXIS, Plan
+from fedjax_mri.fed.engine.simulation import ClientRow, Simulation
+from fedjax_mri.fed.uplink.contract import Notes, Sender, Update
+from fedjax_mri.fed.world.conditions import Spent
+from fedjax_mri.tasks.task import Metrics, Model
+
+PyTree = Any
+StepSums = tuple[Metrics, jax.Array]  # a step's metrics, and the examples it trained on
+
+
+class RoundInputs(NamedTuple):
+    """What every lane reads in a round and none changes. The cohort has K places."""
+
+    key: jax.Array  # root key of the run
+    round: jax.Array  # int32 []
+    server: ServerState
+    client: jax.Array  # int32 [K]
+    size: jax.Array  # int32 [K], examples
+    times: jax.Array  # float32 [K], how often a client's weight counts
+    staleness: jax.Array  # int32 [K], server steps since the broadcast a client starts from
+    full_steps: jax.Array  # int32 [K], local steps that all its epochs take
+    steps: jax.Array  # int32 [K], local steps to do
+    rows: ClientRow  # [K, ...]
+    order: jax.Array  # int32 [K], places in the order of the queues
+    rate: jax.Array  # float32 [], learning rate
+
+
+class Lane(NamedTuple):
+    """One client in training; as arrays over a device's lanes, each leaf has a leading axis [L]."""
+
+    position: jax.Array  # int32 [], of its client in the order of the queues
+    step: jax.Array  # int32 [], local steps done for this client
+    model: Model
+    optimizers: tuple[Any, ...]
+    accumulated: PyTree  # what the algorithm has summed over this client's steps
+
+
+class RoundStats(NamedTuple):
+    """What a round, or a device's share of it, has amounted to."""
+
+    metrics: Metrics  # sums over the cohort's local steps
+    examples: jax.Array  # float32 [], examples trained on, each as often as it was
+    steps: jax.Array  # int32 [], local steps that trained someone
+    slots: jax.Array  # int32 [], lane passes, idle ones too: steps / slots is the useful share
+    clients: jax.Array  # int32 [], clients trained
+    spent: Spent  # what the round cost outside of this machine
+    notes: Notes  # what stages of the uplink noted, summed over clients
+
+
+class DeviceTotals(NamedTuple):
+    """What a device has gathered so far in a round."""
+
+    updates: PyTree  # the reduction's accumulator
+    rows: ClientRow  # [K, ...], zeros but for the places this device trained
+    stats: RoundStats
+
+
+def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]:
+    """`run_lanes` on each device for its own queues and examples, merged over devices."""
+    whole = jax.sharding.PartitionSpec()
+    sim = sim._replace(data=placement.located(sim.data))
+
+    def single_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: Placed) -> DeviceTotals:
+        return run_lanes(sim, inputs, start, stop, placement.here(placed, plan))
+
+    if plan.devices == 1:  # no collectives here: each device may hold a different run
+        return single_device
+
+    def one_of_several(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: Placed) -> DeviceTotals:
+        first = jax.lax.axis_index(AXIS) * plan.lanes
+        start, stop = (jax.lax.dynamic_slice_in_dim(bound, first, plan.lanes) for bound in (start, stop))
+        updates, rows, stats = single_device(inputs, start, stop, placed)
+        slots = jax.lax.pmax(stats.slots, AXIS)  # every device waits for the slowest
+        rows, stats = jax.lax.psum((rows, stats._replace(slots=slots)), AXIS)
+        return DeviceTotals(sim.uplink.reduce.merge(updates, AXIS), rows, stats)
+
+    # Tracking of varying axes would sum gradients of the replicated start over devices ahead of a per-client clip;
+    # without it a device's gradients are its own, and the only sums over devices are those above.
+    specs = (whole, whole, whole, placement.specs(plan))
+    return jax.shard_map(one_of_several, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
+
+
+def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.Array, store: PyTree) -> DeviceTotals:
+    """Trains the clients in queues start[l]..stop[l] (int32 [L]), a step in every lane at a time."""
+    step = jax.jit(partial(lane_step, sim), inline=True)  # traced once, for its shapes and for the loop
+    lanes = jax.vmap(lambda position: start_client(sim, inputs, position))(start)
+    totals = empty_totals(sim, inputs, jax.eval_shape(step, inputs, store, trees.take(lanes, jnp.int32(0))))
+
+    def body(carry: tuple[Lane, DeviceTotals]) -> tuple[Lane, DeviceTotals]:
+        lanes, totals = carry
+        active = lanes.position < stop
+        # An idle lane goes on with its last client, for nothing: what it holds is never handed in again.
+        lanes, sums = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
+        totals = totals._replace(stats=count_steps(totals.stats, sums, active))
+        done = active & (lanes.step >= inputs.steps[place_at(inputs, lanes.position)])
+        return jax.lax.cond(done.any(), lambda: next_clients(sim, inputs, lanes, totals, done), lambda: (lanes, totals))
+
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, totals))[1]
+
+
+def empty_totals(sim: Simulation, inputs: RoundInputs, stepped: tuple[Lane, StepSums]) -> DeviceTotals:
+    """What a device has gathered before its first step; `stepped` has the shapes of what a step gives."""
+    lane, sums = stepped
+    update, _, notes = jax.eval_shape(lambda lane: finish_client(sim, inputs, lane), lane)
+    metrics, examples, notes = trees.zeros_like((*sums, notes))
+    spent, none = Spent(*(jnp.float32(0) for _ in Spent._fields)), jnp.int32(0)
+    stats = RoundStats(metrics, examples, none, none, none, spent, notes)
+    updates = sim.uplink.reduce.zero(update, inputs.client.size)
+    return DeviceTotals(updates, trees.zeros_like(inputs.rows), stats)
+
+
+def place_at(inputs: RoundInputs, position: jax.Array) -> jax.Array:
+    """The place in the cohort of the client at a position of the queues' order; past the end, the last one's."""
+    return inputs.order[jnp.minimum(position, inputs.order.size - 1)]
+
+
+def start_client(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Lane:
+    """A lane at the first step of the client at that position."""
+    model = broadcast_to(sim, inputs, position).model
+    optimizers = init_optimizers(sim.task, sim.local, model, inputs.rate)
+    return Lane(position, jnp.zeros_like(position), model, optimizers, nothing_accumulated(sim.algorithm, model.params))
+
+
+def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Start:
+    """What the client at that position starts from."""
+    place = place_at(inputs, position)
+    row = trees.take(inputs.rows, place)
+    server = sim.algorithm.broadcast(inputs.server, inputs.staleness[place])
+    return Start(trees.join(server.model, row.model), server, row.state)
+
+
+def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -> tuple[Lane, StepSums]:
+    """The lane after one local step of its client, with the step's metrics and number of examples."""
+    place = place_at(inputs, lane.position)
+    client, size = inputs.client[place], inputs.size[place]
+    key = keys.client(inputs.key, inputs.round, client)
+    batch = read_batch(sim.data, sim.local, store, client, size, inputs.round, lane.step, key)
+    key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), lane.step)
+    start, progress = broadcast_to(sim, inputs, lane.position), lane.step / inputs.full_steps[place]
+    after = local_step(
+        sim.task, sim.algorithm, sim.local, start, lane.model, lane.optimizers, inputs.rate, batch, progress, key
+    )
+    accumulated = trees.add(lane.accumulated, after.accumulated)
+    lane = Lane(lane.position, lane.step + 1, after.model, after.optimizers, accumulated)
+    return lane, (after.metrics, batch["weight"].sum())
+
+
+def next_clients(
+    sim: Simulation, inputs: RoundInputs, lanes: Lane, totals: DeviceTotals, done: jax.Array
+) -> tuple[Lane, DeviceTotals]:
+    """Lanes that are `done` (bool [L]) hand in their client's update and take the next client of their queue."""
+    updates, rows, notes = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
+    place = place_at(inputs, lanes.position)
+    accumulated = sim.uplink.reduce.add(totals.updates, updates, jnp.where(done, place, -1))
+    rows = trees.put(totals.rows, jnp.where(done, place, inputs.client.size), rows)
+    fresh = jax.vmap(lambda lane: start_client(sim, inputs, lane.position + 1))(lanes)
+    stats = totals.stats
+    noted = jax.tree.map(lambda total, note: total + jnp.where(done, note, 0.0).sum(), stats.notes, notes)
+    stats = stats._replace(clients=stats.clients + jnp.sum(done).astype(jnp.int32), notes=noted)
+    return trees.select(done, fresh, lanes), DeviceTotals(accumulated, rows, stats)
+
+
+def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Update, ClientRow, Notes]:
+    """The update of a lane's client after its side of the uplink, what stays with it, and what stages noted."""
+    place = place_at(inputs, lane.position)
+    client, row, staleness = inputs.client[place], trees.take(inputs.rows, place), inputs.staleness[place]
+    shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
+    examples, times = inputs.size[place].astype(jnp.float32), inputs.times[place]
+    result = LocalResult(shared, lane.step, examples, inputs.rate, staleness, times, lane.accumulated)
+    server = sim.algorithm.broadcast(inputs.server, staleness)
+    meant = sim.algorithm.finish(server, row.state, result)
+    meant = meant._replace(weight=sim.uplink.weigh(meant.weight) * times)
+    key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
+    sender = Sender(client, inputs.round, key, examples, times)
+    sent, uplink, notes = sim.uplink.stages.client(meant, row.uplink, sender)
+    state = sim.algorithm.remember(server, row.state, result, sent)
+    return sent, ClientRow(rest, state, uplink, row.rounds + 1), notes
+
+
+def count_steps(stats: RoundStats, sums: StepSums, active: jax.Array) -> RoundStats:
+    """`stats` after one pass of the lanes, each with its `sums`, of which `active` bool [L] trained someone."""
+    counted = trees.select(active, sums, trees.zeros_like(sums))
+    metrics, examples = trees.add((stats.metrics, stats.examples), jax.tree.map(lambda x: x.sum(0), counted))
+    steps, slots = stats.steps + jnp.sum(active), stats.slots + active.size
+    return stats._replace(metrics=metrics, examples=examples, steps=steps, slots=slots)

@@ -1,0 +1,118 @@
+"""What a federated run is made of, and its state between rounds."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.core import keys, programs, trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData
+from fedjax_mri.fed.algorithm import Algorithm, ServerState, sent_shapes
+from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.engine import placement
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.sampling import Cohort, Sampler
+from fedjax_mri.fed.uplink import contract
+from fedjax_mri.fed.uplink.contract import Facts, Uplink, UplinkState
+from fedjax_mri.fed.world.conditions import Conditions, ideal
+from fedjax_mri.tasks.task import Model, Task
+
+PyTree = Any
+
+
+class Simulation(NamedTuple):
+    """All that defines a run but its seed."""
+
+    task: Task
+    algorithm: Algorithm
+    uplink: Uplink
+    sampler: Sampler
+    local: Local
+    data: ClientData
+    conditions: Conditions = ideal
+
+
+class ClientRow(NamedTuple):
+    """What stays with a client between rounds; as arrays over clients, each leaf has a leading axis [N]."""
+
+    model: Model  # what does not travel
+    state: PyTree  # the algorithm's
+    uplink: PyTree  # the stages'
+    rounds: jax.Array  # int32 [], rounds it has trained in
+
+
+class State(NamedTuple):
+    """A run between two rounds."""
+
+    round: jax.Array  # int32 [], rounds done
+    server: ServerState
+    uplink: UplinkState
+    clients: Any  # ClientRow [N, ...], as NumPy arrays where the plan holds it on the host; () in a round's own program
+
+
+def init_state(sim: Simulation, root: jax.Array) -> State:
+    """The state before the first round; every client starts from the same model."""
+    state = init_one_client(sim, root)
+    return state._replace(clients=trees.repeat(state.clients, len(sim.data.sizes)))
+
+
+def init_one_client(sim: Simulation, root: jax.Array) -> State:
+    """`init_state` with the row of one client in place of N rows."""
+    model = sim.task.init(keys.purpose(root, keys.Purpose.INIT))
+    shared, rest = trees.split(sim.task.shared(model), model)
+    sent = sent_shapes(sim.algorithm, shared)
+    row = ClientRow(rest, sim.algorithm.init_client(shared), sim.uplink.stages.init_client(sent), jnp.int32(0))
+    return State(jnp.int32(0), sim.algorithm.init(shared), contract.init(sim.uplink, sent), row)
+
+
+def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
+    """`init_state`, in the places that the plan says; clients held on the host are never on a device all at once."""
+    make = partial(jax.jit, compiler_options=programs.options())
+    if plan.clients == "device":
+        return place_state(plan, make(partial(init_state, sim))(root))
+    state = make(partial(init_one_client, sim))(root)
+    clients = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(sim.data.sizes), 0), state.clients)
+    return place_state(plan, state._replace(clients=clients))
+
+
+def place_state(plan: Plan, state: State) -> State:
+    """A state, from wherever it was, in the places that the plan says."""
+    clients, rest = state.clients, state._replace(clients=())
+    if plan.clients == "host":
+        clients = jax.tree.map(lambda x: np.require(x, requirements=["O", "W"]), clients)
+    else:
+        clients = plan.put(clients)
+    return plan.put(rest)._replace(clients=clients)
+
+
+def state_shapes(sim: Simulation) -> State:
+    """The shapes of a state."""
+    return jax.eval_shape(partial(init_state, sim), jax.random.key(0))
+
+
+def draw_cohort(sim: Simulation, root: jax.Array, round: jax.Array) -> Cohort:
+    """The cohort of a round, int32 []."""
+    return sim.sampler.draw(keys.purpose(jax.random.fold_in(root, round), keys.Purpose.SAMPLE), round)
+
+
+def check_simulation(sim: Simulation, plan: Plan) -> None:
+    """Raises UserError where parts of the simulation do not go together, or the plan cannot hold it."""
+    state = state_shapes(sim)
+    sent = sent_shapes(sim.algorithm, state.server.model)
+    check_staleness(sim)
+    contract.check(Facts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
+    cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
+    placement.check(sim.data, plan, cohort.client.size, state.clients)
+
+
+def check_staleness(sim: Simulation) -> None:
+    """Raises UserError where clients may start from a broadcast that the algorithm no longer has."""
+    latest, remembered = sim.sampler.max_staleness, sim.algorithm.max_staleness
+    if latest > remembered:
+        raise UserError(
+            f"sampling.latest={latest}: the algorithm remembers {remembered} broadcasts before the newest; lower it, "
+            "or choose an algorithm that remembers as many, such as --fed.algorithm fedbuff"
+        )

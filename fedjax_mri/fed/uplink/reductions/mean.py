@@ -1,0 +1,51 @@
+"""The weighted mean: a running sum on each device, one sum over devices, one division."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core import trees
+from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, ServerRound, State, Update
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The weighted mean of the cohort's updates."""
+
+    divisor: Literal["realised", "expected"] = "realised"  # the weights that came, or those a cohort sends on average
+
+    def build(self) -> Reduce:
+        """Nothing can be wrong."""
+        return mean(self.divisor)
+
+
+def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
+    """The sum of weighted updates, divided by the weights that came.
+
+    With "expected" it is divided by the weight of an average cohort, a constant that no client changes by taking part:
+    differential privacy needs that, and the mean over cohorts is then without bias. What is sent aside is always
+    divided by the weights that came.
+    """
+
+    def zero(sent: Update, places: int) -> PyTree:
+        return trees.zeros_like((sent.delta, sent.aside)), jnp.float32(0), jnp.float32(0)
+
+    def add(total: PyTree, updates: Update, places: jax.Array) -> PyTree:
+        sent = places >= 0
+        weight = jnp.where(sent, updates.weight, 0.0)
+        values = (updates.delta, updates.aside)
+        counted = trees.select(sent, values, trees.zeros_like(values))
+        sums = jax.tree.map(lambda s, d: s + jnp.tensordot(weight, d, 1), total[0], counted)
+        return sums, total[1] + weight.sum(), total[2] + jnp.sum(sent).astype(jnp.float32)
+
+    def finish(total: PyTree, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+        (delta, aside), weight, clients = total
+        came = 1.0 / jnp.maximum(weight, 1e-12)
+        constant = 1.0 / jnp.maximum(at.expected_weight, 1e-12)
+        mean = trees.scale(came if divisor == "realised" else constant, delta)
+        share = weight / jnp.maximum(at.total_weight, 1e-12)
+        return Aggregate(mean, trees.scale(came, aside), weight, clients, share), state
+
+    return Reduce("mean", zero, add, finish, linear=True)

@@ -1,0 +1,29 @@
+"""Settings of the uplink, as they stand in a config."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.fed.uplink.chain import chain
+from fedjax_mri.fed.uplink.contract import Uplink
+from fedjax_mri.fed.uplink.reductions.mean import Mean
+from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
+
+
+@dataclass(frozen=True)
+class UplinkSettings:
+    """What happens to updates on their way to the server."""
+
+    weight: Literal["examples", "uniform"] = "examples"
+    clip: float = 0.0  # short for a first stage Clip(bound); 0: none
+    stages: tuple[Any, ...] = ()  # settings of stages, in the order in which updates pass them
+    reduce: Any = field(default_factory=Mean)  # settings of the reduction
+
+    def build(self) -> Uplink:
+        """Raises UserError when `clip` is negative or not a number, and where a stage or the reduction does."""
+        if known(self.clip) and not self.clip >= 0:
+            raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
+        clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
+        stages = chain(*clipping, *(settings.build() for settings in self.stages))
+        return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self.reduce.build())

@@ -1,0 +1,1 @@
+"""Stages of the uplink, one a file: a function that makes a `Stage`, and its settings."""
