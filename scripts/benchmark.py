@@ -39,7 +39,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client,
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks import translation

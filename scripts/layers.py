@@ -2,6 +2,7 @@
 them, on one core: a line of JSON for each. `scripts/peers/pytorch/layers.py` measures the same layers in oneDNN.
 
     python scripts/layers.py
+    python scripts/layers.py --thresholds  # the ways between which nets/conv/ chooses, at each threshold, in CPU time
 """
 
 import json
@@ -18,20 +19,35 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri.core import programs
-from fedjax_mri.nets.layers import conv2d, max_pool
+from fedjax_mri.nets.conv import direct
+from fedjax_mri.nets.conv.conv2d import ConvPolicy, conv2d
+from fedjax_mri.nets.conv.gemm import few_outputs, gemm
+from fedjax_mri.nets.conv.pool import max_pool
+from fedjax_mri.nets.conv.windows import Pads
 
 BATCH, LOOP, REPEATS = 16, 20, 15
+PADS = (1, 1), (1, 1)  # of a 3 x 3 window
 Layer = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y
+Clock = Callable[[], float]
+Way = Callable[[jax.Array, jax.Array, Pads], jax.Array]
+Ways = dict[str, tuple[Layer, jax.Array, jax.Array]]  # name -> a layer and its arguments
 
 
-def main() -> None:
-    for policy in ("direct", "gemm", "xla"):
+def of_workload() -> None:
+    policies: tuple[ConvPolicy, ...] = ("direct", "gemm", "xla")
+    for policy in policies:
         for name, layer, x, kernel, flop in layers(policy):
             ms = 1e3 * seconds(layer, x, kernel, name != "conv1")
             print(json.dumps({"layer": name, "policy": policy, "ms": ms, "gflop_per_s": flop / ms / 1e6}), flush=True)
 
 
-def layers(policy: str) -> Iterator[tuple[str, Layer, jax.Array, jax.Array, float]]:
+def of_thresholds() -> None:
+    for threshold, shape, ways in choices():
+        ms = {name: 1e3 * seconds(*layer, True, time.process_time, 3, 5) for name, layer in ways.items()}
+        print(json.dumps({"threshold": threshold, "layer": shape, "ms": ms}), flush=True)
+
+
+def layers(policy: ConvPolicy) -> Iterator[tuple[str, Layer, jax.Array, jax.Array, float]]:
     """Name, layer, input [B, H, W, C], kernel and floating-point operations of both passes, as its peer counts them."""
 
     def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -47,12 +63,86 @@ def layers(policy: str) -> Iterator[tuple[str, Layer, jax.Array, jax.Array, floa
     yield "relu and pool 2", after, noise(16, 16, 64), none, 0
 
 
+def choices() -> Iterator[tuple[str, str, Ways]]:
+    """A threshold of nets/conv/, the shape of a 3 x 3 layer, and the ways to compute it between which it decides."""
+    for outputs in (32, 16, 8, 1):
+        yield "FEWER_OUTPUTS", *passes(32, 64, outputs, few_outputs=few_outputs, gemm=one_product, direct=direct.direct)
+    for channels, side in ((128, 4), (256, 4), (512, 4), (256, 8), (512, 8), (256, 16)):
+        yield "MANY_OUTPUTS, FEW_POSITIONS", *passes(side, channels, channels, gemm=one_product, direct=direct.direct)
+    by_rows, by_input = direct.kernel_gradient_by_rows, direct.kernel_gradient_input_as_kernel
+    by_output = direct.kernel_gradient_output_as_kernel
+    for channels in (64, 128, 256):
+        yield "BROAD_CHANNELS", *gradients(32, channels, channels, rows=by_rows, input=by_input, output=by_output)
+    for inputs, outputs in ((16, 16), (16, 64), (32, 32), (32, 64)):
+        yield "FAST_OUTPUTS", *gradients(16, inputs, outputs, input=by_input, output=by_output)
+    for inputs, outputs in ((1, 16), (3, 16), (8, 16), (1, 32), (3, 32)):
+        yield (
+            "FAST_OUTPUTS, FEW_TAPS",
+            *forward(32, inputs, outputs, taps=direct.sum_over_taps, compiled=direct.compiled),
+        )
+
+
+def one_product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    return gemm(x, kernel, 1, pads)
+
+
+def at_pads(way: Way) -> Layer:
+    return lambda x, kernel: way(x, kernel, PADS)
+
+
+def passes(side: int, inputs: int, outputs: int, **ways: Way) -> tuple[str, Ways]:
+    """Both passes of a layer, computed in each way."""
+    x, kernel = noise(side, side, inputs), noise(3, 3, inputs, outputs)[0]
+    layers = {name: (at_pads(way), x, kernel) for name, way in ways.items()}
+    return f"both passes, {side} px, {inputs} to {outputs}", layers
+
+
+def forward(side: int, inputs: int, outputs: int, **ways: Way) -> tuple[str, Ways]:
+    """The forward pass of a layer, computed in each way."""
+    layers = {
+        name: (alone(way), x, kernel) for name, (way, x, kernel) in passes(side, inputs, outputs, **ways)[1].items()
+    }
+    return f"forward, {side} px, {inputs} to {outputs}", layers
+
+
+def gradients(side: int, inputs: int, outputs: int, **ways: Way) -> tuple[str, Ways]:
+    """The gradient of a layer by its kernel, computed in each way."""
+    x, y = noise(side, side, inputs), noise(side, side, outputs)
+    layers = {name: (alone(at_pads(way)), x, y) for name, way in ways.items()}
+    return f"gradient by kernel, {side} px, {inputs} to {outputs}", layers
+
+
+def alone(layer: Layer) -> Layer:
+    """`layer` with one value of its result in place of its gradients, so that nothing but the result is computed."""
+
+    def backward(kept: tuple[jax.Array, jax.Array, jax.Array], _: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel, y = kept
+        value = jax.lax.optimization_barrier(y).reshape(-1)[0]
+        return jnp.full_like(x, value), jnp.full_like(kernel, value)
+
+    def run(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        y = layer(x, kernel)
+        return y, (x, kernel, y)
+
+    result = jax.custom_vjp(layer)
+    result.defvjp(run, backward)
+    return result
+
+
 def noise(*shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(0), (BATCH, *shape))
 
 
-def seconds(layer: Layer, x: jax.Array, kernel: jax.Array, by_input: bool) -> float:
-    """Of one forward and backward pass, the median of REPEATS loops of LOOP passes that feed each other."""
+def seconds(
+    layer: Layer,
+    x: jax.Array,
+    kernel: jax.Array,
+    by_input: bool,
+    clock: Clock = time.perf_counter,
+    loop: int = LOOP,
+    repeats: int = REPEATS,
+) -> float:
+    """Of one forward and backward pass, the median over `repeats` loops of `loop` passes that feed each other."""
 
     def one(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         y, backward = jax.vjp(layer, *carry)
@@ -60,13 +150,13 @@ def seconds(layer: Layer, x: jax.Array, kernel: jax.Array, by_input: bool) -> fl
         x, kernel = carry
         return (x + 1e-9 * dx if by_input else x), kernel + 1e-9 * dkernel
 
-    looped = jax.jit(lambda x, kernel: jax.lax.fori_loop(0, LOOP, one, (x, kernel)))
+    looped = jax.jit(lambda x, kernel: jax.lax.fori_loop(0, loop, one, (x, kernel)))
     program = looped.lower(x, kernel).compile(programs.options())
     took = []
-    for _ in range(REPEATS + 2):
-        start = time.perf_counter()
+    for _ in range(repeats + 2):
+        start = clock()
         jax.block_until_ready(program(x, kernel))
-        took.append((time.perf_counter() - start) / LOOP)
+        took.append((clock() - start) / loop)
     return float(np.median(took[2:]))
 
 
@@ -74,4 +164,4 @@ if __name__ == "__main__":
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
     jax.config.update("jax_num_cpu_devices", 1)
-    main()
+    of_thresholds() if "--thresholds" in sys.argv[1:] else of_workload()

@@ -28,7 +28,7 @@ from compare import HOME, install, missing
 
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.xai.method import compiled
 from fedjax_mri.xai.methods import METHODS
 

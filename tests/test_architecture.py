@@ -53,6 +53,13 @@ def test_each_room_imports_only_rooms_below_it(room) -> None:
         assert not beyond, f"{path.relative_to(PACKAGE)} imports {beyond}"
 
 
+def test_the_kernels_import_nothing_of_the_networks() -> None:
+    for path in (PACKAGE / "nets" / "conv").glob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        own = {node.module for node in nodes if (node.module or "").startswith("fedjax_mri")}
+        assert all(module.startswith("fedjax_mri.nets.conv.") for module in own), path
+
+
 def test_federation_names_no_task() -> None:
     for path in (PACKAGE / "fed").rglob("*.py"):
         nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]

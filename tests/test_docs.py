@@ -21,7 +21,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config
 
 HOME = pathlib.Path(__file__).parent.parent

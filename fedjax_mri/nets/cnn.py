@@ -5,16 +5,19 @@ the mean over positions.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import jax
 from flax import nnx
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.pool import max_pool
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.head import Head, HeadSettings
-from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, check_groups, max_pool
+from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import NormKind, check_groups
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class CNNSettings:
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
+        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
         _check(self, image)
-        return functional(lambda rngs: CNN(image[1], image[2], classes, self, compute.conv, rngs), compute)
+        return functional(lambda layers: CNN(image[1], image[2], classes, self, layers), compute, self.norm)
 
 
 def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:
@@ -50,32 +53,29 @@ def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:
 
 
 class CNN(nnx.Module):
-    """Stages that halve the image, then logits from what is left of it, with a hidden dense layer between if asked for.
+    """Stages that halve the image, a dense layer if asked for, logits.
 
-    Without the hidden layer every feature has passed a norm, and no unit can die in the first rounds, when clients of
-    skewed labels pull far apart. A dense layer on what is flattened sees positions, so the size is fixed: `size` px
+    Without the dense layer every feature has passed a norm, and no unit can die in the first rounds, when clients of
+    skewed labels pull far apart. Logits from a flattened image depend on positions, so the size is fixed: `size` px
     square, of at least 2 ** len(widths).
     """
 
-    def __init__(
-        self, size: int, channels: int, classes: int, settings: CNNSettings, policy: ConvPolicy, rngs: nnx.Rngs
-    ) -> None:
-        widths, norm, self.each = settings.widths, settings.norm, settings.convs
+    def __init__(self, size: int, channels: int, classes: int, settings: CNNSettings, layers: Layers) -> None:
+        widths, bias = settings.widths, settings.norm == "none"
         outputs = [width for width in widths for _ in range(settings.convs)]
-        pairs = zip((channels, *outputs[:-1]), outputs)
-        self.convs = nnx.List(Conv(*pair, bias=norm == "none", policy=policy, rngs=rngs) for pair in pairs)
-        self.norms = nnx.List(Norm(width, norm, rngs=rngs) for width in outputs)
+        self.convs = nnx.List(layers.conv(*pair, bias=bias) for pair in pairwise([channels, *outputs]))
+        self.norms = nnx.List(layers.norm(width) for width in outputs)
         features = widths[-1] * (1 if settings.pool == "mean" else (size >> len(widths)) ** 2)
-        self.hidden = nnx.Linear(features, settings.hidden, rngs=rngs) if settings.hidden else None
-        self.logits = Head(settings.hidden or features, classes, settings.head, rngs)
-        self.residual, self.pool = settings.residual, settings.pool
+        self.hidden = layers.linear(features, settings.hidden) if settings.hidden else None
+        self.logits = Head(settings.hidden or features, classes, settings.head, layers)
+        self.convs_per_stage, self.residual, self.pool = settings.convs, settings.residual, settings.pool
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, size, size, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, size, size, channels] -> logits [B, classes]."""
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms)):
-            place = number % self.each
-            y = norm(conv(x), weight, train)
-            x = nnx.relu(x + y if self.residual and place else y)
-            x = max_pool(x) if place == self.each - 1 else x
+            place_in_stage = number % self.convs_per_stage
+            y = norm(conv(x), present, train)
+            x = nnx.relu(x + y if self.residual and place_in_stage else y)
+            x = max_pool(x) if place_in_stage == self.convs_per_stage - 1 else x
         x = x.mean((1, 2)) if self.pool == "mean" else x.reshape(x.shape[0], -1)
-        return self.logits(x if self.hidden is None else nnx.relu(self.hidden(x)), weight, train, key)
+        return self.logits(x if self.hidden is None else nnx.relu(self.hidden(x)), present, train, key)

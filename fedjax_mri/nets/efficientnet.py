@@ -13,18 +13,18 @@ import jax
 from flax import nnx
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.depthwise import Depthwise
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.dropout import check_rates, drop_path
 from fedjax_mri.nets.excite import SqueezeExcite
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.head import Head, HeadSettings
-from fedjax_mri.nets.layers import ConvPolicy, Norm, NormKind, around
-from fedjax_mri.nets.resnet import ConvNorm
+from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import NormKind
+from fedjax_mri.nets.resnet import FAN_OUT
 
 
 class Stage(NamedTuple):
-    """Blocks of one size, before scaling."""
+    """Blocks of one size of image."""
 
     expand: int  # times as many channels within a block
     side: int  # of the depthwise window, px
@@ -56,15 +56,15 @@ class EfficientNetSettings:
     stochastic_depth: float = 0.0  # of the last block, rising evenly to it from 0; .2 as published
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """For images [H, W, C]. Raises UserError on settings that cannot be built."""
+        """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
         if not (0 < self.width < math.inf and 0 < self.depth < math.inf):
             raise UserError(f"network.width={self.width}, network.depth={self.depth}: give more than 0 of each")
         check_rates({"network.stochastic_depth": self.stochastic_depth})
-        return functional(lambda rngs: EfficientNet(image[2], classes, self, compute.conv, rngs), compute)
+        return functional(lambda layers: EfficientNet(image[2], classes, self, layers), compute, self.norm, FAN_OUT)
 
 
-def scaled(settings: EfficientNetSettings) -> list[Stage]:
-    """The stages as wide and deep as the settings say."""
+def scaled_stages(settings: EfficientNetSettings) -> list[Stage]:
+    """The stages of B0 scaled to the width and depth of the settings."""
     return [
         stage._replace(width=_rounded(stage.width * settings.width), blocks=math.ceil(stage.blocks * settings.depth))
         for stage in STAGES
@@ -72,7 +72,7 @@ def scaled(settings: EfficientNetSettings) -> list[Stage]:
 
 
 def _rounded(width: float) -> int:
-    """The nearest multiple of 8, 8 or more; the next one where that loses over a tenth."""
+    """The multiple of 8 nearest to `width`, at least 8; the next one where rounding down loses over a tenth."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest
 
@@ -80,45 +80,43 @@ def _rounded(width: float) -> int:
 class EfficientNet(nnx.Module):
     """A 3 x 3 stem that halves; inverted residual blocks, four halvings among them; 1 x 1; mean; logits."""
 
-    def __init__(
-        self, channels: int, classes: int, settings: EfficientNetSettings, policy: ConvPolicy, rngs: nnx.Rngs
-    ) -> None:
-        stages, norm, stem = scaled(settings), settings.norm, _rounded(STEM * settings.width)
-        each = [stage._replace(stride=1 if n else stage.stride) for stage in stages for n in range(stage.blocks)]
-        inputs = [stem, *(stage.width for stage in each)]
+    def __init__(self, channels: int, classes: int, settings: EfficientNetSettings, layers: Layers) -> None:
+        stages, stem = scaled_stages(settings), _rounded(STEM * settings.width)
+        blocks = [stage._replace(stride=1 if n else stage.stride) for stage in stages for n in range(stage.blocks)]
+        inputs = [stem, *(stage.width for stage in blocks)]
         features = TOP * inputs[-1]
-        self.stem = ConvNorm(channels, stem, 3, 2, norm, policy, rngs)
-        self.blocks = nnx.List(InvertedBlock(*pair, norm, policy, rngs) for pair in zip(inputs, each))
-        self.top = ConvNorm(inputs[-1], features, 1, 1, norm, policy, rngs)
-        self.logits = Head(features, classes, settings.head, rngs)
-        self.drops = settings.stochastic_depth
+        self.stem = layers.conv_norm(channels, stem, 3, 2)
+        self.blocks = nnx.List(InvertedBlock(*pair, layers) for pair in zip(inputs, blocks))
+        self.top = layers.conv_norm(inputs[-1], features, 1)
+        self.logits = Head(features, classes, settings.head, layers)
+        self.stochastic_depth = settings.stochastic_depth
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, channels] -> logits [B, classes]."""
         count = len(self.blocks)
         *keys, last = [None] * (count + 1) if key is None else jax.random.split(key, count + 1)
-        x = nnx.silu(self.stem(x, weight, train))
+        x = nnx.silu(self.stem(x, present, train))
         for number, block in enumerate(self.blocks):
-            x = block(x, weight, train, self.drops * number / count, keys[number])
-        return self.logits(nnx.silu(self.top(x, weight, train)).mean((1, 2)), weight, train, last)
+            x = block(x, present, train, self.stochastic_depth * number / count, keys[number])
+        return self.logits(nnx.silu(self.top(x, present, train)).mean((1, 2)), present, train, last)
 
 
 class InvertedBlock(nnx.Module):
-    """1 x 1 to many channels, depthwise, squeeze and excitation, 1 x 1 to few; added to what came in where it fits."""
+    """1 x 1 to many channels, depthwise, squeeze and excitation, 1 x 1 to few; added to the input where it fits."""
 
-    def __init__(self, inputs: int, stage: Stage, norm: NormKind, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+    def __init__(self, inputs: int, stage: Stage, layers: Layers) -> None:
         wide, side, stride = inputs * stage.expand, stage.side, stage.stride
-        window, pads, init = (side, side), around(side // 2), nnx.initializers.normal(math.sqrt(2) / side)
-        self.expand = ConvNorm(inputs, wide, 1, 1, norm, policy, rngs) if stage.expand > 1 else None
-        self.depthwise = Depthwise(wide, window, stride=stride, padding=pads, init=init, policy=policy, rngs=rngs)
-        self.norm = Norm(wide, norm, rngs=rngs)
-        self.excite = SqueezeExcite(wide, max(1, inputs // 4), nnx.silu, rngs=rngs)
-        self.project = ConvNorm(wide, stage.width, 1, 1, norm, policy, rngs)
+        by_window = layers._replace(init=nnx.initializers.normal(math.sqrt(2) / side))
+        self.expand = layers.conv_norm(inputs, wide, 1) if stage.expand > 1 else None
+        self.depthwise = by_window.depthwise(wide, side, stride, padding=side // 2)
+        self.norm = layers.norm(wide)
+        self.excite = SqueezeExcite(wide, max(1, inputs // 4), nnx.silu, layers=layers)
+        self.project = layers.conv_norm(wide, stage.width, 1)
         self.adds = stride == 1 and inputs == stage.width
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, drops: float, key: jax.Array | None) -> jax.Array:
-        """x [B, H, W, inputs], weight [B] -> [B, H', W', width]; an example's own part drops out by chance `drops`."""
-        y = x if self.expand is None else nnx.silu(self.expand(x, weight, train))
-        y = self.excite(nnx.silu(self.norm(self.depthwise(y), weight, train)))
-        y = self.project(y, weight, train)
-        return x + drop_path(y, drops, key) if self.adds else y
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, rate: float, key: jax.Array | None) -> jax.Array:
+        """x [B, H, W, inputs] -> [B, H', W', width]; what is added to an example drops out with probability `rate`."""
+        y = x if self.expand is None else nnx.silu(self.expand(x, present, train))
+        y = self.excite(nnx.silu(self.norm(self.depthwise(y), present, train)))
+        y = self.project(y, present, train)
+        return x + drop_path(y, rate, key) if self.adds else y

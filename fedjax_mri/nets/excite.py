@@ -1,15 +1,15 @@
-"""Squeeze and excitation (Hu et al. 2018): channels weighed by what the whole image holds."""
+"""Squeeze and excitation (Hu et al. 2018): channels scaled by what the whole image holds."""
 
 from collections.abc import Callable
 
 import jax
 from flax import nnx
 
-from fedjax_mri.nets.layers import HE
+from fedjax_mri.nets.layers import HE, Layers
 
 
 class SqueezeExcite(nnx.Module):
-    """Channels' means through two dense layers and a sigmoid, times the channels."""
+    """Multiplies channels by a sigmoid of two dense layers on the channels' means."""
 
     def __init__(
         self,
@@ -18,13 +18,13 @@ class SqueezeExcite(nnx.Module):
         activation: Callable[[jax.Array], jax.Array] = nnx.relu,
         *,
         bias: bool = True,
-        rngs: nnx.Rngs,
+        layers: Layers,
     ) -> None:
-        self.reduce = nnx.Linear(features, hidden, use_bias=bias, kernel_init=HE, rngs=rngs)
-        self.expand = nnx.Linear(hidden, features, use_bias=bias, kernel_init=HE, rngs=rngs)
+        self.reduce = layers.linear(features, hidden, bias=bias, init=HE)
+        self.expand = layers.linear(hidden, features, bias=bias, init=HE)
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, features] -> [B, H, W, features]."""
-        share = nnx.sigmoid(self.expand(self.activation(self.reduce(x.mean((1, 2))))))
-        return x * share[:, None, None]
+        scale = nnx.sigmoid(self.expand(self.activation(self.reduce(x.mean((1, 2))))))
+        return x * scale[:, None, None]

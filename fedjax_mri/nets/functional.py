@@ -6,33 +6,46 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.layers import HE, Layers
+from fedjax_mri.nets.norm import ImageNorm, NormKind
 
 PyTree = Any
-AS_GIVEN = Compute()
 
 
 class Net(NamedTuple):
-    """A module as two pure functions over plain nested dicts of arrays."""
+    """A network as two pure functions over plain nested dicts of arrays."""
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]  # key -> (params, carry)
     apply: Callable[..., tuple[Any, PyTree]]  # (params, carry, *inputs) -> (output, carry)
 
 
-def functional(build: Callable[[nnx.Rngs], nnx.Module], compute: Compute = AS_GIVEN) -> Net:
-    """`build(rngs)` as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics)."""
-    graph, (params, carry) = _split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+def functional(
+    build: Callable[[Layers], nnx.Module],
+    compute: Compute,
+    norm: NormKind | ImageNorm = "group",
+    init: nnx.Initializer = HE,
+) -> Net:
+    """The network that `build` makes as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics).
 
-    def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        _, (values, statistics) = _split(build(nnx.Rngs(key)))
+    `norm` is its layers' norm, `init` draws its convolutions' kernels.
+    """
+
+    def module(key: int | jax.Array) -> nnx.Module:
+        return build(Layers(nnx.Rngs(key), compute.conv, norm, init))
+
+    graph, (params, carry) = _split(nnx.eval_shape(lambda: module(0)))
+
+    def initial(key: jax.Array) -> tuple[PyTree, PyTree]:
+        _, (values, statistics) = _split(module(key))
         return nnx.to_pure_dict(values), nnx.to_pure_dict(statistics)
 
     def apply(values: PyTree, statistics: PyTree, *inputs: Any) -> tuple[Any, PyTree]:
-        module = nnx.merge(graph, _filled(params, values), _filled(carry, statistics))
-        output = module(*inputs)
-        return output, nnx.to_pure_dict(_split(module)[1][1])
+        merged = nnx.merge(graph, _with_values(params, values), _with_values(carry, statistics))
+        output = merged(*inputs)
+        return output, nnx.to_pure_dict(_split(merged)[1][1])
 
-    return Net(init, compute.around(apply))
+    return Net(initial, compute.wrap(apply))
 
 
 def _split(module: nnx.Module) -> tuple[Any, list[Any]]:
@@ -40,7 +53,7 @@ def _split(module: nnx.Module) -> tuple[Any, list[Any]]:
     return graph, states
 
 
-def _filled(state: nnx.State, values: PyTree) -> nnx.State:
-    filled = jax.tree.map(lambda leaf: leaf, state)
-    nnx.replace_by_pure_dict(filled, values)
-    return filled
+def _with_values(state: nnx.State, values: PyTree) -> nnx.State:
+    copy = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(copy, values)
+    return copy

@@ -5,26 +5,30 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
+from fedjax_mri.nets.layers import Layers
 
 
 @dataclass(frozen=True)
 class LinearSettings:
-    """Nothing to choose."""
+    """Softmax regression, which has no settings."""
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """For images [H, W, C] of any shape."""
+        """The network for images [H, W, C] of any size."""
         height, width, channels = image
-        return functional(lambda rngs: Linear(height * width * channels, classes, rngs=rngs), compute)
+        return functional(lambda layers: Linear(height * width * channels, classes, layers), compute)
 
 
 class Linear(nnx.Module):
-    """Weights uniform after Glorot and Bengio (2010), biases 0. The loss is convex: a start decides only time."""
+    """A dense layer. Its weights start uniform after Glorot and Bengio (2010), its biases at 0.
 
-    def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        self.logits = nnx.Linear(features, classes, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+    The loss is convex, so where it starts decides only how long it takes.
+    """
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C], weight [B] -> logits [B, classes]."""
+    def __init__(self, features: int, classes: int, layers: Layers) -> None:
+        self.logits = layers.linear(features, classes, init=nnx.initializers.glorot_uniform())
+
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, C] -> logits [B, classes]."""
         return self.logits(x.reshape(x.shape[0], -1))

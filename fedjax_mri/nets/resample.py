@@ -1,17 +1,20 @@
-"""Images made smaller and larger without parameters; each works along one axis after the other."""
+"""Images made smaller and larger without parameters, most of them along one axis after the other."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def nearest(x: jax.Array) -> jax.Array:
-    """Each pixel a 2 x 2 square, x [B, H, W, C] -> [B, 2H, 2W, C]."""
+def double_nearest(x: jax.Array) -> jax.Array:
+    """Doubles the image by repeating each pixel: x [B, H, W, C] -> [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
 
 
-def bilinear(x: jax.Array) -> jax.Array:
-    """Doubled by weights 3/4 and 1/4 of the two nearest centres, borders repeated, x [B, H, W, C] -> [B, 2H, 2W, C]."""
+def double_bilinear(x: jax.Array) -> jax.Array:
+    """Doubles the image by linear interpolation between pixel centres: x [B, H, W, C] -> [B, 2H, 2W, C].
+
+    A pixel is 3/4 of the nearest and 1/4 of the second nearest along each axis; borders are repeated.
+    """
     for axis in (1, 2):
         edges = [(int(a == axis),) * 2 for a in range(4)]
         wide, length = jnp.pad(x, edges, mode="edge"), x.shape[axis]
@@ -21,8 +24,16 @@ def bilinear(x: jax.Array) -> jax.Array:
     return x
 
 
-def halved_mean(x: jax.Array) -> jax.Array:
-    """Mean of the 3 x 3 square around every second pixel, of those inside the image: [B, ceil(H/2), ceil(W/2), C]."""
+def reflect_pad(x: jax.Array, width: int) -> jax.Array:
+    """Mirrors the border outwards without repeating its own pixels: x [B, H, W, C] -> [B, H + 2w, W + 2w, C]."""
+    return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode="reflect")
+
+
+def halve_mean(x: jax.Array) -> jax.Array:
+    """Halves the image: x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C].
+
+    A pixel is the mean of the 3 x 3 square around every second pixel, as far as it lies inside the image.
+    """
     for axis in (1, 2):
         size = x.shape[axis]
         starts = range(-1, size - 1, 2)
@@ -30,8 +41,11 @@ def halved_mean(x: jax.Array) -> jax.Array:
     return x
 
 
-def gridded_mean(x: jax.Array, side: int) -> jax.Array:
-    """Means of side x side boxes that cover x [B, H, W, C], overlapping where H is no multiple: [B, side, side, C]."""
+def adaptive_mean_pool(x: jax.Array, side: int) -> jax.Array:
+    """Means of side x side boxes that cover the image: x [B, H, W, C] -> [B, side, side, C].
+
+    Boxes overlap where H or W is no multiple of `side`. PyTorch calls it adaptive average pooling.
+    """
     for axis in (1, 2):
         size = x.shape[axis]
         if size != side:

@@ -1,155 +1,47 @@
 """Residual networks (He et al. 2016): 18, 34 and 50 layers from one definition."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import jax
 from flax import nnx
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.pool import overlapping_max_pool
 from fedjax_mri.nets.functional import Net, functional
-from fedjax_mri.nets.head import PLAIN, Head, HeadSettings
-from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, overlapping_max_pool
+from fedjax_mri.nets.head import Head, HeadSettings
+from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import NormKind, check_groups
 
-INIT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+Depth = Literal[18, 34, 50]
+
+FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 @dataclass(frozen=True)
 class ResNetSettings:
     """A residual network for images of any size."""
 
-    depth: Literal[18, 34, 50] = 18
+    depth: Depth = 18
     width: int = 64  # channels of the stem; stages have 1, 2, 4 and 8 times as many, four times that in ResNet-50
     norm: NormKind = "group"
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """For images [H, W, C]. Raises UserError on settings that cannot be built."""
+        """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
         check_groups("network.width", (self.width,), self.norm)
-        blocks, bottleneck = layout(self)
-
-        def build(rngs: nnx.Rngs) -> ResNet:
-            shape = image[2], classes, blocks, bottleneck, self.width
-            return ResNet(*shape, norm=self.norm, head=self.head, policy=compute.conv, rngs=rngs)
-
-        return functional(build, compute)
-
-
-def layout(settings: "ResNetSettings | ResNetEncoder") -> tuple[tuple[int, ...], bool]:
-    """Blocks of each stage, and whether they are bottlenecks."""
-    return (2, 2, 2, 2) if settings.depth == 18 else (3, 4, 6, 3), settings.depth == 50
-
-
-class ResNet(nnx.Module):
-    """A 7 x 7 stem and a pool, each halving the image; four stages, all but the first halving it; mean; logits."""
-
-    def __init__(
-        self,
-        channels: int,
-        classes: int,
-        blocks: Sequence[int] = (2, 2, 2, 2),
-        bottleneck: bool = False,
-        width: int = 64,
-        *,
-        norm: NormKind = "group",
-        head: HeadSettings = PLAIN,
-        policy: ConvPolicy = "gemm",
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.stem, self.blocks, features = trunk(channels, blocks, bottleneck, width, norm, policy, rngs)
-        self.logits = Head(features, classes, head, rngs)
-
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
-        features = through(self.stem, self.blocks, x, weight, train).mean((1, 2))
-        return self.logits(features, weight, train, key)
-
-
-def trunk(
-    channels: int,
-    blocks: Sequence[int],
-    bottleneck: bool,
-    width: int,
-    norm: NormKind,
-    policy: ConvPolicy,
-    rngs: nnx.Rngs,
-) -> "tuple[ConvNorm, nnx.List, int]":
-    """All but the logits: the stem, the blocks of each stage, and how many features they give."""
-    stem = ConvNorm(channels, width, 7, 2, norm, policy, rngs)
-    widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
-    outputs = [4 * width if bottleneck else width for width in widths]
-    inputs = [width, *outputs[:-1]]
-    strides = [2 if here > before else 1 for before, here in zip([width, *widths], widths)]
-    shapes = zip(inputs, widths, outputs, strides)
-    return stem, nnx.List(Block(*shape, bottleneck, norm, policy, rngs) for shape in shapes), outputs[-1]
-
-
-def through(stem: "ConvNorm", blocks: nnx.List, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-    """What a trunk makes of x [B, H, W, channels], weight [B] -> [B, H', W', features]."""
-    x = overlapping_max_pool(nnx.relu(stem(x, weight, train)))
-    for block in blocks:
-        x = block(x, weight, train)
-    return x
-
-
-class Block(nnx.Module):
-    """Two 3 x 3 convolutions, or a 3 x 3 between two 1 x 1 (bottleneck), added to what came in.
-
-    What came in passes a 1 x 1 convolution where its shape differs. A bottleneck strides in its 3 x 3.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        outputs: int,
-        stride: int,
-        bottleneck: bool,
-        norm: NormKind,
-        policy: ConvPolicy,
-        rngs: nnx.Rngs,
-    ) -> None:
-        plain = [(inputs, width, 3, stride), (width, width, 3, 1)]
-        narrow = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
-        layers = narrow if bottleneck else plain
-        same = stride == 1 and inputs == outputs
-        self.layers = nnx.List(ConvNorm(*layer, norm, policy, rngs) for layer in layers)
-        self.shortcut = None if same else ConvNorm(inputs, outputs, 1, stride, norm, policy, rngs)
-
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, inputs], weight [B] -> [B, H', W', outputs]."""
-        y = x
-        for number, layer in enumerate(self.layers):
-            y = layer(nnx.relu(y) if number else y, weight, train)
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x, weight, train)))
-
-
-class ConvNorm(nnx.Module):
-    """A convolution padded around by half its window, and its norm."""
-
-    def __init__(
-        self, inputs: int, outputs: int, side: int, stride: int, norm: NormKind, policy: ConvPolicy, rngs: nnx.Rngs
-    ) -> None:
-        window, padding, bias = (side, side), around(side // 2), norm == "none"
-        self.conv = Conv(
-            inputs, outputs, window, stride=stride, padding=padding, bias=bias, init=INIT, policy=policy, rngs=rngs
-        )
-        self.norm = Norm(outputs, norm, rngs=rngs)
-
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, inputs], weight [B] -> [B, H', W', outputs]."""
-        return self.norm(self.conv(x), weight, train)
+        return functional(lambda layers: ResNet(image[2], classes, self, layers), compute, self.norm, FAN_OUT)
 
 
 @dataclass(frozen=True)
 class ResNetEncoder:
     """A residual network without its logits, for images of any size."""
 
-    depth: Literal[18, 34, 50] = 18
+    depth: Depth = 18
     width: int = 64  # channels of the stem
     stages: int = 4  # how many of the four; all but the first halve the image, a quarter after the stem
     norm: NormKind = "group"
@@ -160,7 +52,7 @@ class ResNetEncoder:
         return (self.width << self.stages - 1) * (4 if self.depth == 50 else 1)
 
     def check(self, image: tuple[int, ...], field: str) -> None:
-        """Raises UserError on settings that cannot be built, or not for images [H, W, 1]."""
+        """Raises UserError, naming the `field`, on settings that cannot be built, or not for images [H, W, 1]."""
         if len(image) != 3:
             raise UserError(f"{field}: ResNetEncoder wants images, not volumes of {image}; take VolumeEncoder")
         if self.depth not in (18, 34, 50) or self.width < 1 or not 1 <= self.stages <= 4:
@@ -168,19 +60,77 @@ class ResNetEncoder:
             raise UserError(f"{given}: give 18, 34 or 50; 1 or more; and 1 to 4")
         check_groups(f"{field}.width", (self.width,), self.norm)
 
-    def module(self, channels: int, policy: ConvPolicy, rngs: nnx.Rngs) -> "Trunk":
-        """Of images of so many channels."""
-        return Trunk(channels, self, policy, rngs)
+    def module(self, channels: int, layers: Layers) -> "Encoder":
+        """The encoder of images of so many channels."""
+        return Encoder(channels, self, layers._replace(norm_kind=self.norm, init=FAN_OUT))
 
 
-class Trunk(nnx.Module):
-    """Stem and stages."""
+class ResNet(nnx.Module):
+    """A 7 x 7 stem and a pool, each halving the image; four stages, all but the first halving it; mean; logits."""
 
-    def __init__(self, channels: int, settings: ResNetEncoder, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
-        blocks, bottleneck = layout(settings)
-        shape = channels, blocks[: settings.stages], bottleneck, settings.width
-        self.stem, self.blocks, _ = trunk(*shape, settings.norm, policy, rngs)
+    def __init__(self, channels: int, classes: int, settings: ResNetSettings, layers: Layers) -> None:
+        blocks, bottleneck = stages(settings.depth)
+        self.stem = layers.conv_norm(channels, settings.width, 7, 2)
+        self.blocks = residual_blocks(settings.width, blocks, bottleneck, layers)
+        self.logits = Head(settings.width * (32 if bottleneck else 8), classes, settings.head, layers)
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, channels], weight [B] -> [B, H', W', features]."""
-        return through(self.stem, self.blocks, x, weight, train)
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, channels] -> logits [B, classes]."""
+        x = encode(self, x, present, train)
+        return self.logits(x.mean((1, 2)), present, train, key)
+
+
+class Encoder(nnx.Module):
+    """The stem, the pool, and the stages asked for."""
+
+    def __init__(self, channels: int, settings: ResNetEncoder, layers: Layers) -> None:
+        blocks, bottleneck = stages(settings.depth)
+        self.stem = layers.conv_norm(channels, settings.width, 7, 2)
+        self.blocks = residual_blocks(settings.width, blocks[: settings.stages], bottleneck, layers)
+
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, channels] -> [B, H', W', features]."""
+        return encode(self, x, present, train)
+
+
+def stages(depth: Depth) -> tuple[tuple[int, ...], bool]:
+    """How many blocks each stage has, and whether they are bottlenecks."""
+    return (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3), depth == 50
+
+
+def residual_blocks(width: int, blocks: tuple[int, ...], bottleneck: bool, layers: Layers) -> nnx.List:
+    """The blocks of stages that have so many each; every stage but the first doubles the width and halves the image."""
+    widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
+    outputs = [4 * width if bottleneck else width for width in widths]
+    strides = [2 if after > before else 1 for before, after in pairwise([width, *widths])]
+    shapes = zip([width, *outputs], widths, outputs, strides)
+    return nnx.List(Block(*shape, bottleneck, layers) for shape in shapes)
+
+
+def encode(net: ResNet | Encoder, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
+    """All of a network before its logits: x [B, H, W, channels] -> [B, H', W', features]."""
+    x = overlapping_max_pool(nnx.relu(net.stem(x, present, train)))
+    for block in net.blocks:
+        x = block(x, present, train)
+    return x
+
+
+class Block(nnx.Module):
+    """Two 3 x 3 convolutions, or a 3 x 3 between two 1 x 1 (bottleneck), added to the input.
+
+    The input passes a 1 x 1 convolution where its shape differs. A bottleneck strides in its 3 x 3.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, bottleneck: bool, layers: Layers) -> None:
+        plain = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        narrow = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+        same_shape = stride == 1 and inputs == outputs
+        self.layers = nnx.List(layers.conv_norm(*shape) for shape in (narrow if bottleneck else plain))
+        self.shortcut = None if same_shape else layers.conv_norm(inputs, outputs, 1, stride)
+
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
+        """x [B, H, W, inputs] -> [B, H', W', outputs]."""
+        y = self.layers[0](x, present, train)
+        for layer in self.layers[1:]:
+            y = layer(nnx.relu(y), present, train)
+        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x, present, train)))

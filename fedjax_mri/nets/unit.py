@@ -1,10 +1,10 @@
 """The networks of UNIT (Liu et al. 2017), in the sizes of its authors' later release with MUNIT (Huang et al. 2018).
 
-Each modality has an encoder to a code and a decoder from it; the code of one read by the decoder of another is a
-translation. Encoder: convolutions and residual blocks with instance norm. Decoder: residual blocks with instance norm,
-then doublings with layer norm (over all of an image, with a scale and a bias for each channel). The paper ties the
-layers next to the code between modalities; the release ties none, and its losses alone make the code a common one.
-Training adds noise N(0, 1) to the code; that is the task's affair, hence the two functions.
+Each modality has an encoder to a code and a decoder from it; one modality's decoder translates the other's code. The
+encoder has convolutions and residual blocks with instance norm; the decoder has residual blocks with instance norm,
+then doublings with layer norm (over all of an image, with a scale and a bias for each channel). The paper shares the
+layers next to the code between modalities; the release shares none, and its losses alone make the code a common one.
+Training adds noise N(0, 1) to the code, which the task does: so encoder and decoder are two functions.
 
 Norms divide by the root of the variance + 1e-5 where the release divides by the deviation + 1e-5, and layer norm's
 scales start at 1, not at random.
@@ -20,17 +20,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
-from fedjax_mri.nets.layers import HE, Conv, ConvPolicy, Norm, instance_norm, reflect_pad
-from fedjax_mri.nets.resample import halved_mean, nearest
-from fedjax_mri.nets.translation import INIT, residuals, through
+from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import instance_norm
+from fedjax_mri.nets.resample import double_nearest, halve_mean, reflect_pad
+from fedjax_mri.nets.translation import NORMAL, apply_blocks, residual_blocks
 
 Params = Any
 
 
 class Autoencoder(NamedTuple):
-    """One modality's two networks as pure functions; nothing in them changes without a gradient."""
+    """One modality's encoder and decoder as pure functions; neither has running statistics."""
 
     init: Callable[[jax.Array], Params]  # key -> {"encoder", "decoder"}
     encode: Callable[[Params, jax.Array], jax.Array]  # x [B, H, W, C] in -1..1 -> code [B, H/4, W/4, 4 width]
@@ -45,22 +46,22 @@ class UNITSettings:
     blocks: int = 4  # residual blocks at a quarter of the size, in the encoder and in the decoder
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Autoencoder:
-        """For images [H, W, C] to images [H, W, C]. Raises UserError on settings that cannot be built."""
+        """The networks from images [H, W, C] to a code and back. Raises UserError on settings that cannot be built."""
         width, blocks = self.width, self.blocks
         if width < 1 or blocks < 1:
             raise UserError(f"generator.width={width}, generator.blocks={blocks}: give 1 or more of each")
         if any(side < 8 or side % 4 for side in image[:2]):
             raise UserError(f"images of {image[0]} x {image[1]} px: the generator wants multiples of 4, 8 or more")
-        shape = image[2], width, blocks, compute.conv
-        encoder = functional(lambda rngs: Encoder(*shape, rngs), compute)
-        decoder = functional(lambda rngs: Decoder(*shape, rngs), compute)
+        shape = image[2], width, blocks
+        encoder = functional(lambda layers: Encoder(*shape, layers), compute)
+        decoder = functional(lambda layers: Decoder(*shape, layers), compute)
         return _autoencoder(encoder, decoder)
 
 
 def _autoencoder(encoder: Net, decoder: Net) -> Autoencoder:
     def init(key: jax.Array) -> Params:
-        nets = {"encoder": encoder, "decoder": decoder}
-        return {name: net.init(own)[0] for (name, net), own in zip(nets.items(), jax.random.split(key))}
+        for_encoder, for_decoder = jax.random.split(key)
+        return {"encoder": encoder.init(for_encoder)[0], "decoder": decoder.init(for_decoder)[0]}
 
     return Autoencoder(
         init,
@@ -70,57 +71,42 @@ def _autoencoder(encoder: Net, decoder: Net) -> Autoencoder:
 
 
 class Encoder(nnx.Module):
-    """7 x 7, two 4 x 4 that halve, residual blocks; mirrored borders."""
+    """A 7 x 7 convolution, two 4 x 4 that halve, residual blocks; mirrored borders."""
 
-    def __init__(self, channels: int, width: int, blocks: int, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
-        self.first = Mirrored(channels, width, 7, policy=policy, rngs=rngs)
-        self.down = nnx.List(
-            Mirrored(inputs, 2 * inputs, 4, stride=2, policy=policy, rngs=rngs) for inputs in (width, 2 * width)
-        )
-        self.blocks = residuals(4 * width, blocks, HE, policy, rngs)
+    def __init__(self, channels: int, width: int, blocks: int, layers: Layers) -> None:
+        self.first = MirroredConv(channels, width, 7, 1, layers)
+        self.down = nnx.List(MirroredConv(inputs, 2 * inputs, 4, 2, layers) for inputs in (width, 2 * width))
+        self.blocks = residual_blocks(4 * width, blocks, layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, channels] in -1..1 -> code [B, H/4, W/4, 4 width]."""
         for conv in (self.first, *self.down):
             x = nnx.relu(instance_norm(conv(x)))
-        return through(self.blocks, x)
+        return apply_blocks(self.blocks, x)
 
 
 class Decoder(nnx.Module):
-    """Residual blocks, two doublings each with a 5 x 5, 7 x 7, tanh; mirrored borders."""
+    """Residual blocks, two doublings each with a 5 x 5 convolution, a 7 x 7 one, tanh; mirrored borders."""
 
-    def __init__(self, channels: int, width: int, blocks: int, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
-        self.blocks = residuals(4 * width, blocks, HE, policy, rngs)
-        self.up = nnx.List(
-            Mirrored(2 * outputs, outputs, 5, policy=policy, rngs=rngs) for outputs in (2 * width, width)
-        )
-        self.norms = nnx.List(Norm(outputs, "group", groups=1, rngs=rngs) for outputs in (2 * width, width))
-        self.last = Mirrored(width, channels, 7, policy=policy, rngs=rngs)
+    def __init__(self, channels: int, width: int, blocks: int, layers: Layers) -> None:
+        self.blocks = residual_blocks(4 * width, blocks, layers)
+        self.up = nnx.List(MirroredConv(2 * outputs, outputs, 5, 1, layers) for outputs in (2 * width, width))
+        self.norms = nnx.List(layers.norm(outputs, groups=1) for outputs in (2 * width, width))
+        self.last = MirroredConv(width, channels, 7, 1, layers)
 
     def __call__(self, code: jax.Array) -> jax.Array:
         """code [B, H/4, W/4, 4 width] -> [B, H, W, channels] in -1..1."""
-        x = through(self.blocks, code)
+        x = apply_blocks(self.blocks, code)
         for conv, norm in zip(self.up, self.norms):
-            x = nnx.relu(norm(conv(nearest(x)), None, False))
+            x = nnx.relu(norm(conv(double_nearest(x)), None, False))
         return jnp.tanh(self.last(x))
 
 
-class Mirrored(nnx.Module):
-    """A convolution with a bias, of an image mirrored at its borders so that stride 1 keeps and stride 2 halves it."""
+class MirroredConv(nnx.Module):
+    """A convolution of an image whose borders are mirrored, so that stride 1 keeps its size and stride 2 halves it."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        side: int,
-        *,
-        stride: int = 1,
-        init: nnx.Initializer = HE,
-        policy: ConvPolicy,
-        rngs: nnx.Rngs,
-    ) -> None:
-        window, none = (side, side), ((0, 0), (0, 0))
-        self.conv = Conv(inputs, outputs, window, stride=stride, padding=none, init=init, policy=policy, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, side: int, stride: int, layers: Layers) -> None:
+        self.conv = layers.conv(inputs, outputs, side, stride, padding=0)
         self.border = (side - 1) // 2
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,14 +116,14 @@ class Mirrored(nnx.Module):
 
 @dataclass(frozen=True)
 class ScalesSettings:
-    """A discriminator that looks at the image, at half of it, and so on."""
+    """A discriminator that scores the image at full size, at half of it, and so on."""
 
     width: int = 64  # channels after the first layer
     halvings: int = 4  # layers of stride 2 at each scale
     scales: int = 3
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
+        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
         width, halvings, scales = self.width, self.halvings, self.scales
         if min(width, halvings, scales) < 1:
             raise UserError(
@@ -150,35 +136,31 @@ class ScalesSettings:
                 f"discriminator.scales={scales}, discriminator.halvings={halvings}: want {least} px or more, "
                 f"images have {image[0]} x {image[1]}"
             )
-        return functional(lambda rngs: Scales(image[2], width, halvings, scales, compute.conv, rngs), compute)
+        return functional(lambda layers: Scales(image[2], width, halvings, scales, layers), compute, init=NORMAL)
 
 
 class Scales(nnx.Module):
-    """A stack of layers for each scale, means of 3 x 3 pixels between scales."""
+    """One `Patches` discriminator for each scale; means of 3 x 3 pixels halve the image between scales."""
 
-    def __init__(
-        self, channels: int, width: int, halvings: int, scales: int, policy: ConvPolicy, rngs: nnx.Rngs
-    ) -> None:
-        self.scales = nnx.List(Patches(channels, width, halvings, policy, rngs) for _ in range(scales))
+    def __init__(self, channels: int, width: int, halvings: int, scales: int, layers: Layers) -> None:
+        self.scales = nnx.List(Patches(channels, width, halvings, layers) for _ in range(scales))
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """x [B, H, W, channels] -> scores [B, H', W', 1] of each scale, the finest first; 1 for real."""
         scores = []
         for number, patches in enumerate(self.scales):
-            x = halved_mean(x) if number else x
+            x = halve_mean(x) if number else x
             scores.append(patches(x))
         return scores
 
 
 class Patches(nnx.Module):
-    """Mirrored 4 x 4 convolutions of stride 2 with leaky ReLU, no norm, then a score for each pixel left."""
+    """4 x 4 convolutions of stride 2 with mirrored borders and leaky ReLU, then a score for each pixel left."""
 
-    def __init__(self, channels: int, width: int, halvings: int, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: int, width: int, halvings: int, layers: Layers) -> None:
         widths = [channels, *(width << layer for layer in range(halvings))]
-        self.layers = nnx.List(
-            Mirrored(*pair, 4, stride=2, init=INIT, policy=policy, rngs=rngs) for pair in pairwise(widths)
-        )
-        self.score = Conv(widths[-1], 1, (1, 1), init=INIT, policy=policy, rngs=rngs)
+        self.layers = nnx.List(MirroredConv(*pair, 4, 2, layers) for pair in pairwise(widths))
+        self.score = layers.conv(widths[-1], 1, 1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, channels] -> scores [B, H', W', 1]."""

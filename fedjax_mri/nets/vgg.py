@@ -1,18 +1,21 @@
 """VGG16 (Simonyan and Zisserman 2015): thirteen 3 x 3 convolutions, five pools, three dense layers."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import jax
 from flax import nnx
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.pool import max_pool
 from fedjax_mri.nets.dropout import dropout
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.head import Head, HeadSettings
-from fedjax_mri.nets.layers import Conv, ConvPolicy, Norm, NormKind, around, check_groups, max_pool
-from fedjax_mri.nets.resample import gridded_mean
-from fedjax_mri.nets.resnet import INIT
+from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import NormKind, check_groups
+from fedjax_mri.nets.resample import adaptive_mean_pool
+from fedjax_mri.nets.resnet import FAN_OUT
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # times the width, convolutions; each halves the image
 
@@ -28,7 +31,7 @@ class VGGSettings:
     head: HeadSettings = field(default_factory=HeadSettings)  # its dropout is both dense layers'; .5 as published
 
     def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """For images [H, W, C]. Raises UserError on settings that cannot be built, or not for such images."""
+        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
         width, hidden, grid = self.width, self.hidden, self.grid
         if min(width, hidden, grid) < 1:
             raise UserError(
@@ -39,31 +42,29 @@ class VGGSettings:
                 f"images of {image[0]} x {image[1]} px: VGG16 wants 32 px or more, set task.preprocess.size"
             )
         check_groups("network.width", (width,), self.norm)
-        return functional(lambda rngs: VGG(image[2], classes, self, compute.conv, rngs), compute)
+        return functional(lambda layers: VGG(image[2], classes, self, layers), compute, self.norm, FAN_OUT)
 
 
 class VGG(nnx.Module):
     """Stages of convolution, norm if asked for, ReLU; then dense layers from a grid of means."""
 
-    def __init__(self, channels: int, classes: int, settings: VGGSettings, policy: ConvPolicy, rngs: nnx.Rngs) -> None:
+    def __init__(self, channels: int, classes: int, settings: VGGSettings, layers: Layers) -> None:
         widths = [settings.width * times for times, count in STAGES for _ in range(count)]
-        pairs = zip([channels, *widths], widths)
-        pads = around(1)
-        self.convs = nnx.List(Conv(*pair, padding=pads, init=INIT, policy=policy, rngs=rngs) for pair in pairs)
-        self.norms = nnx.List(Norm(width, settings.norm, rngs=rngs) for width in widths)
+        self.convs = nnx.List(layers.conv(*pair, padding=1) for pair in pairwise([channels, *widths]))
+        self.norms = nnx.List(layers.norm(width) for width in widths)
         inputs = settings.grid**2 * widths[-1], settings.hidden
-        self.hidden = nnx.List(nnx.Linear(size, settings.hidden, rngs=rngs) for size in inputs)
-        self.logits = Head(settings.hidden, classes, settings.head, rngs)
+        self.hidden = nnx.List(layers.linear(size, settings.hidden) for size in inputs)
+        self.logits = Head(settings.hidden, classes, settings.head, layers)
         self.grid = settings.grid
 
-    def __call__(self, x: jax.Array, weight: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels], weight [B], key (None: nothing dropped) -> logits [B, classes]."""
-        layers = zip(self.convs, self.norms)
+    def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, channels] -> logits [B, classes]."""
+        conv_norms = zip(self.convs, self.norms)
         for _, count in STAGES:
-            for conv, norm in (next(layers) for _ in range(count)):
-                x = nnx.relu(norm(conv(x), weight, train))
+            for conv, norm in (next(conv_norms) for _ in range(count)):
+                x = nnx.relu(norm(conv(x), present, train))
             x = max_pool(x)
-        x = gridded_mean(x, self.grid).reshape(x.shape[0], -1)
+        x = adaptive_mean_pool(x, self.grid).reshape(x.shape[0], -1)
         first, second = (None, None) if key is None else jax.random.split(key)
         x = dropout(nnx.relu(self.hidden[0](x)), self.logits.dropout, first)
-        return self.logits(nnx.relu(self.hidden[1](x)), weight, train, second)
+        return self.logits(nnx.relu(self.hidden[1](x)), present, train, second)

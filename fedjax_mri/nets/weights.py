@@ -1,9 +1,9 @@
-"""Weights from local files: ResNet, VGG16 and EfficientNet as torchvision and timm name and lay out their tensors.
+"""Weights of ResNet, VGG16 and EfficientNet from local files, as torchvision and timm name and lay out tensors.
 
-`load` takes .safetensors files (package safetensors) and PyTorch state dicts (package torch, which reads the tensors
-and runs nothing else in the file). Two things may differ from the network: its images may have one channel where the
-file's had more, then the first kernel is summed over them, for a grey picture is the same in each; and its classes may
-differ, then the head stays as it was. `notes` says so.
+`read` takes .safetensors files (package safetensors) and PyTorch state dicts (package torch, which reads the tensors
+and runs nothing else in the file); `load_into` puts their tensors into a network. Two things may differ: where the
+network's images have one channel and the file's had more, the first kernel is summed over them, for a grey picture is
+the same in each; where the classes differ in number, the head stays as it was. `Loaded.notes` says so.
 """
 
 import importlib
@@ -16,84 +16,88 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.nets.efficientnet import EfficientNetSettings, scaled
-from fedjax_mri.nets.resnet import ResNetSettings, layout
+from fedjax_mri.nets.efficientnet import EfficientNetSettings, scaled_stages
+from fedjax_mri.nets.resnet import ResNetSettings, stages
 from fedjax_mri.nets.vgg import STAGES, VGGSettings
 
 PyTree = Any
 Tensors = dict[str, np.ndarray]
 Shape = tuple[int, ...]
-Place = tuple[str | int, ...]  # of a layer in params and in carry
-Pairs = Iterator[tuple[Place, str]]  # our layer, what the file calls it; the first layer first
+LayerPath = tuple[str | int, ...]  # of a layer in params and in carry
+LayerNames = Iterator[tuple[LayerPath, str]]  # our layer, its name in the file; the first layer first
 
-Two = tuple[str, str]  # what a file calls a convolution and its norm, or two dense layers
-Block = Callable[[int, int, bool], tuple[Two, ...]]  # stage, place in it, whether it expands -> its four twos, in turn
+NamePair = tuple[str, str]  # the file's names of a convolution and its norm, or of two dense layers
+BlockNames = Callable[[int, int, bool], tuple[NamePair, ...]]  # (stage, place in it, expands) -> its four pairs
 
 
-class Ends(NamedTuple):
-    """What a file calls the layers of an EfficientNet outside its blocks."""
+class OuterNames(NamedTuple):
+    """A file's names of the layers of an EfficientNet outside its blocks."""
 
-    stem: Two
-    top: Two
+    stem: NamePair
+    top: NamePair
     head: str
 
 
-HEAD: Place = ("logits",)
-TORCHVISION = Ends(("features.0.0", "features.0.1"), ("features.8.0", "features.8.1"), "classifier.1")
-TIMM = Ends(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier")
-TENSOR = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+HEAD: LayerPath = ("logits",)
+TORCHVISION = OuterNames(("features.0.0", "features.0.1"), ("features.8.0", "features.8.1"), "classifier.1")
+TIMM = OuterNames(("conv_stem", "bn1"), ("conv_head", "bn2"), "classifier")
+TENSOR_NAMES = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 class Loaded(NamedTuple):
-    """A network's trees with a file's weights, and what was not taken as it stood there."""
+    """A network's trees with a file's weights, and notes on what differs from the file."""
 
     params: PyTree
     carry: PyTree
     notes: tuple[str, ...]
 
 
-def load(file: str | Path, settings: Any, params: PyTree, carry: PyTree) -> Loaded:
-    """The trees of the network of `settings` with weights from a .safetensors, .pt, .pth or .bin file.
+def load_into(params: PyTree, carry: PyTree, settings: object, tensors: Mapping[str, np.ndarray], file: str) -> Loaded:
+    """`params` and `carry` of the network of `settings` with the values of a file's tensors.
 
-    Raises UserError where the file cannot be read, or naming the tensor, with both shapes, that does not fit.
+    Tensors are named as torchvision or timm do. Raises UserError, naming the `file` and the tensor, with both shapes,
+    that does not fit.
     """
-    return fitted(read(Path(file)), settings, params, carry, str(file))
-
-
-def fitted(tensors: Mapping[str, np.ndarray], settings: Any, params: PyTree, carry: PyTree, file: str) -> Loaded:
-    """`params` and `carry` with the values of tensors named as torchvision or timm do; `file` is for messages."""
-    norms = ("batch", "none") if isinstance(settings, VGGSettings) else ("batch",)
-    if getattr(settings, "norm", "batch") not in norms:
-        raise UserError(f"{file}: such weights want network.norm={' or '.join(norms)}, it is {settings.norm}")
+    _check_norm(settings, file)
     given = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    pairs = list(_pairs(settings, given))
-    places = dict(pairs)
-    shapes = {_name(places, path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path((params, carry))}
-    values, notes = _taken(given, shapes, pairs[0][1], places[HEAD])
+    layers = list(_layer_names(settings, given))
+    names = dict(layers)
+    shapes = {_name(names, path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path((params, carry))}
+    values, notes = _converted(given, shapes, layers[0][1], names[HEAD])
     _check(values, shapes, file)
     filled_params, filled_carry = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(values.get(_name(places, path), leaf)), (params, carry)
+        lambda path, leaf: jnp.asarray(values.get(_name(names, path), leaf)), (params, carry)
     )
     return Loaded(filled_params, filled_carry, notes)
 
 
-def _name(places: Mapping[Place, str], path: tuple[Any, ...]) -> str:
-    """What the file calls the leaf at `path` of (params, carry); "" if it has none such."""
-    *place, leaf = (step.key for step in path[1:])
-    return f"{places[tuple(place)]}.{TENSOR[leaf]}" if tuple(place) in places else ""
+def _check_norm(settings: object, file: str) -> None:
+    norms = ("batch", "none") if isinstance(settings, VGGSettings) else ("batch",)
+    norm = getattr(settings, "norm", "batch")
+    if norm not in norms:
+        raise UserError(f"{file}: such weights want network.norm={' or '.join(norms)}, it is {norm}")
 
 
-def _taken(given: Tensors, shapes: dict[str, Shape], first: str, head: str) -> tuple[Tensors, tuple[str, ...]]:
-    """Tensors laid out as ours, after the two rules above, which may leave the head out of `shapes` too; and notes."""
-    values = {name: _turned(value, len(shapes.get(name, ()))) for name, value in given.items()}
+def _name(names: Mapping[LayerPath, str], path: tuple[Any, ...]) -> str:
+    """The file's name of the leaf at `path` of (params, carry); "" if it has none."""
+    *layer, leaf = (step.key for step in path[1:])
+    return f"{names[tuple(layer)]}.{TENSOR_NAMES[leaf]}" if tuple(layer) in names else ""
+
+
+def _converted(given: Tensors, shapes: dict[str, Shape], first: str, head: str) -> tuple[Tensors, tuple[str, ...]]:
+    """The file's tensors laid out as ours, and notes on what differs.
+
+    Removes from `shapes` what is not to be taken from the file: the head of other classes, and what has no name there.
+    """
+    values = {name: _transposed(value, len(shapes.get(name, ()))) for name, value in given.items()}
     kernel, logits = f"{first}.weight", f"{head}.weight"
     notes = ["the norm before the head is not in such files: it stays"] if shapes.pop("", ()) else []
     if kernel in values and values[kernel].ndim == 4 and shapes[kernel][2] == 1 < values[kernel].shape[2]:
         notes.append(f"{kernel}: summed over its {values[kernel].shape[2]} channels, the images have 1")
         values[kernel] = values[kernel].sum(2, keepdims=True)
-    theirs, ours = [0, *values.get(logits, np.zeros(0)).shape][-1], shapes[logits][-1]
-    if theirs != ours:
-        notes.append(f"{head}: of {theirs} classes in the file, of {ours} in the task: it stays")
+    in_file, in_network = [0, *values.get(logits, np.zeros(0)).shape][-1], shapes[logits][-1]
+    if in_file != in_network:
+        notes.append(f"{head}: of {in_file} classes in the file, of {in_network} in the task: it stays")
         for name in (logits, f"{head}.bias"):
             values.pop(name, None)
             shapes.pop(name)
@@ -105,17 +109,17 @@ def _check(values: Tensors, shapes: Mapping[str, Shape], file: str) -> None:
     remedy = "give a file of this very network, or set network to the file's"
     for name, shape in shapes.items():
         if name not in values:
-            raise UserError(f"{file}: has no {name}, the network wants one of shape {_theirs(shape)}: {remedy}")
+            raise UserError(f"{file}: has no {name}, the network wants one of shape {_file_shape(shape)}: {remedy}")
         if values[name].shape != shape:
-            theirs = _theirs(values[name].shape)
-            raise UserError(f"{file}: {name} has shape {theirs}, the network wants {_theirs(shape)}: {remedy}")
+            given = _file_shape(values[name].shape)
+            raise UserError(f"{file}: {name} has shape {given}, the network wants {_file_shape(shape)}: {remedy}")
     for name in sorted(values.keys() - shapes.keys()):
-        theirs = _theirs(values[name].shape)
-        raise UserError(f"{file}: {name} of shape {theirs} has no place in the network: {remedy}")
+        given = _file_shape(values[name].shape)
+        raise UserError(f"{file}: {name} of shape {given} has no place in the network: {remedy}")
 
 
 def read(file: Path) -> Tensors:
-    """Tensors by name, float32. Raises UserError where there is no such file, or it is of no kind known here."""
+    """The file's tensors by name, float32. Raises UserError where it cannot be read as one of the known kinds."""
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
@@ -151,8 +155,8 @@ def _package(name: str, file: Path) -> Any:
         raise UserError(f"{file}: reading it needs the package {package}: pip install {package}") from None
 
 
-def _turned(tensor: np.ndarray, axes: int) -> np.ndarray:
-    """Outputs last, inputs before them: [O, I, h, w] -> [h, w, I, O], or of fewer axes [h, w, O], [h w I, O]."""
+def _transposed(tensor: np.ndarray, axes: int) -> np.ndarray:
+    """A file's tensor laid out as ours: [O, I, h, w] -> [h, w, I, O], or with fewer axes [h, w, O] or [h w I, O]."""
     if tensor.ndim == 4:
         tensor = tensor.transpose(2, 3, 1, 0)
         if axes == 3 and tensor.shape[2] == 1:
@@ -161,14 +165,15 @@ def _turned(tensor: np.ndarray, axes: int) -> np.ndarray:
     return tensor.T
 
 
-def _theirs(shape: tuple[int, ...]) -> list[int]:
-    """A shape of ours in the order of the file's."""
+def _file_shape(shape: tuple[int, ...]) -> list[int]:
+    """A shape of ours in the order of a file's."""
     if len(shape) == 3:  # depthwise
         return [shape[2], 1, *shape[:2]]
     return [shape[3], shape[2], *shape[:2]] if len(shape) == 4 else list(shape[::-1])
 
 
-def _pairs(settings: Any, tensors: Tensors) -> Pairs:
+def _layer_names(settings: object, tensors: Tensors) -> LayerNames:
+    """Every layer of the network that `settings` describe, with its name in the file of these tensors."""
     if isinstance(settings, ResNetSettings):
         return _resnet(settings)
     if isinstance(settings, VGGSettings):
@@ -179,33 +184,32 @@ def _pairs(settings: Any, tensors: Tensors) -> Pairs:
     raise UserError(f"network={type(settings).__name__}: weights load into ResNet, VGG16 and EfficientNet alone")
 
 
-def _normed(place: Place, conv: str, norm: str) -> Pairs:
-    """A convolution and its norm."""
-    yield (*place, "conv"), conv
-    yield (*place, "norm", "batch"), norm
+def _conv_norm(path: LayerPath, conv: str, norm: str) -> LayerNames:
+    yield (*path, "conv"), conv
+    yield (*path, "norm", "batch"), norm
 
 
-def _resnet(settings: ResNetSettings) -> Pairs:
-    blocks, bottleneck = layout(settings)
-    yield from _normed(("stem",), "conv1", "bn1")
+def _resnet(settings: ResNetSettings) -> LayerNames:
+    blocks, bottleneck = stages(settings.depth)
+    yield from _conv_norm(("stem",), "conv1", "bn1")
     names = [f"layer{stage}.{n}" for stage, count in enumerate(blocks, 1) for n in range(count)]
     for number, name in enumerate(names):
         for layer in range(3 if bottleneck else 2):
-            place = "blocks", number, "layers", layer
-            yield from _normed(place, f"{name}.conv{layer + 1}", f"{name}.bn{layer + 1}")
-        yield from _normed(("blocks", number, "shortcut"), f"{name}.downsample.0", f"{name}.downsample.1")
+            path = "blocks", number, "layers", layer
+            yield from _conv_norm(path, f"{name}.conv{layer + 1}", f"{name}.bn{layer + 1}")
+        yield from _conv_norm(("blocks", number, "shortcut"), f"{name}.downsample.0", f"{name}.downsample.1")
     yield HEAD, "fc"
 
 
-def _vgg(settings: VGGSettings, tensors: Tensors) -> Pairs:
-    after = 2 if settings.norm == "none" else 3  # convolution, norm, ReLU
-    place = number = 0
+def _vgg(settings: VGGSettings, tensors: Tensors) -> LayerNames:
+    step = 2 if settings.norm == "none" else 3  # convolution, norm, ReLU
+    position = number = 0
     for _, count in STAGES:
         for _ in range(count):
-            yield ("convs", number), f"features.{place}"
-            yield ("norms", number, "batch"), f"features.{place + 1}"
-            place, number = place + after, number + 1
-        place += 1  # the pool
+            yield ("convs", number), f"features.{position}"
+            yield ("norms", number, "batch"), f"features.{position + 1}"
+            position, number = position + step, number + 1
+        position += 1  # the pool
     timm = "pre_logits.fc1.weight" in tensors
     names = (
         ("pre_logits.fc1", "pre_logits.fc2", "head.fc") if timm else ("classifier.0", "classifier.3", "classifier.6")
@@ -216,36 +220,36 @@ def _vgg(settings: VGGSettings, tensors: Tensors) -> Pairs:
 
 
 def _as_convolution(tensors: Tensors, name: str, grid: int) -> None:
-    # Their dense layer sees channels, rows, columns, ours rows, columns, channels: as a convolution it is the same.
+    # The file's dense layer takes [C, H, W] flattened, ours [H, W, C]: it is transposed as a convolution's kernel is.
     dense = tensors.get(name, np.zeros(0))
     if dense.ndim == 2 and dense.shape[1] % grid**2 == 0:
         tensors[name] = dense.reshape(len(dense), -1, grid, grid)
 
 
-def _efficientnet(settings: EfficientNetSettings, ends: Ends, block: Block) -> Pairs:
-    yield from _normed(("stem",), *ends.stem)
+def _efficientnet(settings: EfficientNetSettings, outer: OuterNames, block_names: BlockNames) -> LayerNames:
+    yield from _conv_norm(("stem",), *outer.stem)
     for number, (stage, place, expands) in enumerate(_blocks(settings)):
-        expand, depthwise, excite, project = block(stage, place, expands)
+        expand, depthwise, excite, project = block_names(stage, place, expands)
         here = "blocks", number
         if expands:
-            yield from _normed((*here, "expand"), *expand)
+            yield from _conv_norm((*here, "expand"), *expand)
         yield (*here, "depthwise"), depthwise[0]
         yield (*here, "norm", "batch"), depthwise[1]
         yield (*here, "excite", "reduce"), excite[0]
         yield (*here, "excite", "expand"), excite[1]
-        yield from _normed((*here, "project"), *project)
-    yield from _normed(("top",), *ends.top)
-    yield HEAD, ends.head
+        yield from _conv_norm((*here, "project"), *project)
+    yield from _conv_norm(("top",), *outer.top)
+    yield HEAD, outer.head
 
 
-def _torchvision(stage: int, place: int, expands: bool) -> tuple[Two, ...]:
+def _torchvision(stage: int, place: int, expands: bool) -> tuple[NamePair, ...]:
     name, first = f"features.{stage + 1}.{place}.block", 0 if expands else -1
     expand, middle, excite, project = (f"{name}.{first + part}" for part in range(4))
     pairs = [(f"{part}.0", f"{part}.1") for part in (expand, middle, project)]
     return pairs[0], pairs[1], (f"{excite}.fc1", f"{excite}.fc2"), pairs[2]
 
 
-def _timm(stage: int, place: int, expands: bool) -> tuple[Two, ...]:
+def _timm(stage: int, place: int, expands: bool) -> tuple[NamePair, ...]:
     name, (project, norm) = f"blocks.{stage}.{place}", ("conv_pwl", 2) if expands else ("conv_pw", 1)
     depthwise, last = (f"{name}.conv_dw", f"{name}.bn{norm}"), (f"{name}.{project}", f"{name}.bn{norm + 1}")
     return (f"{name}.conv_pw", f"{name}.bn1"), depthwise, (f"{name}.se.conv_reduce", f"{name}.se.conv_expand"), last
@@ -253,6 +257,6 @@ def _timm(stage: int, place: int, expands: bool) -> tuple[Two, ...]:
 
 def _blocks(settings: EfficientNetSettings) -> Iterator[tuple[int, int, bool]]:
     """Stage, place in it, and whether it expands, of each block."""
-    for number, stage in enumerate(scaled(settings)):
+    for number, stage in enumerate(scaled_stages(settings)):
         for place in range(stage.blocks):
             yield number, place, stage.expand > 1

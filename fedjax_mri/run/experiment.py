@@ -30,7 +30,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.uplink.contract import Uplink
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import fingerprint, initial, pictures, processes, results, runfolder
 from fedjax_mri.run.checkpoint import Checkpoints, existing

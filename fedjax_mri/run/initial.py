@@ -53,7 +53,7 @@ def filler(source: str, network: Any, classes: tuple[str, ...]) -> Fill:
     place = pathlib.Path(source).expanduser()
     if not place.is_dir():
         tensors = weights.read(place)
-        return lambda model: weights.fitted(tensors, network, *model, source)
+        return lambda model: weights.load_into(*model, network, tensors, source)
     leaves = Checkpoints(existing(place)).leaves()
     known = tuple(runfolder.read_json((place.parent if place.name == "best" else place) / "run.json")["classes"])
     return lambda model: of_run(model, leaves, source, known == classes)

@@ -15,7 +15,7 @@ from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.data.augment import Augment, Preprocess, preprocess, training_images
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import (
     Batch,

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from fedjax_mri.metrics.image import mae
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks import image_pool

@@ -22,7 +22,7 @@ from fedjax_mri.data.classical_fusion import fused
 from fedjax_mri.data.shift import HAS, KINDS
 from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.dropout import check_rates
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.fusion import MODALITIES, OWN, Cross, Late, Outputs
@@ -59,7 +59,7 @@ class Fuse:
             raise UserError(f"task.classical={self.classical}: makes one image; take network=Late(('ct',))")
         size = self.preprocess.size
         shape = (*image[:-1], 1) if size is None else (*image[:-3], size, size, 1)
-        return fusion(self, self.network.build(shape, classes, compute, own=self.heads == "client"))
+        return fusion(self, self.network.build(shape, classes, compute, client_heads=self.heads == "client"))
 
 
 class Judged(NamedTuple):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.metrics.image import mae
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.translation import PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri.metrics.image import mae
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.unit import Autoencoder, ScalesSettings, UNITSettings
 from fedjax_mri.tasks.extras import Extras, Way

@@ -19,7 +19,7 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_state
 from fedjax_mri.fed.sampling import Uniform
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings

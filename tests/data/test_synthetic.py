@@ -21,7 +21,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
 

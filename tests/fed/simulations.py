@@ -40,9 +40,9 @@ from fedjax_mri.fed.uplink.reductions.median import median
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.fusion import Cross
-from fedjax_mri.nets.layers import NormKind
+from fedjax_mri.nets.norm import NormKind
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.volume import VolumeEncoder

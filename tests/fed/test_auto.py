@@ -13,7 +13,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine import auto, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 
 ROOT = jax.random.key(11)
 

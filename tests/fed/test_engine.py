@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, init_state, init
 from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import uniformly
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.tasks.task import Model
 
 ROUNDS = 3

@@ -4,7 +4,8 @@ import numpy as np
 
 
 def conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding) -> np.ndarray:
-    """x [B, H, W, C], kernel [h, w, C, O], zeros before and after each axis -> [B, H', W', O]."""
+    """x [B, H, W, C], kernel [h, w, C, O], padding as pairs or one number -> [B, H', W', O]."""
+    padding = [(padding, padding)] * 2 if isinstance(padding, int) else padding
     x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
     size = [(n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel.shape)]
     y = np.zeros((len(x), *size, kernel.shape[-1]))

@@ -13,10 +13,9 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets import weights
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
 from fedjax_mri.nets.head import HeadSettings
-from fedjax_mri.nets.layers import around
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import STAGES, VGGSettings
 
@@ -68,7 +67,7 @@ NAMES = [  # of torchvision 0.29's and timm 1.0's tensors: how many, and a diges
 @pytest.mark.parametrize(("settings", "telling", "count", "digest"), NAMES)
 def test_names_are_those_of_the_libraries(settings, telling, count, digest) -> None:
     """The tensor `telling` tells timm's names from torchvision's where they differ."""
-    places = dict(weights._pairs(settings, {telling: np.zeros(0)}))
+    places = dict(weights._layer_names(settings, {telling: np.zeros(0)}))
     leaves = jax.tree_util.tree_leaves_with_path(shapes(settings))
     names = sorted(weights._name(places, path) for path, _ in leaves)
     assert (len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]) == (count, digest)
@@ -80,14 +79,14 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 def layer(params: dict, carry: dict, x: np.ndarray, stride: int = 1) -> np.ndarray:
     kernel = params["conv"]["kernel"]
-    y = reference.conv(x, kernel, stride, around(len(kernel) // 2))
+    y = reference.conv(x, kernel, stride, len(kernel) // 2)
     return reference.norm(y, params["norm"], carry.get("norm", {}))
 
 
 def inverted(params: dict, carry: dict, x: np.ndarray, stride: int) -> np.ndarray:
     y = silu(layer(params["expand"], carry.get("expand", {}), x)) if "expand" in params else x
     kernel = params["depthwise"]["kernel"][:, :, :, None, None]
-    pads = around(len(kernel) // 2)
+    pads = len(kernel) // 2
     each = [reference.conv(y[..., c : c + 1], kernel[:, :, c], stride, pads) for c in range(y.shape[-1])]
     y = silu(reference.norm(np.concatenate(each, -1), params["norm"], carry.get("norm", {})))
     reduce, expand = params["excite"]["reduce"], params["excite"]["expand"]
@@ -113,7 +112,7 @@ def vgg(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
     for _, count in STAGES:
         for _ in range(count):
             conv = params["convs"][number]
-            x = reference.conv(x, conv["kernel"], 1, around(1)) + conv["bias"]
+            x = reference.conv(x, conv["kernel"], 1, 1) + conv["bias"]
             if "norms" in params:
                 x = reference.norm(x, params["norms"][number], carry.get("norms", {}).get(number, {}))
             x, number = np.maximum(x, 0), number + 1
@@ -127,7 +126,7 @@ def vgg(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
 def cnn(params: dict, carry: dict, x: np.ndarray) -> np.ndarray:
     """Two stages of two convolutions, the second added to what the first gives; mean; a norm before the logits."""
     for number, (conv, norm) in enumerate(zip(params["convs"].values(), params["norms"].values())):
-        y = reference.norm(reference.conv(x, conv["kernel"], 1, around(1)), norm, carry["norms"][number])
+        y = reference.norm(reference.conv(x, conv["kernel"], 1, 1), norm, carry["norms"][number])
         x = np.maximum(x + y if number % 2 else y, 0)
         x = np.maximum.reduce([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]) if number % 2 else x
     x = reference.norm(x.mean((1, 2), keepdims=True), params["logits"]["norm"], carry["logits"]["norm"])[:, 0, 0]
@@ -170,16 +169,16 @@ def test_logits_equal_an_independent_forward_pass(settings, image, wanted) -> No
 
 def test_only_a_key_drops() -> None:
     """All but the first blocks of their stages add to what came in; with a key some are left out, at random."""
-    x, weight = jax.random.normal(jax.random.key(1), (2, 32, 32, 1)), jnp.ones(2)
+    x, present = jax.random.normal(jax.random.key(1), (2, 32, 32, 1)), jnp.ones(2)
     settings = EfficientNetSettings(0.1, 0.6, head=HeadSettings(dropout=0.5), stochastic_depth=0.9)
     net = settings.build((32, 32, 1), 3, Compute())
     params, carry = drawn(jax.eval_shape(net.init, jax.random.key(0)), np.random.default_rng(0))
-    apply = jax.jit(lambda key: net.apply(params, carry, x, weight, True, key)[0])
+    apply = jax.jit(lambda key: net.apply(params, carry, x, present, True, key)[0])
     first, again, other = (apply(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-3
     still = EfficientNetSettings(0.1, 0.6).build((32, 32, 1), 3, Compute())
-    whole = jax.jit(lambda: still.apply(params, carry, x, weight, True, jax.random.key(0))[0])()
+    whole = jax.jit(lambda: still.apply(params, carry, x, present, True, jax.random.key(0))[0])()
     np.testing.assert_allclose(apply(None), whole, rtol=1e-4, atol=1e-4)
 
 

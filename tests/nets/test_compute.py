@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 
 NETS = {

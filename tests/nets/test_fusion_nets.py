@@ -7,11 +7,12 @@ import pytest
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.attention import attend, positions
-from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.fusion import Cross, Early, Late, counted
+from fedjax_mri.nets.attention import attend, positional_encoding
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.conv2d import conv3d
+from fedjax_mri.nets.fusion import Cross, Early, Late, present_with
 from fedjax_mri.nets.resnet import ResNetEncoder
-from fedjax_mri.nets.volume import VolumeEncoder, conv3d
+from fedjax_mri.nets.volume import VolumeEncoder
 
 IMAGE, VOLUME, CLASSES = (16, 16, 1), (2, 4, 4, 1), 3
 SMALL, DEEP = VolumeEncoder(widths=(4,)), VolumeEncoder(widths=(8, 16))
@@ -41,10 +42,10 @@ def test_attention_has_a_gradient_where_no_key_is_there() -> None:
 
 
 def test_positions_name_places_whatever_the_grid() -> None:
-    fine, coarse = positions((6, 6), 16), positions((2, 2), 16)
+    fine, coarse = positional_encoding((6, 6), 16), positional_encoding((2, 2), 16)
     assert fine.shape == (36, 16) and len(np.unique(fine.round(5), axis=0)) == 36
     np.testing.assert_allclose(fine[1 * 6 + 1], coarse[0], atol=1e-6)  # the middle of the first quarter
-    assert positions((2, 3, 3), 8).shape == (18, 8)
+    assert positional_encoding((2, 3, 3), 8).shape == (18, 8)
 
 
 def test_3d_convolution_is_the_compilers() -> None:
@@ -57,9 +58,9 @@ def test_3d_convolution_is_the_compilers() -> None:
 
 
 def test_batch_norm_counts_those_who_have_it_and_all_where_nobody_has() -> None:
-    weight, has = jnp.array([1.0, 1, 0]), jnp.array([0.0, 1, 1])
-    np.testing.assert_array_equal(counted(weight, has), [0, 1, 0])
-    np.testing.assert_array_equal(counted(weight, 0 * has), weight)
+    present, has = jnp.array([1.0, 1, 0]), jnp.array([0.0, 1, 1])
+    np.testing.assert_array_equal(present_with(present, has), [0, 1, 0])
+    np.testing.assert_array_equal(present_with(present, 0 * has), present)
 
 
 def feed_forward(features: int, hidden: int, classes: int) -> int:
@@ -93,7 +94,8 @@ def patients() -> dict[str, jax.Array]:
 @pytest.mark.parametrize("name", NETS)
 def test_what_is_missing_does_not_matter(name) -> None:
     """Logits do not see its pixels, and neither they nor gradients are lost to it."""
-    net, given, rng = NETS[name].build(VOLUME, CLASSES, Compute("xla"), own=True), patients(), np.random.default_rng(3)
+    net = NETS[name].build(VOLUME, CLASSES, Compute("xla"), client_heads=True)
+    given, rng = patients(), np.random.default_rng(3)
     params, carry = jax.eval_shape(net.init, jax.random.key(0))
     params = jax.tree.map(lambda p: rng.normal(0, 0.3, p.shape).astype(np.float32), params)
 

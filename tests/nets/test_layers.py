@@ -1,4 +1,4 @@
-"""The one convolution under both policies, the norms, the pools: against float64 loops and each other."""
+"""The one convolution under all policies, the norms, the pools: against float64 loops and each other."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,12 @@ import reference
 from flax import nnx
 
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
-from fedjax_mri.nets.depthwise import depthwise
-from fedjax_mri.nets.layers import (
-    Norm,
-    around,
-    conv2d,
-    conv2d_transpose,
-    group_norm,
-    instance_norm,
-    max_pool,
-    overlapping_max_pool,
-)
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.conv2d import conv2d
+from fedjax_mri.nets.conv.depthwise import depthwise
+from fedjax_mri.nets.conv.pool import max_pool, overlapping_max_pool
+from fedjax_mri.nets.conv.transposed import conv2d_transpose
+from fedjax_mri.nets.norm import Norm, group_norm, instance_norm
 
 POLICIES = ["xla", "gemm", "direct"]
 
@@ -32,7 +26,7 @@ POLICIES = ["xla", "gemm", "direct"]
         ((6, 6), (3, 3), 1, "SAME"),
         ((7, 5), (3, 3), 2, "SAME"),
         ((5, 8), (1, 1), 2, "SAME"),
-        ((8, 7), (7, 7), 2, around(3)),
+        ((8, 7), (7, 7), 2, 3),
         ((7, 8), (4, 3), 1, ((0, 2), (1, 0))),
     ],
 )
@@ -52,7 +46,7 @@ def test_a_dilated_convolution_is_one_with_zeros_in_its_kernel(policy, size) -> 
     x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, *size, 4), (3, 3, 4, 5)))
     spread = np.zeros((7, 7, 4, 5))
     spread[::3, ::3] = kernel
-    wanted = reference.conv(x, spread, 1, around(3))
+    wanted = reference.conv(x, spread, 1, 3)
     np.testing.assert_allclose(conv2d(x, kernel, 1, policy, dilation=3), wanted, atol=2e-5)
 
 
@@ -69,7 +63,7 @@ def test_transposed_convolution_scatters_each_pixel(policy, side) -> None:
 def test_depthwise_convolution_is_one_convolution_for_each_channel(policy, side, stride) -> None:
     rng = np.random.default_rng(0)
     x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 7, 8, 3), (side, side, 3)))
-    pads = around(side // 2)
+    pads = side // 2
     each = [reference.conv(x[..., c : c + 1], kernel[..., c, None, None], stride, pads) for c in range(3)]
     np.testing.assert_allclose(depthwise(x, kernel, stride, policy, pads), np.concatenate(each, -1), atol=1e-5)
 
@@ -78,7 +72,7 @@ def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() ->
     x, kernels = jax.random.normal(jax.random.key(0), (2, 6, 5, 4)), jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
 
     def gradient(policy):
-        loss = lambda k, x: jnp.sum(jnp.sin(depthwise(x, k, 2, policy, around(1))))  # noqa: E731
+        loss = lambda k, x: jnp.sum(jnp.sin(depthwise(x, k, 2, policy, 1)))  # noqa: E731
         return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, None)))(kernels, x)
 
     for a, b in zip(gradient("xla"), gradient("gemm")):
@@ -109,7 +103,7 @@ def test_direct_has_the_same_gradients_whichever_is_larger(side: int, pad: int) 
     x, kernel = jax.random.normal(jax.random.key(0), (2, side, side, 16)), jnp.linspace(-1, 1, 9 * 16 * 16)
 
     def gradient(policy):
-        loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k.reshape(3, 3, 16, 16), 1, policy, around(pad))))  # noqa: E731
+        loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k.reshape(3, 3, 16, 16), 1, policy, pad)))  # noqa: E731
         return jax.jit(jax.grad(loss, (0, 1)))(x, kernel)
 
     for a, b in zip(gradient("xla"), gradient("direct")):
@@ -163,10 +157,10 @@ def test_group_norm_equals_flax() -> None:
 
 
 def test_batch_norm_leaves_padding_out() -> None:
-    x, weight = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)), jnp.array([1.0, 1, 1, 0])
+    x, present = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)), jnp.array([1.0, 1, 1, 0])
     norm = Norm(2, "batch", rngs=nnx.Rngs(0))
-    whole = norm(x, weight, True)[:3]
-    alone = Norm(2, "batch", rngs=nnx.Rngs(0))(x[:3], weight[:3], True)
+    whole = norm(x, present, True)[:3]
+    alone = Norm(2, "batch", rngs=nnx.Rngs(0))(x[:3], present[:3], True)
     np.testing.assert_allclose(whole, alone, atol=1e-6)
     np.testing.assert_allclose(norm.batch.mean[...], 0.1 * x[:3].mean((0, 1, 2)), atol=1e-6)
 

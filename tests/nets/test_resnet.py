@@ -8,7 +8,7 @@ import reference
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 
 COUNTS = [  # depth, parameters for 1000 classes and RGB, for 4 classes and 1 channel; running statistics

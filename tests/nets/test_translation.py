@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.double_unet import DoubleUNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import reference
 
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.double_unet import DoubleUNetSettings
-from fedjax_mri.nets.layers import around
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
 
@@ -37,7 +36,7 @@ def test_a_unet_joins_across_what_it_halved() -> None:
 
     def down(i, x):
         layer = params["down"][i]
-        return reference.conv(x, layer["kernel"], 2, around(1)) + layer["bias"]
+        return reference.conv(x, layer["kernel"], 2, 1) + layer["bias"]
 
     def up(layer, x):
         return reference.conv_transpose(relu(x), layer["kernel"]) + layer["bias"]
@@ -74,9 +73,9 @@ def test_a_key_samples_a_unet_s_images_and_without_one_nothing_drops() -> None:
 def test_batch_norm_of_a_unet_leaves_padding_out_and_remembers() -> None:
     net = UNetSettings(depth=2, width=2).build(X.shape[1:], Compute())
     params, carry = net.init(jax.random.key(0))
-    padded, weight = jnp.concatenate([X, 9 * X[:1]]), jnp.array([1.0, 1, 0])
-    apply = jax.jit(lambda x, weight: net.apply(params, carry, x, weight, True))
-    (made, after), (alone, wanted) = apply(padded, weight), apply(X, jnp.ones(2))
+    padded, present = jnp.concatenate([X, 9 * X[:1]]), jnp.array([1.0, 1, 0])
+    apply = jax.jit(lambda x, present: net.apply(params, carry, x, present, True))
+    (made, after), (alone, wanted) = apply(padded, present), apply(X, jnp.ones(2))
     np.testing.assert_allclose(made[:2], alone, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, wanted)
     assert any(bool((a != b).any()) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry)))
@@ -106,7 +105,7 @@ def test_an_autoencoder_equals_a_float64_loop() -> None:
     def conv(layer, x, stride=1):
         border = (len(layer["kernel"]) - 1) // 2
         x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), mode="reflect")
-        return reference.conv(x, layer["kernel"], stride, around(0)) + layer["bias"]
+        return reference.conv(x, layer["kernel"], stride, 0) + layer["bias"]
 
     def residual(blocks, number, x):
         first, second = (jax.tree.map(lambda leaf: leaf[number], blocks[name]) for name in ("first", "second"))

@@ -10,7 +10,7 @@ import pytest
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets import weights
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
 from fedjax_mri.nets.head import HeadSettings
 from fedjax_mri.nets.resnet import ResNetSettings
@@ -47,7 +47,7 @@ def drawn(tree, seed=0):
 def theirs(settings, params, carry, extra=None) -> dict[str, np.ndarray]:
     """The trees as torchvision lays them out (timm where `extra` holds a name of its own), the rules written again."""
     found = dict(extra or {})
-    pairs = dict(weights._pairs(settings, found))
+    pairs = dict(weights._layer_names(settings, found))
     for path, leaf in jax.tree_util.tree_leaves_with_path((params, carry)):
         *place, last = (step.key for step in path[1:])
         if tuple(place) not in pairs:
@@ -71,7 +71,7 @@ def test_every_tensor_finds_its_leaf(name) -> None:
     settings = TINY[name]
     params, carry = drawn(shapes(settings))
     tensors = theirs(settings, params, carry) | {"bn1.num_batches_tracked": np.int64(3)}
-    loaded = weights.fitted(tensors, settings, *drawn(shapes(settings), 1), "file")
+    loaded = weights.load_into(*drawn(shapes(settings), 1), settings, tensors, "file")
     jax.tree.map(np.testing.assert_array_equal, loaded[:2], (params, carry))
     assert loaded.notes == ()
 
@@ -81,7 +81,7 @@ def test_timm_names_find_their_leaves() -> None:
     params, carry = drawn(shapes(settings))
     tensors = theirs(settings, params, carry, {"conv_stem.weight": np.zeros(1)})
     assert "blocks.1.0.conv_pwl.weight" in tensors
-    loaded = weights.fitted(tensors, settings, *drawn(shapes(settings), 1), "file")
+    loaded = weights.load_into(*drawn(shapes(settings), 1), settings, tensors, "file")
     jax.tree.map(np.testing.assert_array_equal, loaded[:2], (params, carry))
 
 
@@ -90,7 +90,7 @@ def test_one_channel_and_other_classes_are_said() -> None:
     settings = TINY["ResNet-18"]
     params, carry = drawn(shapes(settings))
     own = drawn(shapes(settings, 1, 7), 1)
-    loaded = weights.fitted(theirs(settings, params, carry), settings, *own, "file")
+    loaded = weights.load_into(*own, settings, theirs(settings, params, carry), "file")
     kernel = loaded.params["stem"]["conv"]["kernel"]
     np.testing.assert_allclose(kernel, params["stem"]["conv"]["kernel"].sum(2, keepdims=True), rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, loaded.params["logits"], own[0]["logits"])
@@ -102,7 +102,7 @@ def test_the_norm_before_a_head_stays() -> None:
     settings = EfficientNetSettings(0.1, 0.3, norm="batch", head=HeadSettings("batch"))
     tensors = theirs(settings, *drawn(shapes(settings)))
     own = drawn(shapes(settings), 1)
-    loaded = weights.fitted(tensors, settings, *own, "file")
+    loaded = weights.load_into(*own, settings, tensors, "file")
     np.testing.assert_array_equal(
         loaded.params["logits"]["norm"]["batch"]["scale"], own[0]["logits"]["norm"]["batch"]["scale"]
     )
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_named_with_its_shapes(change, says) -> None:
     tensors = theirs(settings, *drawn(shapes(settings)))
     change(tensors)
     with pytest.raises(UserError, match=says) as caught:
-        weights.fitted(tensors, settings, *drawn(shapes(settings)), "FILE.pt")
+        weights.load_into(*drawn(shapes(settings)), settings, tensors, "FILE.pt")
     assert str(caught.value).startswith("FILE.pt: ")
     assert "\n" not in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_named_with_its_shapes(change, says) -> None:
 )
 def test_networks_that_no_file_fits_are_refused(settings, says) -> None:
     with pytest.raises(UserError, match=says):
-        weights.fitted({}, settings, {}, {}, "file")
+        weights.load_into({}, {}, settings, {}, "file")
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path) -> None:
@@ -190,6 +190,7 @@ def test_logits_equal_those_of_other_libraries(library, name, tmp_path) -> None:
     with torch.no_grad():
         wanted = net(torch.tensor(x.transpose(0, 3, 1, 2))).numpy()
     ours = NETS[name].build(x.shape[1:], 10, Compute("xla"))
-    loaded = weights.load(tmp_path / "net.pt", NETS[name], *jax.eval_shape(ours.init, jax.random.key(0)))
+    trees, tensors = jax.eval_shape(ours.init, jax.random.key(0)), weights.read(tmp_path / "net.pt")
+    loaded = weights.load_into(*trees, NETS[name], tensors, "net.pt")
     logits = jax.jit(lambda p, c, x: ours.apply(p, c, x, jnp.ones(2), False)[0])(loaded.params, loaded.carry, x)
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())

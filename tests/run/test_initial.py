@@ -15,7 +15,7 @@ from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.run import experiment, restore, runfolder
 from fedjax_mri.run.checkpoint import Checkpoints

@@ -10,7 +10,7 @@ import pytest
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.tasks.classify import MIXES, Classify, balance, mixed
 
 SMALL = Classify(network=CNNSettings(widths=(8,), hidden=16))

@@ -10,7 +10,7 @@ import pytest
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom.physics import NAMES
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.extras import Extras

@@ -12,7 +12,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.classical_fusion import pca
 from fedjax_mri.metrics.classification import Tally
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.fusion import Cross, Late
 from fedjax_mri.nets.volume import VolumeEncoder
 from fedjax_mri.tasks.fusion import Fuse, hidden, seen

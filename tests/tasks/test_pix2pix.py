@@ -10,7 +10,7 @@ import pytest
 from stepping import Player, assert_close, critic, images, stepped, translator
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.tasks.extras import Extras
 from fedjax_mri.tasks.pix2pix import Pix2Pix, pix2pix
 

@@ -10,7 +10,7 @@ import pytest
 from stepping import Player, assert_close, critic, images, numbers, stepped
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.unit import Autoencoder, ScalesSettings, UNITSettings
 from fedjax_mri.tasks.unit import UNIT, adam, unit

@@ -8,7 +8,7 @@ import toys
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.xai import cam
 from fedjax_mri.xai.layers import activations, cut

@@ -8,10 +8,10 @@ import toys
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.nets.compute import Compute
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.conv.pool import max_pool, overlapping_max_pool
 from fedjax_mri.nets.efficientnet import EfficientNetSettings
 from fedjax_mri.nets.head import HeadSettings
-from fedjax_mri.nets.layers import max_pool, overlapping_max_pool
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.vgg import VGGSettings
 from fedjax_mri.xai.gradients import GradientInput

@@ -23,8 +23,8 @@ class Plan:
 
     devices: int = 0  # devices the clients are spread over
     lanes: int = 0  # clients trained side by side on each device
-    conv: Conv = "auto"  # how convolutions are computed, see nets/layers.py
-    precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/compute.py
+    conv: Conv = "auto"  # how convolutions are computed, see nets/conv/conv2d.py
+    precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/conv/compute.py
     remat: bool = False  # recompute in the backward pass what lies between products: less memory, more time
     loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
     evaluate_batch: int = 256  # examples judged at once on each device

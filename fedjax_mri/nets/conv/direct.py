@@ -1,0 +1,149 @@
+"""A convolution of stride 1 whose result and two gradients are each the compiler's forward convolution, per client.
+
+On a CPU the compiler's forward convolution is fast, also inside loops. The gradients that it derives are not (the
+kernel's takes 50 times as long as its product in a loop), and neither are the grouped convolutions that `vmap` over
+kernels makes.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.nets.conv.windows import LAYOUT, Pads, backward_pads, pad_zeros
+
+BROAD_CHANNELS = 128
+MANY_OUTPUTS, FEW_POSITIONS = 256, 1024
+FAST_OUTPUTS = 32
+FEW_TAPS = 27
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def direct(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O]; each pad is below h or w."""
+    return forward(x, kernel, pads)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return forward(x, kernel, pads), (x, kernel)
+
+
+def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    by_input = forward(gradient, kernel[::-1, ::-1].swapaxes(2, 3), backward_pads(pads, kernel.shape[:2]))
+    return by_input, kernel_gradient(x, gradient, pads)
+
+
+direct.defvjp(_forward, _backward)
+
+
+def suits_direct(x: jax.Array, kernel: jax.Array, pads: Pads) -> bool:
+    """Whether `direct` is faster than a product over windows for x [B, H, W, C] and kernel [h, w, C, O].
+
+    It is not for a window of one pixel, nor for images smaller than the window, for which the compiler has no fast
+    kernel, nor for many outputs at few positions, where cutting windows costs little beside their product.
+    """
+    window = kernel.shape[:2]
+    result = [size + sum(pad) - side + 1 for size, side, pad in zip(x.shape[1:3], window, pads)]
+    small = not _covers(x.shape[1:3], window) or not _covers(result, window)
+    product = kernel.shape[3] >= MANY_OUTPUTS and x.shape[0] * math.prod(result) < FEW_POSITIONS
+    return not small and window != (1, 1) and not product
+
+
+def kernel_gradient(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    """The gradient [h, w, C, O] by the kernel of x [B, H, W, C], from the output's [B, H', W', O].
+
+    With many channels it is a few products. With fewer it is a convolution over examples as channels, in which either
+    of x and the output's gradient can be the kernel.
+    """
+    if min(x.shape[3], gradient.shape[3]) >= BROAD_CHANNELS:
+        return kernel_gradient_by_rows(x, gradient, pads)
+    if _input_is_kernel(x.shape, gradient.shape):
+        return kernel_gradient_input_as_kernel(x, gradient, pads)
+    return kernel_gradient_output_as_kernel(x, gradient, pads)
+
+
+def _input_is_kernel(x: tuple[int, ...], gradient: tuple[int, ...]) -> bool:
+    """Whether x [B, H, W, C] is to be the kernel of the convolution that gives the kernel's gradient.
+
+    The smaller of x and the output's gradient is the kernel. Of two of one size it is the one with fewer channels,
+    unless these are fewer than FAST_OUTPUTS.
+    """
+    if not _covers(x[1:3], gradient[1:3]):
+        return True
+    return _covers(gradient[1:3], x[1:3]) and FAST_OUTPUTS <= x[3] <= gradient[3]
+
+
+def kernel_gradient_input_as_kernel(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    """The kernel's gradient as a convolution of the output's gradient with x, which flips it."""
+    window = [size + sum(pad) - side + 1 for size, side, pad in zip(x.shape[1:3], gradient.shape[1:3], pads)]
+    images, kernel = gradient.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3)
+    flipped = forward(images, kernel, backward_pads(pads, window))
+    return flipped[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+
+
+def kernel_gradient_output_as_kernel(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    """The kernel's gradient as a convolution of x with the output's gradient."""
+    return forward(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+
+
+def kernel_gradient_by_rows(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    """The kernel's gradient as a product for each row of the window, of what the row's taps see and the gradient."""
+    x = pad_zeros(x, pads)
+    height, width = gradient.shape[1:3]
+    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+    taps = jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1)
+    flat, positions = gradient.reshape(-1, gradient.shape[3]), (((0,), (0,)), ((), ()))
+    by_row = (taps[:, i : i + height].reshape(len(flat), -1) for i in range(rows))
+    stacked = jnp.stack([jax.lax.dot_general(flat, row, positions) for row in by_row])  # [h, O, w C]
+    return stacked.reshape(rows, -1, columns, x.shape[3]).transpose(0, 2, 3, 1)
+
+
+def _covers(image: tuple[int, ...] | list[int], window: tuple[int, ...]) -> bool:
+    """Whether an image [H, W] is at least as large as the window."""
+    return image[0] >= window[0] and image[1] >= window[1]
+
+
+def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The fastest forward convolution without a gradient; under `vmap` over kernels one client after another."""
+    if kernel.shape[3] < FAST_OUTPUTS and math.prod(kernel.shape[:3]) <= FEW_TAPS:
+        return sum_over_taps(x, kernel, pads)
+
+    @jax.custom_batching.custom_vmap
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return compiled(x, kernel, pads)
+
+    @convolve.def_vmap
+    def each_client(clients: int, batched: list[bool], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, bool]:
+        if not batched[1]:
+            together = forward(x.reshape(-1, *x.shape[2:]), kernel, pads)
+            return together.reshape(*x.shape[:2], *together.shape[1:]), True
+        pairs = [(x[i] if batched[0] else x, kernel[i]) for i in range(clients)]
+        return jnp.stack([forward(*pair, pads) for pair in pairs]), True
+
+    return convolve(x, kernel)
+
+
+def compiled(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The compiler's convolution, of which a row of zeros and its result are cut off where there is no padding.
+
+    Without any padding the compiler takes another kernel, up to five times slower.
+    """
+    bare = not any(map(sum, pads))
+    rows = (0, 1) if bare else pads[0]
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), (rows, pads[1]), dimension_numbers=LAYOUT)
+    return y[:, :-1] if bare else y
+
+
+def sum_over_taps(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """A convolution as one float32 loop over the taps and channels of a window."""
+    wide = pad_zeros(x, pads).astype(jnp.float32)
+    height, width = wide.shape[1] - kernel.shape[0] + 1, wide.shape[2] - kernel.shape[1] + 1
+
+    def product(i: int, j: int, channel: int) -> jax.Array:
+        return wide[:, i : i + height, j : j + width, channel, None] * kernel[i, j, channel].reshape(1, 1, 1, -1)
+
+    kernel = kernel.astype(jnp.float32)
+    return sum((product(*tap) for tap in np.ndindex(kernel.shape[:3])), jnp.float32(0)).astype(x.dtype)

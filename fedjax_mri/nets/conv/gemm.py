@@ -1,0 +1,48 @@
+"""Convolution as one matrix product, over windows of the input or, where outputs are few, of the output's gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.nets.conv.windows import Pads, backward_pads, pad_zeros, windows
+
+
+def gemm(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int = 1) -> jax.Array:
+    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O] as a product over windows.
+
+    Windows are cheap to cut and h w times the size of x, so the backward pass cuts them again.
+    """
+
+    @jax.checkpoint
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        cut = windows(x, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
+        return jnp.einsum("bhwk,ko->bhwo", cut, kernel.reshape(-1, kernel.shape[-1]))
+
+    return product(x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def few_outputs(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Convolution at stride 1 to few outputs: first the products by tap, which are small, then their sum."""
+    x = pad_zeros(x, pads)
+    y = jnp.einsum("bhwc,ijco->bhwijo", x, kernel)
+    rows, columns = (size - side + 1 for size, side in zip(x.shape[1:3], kernel.shape))
+    y = functools.reduce(jnp.add, [y[:, i : i + rows, :, i] for i in range(kernel.shape[0])])
+    return functools.reduce(jnp.add, [y[:, :, j : j + columns, j] for j in range(kernel.shape[1])])
+
+
+def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return few_outputs(x, kernel, pads), (x, kernel)
+
+
+def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Windows of the output's gradient are small too, and both gradients are a product with them.
+    (x, kernel), (height, width, inputs, outputs) = saved, saved[1].shape
+    cut = windows(gradient, (height, width), 1, backward_pads(pads, (height, width)))
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3).reshape(-1, inputs)
+    by_kernel = jnp.einsum("bhwk,bhwc->kc", cut, x).reshape(height, width, outputs, inputs)
+    return jnp.einsum("bhwk,kc->bhwc", cut, flipped), by_kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+few_outputs.defvjp(_forward, _backward)
