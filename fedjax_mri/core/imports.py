@@ -1,7 +1,6 @@
 """Objects by their dotted import path, as configs name them."""
 
 import difflib
-import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from fedjax_mri.core.errors import UserError
 
 
-@functools.cache
 def imported(name: str, field: str) -> Callable[..., Any]:
     """The object behind a dotted import path. Raises UserError, naming the `field` that asked for it."""
     module, _, attribute = name.rpartition(".")

@@ -33,6 +33,8 @@ from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import methods
 
+EXECUTED = dict[str, bytes]()  # what each config file said when this process ran it: they are in no list of modules
+
 
 @dataclass(frozen=True)
 class LocalTraining:
@@ -134,6 +136,7 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
     """What a Python file defines. Raises UserError where it cannot be run."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such config file; see configs/ for examples")
+    EXECUTED[str(path)] = pathlib.Path(path).read_bytes()
     try:
         return runpy.run_path(str(path))
     except UserError:

@@ -6,7 +6,8 @@ import pathlib
 import jax
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import restore
+from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.models import classifier, own
 from fedjax_mri.tasks.losses import Encoder
 from fedjax_mri.xai.layers import features
@@ -16,12 +17,16 @@ from fedjax_mri.xai.method import Scores
 def of_run(path: str) -> Encoder:
     """Images [B, H, W, C] in 0..1 -> a run's last activations of each size, the largest first (Johnson et al. 2016).
 
-    The run is read when the encoder is first used: what was trained with it needs it no more. Images of another size
-    than the classifier's are brought to that. Raises UserError where no path is given or the run is no classifier.
+    The model is read when the encoder is first used: what was trained with it needs it no more. The config is read now:
+    a traced program is named after the code that it reaches, and that of the encoder's network is reached by it. Images
+    of another size than the classifier's are brought to that. Raises UserError where no path is given or the run is no
+    classifier.
     """
     if not path:
         raise UserError("task.extras.encoder_path is empty: give the folder of a run that classifies such images")
-    load = functools.cache(lambda: frozen(pathlib.Path(path)))
+    run = pathlib.Path(path)
+    config = settings(run)
+    load = functools.cache(lambda: frozen(run, config))
 
     def encode(x: jax.Array) -> list[jax.Array]:
         size, scores = load()
@@ -32,9 +37,20 @@ def of_run(path: str) -> Encoder:
     return encode
 
 
-def frozen(run: pathlib.Path) -> tuple[tuple[int, int, int], Scores]:
-    """The size [H, W, C] of the images that a run's classifier reads, and its scores of them."""
+def settings(run: pathlib.Path) -> Experiment | None:
+    """The config of a run; None where it cannot be read, as when the run is no longer there."""
+    try:
+        return runfolder.read_config(run)
+    except UserError:
+        return None
+
+
+def frozen(run: pathlib.Path, config: Experiment | None) -> tuple[tuple[int, int, int], Scores]:
+    """The size [H, W, C] of the images that a run's classifier reads, and its scores of them. Raises UserError where
+    the run is no classifier, or not the one that had this config."""
     with jax.ensure_compile_time_eval():  # within a function that is being traced
         this = restore.restore_kept(run)
+        if this.config != config:
+            raise UserError(f"task.extras.encoder_path={run}: has been written anew meanwhile; start this run again")
         steps, model = classifier(this, run), own(this)
     return this.described.image, lambda x: steps.scores(model.params, model.carry, steps.seen(x))

@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     checkpoints: Checkpoints
     log: runfolder.Log
     clock: Clock
-    shelf: Shelf  # of its traced programs
+    shelf: Shelf | None  # of its traced programs; None where these cannot be told from another run's
 
 
 def run(
@@ -120,7 +120,8 @@ def prepare(
     if processes.main():
         disk.write_json(out / "run.json", runfolder.facts(config, plan, federation, described, sim.task.headline))
     log = runfolder.Log(out, int(state.round))
-    shelf = Shelf(runfolder.cache() / "programs", fingerprint.of_run(config, plan, built), say)
+    name = fingerprint.of_run(config, plan, built, sim, federation.tests)
+    shelf = None if name is None else Shelf(runfolder.cache() / "programs", name, say)
     return Prepared(config, plan, federation, sim, checkpoints, log, clock, shelf), state
 
 

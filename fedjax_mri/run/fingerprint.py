@@ -5,28 +5,44 @@ import json
 import os
 import pathlib
 import sys
-import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
+from fedjax_mri.core import code_digest, code_installed
+from fedjax_mri.data.contract import Test
+from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import runfolder
 
 PACKAGE = pathlib.Path(__file__).parents[1]
-INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+Tests = Mapping[str, Test]
 
 
-def of_run(config: configs.Experiment, plan: Plan, data: str) -> str:
-    """Of the config and the files it names, the resolved plan, `data` as built, the code, the packages, the devices
-    and JAX's settings."""
+def of_run(config: configs.Experiment, plan: Plan, data: str, sim: Simulation, tests: Tests) -> str | None:
+    """Of the config and the files it names, the resolved plan, `data` as built, the devices, the packages, JAX's
+    settings, and all code: the source of what is imported, and the functions, classes and values that `sim` and what
+    reads `tests` reach. None where these hold something that cannot be looked into."""
+    built = reached(config, sim, tests)
+    if built is None:
+        return None
     settings = {name: str(value) for name, value in jax.config.values.items()}
     devices = (jax.default_backend(), jax.devices()[0].device_kind, jax.device_count(), jax.process_count())
     parts = (configs.to_dict(config), str(plan), data, runfolder.versions(), devices, settings)
-    whole = json.dumps([*parts, list(named(config)), list(code())], sort_keys=True, default=str)
+    whole = json.dumps([*parts, list(named(config)), list(code()), built], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def reached(config: configs.Experiment, sim: Simulation, tests: Tests) -> str | None:
+    """A digest of what a run has built and of the engine as it is now; examples are arguments of programs."""
+    data = sim.data._replace(store=None, fetch=None)
+    engine = (segments.build, evaluate.build, evaluate.few, evaluate.showing)
+    readers = [test.data.read for test in tests.values()]
+    return code_digest.digest(config, sim._replace(data=data), readers, engine, code_installed.replaced())
 
 
 def named(config: Any) -> Iterator[tuple[str, int, int]]:
@@ -45,9 +61,11 @@ def found(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
 
 
 def code() -> Iterator[str]:
-    """Digests of this package's source, and of all modules in use that no package manager has installed."""
+    """Digests of this package's source, of all modules in use that no package manager has installed, and of config
+    files."""
     files = {str(path) for path in PACKAGE.rglob("*.py")}
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    ours = {path for path in modules if path.endswith(".py") and not path.startswith(INSTALLED)}
-    for path in sorted(files | ours):
-        yield hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    ours = {path for path in modules if path.endswith(".py") and not code_installed.file(path)}
+    texts = [pathlib.Path(path).read_bytes() for path in sorted(files | ours)]
+    for text in (*texts, *configs.EXECUTED.values()):
+        yield hashlib.sha256(text).hexdigest()

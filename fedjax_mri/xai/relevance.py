@@ -267,12 +267,12 @@ CONSTANT = {
     *("rsqrt", "sqrt", "exp", "exp2", "log", "log1p", "stop_gradient", "sign", "floor", "ceil", "round", "is_finite"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "argmax", "argmin"),
 }
-GATES = {"logistic", "tanh", "erf", "erfc"}
+GATES = ("logistic", "tanh", "erf", "erfc")
 POSITIVE = {"logistic", "square", "abs"}
-MOVES = {
+MOVES = (
     *("reshape", "transpose", "squeeze", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev", "split"),
     *("reduce_sum", "reduce_window_sum", "cumsum", "convert_element_type", "reduce_precision", "copy"),
-}
+)
 RULES: dict[str, Callable[..., list[Any]]] = {
     **dict.fromkeys(MOVES, moves),
     **dict.fromkeys(("concatenate", "pad"), joins),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from simulations import CASES, classifier, images, simulation
 
+from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import auto, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
@@ -124,6 +126,25 @@ def test_memories_of_other_tasks_and_plans_are_others(tmp_path) -> None:
     keys = [key(assemble, plan), key(wider, plan), key(assemble, Plan(devices=1)), key(assemble, Plan(2, lanes=3))]
     assert len(set(keys)) == 4
     assert key(assemble, plan) == keys[0]
+
+
+def test_changed_code_is_measured_anew(monkeypatch) -> None:
+    """The memory is named after the program that is measured: whatever changes that has another name."""
+
+    def key() -> str:
+        plan = Plan(devices=2)
+        return auto.key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
+
+    before = key()
+    monkeypatch.setattr(trees, "scale", lambda by, tree: trees.add(tree, tree))
+    replaced = key()
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), "assemble", lambda plan: CASES["uniform weights, clipped"]())
+    clipped = key()
+    monkeypatch.setattr(FedAvg, "_server", lambda self, server, aggregate: server)
+    assert len({before, replaced, clipped, key()}) == 4
+    monkeypatch.undo()
+    assert key() == before
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_memory(tmp_path, timings) -> None:

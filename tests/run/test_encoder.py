@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import sys
 from dataclasses import replace
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from test_translation_run import CONFIG as TRANSLATION
 from tiny import Grey
 
+from fedjax_mri.core.code_digest import digest
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.fed.sampling import Everyone
@@ -60,6 +62,23 @@ def test_a_translation_learns_by_it_and_then_needs_it_no_more(classifier, tmp_pa
     assert 0 < line["train/perceptual"] < np.inf and 0 < line["train/cycle_perceptual"] < np.inf
     shutil.rmtree(source)
     assert int(restore.restore(tmp_path / "run").state.round) == 1
+
+
+def test_the_code_of_its_network_is_part_of_what_it_is(classifier, tmp_path, monkeypatch) -> None:
+    """So that no program is taken that was traced with another; and the run may not change before it is read."""
+    (tmp_path / "a_network.py").write_text("from fedjax_mri.nets import cnn\nclass Mine(cnn.CNNSettings): rate = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = shutil.copytree(classifier, tmp_path / "run")
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace("fedjax_mri.nets.cnn.CNNSettings", "a_network.Mine"))
+    before = digest(encoder.of_run(str(run)))
+    monkeypatch.setattr(sys.modules["a_network"].Mine, "rate", 2)
+    encode = encoder.of_run(str(run))
+    assert None is not before != digest(encode)
+    del sys.modules["a_network"]
+    (run / "config.json").write_text(text)
+    with pytest.raises(UserError, match="written anew"):
+        encode(jnp.zeros((1, 8, 8, 1)))
 
 
 def test_what_it_cannot_see_is_refused(classifier, tmp_path) -> None:

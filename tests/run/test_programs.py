@@ -1,7 +1,10 @@
 """Traced programs on a shelf: what a run finds there is not traced again, and does the same."""
 
 import importlib
+import json
+import os
 import pathlib
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -18,7 +21,8 @@ from fedjax_mri.data.contract import Test
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
-from fedjax_mri.run import fingerprint
+from fedjax_mri.run import config as configs
+from fedjax_mri.run import experiment, fingerprint
 from fedjax_mri.run.config import Experiment
 
 ROOT = jax.random.key(11)
@@ -105,6 +109,7 @@ def test_a_lazy_program_is_compiled_for_each_shape() -> None:
 
 def test_the_name_is_of_config_plan_data_files_and_code(tmp_path, monkeypatch) -> None:
     config, plan, weights = Experiment(data=Grey()), Plan().resolve(), tmp_path / "weights.npz"
+    tests = {"all": Test(SIM.data, np.full(len(SIM.data.sizes), -1, np.int32))}
     weights.write_bytes(b"some")
     (tmp_path / "a_users_module.py").write_text("rate = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -113,9 +118,9 @@ def test_the_name_is_of_config_plan_data_files_and_code(tmp_path, monkeypatch) -
 
     def names() -> list[str]:
         runs = ((config, "8"), (config, "9"), (replace(config, seed=1), "8"), (begun, "8"))
-        return [fingerprint.of_run(one, plan, data) for one, data in runs]
+        return [fingerprint.of_run(one, plan, data, SIM, tests) for one, data in runs]
 
-    before = [*names(), fingerprint.of_run(config, replace(plan, lanes=7), "8")]
+    before = [*names(), fingerprint.of_run(config, replace(plan, lanes=7), "8", SIM, tests)]
     assert names() == before[:4] and len(set(before)) == 5
     weights.write_bytes(b"others")
     assert names()[:3] == before[:3] and names()[3] != before[3]
@@ -130,3 +135,64 @@ def test_the_name_is_of_this_packages_code(tmp_path, monkeypatch) -> None:
     before = list(fingerprint.code())
     (tmp_path / "part.py").write_text("2")
     assert list(fingerprint.code()) != before
+
+
+ALGORITHM = """
+from tiny import Grey
+from fedjax_mri import trees
+from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.data.augment import Preprocess
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.tasks.classify import Classify
+from dataclasses import dataclass
+{scale}
+
+@dataclass(frozen=True)
+class Mine(FedAvg):
+    def build(self):
+        return super().build()._replace(server=server)
+
+def server(server, aggregate):
+    return server._replace(model=trees.add(server.model, trees.scale(FACTOR, aggregate.delta)))
+
+config = Experiment(
+    Grey(clients=2), rounds=1, algorithm=Mine(), sampling=Everyone(), local=LocalTraining(batch=4),
+    task=Classify(network=CNNSettings(widths=(4,), hidden=4), preprocess=Preprocess(size=8)), plan=Plan(tune_s=0),
+)
+"""
+
+
+def test_a_run_never_takes_the_program_of_another_ones_code(tmp_path) -> None:
+    """A factor in a config file becomes 0: the next run's figures are those of an empty cache."""
+
+    def run(factor: float, out: str, cache: str) -> dict[str, float]:
+        (tmp_path / "mine.py").write_text(ALGORITHM.format(scale=f"FACTOR = {factor}"))
+        paths = [str(pathlib.Path(__file__).parents[2]), str(pathlib.Path(__file__).parent)]
+        where = {
+            "XDG_CACHE_HOME": str(tmp_path / cache),
+            "JAX_COMPILATION_CACHE_DIR": os.environ["XDG_CACHE_HOME"],
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        words = [sys.executable, "-m", "fedjax_mri", "train", "mine.py", "--out", out]
+        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **where}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert list((tmp_path / cache / "fedjax_mri/programs").iterdir())
+        last = json.loads((tmp_path / out / "metrics.jsonl").read_text().splitlines()[-1])
+        return {name: value for name, value in last.items() if name.startswith(("train/", "new sites/"))}
+
+    moved, still = run(1.0, "first", "cache"), run(0.0, "second", "cache")
+    assert moved and moved != still == run(0.0, "alone", "another")
+
+
+def test_where_code_cannot_be_known_nothing_is_kept(tmp_path, monkeypatch) -> None:
+    """An algorithm with an open file in its closure is trained all the same."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "mine.py"
+    path.write_text(
+        ALGORITHM.format(scale="class Factor(float): pass\nFACTOR = Factor(1)\nFACTOR.file = open(__file__)")
+    )
+    experiment.run(configs.load(path)[""], tmp_path / "run")
+    assert not (tmp_path / "cache/fedjax_mri/programs").exists()

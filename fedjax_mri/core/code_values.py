@@ -1,0 +1,163 @@
+"""What values consist of: the parts by which a digest tells them apart.
+
+`parts` has a rule for each type; instances of other classes are their class and their state. What neither shows what
+it holds nor can be pickled is unknown.
+"""
+
+import collections
+import enum
+import functools
+import hashlib
+import pathlib
+import re
+import threading
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Primitive
+
+from fedjax_mri.core import code_installed as installed
+
+Parts = Iterator[Any]
+
+NOT_READ = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "_abc_impl"}
+LARGEST = 2**30  # bytes of an array that is looked through
+
+
+class Unknown(Exception):
+    """Something cannot be looked into."""
+
+
+@functools.singledispatch
+def parts(x: Any) -> Parts:
+    """What an object consists of. Raises Unknown. This is the rule where there is no other: the class and the state."""
+    kind = type(x)
+    if isinstance(x, jax.Array):
+        return of_jax(x)
+    if kind.__module__ == "typing" or isinstance(x, jax.Device):
+        return said(x)
+    slots = [name for one in kind.__mro__ for name, value in vars(one).items() if is_slot(value)]
+    pointers = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    if kind.__itemsize__ or kind.__basicsize__ > object.__basicsize__ + pointers * np.intp().itemsize:
+        return pickled(x)
+    held = {name: getattr(x, name) for name in slots if hasattr(x, name)}
+    return iter(("instance", kind, *sorted_items(held), *state(x)))
+
+
+def is_slot(value: Any) -> bool:
+    """Whether an attribute of a class is one of its `__slots__`."""
+    return isinstance(value, types.MemberDescriptorType)
+
+
+def pickled(x: Any) -> Parts:
+    """An object of an installed package's, written in C, by what it is pickled as. Raises Unknown."""
+    kind = type(x)
+    if not installed.name(kind) or kind.__reduce__ is object.__reduce__:
+        raise Unknown(f"{kind} keeps what Python does not see")
+    try:
+        return iter(("pickled", kind, x.__reduce__()))
+    except Exception as error:
+        raise Unknown(f"{kind}: {error}") from error
+
+
+def state(x: Any) -> Parts:
+    """Name and value of an object's own attributes."""
+    return sorted_items(getattr(x, "__dict__", {}))
+
+
+def sorted_items(named: typing.Mapping[str, Any]) -> Parts:
+    """Name and value, by name, of what can change what an object does."""
+    return ((name, named[name]) for name in sorted(named) if name not in NOT_READ)
+
+
+def said(x: Any) -> Parts:
+    """An object by its `repr`. Raises Unknown where that holds an address."""
+    words = repr(x)
+    if " at 0x" in words:
+        raise Unknown(words)
+    return iter((type(x).__qualname__, words))
+
+
+def of_jax(x: jax.Array) -> Parts:
+    """An array's values. Raises Unknown where they are not known, or not here."""
+    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+        raise Unknown("an array whose values are not known here")
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return iter(("keys", str(jax.random.key_impl(x)), np.asarray(jax.random.key_data(x))))
+    return iter(("jax", np.asarray(x)))
+
+
+@parts.register(np.ndarray)
+@parts.register(np.generic)
+def _(x: Any) -> Parts:
+    if x.nbytes > LARGEST:
+        raise Unknown(f"an array of {x.nbytes} bytes")
+    values = tuple(x.ravel().tolist()) if x.dtype.hasobject else hashlib.sha256(x.tobytes()).hexdigest()
+    return iter(("array", type(x).__name__, x.dtype, x.shape, values))
+
+
+@parts.register(np.dtype)
+@parts.register(range)
+@parts.register(slice)
+@parts.register(types.GenericAlias)
+@parts.register(types.UnionType)
+@parts.register(jax.tree_util.PyTreeDef)
+@parts.register(pathlib.PurePath)
+def _(x: Any) -> Parts:
+    return said(x)
+
+
+@parts.register(int)
+@parts.register(float)
+@parts.register(complex)
+@parts.register(str)
+@parts.register(bytes)
+@parts.register(bytearray)
+def _(x: Any) -> Parts:
+    base = next(one for one in type(x).__mro__ if one in (int, float, complex, str, bytes, bytearray))
+    return iter(("value", type(x), base.__repr__(x), *state(x)))
+
+
+@parts.register(tuple)
+@parts.register(list)
+@parts.register(collections.deque)
+def _(x: Any) -> Parts:
+    return iter(("sequence", type(x), *x, *state(x)))
+
+
+@parts.register(dict)
+@parts.register(types.MappingProxyType)
+def _(x: Any) -> Parts:
+    return iter(("dict", type(x), getattr(x, "default_factory", None), *dict(x).items(), *state(x)))
+
+
+@parts.register(enum.Enum)
+def _(x: enum.Enum) -> Parts:
+    return iter(("member", type(x), x.name))
+
+
+@parts.register(type(threading.Lock()))
+@parts.register(type(threading.RLock()))
+def _(x: Any) -> Parts:
+    return iter(("lock",))
+
+
+@parts.register(re.Pattern)
+def _(x: Any) -> Parts:
+    return iter(("pattern", x.pattern, x.flags))
+
+
+@parts.register(np.ufunc)
+def _(x: np.ufunc) -> Parts:
+    if "vectorized" in x.__name__:
+        raise Unknown("a function of Python's behind np.frompyfunc")
+    return iter(("ufunc", x.__name__))
+
+
+@parts.register(Primitive)
+def _(x: Primitive) -> Parts:
+    return iter(("primitive", x.name))
