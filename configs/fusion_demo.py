@@ -9,10 +9,10 @@ Each hospital has a head of its own ("fusion" in the figures) beside the one tha
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Augment, Preprocess
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.shift import ModalitySkew
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
@@ -41,7 +41,7 @@ ENCODER = ResNetEncoder(width=8, stages=2)  # 4 x 4 tokens of 16 channels at 32 
 
 config = Experiment(
     name="fusion of CT and MR",
-    data=ModalitySkew(Drawn(PHANTOM, fields=("ct", "mr", "label")), ct_only=0.3, mr_only=0.2),
+    data=ModalitySkew(Precomputed(PHANTOM, fields=("ct", "mr", "label")), ct_only=0.3, mr_only=0.2),
     task=Fuse(
         network=Cross(ct=ENCODER, mr=ENCODER, width=32, heads=2, hidden=64),
         heads="client",

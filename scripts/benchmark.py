@@ -133,11 +133,11 @@ def simulations(name: str) -> Callable[[Plan], Simulation]:
 
 
 def quickstart(path: pathlib.Path) -> Callable[[Plan], Simulation]:
-    from fedjax_mri.run import config, experiment
+    from fedjax_mri.run import assemble, config
 
     settings = config.load(path)[""]
     federation = settings.data.build(settings.seed)
-    return functools.partial(experiment.assemble, settings, experiment.describe(federation), federation.train)
+    return functools.partial(assemble.assemble, settings, assemble.describe(federation), federation.train)
 
 
 def unit(images: np.ndarray) -> np.ndarray:

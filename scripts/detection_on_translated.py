@@ -17,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from translation_table import everyone
 
-from fedjax_mri.convert.translate import Translator, own, translate
+from fedjax_mri.convert.translate import Translator, translate
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Source
 from fedjax_mri.metrics import classification, image
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.run import restore, runfolder
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.models import global_model
 from fedjax_mri.run.restore import Restored
+from fedjax_mri.tasks.intensities import displayed
 from fedjax_mri.tasks.task import Batch
-from fedjax_mri.tasks.units import share
 
 HEALTHY = "no tumour"  # the class that is none to detect
 CHUNK = 64  # images through a network at once
@@ -47,7 +48,7 @@ def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
     """Both tables. Raises UserError where the two runs do not fit each other."""
     config, detector, translators = runfolder.read_config(translation), restore.restore(classifier), both(translation)
     batch, classes = patients(config)
-    refuse_strangers(detector, translators["mr"], classes)
+    check_same_data(detector, translators["mr"], classes)
     made = translated(translators["mr"], "mr", batch["ct"])
     back = reconstructed(translators, made, batch) if "ct" in translators else {}
     rows = {"real MR": batch["mr"], "MR made of CT": made} | ({"MR from cycle": back["mr"]} if back else {})
@@ -58,8 +59,9 @@ def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
     tables = [table(title, found)]
     if back:
         window = translators["mr"].window
-        alike = {to.upper(): likeness(share(window, to, batch[to]), share(window, to, back[to])) for to in back}
-        tables.append(table("originals and their cycle reconstructions, in 0..1", alike))
+        pairs = {to: (displayed(window, to, batch[to]), displayed(window, to, back[to])) for to in back}
+        similarities = {to.upper(): similarity(*pair) for to, pair in pairs.items()}
+        tables.append(table("originals and their cycle reconstructions, in 0..1", similarities))
     return "\n\n".join(tables)
 
 
@@ -78,7 +80,7 @@ def patients(config: Experiment) -> tuple[Batch, tuple[str, ...]]:
     return everyone(next(iter(federation.tests.values())).data), federation.classes
 
 
-def refuse_strangers(detector: Restored, translator: Translator, classes: tuple[str, ...]) -> None:
+def check_same_data(detector: Restored, translator: Translator, classes: tuple[str, ...]) -> None:
     """Raises UserError where the classifier knows other classes or other images than the translator makes."""
     known, seen, made = detector.described.classes, detector.described.image, translator.image
     if known != classes or HEALTHY not in known:
@@ -101,11 +103,11 @@ def reconstructed(translators: dict[str, Translator], made: np.ndarray, batch: B
 
 def predicted(detector: Restored, mr: np.ndarray, labels: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [n, C] that a classifier gives MR [n, H, W, 1], and the labels [n]."""
-    model = own(detector)
+    model = global_model(detector)
 
     @jax.jit
     def predict(x: jax.Array) -> jax.Array:
-        return detector.sim.task.predict(model.params, model.carry, {"image": x, "weight": jnp.ones(len(x))})
+        return detector.task.predict(model.params, model.carry, {"image": x, "weight": jnp.ones(len(x))})
 
     parts = np.array_split(np.asarray(mr, np.float32), -(-len(mr) // CHUNK))
     return np.concatenate([np.asarray(predict(part)) for part in parts]), np.asarray(labels)
@@ -134,7 +136,7 @@ def tallied(probabilities: np.ndarray, labels: np.ndarray) -> Tally:
     return classification.tally(logits, jnp.asarray(labels, jnp.int32), jnp.ones(len(labels)))
 
 
-def likeness(x: jax.Array, y: jax.Array) -> dict[str, float]:
+def similarity(x: jax.Array, y: jax.Array) -> dict[str, float]:
     """Mean squared error and cosine similarity of images in 0..1, means over patients."""
     return {"MSE": float(image.mse(x, y).mean()), "cosine similarity": float(image.cosine(x, y).mean())}
 

@@ -27,7 +27,7 @@ from fedjax_mri.fed.engine.simulation import State, init_state
 from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.metrics import classification
 from fedjax_mri.run import config as configs
-from fedjax_mri.run.experiment import assemble
+from fedjax_mri.run.assemble import assemble
 
 CONFIG = configs.load(pathlib.Path(__file__).parents[1] / "configs" / "synthetic.py")[""]
 DATA = {

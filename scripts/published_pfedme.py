@@ -13,7 +13,7 @@ from published_scaffold import first
 from trajectory import trajectory
 
 from fedjax_mri.data.resident import whole
-from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
+from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import placement
@@ -23,6 +23,7 @@ from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.run.experiment import describe
 from fedjax_mri.tasks.classify import Classify
 
 DATA, SEED, ROUNDS, STEPS = Synthetic(0.5, 0.5, clients=100, times=5), 0, 600, 20
@@ -32,7 +33,7 @@ PUBLISHED = 0.7762, 0.0011  # mean and deviation
 def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.ndarray:
     """Test accuracy after each round, pooled over users, [runs, rounds]; runs differ in all but the data."""
     federation, plan = data.build(SEED), Plan(devices=1, lanes=10).resolve()
-    task = Classify(network=LinearSettings()).build((1, 1, FEATURES), CLASSES, Compute())
+    task = Classify(network=LinearSettings()).build(describe(federation), Compute())
     chain = UplinkSettings().build()
     local = Local(2, 20, optax.sgd, lambda round: jnp.float32(0.02))  # two epochs are more than 20 steps for all
     sample = Uniform(10).build(Population(federation.train.sizes))

@@ -22,18 +22,19 @@ import matplotlib.figure
 import numpy as np
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom, SiteModel
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.source import UNSEEN, origin, reader
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.explain import rounds
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.report.explanations import over_rounds
 from fedjax_mri.report.figures import STYLE, WIDE
-from fedjax_mri.run import experiment, results, runfolder
+from fedjax_mri.run import experiment, results
 from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.record import Explained
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import measures, stability
 from fedjax_mri.xai.methods import title
@@ -73,15 +74,15 @@ def main() -> None:
 
 def study(size: Size, out: Path, table: Path, figure: Path) -> None:
     """All cells, then the table and the figure of all that is there."""
-    found, examples = dict[tuple[str, int], dict[str, np.ndarray]](), None
+    found, examples = dict[tuple[str, int], Cell](), None
     for skew, seed in itertools.product(SKEWS, range(size.seeds)):
         run = out / f"{skew.replace(' ', '_')}_{seed}"
         if not (run / results.EXPLANATIONS).exists():
             print(f"{skew}, seed {seed}", flush=True)
             examples = patients(size) if examples is None else examples
             experiment.run(config(size, skew, seed), run)
-            runfolder.save_arrays(run / results.EXPLANATIONS, rounds.explained(run, METHODS, examples, print))
-        found[skew, seed] = results.load(run).explained | accuracy(run)
+            results.save_explained(run, rounds.explain(run, METHODS, *examples, print))
+        found[skew, seed] = cell(run)
     lines = list(rows(found))
     write(table, lines)
     draw(lines).savefig(figure, dpi=130)
@@ -100,7 +101,7 @@ def config(size: Size, skew: str, seed: int) -> Experiment:
     return Experiment(
         name=f"stability, {skew}, seed {seed}",
         seed=seed,
-        data=Drawn(phantom(size, skew)),
+        data=Precomputed(phantom(size, skew)),
         task=Classify(network=CNNSettings(widths=(16, 32, 64))),
         local=LocalTraining(epochs=1, batch=8, learning_rate=2e-3),
         sampling=Uniform(cohort=max(1, size.clients // 2)),
@@ -111,53 +112,62 @@ def config(size: Size, skew: str, seed: int) -> Experiment:
     )
 
 
-def patients(size: Size) -> dict[str, np.ndarray]:
-    """The first `patients` with a lesion from hospitals of their own, the same for all cells."""
+def patients(size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, classes and masks of patients with a lesion, from hospitals of their own, the same for all cells."""
     model = phantom(size, "IID")
     store = origin(model, 0)._replace(site=np.int32(UNSEEN + OTHERS))
     read, kept = jax.jit(reader(model)), list[dict[str, np.ndarray]]()
     for site in itertools.count():
         batch = jax.device_get(read(store, jnp.int32(site), jnp.arange(8, dtype=jnp.int32)))
-        ill = np.flatnonzero(measures.counted(batch["mask"]).any((1, 2, 3)))
+        ill = np.flatnonzero(measures.binary(batch["mask"]).any((1, 2, 3)))
         kept += [{name: batch[name][i] for name in ("image", "label", "mask")} for i in ill]
         if len(kept) >= size.patients:
             break
     image, truth, mask = (np.stack([one[name] for one in kept[: size.patients]]) for name in kept[0])
-    return {"image": image, "truth": truth, "mask": mask}
+    return image, truth, mask
 
 
-def accuracy(run: Path) -> dict[str, np.ndarray]:
-    """On hospitals that took no part, at each state that was kept, [R]."""
-    line = {one["round"]: one["unseen sites/accuracy"] for one in runfolder.read_history(run)}
-    return {"accuracy": np.array([line[round] for round in results.load(run).explained["rounds"].tolist()])}
+def cell(run: Path) -> "Cell":
+    """What a finished run has to say."""
+    record = results.load(run)
+    by_round = {line.round: line.tests["unseen sites"].pooled["accuracy"] for line in record.history}
+    assert record.explained is not None
+    return Cell(record.explained, np.array([by_round[round] for round in record.explained.rounds.tolist()]))
+
+
+class Cell(NamedTuple):
+    """One run of the study."""
+
+    explained: Explained
+    accuracy: np.ndarray  # [R], on hospitals that took no part, at each state that was kept
 
 
 Row = tuple[str, int, int, str, str, float]  # skew, seed, round, method, measure, mean over patients
 
 
-def rows(found: Mapping[tuple[str, int], Mapping[str, np.ndarray]]) -> Iterator[Row]:
+def rows(found: Mapping[tuple[str, int], Cell]) -> Iterator[Row]:
     """The tidy table: a line for each mean over patients."""
     for (skew, seed), one in found.items():
-        for round, value in zip(one["rounds"], one["accuracy"]):
+        for round, value in zip(one.explained.rounds, one.accuracy):
             yield skew, seed, int(round), "", "accuracy", float(value)
         for method in METHODS:
-            for measure, values in over_rounds(one, method).items():
-                for round, value in zip(one["rounds"], values):
+            for measure, values in over_rounds(one.explained, method).items():
+                for round, value in zip(one.explained.rounds, values):
                     if not np.isnan(value).all():
                         yield skew, seed, int(round), method, measure, float(np.nanmean(value))
     for skew, method in itertools.product(SKEWS, METHODS):
-        yield from between_seeds([one for (which, _), one in found.items() if which == skew], skew, method)
+        yield from between_seeds([one.explained for (which, _), one in found.items() if which == skew], skew, method)
 
 
-def between_seeds(several: list[Mapping[str, np.ndarray]], skew: str, method: str) -> Iterator[Row]:
+def between_seeds(several: list[Explained], skew: str, method: str) -> Iterator[Row]:
     """Of the last states: each seed against the others."""
     if len(several) < 2:
         return
-    last = jnp.asarray(np.stack([one[f"map/{method}"][-1] for one in several]))
+    last = jnp.asarray(np.stack([one.maps[method][-1] for one in several]))
     for measure, square in stability.agreement(last).items():
         others = np.where(np.eye(len(last), dtype=bool), np.nan, np.asarray(square))
         for seed, row in enumerate(others):
-            yield skew, seed, int(several[0]["rounds"][-1]), method, measure + ACROSS, float(np.nanmean(row))
+            yield skew, seed, int(several[0].rounds[-1]), method, measure + ACROSS, float(np.nanmean(row))
 
 
 def write(table: Path, lines: list[Row]) -> None:

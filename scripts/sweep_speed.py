@@ -88,7 +88,7 @@ def separate(base: Experiment, seeds: range, folder: pathlib.Path) -> list[float
         last: list[float] = []
         one = replace(base, seed=seed)
         experiment.run(
-            one, folder / str(seed), say=quiet, watch=lambda p, last=last: last.append(p.figures["train/nll"])
+            one, folder / str(seed), say=quiet, watch=lambda p, last=last: last.append(p.trained.figures.figures["nll"])
         )
         final.append(last[-1])
     return final
@@ -98,7 +98,7 @@ def together(base: Experiment, seeds: range, folder: pathlib.Path) -> list[float
     """The same."""
     failures = sweep.run(Study(base, {"seed": seeds}), folder, say=quiet)
     assert not failures, failures
-    return [row["history"][-1]["train/nll"] for row in sweep.rows(folder)]
+    return [cell.history[-1].training.figures["nll"] for cell in sweep.finished_cells(folder)]
 
 
 def quiet(line: str) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import positions, whole
 from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run.line import named
 from fedjax_mri.tasks import translation
-from fedjax_mri.tasks.biophysics import APART, memberships
+from fedjax_mri.tasks.biophysics import DISTINGUISHED, memberships
+from fedjax_mri.tasks.intensities import Images, Window, displayed
 from fedjax_mri.tasks.task import Batch, Model
-from fedjax_mri.tasks.units import Images, Window, share
 
 TEST = "unseen sites"
 SHOWN = {
@@ -45,11 +46,11 @@ def main() -> None:
     source = getattr(config.data, "source", config.data)  # paired, so that an MR comes with its own tissues
     federation, window = source.build(config.seed), config.task.window
     test = everyone(federation.tests[TEST].data)
-    found = {"identity": baseline(window, test, share(window, "ct", test["ct"]))}
+    found = {"identity": baseline(window, test, displayed(window, "ct", test["ct"]))}
     found["histogram"] = baseline(window, test, matched(everyone(federation.train, SAMPLE), test["ct"]))
     for run in runs:
         best = (run / "best").is_dir()
-        figures = restore.judge(run, None, lambda line: None, best)[TEST]
+        figures = named(restore.evaluate_run(run, None, lambda line: None, best)[TEST])
         found[runfolder.read_config(run).name] = figures
     print(f"CT to MR, {len(test['ct'])} patients of {TEST} (synthetic)\n")
     print("| | " + " | ".join(SHOWN.values()) + " |\n|---|" + "---|" * len(SHOWN))
@@ -76,18 +77,19 @@ def baseline(window: Window, test: Batch, made: jax.Array) -> dict[str, float]:
         return {"mr": 2 * params - 1}  # an argument, lest the compiler works on it as a constant
 
     nothing = lambda key: Model({}, {})  # noqa: E731
-    task = translation.task(window, "average", nothing, (), lambda *_: {}, translate, "", ("mr",))
+    method = translation.TranslationMethod(nothing, (), lambda *_: {}, translate, ("mr",), "")
+    task = translation.task(window, "average", method)
     return task.summary(jax.jit(task.evaluate)(made, {}, test))
 
 
 def matched(train: Batch, hu: jax.Array) -> jax.Array:
     """MR of CT by ranks within tissues; CT of one half of the training patients, MR and its tissues of the other."""
     half = len(train["ct"]) // 2
-    ct, mr, known = train["ct"][:half], train["mr"][half:], train["tissue"][half:][..., APART]
+    ct, mr, known = train["ct"][:half], train["mr"][half:], train["tissue"][half:][..., DISTINGUISHED]
     true = np.where(known.sum(-1) > 0.5, known.argmax(-1), -1)  # tumours have no part in it
     seen, which = tissue_of(ct), tissue_of(hu)[..., None]
     made = jnp.zeros_like(hu)
-    for t in range(len(APART)):
+    for t in range(len(DISTINGUISHED)):
         x, y = (
             jnp.asarray(np.quantile(pick(*pair), RANKS), jnp.float32) for pair in ((ct, seen == t), (mr, true == t))
         )

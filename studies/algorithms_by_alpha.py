@@ -9,10 +9,10 @@ steps, as SCAFFOLD and FedDyn assume; the server's rates are the papers' (FedAda
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Preprocess
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.feddyn import FedDyn
 from fedjax_mri.fed.algorithms.fedopt import FedAdam
@@ -22,7 +22,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run.config import Experiment, LocalTraining
-from fedjax_mri.study.study import Study, grid
+from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 
 # Milder than the phantom's defaults in all but the labels, so that 50 rounds suffice.
@@ -45,7 +45,7 @@ LESIONS = LesionModel(size=1.5, contrast=1.5, distractors=0.15, high_grade=0.85)
 study = Study(
     base=Experiment(
         name="algorithms by label skew",
-        data=Drawn(Phantom(clients=20, test_clients=20, test_patients=16, size=64, sites=SITES, lesions=LESIONS)),
+        data=Precomputed(Phantom(clients=20, test_clients=20, test_patients=16, size=64, sites=SITES, lesions=LESIONS)),
         task=Classify(network=CNNSettings(widths=(16, 32, 64)), preprocess=Preprocess(size=32)),
         local=LocalTraining(epochs=2, batch=8, optimizer="optax.sgd", learning_rate=0.05),
         sampling=Uniform(cohort=10),
@@ -61,7 +61,7 @@ study = Study(
             FedDyn(alpha=0.1),
             FedAdam(),
         ],
-        "data.source.sites.class_alpha": grid(0.1, 0.3, 1.0, 10.0),
+        "data.source.sites.class_alpha": [0.1, 0.3, 1.0, 10.0],
         "seed": range(5),
     },
 )

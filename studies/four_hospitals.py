@@ -10,12 +10,12 @@ import os
 import pathlib
 
 from fedjax_mri.data.augment import Augment
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.pooled import Pooled
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
@@ -25,7 +25,7 @@ from fedjax_mri.tasks.classify import Classify
 
 ROOT = pathlib.Path(os.environ.get("FEDJAX_MRI_BRAIN_TUMOR", "brain-tumor-mri"))
 SITES = SiteModel(class_alpha=2.0, patients_mean=150.0, patients_sigma=0.1, patients_max=200)
-STANDS_IN = Drawn(
+STANDS_IN = Precomputed(
     Phantom(
         clients=4,
         test_clients=4,

@@ -9,10 +9,10 @@ field of a hospital are drawn, about the same middle; label mixes are nearly eve
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Preprocess
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
@@ -41,7 +41,7 @@ def sites(width: float, three_tesla: float, sequences: float) -> SiteModel:
 study = Study(
     base=Experiment(
         name="scanner skew",
-        data=Drawn(
+        data=Precomputed(
             Phantom(
                 clients=20,
                 test_clients=20,

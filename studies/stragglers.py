@@ -9,10 +9,10 @@ that is not done by then is dropped or handed in as it is. Time is that of the v
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Preprocess
-from fedjax_mri.data.drawn import Drawn
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.site import SiteModel
+from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.engine.plan import Plan
@@ -20,7 +20,7 @@ from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run.config import Experiment, LocalTraining
-from fedjax_mri.study.study import Study, grid
+from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 
 USUAL = SiteModel()
@@ -38,7 +38,7 @@ SITES = replace(  # one MR sequence: here hospitals differ in their labels and c
 study = Study(
     base=Experiment(
         name="stragglers",
-        data=Drawn(
+        data=Precomputed(
             Phantom(
                 clients=20,
                 test_clients=20,
@@ -58,7 +58,7 @@ study = Study(
     axes={
         "conditions.late": ["drop", "cut"],
         "algorithm": [FedAvg(), FedProx(mu=0.01)],
-        "conditions.deadline_s": grid(0.5, 1.0, 2.0, 8.0),
+        "conditions.deadline_s": [0.5, 1.0, 2.0, 8.0],
         "seed": range(3),
     },
 )

@@ -23,6 +23,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config
+from fedjax_mri.run.experiment import describe
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
@@ -36,7 +37,9 @@ def run(code: str, tmp_path: pathlib.Path) -> dict:
 
 def test_a_task_a_source_and_an_algorithm_of_one_s_own_work_together(tmp_path) -> None:
     federation = run(SOURCE, tmp_path)["Stripes"](clients=3).build(0)
-    task = run(TASK, tmp_path)["brightness"]((8, 8, 1), 2, Compute())
+    described = describe(federation)
+    assert described.image == (8, 8, 1) and described.spacing == (1.0, 1.0)
+    task = run(TASK, tmp_path)["Brightness"]().build(described, Compute())
     plan, root = Plan(devices=2, lanes=2).resolve(), jax.random.key(0)
     local = Local(2, 4, optax.sgd, lambda round: jnp.float32(0.1))
 
@@ -111,7 +114,7 @@ def test_commands_of_the_page_on_diagnosis_are_understood(name, rest) -> None:
     words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert words.command.__name__ == name
     if name == "train":
-        assert cli.resolved(HOME / words.config, flags, words.only)
+        assert cli.load_experiments(HOME / words.config, flags, words.only)
 
 
 def test_scripts_of_the_page_on_diagnosis_exist() -> None:

@@ -1,1 +1,1 @@
-"""The command line: words in, words out. It may import every room."""
+"""The command line: its arguments, commands and progress. It may import every room."""

@@ -1,8 +1,12 @@
-"""Progress: a bar on a terminal, plain lines elsewhere."""
+"""Shows how far a command is."""
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fedjax_mri.run.line import TRAIN, Line, SegmentFigures, full_name
+
+if TYPE_CHECKING:  # at run time it would bring JAX, which a command prepares first
+    from fedjax_mri.run.observers import RunProgress
 
 
 class Bar:
@@ -21,20 +25,20 @@ class Bar:
             self._bar.close()
 
     def say(self, line: str) -> None:
-        """A line that the bar does not overwrite."""
+        """Prints a line that the bar does not overwrite."""
         if self._bar is None:
             print(line, flush=True)
         else:
             self._bar.write(line)
 
     def step(self) -> None:
-        """One unit is done."""
+        """Counts one more unit as done."""
         if self._bar is not None:
             self._bar.update()
 
-    def watch(self, progress: Any) -> None:
-        """After each segment."""
-        shown = headline(progress.figures, progress.headline)
+    def watch(self, progress: "RunProgress") -> None:
+        """Shows the figures of a segment that has just ended."""
+        shown = headline(progress.evaluated.line, progress.evaluated.headline)
         words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         if self._bar is None:
             print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
@@ -43,13 +47,15 @@ class Bar:
             self._bar.set_postfix_str(words)
 
 
-def headline(figures: Mapping[str, float], first: str) -> dict[str, float]:
-    """What fits on one line, with the figure `first` of each test set."""
-    wanted = {
-        "clients_per_second": "clients/s",
-        "images_per_second": "images/s",
-        "useful_share": "useful",
-        "train/nll": "loss",
+def headline(line: Line, figure: str) -> dict[str, float]:
+    """The figures of a segment that fit on one line of the screen, with `figure` of the training and each test set."""
+    training = line.training or SegmentFigures({})
+    groups = {TRAIN: training.figures, **{name: test.pooled for name, test in line.tests.items()}}
+    shown = {
+        "clients/s": training.clients_per_second,
+        "images/s": training.images_per_second,
+        "useful": training.useful_share,
+        "loss": training.figures.get("nll"),
+        **{full_name(name, figure): figures.get(figure) for name, figures in groups.items()},
     }
-    chosen = {short: figures[name] for name, short in wanted.items() if name in figures}
-    return chosen | {name: value for name, value in figures.items() if name.endswith(f"/{first}")}
+    return {name: value for name, value in shown.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`fedjax-mri convert`: read, translate, write; one bad file is one line, and the rest goes on."""
+"""The command `fedjax-mri convert`: reads, translates and writes files; a bad file costs one line, not the rest."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
-from fedjax_mri.data.files.images import shown
+from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.picture import Conversion, Limits, Picture
 from fedjax_mri.data.files.read import read
 from fedjax_mri.data.files.units import check_units
@@ -29,7 +29,7 @@ class Settings:
 
 
 class Job(NamedTuple):
-    """One command, but for its files."""
+    """All that the command needs beside its files."""
 
     translator: Translator
     conversion: Conversion
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 def prepare(
     translator: Translator, to: str, out: Path, force: bool = False, samples: int = 0, settings: Settings | None = None
 ) -> Job:
-    """The command to make `to`, "ct" or "mr". Raises UserError on settings that cannot be followed."""
+    """The job of making the modality `to`, "ct" or "mr". Raises UserError on settings that the model cannot follow."""
     settings = settings or Settings()
     if settings.batch < 1:
         raise UserError(f"--batch {settings.batch}: give 1 or more")
@@ -56,7 +56,9 @@ def prepare(
 
 
 def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: Callable[[], None]) -> tuple[int, int]:
-    """How many files were converted, and how many refused, each with a line to `say`; `step` after each.
+    """Converts files, and returns how many were converted and how many refused.
+
+    Each refusal is a line to `say`; `step` is called after each file.
 
     Raises UserError where results cannot be written.
     """
@@ -67,13 +69,15 @@ def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: C
         step()
 
     def refuse(file: File, error: UserError) -> None:
-        say(f"{shown(file.path)}: {error}")
+        say(f"{printable(file.path)}: {error}")
         count(False)
 
     height, width, _ = job.translator.image
-    model = stream.model(job.translator, job.conversion, job.samples)
+    model = stream.batch_model(job.translator, job.conversion, job.samples)
     pictures = readable(job, files, refuse)
-    for file, picture, made in stream.translated(pictures, model, job.conversion, (height, width), job.settings.batch):
+    for file, picture, made in stream.translate_pictures(
+        pictures, model, job.conversion, (height, width), job.settings.batch
+    ):
         try:
             contents = encoded(job, picture, made)
         except UserError as error:
@@ -87,7 +91,7 @@ def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: C
 def readable(
     job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]
 ) -> Iterator[tuple[File, Picture]]:
-    """The pictures that can be converted; the others are refused."""
+    """Yields the pictures that can be converted; the others are refused."""
     claimed: set[Path] = set()
     for file in files:
         try:
@@ -102,24 +106,24 @@ def readable(
 
 
 def targets(job: Job, file: File) -> list[Path]:
-    """Where the results go: the image, and the standard deviation where there are draws."""
+    """The paths of a file's results: the image, and the standard deviation where there are draws."""
     names = [file.name, *([discover.deviation(file.name)] if job.samples else [])]
     return [discover.absolute(job.out / name) for name in names]
 
 
 def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
-    """Raises UserError where writing would cost something."""
+    """Raises UserError where writing the results would overwrite a file that is to be kept."""
     for target in targets(job, file):
         if target.exists() and file.path.exists() and target.samefile(file.path):
             raise UserError("would be overwritten by its own result: choose another --out")
         if target in claimed:
-            raise UserError(f"another input gives {shown(target)} as well: convert it on its own")
+            raise UserError(f"another input gives {printable(target)} as well: convert it on its own")
         if target.exists() and not job.force:
-            raise UserError(f"{shown(target)} is there: give --force to overwrite it, or another --out")
+            raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
 def encoded(job: Job, picture: Picture, made: Sequence[np.ndarray]) -> list[bytes]:
-    """The files to be written. Raises UserError where what was kept of the source cannot be written again."""
+    """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
         return [picture.encode(job.conversion, values, place > 0) for place, values in enumerate(made)]
     except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
@@ -127,10 +131,12 @@ def encoded(job: Job, picture: Picture, made: Sequence[np.ndarray]) -> list[byte
 
 
 def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
-    """Each whole or not at all. Raises UserError where the disk says no."""
+    """Writes each file atomically. Raises UserError where the file system refuses."""
     for path, content in zip(paths, contents, strict=True):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             disk.write_bytes(path, content)
         except OSError as error:
-            raise UserError(f"{shown(path)}: cannot be written: {error.strerror}; free space, or check --out") from None
+            raise UserError(
+                f"{printable(path)}: cannot be written: {error.strerror}; free space, or check --out"
+            ) from None

@@ -1,4 +1,4 @@
-"""A run as a translator: its newest model, and its clients' models where they have their own."""
+"""The translator that a run has trained: its global model, and its clients' models where they keep their own."""
 
 import pathlib
 from collections.abc import Callable
@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import restore
-from fedjax_mri.run.models import clients, own
+from fedjax_mri.run.models import client_models, global_model
 from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Model, Task
 from fedjax_mri.xai.layers import last_uses
 
-DRAWS = 1000  # of a network with noise: more tell no more
+DRAWS = 1000  # of a network with noise, at most; more draws add nothing
 
 
 class Translator(NamedTuple):
-    """What `convert` needs of a model."""
+    """A trained translator: what it makes of images, and how many draws it has."""
 
-    image: tuple[int, int, int]  # [H, W, C] that it works at
+    image: tuple[int, ...]  # [H, W, C] that it works at
     window: tuple[float, float] | None  # HU; None: CT is a display picture in 0..1
     name: str
     # (to "ct" or "mr", the other modality [B, H, W, 1] in HU or 0..1, draw; None: the model itself) -> [B, H, W, 1]
@@ -31,16 +32,16 @@ class Translator(NamedTuple):
 
 
 def translate(run: pathlib.Path, to: str) -> Translator:
-    """The translator to `to` that a run has trained, at its best where that was kept.
+    """The translator to the modality `to` that a run has trained, at its best round where that was kept.
 
     Raises UserError where it has trained none.
     """
-    this = restore.restore_kept(run)
-    check(this, run, to)
-    probe = filled("ct", np.zeros((1, *this.described.image), np.float32))
-    models = [own(this), *clients(this, probe)]
+    restored = restore.restore_best_or_newest(run)
+    image, window = check_translates(restored, run, to)
+    probe = batch_of("ct", np.zeros((1, *image), np.float32))
+    models = [global_model(restored), *client_models(restored, probe)]
 
-    several, task = len(models) > 1, this.sim.task
+    several, task = len(models) > 1, restored.task
 
     @partial(jax.jit, static_argnums=2)
     def predict(model: Model, batch: dict[str, jax.Array], to: str, key: jax.Array | None) -> jax.Array:
@@ -50,15 +51,14 @@ def translate(run: pathlib.Path, to: str) -> Translator:
     def draw(to: str, source: np.ndarray, sample: int | None) -> np.ndarray:
         model = models[sample + 1 if several and sample is not None else 0]
         key = None if several or sample is None else jax.random.key(sample)
-        return np.asarray(predict(model, filled(to, source), to, key))
+        return np.asarray(predict(model, batch_of(to, source), to, key))
 
-    window = getattr(this.config.task, "window", None)
-    samples = len(models) - 1 if several else DRAWS * noisy(task, models[0], probe)
-    return Translator(this.described.image, window, this.config.name, draw, samples)
+    samples = len(models) - 1 if several else DRAWS * has_noise(task, models[0], probe)
+    return Translator(image, window, restored.config.name, draw, samples)
 
 
-def noisy(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
-    """Whether what the model makes depends on a key."""
+def has_noise(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
+    """Whether the images that the model makes depend on a random key."""
     draw = task.draw
     if draw is None:
         return False
@@ -66,23 +66,24 @@ def noisy(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
     return program.jaxpr.invars[0] in last_uses(program)
 
 
-def filled(to: str, source: np.ndarray) -> dict[str, jax.Array]:
-    """A batch of the source [B, H, W, 1], and zeros for what is to be made."""
+def batch_of(to: str, source: np.ndarray) -> dict[str, jax.Array]:
+    """A batch for a model that makes the modality `to`: the source [B, H, W, 1], and zeros for what is to be made."""
     batch = {"ct" if to == "mr" else "mr": source, to: np.zeros_like(source), "weight": np.ones(len(source))}
     return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
 
-def check(this: Restored, run: pathlib.Path, to: str) -> None:
-    """Raises UserError unless the task makes `to`, of one channel, of the other modality."""
-    image, task, kind = this.described.image, this.sim.task, type(this.config.task).__name__
+def check_translates(
+    restored: Restored, run: pathlib.Path, to: str
+) -> tuple[tuple[int, int, int], tuple[float, float] | None]:
+    """The shape [H, W, C] that the run's task works at, and its window of HU.
+
+    Raises UserError unless the task makes the modality `to` from the other one, in one channel.
+    """
+    translation, kind = restored.task.translation, type(restored.config.task).__name__
     remedy = "give a run that translates between CT and MR"
+    if translation is None or to not in translation.makes:
+        raise UserError(f"{run}: its task, {kind}, makes no {to.upper()}: {remedy}")
+    image = planar(restored.described.image, f"{run}: convert")
     if image[2] != 1:
         raise UserError(f"{run}: its images have {image[2]} channels: {remedy} of one channel")
-    batch = filled(to, np.zeros((1, *image), np.float32))
-    model = jax.eval_shape(task.init, jax.random.key(0))
-    try:
-        made = jax.eval_shape(lambda model: task.predict(model.params, model.carry, batch), model)
-    except KeyError as error:  # a field that batches of other tasks have
-        raise UserError(f"{run}: its task, {kind}, wants {error}: {remedy}") from None
-    if not (isinstance(made, dict) and to in made):
-        raise UserError(f"{run}: its task, {kind}, makes no {to.upper()}: {remedy}")
+    return image, translation.window

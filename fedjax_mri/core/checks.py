@@ -25,6 +25,14 @@ def share(field: str, value: float) -> None:
     _demand(field, value, not known(value) or 0 <= value <= 1, "a share from 0 to 1")
 
 
+def planar(image: tuple[int, ...], user: str) -> tuple[int, int, int]:
+    """The shape `image` where it is [H, W, C]. Raises UserError, naming who wants it so, on volumes and all else."""
+    if len(image) != 3:
+        raise UserError(f"{user}: works on images [H, W, C], the data have the shape {list(image)}; choose other data")
+    height, width, channels = image
+    return height, width, channels
+
+
 def _demand(field: str, value: float, met: bool, what: str) -> None:
     if not met:
         raise UserError(f"{field}={value}: must be {what}")

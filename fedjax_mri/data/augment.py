@@ -1,7 +1,8 @@
 """Preprocessing and augmentation of images, on the device and inside the compiled training step.
 
 Evaluation sees `preprocess(config, images)`, training `training_images(config, augmentation, key, images)`: the same
-steps with the augmentation before the normalisation, where images are still in 0..1 and black is 0.
+steps with the augmentation before the normalisation, where images are still in 0..1 and black is 0. Both take volumes
+too: slices are treated as channels, so that all slices of a volume are changed alike.
 """
 
 import math
@@ -73,17 +74,42 @@ def _check(name: str, value: float, most: float, words: str = "") -> None:
 
 
 def preprocess(config: Preprocess, images: jax.Array) -> jax.Array:
-    """Images as the network sees them, float32 [B, S, S, C] from integers or float 0..1 [B, H, W, C]."""
-    return normalised(config, enhanced(config, images))
+    """The network's input from images as read: integers or float 0..1 [B, H, W, C] -> float32 [B, S, S, C].
+
+    Of volumes [B, D, H, W, C] it gives [B, D, S, S, C].
+    """
+    prepared = normalised(config, enhanced(config, slices_to_channels(images)))
+    return channels_to_slices(prepared, images.shape)
 
 
 def training_images(config: Preprocess, augmentation: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     """As `preprocess`, augmented on the way; key typed, one for the batch."""
-    return normalised(config, augment(augmentation, key, enhanced(config, images)))
+    augmented = augment(augmentation, key, enhanced(config, slices_to_channels(images)))
+    return channels_to_slices(normalised(config, augmented), images.shape)
+
+
+def prepared_shape(config: Preprocess, image: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what `preprocess` makes of an image [H, W, C] or a volume [D, H, W, C]."""
+    return image if config.size is None else (*image[:-3], config.size, config.size, image[-1])
+
+
+def slices_to_channels(x: jax.Array) -> jax.Array:
+    """Volumes [B, D, H, W, C] as images [B, H, W, D C]; images as they are."""
+    return x if x.ndim == 4 else jnp.moveaxis(x, 1, 3).reshape(x.shape[0], *x.shape[2:4], -1)
+
+
+def channels_to_slices(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of `slices_to_channels`, for volumes that had that shape [B, D, ..., C]; sides may have changed."""
+    return x if len(shape) == 4 else jnp.moveaxis(x.reshape(*x.shape[:3], shape[1], shape[-1]), 3, 1)
+
+
+def middle_slices(x: jax.Array) -> jax.Array:
+    """The middle slices [B, H, W, C] of volumes [B, D, H, W, C]; all else as it is."""
+    return x[:, x.shape[1] // 2] if x.ndim == 5 else x
 
 
 def enhanced(config: Preprocess, images: jax.Array) -> jax.Array:
-    """Scaled, resized, denoised and with its contrast enhanced: float32 0..1 [B, S, S, C] from [B, H, W, C]."""
+    """Images scaled, resized, denoised, with contrast enhanced: float32 0..1 [B, S, S, C] from [B, H, W, C]."""
     images = _resized(config.size, scaled(images))
     images = median(images) if config.denoise == "median" else blurred(images, float(config.denoise))
     steps = {"none": lambda plane: plane, "stretch": _stretched, "clahe": _equalised}
@@ -91,7 +117,7 @@ def enhanced(config: Preprocess, images: jax.Array) -> jax.Array:
 
 
 def normalised(config: Preprocess, images: jax.Array) -> jax.Array:
-    """Each image by its own statistics, over all channels, [B, H, W, C]; a flat image becomes 0."""
+    """Images [B, H, W, C], each normalised by its own statistics over all channels; a flat image becomes 0."""
     if config.normalise == "none":
         return images
     if config.normalise == "unit":
@@ -103,7 +129,7 @@ def normalised(config: Preprocess, images: jax.Array) -> jax.Array:
 
 
 def scaled(images: jax.Array) -> jax.Array:
-    """Integers as shares of their greatest, floats as they are; float32 [B, ...]."""
+    """Images [B, ...] as float32: integers divided by the largest of their type, floats unchanged."""
     if jnp.issubdtype(images.dtype, jnp.integer):
         return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
     return images.astype(jnp.float32)
@@ -117,7 +143,7 @@ def _resized(size: int | None, images: jax.Array) -> jax.Array:
 
 
 def blurred(images: jax.Array, sigma: float) -> jax.Array:
-    """Gaussian of sigma pixels, [B, H, W, C]. Weights at the border are renormalised, so nothing darkens there."""
+    """Images [B, H, W, C] blurred by a Gaussian of sigma pixels. Weights are renormalised at the border."""
     if sigma == 0:
         return images
     # Two small matrix products: convolutions inside loops are slow on some devices.
@@ -126,14 +152,14 @@ def blurred(images: jax.Array, sigma: float) -> jax.Array:
 
 
 def _gaussian(size: int, sigma: float) -> np.ndarray:
-    """[size, size], row i the weights of output pixel i."""
+    """A matrix [size, size] whose row i holds the weights of output pixel i."""
     distance = np.arange(size)[:, None] - np.arange(size)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def median(images: jax.Array) -> jax.Array:
-    """Median of each 3 x 3 neighbourhood, [B, H, W, C], the border repeated outwards.
+    """The median of each 3 x 3 neighbourhood, [B, H, W, C], the border repeated outwards.
 
     The middle of nine is the median of the greatest column minimum, the median column median and the least column
     maximum (Smith 1996): a dozen minima and maxima instead of a sort.
@@ -152,7 +178,7 @@ def _sorted(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _by_plane(function, images: jax.Array) -> jax.Array:
-    """The function [H, W] -> [H, W] on every channel of every image, [B, H, W, C]."""
+    """The result of a function [H, W] -> [H, W] on every channel of every image, [B, H, W, C]."""
     return jax.vmap(jax.vmap(function, -1, -1))(images)
 
 
@@ -168,14 +194,14 @@ def _histograms(levels: jax.Array, tile: np.ndarray, tiles: int) -> jax.Array:
 
 
 def _stretched(plane: jax.Array) -> jax.Array:
-    """The 1st to the 99th percentile, to a grey level, onto 0..1; plane [H, W]."""
+    """A plane [H, W] whose 1st to 99th percentile, found to a grey level, is stretched to 0..1."""
     below = jnp.cumsum(_histograms(_levels(plane), np.zeros(plane.shape, np.int32), 1)[0])
     low, high = (jnp.argmax(below >= share).astype(jnp.float32) / (LEVELS - 1) for share in (TAILS, 1 - TAILS))
     return jnp.clip((plane - low) / jnp.maximum(high - low, 1 / (LEVELS - 1)), 0.0, 1.0)
 
 
 def _equalised(plane: jax.Array) -> jax.Array:
-    """Contrast-limited adaptive histogram equalisation, plane [H, W] (Zuiderveld 1994, Graphics Gems IV).
+    """A plane [H, W] after contrast-limited adaptive histogram equalisation (Zuiderveld 1994, Graphics Gems IV).
 
     Each tile equalises by its own clipped histogram; a pixel blends the answers of the four tiles around it.
     """
@@ -194,7 +220,7 @@ def _equalised(plane: jax.Array) -> jax.Array:
 
 
 def _tiling(size: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each pixel along one side: its tile, the tile centres before and after it, how far it is between; [size]."""
+    """For each pixel along a side, [size]: its tile, the tile centres before and after it, its position between."""
     position = (np.arange(size) + 0.5) * tiles / size
     between = np.clip(position - 0.5, 0, tiles - 1)
     before, after = np.floor(between), np.ceil(between)
@@ -223,12 +249,12 @@ def _augmented(config: Augment, key: jax.Array, image: jax.Array) -> jax.Array:
     if config.flip:
         image = pix.random_flip_left_right(jax.random.fold_in(key, FLIP), image, probability=config.flip)
     image = jnp.clip(image, 0.0, 1.0)
-    turned = config.rotate_deg or config.zoom or config.crop
-    return warp(image, *_view(config, key, image.shape[:2])) if turned else image
+    moves = config.rotate_deg or config.zoom or config.crop
+    return warp(image, *_view(config, key, image.shape[:2])) if moves else image
 
 
 def _draw(key: jax.Array, purpose: int, most: float, shape: tuple[int, ...] = ()) -> jax.Array:
-    """Uniform in +- most."""
+    """A uniform random number in +- most."""
     return jax.random.uniform(jax.random.fold_in(key, purpose), shape, minval=-most, maxval=most)
 
 
@@ -257,7 +283,7 @@ def warp(image: jax.Array, matrix: jax.Array, offset: jax.Array) -> jax.Array:
     """
     rows, columns = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2 for size in image.shape[:2])
     # Products and sums rather than `@`: the matrix units of some devices would round positions to a tenth of a pixel.
-    seen = [m[0] * rows[:, None] + m[1] * columns[None, :] + o for m, o in zip(matrix, offset)]
-    places = [s + (size - 1) / 2 for s, size in zip(seen, image.shape)]
+    sources = [m[0] * rows[:, None] + m[1] * columns[None, :] + o for m, o in zip(matrix, offset)]
+    places = [s + (size - 1) / 2 for s, size in zip(sources, image.shape)]
     sample = partial(jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode="constant")
     return jax.vmap(sample, -1, -1)(image)

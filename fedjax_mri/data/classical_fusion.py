@@ -19,7 +19,7 @@ TINY = 1e-12  # variance of flat images
 
 
 def average(a: jax.Array, b: jax.Array, share: float | jax.Array = 0.5) -> jax.Array:
-    """`share` of a, the rest of b."""
+    """The weighted mean with weight `share` of a and 1 - `share` of b."""
     return share * a + (1 - share) * b
 
 
@@ -72,8 +72,8 @@ def unhaar(low: jax.Array, across: jax.Array, down: jax.Array, both: jax.Array) 
 RULES: dict[str, Fuse] = {"average": average, "pca": pca, "wavelet": wavelet}
 
 
-def fused(rule: Rule, ct: jax.Array, mr: jax.Array, has: jax.Array) -> jax.Array:
-    """CT and MR by a rule; of a patient who has [B, 2] one of them, that one as it is."""
+def fuse(rule: Rule, ct: jax.Array, mr: jax.Array, has: jax.Array) -> jax.Array:
+    """CT and MR fused by a rule; of a patient who has [B, 2] only one of them, that one as it is."""
     if rule not in RULES:
         raise UserError(f"task.classical={rule}: choose none, average, pca or wavelet")
     a, b = (has[:, i].reshape(-1, 1, 1, 1) > 0 for i in (0, 1))

@@ -64,7 +64,13 @@ class Federation(NamedTuple):
     tables: tuple[Table, ...] = ()  # quarantined files, duplicates, leaks, sites
     warnings: tuple[str, ...] = ()  # one line each, printed when training starts and shown in the report
     groups: Mapping[str, np.ndarray] = MappingProxyType({})  # "field strength" -> str [N], each training client's
-    image: tuple[int, int, int] | None = None  # [H, W, C] where that is known without tracing `read`
+    images: tuple[str, ...] = ("image",)  # fields of a batch that hold images, all of one shape
+    image: tuple[int, ...] | None = None  # that shape, [H, W, C] or [D, H, W, C], if known without tracing `read`
+    # the same fields as in `DataDescription`:
+    modalities: tuple[str, ...] = ()
+    spacing: tuple[float, ...] = ()
+    window: tuple[float, float] | None = None
+    pictures: bool = False
 
 
 class DataDescription(NamedTuple):
@@ -74,6 +80,10 @@ class DataDescription(NamedTuple):
     classes: tuple[str, ...]
     clients: int  # clients that train
     labels: tuple[int, ...] = ()  # training examples of each class; () where they are not known
+    modalities: tuple[str, ...] = ()  # "ct" or "mr", of each channel or each field of images; () where not known
+    spacing: tuple[float, ...] = ()  # mm from voxel to voxel along each spatial axis; () where not known
+    window: tuple[float, float] | None = None  # HU that a CT shows as 0 and 1; None: nobody knows its HU
+    pictures: bool = False  # whether images were decoded from picture files and padded to squares
 
 
 class Source(Protocol):

@@ -54,14 +54,14 @@ def _near(values: np.ndarray, distance: int, rows: int = 256) -> tuple[np.ndarra
     """All pairs of distinct hashes, uint64 [m], at most `distance` bits apart: every pair, some rows at a time."""
     found = [np.empty((2, 0), np.int64)]
     for start in range(0, len(values), rows):
-        apart = np.bitwise_count(values[start : start + rows, None] ^ values[None, start:])
-        a, b = np.nonzero(apart <= distance)
+        bits = np.bitwise_count(values[start : start + rows, None] ^ values[None, start:])
+        a, b = np.nonzero(bits <= distance)
         found.append(np.stack([a, b])[:, a < b] + start)
     a, b = np.concatenate(found, axis=1)
     return a, b
 
 
 def leak(groups: np.ndarray, digests: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Test images with a twin in training, two bool [len(test)]: exact copies, and near copies that are not exact."""
+    """Which test images have a twin in training, two bool [len(test)]: exact copies, near copies."""
     copied = np.isin(digests[test], digests[train])
     return copied, np.isin(groups[test], groups[train]) & ~copied

@@ -71,6 +71,7 @@ class Folder:
             counts,
             tables=tables,
             warnings=tuple(_warnings(found, files, read, leaks, counts)),
+            pictures=True,
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
@@ -86,7 +87,7 @@ class Folder:
         return {Path(self.root).expanduser().resolve().name: Test(data, np.array([-1], np.int32))}, _quarantine(read)
 
     def _used(self, found: list[images.File]) -> list[images.File]:
-        """The files that the split is made of."""
+        """The files that the split consists of."""
         if self.split == "grouped":
             return found
         if self.split != "published" or self.train == self.test:
@@ -106,7 +107,7 @@ class Folder:
     def _sides(
         self, files: list[images.File], labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Indices that train and that test."""
+        """The indices of training images, and of test images."""
         if self.split == "grouped":
             return holdout(labels, groups, self.holdout, rng)
         trains = np.array([file.split == self.train for file in files])
@@ -144,7 +145,7 @@ def _quarantine(read: images.Images) -> tuple[Table, ...]:
 
 
 def _duplicates(groups: np.ndarray, digests: np.ndarray) -> Table:
-    """How many images are not alone, and in how large groups."""
+    """A table of how many images have duplicates, and in how large groups."""
     size = np.bincount(groups)
     copies = np.unique(digests, return_counts=True)[1]
     largest = ", ".join(str(n) for n in np.sort(size[size > 1])[::-1][:5])
@@ -164,7 +165,7 @@ def _disagreements(files: list[images.File], labels: np.ndarray, groups: np.ndar
     several = np.flatnonzero(np.bincount(held) > 1)
     members = [[files[i] for i in np.flatnonzero(groups == group)] for group in several]
     rows = [
-        (len(group), ", ".join(sorted({file.label for file in group})), images.shown(group[0].path))
+        (len(group), ", ".join(sorted({file.label for file in group})), images.printable(group[0].path))
         for group in members
     ]
     return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
@@ -181,7 +182,7 @@ def _leaks(classes: tuple[str, ...], labels: np.ndarray, copied: np.ndarray, nea
 
 
 def _clients(classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> Table:
-    """The partition: counts [N, C]."""
+    """A table of the partition: counts [N, C] of training and test images."""
     rows = [(client, int(own.sum()), *own.tolist(), int(test[client].sum())) for client, own in enumerate(train)]
     return Table("Clients", ("client", "training images", *classes, "test images"), rows)
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.files import images
-from fedjax_mri.data.resident import resident
+from fedjax_mri.data.resident import Resident, resident
 
 SLICE = 3  # digits at the end of a name that count slices; what stands before them is the case
 CLASSES = ("slice",)
@@ -45,10 +46,12 @@ class Pairs:
             CLASSES,
             np.array([[len(part)] for part in train], np.int32),
             tables=(Table("Cases", ("case", "slices", "side"), rows, f"{len(names)} pairs of {self.root}"),),
+            images=("ct", "mr"),
+            modalities=("ct", "mr"),
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All cases, each a test client."""
+        """One test set of all cases, each a test client."""
         _, cases, pixels = self._read()
         parts = [np.flatnonzero(np.asarray(cases) == case) for case in sorted(set(cases))]
         return {Path(self.root).name: unseen(pixels, parts)}, ()
@@ -84,16 +87,16 @@ def stack(paths: Sequence[Path], size: int) -> np.ndarray:
 
 
 def examples(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:
-    """Clients of slices in memory as bytes, read as shares of white."""
-    kept = resident({**pixels, "label": np.zeros(len(pixels["ct"]), np.int32)}, parts)
+    """Clients whose slices are held as bytes and read as float32 in 0..1."""
+    stored = resident({**pixels, "label": np.zeros(len(pixels["ct"]), np.int32)}, parts)
 
-    def read(store: object, client: object, indices: object) -> dict[str, object]:
-        batch = kept.read(store, client, indices)  # type: ignore[arg-type]
+    def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
+        batch = stored.read(store, client, indices)
         return {**batch, **{name: batch[name].astype(np.float32) / np.float32(255) for name in ("ct", "mr")}}
 
-    return kept._replace(read=read, fetch=None)  # type: ignore[arg-type]
+    return stored._replace(read=read, fetch=None)
 
 
 def unseen(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> Test:
-    """Clients that took no part in training."""
+    """A test set of clients that took no part in training."""
     return Test(examples(pixels, parts), np.full(len(parts), -1, np.int32))

@@ -158,7 +158,7 @@ def apportion(weights: np.ndarray, n: int) -> np.ndarray:
 
 
 class _Units(NamedTuple):
-    """What is dealt: G groups."""
+    """The G groups that are dealt to clients."""
 
     of: np.ndarray  # int [n], the group of each example, 0..G-1
     size: np.ndarray  # int [G]

@@ -13,7 +13,7 @@ from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Sourc
 from fedjax_mri.data.resident import whole
 
 
-class Pool(NamedTuple):
+class PoolStore(NamedTuple):
     """The store of N clients' examples laid end to end."""
 
     store: Any  # the source's
@@ -28,7 +28,7 @@ class Pooled:
     source: Any  # a Source
 
     def build(self, seed: int) -> Federation:
-        """Raises UserError where the source does."""
+        """The source's federation as one client. Raises UserError where the source does."""
         source: Source = self.source
         federation = source.build(seed)
         tests = {name: test._replace(owner=np.full_like(test.owner, -1)) for name, test in federation.tests.items()}
@@ -36,7 +36,7 @@ class Pooled:
         return federation._replace(train=pool(federation.train), tests=tests, labels=labels, groups={})
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own."""
+        """The source's own test sets."""
         source: Source = self.source
         return source.evaluation(classes, seed)
 
@@ -44,35 +44,35 @@ class Pooled:
 def pool(data: ClientData) -> ClientData:
     """One client whose example i is the i-th of all clients' examples laid end to end."""
     end = np.cumsum(data.sizes, dtype=np.int32)
-    there = Pool(whole(data), end - data.sizes, end)
-    return ClientData(end[-1:], there, reader(data.read), shift=shifter(there, data.shift))
+    pooled_store = PoolStore(whole(data), end - data.sizes, end)
+    return ClientData(end[-1:], pooled_store, reader(data.read), shift=shifter(pooled_store, data.shift))
 
 
 @functools.cache  # one function for all pools of a source, so that they can share a program
 def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
-    """`read` of a pool of what the given one reads."""
+    """The `read` of a pool, from the `read` of its source."""
 
-    def pooled(store: Pool, client: jax.Array, indices: jax.Array) -> Batch:
+    def pooled(store: PoolStore, client: jax.Array, indices: jax.Array) -> Batch:
         del client
         one = jax.vmap(lambda client, index: read(store.store, client, index[None]))
-        return {name: field[:, 0] for name, field in one(*found(store, indices)).items()}
+        return {name: field[:, 0] for name, field in one(*owner_and_index(store, indices)).items()}
 
     return pooled
 
 
-def shifter(there: Pool, shift: Shift) -> Shift:
-    """`shift` of a pool of what the given one changes."""
+def shifter(pooled_store: PoolStore, shift: Shift) -> Shift:
+    """The `shift` of a pool, from the `shift` of its source."""
 
     def pooled(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
         del client
         singles = {name: field[:, None] for name, field in batch.items()}
         one = jax.vmap(lambda batch, client, index: shift(batch, client, index[None], round))
-        return {name: field[:, 0] for name, field in one(singles, *found(there, indices)).items()}
+        return {name: field[:, 0] for name, field in one(singles, *owner_and_index(pooled_store, indices)).items()}
 
     return shift if shift is unchanged else pooled
 
 
-def found(there: Pool, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whose examples `indices` [B] of the pool are, and which of theirs, int32 [B] both."""
-    owner = jnp.searchsorted(jnp.asarray(there.end), indices, side="right").astype(jnp.int32)
-    return owner, indices - jnp.take(jnp.asarray(there.start), owner)
+def owner_and_index(pooled_store: PoolStore, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which client each of `indices` [B] of the pool belongs to, and its index there, int32 [B] both."""
+    owner = jnp.searchsorted(jnp.asarray(pooled_store.end), indices, side="right").astype(jnp.int32)
+    return owner, indices - jnp.take(jnp.asarray(pooled_store.start), owner)

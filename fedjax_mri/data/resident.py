@@ -51,21 +51,21 @@ def pack(several: Sequence[Examples], clients: int = 0, rows: int = 0) -> Reside
 
 
 def flat(pieces: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """Pieces [size, ...] laid end to end in [rows, ...], in the dtype that JAX will hold them in."""
+    """Pieces [size, ...] laid end to end in [rows, ...], then zeros; in the dtype that JAX will hold them in."""
     room = np.zeros((rows, *pieces[0].shape[1:]), jax.dtypes.canonicalize_dtype(pieces[0].dtype))
     np.concatenate(pieces, out=room[: sum(map(len, pieces))], casting="same_kind")
     return room
 
 
 def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each example's client and index, int32 [n] both, one client after another."""
+    """The client of each of n examples, and its index there; int32 [n] both, one client after another."""
     client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     return client, (np.arange(len(client)) - starts).astype(np.int32)
 
 
 def whole(data: ClientData) -> Any:
-    """The store of all clients."""
+    """The store that holds the examples of all clients."""
     if data.store is not None or data.fetch is None:
         return data.store
     return pack([data.fetch(client) for client in range(len(data.sizes))])
@@ -78,7 +78,7 @@ def empty(data: ClientData) -> Examples:
 
 
 def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
-    """Examples `indices` [B] of one client; past its end its last one again, of an empty client a neighbour's."""
+    """Examples `indices` [B] of one client; past its end its last one, of an empty client a neighbour's."""
     offset, size = jnp.take(store.offset, client), jnp.take(store.size, client)
     row = offset + jnp.clip(indices, 0, jnp.maximum(size - 1, 0))
     # "clip": an empty last client has its offset one past the end.
@@ -86,5 +86,5 @@ def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
 
 
 def specimen(data: ClientData) -> Any:
-    """The smallest store that shows what `read` gives; for shapes, its examples are not real."""
+    """A small store from which the shapes of what `read` gives can be traced; its examples may not be real."""
     return data.store if data.fetch is None else pack([empty(data)], rows=1)

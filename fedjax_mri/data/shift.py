@@ -21,8 +21,9 @@ from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Sourc
 from fedjax_mri.data.phantom.scanner import show_ct
 from fedjax_mri.data.resident import specimen, whole
 
-LABELS, WEAR, MODALITIES = range(3)  # no two kinds of change share their chance
+LABELS, WEAR, MODALITIES = range(3)  # kinds of change; no two share their random numbers
 KINDS = ("CT only", "MR only", "CT and MR")
+TWO_CHANNELS = {"images": ("image",), "modalities": ("ct", "mr")}
 HAS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # CT, MR of each kind
 
 
@@ -40,22 +41,25 @@ class LabelNoise:
     grows: int = 0  # rounds; 0: full from the start
 
     def build(self, seed: int) -> Federation:
-        """Raises UserError unless 0 <= low <= high <= 1, and where the source does."""
+        """The source's federation with wrong labels.
+
+        Raises UserError unless 0 <= low <= high <= 1, and where the source does.
+        """
         if not 0 <= self.low <= self.high <= 1:
             raise UserError(f"data.low={self.low}, data.high={self.high}: label noise needs 0 <= low <= high <= 1")
         federation = self.source.build(seed)
-        rates = drawn(seed, LABELS).uniform(self.low, self.high, len(federation.labels)).astype(np.float32)
-        classes, grow = len(federation.classes), growth(self.grows, "data.grows")
+        rates = site_rng(seed, LABELS).uniform(self.low, self.high, len(federation.labels)).astype(np.float32)
+        classes, grow = len(federation.classes), share_of_effect(self.grows, "data.grows")
 
         def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
-            chance, other = jax.vmap(lambda key: lots(key, classes))(_keys(seed, LABELS, client, indices))
+            chance, other = jax.vmap(lambda key: label_chances(key, classes))(_keys(seed, LABELS, client, indices))
             wrong, label = chance < jnp.asarray(rates)[client] * grow(round), batch["label"]
             return {**batch, "label": jnp.where(wrong, (label + other) % classes, label)}
 
-        return shifted(federation, shift, "Label noise of the training sites, %", 100 * rates)
+        return with_shift(federation, shift, "Label noise of the training sites, %", 100 * rates)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own."""
+        """The source's own test sets."""
         source: Source = self.source
         return source.evaluation(classes, seed)
 
@@ -73,23 +77,26 @@ class Wear:
     grows: int = 100  # rounds; 0: worn out from the start
 
     def build(self, seed: int) -> Federation:
-        """Raises UserError when the noise is negative or not a number, and where the source does."""
+        """The source's federation with worn scanners.
+
+        Raises UserError when the noise is negative or not a number, and where the source does.
+        """
         if not 0 <= self.noise < math.inf:
             raise UserError(f"data.noise={self.noise}: must be a share of white, 0 or more")
         federation = self.source.build(seed)
-        sigma = drawn(seed, WEAR).uniform(0, self.noise, len(federation.labels)).astype(np.float32)
-        grow = growth(self.grows, "data.grows")
+        sigma = site_rng(seed, WEAR).uniform(0, self.noise, len(federation.labels)).astype(np.float32)
+        grow = share_of_effect(self.grows, "data.grows")
 
         def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
             image = batch["image"]
             one = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, round), image.shape[1:], jnp.float32))
             noise = jnp.asarray(sigma)[client] * grow(round) * one(_keys(seed, WEAR, client, indices))
-            return {**batch, "image": noisy(image, noise)}
+            return {**batch, "image": add_noise(image, noise)}
 
-        return shifted(federation, shift, "Wear of the training sites' scanners, % of white", 100 * sigma)
+        return with_shift(federation, shift, "Wear of the training sites' scanners, % of white", 100 * sigma)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own."""
+        """The source's own test sets."""
         source: Source = self.source
         return source.evaluation(classes, seed)
 
@@ -108,20 +115,21 @@ class ModalitySkew:
     mr_only: float = 0.3
 
     def build(self, seed: int) -> Federation:
-        """Raises UserError on shares that are none, or a source without both modalities."""
+        """The source's federation with modalities missing. Raises UserError on bad shares, or a source without both."""
         if not (self.ct_only >= 0 and self.mr_only >= 0 and self.ct_only + self.mr_only <= 1):
             raise UserError(
                 f"data.ct_only={self.ct_only}, data.mr_only={self.mr_only}: shares must add up to 1 or less"
             )
         federation = self.source.build(seed)
-        rng, clients = drawn(seed, MODALITIES), len(federation.labels)
+        rng, clients = site_rng(seed, MODALITIES), len(federation.labels)
         kinds = self._kinds(rng, clients)
         tests = {}
         for name, test in federation.tests.items():
             theirs = np.where(test.owner < 0, self._kinds(rng, len(test.owner)), kinds[test.owner])
-            tests[name] = test._replace(data=partly(test.data, theirs))
+            tests[name] = test._replace(data=with_modalities(test.data, theirs))
         groups = {**federation.groups, "modality": np.array(KINDS)[kinds]}
-        return federation._replace(train=partly(federation.train, kinds), tests=tests, groups=groups)
+        train, image = with_modalities(federation.train, kinds), federation.image and (*federation.image[:-1], 2)
+        return federation._replace(train=train, tests=tests, groups=groups, image=image, **TWO_CHANNELS)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The test sets as `build` makes them; the source refuses classes that it does not know."""
@@ -134,8 +142,8 @@ class ModalitySkew:
         return rng.permutation(np.searchsorted(ends, np.arange(count), side="right"))
 
 
-def partly(data: ClientData, kinds: np.ndarray) -> ClientData:
-    """`data` of which each client has the modalities of its kind, int [N]. Raises UserError where it has not both."""
+def with_modalities(data: ClientData, kinds: np.ndarray) -> ClientData:
+    """`data` where each client has the modalities of its kind, int [N]. Raises UserError unless `data` has both."""
     store, zero = specimen(data), jnp.int32(0)
     fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
     if not {"ct", "mr"} <= fields.keys():
@@ -145,7 +153,7 @@ def partly(data: ClientData, kinds: np.ndarray) -> ClientData:
 
 @functools.cache  # one function for all that are read alike, so that they can share a program
 def partial_reader(inner: Callable[..., Batch]) -> Callable[..., Batch]:
-    """`read` of what the given one reads, of which clients lack a part."""
+    """A `read` of what `inner` reads, without the modality that a client lacks."""
 
     def read(store: tuple[Any, Any], client: jax.Array, indices: jax.Array) -> Batch:
         batch, has = inner(store[0], client, indices), jnp.asarray(store[1])[client]
@@ -157,8 +165,8 @@ def partial_reader(inner: Callable[..., Batch]) -> Callable[..., Batch]:
     return read
 
 
-def shifted(federation: Federation, shift: Shift, title: str, values: np.ndarray) -> Federation:
-    """`federation` whose training examples go through one more shift; `values` [N] are said in the report."""
+def with_shift(federation: Federation, shift: Shift, title: str, values: np.ndarray) -> Federation:
+    """`federation` whose training examples go through one more shift; the report shows quartiles of `values` [N]."""
     before = federation.train.shift
 
     def both(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
@@ -169,24 +177,27 @@ def shifted(federation: Federation, shift: Shift, title: str, values: np.ndarray
     return federation._replace(train=federation.train._replace(shift=both), tables=(*federation.tables, table))
 
 
-def growth(rounds: int, field: str) -> Any:
-    """Round -> share of the full effect, float32 []: round / rounds up to 1. Raises UserError when it is negative."""
+def share_of_effect(rounds: int, field: str) -> Callable[[jax.Array], jax.Array]:
+    """A function from a round to the share of the full effect, float32 []: round / rounds, at most 1.
+
+    Raises UserError when `rounds` is negative.
+    """
     if rounds < 0:
         raise UserError(f"{field}={rounds}: must be a number of rounds, or 0 for all from the start")
     return lambda round: jnp.minimum(round.astype(jnp.float32) / rounds, 1.0) if rounds else jnp.float32(1)
 
 
-def lots(key: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    """A number float32 [] in 0..1, and how far another class is away, int32 [] in 1..classes-1."""
+def label_chances(key: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+    """A random number, float32 [] in 0..1, and the distance to another class, int32 [] in 1..classes-1."""
     chance, other = jax.random.split(key)
     return jax.random.uniform(chance, (), jnp.float32), jax.random.randint(other, (), 1, classes, jnp.int32)
 
 
-def noisy(image: jax.Array, noise: jax.Array) -> jax.Array:
-    """An image of bytes, or of floats 0..1, with noise of that many times white; clipped to its range."""
+def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
+    """An image of bytes, or of floats 0..1, plus `noise` in units of white, clipped to its range."""
     white = 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else 1.0
-    sum = jnp.clip(image.astype(jnp.float32) + white * noise, 0.0, white)
-    return (jnp.round(sum) if white > 1 else sum).astype(image.dtype)
+    total = jnp.clip(image.astype(jnp.float32) + white * noise, 0.0, white)
+    return (jnp.round(total) if white > 1 else total).astype(image.dtype)
 
 
 def _keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
@@ -195,6 +206,6 @@ def _keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Ar
     return keys.each(mine, indices)
 
 
-def drawn(seed: int, what: int) -> np.random.Generator:
-    """What sites are drawn from."""
+def site_rng(seed: int, what: int) -> np.random.Generator:
+    """The generator that decides how sites differ in `what`, one of the kinds of change above."""
     return np.random.default_rng((seed, what))

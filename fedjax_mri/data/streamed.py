@@ -34,13 +34,13 @@ def streamed(source: Mapping[str, np.ndarray] | Records, parts: Sequence[np.ndar
 
 
 def stacked(source: Records, indices: np.ndarray) -> Examples:
-    """Records `indices` [size] as fields [size, ...]; none of them still gives fields, [0, ...]."""
+    """Records `indices` [size] stacked as fields [size, ...]; no indices give empty fields [0, ...]."""
     records = [record(source, int(index)) for index in indices] or [record(source, 0)]
     return {name: np.stack([one[name] for one in records])[: len(indices)] for name in records[0]}
 
 
 def record(source: Records, index: int) -> Mapping[str, Any]:
-    """One record. Raises UserError, naming it, when it cannot be read."""
+    """The record of that index. Raises UserError, naming it, when it cannot be read."""
     try:
         return source[index]
     except Exception as error:  # whatever the user's source raises

@@ -52,12 +52,12 @@ class Synthetic:
         check_counts(clients=self.clients, times=self.times)
         rng = np.random.RandomState(seed)
         size = (rng.lognormal(4, 2, self.clients).astype(int) + 50) * self.times
-        drawn = alike(size, rng) if self.iid else unlike(size, self.alpha, self.beta, rng)
-        return federation(drawn, CLASSES, seed)
+        devices = identical(size, rng) if self.iid else heterogeneous(size, self.alpha, self.beta, rng)
+        return federation(devices, CLASSES, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """Its test sets. Raises UserError when the saved model knows other classes."""
-        return known(self.build(seed), classes), ()
+        """The test sets. Raises UserError where the saved model knows other classes."""
+        return tests_of(self.build(seed), classes), ()
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ class LeafSynthetic:
         return federation(leaf(self.clients, self.classes, self.features, seed), self.classes, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """Its test sets. Raises UserError when the saved model knows other classes."""
-        return known(self.build(seed), classes), ()
+        """The test sets. Raises UserError where the saved model knows other classes."""
+        return tests_of(self.build(seed), classes), ()
 
 
 def check_counts(**counts: int) -> None:
-    """Raises UserError on the first that is not a number of things."""
+    """Raises UserError on the first count below 1."""
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"data.{name}={count}: give 1 or more")
 
 
-def unlike(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.RandomState) -> list[Device]:
+def heterogeneous(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.RandomState) -> list[Device]:
     """Clients that differ: u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1)."""
     shifts, centres = rng.normal(0, alpha, len(sizes)), rng.normal(0, beta, len(sizes))
     means = rng.normal(centres[:, None], 1, (len(sizes), FEATURES))
@@ -101,11 +101,11 @@ def unlike(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.RandomSt
     return [one(*each) for each in zip(sizes, shifts, means)]
 
 
-def alike(sizes: np.ndarray, rng: np.random.RandomState) -> list[Device]:
+def identical(sizes: np.ndarray, rng: np.random.RandomState) -> list[Device]:
     """Clients that differ in size alone; inputs have mean 0."""
     weights, biases = rng.normal(0, 1, (FEATURES, CLASSES)), rng.normal(0, 1, CLASSES)
-    drawn = [inputs(np.zeros(FEATURES), size, rng) for size in sizes]
-    return [Device(x, (x @ weights + biases).argmax(1)) for x in drawn]
+    each = [inputs(np.zeros(FEATURES), size, rng) for size in sizes]
+    return [Device(x, (x @ weights + biases).argmax(1)) for x in each]
 
 
 def inputs(mean: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
@@ -115,11 +115,11 @@ def inputs(mean: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarra
 
 def leaf(clients: int, classes: int, features: int, seed: int) -> list[Device]:
     """LEAF's devices with its one cluster of models."""
-    lots = np.random.RandomState(seed).lognormal(3, 2, clients).astype(int)
+    drawn = np.random.RandomState(seed).lognormal(3, 2, clients).astype(int)
     rng = np.random.RandomState(seed)  # sizes and examples start from the same seed there
     basis = rng.normal(size=(features + 1, classes, 1))
     centre = rng.normal(rng.normal(), 1, 1)
-    return [leaf_device(size, basis, centre, rng) for size in np.minimum(lots + 5, 1000)]
+    return [leaf_device(size, basis, centre, rng) for size in np.minimum(drawn + 5, 1000)]
 
 
 def leaf_device(size: int, basis: np.ndarray, centre: np.ndarray, rng: np.random.RandomState) -> Device:
@@ -134,7 +134,7 @@ def leaf_device(size: int, basis: np.ndarray, centre: np.ndarray, rng: np.random
 
 
 def federation(devices: Sequence[Device], classes: int, seed: int) -> Federation:
-    """Each device shuffled, the first nine tenths to train on."""
+    """The federation of these devices: each is shuffled, and trains on its first nine tenths."""
     shuffle, ends = random.Random(seed).shuffle, np.cumsum([len(device.y) for device in devices])
     orders = [list(range(end - len(device.y), end)) for device, end in zip(devices, ends)]
     for order in orders:
@@ -155,15 +155,15 @@ def federation(devices: Sequence[Device], classes: int, seed: int) -> Federation
     )
 
 
-def known(federation: Federation, classes: tuple[str, ...]) -> dict[str, Test]:
-    """Its test sets. Raises UserError when the saved model knows other classes."""
+def tests_of(federation: Federation, classes: tuple[str, ...]) -> dict[str, Test]:
+    """The test sets. Raises UserError where the saved model knows other classes."""
     if classes != federation.classes:
         raise UserError(f"this data has classes {', '.join(federation.classes)}, the model knows {', '.join(classes)}")
     return dict(federation.tests)
 
 
 def digest(data: ClientData) -> str:
-    """SHA-256 over sizes, inputs and labels of all clients, little-endian int32, float32, int32: names the data."""
+    """A name for the data: SHA-256 over all sizes, inputs and labels, little-endian int32, float32, int32."""
     store = whole(data)
     arrays = (store.size, store.fields["image"], store.fields["label"])
     return hashlib.sha256(b"".join(x.astype(x.dtype.newbyteorder("<")).tobytes() for x in arrays)).hexdigest()

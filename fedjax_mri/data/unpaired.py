@@ -17,27 +17,27 @@ class Unpaired:
     """`source`, which has CT and MR of each patient, as hospitals that never see both of one.
 
     Training examples hold the CT of one patient, with all else that is known of him, and the MR of another of the same
-    site, half the site away. Test sets stay paired: the truth is for judging alone.
+    site, half the site away. Test sets stay paired: the truth is for evaluation alone.
     """
 
     source: Any  # a Source
 
     def build(self, seed: int) -> Federation:
-        """A site of a single patient trains nothing, and is warned of. Raises UserError where the source does."""
+        """The source's federation, unpaired; sites of one patient train nothing. Raises UserError where it does."""
         federation = self.source.build(seed)
-        alone = int(np.sum(federation.train.sizes == 1))
-        warnings = (f"{alone} sites with a single patient train nothing: there is no other to take the MR from",)
-        said = (*federation.warnings, *(warnings if alone else ()))
-        return federation._replace(train=apart(federation.train), warnings=said)
+        single = int(np.sum(federation.train.sizes == 1))
+        warnings = (f"{single} sites with a single patient train nothing: there is no other to take the MR from",)
+        all_warnings = (*federation.warnings, *(warnings if single else ()))
+        return federation._replace(train=with_mr_of_others(federation.train), warnings=all_warnings)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own, paired."""
+        """The source's own test sets, which stay paired."""
         source: Source = self.source
         return source.evaluation(classes, seed)
 
 
-def apart(data: ClientData) -> ClientData:
-    """`data` whose field "mr" is another patient's than all else."""
+def with_mr_of_others(data: ClientData) -> ClientData:
+    """`data` in which each example's "mr" is that of another patient of the same client."""
     sizes = np.where(data.sizes == 1, 0, data.sizes).astype(np.int32)
 
     def read(store: tuple[Any, jax.Array], client: jax.Array, indices: jax.Array) -> Batch:

@@ -1,4 +1,4 @@
-"""`fedjax-mri explain`: read, predict, explain, measure, write; one bad file is one line, and the rest goes on."""
+"""The command `fedjax-mri explain`: predicts, explains and measures images; a bad file costs one line, not the rest."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
-from fedjax_mri.data.files.images import shown
+from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.picture import Limits
 from fedjax_mri.explain import inputs, maps, model, pages, triage, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.pages import PAGE, Patient
-from fedjax_mri.explain.triage import Calibration, Wanted
+from fedjax_mri.explain.triage import Calibration, Requirements
 from fedjax_mri.metrics import outliers
 from fedjax_mri.report import overlays
 from fedjax_mri.report.audit_page import comma_separated
@@ -49,8 +49,8 @@ class Settings:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more images, shares between 0 and 1")
 
 
-class Read(NamedTuple):
-    """One image on its way."""
+class InputImage(NamedTuple):
+    """An image that has been read."""
 
     file: File
     image: np.ndarray  # float32 [H, W, C]
@@ -58,14 +58,14 @@ class Read(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One command, but for its files."""
+    """All that the command needs beside its files."""
 
-    this: Trained
+    trained: Trained
     explainers: list[Explainer]
     reader: Reader
     calibration: Calibration | None
     energies: np.ndarray  # [m], of the test images that the run has kept
-    scales: dict[str, float]  # method -> the strongest response to these
+    strongest: dict[str, float]  # method -> the strongest response to these
     masks: Path | None
     out: Path
     force: bool
@@ -81,155 +81,158 @@ def prepare(
     masks: Path | None = None,
     settings: Settings | None = None,
 ) -> Job:
-    """The command for a run, or an ensemble of several. Raises UserError where nothing can be explained."""
+    """The job of explaining images by a run, or by an ensemble. Raises UserError where nothing can be explained."""
     settings = settings or Settings()
     check_out(out, force)
-    this = model.trained(runs)
-    explainers = maps.explainers(this, names, say)
-    reader = inputs.reader(this, settings.limits)
-    calibration = triage.calibrate(runs, Wanted(settings.alpha, settings.accuracy), say)
-    energies, scales = references(this, explainers, settings)
-    return Job(this, explainers, reader, calibration, energies, scales, masks, out, force, settings)
+    trained = model.load(runs)
+    explainers = maps.explainers(trained, names, say)
+    reader = inputs.reader(trained, settings.limits)
+    calibration = triage.calibrate(runs, Requirements(settings.alpha, settings.accuracy), say)
+    energies, strongest = reference_responses(trained, explainers, settings)
+    return Job(trained, explainers, reader, calibration, energies, strongest, masks, out, force, settings)
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Raises UserError where writing would cost something."""
+    """Raises UserError where writing would overwrite results that are to be kept."""
     for name in (PAGE, TABLE):
         if (out / name).exists() and not force:
-            raise UserError(f"{shown(out / name)} is there: give --force to overwrite it, or another --out")
+            raise UserError(f"{printable(out / name)} is there: give --force to overwrite it, or another --out")
 
 
-def references(
-    this: Trained, explainers: Sequence[Explainer], settings: Settings
+def reference_responses(
+    trained: Trained, explainers: Sequence[Explainer], settings: Settings
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Energies [m] of the test images that the run has kept, and each method's strongest response to them.
 
-    Where it has kept none: none, and 0.
+    Where it has kept no images, m and all responses are 0.
     """
-    kept = few(this.runs[0])
-    logits, strongest = [np.zeros((0, len(this.classes)), np.float32)], {one.name: 0.0 for one in explainers}
+    kept = kept_images(trained.runs[0])
+    logits, strongest = [np.zeros((0, len(trained.classes)), np.float32)], {one.name: 0.0 for one in explainers}
     for start in range(0, len(kept), settings.batch):
         part = kept[start : start + settings.batch]
-        x, scores = seen(this, part, settings.batch)
+        x, scores = preprocess_and_predict(trained, part, settings.batch)
         logits.append(np.asarray(scores)[: len(part)])
         for one in explainers:
-            found = one.maps(this.models, x, scores.argmax(1), jax.random.key(settings.seed))
+            found = one.maps(trained.models, x, scores.argmax(1), jax.random.key(settings.seed))
             strongest[one.name] = max(strongest[one.name], float(found[: len(part)].max()))
     return np.asarray(outliers.energy(jnp.asarray(np.concatenate(logits)))), strongest
 
 
-def few(run: Path) -> np.ndarray:
+def kept_images(run: Path) -> np.ndarray:
     """The test images that a run has kept, [m, H, W, C] as read; m is 0 where it has kept none."""
-    nothing = np.zeros((0, 1, 1, 1), np.float32)
     try:
-        return results.shown(run).get("image", nothing)
-    except UserError:  # said where predictions are asked for
-        return nothing
+        examples = results.examples(run)
+    except UserError:  # the calibration, which reads the same file, says so
+        examples = None
+    return np.zeros((0, 1, 1, 1), np.float32) if examples is None else examples.image
 
 
-def seen(this: Trained, images: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """What the network sees of images [n, H, W, C], and its logits, [batch, ...]; the last is repeated."""
+def preprocess_and_predict(trained: Trained, images: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Images [n, H, W, C] as the network sees them, and their logits, [batch, ...]; the last image is repeated."""
     room = [(0, batch - len(images)), *[(0, 0)] * 3]
-    x = this.seen(jnp.asarray(np.pad(images, room, mode="edge")))
-    return x, this.answer(this.models, x)
+    x = trained.preprocess(jnp.asarray(np.pad(images, room, mode="edge")))
+    return x, trained.predict(trained.models, x)
 
 
 def explain(job: Job, files: Sequence[File], say: Say, step: Callable[[], None]) -> tuple[int, int]:
-    """How many files were explained, and how many refused, each with a line to `say`; `step` after each.
+    """Explains files, and returns how many were explained and how many refused.
+
+    Each refusal is a line to `say`; `step` is called after each file.
 
     Raises UserError where results cannot be written.
     """
     refused: list[File] = []
 
     def refuse(file: File, error: UserError) -> None:
-        say(f"{shown(file.path)}: {error}")
+        say(f"{printable(file.path)}: {error}")
         refused.append(file)
         step()
 
     patients: list[Patient] = []
     readable = iter(read(job, files, refuse))
     while group := list(islice(readable, job.settings.batch)):
-        for one in looked_at(job, group):
+        for one in explain_batch(job, group):
             write(job, one)
             patients.append(one)
             step()
     if patients:
-        conclude(job, patients)
+        write_summary(job, patients)
     return len(patients), len(refused)
 
 
-def read(job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]) -> Iterator[Read]:
-    """The images that can be explained; the others are refused."""
+def read(job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]) -> Iterator[InputImage]:
+    """Yields the images that can be explained; the others are refused."""
     for file in files:
         try:
             check_target(job, file)
             image = inputs.image(job.reader, file.path)
-            size = jax.eval_shape(job.this.seen, jnp.asarray(image[None])).shape[1:3]
+            size = jax.eval_shape(job.trained.preprocess, jnp.asarray(image[None])).shape[1:3]
             lesion = None if job.masks is None else inputs.mask(job.reader, mask_of(job.masks, file), size)
         except UserError as error:
             refuse(file, error)
             continue
-        yield Read(file, image, lesion)
+        yield InputImage(file, image, lesion)
 
 
 def check_target(job: Job, file: File) -> None:
-    """Raises UserError where writing would cost something."""
+    """Raises UserError where writing would overwrite results that are to be kept."""
     target = discover.absolute(job.out / file.name)
     if target.exists() and not target.is_dir():
-        raise UserError(f"{shown(target)} is a file, where a folder of results would go: choose another --out")
+        raise UserError(f"{printable(target)} is a file, where a folder of results would go: choose another --out")
     if target.exists() and not job.force:
-        raise UserError(f"{shown(target)} is there: give --force to overwrite it, or another --out")
+        raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
 def mask_of(masks: Path, file: File) -> Path:
-    """A PNG of the same name, below the folder of masks."""
+    """The path of a file's mask: a PNG of the same name, below the folder of masks."""
     return (masks / file.name).with_suffix(".png")
 
 
-def looked_at(job: Job, group: Sequence[Read]) -> Iterator[Patient]:
-    """Each of at most `batch` images with all that there is to say of it."""
-    this, batch = job.this, job.settings.batch
-    x, logits = seen(this, np.stack([one.image for one in group]), batch)
+def explain_batch(job: Job, group: Sequence[InputImage]) -> Iterator[Patient]:
+    """Explains at most `batch` images, and yields each with its prediction, maps, measures and words."""
+    trained, batch = job.trained, job.settings.batch
+    x, logits = preprocess_and_predict(trained, np.stack([one.image for one in group]), batch)
     pictures = np.asarray(x).mean(-1)
     heads = np.stack([words.head(picture) for picture in pictures])
-    verdicts = triage.verdicts(logits, job.calibration, job.energies, this.classes)
-    lesions = lesions_of(group, pictures.shape)
-    found = {one.name: explained(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
+    verdicts = triage.verdicts(logits, job.calibration, job.energies, trained.classes)
+    lesions = lesion_batch(group, pictures.shape)
+    found = {one.name: maps_and_measures(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
     for place, one in enumerate(group):
-        drawn = {method: pictured[place] for method, (pictured, _) in found.items()}
+        drawn = {method: of_method[place] for method, (of_method, _) in found.items()}
         yield Patient(
             name=one.file.name.as_posix(),
             image=pictures[place],
             verdict=verdicts[place],
             maps=drawn,
             figures={
-                method: {what: float(of[place]) for what, of in all_.items()} for method, (_, all_) in found.items()
+                method: {name: float(values[place]) for name, values in measured.items()}
+                for method, (_, measured) in found.items()
             },
-            words=told(this.classes[verdicts[place].prediction], drawn, heads[place]),
+            words=sentences(trained.classes[verdicts[place].prediction], drawn, heads[place]),
             lesion=one.lesion,
         )
 
 
-def told(name: str, drawn: Mapping[str, np.ndarray], head: np.ndarray) -> list[str]:
-    """What each method's map covers, in words, for the class `name`."""
-    return [words.sentence(methods.title(method), name, words.cover(found, head)) for method, found in drawn.items()]
+def sentences(name: str, drawn: Mapping[str, np.ndarray], head: np.ndarray) -> list[str]:
+    """A sentence for each method on what its map covers, for the class `name`."""
+    return [words.sentence(methods.title(method), name, words.coverage(found, head)) for method, found in drawn.items()]
 
 
-def explained(
+def maps_and_measures(
     job: Job, one: Explainer, x: jax.Array, target: jax.Array, heads: np.ndarray, lesions: np.ndarray | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Maps [B, H, W] of one method, and their figures [B]."""
+    """The maps [B, H, W] of one method, and their measures [B]."""
     key = jax.random.key(job.settings.seed)
-    found = one.maps(job.this.models, x, target, key)
-    scale = jnp.float32(job.scales[one.name] or jnp.nan)
-    figures = one.measured(job.this.models, x, target, key, found, jnp.asarray(heads), scale)
+    found = one.maps(job.trained.models, x, target, key)
+    scale = jnp.float32(job.strongest[one.name] or jnp.nan)
+    figures = one.measures(job.trained.models, x, target, key, found, jnp.asarray(heads), scale)
     if lesions is not None:
         figures |= measures.against_mask(found, jnp.asarray(lesions))
     return np.asarray(found), {name: np.asarray(figures[name]) for name in maps.ORDER if name in figures}
 
 
-def lesions_of(group: Sequence[Read], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The true lesions [B, H, W], where they are known."""
+def lesion_batch(group: Sequence[InputImage], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The true lesions [B, H, W] of a batch; None where they are not known."""
     if group[0].lesion is None:
         return None
     masks = np.zeros(shape, np.float32)
@@ -238,39 +241,43 @@ def lesions_of(group: Sequence[Read], shape: tuple[int, ...]) -> np.ndarray | No
 
 
 def write(job: Job, one: Patient) -> None:
-    """A folder of its page, overlays and raw maps. Raises UserError where the disk says no."""
+    """Writes an image's folder: page, overlays and raw maps. Raises UserError where the file system refuses."""
     home = job.out / one.name
     try:
         home.mkdir(parents=True, exist_ok=True)
         for name, found in one.maps.items():
             disk.write_bytes(home / f"{name}.png", encoded(overlays.overlay(one.image, found, methods.title(name))))
             disk.write_bytes(home / f"{name}.npy", raw(found))
-        pages.patient(home / PAGE, job.this, one, job.calibration)
+        pages.write_patient(home / PAGE, job.trained, one, job.calibration)
     except OSError as error:
-        raise UserError(f"{shown(home)}: cannot be written: {error.strerror}; free space, or check --out") from None
+        raise UserError(f"{printable(home)}: cannot be written: {error.strerror}; free space, or check --out") from None
 
 
 def raw(found: np.ndarray) -> bytes:
-    """A map as a .npy file."""
+    """The bytes of a .npy file that holds a map."""
     file = io.BytesIO()
     np.save(file, found.astype(np.float32), allow_pickle=False)
     return file.getvalue()
 
 
-def conclude(job: Job, patients: Sequence[Patient]) -> None:
-    """The table of measures, and the page that lists all."""
+def write_summary(job: Job, patients: Sequence[Patient]) -> None:
+    """Writes the table of measures, and the page that lists all images."""
     names = list(next(iter(patients[0].figures.values())))
     heading = ["image", "prediction", "confidence", "set", "unlike p", "review", "method", *names]
-    lines = [line for one in patients for line in rows(job.this, one)]
+    lines = [line for one in patients for line in rows(job.trained, one)]
     disk.write_text(job.out / TABLE, comma_separated([heading, *lines]))
-    pages.index(job.out / PAGE, job.this, patients, job.calibration)
+    pages.write_index(job.out / PAGE, job.trained, patients, job.calibration)
 
 
-def rows(this: Trained, one: Patient) -> Iterator[list[Any]]:
-    """A line a method."""
+def rows(trained: Trained, one: Patient) -> Iterator[list[Any]]:
+    """The lines of the table for one image, one for each method."""
     verdict = one.verdict
-    members = [] if verdict.chosen is None else [name for name, is_in in zip(this.classes, verdict.chosen) if is_in]
-    unlike = "" if verdict.unlike is None else verdict.unlike
-    told = [this.classes[verdict.prediction], verdict.confidence, " or ".join(members), unlike]
+    members = (
+        []
+        if verdict.prediction_set is None
+        else [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
+    )
+    unlike = "" if verdict.outlier_p is None else verdict.outlier_p
+    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), unlike]
     for method, figures in one.figures.items():
         yield [one.name, *told, "; ".join(verdict.reasons), method, *figures.values()]

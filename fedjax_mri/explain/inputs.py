@@ -1,4 +1,4 @@
-"""A file as the image that a run's classifier was trained on: the same modality, size and scale of grey."""
+"""Reads files as images like those that a run's classifier was trained on: of its modality, size and grey values."""
 
 import uuid
 from pathlib import Path
@@ -9,16 +9,14 @@ import numpy as np
 
 from fedjax_mri.convert import stream
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import grid, images, raster, read, units
+from fedjax_mri.data.files import images, raster, read, resample, units
 from fedjax_mri.data.files.picture import Conversion, Limits, Picture
-from fedjax_mri.data.folder import Folder
-from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.phantom.scanner import CT_WINDOW, show_ct
 from fedjax_mri.explain.model import Trained
+from fedjax_mri.tasks.intensities import displayed
 
 
 class Reader(NamedTuple):
-    """How files become images of one run."""
+    """How files become images for one run's classifier."""
 
     image: tuple[int, int, int]  # [H, W, C]
     conversion: Conversion  # of which the source's side is used: modality and window
@@ -27,30 +25,31 @@ class Reader(NamedTuple):
     limits: Limits
 
 
-def reader(this: Trained, limits: Limits) -> Reader:
-    """For files of the run's modality: the phantom says which; folders of pictures count as MR."""
-    phantom, folder = isinstance(this.source, Phantom), isinstance(this.source, Folder)
-    modality = this.source.image if phantom else "mr"
+def reader(trained: Trained, limits: Limits) -> Reader:
+    """The reader for files of a run's modality; where its data do not say which that is, they count as MR."""
+    data = trained.data
+    modality = data.modalities[0] if data.modalities else "mr"
     other = {"ct": "mr", "mr": "ct"}[modality]
-    conversion = Conversion(modality, other, CT_WINDOW if phantom else None, this.name, uuid.uuid4())
-    return Reader(this.image, conversion, folder, folder or this.resizes, limits)
+    conversion = Conversion(modality, other, data.window, trained.name, uuid.uuid4())
+    return Reader(trained.image, conversion, data.pictures, data.pictures or trained.resizes, limits)
 
 
 def image(reader: Reader, path: Path) -> np.ndarray:
-    """float32 0..1 [H, W, C]. Raises UserError, with reason and remedy, where the run cannot take the file."""
+    """The image of a file, float32 0..1 [H, W, C]. Raises UserError where the run's classifier cannot take the file."""
     picture = read.read(path, reader.conversion.source, reader.limits)
     check(reader, picture)
     height, width, channels = reader.image
     if reader.decodes and picture.displayed:
         return decoded(path, height, channels)
-    ready = stream.ready(picture.slices[0], picture.displayed, reader.conversion, (height, width))
-    in_hu = reader.conversion.source == "ct" and reader.conversion.window is not None
-    shown = np.asarray(show_ct(jnp.asarray(ready))) if in_hu else ready
+    ready = stream.model_input(picture.slices[0], picture.displayed, reader.conversion, (height, width))
+    window = reader.conversion.window
+    in_hu = reader.conversion.source == "ct" and window is not None
+    shown = np.asarray(displayed(window, "ct", jnp.asarray(ready))) if in_hu else ready
     return np.repeat(shown[..., None], channels, -1).astype(np.float32)
 
 
 def check(reader: Reader, picture: Picture) -> None:
-    """Raises UserError on volumes, HU where none are known, and sizes that nothing brings to the run's."""
+    """Raises UserError on volumes, on HU where the run knows none, and on sizes that the run does not resize."""
     count, height, width = picture.slices.shape
     if count > 1:
         raise UserError(f"{count} slices: give PNG, JPEG or DICOM, one slice a file")
@@ -63,7 +62,7 @@ def check(reader: Reader, picture: Picture) -> None:
 
 
 def decoded(path: Path, size: int, channels: int) -> np.ndarray:
-    """A display picture as it would have been read to be trained on."""
+    """A display picture [H, W, C], read as for training."""
     found = images.decode(str(path), size, channels)
     if isinstance(found, str):
         raise UserError(found)
@@ -71,8 +70,8 @@ def decoded(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def mask(reader: Reader, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The true lesion from a PNG, white inside: float32 0..1 of the network's size [S, S]."""
+    """The true lesion from a PNG that is white inside: float32 0..1 [S, S], of the network's size."""
     if not path.is_file():
         raise UserError(f"{path}: no such mask: leave --masks, or give a PNG of that name")
     picture = raster.read(path, "mask", reader.limits)
-    return grid.resize(grid.fit(picture.slices[0], reader.image[:2], 0.0), size)
+    return resample.resize(resample.fit(picture.slices[0], reader.image[:2], 0.0), size)

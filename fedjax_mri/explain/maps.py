@@ -1,4 +1,4 @@
-"""Methods by name, compiled for a run's network; what cannot be is said in a line and left out."""
+"""Explanation methods by name, compiled for a run's network; one that cannot explain it is reported and left out."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.explain.model import Trained, scores
+from fedjax_mri.explain.model import Trained, mean_prediction
 from fedjax_mri.tasks.task import Model
 from fedjax_mri.xai import faithfulness, measures, methods
 
@@ -20,8 +20,8 @@ ORDER = (  # of measures in tables; compiled functions give them in alphabetical
 )
 
 
-class Measuring(NamedTuple):
-    """How maps are measured by asking the network again."""
+class MeasureSettings(NamedTuple):
+    """How often, and how, measures of a map ask the network again."""
 
     steps: int = 16  # of insertion and deletion
     subsets: int = 64  # of faithfulness
@@ -30,23 +30,26 @@ class Measuring(NamedTuple):
 
 
 class Explainer(NamedTuple):
-    """One method on one run's network, compiled."""
+    """A method for the network of one run, compiled."""
 
     name: str
     maps: Callable[[Sequence[Model], jax.Array, jax.Array, jax.Array], jax.Array]  # models, x, target, key
-    # the same and maps, brain [B, H, W], scale [] -> figures [B]
-    measured: Callable[..., dict[str, jax.Array]]
+    # the same, and maps, brain [B, H, W], scale [] -> measures [B]
+    measures: Callable[..., dict[str, jax.Array]]
 
 
-def explainers(this: Trained, names: Sequence[str], say: Say) -> list[Explainer]:
-    """One for each name that is known and whose method takes this network. Raises UserError where none is left."""
+def explainers(trained: Trained, names: Sequence[str], say: Say) -> list[Explainer]:
+    """An explainer for each name that is known and whose method can explain this network.
+
+    The others are a line to `say` each. Raises UserError where none is left.
+    """
     found = []
     for name in dict.fromkeys(names):
         if name not in methods.METHODS:
             say(f"{name}: no such method; choose of {', '.join(methods.METHODS)}")
             continue
         try:
-            found.append(explainer(this, name, Measuring()))
+            found.append(explainer(trained, name, MeasureSettings()))
         except UserError as error:
             say(f"{name}: {error}")
     if not found:
@@ -54,37 +57,37 @@ def explainers(this: Trained, names: Sequence[str], say: Say) -> list[Explainer]
     return found
 
 
-def explainer(this: Trained, name: str, measuring: Measuring) -> Explainer:
-    """Raises UserError on a network that the method cannot take."""
+def explainer(trained: Trained, name: str, settings: MeasureSettings) -> Explainer:
+    """The method of that name for the network. Raises UserError on a network that the method cannot explain."""
     method = methods.settings(name).build()
-    maps, key = partial(mean_maps, this, method), jax.random.key(0)
-    x = jax.eval_shape(this.seen, jax.ShapeDtypeStruct((1, *this.image), jnp.float32))
-    jax.eval_shape(maps, this.models, x, jax.ShapeDtypeStruct((1,), jnp.int32), key)
-    return Explainer(name, jax.jit(maps), jax.jit(partial(measured, this, maps, measuring)))
+    maps, key = partial(mean_maps, trained, method), jax.random.key(0)
+    x = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.float32))
+    jax.eval_shape(maps, trained.models, x, jax.ShapeDtypeStruct((1,), jnp.int32), key)
+    return Explainer(name, jax.jit(maps), jax.jit(partial(measure, trained, maps, settings)))
 
 
 def mean_maps(
-    this: Trained, method: Method, models: Sequence[Model], x: jax.Array, target: jax.Array, key: jax.Array
+    trained: Trained, method: Method, models: Sequence[Model], x: jax.Array, target: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """The models' mean map [B, H, W]."""
-    return jnp.stack([method(partial(told_apart, this, [model]), x, target, key) for model in models]).mean(0)
+    """The mean [B, H, W] of the maps of all models."""
+    return jnp.stack([method(partial(centred_logits, trained, [model]), x, target, key) for model in models]).mean(0)
 
 
-def told_apart(this: Trained, models: Sequence[Model], x: jax.Array) -> jax.Array:
-    """Logits [B, K] less their mean over classes.
+def centred_logits(trained: Trained, models: Sequence[Model], x: jax.Array) -> jax.Array:
+    """The logits [B, K] of the models' mean prediction, less their mean over classes.
 
     A prediction does not change when all logits rise together; without this a map might show what makes them rise.
     """
-    logits = scores(this.apply, models, x)
+    logits = mean_prediction(trained.logits, models, x)
     count = logits.shape[1]
     # As a matrix, which LRP takes for a layer: a mean it would take for a norm's, and no relevance goes through those.
     return jnp.matmul(logits, jnp.eye(count) - 1 / count, precision="highest")
 
 
-def measured(
-    this: Trained,
+def measure(
+    trained: Trained,
     maps: Callable[..., jax.Array],
-    how: Measuring,
+    settings: MeasureSettings,
     models: Sequence[Model],
     x: jax.Array,
     target: jax.Array,
@@ -93,16 +96,16 @@ def measured(
     brain: jax.Array,
     scale: jax.Array,
 ) -> dict[str, jax.Array]:
-    """All that needs no true lesion; pixels taken away show the darkest value of their image."""
-    ask, black = partial(told_apart, this, models), x.min((1, 2, 3), keepdims=True)
+    """All measures that need no true lesion; pixels taken away show the darkest value of their image."""
+    logits, black = partial(centred_logits, trained, models), x.min((1, 2, 3), keepdims=True)
     return {
         "activation intensity": measures.activation_intensity(found, scale),
         "region coverage": measures.region_coverage(found, brain, scale),
         "sparseness": measures.gini(found),
-        "deletion": faithfulness.deletion(ask, x, target, found, black, how.steps),
-        "insertion": faithfulness.insertion(ask, x, target, found, black, how.steps),
-        "faithfulness": faithfulness.correlation(ask, x, target, found, key, black, how.subsets),
+        "deletion": faithfulness.deletion(logits, x, target, found, black, settings.steps),
+        "insertion": faithfulness.insertion(logits, x, target, found, black, settings.steps),
+        "faithfulness": faithfulness.correlation(logits, x, target, found, key, black, settings.subsets),
         "sensitivity": faithfulness.max_sensitivity(
-            lambda moved: maps(models, moved, target, key), x, key, how.radius, how.samples
+            lambda moved: maps(models, moved, target, key), x, key, settings.radius, settings.samples
         ),
     }

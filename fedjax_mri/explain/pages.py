@@ -16,7 +16,7 @@ from fedjax_mri.explain.triage import Calibration, Verdict
 from fedjax_mri.explain.words import percent
 from fedjax_mri.report import overlays
 from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, Part, embedded, panels, png, svg
-from fedjax_mri.report.run import publish
+from fedjax_mri.report.page import publish
 from fedjax_mri.xai.methods import title
 
 PAGE = "index.html"
@@ -45,15 +45,15 @@ class Patient(NamedTuple):
     lesion: np.ndarray | None  # [S, S] in 0..1, where it is known
 
 
-def patient(path: Path, this: Trained, one: Patient, calibration: Calibration | None) -> Path:
-    """The page of one image."""
+def write_patient(path: Path, trained: Trained, one: Patient, calibration: Calibration | None) -> Path:
+    """Writes the page of one image, and returns its path."""
     shown = overlays.side_by_side(one.image, {title(name): found for name, found in one.maps.items()}, one.lesion)
     outlined = " The green line is the true lesion." if one.lesion is not None else ""
     parts = [
-        Part(words=[flag(one.verdict), *prediction(this, one.verdict, calibration)]),
+        Part(words=[flag(one.verdict), *prediction(trained, one.verdict, calibration)]),
         Part(image=embedded(shown), caption=CAVEAT + outlined),
         Part("What the maps cover", words=one.words),
-        Part("Classes", table=classes(this, one.verdict)),
+        Part("Classes", table=classes(trained, one.verdict)),
         Part("Measures", table=measures(one)),
     ]
     up = "../" * (one.name.count("/") + 1)
@@ -62,97 +62,100 @@ def patient(path: Path, this: Trained, one: Patient, calibration: Calibration | 
 
 
 def flag(verdict: Verdict) -> Markup:
-    """Whether a person should look, and why."""
+    """A label that says whether a person should look, and why."""
     if not verdict.reasons:
         return Markup('<b class="flag">no review asked for</b>')
     return Markup('<b class="flag review">needs human review</b> {}.').format("; ".join(verdict.reasons))
 
 
-def prediction(this: Trained, verdict: Verdict, calibration: Calibration | None) -> list[str]:
-    """What is predicted, how surely, and what else it may be."""
-    said = f"Prediction: {this.classes[verdict.prediction]}, confidence {verdict.confidence:.2f}"
-    if calibration is None or verdict.chosen is None:
+def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | None) -> list[str]:
+    """Sentences on what is predicted, with which confidence, and which other classes are possible."""
+    said = f"Prediction: {trained.classes[verdict.prediction]}, confidence {verdict.confidence:.2f}"
+    if calibration is None or verdict.prediction_set is None:
         return [f"{said}, as the network gives it."]
-    names = [name for name, is_in in zip(this.classes, verdict.chosen) if is_in]
+    names = [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
     known = f"{calibration.examples:,} images of {calibration.test}"
     return [
         f"{said} (temperature {calibration.temperature:.2f}, from {known}).",
-        f"Classes that hold the truth in {percent(1 - calibration.wanted.alpha)} of cases: {', '.join(names)}.",
+        f"Classes that hold the truth in {percent(1 - calibration.required.alpha)} of cases: {', '.join(names)}.",
     ]
 
 
-def classes(this: Trained, verdict: Verdict) -> Table:
-    """Each class's probability, the most likely first."""
+def classes(trained: Trained, verdict: Verdict) -> Table:
+    """A table of the classes and their probabilities, the most likely first."""
     order = np.argsort(-verdict.probabilities, kind="stable")
-    member = verdict.chosen if verdict.chosen is not None else np.zeros(len(order), bool)
-    rows = [(this.classes[c], float(verdict.probabilities[c]), "yes" if member[c] else "") for c in order]
+    member = verdict.prediction_set if verdict.prediction_set is not None else np.zeros(len(order), bool)
+    rows = [(trained.classes[c], float(verdict.probabilities[c]), "yes" if member[c] else "") for c in order]
     return Table("", ("class", "probability", "in the set"), rows)
 
 
 def measures(one: Patient) -> Table:
-    """A row a method."""
+    """A table of the measures of each method's map."""
     names = list(next(iter(one.figures.values())))
     rows = [(title(method), *figures.values()) for method, figures in one.figures.items()]
     return Table("", ("method", *names), rows, MEANINGS)
 
 
-def index(path: Path, this: Trained, patients: Sequence[Patient], calibration: Calibration | None) -> Path:
-    """All images, those to be reviewed first."""
+def write_index(path: Path, trained: Trained, patients: Sequence[Patient], calibration: Calibration | None) -> Path:
+    """Writes the page that lists all images, those to be reviewed first, and returns its path."""
     order = sorted(patients, key=lambda one: (not one.verdict.reasons, one.verdict.confidence))
     asked = sum(bool(one.verdict.reasons) for one in patients)
     told = [f"{len(patients)} images, {asked} of them for review. {CAVEAT}"]
-    rows = [row(this, one) for one in order]
+    rows = [row(trained, one) for one in order]
     heading = ("", "image", "prediction", "confidence", "set", "review")
     parts = [Part(words=told), Part(table=Table("Images", heading, rows), whole=True)]
-    return publish(path, names=[this.name], maker=MAKER, parts=[*parts, *trust(this, calibration)])
+    return publish(path, names=[trained.name], maker=MAKER, parts=[*parts, *calibration_part(trained, calibration)])
 
 
-def row(this: Trained, one: Patient) -> tuple[object, ...]:
-    """One image's line, linked to its page."""
+def row(trained: Trained, one: Patient) -> tuple[object, ...]:
+    """An image's row in the list, linked to its page."""
     link = quote(f"{one.name}/{PAGE}")
     span = one.image.max() - one.image.min()
     small = png((one.image - one.image.min()) / (span or 1.0))
     picture = Markup('<a href="{}"><img class="small" src="{}" alt=""></a>').format(link, small)
-    chosen = one.verdict.chosen
-    names = "" if chosen is None else ", ".join(name for name, is_in in zip(this.classes, chosen) if is_in)
+    chosen = one.verdict.prediction_set
+    names = "" if chosen is None else ", ".join(name for name, is_in in zip(trained.classes, chosen) if is_in)
     said = Markup('<b class="flag review">review</b> {}').format("; ".join(one.verdict.reasons))
     return (
         picture,
         Markup('<a href="{}">{}</a>').format(link, one.name),
-        this.classes[one.verdict.prediction],
+        trained.classes[one.verdict.prediction],
         one.verdict.confidence,
         names,
         said if one.verdict.reasons else "",
     )
 
 
-def trust(this: Trained, calibration: Calibration | None) -> list[Part]:
-    """What the run's own predictions say of confidences, sets and review."""
+def calibration_part(trained: Trained, calibration: Calibration | None) -> list[Part]:
+    """The part of a page on how confidences, prediction sets and reviews were calibrated; none without calibration."""
     if calibration is None:
         return []
-    level = 1 - calibration.wanted.alpha
-    sites = calibration.sites[~np.isnan(calibration.sites)]
+    level = 1 - calibration.required.alpha
+    sites = calibration.site_coverage[~np.isnan(calibration.site_coverage)]
     reached = f"{calibration.threshold:.2f}" if np.isfinite(calibration.threshold) else "none that reaches it"
     words = [
         f"Calibrated on {calibration.examples:,} images of {calibration.test}: "
         f"temperature {calibration.temperature:.2f}; confidence from which "
-        f"{percent(calibration.wanted.accuracy)} are right: {reached}.",
-        f"Sets at {percent(level)} hold the truth in {percent(sites.mean(), 1)} of cases on {calibration.other}, "
-        f"{percent(sites.min(), 1)} at the worst of {len(sites)} sites, {percent(np.median(sites), 1)} at the median.",
+        f"{percent(calibration.required.accuracy)} are right: {reached}.",
+        f"Sets at {percent(level)} hold the truth in {percent(sites.mean(), 1)} of cases on "
+        f"{calibration.coverage_test}, {percent(sites.min(), 1)} at the worst of {len(sites)} sites, "
+        f"{percent(np.median(sites), 1)} at the median.",
     ]
     drawn = svg(triage(calibration))
-    return [Part("Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=this.synthetic)]
+    return [
+        Part("Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=trained.synthetic)
+    ]
 
 
 @matplotlib.rc_context(STYLE)
 def triage(calibration: Calibration) -> Figure:
-    """Accuracy on what nobody reviews against the share referred, and how sites' sets are covered."""
+    """A figure of accuracy against the share referred, and of how often prediction sets hold the truth at each site."""
     figure, (left, right) = panels(2, WIDE, 2.9)
     left.plot(calibration.referred, calibration.accuracy, color=COLOURS[0])
-    left.axhline(calibration.wanted.accuracy, color=RED, linestyle="--", linewidth=1)
+    left.axhline(calibration.required.accuracy, color=RED, linestyle="--", linewidth=1)
     left.set(title="Accuracy of what is not referred", xlabel="share referred, the least confident first", xlim=(0, 1))
-    right.hist(calibration.sites, bins=np.linspace(0, 1, 21).tolist(), color=COLOURS[0], alpha=0.75)
-    right.axvline(1 - calibration.wanted.alpha, color=RED, linestyle="--", linewidth=1)
-    right.set(title=f"Coverage of sets by site, {calibration.other}", xlabel="share of truths in the set")
+    right.hist(calibration.site_coverage, bins=np.linspace(0, 1, 21).tolist(), color=COLOURS[0], alpha=0.75)
+    right.axvline(1 - calibration.required.alpha, color=RED, linestyle="--", linewidth=1)
+    right.set(title=f"Coverage of sets by site, {calibration.coverage_test}", xlabel="share of truths in the set")
     right.set_ylabel("sites")
     return figure

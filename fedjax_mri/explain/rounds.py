@@ -1,9 +1,9 @@
-"""How a run explained a few test examples at each state that it has kept: RUN/explanations.npz, for its report.
+"""Explains a few test examples at each state that a run has kept, into RUN/explanations.npz for its report.
 
 The target is the true class, so that maps of different states answer the same question.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,45 +13,48 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.explain import maps, model
 from fedjax_mri.explain.model import Trained
-from fedjax_mri.run import restore, results, runfolder
+from fedjax_mri.run import restore, results
 from fedjax_mri.run.checkpoint import Checkpoints
-from fedjax_mri.run.models import own
+from fedjax_mri.run.models import global_model
+from fedjax_mri.run.record import Explained
 from fedjax_mri.tasks.task import Model
 
 Say = Callable[[str], None]
 
 
-def save(run: Path, names: Sequence[str], say: Say) -> None:
-    """Of the examples that the run's results show. Raises UserError where it shows none, or is no classifier."""
-    shown = results.shown(run)
-    if not ("image" in shown and "truth" in shown):
-        raise UserError(f"{run}: has kept no labelled test images; give a run that classifies images")
-    runfolder.save_arrays(run / results.EXPLANATIONS, explained(run, names, shown, say))
+def save(run: Path, methods: Sequence[str], say: Say) -> None:
+    """Explains the examples that a run has kept, by each method, into its folder.
 
-
-def explained(run: Path, names: Sequence[str], examples: Mapping[str, np.ndarray], say: Say) -> dict[str, np.ndarray]:
-    """The examples as the network sees them, and a map [R, s, S, S] for each of `names` and of R kept states.
-
-    examples: "image" [s, H, W, C] as read, "truth" int [s], "mask" [s, H, W, 1] where there is one.
+    Raises UserError where it has kept none, or is no classifier.
     """
-    this = model.trained([run])
-    x, truth = this.seen(jnp.asarray(examples["image"])), jnp.asarray(examples["truth"])
-    rounds = Checkpoints(run).rounds()
-    states = [own(restore.restore(run, round=round)) for round in rounds]
-    found = {
-        "rounds": np.array(rounds),
-        "truth": np.asarray(truth),
-        "image": np.asarray(x).mean(-1),
-        "chance": np.stack([chance(this, state, x, truth) for state in states]),
-    }
-    if "mask" in examples:
-        found["mask"] = np.asarray(jax.image.resize(jnp.asarray(examples["mask"][..., 0]), x.shape[:3], "linear"))
-    key = jax.random.key(0)
-    for one in maps.explainers(this, names, say):
-        found[f"map/{one.name}"] = np.stack([np.asarray(one.maps([state], x, truth, key)) for state in states])
-    return found
+    examples = results.examples(run)
+    if examples is None:
+        raise UserError(f"{run}: has kept no labelled test images; give a run that classifies images")
+    results.save_explained(run, explain(run, methods, examples.image, examples.truth, examples.mask, say))
 
 
-def chance(this: Trained, state: Model, x: jax.Array, truth: jax.Array) -> np.ndarray:
-    """The true class's probability, [s]."""
-    return np.asarray(jnp.take_along_axis(jax.nn.softmax(this.answer([state], x)), truth[:, None], 1)[:, 0])
+def explain(
+    run: Path, methods: Sequence[str], image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None, say: Say
+) -> Explained:
+    """Explains images [s, H, W, C] as read, of classes `truth` int [s], by each method at each state that a run kept.
+
+    `mask` float [s, H, W, 1] are the true lesions, where they are known.
+    """
+    trained, rounds = model.load([run]), Checkpoints(run).rounds()
+    x, target, key = trained.preprocess(jnp.asarray(image)), jnp.asarray(truth), jax.random.key(0)
+    states = [global_model(restore.restore(run, round=round)) for round in rounds]
+    explainers = maps.explainers(trained, methods, say)
+    lesion = None if mask is None else np.asarray(jax.image.resize(jnp.asarray(mask[..., 0]), x.shape[:3], "linear"))
+    return Explained(
+        rounds=np.array(rounds),
+        truth=np.asarray(target),
+        image=np.asarray(x).mean(-1),
+        truth_probability=np.stack([truth_probability(trained, state, x, target) for state in states]),
+        maps={one.name: np.stack([np.asarray(one.maps([m], x, target, key)) for m in states]) for one in explainers},
+        mask=lesion,
+    )
+
+
+def truth_probability(trained: Trained, state: Model, x: jax.Array, truth: jax.Array) -> np.ndarray:
+    """The probability [s] that a state gives the true class of each image."""
+    return np.asarray(jnp.take_along_axis(jax.nn.softmax(trained.predict([state], x)), truth[:, None], 1)[:, 0])

@@ -1,4 +1,4 @@
-"""What a map covers, in a sentence: how much of the head, in how many spots, where, and how much lies outside."""
+"""Describes in a sentence what a map covers: how much of the head, in how many spots, where, how much outside."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,8 +13,8 @@ ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
 SPOT = 0.05  # of the highlighted region; smaller ones are not counted
 
 
-class Cover(NamedTuple):
-    """Of one map and head."""
+class Coverage(NamedTuple):
+    """What the positive part of a map covers of a head."""
 
     share: float  # of the head, highlighted: at half of the map's maximum or above
     spots: int
@@ -23,13 +23,13 @@ class Cover(NamedTuple):
 
 
 def head(image: np.ndarray) -> np.ndarray:
-    """Where there is something to see, bool [H, W]: what is not dark, and the holes in it; image [H, W]."""
+    """The pixels of the head in an image [H, W], bool [H, W]: those that are not dark, and the holes among them."""
     low, high = float(image.min()), float(np.percentile(image, 99))
     return np.asarray(ndimage.binary_fill_holes(image > low + DARK * (high - low)), bool)
 
 
-def cover(found: np.ndarray, inside: np.ndarray) -> Cover | None:
-    """Of a map [H, W] on a head bool [H, W]; None where the map has no evidence for the class, or there is no head."""
+def coverage(found: np.ndarray, inside: np.ndarray) -> Coverage | None:
+    """What a map [H, W] covers of a head, bool [H, W]; None without evidence for the class, or without a head."""
     evidence = np.maximum(found, 0)
     if not (evidence.any() and inside.any()):
         return None
@@ -37,16 +37,16 @@ def cover(found: np.ndarray, inside: np.ndarray) -> Cover | None:
     labels, count = ndimage.label(region, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     outside = float(evidence[~inside].sum() / evidence.sum())
-    return Cover(
+    return Coverage(
         float((region & inside).sum() / inside.sum()),
         int((sizes >= SPOT * sizes.sum()).sum()),
-        place(ndimage.center_of_mass(evidence * region), inside),
+        position(ndimage.center_of_mass(evidence * region), inside),
         outside,
     )
 
 
-def place(centre: Sequence[float], inside: np.ndarray) -> str:
-    """A position among the nine parts of the head's box, "upper left" of the picture."""
+def position(centre: Sequence[float], inside: np.ndarray) -> str:
+    """Where a point lies among the nine parts of the head's bounding box, in words such as "upper left"."""
     parts = []
     for at, axis, names in zip(centre, (1, 0), (ROWS, COLUMNS)):
         there = np.flatnonzero(inside.any(axis))
@@ -55,8 +55,8 @@ def place(centre: Sequence[float], inside: np.ndarray) -> str:
     return "middle" if parts == ["middle", "middle"] else " ".join(parts)
 
 
-def sentence(title: str, name: str, found: Cover | None) -> str:
-    """What the map of the method `title` covers, for the class `name`."""
+def sentence(title: str, name: str, found: Coverage | None) -> str:
+    """A sentence on what the map of the method `title` covers, for the class `name`."""
     if found is None:
         return f"{title} has nothing that speaks for {name}."
     spots = "one spot" if found.spots == 1 else f"{found.spots} spots"
@@ -67,5 +67,5 @@ def sentence(title: str, name: str, found: Cover | None) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in words."""
+    """A share in per cent, such as "12 %"."""
     return f"{100 * share:.{digits}f} %"

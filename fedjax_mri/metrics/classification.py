@@ -51,7 +51,7 @@ def _weighted(values: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _bins(confidence: jax.Array, correct: jax.Array, weight: jax.Array) -> jax.Array:
-    """[15, 3] sums by confidence; confidence, correct, weight [B]."""
+    """Sums [15, 3] by confidence, from confidence, correct and weight [B]."""
     bin = jnp.clip(jnp.ceil(confidence * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
     columns = (weight, _weighted(confidence, weight), weight * correct.astype(jnp.float32))
     return jax.nn.one_hot(bin, BINS).T @ jnp.stack(columns, -1)
@@ -148,7 +148,7 @@ def _present(t: Tally) -> jax.Array:
 
 
 def _per_class(t: Tally, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The ratio, 0 for a class without a denominator that occurs all the same, nan for one that does not occur."""
+    """The ratio; 0 for a class that occurs but has no denominator, nan for one that does not occur."""
     share = jnp.where(denominator > 0, ratio(numerator, denominator), 0.0)
     return jnp.where(_present(t), share, jnp.nan)
 

@@ -4,7 +4,7 @@ With n validation examples exchangeable with those to come, a set at level alpha
 1 - alpha to 1 - alpha + 1 / (n + 1), whatever the model (Vovk et al. 2005; Angelopoulos and Bates 2021,
 arXiv 2107.07511). That is on average over patients of the same mix of sites: what single sites get is `by_site`.
 
-`least_ambiguous` and `adaptive` score how ill each class fits, [n, C]; the rest is the same for both.
+`least_ambiguous` and `adaptive` score how badly each class fits, [n, C]; all else is the same for both.
 """
 
 import math
@@ -32,9 +32,9 @@ def adaptive(probabilities: jax.Array, uniform: jax.Array | None = None) -> jax.
 
 
 def quantile(scores: jax.Array, labels: jax.Array, alpha: float) -> jax.Array:
-    """The ceil((n + 1)(1 - alpha))-th smallest score of the truth, []; infinite where n is too small for alpha.
+    """The score that a class in a set may have, []: the ceil((n + 1)(1 - alpha))-th smallest score of the truth.
 
-    scores [n, C] and int labels [n] of validation examples.
+    scores [n, C] and int labels [n] of validation examples. Infinite where n is too small for alpha.
     """
     truth = jnp.sort(jnp.take_along_axis(scores, labels[:, None], 1)[:, 0])
     n = len(truth)
@@ -43,7 +43,7 @@ def quantile(scores: jax.Array, labels: jax.Array, alpha: float) -> jax.Array:
 
 
 def sets(scores: jax.Array, limit: jax.Array | float) -> jax.Array:
-    """Which classes belong, bool [n, C]: none may."""
+    """The classes in each set, bool [n, C]; a set may be empty."""
     return scores <= jnp.asarray(limit, scores.dtype)
 
 

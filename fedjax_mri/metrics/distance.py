@@ -1,8 +1,8 @@
 """Distances of two sets of images by their features: Frechet (Heusel et al. 2017), kernel (Binkowski et al. 2018).
 
-Either depends on the encoder and, the Frechet distance strongly, on the number of images: `said` names both. With 64
-features, two sets of one distribution are 45 apart at 50 images each and .44 at 5000, while the kernel distance is
-unbiased. Only with the weights of Inception may a Frechet distance be called FID; nothing here is.
+Either depends on the encoder and, the Frechet distance strongly, on the number of images: name both beside a figure.
+With 64 features, two sets of one distribution are 45 apart at 50 images each and .44 at 5000, while the kernel distance
+is unbiased. Only with the weights of Inception may a Frechet distance be called FID; nothing here is.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from fedjax_mri.metrics.structure import pixel_size, responses
 from fedjax_mri.metrics.window import halved
 
 SCALES = 3  # of `structure_features`, each twice as coarse as the one before
-ENCODER = "structure filters"
 
 
 class Moments(NamedTuple):
@@ -73,7 +72,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
     n, m = len(x), len(y)
     if min(n, m) < 2:
         return float("nan")
-    within = sum((_kernel(z, z) - _own(z)) / (len(z) * (len(z) - 1)) for z in (x, y))
+    within = sum((_kernel(z, z) - _diagonal(z)) / (len(z) * (len(z) - 1)) for z in (x, y))
     return within - 2 * _kernel(x, y) / (n * m)
 
 
@@ -83,14 +82,9 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> float:
     return sum(float(np.sum((part @ y.T / x.shape[1] + 1) ** 3)) for part in rows)
 
 
-def _own(x: np.ndarray) -> float:
-    """Sum of the kernel over the pairs of each with itself."""
+def _diagonal(x: np.ndarray) -> float:
+    """Sum of the kernel over the pairs of each feature vector with itself."""
     return float(np.sum((np.square(x).sum(1) / x.shape[1] + 1) ** 3))
-
-
-def said(name: str, features: int, images: tuple[int, int], encoder: str = ENCODER) -> str:
-    """The title of a figure: "Frechet distance (structure filters, d=44, n=100/100)"."""
-    return f"{name} ({encoder}, d={features}, n={images[0]}/{images[1]})"
 
 
 def structure_features(images: jax.Array, pixel: float | None = None) -> jax.Array:
@@ -103,14 +97,17 @@ def structure_features(images: jax.Array, pixel: float | None = None) -> jax.Arr
     pixel = pixel_size(images) if pixel is None else pixel
     pooled = [_pooled(images, images)]
     for _ in range(SCALES):
-        seen = responses(images, pixel)
-        pooled.append(_pooled(jax.nn.relu(seen), seen))
+        response = responses(images, pixel)
+        pooled.append(_pooled(jax.nn.relu(response), response))
         # Half the pixels for the same kernels: a structure of twice the size.
         images = halved(images)
     return jnp.concatenate(pooled, -1)
 
 
-def _pooled(bright: jax.Array, seen: jax.Array) -> jax.Array:
-    """Means of the one, deviations of the other over the image, [B, 2F]. A plain mean of contrasts would be nothing."""
-    about = seen - seen.mean((1, 2), keepdims=True)
-    return jnp.concatenate([bright.mean((1, 2)), jnp.sqrt(jnp.square(about).mean((1, 2)) + 1e-12)], -1)
+def _pooled(positive: jax.Array, response: jax.Array) -> jax.Array:
+    """Means of the positive responses and standard deviations of all over the image, [B, 2F].
+
+    The mean of all responses is near 0, because every filter weighs a bright part against a dark one.
+    """
+    centred = response - response.mean((1, 2), keepdims=True)
+    return jnp.concatenate([positive.mean((1, 2)), jnp.sqrt(jnp.square(centred).mean((1, 2)) + 1e-12)], -1)

@@ -1,4 +1,4 @@
-"""How close an image made is to the truth, one figure per image.
+"""How close an image is to the true one, one figure per image.
 
 Images are float32 [B, H, W, C], or volumes [B, D, H, W, C]; figures are [B]. A mask of the same rank (channels 1 or C;
 0 is outside) leaves pixels out, and an image without any pixel left is nan. Papers differ in their windows, ranges and
@@ -82,7 +82,7 @@ def rmse(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array
 
 def psnr(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = None) -> jax.Array:
     """Peak signal to noise ratio in dB, [B]; infinite for equal images. Raises UserError as `ssim` does."""
-    x, y = _ready(x, preset, mask), _ready(y, preset, mask)
+    x, y = _prepared(x, preset, mask), _prepared(y, preset, mask)
     return np.float32(20 * np.log10(preset.range)) - 10 * jnp.log10(mse(x, y, mask))
 
 
@@ -124,7 +124,7 @@ def ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = No
     Raises UserError for images of another rank than the preset's, smaller than its window, or, where values are known
     (outside jit), beyond its range, such as those of a tanh.
     """
-    luminance, contrast = _similarity(_ready(x, preset, mask), _ready(y, preset, mask), preset)
+    luminance, contrast = _similarity(_prepared(x, preset, mask), _prepared(y, preset, mask), preset)
     return _mean(luminance * contrast, _centres(mask, preset))
 
 
@@ -137,7 +137,7 @@ def ms_ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None =
     their sum: 128 pixels give four scales, 64 three, and the figures do not compare. A negative term counts as 0.
     Raises UserError as `ssim` does.
     """
-    x, y = _ready(x, preset, mask), _ready(y, preset, mask)
+    x, y = _prepared(x, preset, mask), _prepared(y, preset, mask)
     weights = np.asarray(MS_WEIGHTS[: scales(x.shape, preset)], np.float32)
     figure = jnp.ones(len(x), jnp.float32)
     for scale, weight in enumerate(weights / weights.sum()):
@@ -166,7 +166,7 @@ def check_range(x: jax.Array, low: float, high: float, name: str) -> None:
         )
 
 
-class _Local(NamedTuple):
+class _WindowMoments(NamedTuple):
     """Means, variances and covariance of two images in a window, each [B, H', W', C]."""
 
     x: jax.Array
@@ -176,26 +176,26 @@ class _Local(NamedTuple):
     xy: jax.Array
 
 
-def _local(x: jax.Array, y: jax.Array, preset: Preset) -> _Local:
-    """Over windows within the image, one axis after the other, by the law of total variance.
+def _window_moments(x: jax.Array, y: jax.Array, preset: Preset) -> _WindowMoments:
+    """The moments over windows within the image, one axis after the other, by the law of total variance.
 
     Deviations from the window's own mean are squared, never the values: on bright flat images the difference of two
     large squares would leave float32 no digits.
     """
     weights = uniform(preset.size) if preset.sd is None else gaussian(preset.size, preset.sd)
-    m = _Local(x, y, *[jnp.zeros_like(x)] * 3)
+    m = _WindowMoments(x, y, *[jnp.zeros_like(x)] * 3)
     for axis in range(1, 1 + preset.axes):
-        part = _Local(*(windows(field, preset.size, axis) for field in m))
+        part = _WindowMoments(*(windows(field, preset.size, axis) for field in m))
         mean_x, mean_y = average(weights, part.x), average(weights, part.y)
         dx, dy = part.x - mean_x[None], part.y - mean_y[None]
         within = (part.xx + dx * dx, part.yy + dy * dy, part.xy + dx * dy)
-        m = _Local(mean_x, mean_y, *(average(weights, field) for field in within))
+        m = _WindowMoments(mean_x, mean_y, *(average(weights, field) for field in within))
     return m
 
 
 def _similarity(x: jax.Array, y: jax.Array, preset: Preset) -> tuple[jax.Array, jax.Array]:
     """Luminance term, and contrast and structure as one, of every window: equations 6 and 13 of Wang et al. 2004."""
-    m = _local(x - preset.low, y - preset.low, preset)
+    m = _window_moments(x - preset.low, y - preset.low, preset)
     n = preset.size**preset.axes
     correction = n / (n - 1) if preset.sample else 1.0
     c1, c2 = (preset.k1 * preset.range) ** 2, (preset.k2 * preset.range) ** 2
@@ -204,8 +204,8 @@ def _similarity(x: jax.Array, y: jax.Array, preset: Preset) -> tuple[jax.Array, 
     return luminance, contrast
 
 
-def _ready(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array:
-    """Checked, clipped and filled as the preset says."""
+def _prepared(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array:
+    """The image checked, clipped and filled as the preset says."""
     x = jnp.asarray(x)
     if x.ndim != preset.axes + 2:
         shape = "[B, D, H, W, C]" if preset.axes == 3 else "[B, H, W, C]"
@@ -235,13 +235,13 @@ def _power(base: jax.Array, exponent: np.float32) -> jax.Array:
 def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Mean over all axes but the first, weighted by the mask.
 
-    In two passes, as the float32 sum over one large image has lost two digits.
+    It is taken in two passes, because one float32 sum over a large image loses two digits.
     """
-    first = jax.lax.stop_gradient(_pass(values, mask))
-    return first + _pass(values - _spread(first, values), mask)
+    first = jax.lax.stop_gradient(_mean_once(values, mask))
+    return first + _mean_once(values - _spread(first, values), mask)
 
 
-def _pass(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _mean_once(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     axes = tuple(range(1, values.ndim))
     if mask is None:
         return values.mean(axes)

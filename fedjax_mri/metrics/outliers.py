@@ -1,4 +1,4 @@
-"""How unlike the data that a model knows an example is: a larger score is further out."""
+"""Scores of how much an example differs from the data that a model knows: the larger, the more it differs."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 
 
 def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """-T logsumexp(logits / T), [n] from [n, C]: no class is spoken for (Liu et al. 2020, Energy-based OOD)."""
+    """-T logsumexp(logits / T), [n] from [n, C]: high where all logits are low (Liu et al. 2020, Energy-based OOD)."""
     return -temperature * jax.nn.logsumexp(logits / temperature, axis=-1)
 
 
 class Gaussians(NamedTuple):
-    """One normal distribution a class, of a common spread."""
+    """A normal distribution for each class, with one covariance for all."""
 
     means: jax.Array  # [C, D]
     precision: jax.Array  # [D, D]
 
 
 def gaussians(features: jax.Array, labels: jax.Array, classes: int, ridge: float = 1e-3) -> Gaussians:
-    """Fitted to features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
+    """The distributions of features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
 
     `ridge` times the mean variance is added to each: there may be fewer examples than features.
     """
@@ -34,12 +34,12 @@ def gaussians(features: jax.Array, labels: jax.Array, classes: int, ridge: float
 
 def mahalanobis(known: Gaussians, features: jax.Array) -> jax.Array:
     """Squared distance to the nearest class's mean, [n] from [n, D] (Lee et al. 2018, eq. 2)."""
-    apart = features[:, None] - known.means[None]
-    return jnp.einsum("ncd,de,nce->nc", apart, known.precision, apart, precision="highest").min(1)
+    gaps = features[:, None] - known.means[None]
+    return jnp.einsum("ncd,de,nce->nc", gaps, known.precision, gaps, precision="highest").min(1)
 
 
 def p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
-    """Chance, for an example like the reference's, of a score this high, [n]: (1 + how many have it) / (1 + m).
+    """The chance that an example like the reference's has a score this high, [n]: (1 + how many have it) / (1 + m).
 
     scores [n], reference [m]. Uniform or larger for exchangeable examples (Bates et al. 2023, conformal p-values).
     """

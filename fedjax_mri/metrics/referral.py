@@ -1,4 +1,4 @@
-"""Which cases a person should see: the least confident first (El-Yaniv and Wiener 2010, selective prediction)."""
+"""Which cases are referred to a person: the least confident first (El-Yaniv and Wiener 2010, selective prediction)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,9 @@ import numpy as np
 
 
 def curve(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Share referred, and accuracy on the rest, each [n], from none referred to all but one.
+    """Share of cases referred, and accuracy on the rest, each [n], from none referred to all but one.
 
-    confidence [n], correct bool [n]. Cases of the same confidence are taken in order; thresholds below do not part
-    them.
+    confidence [n], correct bool [n]. Cases of the same confidence are referred one by one, in order.
     """
     order = jnp.argsort(-confidence)
     kept = jnp.arange(1, len(order) + 1, dtype=jnp.float32)
@@ -18,9 +17,9 @@ def curve(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def threshold(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
-    """The least confidence from which on predictions reach `accuracy` on validation data; infinite where none does.
+    """The lowest confidence at which predictions of that confidence or more reach `accuracy`; infinite where none does.
 
-    Those below it are referred. Chosen on the examples it is told by, it is a little too low for few of them.
+    Cases below it are referred. As it is chosen on the examples given, it is a little too low where these are few.
     """
     levels = np.unique(confidence)
     reach = [np.mean(np.asarray(correct)[np.asarray(confidence) >= level]) >= accuracy for level in levels]

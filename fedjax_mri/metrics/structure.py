@@ -1,4 +1,4 @@
-"""Fixed filters for the structures of a head, phi(x) = conv(x, W): nothing in them is learnt, each has a name.
+"""Fixed filters for the structures of a head, phi(x) = conv(x, W); each has a name, and none is learnt.
 
 The neuro-symbolic term of system A compares their responses before and after translation; the encoder of
 `metrics.distance` pools them. Sizes are in mm in the head and become pixels by the image's pixel size, so a ventricle
@@ -55,7 +55,7 @@ def responses(x: jax.Array, pixel: float | None = None) -> jax.Array:
 
 
 def centre_surround(sd: float) -> np.ndarray:
-    """Laplacian of a Gaussian of `sd` pixels, negated: answers a bright disc of radius 1.4 sd most."""
+    """Negated Laplacian of a Gaussian of `sd` pixels: responds most to a bright disc of radius 1.4 sd."""
     x, y = _grid(sd)
     square = (x**2 + y**2) / sd**2
     return _contrast((2 - square) * np.exp(-square / 2))
@@ -68,7 +68,7 @@ def edge(sd: float, degrees: float) -> np.ndarray:
 
 
 def ridge(sd: float, degrees: float) -> np.ndarray:
-    """Second derivative of a Gaussian across a line at `degrees`, negated, twice as long as wide: a bright line."""
+    """Negated second derivative of a Gaussian across a line at `degrees`, twice as long as wide: for bright lines."""
     along, across = _turned(sd, degrees)
     return _contrast((1 - across**2) * np.exp(-((along / 2) ** 2 + across**2) / 2))
 
@@ -86,6 +86,6 @@ def _turned(sd: float, degrees: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _contrast(kernel: np.ndarray) -> np.ndarray:
-    """Bright weights of sum 1 and dark ones of sum -1."""
+    """The kernel scaled so that its positive weights sum to 1 and its negative ones to -1."""
     bright, dark = np.maximum(kernel, 0), np.maximum(-kernel, 0)
     return (bright / bright.sum() - dark / dark.sum()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes confidences mean what they say (Guo et al. 2017, section 4.2).
+"""Temperature scaling: one number that calibrates confidences (Guo et al. 2017, section 4.2).
 
 Logits may be given as logarithms of probabilities: softmax does not see the difference. Predictions stay as they are.
 """
@@ -39,5 +39,5 @@ def apply(logits: jax.Array, temperature: jax.Array | float) -> jax.Array:
 
 
 def logits(probabilities: jax.Array) -> jax.Array:
-    """Logits that give these probabilities, [..., C]; none is further than float32 can tell from 0."""
+    """Logits [..., C] that give these probabilities; a probability of 0 counts as float32's smallest number."""
     return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))

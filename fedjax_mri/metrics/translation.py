@@ -1,4 +1,4 @@
-"""What only a phantom can tell of a translated image: errors by tissue, lesions kept, lesions made up.
+"""Measures of a translated image that need the tissues of a phantom: errors by tissue, lesions kept and made up.
 
 All are sums with their weights over one batch, so adding two tallies merges them, and every figure takes any leading
 dimensions (`[...]`, say one tally per site). Images are float32 [B, H, W, 1], `weight` is [B] (0 for padding).
@@ -51,15 +51,15 @@ def tissue_summary(t: TissueTally, names: tuple[str, ...]) -> dict[str, tuple[fl
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How a lesion is told from brain by its grey value alone: the same for the true image and the one made.
+class LesionRule:
+    """How a lesion is found in the brain by its grey value alone, in true images and in those made alike.
 
-    It is simple on purpose: blind to place and shape, so that it cannot know more than the image shows. How far it
-    reaches is printed beside every figure, from the true images. On 624 patients of the phantom at 64 pixels its Dice
+    The rule knows nothing of place and shape, so that it finds only what the image shows. How well it works on the true
+    images is printed beside every figure. On 624 patients of the phantom at 64 pixels its Dice
     with the truth, and its rate of false positives in the healthy, of whom a third have an infarct or the like, were:
     T1 with contrast agent .70 and .23, SPGR with it .63 and .27, FLAIR .45 and .26, T2 .40 and .17, T1 .29 and .23, CT
-    .35 to .51 and .36 to .76; a little flattering, as the settings were chosen with some of these patients in view. So
-    believe it on MR with contrast agent.
+    .35 to .51 and .36 to .76. These figures are a little too good, as some of these patients were used to choose the
+    settings. Rely on the rule for MR with contrast agent alone.
     """
 
     blur: float = 4.0  # mm, standard deviation; noise is not a lesion
@@ -71,7 +71,7 @@ class Rule:
 
 
 class LesionTally(NamedTuple):
-    """Sums over patients, [...]."""
+    """Sums over patients of what the rule finds in true images and in those made, [...]."""
 
     dice: jax.Array  # Dice of the lesion found in the made image with the true mask
     ceiling: jax.Array  # Dice of the lesion found in the true image with it
@@ -83,7 +83,7 @@ class LesionTally(NamedTuple):
     healthy: jax.Array  # patients without a lesion
 
 
-def brain(tissue: jax.Array, within: jax.Array, rule: Rule) -> jax.Array:
+def brain(tissue: jax.Array, within: jax.Array, rule: LesionRule) -> jax.Array:
     """Where to look for lesions, bool [B, H, W, 1]: tissue [B, H, W, T], within [T] 1 for parenchyma and tumours.
 
     Of the phantom: grey and white matter, the three tumours, necrosis and oedema. Fluid, blood, calcifications, bone
@@ -92,7 +92,7 @@ def brain(tissue: jax.Array, within: jax.Array, rule: Rule) -> jax.Array:
     return (tissue @ within > rule.brain)[..., None]
 
 
-def segment(image: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+def segment(image: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
     """The lesion by the rule, bool [B, H, W, 1]: brain whose blurred value is too far from the median of the brain.
 
     Either way, as a tumour may be bright (with contrast agent) or dark (its necrosis).
@@ -107,12 +107,12 @@ def segment(image: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
     return brain & (distance > limit)
 
 
-def found(lesion: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+def is_lesion(lesion: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
     """Whether what was segmented is large enough to be called a lesion, bool [B]."""
     return lesion.mean((1, 2, 3)) > rule.area * brain.mean((1, 2, 3))
 
 
-def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: Rule) -> jax.Array:
+def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
     """Mean in the lesion minus mean in the ring of brain round it, [B]; nan without either. mask in 0..1."""
     reach = rule.ring / pixel_size(image)
     near = _grown(mask, 1 + round(reach)) - _grown(mask, 1)
@@ -121,28 +121,28 @@ def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: Rule) ->
 
 
 def lesion_tally(
-    made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: Rule
+    made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: LesionRule
 ) -> LesionTally:
     """Sums over one batch: made and true images, the true lesion's `mask` in 0..1 (empty in the healthy), `brain`."""
     healthy = mask.sum((1, 2, 3)) == 0
     mask = mask * brain.astype(mask.dtype)  # what can be found
     ill = mask.sum((1, 2, 3)) > 0
-    seen = {name: segment(image, brain, rule) for name, image in (("made", made), ("truth", truth))}
-    there = {name: found(lesion, brain, rule) for name, lesion in seen.items()}
-    to, true = (contrast(image, mask, brain, rule) for image in (made, truth))
+    segmented = {name: segment(image, brain, rule) for name, image in (("made", made), ("truth", truth))}
+    has_lesion = {name: is_lesion(lesion, brain, rule) for name, lesion in segmented.items()}
+    made_contrast, true_contrast = (contrast(image, mask, brain, rule) for image in (made, truth))
 
     def total(values: jax.Array, of: jax.Array) -> jax.Array:
         return jnp.where(of & (weight > 0), values * weight, 0.0).sum()
 
-    one, known = jnp.ones_like(weight), ill & ~jnp.isnan(true)
+    one, known = jnp.ones_like(weight), ill & ~jnp.isnan(true_contrast)
     return LesionTally(
-        dice=total(dice(seen["made"], mask), ill),
-        ceiling=total(dice(seen["truth"], mask), ill),
-        kept=total(to * true, known),
-        contrast=total(true * true, known),
+        dice=total(dice(segmented["made"], mask), ill),
+        ceiling=total(dice(segmented["truth"], mask), ill),
+        kept=total(made_contrast * true_contrast, known),
+        contrast=total(true_contrast * true_contrast, known),
         lesions=total(one, ill),
-        hallucinated=total(one, healthy & there["made"] & ~there["truth"]),
-        mistaken=total(one, healthy & there["truth"]),
+        hallucinated=total(one, healthy & has_lesion["made"] & ~has_lesion["truth"]),
+        mistaken=total(one, healthy & has_lesion["truth"]),
         healthy=total(one, healthy),
     )
 
@@ -178,11 +178,11 @@ def _mean(image: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _median(image: jax.Array, brain: jax.Array) -> jax.Array:
-    """Of the pixels in the brain, [B, 1, 1, 1]."""
+    """The median of the pixels in the brain, [B, 1, 1, 1]."""
     return jnp.nanmedian(jnp.where(brain, image, jnp.nan), (1, 2, 3), keepdims=True)
 
 
 def _grown(mask: jax.Array, pixels: int) -> jax.Array:
-    """The largest value within a square of that reach."""
+    """The mask grown by `pixels`: the largest value in a square around each pixel."""
     side = 2 * pixels + 1
     return jax.lax.reduce_window(mask, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, 1, 1, 1), "SAME")

@@ -18,14 +18,17 @@ def uniform(size: int) -> np.ndarray:
 
 
 def windows(x: jax.Array, size: int, axis: int) -> jax.Array:
-    """What a window within `x` sees at its first, second, ... place, [size, *shape]; `axis` loses size - 1 pixels."""
+    """The pixels of all windows within `x`, stacked by their place in the window: [size, *shape].
+
+    `axis` loses size - 1 pixels.
+    """
     length = x.shape[axis] - size + 1
     return jnp.stack([jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(size)])
 
 
-def average(weights: np.ndarray, seen: jax.Array) -> jax.Array:
-    """Sum of weights [K] times `seen` [K, ...]."""
-    return jnp.tensordot(jnp.asarray(weights, jnp.float32), seen, 1, precision="highest")
+def average(weights: np.ndarray, stacked: jax.Array) -> jax.Array:
+    """The sum of weights [K] times values [K, ...], as `windows` stacks them."""
+    return jnp.tensordot(jnp.asarray(weights, jnp.float32), stacked, 1, precision="highest")
 
 
 def smooth(x: jax.Array, sd: float, axes: tuple[int, ...] = (1, 2)) -> jax.Array:

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
+from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.conv.pool import max_pool
@@ -32,13 +33,14 @@ class CNNSettings:
     pool: Literal["flatten", "mean"] = "flatten"  # what is left of the image, by position or its mean
     head: HeadSettings = field(default_factory=HeadSettings)
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
+    def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
         """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        image = planar(image, "network CNNSettings")
         _check(self, image)
         return functional(lambda layers: CNN(image[1], image[2], classes, self, layers), compute, self.norm)
 
 
-def _check(settings: CNNSettings, image: tuple[int, int, int]) -> None:
+def _check(settings: CNNSettings, image: tuple[int, ...]) -> None:
     widths, stages = settings.widths, len(settings.widths)
     if not widths or min(widths) < 1 or settings.hidden < 0 or settings.convs < 1:
         raise UserError(

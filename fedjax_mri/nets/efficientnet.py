@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
+from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.dropout import check_rates, drop_path
@@ -55,8 +56,9 @@ class EfficientNetSettings:
     head: HeadSettings = field(default_factory=HeadSettings)  # dropout .2 in B1 and .3 in B3 as published
     stochastic_depth: float = 0.0  # of the last block, rising evenly to it from 0; .2 as published
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
+    def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
         """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
+        image = planar(image, "network EfficientNetSettings")
         if not (0 < self.width < math.inf and 0 < self.depth < math.inf):
             raise UserError(f"network.width={self.width}, network.depth={self.depth}: give more than 0 of each")
         check_rates({"network.stochastic_depth": self.stochastic_depth})

@@ -7,7 +7,7 @@ do not matter, and a patient with neither gets finite logits.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ class Cross:
     width: int = 128  # of queries, keys and values
     heads: int = 4  # of the attention
     hidden: int = 128  # units of the feed-forward head
+    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute, client_heads: bool = False) -> Net:
         """The network for images [H, W, 1] or volumes [D, H, W, 1].
@@ -56,6 +57,7 @@ class Early:
 
     encoder: Any = field(default_factory=ResNetEncoder)
     hidden: int = 128
+    modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute, client_heads: bool = False) -> Net:
         """The network, as `Cross.build` describes it."""

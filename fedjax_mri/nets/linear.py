@@ -1,5 +1,6 @@
 """Softmax regression: one dense layer from all pixels to the logits."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -14,10 +15,9 @@ from fedjax_mri.nets.layers import Layers
 class LinearSettings:
     """Softmax regression, which has no settings."""
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C] of any size."""
-        height, width, channels = image
-        return functional(lambda layers: Linear(height * width * channels, classes, layers), compute)
+    def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
+        """The network for images or volumes of any shape."""
+        return functional(lambda layers: Linear(math.prod(image), classes, layers), compute)
 
 
 class Linear(nnx.Module):
@@ -30,5 +30,5 @@ class Linear(nnx.Module):
         self.logits = layers.linear(features, classes, init=nnx.initializers.glorot_uniform())
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C] -> logits [B, classes]."""
+        """x [B, ...] -> logits [B, classes]."""
         return self.logits(x.reshape(x.shape[0], -1))

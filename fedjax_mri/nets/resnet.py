@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 from flax import nnx
 
+from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.conv.pool import overlapping_max_pool
@@ -29,8 +30,9 @@ class ResNetSettings:
     norm: NormKind = "group"
     head: HeadSettings = field(default_factory=HeadSettings)
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
+    def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
         """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
+        image = planar(image, "network ResNetSettings")
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
         check_groups("network.width", (self.width,), self.norm)

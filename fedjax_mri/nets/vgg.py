@@ -6,6 +6,7 @@ from itertools import pairwise
 import jax
 from flax import nnx
 
+from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.conv.pool import max_pool
@@ -30,8 +31,9 @@ class VGGSettings:
     norm: NormKind = "none"
     head: HeadSettings = field(default_factory=HeadSettings)  # its dropout is both dense layers'; .5 as published
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Net:
+    def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
         """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        image = planar(image, "network VGGSettings")
         width, hidden, grid = self.width, self.hidden, self.grid
         if min(width, hidden, grid) < 1:
             raise UserError(

@@ -26,7 +26,7 @@ class VolumeEncoder:
         return self.widths[-1]
 
     def check(self, image: tuple[int, ...], field: str) -> None:
-        """Raises UserError, naming the `field`, on settings that cannot be built, or not for volumes [D, H, W, 1]."""
+        """Raises UserError, naming the `field`, on settings that cannot be built, or not for volumes [D, H, W, C]."""
         if len(image) != 4:
             raise UserError(f"{field}: VolumeEncoder wants volumes, not images of {image}; take ResNetEncoder")
         if not self.widths or min(self.widths) < 1:

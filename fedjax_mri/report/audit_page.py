@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,11 +15,12 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.report import figures, leave_one_out
 from fedjax_mri.report.audit import SITE, Row, audit, spreads
+from fedjax_mri.report.statistics import mean_of_known
 from fedjax_mri.run import runfolder
 
 
 def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None]) -> list[pathlib.Path]:
-    """audit.csv, audit.md and audit.png of a run; with `leave` the same of what sites do for one another.
+    """Writes audit.csv, audit.md and audit.png of a run; with `leave` also what leaving each site out shows.
 
     `rounds` of each training without a site; 0: as many as the run. Raises UserError where there is no such run.
     """
@@ -40,7 +40,7 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
 
 
 def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pathlib.Path]:
-    """leave_one_out.csv and leave_one_out.png."""
+    """Writes leave_one_out.csv and leave_one_out.png; gain [N, N] as `leave_one_out.gains` gives it."""
     heading = ["site taking part", *(f"for site {j}" for j in range(len(gain)))]
     lines = [[f"site {k}", *row.tolist()] for k, row in enumerate(gain)]
     disk.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
@@ -50,7 +50,7 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
 
 
 def table(classes: Sequence[str], found: Sequence[Row]) -> str:
-    """All rows as CSV."""
+    """The text of audit.csv: all rows, with a column for the sensitivity to each class."""
     heading = [*Row._fields[:-1], *(f"sensitivity to {name}" for name in classes)]
     return comma_separated([heading, *((*row[:-1], *row.recall) for row in found)])
 
@@ -64,21 +64,21 @@ def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
 
 
 def page(facts: Mapping[str, Any], found: Sequence[Row], gain: np.ndarray | None) -> str:
-    """What an auditor reads first, as Markdown."""
+    """The text of audit.md, which an auditor reads first."""
     said = "All figures are from synthetic data. " if facts["synthetic"] else ""
     parts = [
         f"# Audit of {facts['name']}",
         f"{said}Sensitivity is the macro average over classes, calibration 1 - ECE (15 bins); 1 is best. The gap is "
         "best less worst, Jain's index 1 when all are equal. Every group counts the same.",
         *evenness(found),
-        *worst(found),
-        *([] if gain is None else gained(gain)),
+        *worst_sites(found),
+        *([] if gain is None else gains_section(gain)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def evenness(found: Sequence[Row]) -> list[str]:
-    """Spreads over sites and groups, then the groups."""
+    """The sections on how figures are spread over sites and groups, and on each group."""
     names = ("mean", "worst", "best", "gap", "jain")
     spread = [(*which, values["clients"], *(values[name] for name in names)) for *which, values in spreads(found)]
     groups = [row[:-1] for row in found if row.grouping != SITE]
@@ -90,17 +90,24 @@ def evenness(found: Sequence[Row]) -> list[str]:
     ]
 
 
-def worst(found: Sequence[Row], count: int = 10) -> list[str]:
-    """The sites with the lowest accuracy."""
+def worst_sites(found: Sequence[Row], count: int = 10) -> list[str]:
+    """The section on the `count` sites with the lowest accuracy."""
     sites = sorted((row for row in found if row.grouping == SITE), key=lambda row: row.accuracy)
     return ["## The sites served worst", markdown(Row._fields[:-1], [row[:-1] for row in sites[:count]])]
 
 
-def gained(gain: np.ndarray) -> list[str]:
-    """What leaving each site out has shown."""
+def gains_section(gain: np.ndarray) -> list[str]:
+    """The section on what leaving each site out has shown; gain [N, N] as `leave_one_out.gains` gives it."""
     others = np.where(np.eye(len(gain), dtype=bool), np.nan, gain)
     lines = [
-        (f"site {k}", int(np.sum(row > 0)), int(np.sum(row < 0)), mean(row), float(gain[k, k]), mean(others[:, k]))
+        (
+            f"site {k}",
+            int(np.sum(row > 0)),
+            int(np.sum(row < 0)),
+            mean_of_known(row),
+            float(gain[k, k]),
+            mean_of_known(others[:, k]),
+        )
         for k, row in enumerate(others)
     ]
     heading = ("site", "helps", "hurts", "mean gain of the others", "its own gain", "mean gain from another")
@@ -111,24 +118,19 @@ def gained(gain: np.ndarray) -> list[str]:
     ]
 
 
-def mean(values: np.ndarray) -> float:
-    """Of those that are numbers; nan where none is."""
-    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
-
-
 def markdown(heading: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """A table, fractions with three digits."""
+    """A Markdown table, fractions with three digits."""
     rows = [heading, ["---"] * len(heading), *lines]
     return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
 
 
 def cell(value: Any) -> str:
-    """What stands in a table's cell."""
+    """The text of a value in a Markdown table's cell."""
     return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 def draw(found: Sequence[Row], synthetic: bool) -> Figure:
-    """Accuracy of each group of sites with its 95 % interval, a panel for each test set and grouping."""
+    """The accuracy of each group of sites with its 95 % interval, in a panel for each test set and grouping."""
     panels = list(dict.fromkeys((row.test, row.grouping) for row in found))
     figure = Figure(figsize=(figures.WIDE, 2.6 * len(panels)), layout="constrained")
     for ax, (test, grouping) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels):
@@ -139,7 +141,7 @@ def draw(found: Sequence[Row], synthetic: bool) -> Figure:
 
 
 def panel(ax: Axes, rows: Sequence[Row]) -> None:
-    """A point for each row; named, where there is room for names."""
+    """Draws a point for each row, with its name where there is room."""
     place = np.arange(len(rows))
     ax.vlines(place, [row.low for row in rows], [row.high for row in rows], color=figures.COLOURS[0], alpha=0.4)
     ax.plot(place, [row.accuracy for row in rows], "o", color=figures.COLOURS[0], markersize=4)

@@ -1,4 +1,4 @@
-"""How figures of reports look, and how they get into a page."""
+"""The style of a report's figures, and their embedding into a page."""
 
 import base64
 import io
@@ -46,7 +46,7 @@ STYLE: Any = {
 
 
 class Part(NamedTuple):
-    """A piece of a page: what there is of it is shown in this order."""
+    """A piece of a page: those fields that are given are shown, in this order."""
 
     title: str = ""
     words: Sequence[str] = ()  # paragraphs
@@ -69,18 +69,19 @@ def svg(figure: Figure) -> Markup:
 
 
 def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of that many inches, and its axes side by side."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
 
 def distinct(count: int) -> np.ndarray:
-    """RGB 0..1, [count, 3]."""
+    """Colours that can be told from each other: RGB 0..1, [count, 3]."""
     named = COLOURS if count <= len(COLOURS) else matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))
     return np.array([matplotlib.colors.to_rgb(colour) for colour in named[:count]])
 
 
 def png(image: np.ndarray) -> str:
-    """A data URI; image uint8, or float 0..1: [H, W] or [H, W, C], the first channel unless C is 3."""
+    """The image as a data URI; image uint8, or float 0..1: [H, W] or [H, W, C], the first channel unless C is 3."""
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] != 3 else image
     if image.dtype != np.uint8:
         image = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
@@ -90,17 +91,17 @@ def png(image: np.ndarray) -> str:
 
 
 def uri(png: bytes) -> str:
-    """A data URI of a PNG file's bytes."""
+    """The bytes of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def embedded(figure: Figure) -> str:
-    """A data URI of the figure as PNG."""
+    """The figure as a data URI of a PNG file."""
     return uri(encoded(figure))
 
 
 def encoded(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

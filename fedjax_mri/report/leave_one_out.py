@@ -9,25 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import trees
+from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.fed.engine import evaluate, placement, segments
+from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import one_round
-from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, initial_state
+from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.run import loop
+from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import assemble, describe
+from fedjax_mri.run.loop import Training
 
-MOST = 64  # sites that are left out one by one
+MAX_SITES = 64  # a run is trained once for each of them
 
 
 def gains(config: Experiment, rounds: int, say: Callable[[str], None]) -> np.ndarray:
-    """What each site's taking part adds to the score of each other, float [N, N]: row k, column j: of k for j.
+    """Returns what each site's taking part adds to the score of each other, float [N, N]; [k, j]: what k's adds to j's.
 
-    The run is trained for `rounds` rounds by everyone, and once without each site, all else the same; nan for a site
-    without test examples. Raises UserError for more than MOST sites, or where no test set belongs to training sites.
+    The run is trained for `rounds` rounds by everyone, and once without each site, all else the same. A site without
+    test examples has nan. Raises UserError for more than MAX_SITES sites, or where no test set belongs to training
+    sites.
     """
     federation = config.data.build(config.seed)
     sites = len(federation.train.sizes)
@@ -46,39 +50,50 @@ def gains(config: Experiment, rounds: int, say: Callable[[str], None]) -> np.nda
 
 def refuse_many(sites: int) -> None:
     """Raises UserError where leaving sites out one by one would take too long."""
-    if sites > MOST:
-        raise UserError(f"--leave-one-out: {sites} sites would be {sites + 1} runs; this is for {MOST} sites or fewer")
+    if sites > MAX_SITES:
+        raise UserError(
+            f"--leave-one-out: {sites} sites would be {sites + 1} runs; this is for {MAX_SITES} sites or fewer"
+        )
 
 
-def scorer(config: Experiment, federation: Federation, plan: Plan, rounds: int, test: Test) -> Callable[..., Any]:
-    """Site left out, or -1 -> the score of each site after training without it, float [N]; compiled once."""
+def scorer(
+    config: Experiment, federation: Federation, plan: Plan, rounds: int, test: Test
+) -> Callable[[int], np.ndarray]:
+    """Returns a function: site left out, -1 for none -> score of each site after training without it, float [N]."""
     described, root = describe(federation), jax.random.key(config.seed)
 
-    def simulated(without: Any) -> Simulation:
+    def simulation(without: Any) -> Simulation:
         return assemble(replace(config, sampling=Everyone(without)), described, federation.train, plan)
 
-    def train(state: State, root: jax.Array, placed: Placed, without: jax.Array) -> State:
-        sim = simulated(without)
+    def several(
+        state: State, root: jax.Array, placed: Placed, length: jax.Array, without: jax.Array
+    ) -> tuple[State, RoundStats]:
+        return segments.several(simulation(without), plan, rounds, state, root, placed, length)
 
-        def body(_: jax.Array, state: State) -> State:
-            return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))[0]
-
-        return jax.lax.fori_loop(0, rounds, body, state)
-
-    sim, placed = simulated(-1), placement.placed(federation.train, plan)
-    first, judge = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
-    program = segments.compiled(plan, train, first, root, placed, np.int32(-1))
+    sim, placed = simulation(-1), placement.placed(federation.train, plan)
+    first, evaluated = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
+    program = segments.compiled(plan, several, first, root, placed, np.int32(0), np.int32(-1))
 
     def score(without: int) -> np.ndarray:
-        state = program(jax.tree.map(jnp.copy, first), root, placed, np.int32(without))
-        metrics = judge(stranger(state, without))[""].metrics
-        return np.asarray(sim.task.score(trees.sum_by(metrics, test.owner, len(federation.train.sizes))))
+        def advance(state: State, length: int) -> tuple[State, RoundStats]:
+            return program(state, root, placed, np.int32(length), np.int32(without))
+
+        def scores(state: State, trained: RoundStats | None) -> np.ndarray | None:
+            if trained is None:
+                return None
+            metrics = evaluated(with_mean_part(state, without))[""].metrics
+            return np.asarray(sim.task.score(trees.sum_by(metrics, test.owner, len(federation.train.sizes))))
+
+        training = Training(rounds, rounds, lambda: advance, scores)
+        scored = loop.train(training, jax.tree.map(jnp.copy, first), 0, [], Clock()).evaluated
+        assert scored is not None  # there is at least one round
+        return scored
 
     return score
 
 
-def stranger(state: State, site: int) -> State:
-    """`state` where the `site` left out has the mean of the others' own parts, as any that took no part."""
+def with_mean_part(state: State, site: int) -> State:
+    """Returns `state` where the `site` left out has the mean of the others' own parts, as any that took no part."""
     if site < 0:
         return state
     mean = evaluate.own(state.clients, np.array([-1]))

@@ -1,4 +1,4 @@
-"""Maps over their images, each with the colours of its values."""
+"""Draws explanation maps over their images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +15,13 @@ from fedjax_mri.report.figures import STYLE
 from fedjax_mri.xai.measures import HALF
 
 SIDE = 2.9  # inches of a picture
-BRIGHT = 0.997  # share of pixels that the colours tell apart
-OPAQUE = 0.85  # of the strongest value; the weaker, the more of the image is seen
+BRIGHT = 0.997  # the quantile of magnitudes at which colours end
+OPAQUE = 0.85  # opacity of the strongest value; weaker values show more of the image
 
 
 @matplotlib.rc_context(STYLE)
 def overlay(image: np.ndarray, found: np.ndarray, title: str) -> Figure:
-    """One map [H, W] on its image [H, W] in any units, with a colour bar in the map's own."""
+    """A figure of one map [H, W] over its image [H, W], with a colour bar in the map's units."""
     figure = Figure(figsize=(1.35 * SIDE, 1.15 * SIDE), layout="constrained")
     paint(figure, figure.subplots(), image, found, title)
     return figure
@@ -29,7 +29,7 @@ def overlay(image: np.ndarray, found: np.ndarray, title: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def side_by_side(image: np.ndarray, maps: Mapping[str, np.ndarray], lesion: np.ndarray | None = None) -> Figure:
-    """The image, then its maps by their titles; the outline of the true lesion [H, W] on each, where it is known."""
+    """A figure of the image and its maps by their titles, with the outline of the true lesion [H, W] if it is known."""
     count = 1 + len(maps)
     columns = min(count, 4)
     rows = -(-count // columns)
@@ -46,16 +46,16 @@ def side_by_side(image: np.ndarray, maps: Mapping[str, np.ndarray], lesion: np.n
 
 
 def grey(ax: Axes, image: np.ndarray, title: str = "") -> None:
-    """The image, black to white over its own range."""
+    """Draws an image, black to white over its own range."""
     ax.imshow(image, cmap="gray")
     ax.set_title(title)
     ax.set_axis_off()
 
 
 def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title: str) -> None:
-    """A map over its image; where values have both signs red speaks for the class, blue against it.
+    """Draws a map over its image; where values have both signs red speaks for the class and blue against it.
 
-    The few values beyond the last colour have that colour, and the bar a tip: one bright pixel would hide the rest.
+    Colours end at the BRIGHT quantile, because one bright pixel would hide the rest; the bar then ends in a tip.
     """
     grey(ax, image, title)
     size, signed = np.abs(found), bool((found < 0).any())
@@ -73,6 +73,6 @@ def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title:
 
 
 def outline(ax: Axes, lesion: np.ndarray | None) -> None:
-    """The edge of a mask [H, W], if there is one."""
+    """Draws the edge of a lesion [H, W], if there is one."""
     if lesion is not None and (lesion >= HALF).any():
         ax.contour(lesion, [HALF], colors=["#33dd66"], linewidths=0.9)

@@ -1,7 +1,7 @@
-"""What the report says of runs that translate: system E's table, tissues, lesions, curves, sites and pictures."""
+"""The parts of a report on runs that translate: system E's table, tissues, lesions, curves, sites and pictures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,7 +11,8 @@ from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics import distance
 from fedjax_mri.report.figures import COLOURS, WIDE, Part, embedded, panels, svg
 from fedjax_mri.run import pictures
-from fedjax_mri.run.record import RunRecord
+from fedjax_mri.run.line import ModalityFigures, by_modality
+from fedjax_mri.run.record import MadeImages, RunRecord
 
 MAIN = ("mae", "mae HU", "rmse", "rmse HU", "psnr", "ssim", "ncc", "cosine", "mutual information", "frechet")
 LESIONS = (
@@ -29,75 +30,75 @@ NOTE = (
 CURVES = {"SSIM": "ssim", "Mean absolute error": "mae", "Frechet distance, structure filters": "frechet"}
 
 
-def compared(runs: Sequence[RunRecord]) -> list[Part]:
-    """The same figures of several runs side by side."""
+def comparison(runs: Sequence[RunRecord]) -> list[Part]:
+    """The part of a page that shows the figures of several runs side by side; none where there are no runs."""
     return [Part(table=headline(runs), synthetic=any(run.synthetic for run in runs))] if runs else []
 
 
-def parts(runs: Sequence[RunRecord]) -> list[Part]:
-    """All about one run."""
-    (run,) = runs
-    shown = pictures.draw(run.shown, "") if run.shown else None
+def parts(run: RunRecord) -> list[Part]:
+    """The parts of a run's page: figures, curves, sites, tissues, lesions and pictures, those that there are."""
     found = [
-        Part(table=headline(runs)),
+        Part(table=headline([run])),
         Part(svg=svg(curves(run)), caption="Test figures against rounds."),
         Part(svg=svg(sites(run)), caption="SSIM of each test site, from the least: mean over its patients."),
         Part("Tissues", table=tissues(run)),
         Part("Lesions", table=lesions(run)),
     ]
-    if shown is not None:
+    if run.translated_examples is not None:
+        drawn = pictures.draw(run.translated_examples, "")
         caption = "Patients of the first test set: given, made, made back, the truth, and the absolute error."
-        found.append(Part("Pictures", image=embedded(shown), caption=caption))
+        found.append(Part("Pictures", image=embedded(drawn), caption=caption))
     return [part._replace(synthetic=run.synthetic) for part in found if part.table is None or part.table.rows]
 
 
-def ways(run: RunRecord) -> list[tuple[str, str]]:
-    """Test set and modality made, of which there are figures."""
-    return [(name, to) for name, fields in run.kept.items() for to in ("mr", "ct") if f"{to}/ssim" in fields]
+def made(run: RunRecord) -> list[tuple[str, str, MadeImages]]:
+    """Test set, modality made and what is kept of its images, for each that the run has."""
+    return [(test, to, images) for test, result in run.translations.items() for to, images in result.made.items()]
 
 
 def headline(runs: Sequence[RunRecord]) -> Table:
-    """A row for each run, test set and modality made."""
-    names = [name for name in MAIN if any(name in own(run, *way) for run in runs for way in ways(run))]
-    rows = []
-    for run in runs:
-        for test, to in ways(run):
-            figures, kernel = own(run, test, to), kernel_distance(run, test, to)
-            rows.append((run.name, test, to.upper(), *(figures.get(name, math.nan) for name in names), kernel))
-    count = {len(fields["client"]) for run in runs for fields in run.kept.values()}
+    """The figures of images made against the truth, in a row for each run, test set and modality."""
+    each = [
+        (run.name, test, to, images, last_figures(run, test, to).values)
+        for run in runs
+        for test, to, images in made(run)
+    ]
+    names = [name for name in MAIN if any(name in figures for *_, figures in each)]
+    rows = [
+        (run, test, to.upper(), *(figures.get(name, math.nan) for name in names), kernel_distance(images))
+        for run, test, to, images, figures in each
+    ]
+    count = {len(result.client) for run in runs for result in run.translations.values()}
     note = NOTE.format(n=" or ".join(map(str, sorted(count))))
     return Table(
         "Images made against the truth", ("run", "test set", "to", *names, "kernel distance x 1000"), rows, note
     )
 
 
-def own(run: RunRecord, test: str, to: str) -> Mapping[str, float]:
-    """The last figures of one test set and modality, by their short names."""
-    prefix = f"{test}/{to}/"
-    return {name.removeprefix(prefix): x for name, x in run.history[-1].items() if name.startswith(prefix)}
+def last_figures(run: RunRecord, test: str, to: str) -> ModalityFigures:
+    """The figures of a test set and modality made after the last round."""
+    return by_modality(run.history[-1].tests[test])[to]
 
 
-def kernel_distance(run: RunRecord, test: str, to: str) -> float:
-    """Of the features kept, times 1000."""
-    return 1000 * distance.kernel_distance(*(run.kept[test][f"{to}/{which}"] for which in ("made", "real")))
+def kernel_distance(images: MadeImages) -> float:
+    """The kernel distance of the images made to the true ones, times 1000."""
+    return 1000 * distance.kernel_distance(images.made_features, images.true_features)
 
 
 def tissues(run: RunRecord) -> Table:
-    """Error and bias by tissue."""
-    rows = []
-    for test, to in ways(run):
-        for name, error in own(run, test, to).items():
-            if name.startswith("error"):
-                unit, tissue = name.removeprefix("error").split(" in ")
-                bias = own(run, test, to)[f"bias{unit} in {tissue}"]
-                rows.append((test, to.upper(), tissue, unit.strip() or "share of white", error, bias))
+    """The error and bias of images made in each tissue."""
+    rows = [
+        (test, to.upper(), name, tissue.unit or "share of white", tissue.error, tissue.bias)
+        for test, to, _ in made(run)
+        for name, tissue in last_figures(run, test, to).tissues.items()
+    ]
     columns = ("test set", "to", "tissue", "unit", "mean absolute error", "bias")
     return Table("Error by tissue", columns, rows, "Pixels weighted by how much of them is that tissue.")
 
 
 def lesions(run: RunRecord) -> Table:
-    """What became of tumours."""
-    found = [(test, to, own(run, test, to)) for test, to in ways(run)]
+    """How tumours were kept, and where they were made up, in the images made."""
+    found = [(test, to, last_figures(run, test, to).values) for test, to, _ in made(run)]
     rows = [(test, to.upper(), *map(figures.get, LESIONS)) for test, to, figures in found if LESIONS[0] in figures]
     note = (
         "Brain whose value is far from the brain's median counts as lesion, in made and true images alike; the rule's "
@@ -107,12 +108,12 @@ def lesions(run: RunRecord) -> Table:
 
 
 def curves(run: RunRecord) -> Figure:
-    """Figures of each test set and modality against rounds."""
+    """The figures of each test set and modality against rounds."""
     figure, axes = panels(len(CURVES), WIDE, 2.9)
     for ax, (title, name) in zip(axes, CURVES.items()):
-        for test, to in ways(run):
-            key = f"{test}/{to}/{name}"
-            points = [(line["round"], line[key]) for line in run.history if key in line]
+        for test, to, _ in made(run):
+            figures = [(line.round, by_modality(line.tests[test])[to].values) for line in run.history]
+            points = [(round, known[name]) for round, known in figures if name in known]
             ax.plot(*zip(*points), marker="o", markersize=2.5, label=f"{to.upper()}, {test}")
         ax.set(title=title, xlabel="round")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -121,11 +122,11 @@ def curves(run: RunRecord) -> Figure:
 
 
 def sites(run: RunRecord) -> Figure:
-    """Mean SSIM of each test client."""
+    """The mean SSIM of each test client, in rising order."""
     figure, (ax,) = panels(1, WIDE, 2.6)
-    for number, (test, to) in enumerate(ways(run)):
-        client, values = run.kept[test]["client"], run.kept[test][f"{to}/ssim"]
-        mean = np.bincount(client, values) / np.maximum(np.bincount(client), 1)
+    for number, (test, to, images) in enumerate(made(run)):
+        client = run.translations[test].client
+        mean = np.bincount(client, images.ssim) / np.maximum(np.bincount(client), 1)
         ax.plot(np.sort(mean), ".", color=COLOURS[number % len(COLOURS)], label=f"{to.upper()}, {test}")
     ax.set(title="SSIM by site", xlabel="sites, from the least", ylabel="SSIM")
     ax.legend()

@@ -1,4 +1,4 @@
-"""A run's state on disk, by Orbax: whole or not there."""
+"""The state of a run on disk, written by Orbax: it is there as a whole, or not at all."""
 
 import pathlib
 import shutil
@@ -26,18 +26,21 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's round."""
+        """Returns the round of the newest complete checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
     def rounds(self) -> list[int]:
-        """Of all complete checkpoints."""
+        """Returns the rounds of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, round: int, state: PyTree) -> None:
-        """Returns when the state is on disk. Raises UserError, with the earlier checkpoints kept, when it cannot be."""
+        """Saves the state; it is on disk when this returns.
+
+        Raises UserError, with the earlier checkpoints kept, when it cannot be saved.
+        """
         import orbax.checkpoint as ocp
 
-        room(self.folder, state)
+        refuse_full_disk(self.folder, state)
         try:
             self._manager.save(round, args=ocp.args.StandardSave(trees.named(state)), force=True)
             self._manager.wait_until_finished()
@@ -48,16 +51,16 @@ class Checkpoints:
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
             raise UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}") from error
 
-    def restore(self, like: PyTree, round: int | None = None) -> PyTree:
-        """The state of `round`, or the newest, with the structure and shapes of `like`.
+    def restore(self, shapes: PyTree, round: int | None = None) -> PyTree:
+        """Returns the state of `round`, or the newest, in the tree of `shapes`.
 
         Raises UserError when it is missing, damaged, or of other shapes.
         """
         round = self._newest() if round is None else round
-        return fill(like, self._read(round), self.folder / str(round))
+        return fill_shapes(shapes, self._read(round), self.folder / str(round))
 
     def leaves(self) -> dict[str, np.ndarray]:
-        """All leaves of the newest state, by their names. Raises UserError when it is missing or damaged."""
+        """Returns all leaves of the newest state by their names. Raises UserError when it is missing or damaged."""
         return self._read(self._newest())
 
     def _newest(self) -> int:
@@ -81,15 +84,15 @@ class Checkpoints:
             ) from error
 
 
-def existing(run: pathlib.Path | None) -> pathlib.Path:
-    """Raises UserError when there is no run in that folder."""
+def with_checkpoints(run: pathlib.Path | None) -> pathlib.Path:
+    """Returns the folder of a run. Raises UserError when it holds no checkpoints."""
     if run is None or not (run / "checkpoints").is_dir():
         raise UserError(f"{run}: no checkpoints there; give the folder of a run")
     return run
 
 
-def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
-    """`like` with the leaves of those names. Raises UserError where the two do not fit."""
+def fill_shapes(shapes: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
+    """Returns the tree of `shapes` with the leaves of the same names. Raises UserError where the two do not fit."""
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         value = leaves.get(trees.name(path))
@@ -98,11 +101,11 @@ def fill(like: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> P
             raise UserError(f"{source}: {trees.name(path)} should have shape {shape.shape}, found {found}")
         return np.asarray(value, shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def room(folder: pathlib.Path, state: PyTree) -> None:
-    """Raises UserError when the disk cannot take another copy of `state`, with half as much to spare."""
+def refuse_full_disk(folder: pathlib.Path, state: PyTree) -> None:
+    """Raises UserError when the disk cannot take another copy of `state` and half of one to spare."""
     need, free = trees.nbytes(state) * 3 // 2 + 2**20, shutil.disk_usage(folder).free
     if need > free:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What an experiment is made of: frozen dataclasses of plain data, read from a Python file, changed by flags."""
+"""The settings of an experiment: frozen dataclasses of plain data, read from a Python file, changed by flags."""
 
 import contextlib
 import dataclasses
@@ -124,7 +124,7 @@ class Experiment:
 
 
 def load(path: str | pathlib.Path) -> dict[str, Experiment]:
-    """The experiments of a Python file: its `config`, or its `configs`, a dict of named variants that run in turn."""
+    """Returns the experiments of a Python file: its `config`, or its `configs`, named variants that run in turn."""
     names = definitions(path)
     found = names.get("configs", {"": names["config"]} if "config" in names else None)
     if not found or not all(isinstance(one, Experiment) for one in found.values()):
@@ -133,7 +133,7 @@ def load(path: str | pathlib.Path) -> dict[str, Experiment]:
 
 
 def definitions(path: str | pathlib.Path) -> dict[str, Any]:
-    """What a Python file defines. Raises UserError where it cannot be run."""
+    """Returns what a Python file defines, by name. Raises UserError where it cannot be run."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such config file; see configs/ for examples")
     EXECUTED[str(path)] = pathlib.Path(path).read_bytes()
@@ -145,25 +145,25 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
 
 
-def put(config: Any, path: str, value: Any) -> Any:
-    """`config` with another value in the field of that dotted path. Raises UserError where there is none."""
+def with_field(config: Any, path: str, value: Any) -> Any:
+    """Returns `config` with another value in the field of a dotted path. Raises UserError where there is none."""
     name, _, rest = path.partition(".")
     if isinstance(config, tuple) and name.isdecimal() and int(name) < len(config):
         place = int(name)
-        return (*config[:place], put(config[place], rest, value) if rest else value, *config[place + 1 :])
+        return (*config[:place], with_field(config[place], rest, value) if rest else value, *config[place + 1 :])
     if not (dataclasses.is_dataclass(config) and name in {one.name for one in dataclasses.fields(config)}):
         raise UserError(f"unknown field {path}")
-    return dataclasses.replace(config, **{name: put(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
+    return dataclasses.replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
 
 
 def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
-    """`config`, a dataclass, with `--fed.part name` and then `--section.field value` flags applied.
+    """Returns a dataclass with `--fed.part name` and then `--section.field value` flags applied.
 
     Raises UserError naming the nearest part or field.
     """
     import tyro
 
-    config, flags = parts.choose(config, flags, put)
+    config, flags = parts.choose(config, flags, with_field)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -185,7 +185,7 @@ def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> 
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well.
+    """Returns each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well.
 
     Sections in a tuple are named by their place: uplink.stages.0.bound.
     """
@@ -212,7 +212,7 @@ def _has_sections(value: Any) -> bool:
 
 
 def to_dict(config: Any) -> Any:
-    """Nested plain data; "class" says which dataclass each level was."""
+    """Returns nested plain data, in which "class" says which dataclass each level was."""
     if isinstance(config, tuple):
         return tuple(to_dict(one) for one in config)
     if not dataclasses.is_dataclass(config):
@@ -224,9 +224,10 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(plain: dict[str, Any]) -> Any:
-    """The inverse of `to_dict`, also after a round trip through JSON, which turns tuples into lists.
+    """Returns the dataclass of which `to_dict` made `plain`.
 
-    Raises UserError where another version of the package has written it, with fields that there are no more.
+    A round trip through JSON, which turns tuples into lists, changes nothing. Raises UserError where another version
+    of the package has written it, with fields that there are no more.
     """
     made: Any = imported(plain["class"], "class")
     values = {name: _restored(value) for name, value in plain.items() if name != "class"}
@@ -237,7 +238,7 @@ def from_dict(plain: dict[str, Any]) -> Any:
 
 
 def digest(config: Any) -> str:
-    """Twelve hex digits that name a resolved config."""
+    """Returns twelve hex digits that name a resolved config."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""What a config will take, before any of it is spent."""
+"""What a run of a config will cost, before it is started."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from fedjax_mri.core import trees
 from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.client.local import init_optimizers, step_counts
 from fedjax_mri.fed.engine.simulation import init_state
+from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import assemble, describe
 
 
 def costs(config: Experiment) -> dict[str, str]:
-    """What a config will take: parameters, memory a lane, bytes and local steps a round."""
+    """Returns what a run will cost, in words: parameters, memory of a lane, bytes and local steps of a round."""
     plan = config.plan.resolve()
     federation = config.data.build(config.seed)
     described, sizes = describe(federation), np.asarray(federation.train.sizes)

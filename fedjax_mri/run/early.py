@@ -1,16 +1,16 @@
 """Early stopping: the best model is kept, and training ends when no better one has come for a while."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedjax_mri.core.errors import UserError
-
-History = Sequence[Mapping[str, float]]  # a line an evaluation, as in metrics.jsonl
+from fedjax_mri.run.line import Line, flat
 
 
 @dataclass(frozen=True)
 class Early:
-    """Which evaluation is the best; its checkpoint is kept in RUN/best."""
+    """Which evaluation is the best, whose checkpoint is kept in RUN/best; and how long to wait for a better one."""
 
     figure: str = ""  # of metrics.jsonl, such as "unseen sites/cycle"; "": none is kept, and nothing stops early
     larger: bool = False  # larger is better
@@ -21,20 +21,20 @@ class Early:
             raise UserError(f"early.patience={self.patience}: must be 0 or more, and needs an early.figure")
 
 
-def best(early: Early, history: History) -> int:
-    """Which line of the history is the best, the first of equals. Raises UserError where it lacks the figure."""
-    lines = [line for line in history if early.figure in line]
-    if not lines:
-        raise UserError(f"early.figure={early.figure}: not among {', '.join(sorted(history[-1]))}")
-    values = [line.get(early.figure, float("nan")) * (-1 if early.larger else 1) for line in history]
-    return min(range(len(values)), key=lambda number: (values[number] != values[number], values[number]))
+def best_line(early: Early, history: Sequence[Line]) -> int:
+    """Returns the place of the best line, the first of equals. Raises UserError where no line has the figure."""
+    lines = [flat(line) for line in history]
+    if not any(early.figure in line for line in lines):
+        raise UserError(f"early.figure={early.figure}: not among {', '.join(sorted(lines[-1]))}")
+    values = [line.get(early.figure, float("nan")) * (-1 if early.larger else 1) for line in lines]
+    return min(range(len(values)), key=lambda place: (math.isnan(values[place]), values[place]))
 
 
-def is_best(early: Early, history: History) -> bool:
-    """Whether the last line is better than all before."""
-    return bool(early.figure) and best(early, history) == len(history) - 1
+def last_is_best(early: Early, history: Sequence[Line]) -> bool:
+    """Returns whether the last line is better than all lines before it."""
+    return bool(early.figure) and best_line(early, history) == len(history) - 1
 
 
-def enough(early: Early, history: History) -> bool:
-    """Whether the best line is `patience` lines old."""
-    return early.patience > 0 and len(history) - 1 - best(early, history) >= early.patience
+def patience_is_over(early: Early, history: Sequence[Line]) -> bool:
+    """Returns whether `early` has a patience and the best line is that many lines old."""
+    return early.patience > 0 and len(history) - 1 - best_line(early, history) >= early.patience

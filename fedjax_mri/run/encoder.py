@@ -6,10 +6,10 @@ import pathlib
 import jax
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run import restore
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.models import classifier, own
-from fedjax_mri.tasks.losses import Encoder
+from fedjax_mri.run.models import classifier, global_model
+from fedjax_mri.tasks.task import Encoder
 from fedjax_mri.xai.layers import features
 from fedjax_mri.xai.method import Scores
 
@@ -30,8 +30,8 @@ def of_run(path: str) -> Encoder:
 
     def encode(x: jax.Array) -> list[jax.Array]:
         size, scores = load()
-        if x.shape[3] != size[2]:
-            raise UserError(f"task.extras.encoder_path={path}: sees {size[2]} channels, images have {x.shape[3]}")
+        if x.shape[-1] != size[-1]:
+            raise UserError(f"task.extras.encoder_path={path}: sees {size[-1]} channels, images have {x.shape[-1]}")
         return features(scores, x if x.shape[1:] == size else jax.image.resize(x, (len(x), *size), "linear"))
 
     return encode
@@ -40,17 +40,19 @@ def of_run(path: str) -> Encoder:
 def settings(run: pathlib.Path) -> Experiment | None:
     """The config of a run; None where it cannot be read, as when the run is no longer there."""
     try:
-        return runfolder.read_config(run)
+        return restore.read_config(run)
     except UserError:
         return None
 
 
-def frozen(run: pathlib.Path, config: Experiment | None) -> tuple[tuple[int, int, int], Scores]:
-    """The size [H, W, C] of the images that a run's classifier reads, and its scores of them. Raises UserError where
-    the run is no classifier, or not the one that had this config."""
+def frozen(run: pathlib.Path, config: Experiment | None) -> tuple[tuple[int, ...], Scores]:
+    """The shape of the images that a run's classifier reads, and its scores of them.
+
+    Raises UserError where the run is no classifier, or not the one that had this config.
+    """
     with jax.ensure_compile_time_eval():  # within a function that is being traced
-        this = restore.restore_kept(run)
-        if this.config != config:
+        restored = restore.restore_best_or_newest(run)
+        if restored.config != config:
             raise UserError(f"task.extras.encoder_path={run}: has been written anew meanwhile; start this run again")
-        steps, model = classifier(this, run), own(this)
-    return this.described.image, lambda x: steps.scores(model.params, model.carry, steps.seen(x))
+        steps, model = classifier(restored, run), global_model(restored)
+    return restored.described.image, lambda x: steps.logits(model.params, model.carry, steps.preprocess(x))

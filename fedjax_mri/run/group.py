@@ -2,8 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,19 +14,24 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
-from fedjax_mri.fed.engine import auto, members
+from fedjax_mri.fed.engine import members
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.members import Group, Member
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation
+from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import experiment, results, runfolder
+from fedjax_mri.run import loop, results
+from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import Say
+from fedjax_mri.run.line import Line, SegmentFigures, TestFigures
+from fedjax_mri.run.loop import Advance, Progress, Training
+from fedjax_mri.run.prepare import Say, choose_plan
+from fedjax_mri.run.train import divergence, segment_figures
 
-Line = dict[str, float]  # of metrics.jsonl
-OWN = {"name": "", "seed": 0, "data": None}  # what each member has for itself
+Tested = dict[str, TestFigures]  # test set -> one member's figures on it
+PER_MEMBER = {"name": "", "seed": 0, "data": None}  # fields in which members always may differ
+LABELS = "labels"  # among a member's numbers: its training examples of each class
 
 
 class Outcome(NamedTuple):
@@ -37,134 +41,160 @@ class Outcome(NamedTuple):
     failure: str = ""  # why it stopped early
 
 
-def likeness(config: Experiment) -> str:
-    """Equal where experiments may share a program, as far as their settings tell."""
-    asks = getattr(config.task, "class_weights", ()) == "balanced"  # numbers of its own from its own data
-    plain = configs.to_dict(config) | ({"name": ""} if asks else OWN)
-    return json.dumps({name: value if name == "plan" else _blurred(value) for name, value in plain.items()})
+class MemberStates(NamedTuple):
+    """All members between two segments."""
+
+    round: int
+    state: State  # [M, ...]
+    failures: tuple[str, ...]  # why a member no longer trains, or an empty string
 
 
-def _blurred(value: Any) -> Any:
-    """Settings without their numbers, but for their signs: a part is often switched off by 0, or by a number below."""
+class MembersTrained(NamedTuple):
+    """What a segment of all members amounted to."""
+
+    figures: list[SegmentFigures]  # of each member
+    rounds: int
+    seconds: float  # of all members together
+
+
+GroupProgress = Progress[MemberStates, MembersTrained, list[Line]]
+
+
+def program_settings(config: Experiment) -> str:
+    """Returns the settings that decide a compiled program: experiments may share one where these are equal."""
+    shared = configs.to_dict(config) | PER_MEMBER
+    return json.dumps({name: value if name == "plan" else _signs(value) for name, value in shared.items()})
+
+
+def _signs(value: Any) -> Any:
+    """Returns settings with the signs of their numbers alone: 0, or a number below, often switches a part off."""
     if isinstance(value, dict):
-        return {name: _blurred(one) for name, one in value.items()}
+        return {name: _signs(one) for name, one in value.items()}
     return f"a number of sign {np.sign(value):.0f}" if isinstance(value, float) and np.isfinite(value) else value
 
 
-def shape(federation: Federation) -> Any:
-    """Equal where federations may share a program, if it is not None."""
-    tests = {name: (members.shape(test.data), test.owner.size) for name, test in federation.tests.items()}
-    whole = (members.shape(federation.train), federation.classes, tuple(tests.items()))
+def data_signature(federation: Federation) -> Any:
+    """Returns what decides a compiled program of federations: they may share one where it is equal and not None."""
+    tests = {name: (members.data_signature(test.data), test.owner.size) for name, test in federation.tests.items()}
+    whole = (members.data_signature(federation.train), federation.classes, tuple(tests.items()))
     return None if None in (whole[0], *(one for one, _ in tests.values())) else whole
 
 
-def numbers(several: Sequence[Experiment]) -> list[str]:
-    """Paths of the numbers in which experiments of one likeness differ."""
+def differing_numbers(several: Sequence[Experiment]) -> list[str]:
+    """Returns the dotted names of the numbers in which experiments of equal `program_settings` differ."""
     flat = [configs.flat(config) for config in several]
-    mine = (name for name, value in flat[0].items() if isinstance(value, float) and name.split(".")[0] != "data")
-    return [name for name in mine if len({one[name] for one in flat}) > 1]
+    numbers = (name for name, value in flat[0].items() if isinstance(value, float) and name.split(".")[0] != "data")
+    return [name for name in numbers if len({one[name] for one in flat}) > 1]
 
 
 def train(several: Sequence[Experiment], federations: Sequence[Federation], say: Say) -> tuple[list[Outcome], Plan]:
-    """Each experiment of one likeness on its federation, all of one shape; and the plan it was done by.
+    """Trains each experiment on its federation, all in one program; returns what became of them, and the plan.
 
-    One whose loss is no longer finite stops, and the others go on. Raises UserError on bad settings, and TypeError
-    where the code must know one of `numbers` to build its program.
+    The experiments have equal `program_settings`, the federations equal `data_signature`. An experiment whose training
+    loss is no longer finite stops, and the others go on. Raises UserError on bad settings, and TypeError where the
+    code must know one of the `differing_numbers` to build its program.
     """
-    described = experiment.describe(federations[0])
-    plan = chosen(several[0], described, federations[0], say)
-    sims = [experiment.assemble(c, described, f.train, plan) for c, f in zip(several, federations)]  # refuses bad ones
-    plan = members.settled(plan, parameters(sims[0]))
-    group = gathered(several, federations, described, plan)
-    return trained(several, group, judging(group, sims[0], federations), sims[0], say), plan
+    described, by_rule = [describe(one) for one in federations], several[0].plan.resolve()
+    sims = [assemble(c, d, f.train, by_rule) for c, d, f in zip(several, described, federations)]  # or refuses bad ones
+    sim, plan = choose_plan(several[0], described[0], sims[0], by_rule, say)
+    plan = members.resolve_members(plan, trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params))
+    group = place_members(several, federations, described, plan)
+    return train_members(several, group, evaluator(group, sim, federations), sim, say), plan
 
 
-def chosen(config: Experiment, described: DataDescription, federation: Federation, say: Say) -> Plan:
-    """The plan of an experiment with nothing left open."""
-    assembled = partial(experiment.assemble, config, described, federation.train)
-    return auto.choose(config.plan, assembled, runfolder.cache() / "plans", say)
-
-
-def parameters(sim: Simulation) -> int:
-    """How many its model has."""
-    return trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params)
-
-
-def gathered(
-    several: Sequence[Experiment], federations: Sequence[Federation], described: DataDescription, plan: Plan
+def place_members(
+    several: Sequence[Experiment], federations: Sequence[Federation], described: Sequence[DataDescription], plan: Plan
 ) -> Group:
-    """The experiments as members; federations that occur several times are held once."""
+    """Returns the experiments as members on the devices; federations that occur several times are held once."""
     unique = list({id(one): one for one in federations}.values())
     places = [next(i for i, other in enumerate(unique) if other is one) for one in federations]
-    names = numbers(several)
+    names, labels_differ = differing_numbers(several), len({one.labels for one in described}) > 1
 
-    def make(given: members.Numbers, sizes: jax.Array) -> Simulation:
+    def make(numbers: members.Numbers, sizes: jax.Array) -> Simulation:
+        def with_number(config: Experiment, name: str) -> Experiment:
+            return configs.with_field(config, name, numbers[name])
+
         try:
-            config = functools.reduce(lambda config, name: configs.put(config, name, given[name]), names, several[0])
+            config = functools.reduce(with_number, names, several[0])
             data = unique[0].train._replace(sizes=sizes)  # type: ignore[arg-type]
-            return experiment.assemble(config, described, data, plan)
+            labels = tuple(numbers[LABELS]) if labels_differ else described[0].labels  # type: ignore[arg-type]
+            return assemble(config, described[0]._replace(labels=labels), data, plan)
         except UserError as error:  # the numbers themselves are good: what is refused is that they are not known yet
             raise TypeError(str(error)) from error
 
-    def member(config: Experiment, place: int) -> Member:
+    def member(config: Experiment, place: int, labels: tuple[int, ...]) -> Member:
         flat = configs.flat(config)
-        given = {name: jnp.float32(flat[name]) for name in names}
-        return Member(given, jax.random.key(config.seed), jnp.int32(place))
+        numbers = {name: jnp.float32(flat[name]) for name in names}
+        numbers |= {LABELS: jnp.asarray(labels, jnp.int32)} if labels_differ else {}
+        return Member(numbers, jax.random.key(config.seed), jnp.int32(place))
 
-    parts = [member(config, place) for config, place in zip(several, places)]
-    return members.group(make, plan, parts, [one.train for one in unique])
+    parts = [member(config, place, one.labels) for config, place, one in zip(several, places, described)]
+    return members.place(make, plan, parts, [one.train for one in unique])
 
 
-def judging(group: Group, sim: Simulation, federations: Sequence[Federation]) -> Any:
-    """States -> a line of figures for each member."""
-    judge = members.judge(group, [one.tests for one in {id(one): one for one in federations}.values()])
+def evaluator(group: Group, sim: Simulation, federations: Sequence[Federation]) -> Callable[[State], list[Tested]]:
+    """Returns a function that gives figures of each member's test sets for states [M, ...]."""
+    unique = {id(one): one for one in federations}.values()
+    on_tests = members.evaluator(group, [one.tests for one in unique])
 
-    def figures(state: Any) -> list[Line]:
-        judged = judge(state)
-        return [results.figures(sim.task, _member(judged, number)) for number in range(len(federations))]
+    def figures(state: State) -> list[Tested]:
+        found = on_tests(state)
+        each = [jax.tree.map(lambda x: x[number], found) for number in range(len(federations))]  # noqa: B023
+        return [results.figures(sim.task, {name: Judged(m, {}) for name, m in one.items()}) for one in each]
 
     return figures
 
 
-def _member(judged: Mapping[str, Any], number: int) -> dict[str, Judged]:
-    return {name: Judged(jax.tree.map(lambda x: x[number], one), {}) for name, one in judged.items()}
+def train_members(
+    several: Sequence[Experiment], group: Group, tested: Callable[[State], list[Tested]], sim: Simulation, say: Say
+) -> list[Outcome]:
+    """Trains all members segment by segment; returns what became of each."""
+    histories: list[list[Line]] = [[] for _ in several]
+    clock, start = Clock(), MemberStates(0, members.first_states(group), ("",) * len(several))
+
+    def evaluate(now: MemberStates, trained: MembersTrained | None) -> list[Line]:
+        figures = [None] * len(several) if trained is None else trained.figures
+        return [Line(now.round, tests, one) for tests, one in zip(tested(now.state), figures)]
+
+    def remember(progress: GroupProgress) -> bool:
+        for history, line, failure in zip(histories, progress.evaluated, progress.state.failures):
+            history += [] if failure else [line]
+        return all(progress.state.failures)
+
+    rounds, every = several[0].rounds, several[0].evaluate_every
+    training = Training(rounds, every, partial(compiled, several, group, start.state, sim, clock), evaluate)
+    last = loop.train(training, start, 0, [remember, partial(say_speed, say)], clock)
+    return [Outcome(history, failure) for history, failure in zip(histories, last.state.failures)]
 
 
-def trained(several: Sequence[Experiment], group: Group, figures: Any, sim: Simulation, say: Say) -> list[Outcome]:
-    """All members, segment by segment."""
-    clock, done, rounds, every = Clock(), 0, several[0].rounds, several[0].evaluate_every
-    state = members.first(group)
-    with ThreadPoolExecutor(1) as meanwhile:
-        first = meanwhile.submit(figures, state)
-        segment = members.build(group, state, min(every, rounds))
-    outcomes = [Outcome([{"round": 0, **line}]) for line in first.result()]
-    while done < rounds and any(not one.failure for one in outcomes):
-        length = min(every, rounds - done)
+def compiled(
+    several: Sequence[Experiment], group: Group, states: State, sim: Simulation, clock: Clock
+) -> Advance[MemberStates, MembersTrained]:
+    """Returns the compiled segment of all members, for `states` of these shapes; failed members stay as they are."""
+    segment = members.build(group, states, min(several[0].evaluate_every, several[0].rounds))
+
+    def advance(now: MemberStates, length: int) -> tuple[MemberStates, MembersTrained]:
         with clock.measure("train"):
-            state, work = segment(state, np.array([0 if one.failure else length for one in outcomes]))
-        done += length
-        seconds = clock.last / len(several)  # a member's share
-        lines = [{"round": done, **line, **more} for line, more in zip(training(sim, work, seconds), figures(state))]
-        outcomes = [extended(*one) for one in zip(outcomes, lines, several)]
-        say(f"round {done}/{rounds} of {len(several)} experiments, {clock.last / length:.3g} s a round")
-    return outcomes
+            state, work = segment(now.state, np.array([0 if failure else length for failure in now.failures]))
+        seconds, round = clock.last, now.round + length
+        figures = member_figures(sim, work, seconds / len(several))
+        failures = [f or divergence(round, one, config) for f, one, config in zip(now.failures, figures, several)]
+        return MemberStates(round, state, tuple(failures)), MembersTrained(figures, length, seconds)
+
+    return advance
 
 
-def training(sim: Simulation, work: RoundStats, seconds: float) -> list[Line]:
-    """Figures of each member's segment; `work` has leading axes [M, rounds]."""
-    count = len(work.steps)
-    return [
-        experiment.training_figures(sim, jax.tree.map(lambda x: x[number], work), seconds, 0.0)  # noqa: B023
-        for number in range(count)
-    ]
+def member_figures(sim: Simulation, work: RoundStats, seconds: float) -> list[SegmentFigures]:
+    """Returns figures of each member's training in a segment, of which its share of the time is `seconds`.
+
+    work: leading axes [M, rounds].
+    """
+    each = [jax.tree.map(lambda x: x[number], work) for number in range(len(work.steps))]  # noqa: B023
+    return [segment_figures(sim, one, seconds, 0.0) for one in each]
 
 
-def extended(outcome: Outcome, line: Line, config: Experiment) -> Outcome:
-    """The outcome one line on, unless it has failed or does so now."""
-    if outcome.failure:
-        return outcome
-    try:
-        experiment.refuse_divergence(line, config)
-    except UserError as error:
-        return outcome._replace(failure=str(error).partition("; the last checkpoint")[0])
-    return Outcome([*outcome.history, line])
+def say_speed(say: Say, progress: GroupProgress) -> None:
+    """Says after each segment how long a round of all members takes."""
+    if progress.trained is not None:
+        count, seconds = len(progress.trained.figures), progress.trained.seconds / progress.trained.rounds
+        say(f"round {progress.round}/{progress.rounds} of {count} experiments, {seconds:.3g} s a round")

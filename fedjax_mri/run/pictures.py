@@ -1,4 +1,4 @@
-"""What a translator makes of a few patients: there, back, the truth, and where it is wrong."""
+"""Pictures of a few patients by a translator: translated, translated back, the truth, and the error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 
-ROWS = 6
-WORST = 0.5  # error that is drawn in the brightest colour, as a share of the display's range
-WAYS = (("ct", "mr"), ("mr", "ct"))  # from, to
+from fedjax_mri.run.record import TranslatedExamples
+from fedjax_mri.run.results import translated_examples
+
+ROWS = 6  # patients shown at most
+BRIGHTEST_ERROR = 0.5  # error drawn in the brightest colour, as a share of the display's range
+DIRECTIONS = (("ct", "mr"), ("mr", "ct"))  # from, to
 
 
-def draw(shown: Mapping[str, np.ndarray], caption: str) -> Any:
-    """A figure, a row a patient, of fields [s, H, W, 1] in 0..1: ct, mr, and for a way x to y made_y and back_x."""
+def draw(examples: TranslatedExamples, caption: str) -> Any:
+    """A figure with a row for each patient: each direction's source, result, way back, truth and error."""
     from matplotlib.figure import Figure
 
-    ways = [way for way in WAYS if f"made_{way[1]}" in shown]
-    rows, columns = min(ROWS, len(shown["ct"])), [column for way in ways for column in _columns(*way, shown)]
+    columns = [column for source, to in DIRECTIONS if to in examples.made for column in _columns(source, to, examples)]
+    rows = min(ROWS, len(columns[0][1]))
     figure = Figure(figsize=(1.3 * len(columns), 1.36 * rows + 0.5), layout="constrained", facecolor="black")
     figure.suptitle(caption, color="white", fontsize=9)
     for row, axes in enumerate(figure.subplots(rows, len(columns), squeeze=False)):
@@ -27,20 +30,22 @@ def draw(shown: Mapping[str, np.ndarray], caption: str) -> Any:
     return figure
 
 
-def _columns(source: str, to: str, shown: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
-    """Title, images [s, H, W, 1] and colours of each column of one way."""
-    grey, a, b = {"cmap": "gray", "vmax": 1}, source.upper(), to.upper()
-    columns = [(a, shown[source], grey), (f"{b} made", shown[f"made_{to}"], grey)]
-    if f"back_{source}" in shown:
-        columns.append((f"{a} back", shown[f"back_{source}"], grey))
-    error = np.abs(shown[f"made_{to}"] - shown[to])
-    heat = {"cmap": "inferno", "vmax": WORST}
-    return [*columns, (f"{b}, truth", shown[to], grey), (f"error, 0 to {WORST}", error, heat)]
+def _columns(source: str, to: str, examples: TranslatedExamples) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
+    """Title, images [s, H, W, 1] and colours of each column of one direction."""
+    grey, made, true = {"cmap": "gray", "vmax": 1}, examples.made[to], examples.true[to]
+    columns = [(source.upper(), examples.true[source], grey), (f"{to.upper()} made", made, grey)]
+    if source in examples.back:
+        columns.append((f"{source.upper()} back", examples.back[source], grey))
+    heat = {"cmap": "inferno", "vmax": BRIGHTEST_ERROR}
+    error = (f"error, 0 to {BRIGHTEST_ERROR}", np.abs(made - true), heat)
+    return [*columns, (f"{to.upper()}, truth", true, grey), error]
 
 
-def save(folder: Path, round: int, shown: Mapping[str, np.ndarray], synthetic: bool) -> Path:
-    """FOLDER/round_00010.png of the state after that round."""
+def save(folder: Path, round: int, shown: Mapping[str, np.ndarray], synthetic: bool) -> None:
+    """Draws what a translation task shows after a round into FOLDER/round_00010.png; nothing for other tasks."""
+    examples = translated_examples(shown)
+    if examples is None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"round_{round:05}.png"
-    draw(shown, f"after round {round}" + (", synthetic data" if synthetic else "")).savefig(path, dpi=110)
-    return path
+    caption = f"after round {round}" + (", synthetic data" if synthetic else "")
+    draw(examples, caption).savefig(folder / f"round_{round:05}.png", dpi=110)

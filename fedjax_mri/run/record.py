@@ -1,4 +1,4 @@
-"""A finished run in memory: what `results` reads and `report` draws."""
+"""A finished run in memory: what `results` reads from its folder, and what reports and explanations are made of."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -8,18 +8,61 @@ import numpy as np
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics.classification import Tally
+from fedjax_mri.run.line import Line
+
+
+class Examples(NamedTuple):
+    """A few test examples of a classifier, for people to look at."""
+
+    image: np.ndarray  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]
+    truth: np.ndarray  # int [s]
+    probabilities: np.ndarray  # float [s, C]
+    mask: np.ndarray | None = None  # float 0..1 [s, H, W, 1], the true lesions where they are known
 
 
 class TestResult(NamedTuple):
-    """What a model did on one test set of M clients and n examples, C classes."""
+    """What a classifier did on one test set of M clients and n examples, C classes."""
 
     tally: Tally  # NumPy, leading axis M
     probabilities: np.ndarray  # float [n, C]
     labels: np.ndarray  # int [n]
     client: np.ndarray  # int [n], 0..M-1
-    samples: np.ndarray = np.zeros((0, 1, 1))  # uint8, or float 0..1: [s, H, W] or [s, H, W, C]
-    sample_labels: np.ndarray = np.zeros(0, int)  # [s]
-    sample_probabilities: np.ndarray = np.zeros((0, 1))  # float [s, C]
+    owner: np.ndarray | None = None  # int [M], each client's training client or -1; None in old runs
+    examples: Examples | None = None  # of one test set alone
+
+
+class TranslatedExamples(NamedTuple):
+    """A few test patients of a translator, by modality "ct" or "mr": images float 0..1 [s, H, W, 1]."""
+
+    true: Mapping[str, np.ndarray]
+    made: Mapping[str, np.ndarray]  # from the other modality
+    back: Mapping[str, np.ndarray]  # from what was made of it; empty where the model makes one modality alone
+
+
+class MadeImages(NamedTuple):
+    """What is kept of the images of one modality that a translator made on one test set of n examples."""
+
+    ssim: np.ndarray  # float [n]
+    made_features: np.ndarray  # float [n, d], of the images made
+    true_features: np.ndarray  # float [n, d], of the true ones
+
+
+class TranslationResult(NamedTuple):
+    """What a translator did on one test set of M clients and n examples."""
+
+    client: np.ndarray  # int [n], 0..M-1
+    made: Mapping[str, MadeImages]  # by the modality made, "ct" or "mr"
+
+
+class Explained(NamedTuple):
+    """A few test examples explained at each of R states that a run has kept; the target is the true class."""
+
+    rounds: np.ndarray  # int [R], of the states
+    truth: np.ndarray  # int [s]
+    image: np.ndarray  # float [s, S, S], as the network saw it
+    truth_probability: np.ndarray  # float [R, s], of the true class
+    maps: Mapping[str, np.ndarray]  # method -> float [R, s, S, S]
+    mask: np.ndarray | None = None  # float [s, S, S], the true lesions where they are known
 
 
 class RunRecord(NamedTuple):
@@ -28,16 +71,15 @@ class RunRecord(NamedTuple):
     name: str
     config: dict[str, Any]  # resolved, nested
     environment: dict[str, Any]  # versions, git, device, plan, command
-    history: list[dict[str, float]]  # a dict per segment: round, useful_share, "train/nll", "<test set>/accuracy"
+    history: list[Line]  # one a segment, and one before the first
     classes: tuple[str, ...]
     labels: np.ndarray  # int [N, C], training examples per client and class
     tables: Sequence[Table]  # from the source
     warnings: Sequence[str]
-    tests: dict[str, TestResult]
     timings: dict[str, float]  # seconds by kind of work: compile, train, evaluate, ...
     synthetic: bool  # then the report says so beside every figure
-    # of a run that translates, and so has no `tests`:
-    kept: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({})  # test set -> fields [n, ...]; "client" [n]
-    shown: Mapping[str, np.ndarray] = MappingProxyType({})  # fields [s, ...] of a few examples
-    # of a run that explains: rounds [R], truth [s], image and mask [s, S, S], chance [R, s], "map/METHOD" [R, s, S, S]
-    explained: Mapping[str, np.ndarray] = MappingProxyType({})
+    tests: Mapping[str, TestResult] = MappingProxyType({})  # of a run that classifies
+    translations: Mapping[str, TranslationResult] = MappingProxyType({})  # of a run that translates
+    translated_examples: TranslatedExamples | None = None  # of a run that translates
+    groups: Mapping[str, np.ndarray] = MappingProxyType({})  # "field strength" -> str [N], each training client's
+    explained: Explained | None = None

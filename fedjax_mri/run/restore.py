@@ -1,74 +1,94 @@
-"""A saved model, judged again: on its own test data, or on another source's."""
+"""A saved model, without what it was trained with: neither data, nor a sampler, nor local training is needed."""
 
 import math
 import pathlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from fedjax_mri.data.contract import ClientData, DataDescription, Source
+from fedjax_mri.data.contract import DataDescription, Source
+from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
+from fedjax_mri.fed.engine.simulation import State, init_one_client
+from fedjax_mri.fed.uplink.contract import Uplink
+from fedjax_mri.run import config as configs
 from fedjax_mri.run import results, runfolder
-from fedjax_mri.run.checkpoint import Checkpoints, existing
+from fedjax_mri.run.assemble import assemble_task, compute_of
+from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import assemble
+from fedjax_mri.run.line import TestFigures
+from fedjax_mri.tasks.task import Task
+
+# Sections of a config that a model is restored without; `init_from` is what it started from, which may be gone.
+NOT_NEEDED = ("sampling", "conditions", "local", "finetune", "distil", "early", "init_from")
 
 
 class Restored(NamedTuple):
     """A run that is over, without its data."""
 
-    config: Experiment
+    config: Experiment  # with defaults in the sections that are NOT_NEEDED
     described: DataDescription
     plan: Plan
-    sim: Simulation
-    state: State  # of the newest checkpoint, or the best
+    task: Task
+    algorithm: Algorithm
+    state: State  # the newest, the best, or that of a round
 
 
 def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> Restored:
-    """The newest state of a run, or its best, or that after `round`, and what it belongs to.
+    """Returns a run with its newest state, or its best, or that after `round`.
 
     Raises UserError where the folder holds none.
     """
-    config, saved = runfolder.read_config(run), runfolder.read_json(run / "run.json")
-    shape, labels = tuple(saved["image"]), tuple(saved.get("labels", ()))
-    described = DataDescription(shape, tuple(saved["classes"]), saved["clients"], labels)
-    plan = config.plan.resolve()
-    nobody = ClientData(np.ones(described.clients, np.int32), (), lambda store, client, indices: {})
-    sim = assemble(replace(config, init_from=""), described, nobody, plan)  # what it started from may be gone
-    like = jax.eval_shape(lambda key: init_state(sim, key), jax.random.key(0))
-    folder = run / "best" if best else run
-    return Restored(config, described, plan, sim, Checkpoints(existing(folder)).restore(like, round))
+    config, facts = read_config(run), runfolder.read_json(run / "run.json")
+    described = runfolder.description(facts)
+    plan, algorithm = config.plan.resolve(), config.algorithm.build()
+    task = assemble_task(config, algorithm, described, compute_of(plan))
+    shapes = state_shapes(task, algorithm, config.uplink.build(), described.clients)
+    saved = Checkpoints(with_checkpoints(run / "best" if best else run))
+    return Restored(config, described, plan, task, algorithm, saved.restore(shapes, round))
 
 
-def restore_kept(run: pathlib.Path) -> Restored:
-    """A run at its best where that was kept, else at its newest. Raises UserError as `restore` does."""
+def read_config(run: pathlib.Path) -> Experiment:
+    """Returns the config of a run, with defaults in the sections that are NOT_NEEDED: their classes may be gone."""
+    sections = runfolder.read_json(run / "config.json")
+    return configs.from_dict({name: value for name, value in sections.items() if name not in NOT_NEEDED})
+
+
+def state_shapes(task: Task, algorithm: Algorithm, uplink: Uplink, clients: int) -> State:
+    """Returns the shapes of a run's state; they depend on neither sampling, nor local training, nor data."""
+    one = partial(init_one_client, task, algorithm, uplink)
+    state = jax.eval_shape(one, jax.random.key(0))
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((clients, *x.shape), x.dtype), state.clients)
+    return state._replace(clients=rows)
+
+
+def restore_best_or_newest(run: pathlib.Path) -> Restored:
+    """Returns a run with its best state where that was kept, else its newest. Raises UserError as `restore` does."""
     return restore(run, best=(run / "best").is_dir())
 
 
-def judge(
+def evaluate_run(
     run: pathlib.Path, source: Source | None, say: Callable[[str], None], best: bool = False
-) -> dict[str, dict[str, float]]:
-    """Figures of a run's newest model, or its best, on its own test sets, or on the data of another source.
+) -> dict[str, TestFigures]:
+    """Returns figures of a run's newest model, or its best, on its own test sets, or on the data of another source.
 
     Raises UserError when that data has classes or channels that the model does not know.
     """
-    config, described, plan, sim, state = restore(run, best)
-    other = source.evaluation(described.classes, config.seed) if source else None
+    restored = restore(run, best)
+    config, classes = restored.config, restored.described.classes
+    other = source.evaluation(classes, config.seed) if source else None
     tests, tables = other or (config.data.build(config.seed).tests, ())
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
-    judged = evaluate.build(sim.task, plan, tests)(state)
-    return {name: results.figures(sim.task, {"": one}) for name, one in judged.items()}
+    return results.figures(restored.task, evaluate.build(restored.task, restored.plan, tests)(restored.state))
 
 
-def table(columns: Mapping[str, Mapping[str, float]]) -> str:
-    """Figures side by side: a line a figure, a column for each name."""
+def figure_table(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns figures side by side as text: a line for each figure, a column for each name."""
     names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
     first, widths = max(map(len, names)), [max(10, len(title)) for title in columns]
     head = " " * first + "".join(f"  {title:>{width}}" for title, width in zip(columns, widths))

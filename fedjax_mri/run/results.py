@@ -1,8 +1,10 @@
-"""What a run has to show: judged, saved in its folder, read back for the report."""
+"""What a run has to show: figures of its evaluations, and results.npz and explanations.npz written and read.
+
+Only this file knows the names of the arrays in these two files.
+"""
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,42 +16,51 @@ from fedjax_mri.data.resident import positions
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
-from fedjax_mri.run import runfolder
-from fedjax_mri.run.record import RunRecord, TestResult
+from fedjax_mri.run import line, runfolder
+from fedjax_mri.run.line import MODALITIES, Line, TestFigures
+from fedjax_mri.run.record import (
+    Examples,
+    Explained,
+    MadeImages,
+    RunRecord,
+    TestResult,
+    TranslatedExamples,
+    TranslationResult,
+)
 from fedjax_mri.tasks.task import Task
 
 EXPLANATIONS = "explanations.npz"
+KINDS = ("made", "back")  # of images that a translation task shows beside the true ones
+MAP = "map/"  # prefix of the maps in explanations.npz
+Arrays = Mapping[str, np.ndarray]
 
 
-def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, float]:
-    """Headline figures of each test set as "test set/figure", pooled and over clients."""
-    line: dict[str, float] = {}
-    for name, (metrics, _) in judged.items():
-        pooled = jax.tree.map(lambda x: x.sum(0), metrics)
-        scores = np.asarray(task.score(metrics))
-        spread = fairness.spread(scores, np.ones_like(scores))
-        named = {**task.summary(pooled), "worst_decile": spread["worst decile"], "client_std": spread["std"]}
-        line |= {f"{name}/{key}" if name else key: round(float(value), 6) for key, value in named.items()}
-    return line
+def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, TestFigures]:
+    """The figures of each test set, rounded to six digits: the task's over all examples, and their spread."""
+    return {name: _figures(task, one) for name, one in judged.items()}
+
+
+def _figures(task: Task, judged: Judged) -> TestFigures:
+    pooled = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))
+    scores = np.asarray(task.score(judged.metrics))
+    spread = fairness.spread(scores, np.ones_like(scores))
+    rounded = {name: round(float(value), 6) for name, value in pooled.items()}
+    return TestFigures(rounded, round(spread["worst decile"], 6), round(spread["std"], 6))
 
 
 def save(
-    run: pathlib.Path,
-    federation: Federation,
-    judged: Mapping[str, Judged],
-    shown: Mapping[str, np.ndarray],
-    seconds: Mapping[str, float],
+    run: pathlib.Path, federation: Federation, judged: Mapping[str, Judged], shown: Arrays, seconds: Mapping[str, float]
 ) -> None:
-    """results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
+    """Writes results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
 
     `shown` are the fields [s, ...] of a few examples of the first test set.
     """
     arrays = {"labels": federation.labels, "sampled": np.array(next(iter(federation.tests)))}
     arrays |= {f"shown/{field}": value for field, value in shown.items()}
     for name, test in federation.tests.items():
-        arrays |= {f"{name}/{field}": value for field, value in trees.named(judged[name].metrics).items()}
-        arrays |= {f"{name}/{field}": value for field, value in judged[name].kept.items()}
-        arrays |= {f"{name}/client": positions(test.data.sizes)[0], f"{name}/owner": test.owner}
+        fields = {**trees.named(judged[name].metrics), **judged[name].kept}
+        fields |= {"client": positions(test.data.sizes)[0], "owner": test.owner}
+        arrays |= {f"{name}/{field}": value for field, value in fields.items()}
     arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
     runfolder.save_arrays(run / "results.npz", arrays)
     disk.write_json(run / "timings.json", seconds)
@@ -57,57 +68,76 @@ def save(
 
 def load(run: pathlib.Path) -> RunRecord:
     """The record of one run. Raises UserError when it has not finished a segment."""
-    facts, arrays = runfolder.read_json(run / "run.json"), _arrays(run / "results.npz")
-    sampled, examples, names = str(arrays["sampled"]), under(arrays, "shown/"), _names(arrays)
-    tests = {name: _test(arrays, name) for name in names if f"{name}/truth" in arrays}
+    facts, arrays = runfolder.read_json(run / "run.json"), _read(run / "results.npz")
+    fields = {name: _under(arrays, f"{name}/") for name in _test_sets(arrays)}
+    tests = {name: _test(one) for name, one in fields.items() if "truth" in one}
     if tests:
-        tests[sampled] = TestResult(*tests[sampled][:4], examples["image"], examples["truth"], examples["predictions"])
+        sampled = str(arrays["sampled"])
+        tests[sampled] = tests[sampled]._replace(examples=_examples(_under(arrays, "shown/")))
     return RunRecord(
         name=facts["name"],
         config=runfolder.read_json(run / "config.json"),
         environment=facts["environment"],
-        history=runfolder.read_history(run),
+        history=history(run),
         classes=tuple(facts["classes"]),
         labels=arrays["labels"],
         tables=[Table(**table) for table in facts["tables"]],
         warnings=facts["warnings"],
-        tests=tests,
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
-        kept={} if tests else {name: under(arrays, f"{name}/") for name in names},
-        shown={} if tests else examples,
-        explained=_arrays(run / EXPLANATIONS) if (run / EXPLANATIONS).exists() else {},
+        tests=tests,
+        translations={} if tests else {name: _translation(one) for name, one in fields.items()},
+        translated_examples=translated_examples(_under(arrays, "shown/")),
+        groups=_under(arrays, "groups/"),
+        explained=_explained(run / EXPLANATIONS),
     )
 
 
-def shown(run: pathlib.Path) -> dict[str, np.ndarray]:
-    """Fields [s, ...] of a few examples of the first test set. Raises UserError as `load` does."""
-    return under(_arrays(run / "results.npz"), "shown/")
+def history(run: pathlib.Path) -> list[Line]:
+    """The lines of a run's metrics.jsonl."""
+    return [line.parse(values) for values in runfolder.read_history(run)]
 
 
-def sites(run: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The training client of each test set's clients, int [M], -1 for none, and the groups of training clients [N]."""
-    arrays = _arrays(run / "results.npz")
-    owners = {name: arrays[f"{name}/owner"] for name in _names(arrays) if f"{name}/owner" in arrays}
-    if not owners:
-        raise UserError(f"{run}: does not say whose its test sets are; run `fedjax-mri train` again to finish the run")
-    return owners, under(arrays, "groups/")
+def examples(run: pathlib.Path) -> Examples | None:
+    """A few examples of the first test set of a classifier; None of another task. Raises UserError as `load` does."""
+    return _examples(_under(_read(run / "results.npz"), "shown/"))
 
 
-def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+def translated_examples(shown: Arrays) -> TranslatedExamples | None:
+    """The fields that a translation task shows of a few examples, by modality; None where they are another task's."""
+    true = {name: shown[name] for name in MODALITIES if name in shown}
+    made, back = ({name: shown[f"{kind}_{name}"] for name in MODALITIES if f"{kind}_{name}" in shown} for kind in KINDS)
+    return TranslatedExamples(true, made, back) if made else None
 
 
 def headline(run: pathlib.Path) -> str:
-    """One line: the last figures of each test set."""
-    last, wanted = runfolder.read_history(run)[-1], runfolder.read_json(run / "run.json")["headline"]
-    tests = [name.rpartition("/")[0] for name in last if name.endswith("/client_std")]
-    lines = (f"{name}: " + ", ".join(f"{key} {last[f'{name}/{key}']:.4f}" for key in wanted) for name in tests)
-    return f"after round {last['round']:.0f}: " + "; ".join(lines)
+    """One line with the last figures of each test set."""
+    last, wanted = history(run)[-1], runfolder.read_json(run / "run.json")["headline"]
+    tests = (
+        f"{name}: " + ", ".join(f"{key} {found.pooled[key]:.4f}" for key in wanted)
+        for name, found in last.tests.items()
+    )
+    return f"after round {last.round}: " + "; ".join(tests)
 
 
-def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def save_explained(run: pathlib.Path, explained: Explained) -> None:
+    """Writes explanations.npz."""
+    fields = explained._asdict()
+    maps, mask = fields.pop("maps"), fields.pop("mask")
+    arrays = {("chance" if name == "truth_probability" else name): value for name, value in fields.items()}
+    arrays |= {f"{MAP}{method}": value for method, value in maps.items()} | ({} if mask is None else {"mask": mask})
+    runfolder.save_arrays(run / EXPLANATIONS, arrays)
+
+
+def _explained(path: pathlib.Path) -> Explained | None:
+    if not path.exists():
+        return None
+    arrays = _read(path)
+    rounds, truth, image, chance = (arrays[name] for name in ("rounds", "truth", "image", "chance"))
+    return Explained(rounds, truth, image, chance, _under(arrays, MAP), arrays.get("mask"))
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
@@ -115,10 +145,31 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: missing or damaged; run `fedjax-mri train` again to finish the run") from None
 
 
-def _names(arrays: Mapping[str, Any]) -> list[str]:
+def _under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _test_sets(arrays: Arrays) -> list[str]:
     return [name.removesuffix("/client") for name in arrays if name.endswith("/client")]
 
 
-def _test(arrays: Mapping[str, Any], name: str) -> TestResult:
-    tally = Tally._make(arrays[f"{name}/{field}"] for field in Tally._fields)
-    return TestResult(tally, arrays[f"{name}/predictions"], arrays[f"{name}/truth"], arrays[f"{name}/client"])
+def _test(fields: Arrays) -> TestResult:
+    tally = Tally._make(fields[name] for name in Tally._fields)
+    return TestResult(tally, fields["predictions"], fields["truth"], fields["client"], fields.get("owner"))
+
+
+def _examples(shown: Arrays) -> Examples | None:
+    if not ("image" in shown and "truth" in shown):
+        return None
+    return Examples(shown["image"], shown["truth"], shown["predictions"], shown.get("mask"))
+
+
+def _translation(fields: Arrays) -> TranslationResult:
+    by_modality = {to: _under(fields, f"{to}/") for to in MODALITIES}
+    made = {
+        to: MadeImages(*(one[name] for name in ("ssim", "made", "real")))
+        for to, one in by_modality.items()
+        if "ssim" in one
+    }
+    return TranslationResult(fields["client"], made)

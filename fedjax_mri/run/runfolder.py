@@ -13,6 +13,7 @@ RUN/report.html
 """
 
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -27,22 +28,23 @@ import numpy as np
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Federation
+from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import processes
+from fedjax_mri.run.line import Line, flat, parse
 
 # What may differ when a run is continued: none of it changes what a round does.
-FREE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
+CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
 def cache() -> pathlib.Path:
-    """Where compiled programs and measured plans are kept between runs."""
+    """The folder in which compiled programs and measured plans are kept between runs."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Raises UserError when the file is missing or cannot be read."""
+    """The content of a JSON file. Raises UserError when it is missing or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -51,8 +53,8 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def claim(run: pathlib.Path, config: configs.Experiment) -> None:
-    """Makes the run folder this config's. Raises UserError, naming what differs, when it is another's."""
+def create(run: pathlib.Path, config: configs.Experiment) -> None:
+    """Creates the folder of a run with its config. Raises UserError, naming what differs, when another run is there."""
     if not processes.main():
         return
     run.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,8 @@ def claim(run: pathlib.Path, config: configs.Experiment) -> None:
     disk.write_json(path, configs.to_dict(config))
 
 
-def found(run: pathlib.Path) -> None:
-    """Raises UserError when this process does not see what process 0 has claimed."""
+def refuse_unshared(run: pathlib.Path) -> None:
+    """Raises UserError when this process does not see the folder that process 0 has created."""
     if not (run / "config.json").exists():
         raise UserError(
             f"{run}: not the folder that process 0 writes; give an --out on a disk that all processes share"
@@ -77,17 +79,17 @@ def read_config(run: pathlib.Path) -> configs.Experiment:
     return configs.from_dict(read_json(run / "config.json"))
 
 
-def differences(before: configs.Experiment, now: configs.Experiment, free: Sequence[str] = FREE) -> list[str]:
-    """Fields whose change would make another experiment, as "name: before -> now"."""
+def differences(before: configs.Experiment, now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
+    """The fields in which two configs differ, as "name: before -> now", but for sections that are `ignored`."""
     old, new = configs.flat(before), configs.flat(now)
-    names = [name for name in {**old, **new} if name.split(".")[0] not in free]
+    names = [name for name in {**old, **new} if name.split(".")[0] not in ignored]
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
 def facts(
-    config: configs.Experiment, plan: Any, federation: Federation, described: Any, headline: Sequence[str]
+    config: configs.Experiment, plan: Any, federation: Federation, described: DataDescription, headline: Sequence[str]
 ) -> dict[str, Any]:
-    """What run.json says; `described` is all that must be known of the data to rebuild the model without it."""
+    """The content of run.json; `described` is what must be known of the data to rebuild the model without them."""
     return {
         "name": config.name,
         "hash": configs.digest(config),
@@ -98,6 +100,13 @@ def facts(
         "headline": headline,
         "tables": [table._asdict() for table in federation.tables],
     }
+
+
+def description(saved: Mapping[str, Any]) -> DataDescription:
+    """The description of the data that `facts` has put into run.json, lists as tuples again."""
+    known = [name for name in DataDescription._fields if name in saved]
+    values: Any = {name: tuple(saved[name]) if isinstance(saved[name], list) else saved[name] for name in known}
+    return DataDescription(**values)
 
 
 def environment(plan: Any) -> dict[str, str]:
@@ -116,7 +125,7 @@ def environment(plan: Any) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """What is installed of the packages that a result may depend on."""
+    """The installed versions of the packages that a result may depend on."""
     return {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
 
 
@@ -139,49 +148,52 @@ def _git() -> str:
 class Log:
     """metrics.jsonl and TensorBoard events, cut back to `round` so that a continued run repeats no line.
 
-    Process 0 writes them; in the others this only remembers.
+    Only process 0 writes them; in other processes this only keeps the history.
     """
 
     def __init__(self, run: pathlib.Path, round: int) -> None:
         self.path = run / "metrics.jsonl"
-        self.history = [line for line in read_history(run) if line["round"] <= round]
+        lines = [values for values in read_history(run) if values["round"] <= round]
+        self.history = [parse(values) for values in lines]
         self._events: Any = None
         if not processes.main():
             return
         from tensorboardX import SummaryWriter
 
-        disk.write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.history))
+        disk.write_text(self.path, "".join(json.dumps(values) + "\n" for values in lines))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
-    def write(self, line: Mapping[str, float]) -> None:
-        """One segment's figures; on disk when this returns."""
-        self.history.append(dict(line))
+    def write(self, line: Line) -> None:
+        """Adds the line; it is on disk when this returns."""
+        self.history.append(line)
         if self._events is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(flat(line)) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in line.items():
-            self._events.add_scalar(name, value, int(line["round"]))
+        for name, value in flat(line).items():
+            self._events.add_scalar(name, value, line.round)
         self._events.flush()
 
     def close(self) -> None:
-        """Ends the event file."""
+        """Closes the event file."""
         if self._events is not None:
             self._events.close()
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; a last line cut short by a crash is left out."""
+    """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
+
+    A last line cut short by a crash is left out.
+    """
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A compressed .npz, whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(draft, path)
+    """Writes a compressed .npz; after a crash the file is either the old one or the new one."""
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    disk.write_bytes(path, file.getvalue())

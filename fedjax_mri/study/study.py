@@ -35,7 +35,7 @@ Draw = Callable[[np.random.Generator], Any]
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file defines as `study`."""
+    """A base experiment and the axes along which it is varied; a study file defines one as `study`."""
 
     base: Experiment
     axes: Axes = field(default_factory=dict)
@@ -49,18 +49,13 @@ class Cell(NamedTuple):
     where: dict[str, Any]  # axis -> its value there, a number or a few words
 
 
-def grid(*values: Any) -> tuple[Any, ...]:
-    """The given values."""
-    return values
-
-
 def log_range(low: float, high: float, count: int) -> tuple[float, ...]:
     """`count` values from `low` to `high` whose neighbours have the same ratio."""
     return tuple(float(f"{value:.4g}") for value in np.geomspace(low, high, count))
 
 
 def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> dict[Path, Values]:
-    """Axes that change together, `count` times drawn: from a distribution below, or of a list any."""
+    """Axes that change together through `count` random draws, each from a distribution below or from a list."""
     rng = np.random.default_rng(seed)
     draws = [one if callable(one) else choice(*one) for one in axes.values()]
     drawn = [tuple(draw(rng) for draw in draws) for _ in range(count)]
@@ -68,22 +63,22 @@ def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> d
 
 
 def uniform(low: float, high: float) -> Draw:
-    """A number between."""
+    """Draws a number between `low` and `high`, all equally likely."""
     return lambda rng: float(rng.uniform(low, high))
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """A number between whose logarithm is uniform."""
+    """Draws a number between `low` and `high` whose logarithm is uniform."""
     return lambda rng: float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def choice(*values: Any) -> Draw:
-    """Any of the values."""
+    """Draws one of the values, all equally likely."""
     return lambda rng: values[rng.integers(len(values))]
 
 
 def load(path: pathlib.Path) -> Study:
-    """The study that a Python file defines. Raises UserError where there is none."""
+    """The study that a Python file defines. Raises UserError where it defines none."""
     study = configs.definitions(path).get("study")
     if not isinstance(study, Study):
         raise UserError(f"{path}: must define `study = Study(base=Experiment(...), axes={{...}})`")
@@ -92,57 +87,55 @@ def load(path: pathlib.Path) -> Study:
 
 def cells(study: Study) -> list[Cell]:
     """All of a study's experiments. Raises UserError on an axis that is empty or has no field, and on equal cells."""
-    steps = [_steps(path, values) for path, values in study.axes.items()]
-    found = [_cell(study.base, taken) for taken in itertools.product(*steps)]
+    axes = [_axis_values(path, values) for path, values in study.axes.items()]
+    found = [_cell(study.base, chosen) for chosen in itertools.product(*axes)]
     first: dict[str, Cell] = {}
     for cell in found:
         same = first.setdefault(cell.id, cell)
         if same is not cell:
-            raise UserError(f"study: {words(same)} and {words(cell)} are one experiment: take one of them out")
+            raise UserError(f"study: {describe(same)} and {describe(cell)} are one experiment: take one of them out")
     return found
 
 
-def words(cell: Cell) -> str:
-    """Where a cell lies."""
+def describe(cell: Cell) -> str:
+    """A cell's values on the axes, in words."""
     return ", ".join(f"{axis} {value}" for axis, value in cell.where.items()) or "the base"
 
 
-class _Step(NamedTuple):
-    fields: dict[str, Any]  # path -> value
-    where: dict[str, Any]  # axis -> what to call the value
+class _AxisValue(NamedTuple):
+    """One value of an axis."""
+
+    fields: dict[str, Any]  # path -> what it sets there
+    where: dict[str, Any]  # axis -> what it is called
 
 
-def _steps(path: Path, values: Values) -> list[_Step]:
-    """What each value of an axis sets, and how it is called."""
+def _axis_values(path: Path, values: Values) -> list[_AxisValue]:
+    """All values of an axis. Raises UserError where there are none."""
     pairs = list(values.items()) if isinstance(values, Mapping) else [(None, value) for value in values]
     if not pairs:
         raise UserError(f"axes: {_axis(path)!r} has no values: give at least one")
-    return [_step(path, name, value) for name, value in pairs]
+    return [_axis_value(path, name, value) for name, value in pairs]
 
 
-def _step(path: Path, name: str | None, value: Any) -> _Step:
+def _axis_value(path: Path, name: str | None, value: Any) -> _AxisValue:
     paths, linked = ((path,), (value,)) if isinstance(path, str) else (path, value)
     if not isinstance(linked, tuple | list) or len(linked) != len(paths):
         raise UserError(f"axes: {_axis(path)!r} changes {len(paths)} fields at once: {value!r} is no tuple of as many")
-    fields = {path: _plain(one) for path, one in zip(paths, linked)}
-    return _Step(fields, {p: label(v) for p, v in fields.items()} if name is None else {_axis(path): name})
+    fields = {path: one.item() if isinstance(one, np.generic) else one for path, one in zip(paths, linked)}
+    return _AxisValue(fields, {p: label(v) for p, v in fields.items()} if name is None else {_axis(path): name})
 
 
 def _axis(path: Path) -> str:
     return path if isinstance(path, str) else " + ".join(path)
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _cell(base: Experiment, taken: Sequence[_Step]) -> Cell:
+def _cell(base: Experiment, chosen: Sequence[_AxisValue]) -> Cell:
+    """The cell of one value of each axis."""
     config, where = base, dict[str, Any]()
-    for step in taken:
-        for path, value in step.fields.items():
+    for one in chosen:
+        for path, value in one.fields.items():
             config = _set(config, path, value)
-        where |= step.where
+        where |= one.where
     return Cell(configs.digest(config), config, where)
 
 
@@ -152,11 +145,11 @@ def _set(config: Experiment, path: str, value: Any) -> Experiment:
         near = difflib.get_close_matches(path, list(known), 1, 0.3)
         raise UserError(f"axes: unknown field {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     whole = isinstance(known[path], float) and isinstance(value, int) and not isinstance(value, bool)
-    return configs.put(config, path, float(value) if whole else value)
+    return configs.with_field(config, path, float(value) if whole else value)
 
 
 def label(value: Any) -> Any:
-    """A number as it is; settings by name, with what differs from their defaults; anything else in its own words."""
+    """What a value is called: a number itself, settings their name and what is not default, other values their repr."""
     if isinstance(value, bool | int | float | str):
         return value
     if not dataclasses.is_dataclass(value):

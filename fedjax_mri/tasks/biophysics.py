@@ -1,4 +1,4 @@
-"""What the physics of one modality says of the other, from the CT, the MR and the site's signal per tissue alone.
+"""What one modality must look like given the other, from the CT, the MR and the site's signal per tissue alone.
 
 `signals` [B, T] is what each tissue of `data/phantom/physics.py` gives by the sequence of the batch's site, in the
 units of its MR. No true tissue map is asked for: what a pixel holds is guessed from the image at hand, and where it
@@ -23,8 +23,8 @@ from fedjax_mri.data.phantom.physics import (
 )
 
 # Tissues that HU tells apart, by rising HU; tumours and blood share theirs with brain, and count as what they look.
-APART = np.array([AIR, FAT, CSF, WHITE, GREY, MUSCLE, DIPLOE, CORTICAL])
-KNOTS = column("hu")[APART]  # HU
+DISTINGUISHED = np.array([AIR, FAT, CSF, WHITE, GREY, MUSCLE, DIPLOE, CORTICAL])
+KNOTS = column("hu")[DISTINGUISHED]  # HU
 
 BOUNDS = {  # HU: published ranges where there are any, widened to the spread between patients and scanners
     "air": (-1100, -200),
@@ -49,7 +49,7 @@ TOLERANCE = 0.08  # of MR in 0..1, around a tissue's signal: noise, bias field a
 
 
 def memberships(hu: jax.Array) -> jax.Array:
-    """Shares of the tissues APART, hu [B, H, W, 1] -> [B, H, W, 8], adding to 1.
+    """Shares of the tissues in DISTINGUISHED, hu [B, H, W, 1] -> [B, H, W, 8], adding to 1.
 
     Hat functions on the HU axis: all of a tissue at its own HU, falling linearly to nothing at its neighbours', which
     is what partial volume of the two would show.
@@ -61,11 +61,11 @@ def memberships(hu: jax.Array) -> jax.Array:
 
 
 def expected_mr(hu: jax.Array, signals: jax.Array) -> jax.Array:
-    """The MR that the tissue seen in the CT would give, hu [B, H, W, 1], signals [B, T] -> [B, H, W, 1], at most 1.
+    """The MR that the tissue in the CT would give, hu [B, H, W, 1], signals [B, T] -> [B, H, W, 1], at most 1.
 
     E(p) = sum over tissues t of m_t(HU(p)) s_t: bone dark, soft tissue by the site's sequence.
     """
-    shown = jnp.einsum("bhwt,bt->bhw", memberships(hu), signals[:, APART])
+    shown = jnp.einsum("bhwt,bt->bhw", memberships(hu), signals[:, DISTINGUISHED])
     return jnp.minimum(shown, 1.0)[..., None]
 
 

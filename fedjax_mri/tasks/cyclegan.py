@@ -17,23 +17,36 @@ to_y, of y in D. What is made from made images is normalised by its own batch an
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks import image_pool
-from fedjax_mri.tasks.extras import Added, Extras, Way
+from fedjax_mri.tasks.extras import Direction, Extras, ExtraTerms, with_features
 from fedjax_mri.tasks.image_pool import Pool
+from fedjax_mri.tasks.intensities import DIRECTIONS, MODALITIES, Images, Window, network_inputs
 from fedjax_mri.tasks.losses import adversarial
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, PyTree, Task, everything, mean
-from fedjax_mri.tasks.translation import Kept, Terms, apart, check_weights, init_each, objective, summed, tally, task
-from fedjax_mri.tasks.units import DIRECTIONS, MODALITIES, Images, Window, seen
+from fedjax_mri.tasks.task import Batch, Carry, Encoder, Loss, Model, Params, Phase, PyTree, Task, everything, mean
+from fedjax_mri.tasks.translation import (
+    DiscriminatorSharing,
+    Terms,
+    TranslationMethod,
+    add_terms,
+    apply_to_each,
+    check_weights,
+    image_shape,
+    init_each,
+    tally,
+    task,
+    weighted_sum,
+)
 
-# (modality, images just made [B, H, W, C]) -> images to show the discriminator, what to remember
+# (modality, images just made [B, H, W, C]) -> images to show the discriminator, the pool afterwards
 Recall = Callable[[str, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -48,68 +61,89 @@ class CycleGAN:
     identity: float = 0.5  # weight of the identity term, as a share of `cycle`
     extras: Extras = field(default_factory=Extras)
     pool: int = 50  # images of each modality that a client remembers; 0: none
-    discriminators: Kept = "average"  # averaged by the server, or kept by the client
+    discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Task:
+    def build(self, described: DataDescription, compute: Compute) -> Task:
         """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
-        del classes
         check_weights(self, "cycle", "identity", "pool")
-        return cyclegan(self, self.generator.build(image, compute), self.discriminator.build(image, compute), image)
+        image = image_shape(described)
+        nets = self.generator.build(image, compute), self.discriminator.build(image, compute)
+        return with_features(self.extras, lambda encoder: cyclegan(self, *nets, image, encoder))
 
 
-def cyclegan(settings: CycleGAN, generator: Net, discriminator: Net, image: tuple[int, int, int]) -> Task:
-    """The task of translating both ways by nets as `nets/translation.py` has them; images [H, W, C]."""
-    extras = settings.extras.build(settings.window)
+class Networks(NamedTuple):
+    """One network for each player; params and carry hold its values for each modality."""
+
+    generator: Net
+    discriminator: Net
+
+
+def cyclegan(
+    settings: CycleGAN,
+    generator: Net,
+    discriminator: Net,
+    image: tuple[int, int, int],
+    encoder: Encoder | None = None,
+) -> Task:
+    """The task of translating both ways by nets as `nets/translation.py` has them; images [H, W, C].
+
+    `encoder` is for perceptual terms.
+    """
+    nets, extras = Networks(generator, discriminator), settings.extras.build(settings.window, encoder)
     weights = {"adversarial": 1.0, "cycle": settings.cycle, "identity": settings.cycle * settings.identity}
     weights |= {"discriminator": 1.0, **extras.weights}
-    nets = {"generator": generator, "discriminator": discriminator}
-
-    def init(key: jax.Array) -> Model:
-        keys = jax.random.split(key, (2, 2))
-        models = {name: init_each(net, dict(zip(MODALITIES, own))) for (name, net), own in zip(nets.items(), keys)}
-        params, carry = ({name: model[part] for name, model in models.items()} for part in (0, 1))
-        return Model(params, {**carry, "pool": {to: image_pool.empty(settings.pool, image) for to in MODALITIES}})
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         def recall(to: str, fake: jax.Array) -> tuple[jax.Array, Pool]:
             own = jax.random.fold_in(key, MODALITIES.index(to))
             return image_pool.exchange(carry["pool"][to], fake, batch["weight"], own)
 
-        terms, carry = play(params, carry, batch, recall, key)
-        return mean(objective(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
+        terms, carry = both_ways(params, carry, batch, recall, key)
+        return mean(weighted_sum(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
-        return play(params, carry, batch, lambda to, fake: (fake, None), None)[0]
+        return both_ways(params, carry, batch, lambda to, fake: (fake, None), None)[0]
 
-    def play(params: Params, carry: Carry, batch: Batch, recall: Recall, key: jax.Array | None) -> tuple[Terms, Carry]:
-        ways = {
-            to: one_way(nets, extras, params, carry, batch, seen(settings.window, batch), source, to, recall, key)
-            for source, to in DIRECTIONS
-        }
+    def both_ways(
+        params: Params, carry: Carry, batch: Batch, recall: Recall, key: jax.Array | None
+    ) -> tuple[Terms, Carry]:
+        images = network_inputs(settings.window, batch)
+        model = Model(params, carry)
+        ways = {to: one_way(nets, extras, model, batch, images, source, to, recall, key) for source, to in DIRECTIONS}
         after = {part: {to: memory[part] for to, (_, memory) in ways.items()} for part in carry}
-        return summed(terms for terms, _ in ways.values()), after
+        return add_terms(terms for terms, _ in ways.values()), after
 
     def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
         def make(source: str, to: str) -> jax.Array:
-            own, noise = (params["generator"][to], carry["generator"][to]), noises(key, to)
+            own, noise = (params["generator"][to], carry["generator"][to]), noise_key(key, to)
             return generator.apply(*own, images[source], None, False, noise)[0]
 
         return {to: make(source, to) for source, to in DIRECTIONS if source in images}
 
-    phases = (Phase(loss, everything),)
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)
+    start = partial(init, nets, settings.pool, image)
+    method = TranslationMethod(start, (Phase(loss, everything),), terms, translate, MODALITIES, "cycle")
+    return task(settings.window, settings.discriminators, method)
 
 
-def noises(key: jax.Array | None, to: str, draw: int = 0) -> jax.Array | None:
-    """A key of its own for a direction, and for each of its translations in a step."""
+def init(nets: Networks, pool: int, image: tuple[int, int, int], key: jax.Array) -> Model:
+    """Networks of both players for each modality, drawn at random, and empty pools of so many images [H, W, C]."""
+    keys = jax.random.split(key, (2, 2))
+    models = {
+        name: init_each(net, dict(zip(MODALITIES, own))) for (name, net), own in zip(nets._asdict().items(), keys)
+    }
+    params, carry = ({name: model[part] for name, model in models.items()} for part in (0, 1))
+    return Model(params, {**carry, "pool": {to: image_pool.empty(pool, image) for to in MODALITIES}})
+
+
+def noise_key(key: jax.Array | None, to: str, draw: int = 0) -> jax.Array | None:
+    """A key of its own for each direction, and for each of its translations in a step; None without a key."""
     return None if key is None else jax.random.fold_in(key, 2 * MODALITIES.index(to) + draw)
 
 
 def one_way(
-    nets: dict[str, Net],
-    extras: Added,
-    params: Params,
-    carry: Carry,
+    nets: Networks,
+    extras: ExtraTerms,
+    model: Model,
     batch: Batch,
     images: Images,
     source: str,
@@ -117,33 +151,32 @@ def one_way(
     recall: Recall,
     key: jax.Array | None,
 ) -> tuple[Terms, dict[str, PyTree]]:
-    """Terms of one direction, and what each part of the carry is to hold of it; key None: as the nets are used.
+    """Terms of one direction, and the carry after it, by part; without a key as in use, not in training.
 
-    No term moves two players: each sees the other through `stop_gradient`.
+    No term moves two players: each depends on the other through `stop_gradient`.
     """
-    weight, train = batch["weight"], key is not None
+    (params, carry), weight, train = model, batch["weight"], key is not None
     own = params["discriminator"][to]
-    still = jax.lax.stop_gradient(own)
 
     def translate(name: str, draw: int, *x: jax.Array) -> tuple[list[jax.Array], PyTree]:
-        noise = noises(key, to, draw)
-        apply = partial(nets["generator"].apply, params["generator"][name], carry["generator"][name])
-        return apart(lambda x, weight: apply(x, weight, train, noise), weight, *x)
+        noise = noise_key(key, to, draw)
+        apply = partial(nets.generator.apply, params["generator"][name], carry["generator"][name])
+        return apply_to_each(lambda x, weight: apply(x, weight, train, noise), weight, *x)
 
-    def judge(player: Params, x: jax.Array, truth: float) -> tuple[jax.Array, PyTree]:
-        scores, seen = nets["discriminator"].apply(player, carry["discriminator"][to], x, weight, train)
-        return adversarial("lsgan", scores, truth), seen
+    def adversarial_loss(player: Params, x: jax.Array, truth: float) -> tuple[jax.Array, PyTree]:
+        scores, statistics = nets.discriminator.apply(player, carry["discriminator"][to], x, weight, train)
+        return adversarial("lsgan", scores, truth), statistics
 
     x, y = images[source], images[to]
-    (fake, same), made = translate(to, 2, x, y)
+    (fake, same), of_generator = translate(to, 2, x, y)
     (back,), _ = translate(source, 3, fake)
     shown, memory = recall(to, jax.lax.stop_gradient(fake))
-    real, judged = judge(own, y, 1.0)
+    real, of_discriminator = adversarial_loss(own, y, 1.0)
     terms = {
-        "adversarial": judge(still, fake, 1.0)[0],
+        "adversarial": adversarial_loss(jax.lax.stop_gradient(own), fake, 1.0)[0],
         "cycle": mae(back, x),
         "identity": mae(same, y),
-        "discriminator": (real + judge(own, shown, 0.0)[0]) / 2,
+        "discriminator": (real + adversarial_loss(own, shown, 0.0)[0]) / 2,
     }
-    terms |= extras.terms(Way(to, x, fake, back), batch)
-    return terms, {"generator": made, "discriminator": judged, "pool": memory}
+    terms |= extras.terms(Direction(to, x, fake, back), batch)
+    return terms, {"generator": of_generator, "discriminator": of_discriminator, "pool": memory}

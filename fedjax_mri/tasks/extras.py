@@ -11,23 +11,22 @@ from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.core.imports import imported
 from fedjax_mri.metrics import image
 from fedjax_mri.tasks import biophysics, losses
-from fedjax_mri.tasks.losses import Encoder
-from fedjax_mri.tasks.task import Batch
+from fedjax_mri.tasks.intensities import Window, in_units, to_unit_range
+from fedjax_mri.tasks.task import Batch, Encoder, Task
 from fedjax_mri.tasks.translation import Terms, check_weights
-from fedjax_mri.tasks.units import Window, given, unit
 
 
-class Way(NamedTuple):
-    """One direction of a translation; images [B, H, W, C] in -1..1."""
+class Direction(NamedTuple):
+    """Images of one direction of a translation, [B, H, W, C] in -1..1."""
 
-    to: str
+    to: str  # modality
     source: jax.Array
     made: jax.Array
     back: jax.Array | None = None  # made from `made`, where there is a way back
-    truth: jax.Array | None = None  # the same patient in the wanted modality, where training is paired
+    truth: jax.Array | None = None  # the same patient in the modality `to`, where training is paired
 
     @property
-    def equals(self) -> tuple[jax.Array, jax.Array]:
+    def alike(self) -> tuple[jax.Array, jax.Array]:
         """Two images that ought to be equal: made and true, or there and back."""
         if self.truth is not None:
             return self.made, self.truth
@@ -35,17 +34,17 @@ class Way(NamedTuple):
         return self.back, self.source
 
 
-Term = Callable[[Way, Batch], jax.Array]  # -> [B]
+Term = Callable[[Direction, Batch], jax.Array]  # -> [B]
 HU = {"biophysical", "hu_bounds"}  # terms that need HU, and the site's signals
 FEATURES = {"perceptual", "cycle_perceptual"}  # terms that need an encoder
 WEIGHTS = (*sorted(HU), *sorted(FEATURES), "gradient_difference", "ssim", "structure")
 
 
-class Added(NamedTuple):
-    """What was asked for."""
+class ExtraTerms(NamedTuple):
+    """The terms whose weights are not 0."""
 
     weights: dict[str, float]
-    terms: Callable[[Way, Batch], Terms]  # those of one direction, unweighted
+    terms: Callable[[Direction, Batch], Terms]  # those of one direction, unweighted
 
 
 @dataclass(frozen=True)
@@ -65,74 +64,90 @@ class Extras:
     gradient_difference: float = 0.0  # mean ||dx'| - |dx|| over neighbours, or of y and y*
     perceptual: float = 0.0  # sum over feature maps f of mean (f(y) - f(x))^2, or f(y*)
     cycle_perceptual: float = 0.0  # the same of x' and x (system E); not for pix2pix
-    # any importable function: encoder_path -> (images [B, H, W, C] in 0..1 -> feature maps); this one takes any run
-    encoder: str = "fedjax_mri.run.encoder.of_run"
+    # any importable function: encoder_path -> (images [B, H, W, C] in 0..1 -> feature maps); "": of the run there
+    encoder: str = ""
     encoder_path: str = ""  # of a frozen classifier's weights: the folder of a run
 
-    def build(self, window: Window) -> Added:
-        """The terms whose weights are not 0. Raises UserError where one cannot be had."""
+    def build(self, window: Window, encoder: Encoder | None = None) -> ExtraTerms:
+        """The terms whose weights are not 0, by `encoder` or the one named. Raises UserError where one has none."""
         check_weights(self, *WEIGHTS, at="task.extras")
         weights = self.weights()
         if window is None and HU & set(weights):
             raise UserError("task.window=None: extras.biophysical and extras.hu_bounds need CT in HU, and its window")
-        encoder = self._encoder() if FEATURES & set(weights) else _blind
-        ways = {"mr": self._to_mr() | _either(encoder), "ct": _to_ct(window) | _either(encoder)}
+        of_images = terms_of_images(encoder or self._encoder())
+        by_direction = {
+            "mr": {"biophysical": self._biophysical} | of_images,
+            "ct": {"hu_bounds": partial(hu_bounds, window)} | of_images,
+        }
 
-        def terms(way: Way, batch: Batch) -> Terms:
-            return {name: term(way, batch) for name, term in ways[way.to].items() if name in weights}
+        def terms(direction: Direction, batch: Batch) -> Terms:
+            found = by_direction[direction.to]
+            return {name: term(direction, batch) for name, term in found.items() if name in weights}
 
-        return Added(weights, terms)
+        return ExtraTerms(weights, terms)
 
     def weights(self) -> dict[str, float]:
-        """Those that are not 0, or not known yet, by name."""
-        given = {name: getattr(self, name) for name in WEIGHTS}
-        return {name: weight for name, weight in given.items() if not known(weight) or weight}
-
-    def _to_mr(self) -> dict[str, Term]:
-        compare = {"l1": image.mae, "l2": image.mse}[self.biophysical_norm]
-
-        def biophysical(way: Way, batch: Batch) -> jax.Array:
-            return compare(unit(way.made), biophysics.expected_mr(batch["ct"], signals(batch)))
-
-        return {"biophysical": biophysical}
+        """The weights that are not 0, or not known yet, by name."""
+        weights = {name: getattr(self, name) for name in WEIGHTS}
+        return {name: weight for name, weight in weights.items() if not known(weight) or weight}
 
     def _encoder(self) -> Encoder:
-        return imported(self.encoder, "task.extras.encoder")(self.encoder_path)
+        needed = self.encoder and FEATURES & set(self.weights())
+        return imported(self.encoder, "task.extras.encoder")(self.encoder_path) if needed else missing_encoder
+
+    def _biophysical(self, direction: Direction, batch: Batch) -> jax.Array:
+        compare = {"l1": image.mae, "l2": image.mse}[self.biophysical_norm]
+        return compare(to_unit_range(direction.made), biophysics.expected_mr(batch["ct"], signals(batch)))
 
 
-def _to_ct(window: Window) -> dict[str, Term]:
-    def hu_bounds(way: Way, batch: Batch) -> jax.Array:
-        assert window is not None
-        return biophysics.beyond_bounds(given(window, "ct", way.made), batch["mr"], signals(batch), window)
+def with_features(extras: Extras, make: Callable[[Encoder | None], Task]) -> Task:
+    """The task that `make` makes, with what it needs to be given the encoder of a run.
 
-    return {"hu_bounds": hu_bounds}
+    `make` takes an encoder, or None: then `Extras.build` imports the one that the extras name. Where perceptual terms
+    have a weight and no encoder is named, it is a run's classifier, which only the room `run` can restore: until
+    `with_encoder` is called, such a task cannot train.
+    """
+    task = make(None)
+    if extras.encoder or not FEATURES & set(extras.weights()):
+        return task
+    return task._replace(with_encoder=lambda load: make(load(extras.encoder_path)))
 
 
-def _either(encoder: Encoder) -> dict[str, Term]:
+def hu_bounds(window: Window, direction: Direction, batch: Batch) -> jax.Array:
+    """How far the CT made lies from the HU of the tissues in the MR, [B]; see `beyond_bounds`."""
+    assert window is not None
+    return biophysics.beyond_bounds(in_units(window, "ct", direction.made), batch["mr"], signals(batch), window)
+
+
+def terms_of_images(encoder: Encoder) -> dict[str, Term]:
     """The terms of both directions, which compare images and no more."""
 
-    def equals(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
-        return lambda way, batch: loss(*map(unit, way.equals))
+    def of_alike(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
+        return lambda direction, batch: loss(*map(to_unit_range, direction.alike))
 
-    def content(way: Way, batch: Batch) -> jax.Array:
-        kept = way.source if way.truth is None else way.truth
-        return losses.perceptual(encoder, unit(way.made), unit(kept))
+    def perceptual(direction: Direction, batch: Batch) -> jax.Array:
+        wanted = direction.source if direction.truth is None else direction.truth
+        return losses.perceptual(encoder, to_unit_range(direction.made), to_unit_range(wanted))
+
+    def structure(direction: Direction, batch: Batch) -> jax.Array:
+        return losses.structure(to_unit_range(direction.made), to_unit_range(direction.source))
 
     return {
-        "structure": lambda way, batch: losses.structure(unit(way.made), unit(way.source)),
-        "ssim": equals(losses.dissimilarity),
-        "gradient_difference": equals(losses.gradient_difference),
-        "perceptual": content,
-        "cycle_perceptual": equals(partial(losses.perceptual, encoder)),
+        "structure": structure,
+        "ssim": of_alike(losses.dissimilarity),
+        "gradient_difference": of_alike(losses.gradient_difference),
+        "perceptual": perceptual,
+        "cycle_perceptual": of_alike(partial(losses.perceptual, encoder)),
     }
 
 
-def _blind(x: jax.Array) -> list[jax.Array]:
-    return []
+def missing_encoder(x: jax.Array) -> list[jax.Array]:
+    """Raises UserError: the task was not given the encoder that it needs."""
+    raise UserError("task.extras.encoder is empty: name a function that loads an encoder, or call `with_encoder`")
 
 
 def signals(batch: Batch) -> jax.Array:
-    """What each tissue gives in the site's MR, [B, T]. Raises UserError where the data do not say."""
+    """The signal of each tissue in the site's MR, [B, T]. Raises UserError where the data do not say."""
     if "signals" not in batch:
         raise UserError("the data have no field signals: set task.extras.biophysical and task.extras.hu_bounds to 0")
     return batch["signals"]

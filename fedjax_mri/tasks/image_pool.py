@@ -13,16 +13,16 @@ class Pool(NamedTuple):
     held: jax.Array  # int32 [], how many there are
 
 
-def empty(size: int, image: tuple[int, int, int]) -> Pool:
-    """Room for `size` images [H, W, C]; with 0 every image comes back as it is."""
+def empty(size: int, image: tuple[int, ...]) -> Pool:
+    """A pool with room for `size` images; with 0, `exchange` gives every image back as it is."""
     return Pool(jnp.zeros((size, *image), jnp.float32), jnp.int32(0))
 
 
 def exchange(pool: Pool, images: jax.Array, weight: jax.Array, key: jax.Array) -> tuple[jax.Array, Pool]:
-    """What to show a discriminator in place of new images [B, H, W, C], [B, H, W, C], and the pool after it.
+    """The images [B, H, W, C] to show a discriminator in place of as many new ones, and the pool afterwards.
 
-    One image after the other. While there is room it is stored and shown; then, half of the time, a random stored one
-    is shown and it takes that one's place. Weight [B] 0 marks padding, which is not stored.
+    Images are taken one after the other. While there is room, a new one is stored and shown; then, half of the time, a
+    random stored one is shown and the new one takes its place. Weight [B] 0 marks padding, which is not stored.
     """
     if not len(pool.images):
         return images, pool

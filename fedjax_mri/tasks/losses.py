@@ -1,6 +1,6 @@
 """Losses of images [B, H, W, C] and of discriminators' scores; one figure per example [B]."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from fedjax_mri.metrics import image
 from fedjax_mri.metrics.structure import responses
+from fedjax_mri.tasks.task import Encoder
 
 GAN = Literal["vanilla", "lsgan"]
-Encoder = Callable[[jax.Array], Sequence[jax.Array]]  # images [B, H, W, C] in 0..1 -> feature maps [B, h, w, c]
 TINY = 1e-6  # a mean square of responses below which an image has no structure
 
 
 def adversarial(kind: GAN, scores: jax.Array | Sequence[jax.Array], truth: float) -> jax.Array:
-    """Scores of patches [B, h, w, 1], of one scale or added over several, against `truth`: 1 real, 0 made.
+    """The loss [B] of scores of patches [B, h, w, 1], added over scales, against `truth`: 1 real, 0 made.
 
     lsgan     mean (s - truth)^2 (Mao et al. 2017)
     vanilla   mean of the cross entropy of sigmoid(s), softplus(s) - truth s (Goodfellow et al. 2014)
@@ -44,7 +44,7 @@ def perceptual(encoder: Encoder, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def structure(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Neuro-symbolic: mean (n(x) - n(y))^2 with n = |phi| / rms |phi|, phi(x) = conv(x, W) the fixed structure filters.
+    """The neuro-symbolic loss: mean (n(x) - n(y))^2, n = |phi| / rms |phi|, phi(x) = conv(x, W) by fixed filters.
 
     What is dark in CT may be bright in MR, and by another amount. So only magnitudes are compared, each filter's over
     its root mean square in that image: where structures are, not which way or how strongly they stand out.

@@ -1,4 +1,4 @@
-"""What a translator is judged by on pairs: images against the truth, their distribution, tissues and lesions.
+"""How good a translator is on pairs: images against the truth, their distribution, tissues and lesions.
 
 Everything is a sum over test examples, so that tallies of batches, clients and devices are merged by adding them.
 Images are compared in 0..1, CT in its window: its error in HU is that share of the window, so HU beyond it count as its
@@ -14,23 +14,23 @@ import numpy as np
 from fedjax_mri.data.phantom.physics import ADENOMA, GLIOMA, GREY, MENINGIOMA, NAMES, NECROSIS, OEDEMA, WHITE
 from fedjax_mri.metrics import distance, image, translation
 from fedjax_mri.metrics.distance import Moments
-from fedjax_mri.metrics.translation import LesionTally, Rule, TissueTally
+from fedjax_mri.metrics.translation import LesionRule, TissueTally
+from fedjax_mri.tasks.intensities import Images, Window, displayed, limits
 from fedjax_mri.tasks.task import Batch, Metrics
-from fedjax_mri.tasks.units import Images, Window, limits, share
 
 PARENCHYMA = np.isin(np.arange(len(NAMES)), (GREY, WHITE, GLIOMA, MENINGIOMA, ADENOMA, NECROSIS, OEDEMA))
 WITHIN = PARENCHYMA.astype(np.float32)  # [T]
-RULE = Rule()
+RULE = LesionRule()
 
 
 def measures(made: Images, batch: Batch, window: Window) -> Metrics:
-    """Sums over a paired batch for each modality made, in the units of the source."""
-    return {to: one(made[to], batch, to, window) for to in made}
+    """Sums over a paired batch, for each modality made; images are in the units of their modality."""
+    return {to: measures_of(made[to], batch, to, window) for to in made}
 
 
-def one(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any]:
-    """Of one direction: figures [], moments of features, and where they are known tissues and lesions."""
-    x, y, weight = share(window, to, made), share(window, to, batch[to]), batch["weight"]
+def measures_of(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any]:
+    """Sums over a batch of one modality: figures [], moments of features, and tissues and lesions where known."""
+    x, y, weight = displayed(window, to, made), displayed(window, to, batch[to]), batch["weight"]
     sums: dict[str, Any] = {name: jnp.sum(jnp.where(weight > 0, v, 0.0) * weight) for name, v in figures(x, y).items()}
     sums["moments"] = {"made": moments(x, weight), "real": moments(y, weight)}
     if "tissue" in batch:
@@ -40,18 +40,18 @@ def one(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any
     return sums
 
 
-def kept(made: Images, batch: Batch, window: Window) -> dict[str, jax.Array]:
-    """What is kept of each example: its figures [B], and features [B, d] of the images made and true."""
+def of_each_example(made: Images, batch: Batch, window: Window) -> dict[str, jax.Array]:
+    """Fields "mr/..." that a run keeps of each example: its figures [B], and features [B, d] of both images."""
     fields: dict[str, jax.Array] = {}
     for to in made:
-        x, y = share(window, to, made[to]), share(window, to, batch[to])
+        x, y = displayed(window, to, made[to]), displayed(window, to, batch[to])
         own = figures(x, y) | {"made": distance.structure_features(x), "real": distance.structure_features(y)}
         fields |= {f"{to}/{name}": value for name, value in own.items()}
     return fields
 
 
 def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """Of images made and true in 0..1, [B] each; PSNR and SSIM by the preset UNIT, where its window fits."""
+    """Figures [B] of images made and true in 0..1; PSNR and SSIM by the preset UNIT, where its window fits."""
     fits = min(x.shape[1:3]) >= image.UNIT.size
     return {
         **({"psnr": image.psnr(x, y, image.UNIT), "ssim": image.ssim(x, y, image.UNIT)} if fits else {}),
@@ -64,12 +64,12 @@ def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
 
 
 def moments(x: jax.Array, weight: jax.Array) -> Moments:
-    """Of the features of images in 0..1."""
+    """Weighted moments of the features of images in 0..1, weight [B]."""
     return distance.moments(distance.structure_features(x), weight)
 
 
 def summary(sums: Metrics, weight: Any, window: Window) -> dict[str, float]:
-    """Merged sums as named figures "mr/ssim", of `weight` examples; errors in HU where the window is known."""
+    """Named figures "mr/ssim" from merged sums over `weight` examples; errors in HU where the window is known."""
     found: dict[str, float] = {}
     for to, own in sums.items():
         low, high = limits(window)[to]
@@ -79,7 +79,8 @@ def summary(sums: Metrics, weight: Any, window: Window) -> dict[str, float]:
         if unit:
             of |= {f"{name}{unit}": scale * of[name] for name in ("mae", "rmse")}
         of["frechet"] = distance.frechet_of(own["moments"]["made"], own["moments"]["real"])
-        of |= tissues(own["tissue"], scale, unit) | lesions(own["lesion"]) if "tissue" in own else {}
+        if "tissue" in own:
+            of |= tissues(own["tissue"], scale, unit) | translation.lesion_summary(own["lesion"])
         found |= {f"{to}/{name}": value for name, value in of.items()}
     return found
 
@@ -89,8 +90,3 @@ def tissues(tally: TissueTally, scale: float, unit: str) -> dict[str, float]:
     each = translation.tissue_summary(tally, NAMES)
     errors = {f"error{unit} in {name}": scale * error for name, (error, _) in each.items()}
     return errors | {f"bias{unit} in {name}": scale * bias for name, (_, bias) in each.items()}
-
-
-def lesions(tally: LesionTally) -> dict[str, float]:
-    """How lesions fared."""
-    return translation.lesion_summary(tally)

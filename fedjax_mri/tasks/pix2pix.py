@@ -1,7 +1,7 @@
 """Paired translation of one modality into the other (system E): pix2pix (Isola et al. 2017), as two phases.
 
 Batches hold the CT and the MR of the same patients; see `translation.py`. For a source x, the truth y, the generator G
-and the discriminator D, which sees both images of a pair:
+and the discriminator D, which takes both images of a pair:
 
     1. discriminator   (gan(D(x, G(x)), made) + gan(D(x, y), real)) / 2     moves D, G(x) at rest
     2. generator       gan(D(x, G(x)), real) + l1 |G(x) - y| + extras       moves G against the new D
@@ -23,16 +23,27 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.translation import PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
-from fedjax_mri.tasks.extras import Extras, Way
+from fedjax_mri.tasks.extras import Direction, Extras, with_features
+from fedjax_mri.tasks.intensities import DIRECTIONS, Images, Window, network_inputs
 from fedjax_mri.tasks.losses import GAN, adversarial
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, mean
-from fedjax_mri.tasks.translation import Kept, Terms, check_weights, moves, objective, tally, task
-from fedjax_mri.tasks.units import DIRECTIONS, Images, Window, seen
+from fedjax_mri.tasks.task import Batch, Carry, Encoder, Loss, Model, Params, Phase, Task, mean
+from fedjax_mri.tasks.translation import (
+    DiscriminatorSharing,
+    Terms,
+    TranslationMethod,
+    check_weights,
+    image_shape,
+    moves,
+    tally,
+    task,
+    weighted_sum,
+)
 
 
 @dataclass(frozen=True)
@@ -46,72 +57,108 @@ class Pix2Pix:
     gan: GAN = "vanilla"
     l1: float = 100.0  # weight of the absolute error
     extras: Extras = field(default_factory=Extras)
-    discriminators: Kept = "average"  # averaged by the server, or kept by the client
+    discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Task:
+    def build(self, described: DataDescription, compute: Compute) -> Task:
         """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
-        del classes
         check_weights(self, "l1")
         for name in ("cycle_perceptual", "hu_bounds" if self.to == "mr" else "biophysical"):
             if name in self.extras.weights():
                 raise UserError(f"task.extras.{name}: pix2pix to {self.to} alone has no such term; set it to 0")
-        pair = (*image[:2], 2 * image[2])
-        return pix2pix(self, self.generator.build(image, compute), self.discriminator.build(pair, compute))
+        height, width, channels = image_shape(described)
+        generator = self.generator.build((height, width, channels), compute)
+        discriminator = self.discriminator.build((height, width, 2 * channels), compute)  # of a pair
+        return with_features(self.extras, lambda encoder: pix2pix(self, generator, discriminator, encoder))
 
 
-def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net) -> Task:
-    """The task of translating one way by nets as `nets/translation.py` has them; the discriminator sees pairs."""
+def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net, encoder: Encoder | None = None) -> Task:
+    """The task of translating one way by nets as `nets/translation.py` has them; the discriminator takes pairs.
+
+    `encoder` is for perceptual terms.
+    """
     source, to = next(way for way in DIRECTIONS if way[1] == settings.to)
-    extras = settings.extras.build(settings.window)
+    extras = settings.extras.build(settings.window, encoder)
     weights = {"adversarial": 1.0, "l1": settings.l1, **extras.weights}
+    make = partial(translate_batch, generator, settings.window, source, to)
+    gan_loss = partial(adversarial_loss, discriminator, settings.gan)
 
-    def init(key: jax.Array) -> Model:
-        nets = {"generator": generator, "discriminator": discriminator}
-        models = {name: net.init(own) for (name, net), own in zip(nets.items(), jax.random.split(key))}
-        params, carry = ({name: model[part] for name, model in models.items()} for part in (0, 1))
-        return Model(params, {**carry, "key": jax.random.key_data(key)})
-
-    def make(params: Params, carry: Carry, batch: Batch, key: jax.Array | None) -> tuple[Way, Carry]:
-        images, own = seen(settings.window, batch), (params["generator"], carry["generator"])
-        made, kept = generator.apply(*own, images[source], batch["weight"], key is not None, key)
-        return Way(to, images[source], made, truth=images[to]), {**carry, "generator": kept}
-
-    def judge(
-        params: Params, carry: Carry, way: Way, y: jax.Array, truth: float, weight: jax.Array, train: bool
-    ) -> tuple[jax.Array, Carry]:
-        pair, own = jnp.concatenate([way.source, y], -1), (params["discriminator"], carry["discriminator"])
-        scores, kept = discriminator.apply(*own, pair, weight, train)
-        return adversarial(settings.gan, scores, truth), {**carry, "discriminator": kept}
-
-    def true(batch: Batch) -> jax.Array:
-        return seen(settings.window, batch)[to]
-
-    def discriminate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
-        way, _ = make(params, carry, batch, key)
-        still = jax.lax.stop_gradient(way.made)
-        made, carry = judge(params, carry, way, still, 0.0, batch["weight"], True)
-        real, carry = judge(params, carry, way, true(batch), 1.0, batch["weight"], True)
-        terms = {"discriminator": (made + real) / 2}
+    def discriminator_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        images, _ = make(params, carry, batch, key)
+        fake, weight = jax.lax.stop_gradient(images.made), batch["weight"]
+        of_made, carry = gan_loss(params, carry, images.source, fake, 0.0, weight, True)
+        of_real, carry = gan_loss(params, carry, images.source, truth(images), 1.0, weight, True)
+        terms = {"discriminator": (of_made + of_real) / 2}
         carry = {**carry, "key": jax.random.key_data(key)}
-        return mean(terms["discriminator"], batch["weight"]), (carry, tally(terms, batch["weight"]))
+        return mean(terms["discriminator"], weight), (carry, tally(terms, weight))
 
-    def generate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
-        way, carry = make(params, carry, batch, jax.random.wrap_key_data(carry["key"]))
-        adversary, carry = judge(params, carry, way, way.made, 1.0, batch["weight"], True)
-        terms = {"adversarial": adversary, "l1": mae(way.made, true(batch)), **extras.terms(way, batch)}
-        return mean(objective(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
+    def generator_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        images, carry = make(params, carry, batch, jax.random.wrap_key_data(carry["key"]))
+        weight = batch["weight"]
+        of_made, carry = gan_loss(params, carry, images.source, images.made, 1.0, weight, True)
+        terms = {"adversarial": of_made, "l1": mae(images.made, truth(images)), **extras.terms(images, batch)}
+        return mean(weighted_sum(weights, terms), weight), (carry, tally(terms, weight))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
-        way, _ = make(params, carry, batch, None)
-        found = {"l1": mae(way.made, true(batch)), **extras.terms(way, batch)}
-        ask = partial(judge, params, carry, way, weight=batch["weight"], train=False)
-        wished, made, real = (ask(y, truth)[0] for y, truth in ((way.made, 1.0), (way.made, 0.0), (true(batch), 1.0)))
-        return {"adversarial": wished, **found, "discriminator": (made + real) / 2}
+        images, _ = make(params, carry, batch, None)
+        ask = partial(gan_loss, params, carry, images.source, weight=batch["weight"], train=False)
+        wished, of_made = (ask(images.made, label)[0] for label in (1.0, 0.0))
+        of_real, _ = ask(truth(images), 1.0)
+        found = {"l1": mae(images.made, truth(images)), **extras.terms(images, batch)}
+        return {"adversarial": wished, **found, "discriminator": (of_made + of_real) / 2}
 
     def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
         if source not in images:
             return {}
         return {to: generator.apply(params["generator"], carry["generator"], images[source], None, False, key)[0]}
 
-    phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "l1", (to,))
+    players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
+    method = TranslationMethod(partial(init, generator, discriminator), players, terms, translate, (to,), "l1")
+    return task(settings.window, settings.discriminators, method)
+
+
+def init(generator: Net, discriminator: Net, key: jax.Array) -> Model:
+    """Both players drawn at random; the carry has room for the key that phase 1 leaves for phase 2."""
+    nets = {"generator": generator, "discriminator": discriminator}
+    models = {name: net.init(own) for (name, net), own in zip(nets.items(), jax.random.split(key))}
+    params, carry = ({name: model[part] for name, model in models.items()} for part in (0, 1))
+    return Model(params, {**carry, "key": jax.random.key_data(key)})
+
+
+def translate_batch(
+    generator: Net,
+    window: Window,
+    source: str,
+    to: str,
+    params: Params,
+    carry: Carry,
+    batch: Batch,
+    key: jax.Array | None,
+) -> tuple[Direction, Carry]:
+    """A batch's images, made and true, and the carry afterwards; with a key as in training."""
+    images = network_inputs(window, batch)
+    own = params["generator"], carry["generator"]
+    fake, statistics = generator.apply(*own, images[source], batch["weight"], key is not None, key)
+    return Direction(to, images[source], fake, truth=images[to]), {**carry, "generator": statistics}
+
+
+def truth(images: Direction) -> jax.Array:
+    """The true image, which paired batches have."""
+    assert images.truth is not None
+    return images.truth
+
+
+def adversarial_loss(
+    discriminator: Net,
+    kind: GAN,
+    params: Params,
+    carry: Carry,
+    source: jax.Array,
+    y: jax.Array,
+    label: float,
+    weight: jax.Array,
+    train: bool,
+) -> tuple[jax.Array, Carry]:
+    """How far the discriminator is from calling pairs of source and y real (`label` 1) or made (0), [B]; the carry."""
+    pair, own = jnp.concatenate([source, y], -1), (params["discriminator"], carry["discriminator"])
+    scores, statistics = discriminator.apply(*own, pair, weight, train)
+    return adversarial(kind, scores, label), {**carry, "discriminator": statistics}

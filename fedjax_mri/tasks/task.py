@@ -1,21 +1,24 @@
 """A task as a small tuple of pure functions; see `classify.py` for one."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri.data.contract import DataDescription
+from fedjax_mri.nets.conv.compute import Compute
+
 PyTree = Any
 Params = PyTree
 Carry = PyTree  # what changes without a gradient: running statistics, an image pool
-Batch = dict[str, jax.Array]  # field -> [B, ...], among them "weight" [B], 0 for padding
+Batch = dict[str, jax.Array]  # field -> [B, ...]; "weight" [B] is 1 for an example and 0 for padding
 Metrics = PyTree  # sums with their weights: adding two merges them
-Loss = tuple[jax.Array, tuple[Carry, Metrics]]  # what a phase minimises, and what it leaves
+Loss = tuple[jax.Array, tuple[Carry, Metrics]]  # what a phase minimises; the carry and the metrics after it
 
 
 class Model(NamedTuple):
-    """All that a client holds of a network."""
+    """All that a client holds of a network: its parameters, and what changes without a gradient."""
 
     params: Params
     carry: Carry
@@ -30,23 +33,37 @@ class Phase(NamedTuple):
 
     loss: Callable[[Params, Carry, Batch, jax.Array], Loss]  # last: key
     moves: Callable[[Params], PyTree]  # params -> bool at each leaf
+    # params -> float32 [], added to the loss: a regulariser that reads no example, such as the L2 norm of a head, and
+    # so is no part of what is clipped for each patient; None: there is none
+    penalty: Callable[[Params], jax.Array] | None = None
 
 
 def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:
-    """Of a classifier, a test example's probabilities [B, C] and label [B] are kept."""
+    """The probabilities [B, C] and labels [B] of test examples, which a run of a classifier keeps."""
     return {"predictions": prediction, "truth": batch["label"]}
 
 
 class Classifier(NamedTuple):
-    """A classifier in two steps, for those who ask what its network made of what it saw."""
+    """A classifier in two steps, preprocessing and network, for methods that explain the network."""
 
-    seen: Callable[[jax.Array], jax.Array]  # images [B, H, W, C] as read -> as the network sees them, float32
-    scores: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, its network's logits [B, K], to be explained
-    answer: Callable[[Params, Carry, jax.Array], jax.Array]  # of that, logits [B, K] as the task predicts by them
+    preprocess: Callable[[jax.Array], jax.Array]  # images [B, ..., C] as read -> the network's input, float32
+    logits: Callable[[Params, Carry, jax.Array], jax.Array]  # network's input -> its logits [B, K], to be explained
+    answer: Callable[[Params, Carry, jax.Array], jax.Array]  # network's input -> logits [B, K] of the task's prediction
+    resizes: bool = False  # whether `preprocess` brings images of any size to one size
+
+
+class Translation(NamedTuple):
+    """What a task that translates between CT and MR makes."""
+
+    makes: tuple[str, ...]  # "ct", "mr" or both; `predict` gives a dict of them
+    window: tuple[float, float] | None  # HU, see `intensities.Window`
+
+
+Encoder = Callable[[jax.Array], Sequence[jax.Array]]  # images [B, H, W, C] in 0..1 -> feature maps [B, h, w, c]
 
 
 class Task(NamedTuple):
-    """What is learnt."""
+    """A task as pure functions: how its model starts, learns, predicts, and is measured."""
 
     init: Callable[[jax.Array], Model]  # key -> model
     phases: tuple[Phase, ...]
@@ -55,21 +72,33 @@ class Task(NamedTuple):
     shared: Callable[[Model], PyTree]  # model -> bool at each leaf: what travels; the rest stays with the client
     summary: Callable[[Metrics], dict[str, float]]  # merged sums -> named figures
     score: Callable[[Metrics], jax.Array]  # the headline figure, higher is better; sums may have leading axes [...]
-    # what a site that took no part uses, given a model whose private part is the mean of clients'; None: that
+    # (a model whose private part is the mean of clients') -> the model of a site that took no part; None: the same
     newcomer: Callable[[Model], Model] | None = None
-    tally: Callable[[PyTree, Batch], Metrics] | None = None  # of predictions, for ensembles; None: there are none
+    tally: Callable[[PyTree, Batch], Metrics] | None = None  # metrics of predictions; None: it has no ensembles
     # (prediction, batch) -> fields [B, ...]: what a run keeps of each test example
     kept: Callable[[PyTree, Batch], dict[str, jax.Array]] = labelled
-    # fields [B, ...] of what the report shows of a few examples; None: image, truth and prediction
+    # fields [B, ...] that the report shows of a few examples; None: image, truth and prediction
     shown: Callable[[Params, Carry, Batch], dict[str, jax.Array]] | None = None
     headline: tuple[str, ...] = ("accuracy", "f1")  # of the summary, what a user looks at first
-    classifier: Classifier | None = None  # None: there is no one image and no scores of classes
+    classifier: Classifier | None = None  # None: it does not classify single images
+    translation: Translation | None = None  # None: it does not translate
     # `predict` by a key for what noise the network has, dropout or a sampled code; None: it has none
     draw: Callable[[Params, Carry, Batch, jax.Array], PyTree] | None = None
+    network: Any = None  # settings of the network that is all of the model, by which files of weights are read
+    # (path of a trained classifier -> its feature maps) -> this task, ready; None: it needs no such encoder
+    with_encoder: Callable[[Callable[[str], Encoder]], "Task"] | None = None
+
+
+class TaskSettings(Protocol):
+    """A frozen dataclass of settings that can build its task."""
+
+    def build(self, described: DataDescription, compute: Compute) -> Task:
+        """The task on data of that description. Raises UserError on impossible settings."""
+        ...
 
 
 def everything(tree: PyTree) -> PyTree:
-    """The mask that is true at each leaf."""
+    """A mask that is True at each leaf of `tree`."""
     return jax.tree.map(lambda _: True, tree)
 
 

@@ -1,105 +1,122 @@
-"""What the tasks of translating between CT and MR share: units, players, sums of terms, and what travels.
+"""What the tasks of translating between CT and MR share: players, sums of terms, evaluation, and what travels.
 
 A batch holds "ct", in HU (with `window` None: a picture in 0..1), and "mr" in 0..1, float32 [B, H, W, C]: of different
-patients in unpaired training, of the same one for pix2pix and in tests. Networks see both in -1..1.
+patients in unpaired training, of the same one for pix2pix and in tests. Networks take both in -1..1.
 
 Params are {"generator": ..., "discriminator": ...}; so is the carry, where it keeps running statistics, with what else
 a task remembers beside them. All arrays of one batch share its weight [B].
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks import measures
-from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, PyTree, Task
-from fedjax_mri.tasks.units import Images, Window, given, limits, seen, unit
+from fedjax_mri.tasks.intensities import Images, Window, in_units, limits, network_inputs, to_unit_range
+from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, PyTree, Task, Translation
 
-Kept = Literal["average", "local"]  # averaged by the server, or kept by the client
+DiscriminatorSharing = Literal["average", "local"]  # discriminators are averaged by the server, or stay with clients
 Terms = dict[str, jax.Array]  # name -> [B], or sums over examples [...]; then with their "weight"
 
 
-def task(
-    window: Window,
-    discriminators: Kept,
-    init: Callable[[jax.Array], Model],
-    phases: tuple[Phase, ...],
-    terms: Callable[[Params, Carry, Batch], Terms],
-    translate: Callable[[Params, Carry, Images, jax.Array | None], Images],
-    headline: str,
-    makes: tuple[str, ...],
-) -> Task:
-    """The task whose `terms` judge a test batch, by the negative of `headline`.
+class TranslationMethod(NamedTuple):
+    """What a method of translation, such as a CycleGAN, brings; `task` does the rest for all of them."""
 
-    `translate` works on -1..1, and makes those of the modalities `makes` whose source it is given; with a key by the
-    network's noise.
-    """
+    init: Callable[[jax.Array], Model]
+    phases: tuple[Phase, ...]
+    terms: Callable[[Params, Carry, Batch], Terms]  # of a test batch, each [B]
+    # (params, carry, images in -1..1, key or None) -> those of the modalities `makes` whose source is among the images,
+    # in -1..1; with a key by the network's noise
+    translate: Callable[[Params, Carry, Images, jax.Array | None], Images]
+    makes: tuple[str, ...]  # modalities
+    score: str  # the term by which models are compared, lower is better
+
+
+def task(window: Window, discriminators: DiscriminatorSharing, method: TranslationMethod) -> Task:
+    """The translation task of `method`. Raises UserError on a window whose ends are not in order."""
+    limits(window)
+    predict = partial(images_made, window, method)
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
-        made = measures.measures(predict(params, carry, batch), batch, window)
-        return tally(terms(params, carry, batch), batch["weight"]) | {"made": made}
-
-    def predict(params: Params, carry: Carry, batch: Batch) -> Images:
-        return draw(params, carry, batch, None)
-
-    def draw(params: Params, carry: Carry, batch: Batch, key: jax.Array | None) -> Images:
-        made = translate(params, carry, seen(window, batch), key)
-        return {to: given(window, to, image) for to, image in made.items()}
+        made = measures.measures(predict(params, carry, batch, None), batch, window)
+        return tally(method.terms(params, carry, batch), batch["weight"]) | {"made": made}
 
     def shared(model: Model) -> PyTree:
         travels = {"generator": True, "discriminator": discriminators == "average"}
-        return Model(*(marked(tree, travels) for tree in model))
+        return Model(*(mark_branches(tree, travels) for tree in model))
 
-    def score(sums: Terms) -> jax.Array:
-        return -sums[headline] / sums["weight"]
-
-    def summary(sums: Metrics) -> dict[str, float]:
-        of_terms = {name: float(x / sums["weight"]) for name, x in sums.items() if name not in ("weight", "made")}
-        return of_terms | measures.summary(sums.get("made", {}), sums["weight"], window)
-
-    def kept(made: Images, batch: Batch) -> dict[str, jax.Array]:
-        return measures.kept(made, batch, window)
-
-    def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        images = seen(window, batch)
-        made = translate(params, carry, images, None)
-        back = {f"back_{name}": x for name, x in translate(params, carry, made, None).items()}
-        everything = images | {f"made_{name}": x for name, x in made.items()} | back
-        return {name: unit(x) for name, x in everything.items()}
-
-    limits(window)
-    first = tuple(f"{to}/{figure}" for figure in ("ssim", "mae") for to in ("mr", "ct") if to in makes)
-    figures = summary, score
-    return Task(init, phases, evaluate, predict, shared, *figures, kept=kept, shown=shown, headline=first, draw=draw)
+    makes = method.makes
+    return Task(
+        init=method.init,
+        phases=method.phases,
+        evaluate=evaluate,
+        predict=lambda params, carry, batch: predict(params, carry, batch, None),
+        shared=shared,
+        summary=partial(summary, window),
+        score=lambda sums: -sums[method.score] / sums["weight"],
+        kept=lambda made, batch: measures.of_each_example(made, batch, window),
+        shown=partial(images_shown, window, method),
+        headline=tuple(f"{to}/{figure}" for figure in ("ssim", "mae") for to in ("mr", "ct") if to in makes),
+        translation=Translation(makes, window),
+        draw=predict,
+    )
 
 
-def marked(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, PyTree]:
+def images_made(
+    window: Window, method: TranslationMethod, params: Params, carry: Carry, batch: Batch, key: jax.Array | None
+) -> Images:
+    """The images that `method` makes of a batch, in the units of their modalities."""
+    made = method.translate(params, carry, network_inputs(window, batch), key)
+    return {to: in_units(window, to, image) for to, image in made.items()}
+
+
+def images_shown(
+    window: Window, method: TranslationMethod, params: Params, carry: Carry, batch: Batch
+) -> dict[str, jax.Array]:
+    """The batch's images, those made of them ("made_mr") and those made of these ("back_ct"), all in 0..1."""
+    images = network_inputs(window, batch)
+    made = method.translate(params, carry, images, None)
+    back = {f"back_{name}": x for name, x in method.translate(params, carry, made, None).items()}
+    shown = images | {f"made_{name}": x for name, x in made.items()} | back
+    return {name: to_unit_range(x) for name, x in shown.items()}
+
+
+def summary(window: Window, sums: Metrics) -> dict[str, float]:
+    """Named figures from merged sums: the mean of each term, and how good the images made are."""
+    of_terms = {name: float(x / sums["weight"]) for name, x in sums.items() if name not in ("weight", "made")}
+    return of_terms | measures.summary(sums.get("made", {}), sums["weight"], window)
+
+
+def mark_branches(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, PyTree]:
     """At each leaf the mark of its branch; False where the branch has none."""
     return {name: jax.tree.map(lambda _, name=name: marks.get(name, False), branch) for name, branch in tree.items()}
 
 
 def moves(player: str) -> Callable[[Params], PyTree]:
-    """The mask of one player's parameters."""
-    return lambda params: marked(params, {player: True})
+    """A function from params to the mask of one player's parameters."""
+    return lambda params: mark_branches(params, {player: True})
 
 
-def init_each(net: Net, keys: dict[str, jax.Array]) -> tuple[PyTree, PyTree]:
-    """A net for each name: its params and its carry by that name."""
+def init_each(net: Net, keys: dict[str, jax.Array]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """Params and carry by name, of a net drawn at random for each name."""
     models = {name: net.init(key) for name, key in keys.items()}
-    return tuple({name: model[part] for name, model in models.items()} for part in (0, 1))  # type: ignore[return-value]
+    return {name: params for name, (params, _) in models.items()}, {name: carry for name, (_, carry) in models.items()}
 
 
-def apart(
+def apply_to_each(
     apply: Callable[[jax.Array, jax.Array], tuple[jax.Array, PyTree]], weight: jax.Array, *x: jax.Array
 ) -> tuple[list[jax.Array], PyTree]:
-    """Several batches [B, ...] of one weight [B] through a net, and its carry after the first of them.
+    """A net's outputs for several batches [B, ...] of one weight [B], and its carry after the first of them.
 
-    In one pass where no running statistics, and so no BatchNorm, make examples depend on each other.
+    They go in one pass where no running statistics, and so no BatchNorm, make examples depend on each other.
     """
     if len(x) > 1 and not jax.tree.leaves(jax.eval_shape(apply, x[0], weight)[1]):
         together, carry = apply(jnp.concatenate(x), jnp.tile(weight, len(x)))
@@ -108,15 +125,15 @@ def apart(
     return [y for y, _ in results], results[0][1]
 
 
-def summed(parts: Iterable[Terms]) -> Terms:
-    """Terms of several directions added by name."""
+def add_terms(parts: Iterable[Terms]) -> Terms:
+    """Terms of several directions, added by name."""
     total: Terms = {}
     for part in parts:
         total |= {name: total[name] + values if name in total else values for name, values in part.items()}
     return total
 
 
-def objective(weights: dict[str, float], terms: Terms) -> jax.Array:
+def weighted_sum(weights: dict[str, float], terms: Terms) -> jax.Array:
     """The weighted sum [B] of the terms that have a weight."""
     return sum((weights[name] * values for name, values in terms.items() if name in weights), start=jnp.float32(0))
 
@@ -124,6 +141,11 @@ def objective(weights: dict[str, float], terms: Terms) -> jax.Array:
 def tally(terms: Terms, weight: jax.Array) -> Terms:
     """Weighted sums over a batch."""
     return {name: jnp.sum(values * weight) for name, values in terms.items()} | {"weight": jnp.sum(weight)}
+
+
+def image_shape(described: DataDescription) -> tuple[int, int, int]:
+    """The shape [H, W, C] of the data's images. Raises UserError on volumes: losses and networks are for images."""
+    return checks.planar(described.image, "translation between CT and MR")
 
 
 def check_weights(settings: Any, *names: str, at: str = "task") -> None:

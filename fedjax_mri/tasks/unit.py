@@ -14,21 +14,34 @@ discriminators' own loss is among those of an evaluation.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.unit import Autoencoder, ScalesSettings, UNITSettings
-from fedjax_mri.tasks.extras import Extras, Way
+from fedjax_mri.tasks.extras import Direction, Extras, ExtraTerms, with_features
+from fedjax_mri.tasks.intensities import DIRECTIONS, MODALITIES, Images, Window, network_inputs
 from fedjax_mri.tasks.losses import adversarial
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, mean
-from fedjax_mri.tasks.translation import Kept, Terms, check_weights, moves, objective, summed, tally, task
-from fedjax_mri.tasks.units import DIRECTIONS, MODALITIES, Images, Window, seen
+from fedjax_mri.tasks.task import Batch, Carry, Encoder, Loss, Model, Params, Phase, Task, mean
+from fedjax_mri.tasks.translation import (
+    DiscriminatorSharing,
+    Terms,
+    TranslationMethod,
+    add_terms,
+    check_weights,
+    image_shape,
+    moves,
+    tally,
+    task,
+    weighted_sum,
+)
 
 
 @dataclass(frozen=True)
@@ -44,13 +57,14 @@ class UNIT:
     cycle: float = 10.0
     cycle_kl: float = 0.01
     extras: Extras = field(default_factory=Extras)
-    discriminators: Kept = "average"  # averaged by the server, or kept by the client
+    discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
-    def build(self, image: tuple[int, int, int], classes: int, compute: Compute) -> Task:
+    def build(self, described: DataDescription, compute: Compute) -> Task:
         """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
-        del classes
         check_weights(self, "gan", "reconstruction", "kl", "cycle", "cycle_kl")
-        return unit(self, self.generator.build(image, compute), self.discriminator.build(image, compute))
+        image = image_shape(described)
+        nets = self.generator.build(image, compute), self.discriminator.build(image, compute)
+        return with_features(self.extras, lambda encoder: unit(self, *nets, encoder))
 
 
 def adam(rate: jax.Array) -> optax.GradientTransformation:
@@ -58,77 +72,106 @@ def adam(rate: jax.Array) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(1e-4), optax.adam(rate, b1=0.5, b2=0.999))
 
 
-def unit(settings: UNIT, coder: Autoencoder, discriminator: Net) -> Task:
-    """The task of translating both ways through a code."""
-    extras = settings.extras.build(settings.window)
+class Networks(NamedTuple):
+    """One network for each player; params hold its values for each modality."""
+
+    coder: Autoencoder
+    discriminator: Net
+
+
+def unit(settings: UNIT, coder: Autoencoder, discriminator: Net, encoder: Encoder | None = None) -> Task:
+    """The task of translating both ways through a code; `encoder` is for perceptual terms."""
+    nets, extras = Networks(coder, discriminator), settings.extras.build(settings.window, encoder)
     weights = {"adversarial": settings.gan, "reconstruction": settings.reconstruction, "kl": settings.kl}
     weights |= {"cycle": settings.cycle, "cycle_kl": settings.cycle_kl, **extras.weights}
 
-    def init(key: jax.Array) -> Model:
-        keys = jax.random.split(key, (2, 2))
-        coders = {name: coder.init(own) for name, own in zip(MODALITIES, keys[0])}
-        judges = {name: discriminator.init(own)[0] for name, own in zip(MODALITIES, keys[1])}
-        return Model({"generator": coders, "discriminator": judges}, {})
-
-    def judge(params: Params, name: str, x: jax.Array, truth: float) -> jax.Array:
-        return adversarial("lsgan", discriminator.apply(params["discriminator"][name], {}, x)[0], truth)
-
-    def encode(params: Params, name: str, x: jax.Array, key: jax.Array | None, draw: int) -> tuple[jax.Array, ...]:
-        """The mean of x's code, and a sample of it (the mean once more without a key)."""
-        code = coder.encode(params["generator"][name], x)
-        if key is None:
-            return code, code
-        own = jax.random.fold_in(key, 2 * MODALITIES.index(name) + draw)
-        return code, code + jax.random.normal(own, code.shape, code.dtype)
-
-    def decode(params: Params, name: str, code: jax.Array) -> jax.Array:
-        return coder.decode(params["generator"][name], code)
-
-    def generators(params: Params, batch: Batch, key: jax.Array | None) -> Terms:
-        images = seen(settings.window, batch)
-
-        def one_way(source: str, to: str) -> Terms:
-            x = images[source]
-            code, sample = encode(params, source, x, key, 0)
-            fake = decode(params, to, sample)
-            again, resample = encode(params, to, fake, key, 1)
-            back = decode(params, source, resample)
-            return {
-                "adversarial": judge(params, to, fake, 1.0),
-                "reconstruction": mae(decode(params, source, sample), x),
-                "kl": jnp.square(code).mean((1, 2, 3)),
-                "cycle": mae(back, x),
-                "cycle_kl": jnp.square(again).mean((1, 2, 3)),
-                **extras.terms(Way(to, x, fake, back), batch),
-            }
-
-        return summed(one_way(*way) for way in DIRECTIONS)
-
-    def discriminators(params: Params, batch: Batch, key: jax.Array | None) -> Terms:
-        images = seen(settings.window, batch)
-
-        def one_way(source: str, to: str) -> Terms:
-            _, sample = encode(params, source, images[source], key, 0)
-            fake = jax.lax.stop_gradient(decode(params, to, sample))
-            return {"discriminator": judge(params, to, fake, 0.0) + judge(params, to, images[to], 1.0)}
-
-        return summed(one_way(*way) for way in DIRECTIONS)
-
-    def discriminate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
-        terms = discriminators(params, batch, key)
+    def discriminator_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        terms = discriminator_terms(nets, settings.window, params, batch, key)
         loss = settings.gan * mean(terms["discriminator"], batch["weight"])
         return loss, (carry, tally(terms, batch["weight"]))
 
-    def generate(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
-        terms = generators(params, batch, key)
-        return mean(objective(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
+    def generator_loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        terms = generator_terms(nets, extras, settings.window, params, batch, key)
+        return mean(weighted_sum(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
-        return generators(params, batch, None) | discriminators(params, batch, None)
+        of_generators = generator_terms(nets, extras, settings.window, params, batch, None)
+        return of_generators | discriminator_terms(nets, settings.window, params, batch, None)
 
     def translate(params: Params, carry: Carry, images: Images, key: jax.Array | None) -> Images:
         ways = [(source, to) for source, to in DIRECTIONS if source in images]
-        return {to: decode(params, to, encode(params, source, images[source], key, 0)[1]) for source, to in ways}
+        return {to: decode(nets, params, to, encode(nets, params, source, images[source], key, 0)[1])
+                for source, to in ways}  # fmt: skip
 
-    phases = (Phase(discriminate, moves("discriminator")), Phase(generate, moves("generator")))
-    return task(settings.window, settings.discriminators, init, phases, terms, translate, "cycle", MODALITIES)
+    players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
+    method = TranslationMethod(partial(init, nets), players, terms, translate, MODALITIES, "cycle")
+    return task(settings.window, settings.discriminators, method)
+
+
+def init(nets: Networks, key: jax.Array) -> Model:
+    """Networks of both players for each modality, drawn at random."""
+    keys = jax.random.split(key, (2, 2))
+    coders = {name: nets.coder.init(own) for name, own in zip(MODALITIES, keys[0])}
+    discriminators = {name: nets.discriminator.init(own)[0] for name, own in zip(MODALITIES, keys[1])}
+    return Model({"generator": coders, "discriminator": discriminators}, {})
+
+
+def encode(
+    nets: Networks, params: Params, modality: str, x: jax.Array, key: jax.Array | None, draw: int
+) -> tuple[jax.Array, jax.Array]:
+    """The mean of x's code, and a sample of it; without a key the mean twice.
+
+    `draw` numbers the samples that a step draws of one modality.
+    """
+    code = nets.coder.encode(params["generator"][modality], x)
+    if key is None:
+        return code, code
+    own = jax.random.fold_in(key, 2 * MODALITIES.index(modality) + draw)
+    return code, code + jax.random.normal(own, code.shape, code.dtype)
+
+
+def decode(nets: Networks, params: Params, modality: str, code: jax.Array) -> jax.Array:
+    """The image of a modality that a code stands for."""
+    return nets.coder.decode(params["generator"][modality], code)
+
+
+def adversarial_loss(nets: Networks, params: Params, modality: str, x: jax.Array, truth: float) -> jax.Array:
+    """How far a modality's discriminator is from calling images x real (`truth` 1) or made (0); [B]."""
+    return adversarial("lsgan", nets.discriminator.apply(params["discriminator"][modality], {}, x)[0], truth)
+
+
+def generator_terms(
+    nets: Networks, extras: ExtraTerms, window: Window, params: Params, batch: Batch, key: jax.Array | None
+) -> Terms:
+    """The generators' terms of both directions, unweighted; without a key by the means of codes."""
+    images = network_inputs(window, batch)
+
+    def one_way(source: str, to: str) -> Terms:
+        x = images[source]
+        code, sample = encode(nets, params, source, x, key, 0)
+        fake = decode(nets, params, to, sample)
+        code_of_fake, sample_of_fake = encode(nets, params, to, fake, key, 1)
+        back = decode(nets, params, source, sample_of_fake)
+        return {
+            "adversarial": adversarial_loss(nets, params, to, fake, 1.0),
+            "reconstruction": mae(decode(nets, params, source, sample), x),
+            "kl": jnp.square(code).mean((1, 2, 3)),
+            "cycle": mae(back, x),
+            "cycle_kl": jnp.square(code_of_fake).mean((1, 2, 3)),
+            **extras.terms(Direction(to, x, fake, back), batch),
+        }
+
+    return add_terms(one_way(*way) for way in DIRECTIONS)
+
+
+def discriminator_terms(nets: Networks, window: Window, params: Params, batch: Batch, key: jax.Array | None) -> Terms:
+    """The discriminators' loss of both directions, against generators at rest."""
+    images = network_inputs(window, batch)
+
+    def one_way(source: str, to: str) -> Terms:
+        _, sample = encode(nets, params, source, images[source], key, 0)
+        fake = jax.lax.stop_gradient(decode(nets, params, to, sample))
+        of_fake = adversarial_loss(nets, params, to, fake, 0.0)
+        return {"discriminator": of_fake + adversarial_loss(nets, params, to, images[to], 1.0)}
+
+    return add_terms(one_way(*way) for way in DIRECTIONS)

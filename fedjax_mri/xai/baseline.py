@@ -1,4 +1,4 @@
-"""What stands for "nothing there" where an explanation takes something away."""
+"""What an image shows where an explanation takes something away."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 
 Baseline = Literal["zero", "mean", "blurred", "noise"]
-BLUR = 8  # of the image's side a Gaussian's standard deviation goes into it
+BLUR = 8  # the Gaussian's standard deviation is the image's shorter side divided by this
 
 
 def baseline(name: Baseline, x: jax.Array, key: jax.Array) -> jax.Array:
@@ -31,14 +31,14 @@ def baseline(name: Baseline, x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def blurred(x: jax.Array) -> jax.Array:
-    """A Gaussian of an eighth of the shorter side, cut off at the border and scaled up there, x [B, H, W, C]."""
+    """x [B, H, W, C] blurred by a Gaussian of an eighth of its shorter side, with weights that sum to 1."""
     sd = min(x.shape[1:3]) / BLUR
     rows, columns = (jnp.asarray(_shares(size, sd), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("hi,wj,bijc->bhwc", rows, columns, x)
 
 
 def _shares(size: int, sd: float) -> np.ndarray:
-    """Shares [size, size] that each place's mean takes of the others."""
+    """The weights [size, size] by which each pixel's blurred value averages all pixels of the line."""
     distance = np.subtract.outer(np.arange(size), np.arange(size)) / sd
     bell = np.exp(-(distance**2) / 2)
     return bell / bell.sum(1, keepdims=True)

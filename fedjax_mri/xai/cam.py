@@ -1,4 +1,4 @@
-"""Class activation maps: the features of a layer, weighed by the gradient of the score."""
+"""Class activation maps: the features of a layer weighted by the gradient of the score."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class GradCAM:
-    """Channels weighed by their mean gradient (Selvaraju et al. 2017)."""
+    """Channels weighted by their mean gradient (Selvaraju et al. 2017)."""
 
-    layer: int = -1  # from the end: of each size of activations the last
+    layer: int = -1  # counted from the end among the last activations of each size
 
     def build(self) -> Method:
         """Raises UserError, when called, where the network has no such layer."""
@@ -26,7 +26,7 @@ class GradCAM:
 
 @dataclass(frozen=True)
 class GradCAMPlusPlus:
-    """Channels weighed by positive gradients, those of a small region as much as those of a large one (Chattopadhay
+    """Channels weighted by positive gradients, those of a small region as much as those of a large one (Chattopadhay
     et al. 2018)."""
 
     layer: int = -1
@@ -38,7 +38,7 @@ class GradCAMPlusPlus:
 
 @dataclass(frozen=True)
 class LayerCAM:
-    """Each value weighed by its own positive gradient (Jiang et al. 2021), which suits early layers too."""
+    """Each value weighted by its own positive gradient (Jiang et al. 2021), which suits early layers too."""
 
     layer: int = -1
 
@@ -48,7 +48,7 @@ class LayerCAM:
 
 
 def cam(layer: int, weigh: Weigh) -> Method:
-    """The map of a layer, its negative part dropped, stretched over the image; it keeps its scale."""
+    """The method that weights a layer's features, drops negative values and resizes the map to the image, unscaled."""
 
     def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
         features, tail = cut(scores, x, layer)
@@ -59,12 +59,12 @@ def cam(layer: int, weigh: Weigh) -> Method:
 
 
 def by_mean_gradient(features: jax.Array, slope: jax.Array) -> jax.Array:
-    """On a global mean and a linear head this is CAM (Zhou et al. 2016) / (h w), of sum logit - bias."""
+    """Grad-CAM: before a global mean and a linear head this is CAM (Zhou et al. 2016) / (h w), of sum logit - bias."""
     return (slope.mean((1, 2), keepdims=True) * features).sum(-1)
 
 
 def by_positive_regions(features: jax.Array, slope: jax.Array) -> jax.Array:
-    """For exp(score), whose second and third derivatives are powers of the first (equation 19); its factor left out."""
+    """Grad-CAM++ of exp(score), whose higher derivatives are powers of the first (equation 19), without its factor."""
     square = jnp.square(slope)
     below = 2 * square + features.sum((1, 2), keepdims=True) * square * slope
     share = jnp.where(jnp.abs(below) > TINY, square / jnp.where(jnp.abs(below) > TINY, below, jnp.ones_like(below)), 0)
@@ -72,4 +72,5 @@ def by_positive_regions(features: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 def by_own_gradient(features: jax.Array, slope: jax.Array) -> jax.Array:
+    """Layer-CAM: each value times its own positive gradient."""
     return (jax.nn.relu(slope) * features).sum(-1)

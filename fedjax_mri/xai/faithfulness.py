@@ -1,4 +1,4 @@
-"""Whether a map says what the network does: pixels are taken away or brought back, and the network is asked again.
+"""Measures of whether a map says what the network does: pixels are taken away or brought back, and scores compared.
 
 `scores` maps x float32 [B, H, W, C] to logits [B, K]; target is int [B], maps [B, H, W] raw. What stands where nothing
 is to be seen is `baseline`, broadcast to x: black, a mean, a blurred image. It is part of the figure: name it.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.metrics.ratio import ratio
 from fedjax_mri.xai.measures import ranks
-from fedjax_mri.xai.method import Scores, chosen
+from fedjax_mri.xai.method import Scores, target_logit
 
 Explain = Callable[[jax.Array], jax.Array]  # x -> maps [B, H, W]
 
@@ -42,7 +42,7 @@ def curve(
 
     def one(step: jax.Array) -> jax.Array:
         mixed = jnp.where(order < (step * pixels) // steps, jnp.asarray(other, x.dtype), x)
-        return chosen(lambda x: jax.nn.softmax(scores(x)), mixed, target)
+        return target_logit(lambda x: jax.nn.softmax(scores(x)), mixed, target)
 
     return jax.lax.map(one, jnp.arange(steps + 1, dtype=jnp.int32)).T
 
@@ -74,9 +74,9 @@ def correlation(
 
     def one(out: jax.Array) -> jax.Array:
         without = jnp.where(out[None, :, :, None], jnp.asarray(baseline, x.dtype), x)
-        return chosen(scores, without, target)
+        return target_logit(scores, without, target)
 
-    lost = chosen(scores, x, target)[:, None] - jax.lax.map(one, gone).T
+    lost = target_logit(scores, x, target)[:, None] - jax.lax.map(one, gone).T
     given = jnp.einsum("bhw,shw->bs", maps, gone.astype(maps.dtype), precision="highest")
     return pearson(given, lost)
 
@@ -100,7 +100,7 @@ def max_sensitivity(
 
 
 def norm(maps: jax.Array) -> jax.Array:
-    """Euclidean, [B]."""
+    """The Euclidean norm of maps [B, H, W], [B]."""
     return jnp.sqrt(jnp.square(maps).sum((1, 2)))
 
 

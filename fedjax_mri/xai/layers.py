@@ -1,4 +1,4 @@
-"""Where a traced network can be cut in two: at values that all which follows is computed from."""
+"""Cuts a traced network in two at a layer from whose values all later ones are computed."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.method import Scores
-from fedjax_mri.xai.trace import CALLS, Values, bound, follow, read, shape, traced
+from fedjax_mri.xai.trace import CALLS, Values, evaluate, evaluate_all, read, shape, traced
 
 # A layer's result is taken after the norm and nonlinearity that follow these.
 PRODUCTS = {"conv_general_dilated", "dot_general"}
@@ -28,12 +28,12 @@ def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
             + (f", give -1 to {-len(found)}" if found else ", so it has no CAM: choose another method")
         )
     place, variable = found[layer]
-    constants, seen = dict(zip(closed.jaxpr.constvars, closed.consts)), dependent(closed)
-    free = [eqn for eqn in equations[: place + 1] if not seen & set(eqn.outvars)]
+    constants, from_x = dict(zip(closed.jaxpr.constvars, closed.consts)), dependent(closed)
+    free = [eqn for eqn in equations[: place + 1] if not from_x & set(eqn.outvars)]
 
     def tail(features: jax.Array) -> jax.Array:
         values: Values = constants | {variable: features}
-        follow([*free, *equations[place + 1 :]], values, bound)
+        evaluate_all([*free, *equations[place + 1 :]], values, evaluate)
         return read(values, closed.jaxpr.outvars[0])
 
     return head(closed, place, x)[variable], tail
@@ -48,19 +48,19 @@ def features(scores: Scores, x: jax.Array) -> list[jax.Array]:
 
 
 def head(closed: ClosedJaxpr, place: int, x: jax.Array) -> Values:
-    """All that is computed from x up to and with the equation at `place`."""
+    """All values that are computed from x up to and with the equation at `place`."""
     values: Values = dict(zip(closed.jaxpr.constvars, closed.consts)) | {closed.jaxpr.invars[0]: x}
-    follow(closed.jaxpr.eqns[: place + 1], values, bound)
+    evaluate_all(closed.jaxpr.eqns[: place + 1], values, evaluate)
     return values
 
 
 def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
     """Equations and their outputs [B, h, w, C], h and w above 1, on every way from x to the scores; of neighbours of
     one size the last."""
-    last, images, seen = last_uses(closed), closed.jaxpr.invars[0], dependent(closed)
+    last, images, from_x = last_uses(closed), closed.jaxpr.invars[0], dependent(closed)
     waiting, found = {images}, list[tuple[int, Var]]()
     for place, eqn in enumerate(closed.jaxpr.eqns):
-        waiting |= seen.intersection(eqn.outvars)
+        waiting |= from_x.intersection(eqn.outvars)
         waiting = {variable for variable in waiting if last.get(variable, -1) > place}
         if waiting == {eqn.outvars[0]} and is_layer(eqn, images):
             if found and shape(found[-1][1]) == shape(eqn.outvars[0]):
@@ -70,13 +70,14 @@ def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
 
 
 def is_layer(eqn: JaxprEqn, images: Var) -> bool:
+    """Whether an equation's result is activations of more than one pixel for each image."""
     size = shape(eqn.outvars[0])
     spatial = len(size) == 4 and size[0] == shape(images)[0] and min(size[1:3]) > 1
     return spatial and eqn.primitive.name not in PRODUCTS | MOVES
 
 
 def dependent(closed: ClosedJaxpr) -> set[Var]:
-    """Variables that x changes."""
+    """The variables that depend on x."""
     found = set(closed.jaxpr.invars)
     for eqn in closed.jaxpr.eqns:
         if found & variables(eqn.invars):
@@ -96,4 +97,5 @@ def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
 
 
 def variables(atoms: Any) -> set[Var]:
+    """Those of an equation's inputs or outputs that are variables."""
     return {atom for atom in atoms if not isinstance(atom, Literal)}

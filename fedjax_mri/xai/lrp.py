@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation (Bach et al. 2015): the score handed back, layer by layer, to the pixels."""
+"""Layer-wise relevance propagation (Bach et al. 2015): the score is spread back to the pixels layer by layer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.xai.method import Method, Scores, chosen, gradient
-from fedjax_mri.xai.relevance import Rules, Spread, relevant, total
+from fedjax_mri.xai.method import Method, Scores, gradient, target_logit
+from fedjax_mri.xai.relevance import Rules, Spread, total, with_relevance_gradient
 
 TINY = 1e-20
 
@@ -30,25 +30,25 @@ class LRP:
     beta: float = 1.0
 
     def build(self) -> Method:
-        """Raises UserError on settings that cannot be; on a network that has no rule, when called."""
+        """Raises UserError on impossible settings; on a network that has no rule, when called."""
         rules = self.rules()
 
         def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
-            return (x * gradient(relevant(scores, rules), x, target)).sum(-1)
+            return (x * gradient(with_relevance_gradient(scores, rules), x, target)).sum(-1)
 
         return method
 
     def rules(self) -> Rules:
-        """The rule as a function. Raises UserError on settings that cannot be."""
+        """The rule as functions. Raises UserError on impossible settings."""
         if self.epsilon < 0 or self.gamma < 0 or self.beta < 0:
             raise UserError(f"epsilon={self.epsilon}, gamma={self.gamma}, beta={self.beta}: give 0 or more of each")
         if abs(self.alpha - self.beta - 1) > 1e-6:
             raise UserError(f"alpha={self.alpha}, beta={self.beta}: give alpha = 1 + beta, so that relevance is kept")
         known: dict[str, Spread] = {
-            "epsilon": by_all(self.epsilon),
-            "gamma": by_favoured(self.gamma, self.epsilon),
-            "alphabeta": by_sign(self.alpha, self.beta, self.epsilon),
-            "composite": by_shape(by_sign(1.0, 0.0, self.epsilon), by_all(self.epsilon)),
+            "epsilon": epsilon_rule(self.epsilon),
+            "gamma": gamma_rule(self.gamma, self.epsilon),
+            "alphabeta": alphabeta_rule(self.alpha, self.beta, self.epsilon),
+            "composite": composite_rule(alphabeta_rule(1.0, 0.0, self.epsilon), epsilon_rule(self.epsilon)),
         }
         if self.rule not in known:
             raise UserError(f"rule={self.rule}: give one of {', '.join(known)}")
@@ -57,52 +57,58 @@ class LRP:
 
 def residual(scores: Scores, x: jax.Array, target: jax.Array, relevance: jax.Array) -> jax.Array:
     """The share [B] of each target logit that a map [B, H, W] does not hold: what biases, norms and epsilon took."""
-    logit = chosen(scores, x, target)
+    logit = target_logit(scores, x, target)
     return (logit - relevance.sum((1, 2))) / logit
 
 
-def by_all(epsilon: float) -> Spread:
+def epsilon_rule(epsilon: float) -> Spread:
+    """Spreads relevance in proportion to all contributions."""
+
     def spread(
         relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        slope = relevance / steady(total(raised, lowered), epsilon)
+        slope = relevance / stabilised(total(raised, lowered), epsilon)
         return slope, None if lowered is None else slope
 
     return spread
 
 
-def by_favoured(gamma: float, epsilon: float) -> Spread:
+def gamma_rule(gamma: float, epsilon: float) -> Spread:
+    """Spreads relevance in proportion to contributions, those of the result's own sign counted 1 + gamma times."""
+
     def spread(
         relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
         if lowered is None:
-            return by_all(epsilon)(relevance, raised, lowered)
+            return epsilon_rule(epsilon)(relevance, raised, lowered)
         z = raised + lowered
         up = (z >= 0).astype(z.dtype)
-        slope = relevance / steady(z + gamma * (up * raised + (1 - up) * lowered), epsilon)
+        slope = relevance / stabilised(z + gamma * (up * raised + (1 - up) * lowered), epsilon)
         return slope * (1 + gamma * up), slope * (1 + gamma * (1 - up))
 
     return spread
 
 
-def by_sign(alpha: float, beta: float, epsilon: float) -> Spread:
+def alphabeta_rule(alpha: float, beta: float, epsilon: float) -> Spread:
+    """Spreads alpha of the relevance over positive contributions, and -beta of it over negative ones."""
+
     def spread(
         relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        slope = alpha * relevance / steady(raised, epsilon)
+        slope = alpha * relevance / stabilised(raised, epsilon)
         if lowered is None or not beta:
             return slope, None
-        return slope, -beta * relevance / steady(lowered, epsilon, -1.0)
+        return slope, -beta * relevance / stabilised(lowered, epsilon, -1.0)
 
     return spread
 
 
-def by_shape(images: Spread, dense: Spread) -> Spread:
-    """One rule in layers [B, h, w, C], another in all others."""
+def composite_rule(images: Spread, dense: Spread) -> Spread:
+    """Spreads relevance by one rule in layers [B, h, w, C], and by another in all others."""
     return lambda relevance, *parts: (images if relevance.ndim == 4 else dense)(relevance, *parts)
 
 
-def steady(z: jax.Array, epsilon: float, sign_of_zero: float = 1.0) -> jax.Array:
+def stabilised(z: jax.Array, epsilon: float, sign_of_zero: float = 1.0) -> jax.Array:
     """z moved away from 0 by a share of its root mean square over each example."""
     scale = jnp.sqrt(jnp.square(z).mean(tuple(range(1, z.ndim)), keepdims=True))
     sign = jnp.where(z == 0, jnp.full_like(z, sign_of_zero), jnp.sign(z))

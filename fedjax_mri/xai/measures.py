@@ -1,7 +1,7 @@
-"""What a map says of itself, and how it agrees with the true lesion: one figure per image.
+"""Measures of a map by itself and of how it agrees with the true lesion, one figure per image.
 
 Maps are raw, float32 [B, H, W], and never scaled image by image: a map whose own maximum is its unit says nothing of
-how strongly a network responded. Evidence for the class is positive; where a measure asks for shares or places, only
+how strongly a network responded. Evidence for the class is positive; where a measure needs shares or places, only
 that counts. Masks are [B, H, W], 0 outside; one with soft edges weighs pixels, or counts those of half or more where
 pixels are counted. What cannot be said of an image is nan: no lesion, no evidence.
 """
@@ -45,10 +45,10 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
     attention by excitation backprop, section 4.1.
     """
     flat = maps.reshape(len(maps), -1)
-    there = dilated(counted(masks), tolerance).reshape(flat.shape)
+    there = dilated(binary(masks), tolerance).reshape(flat.shape)
     hit = jnp.take_along_axis(there, jnp.argmax(flat, 1)[:, None], 1)[:, 0]
     hit = jnp.where(flat.max(1) > flat.min(1), hit, 0.0)
-    return jnp.where(counted(masks).max((1, 2)) > 0, hit, jnp.nan)
+    return jnp.where(binary(masks).max((1, 2)) > 0, hit, jnp.nan)
 
 
 def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def iou_at_matched_area(maps: jax.Array, masks: jax.Array) -> jax.Array:
     With r the share of these k in the lesion (relevance rank accuracy, Arras et al. 2022) it is r / (2 - r); no
     threshold is chosen, as Choe et al. 2020 ask. Of equal values the first count.
     """
-    lesion = counted(masks).reshape(len(masks), -1)
+    lesion = binary(masks).reshape(len(masks), -1)
     area = lesion.sum(1)
     top = (ranks(maps).astype(jnp.float32) < area[:, None]).astype(jnp.float32)
     common = (top * lesion).sum(1)
@@ -94,7 +94,7 @@ def complexity(maps: jax.Array) -> jax.Array:
 
 
 def against_mask(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
-    """All that needs the true lesion, each [B]."""
+    """All measures that need the true lesion, each [B]."""
     return {
         "pointing": pointing_game(maps, masks),
         "energy inside": energy_inside(maps, masks),
@@ -103,7 +103,7 @@ def against_mask(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
 
 
 def positive(maps: jax.Array) -> jax.Array:
-    """Evidence for the class."""
+    """The evidence for the class: positive values, 0 elsewhere."""
     return jnp.maximum(maps, jnp.float32(0))
 
 
@@ -113,13 +113,13 @@ def highlighted(maps: jax.Array, share: float = HALF) -> jax.Array:
     return ((maps >= jnp.float32(share) * most) & (most > 0)).astype(jnp.float32)
 
 
-def counted(masks: jax.Array) -> jax.Array:
-    """A mask of zeros and ones: pixels of which half or more lie inside."""
+def binary(masks: jax.Array) -> jax.Array:
+    """A mask of zeros and ones: 1 where half or more of a pixel lies inside."""
     return (masks >= HALF).astype(jnp.float32)
 
 
 def inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
-    """Sum over the mask, [B]."""
+    """The sum of a map over a mask, [B]."""
     return (maps * masks.astype(jnp.float32)).sum((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""What every explanation takes and gives, and the gradient that most of them start from."""
+"""The signature that all explanation methods share, and the gradient that most of them start from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +19,14 @@ def compiled(method: Method, apply: Callable[[PyTree, jax.Array], jax.Array]) ->
 
     `jax.vmap(..., (0, None, None, None))` of it explains the same images by every client's model.
     """
-    return jax.jit(lambda params, x, target, key: method(lambda seen: apply(params, seen), x, target, key))
+    return jax.jit(lambda params, x, target, key: method(lambda images: apply(params, images), x, target, key))
 
 
-def chosen(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
-    """Each example's logit of its target [B]."""
+def target_logit(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
+    """The logit of each example's target, [B]."""
     return jnp.take_along_axis(scores(x), target[:, None], -1)[:, 0]
 
 
 def gradient(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
-    """Of each example's target logit by x [B, ...], in one backward pass, as examples do not mix."""
-    return jax.grad(lambda x: chosen(scores, x, target).sum())(x)
+    """The gradient of each example's target logit by x [B, ...], in one backward pass, as examples do not mix."""
+    return jax.grad(lambda x: target_logit(scores, x, target).sum())(x)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.baseline import Baseline, baseline
-from fedjax_mri.xai.method import Method, Scores, chosen
+from fedjax_mri.xai.method import Method, Scores, target_logit
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Occlusion:
     baseline: Baseline = "mean"  # what the square shows
 
     def build(self) -> Method:
-        """Raises UserError on settings that cannot be; on an unknown baseline, when called."""
+        """Raises UserError on impossible settings; on an unknown baseline, when called."""
         if not 0 < self.side <= 1 or self.moves < 1:
             raise UserError(f"side={self.side}, moves={self.moves}: give a share in (0, 1] and 1 move or more")
 
         def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
-            hidden, before = baseline(self.baseline, x, key), chosen(scores, x, target)
+            hidden, before = baseline(self.baseline, x, key), target_logit(scores, x, target)
             side = max(1, round(self.side * min(x.shape[1:3])))
 
             def add(sums: tuple[jax.Array, jax.Array], corner: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
                 square = _square(x.shape[1:3], corner, side)
-                fall = before - chosen(scores, jnp.where(square[None, :, :, None], hidden, x), target)
+                fall = before - target_logit(scores, jnp.where(square[None, :, :, None], hidden, x), target)
                 shown = square[None].astype(x.dtype)
                 return (sums[0] + fall[:, None, None] * shown, sums[1] + shown), None
 

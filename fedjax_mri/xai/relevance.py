@@ -1,4 +1,4 @@
-"""A traced network whose gradient is a relevance: each equation has a rule, so that any network of these has one.
+"""Runs a traced network by rules that make its gradient a relevance; a network of primitives with rules needs no more.
 
 Relevance R of a value z is kept as R / z, the slope that plain backpropagation would carry. Between activations all is
 linear and the slope is the ordinary gradient; at an activation, which hands the relevance of its output to its input
@@ -24,7 +24,7 @@ from jax.extend.core import JaxprEqn
 
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.xai.method import Scores
-from fedjax_mri.xai.trace import CALLS, CUSTOM, bound, run, shape, traced
+from fedjax_mri.xai.trace import CALLS, CUSTOM, evaluate, run, shape, traced
 
 # (relevance of a layer's result, its parts, of which the second may be None) -> the slope of each part
 Spread = Callable[[jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, jax.Array | None]]
@@ -32,14 +32,14 @@ Kind = Literal["plain", "mean", "gate"]
 
 
 class Rules(NamedTuple):
-    """How relevance is spread, and whether that asks for parts."""
+    """How relevance is spread over a layer's inputs, and whether that needs the two parts of each value."""
 
     spread: Spread
     parts: bool
 
 
 class Signal(NamedTuple):
-    """A value that x changes, the sum of what raises it and what lowers it; None is zero.
+    """A value that depends on x, as the sum of what raises it and what lowers it; None is zero.
 
     Without parts `raised` is all of it.
     """
@@ -49,25 +49,25 @@ class Signal(NamedTuple):
     kind: Kind = "plain"  # mean: a sum over places that nothing learnt has touched; gate: of a saturating function
 
 
-def relevant(scores: Scores, rules: Rules) -> Scores:
-    """The same scores; x times their gradient is the relevance of x.
+def with_relevance_gradient(scores: Scores, rules: Rules) -> Scores:
+    """The same scores with another gradient: x times it is the relevance of x.
 
     Raises UserError, when called, on a network with an equation that has no rule.
     """
 
-    def ruled(x: jax.Array) -> jax.Array:
+    def with_rules(x: jax.Array) -> jax.Array:
         closed = traced(scores, x, CALLS | CUSTOM)
-        (logits,) = run(closed, [parted(rules, x)], partial(step, rules))
-        return whole(activated(rules, lambda z: z, logits))
+        (logits,) = run(closed, [split_by_sign(rules, x)], partial(step, rules))
+        return whole(activation(rules, lambda z: z, logits))
 
-    return ruled
+    return with_rules
 
 
 def step(rules: Rules, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """An equation on signals and constants."""
+    """Computes an equation on signals and constants by its rule."""
     name = eqn.primitive.name
     if name in CONSTANT or not any(isinstance(value, Signal) for value in values):
-        return bound(eqn, [constant(value) for value in values])
+        return evaluate(eqn, [constant(value) for value in values])
     if name not in RULES:
         raise UserError(
             f"LRP has no rule for {name!r}: explain a network of convolutions, dense layers, norms, pooling, "
@@ -77,12 +77,12 @@ def step(rules: Rules, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 
 def whole(value: Any) -> jax.Array:
-    """The sum of the parts; a constant is whole."""
+    """A value without its parts: their sum, or the constant itself."""
     return total(value.raised, value.lowered) if isinstance(value, Signal) else value
 
 
 def constant(value: Any) -> Any:
-    """Without relevance."""
+    """A value through which no relevance goes."""
     return jax.lax.stop_gradient(whole(value)) if isinstance(value, Signal) else value
 
 
@@ -91,22 +91,25 @@ def total(raised: jax.Array | None, lowered: jax.Array | None) -> Any:
     return lowered if raised is None else raised if lowered is None else raised + lowered
 
 
-def parted(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:
-    """A value by its own sign, as an activation leaves it and a constant enters a sum."""
+def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:
+    """A signal whose parts are the value's positive and negative numbers.
+
+    An activation leaves such a signal, and a constant enters a sum as one.
+    """
     if not rules.parts or positive or at_least_zero(value):
         return Signal(value, None, kind)
     return Signal(jnp.maximum(value, 0), jnp.minimum(value, 0), kind)
 
 
 def at_least_zero(value: Any) -> bool:
-    """Whether a single number is, and is known to be."""
+    """Whether a value is a single number that is known to be 0 or more."""
     return np.size(value) == 1 and known(value) and bool(np.all(np.asarray(value) >= 0))
 
 
-def activated(rules: Rules, function: Callable[..., jax.Array], signal: Any, *others: Any, pools: bool = False) -> Any:
-    """function(signal, *others), of which the signal inherits all relevance; it starts anew with whole values.
+def activation(rules: Rules, function: Callable[..., jax.Array], signal: Any, *others: Any, pools: bool = False) -> Any:
+    """function(signal, *others), whose relevance goes to the signal alone; the result has no parts yet.
 
-    `pools`: the relevance goes where the function's own gradient points, else it stays in its place.
+    With `pools` the relevance goes where the function's own gradient points; otherwise it stays in its place.
     """
 
     @jax.custom_vjp
@@ -130,8 +133,8 @@ def activated(rules: Rules, function: Callable[..., jax.Array], signal: Any, *ot
     return apply(others, raised, signal.lowered)
 
 
-def each(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -> Signal:
-    """A linear function of several signals, part by part."""
+def combine(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -> Signal:
+    """Applies a linear function of several signals to each part."""
     zeros = [jnp.zeros_like(whole(signal)) for signal in signals]
 
     def part(values: tuple[jax.Array | None, ...]) -> Any:
@@ -142,10 +145,10 @@ def each(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -
     return Signal(part(tuple(s.raised for s in signals)), part(tuple(s.lowered for s in signals)), kind)
 
 
-def weighed(
+def multiply(
     rules: Rules, product: Callable[..., jax.Array], signal: Signal, factor: Any, kind: Kind = "plain"
 ) -> Signal:
-    """product(signal, factor), linear in both: where the factor is negative, what raised now lowers."""
+    """product(signal, factor), linear in both; where the factor is negative the two parts change places."""
     raised, lowered = signal.raised, signal.lowered
 
     def times(part: jax.Array | None, factor: Any) -> jax.Array | None:
@@ -159,108 +162,116 @@ def weighed(
     )
 
 
-def lifted(rules: Rules, value: Any) -> Signal:
-    return value if isinstance(value, Signal) else parted(rules, jnp.asarray(value))
+def as_signal(rules: Rules, value: Any) -> Signal:
+    """The signal itself, or a constant as a signal."""
+    return value if isinstance(value, Signal) else split_by_sign(rules, jnp.asarray(value))
 
 
-def negated(rules: Rules, signal: Signal) -> Signal:
+def negative(rules: Rules, signal: Signal) -> Signal:
+    """The negative of a signal, whose parts change places."""
     raised, lowered = (None if part is None else -part for part in signal[:2])
     return Signal(lowered, raised, signal.kind) if rules.parts else Signal(raised, lowered, signal.kind)
 
 
-def binding(eqn: JaxprEqn) -> Callable[..., Any]:
+def primitive_of(eqn: JaxprEqn) -> Callable[..., Any]:
+    """The function that an equation applies to its inputs."""
     return lambda *values: eqn.primitive.bind(*values, **eqn.params)
 
 
 # Rules: (rules, equation, *values) -> the outputs, signals or constants.
 
 
-def moves(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list[Any]:
-    """What takes values elsewhere, or sums them; a mean or a gate spread over an image is a constant."""
+def move_rule(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list[Any]:
+    """Primitives that move or sum values; a mean or a gate that is spread over an image counts as a constant."""
     grows = prod(shape(eqn.outvars[0])) > prod(shape(eqn.invars[0]))
     if grows and signal.kind != "plain":
-        return bound(eqn, [constant(signal), *others])
+        return evaluate(eqn, [constant(signal), *others])
     kind: Kind = "mean" if eqn.primitive.name == "reduce_sum" else signal.kind
-    parts = [None if part is None else bound(eqn, [part, *map(constant, others)]) for part in signal[:2]]
+    parts = [None if part is None else evaluate(eqn, [part, *map(constant, others)]) for part in signal[:2]]
     nothing = [None] * len(eqn.outvars)
     return [Signal(raised, lowered, kind) for raised, lowered in zip(parts[0] or nothing, parts[1] or nothing)]
 
 
-def joins(rules: Rules, eqn: JaxprEqn, *values: Any) -> list[Any]:
-    return [each(binding(eqn), *[lifted(rules, value) for value in values])]
+def join_rule(rules: Rules, eqn: JaxprEqn, *values: Any) -> list[Any]:
+    """Primitives that join several values into one."""
+    return [combine(primitive_of(eqn), *[as_signal(rules, value) for value in values])]
 
 
-def selects(rules: Rules, eqn: JaxprEqn, which: Any, *cases: Any) -> list[Any]:
-    return [each(partial(binding(eqn), constant(which)), *[lifted(rules, case) for case in cases])]
+def select_rule(rules: Rules, eqn: JaxprEqn, which: Any, *cases: Any) -> list[Any]:
+    """A choice among cases; which one is chosen has no relevance."""
+    return [combine(partial(primitive_of(eqn), constant(which)), *[as_signal(rules, case) for case in cases])]
 
 
-def sums(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+def sum_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """A sum or difference; a mean that is spread over an image counts as a constant."""
     size = prod(shape(eqn.outvars[0]))
     a, b = (constant(v) if isinstance(v, Signal) and v.kind == "mean" and whole(v).size < size else v for v in (a, b))
     kinds = {value.kind for value in (a, b) if isinstance(value, Signal)}
-    a, b = lifted(rules, a), lifted(rules, b)
-    b = negated(rules, b) if eqn.primitive.name == "sub" else b
+    a, b = as_signal(rules, a), as_signal(rules, b)
+    b = negative(rules, b) if eqn.primitive.name == "sub" else b
     kind: Kind = kinds.pop() if len(kinds) == 1 else "plain"
-    return [each(jnp.add, a, b, kind=kind)]
+    return [combine(jnp.add, a, b, kind=kind)]
 
 
-def negates(rules: Rules, eqn: JaxprEqn, signal: Signal) -> list[Any]:
-    return [negated(rules, signal)]
+def negate_rule(rules: Rules, eqn: JaxprEqn, signal: Signal) -> list[Any]:
+    """A change of sign."""
+    return [negative(rules, signal)]
 
 
-def scales(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+def product_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
     """A product: by a constant; of a value and its gate, which is an activation where they have one shape; or of two
     values, half of the relevance to each."""
     if not (isinstance(a, Signal) and isinstance(b, Signal)):
         signal, factor = (a, b) if isinstance(a, Signal) else (b, a)
-        return [weighed(rules, jnp.multiply, signal, factor, signal.kind)]
+        return [multiply(rules, jnp.multiply, signal, factor, signal.kind)]
     if (a.kind == "gate") == (b.kind == "gate"):
-        return products(rules, eqn, a, b)
+        return linear_rule(rules, eqn, a, b)
     signal, gate = (a, constant(b)) if b.kind == "gate" else (b, constant(a))
     if gate.shape != whole(signal).shape:
-        return [weighed(rules, jnp.multiply, signal, gate)]
-    return [parted(rules, activated(rules, jnp.multiply, signal, gate))]
+        return [multiply(rules, jnp.multiply, signal, gate)]
+    return [split_by_sign(rules, activation(rules, jnp.multiply, signal, gate))]
 
 
-def divides(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+def divide_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """A division, whose divisor has no relevance."""
     if not isinstance(a, Signal):
-        return bound(eqn, [a, constant(b)])
-    return [weighed(rules, jnp.multiply, a, 1 / constant(b), a.kind)]
+        return evaluate(eqn, [a, constant(b)])
+    return [multiply(rules, jnp.multiply, a, 1 / constant(b), a.kind)]
 
 
-def products(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+def linear_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
     """Dense layers and convolutions, and products of two values."""
-    bind = binding(eqn)
-    left = partial(weighed, rules, bind)
-    right = partial(weighed, rules, lambda part, factor: bind(factor, part))
+    bind = primitive_of(eqn)
+    left = partial(multiply, rules, bind)
+    right = partial(multiply, rules, lambda part, factor: bind(factor, part))
     if not isinstance(b, Signal):
         return [left(a, b)]
     if not isinstance(a, Signal):
         return [right(b, a)]
-    half = each(jnp.add, left(a, constant(b)), right(b, constant(a)))
-    return [weighed(rules, jnp.multiply, half, np.float32(0.5))]
+    half = combine(jnp.add, left(a, constant(b)), right(b, constant(a)))
+    return [multiply(rules, jnp.multiply, half, np.float32(0.5))]
 
 
-def larger(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """A ReLU, or the winner of two, which takes all."""
+def max_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
+    """A ReLU, or the larger of two values, which gets all relevance."""
     if not (isinstance(a, Signal) and isinstance(b, Signal)):
-        return activates(rules, eqn, a, b)
+        return activation_rule(rules, eqn, a, b)
     first = constant(a) >= constant(b)
-    return [each(partial(jnp.where, first), a, b)]
+    return [combine(partial(jnp.where, first), a, b)]
 
 
-def activates(rules: Rules, eqn: JaxprEqn, *values: Any, pools: bool = False) -> list[Any]:
-    """A function of each value alone, or with `pools` of a window."""
+def activation_rule(rules: Rules, eqn: JaxprEqn, *values: Any, pools: bool = False) -> list[Any]:
+    """A nonlinear function of each value alone, or with `pools` of each window."""
     (place,) = [place for place, value in enumerate(values) if isinstance(value, Signal)]
     others = [value for value in values if not isinstance(value, Signal)]
 
     def function(z: jax.Array, *others: Any) -> jax.Array:
-        return bound(eqn, [*others[:place], z, *others[place:]])[0]
+        return evaluate(eqn, [*others[:place], z, *others[place:]])[0]
 
     name = eqn.primitive.name
     positive = name in POSITIVE or (name == "max" and at_least_zero(others[0]))
-    y = activated(rules, function, values[place], *others, pools=pools)
-    return [parted(rules, y, positive, "gate" if name in GATES else "plain")]
+    y = activation(rules, function, values[place], *others, pools=pools)
+    return [split_by_sign(rules, y, positive, "gate" if name in GATES else "plain")]
 
 
 CONSTANT = {
@@ -274,15 +285,15 @@ MOVES = (
     *("reduce_sum", "reduce_window_sum", "cumsum", "convert_element_type", "reduce_precision", "copy"),
 )
 RULES: dict[str, Callable[..., list[Any]]] = {
-    **dict.fromkeys(MOVES, moves),
-    **dict.fromkeys(("concatenate", "pad"), joins),
-    **dict.fromkeys(("add", "sub", "add_any"), sums),
-    **dict.fromkeys((*GATES, "min", "clamp", "abs", "square", "integer_pow"), activates),
-    **dict.fromkeys(("reduce_max", "reduce_window_max"), partial(activates, pools=True)),
-    **dict.fromkeys(("dot_general", "conv_general_dilated"), products),
-    "select_n": selects,
-    "neg": negates,
-    "mul": scales,
-    "div": divides,
-    "max": larger,
+    **dict.fromkeys(MOVES, move_rule),
+    **dict.fromkeys(("concatenate", "pad"), join_rule),
+    **dict.fromkeys(("add", "sub", "add_any"), sum_rule),
+    **dict.fromkeys((*GATES, "min", "clamp", "abs", "square", "integer_pow"), activation_rule),
+    **dict.fromkeys(("reduce_max", "reduce_window_max"), partial(activation_rule, pools=True)),
+    **dict.fromkeys(("dot_general", "conv_general_dilated"), linear_rule),
+    "select_n": select_rule,
+    "neg": negate_rule,
+    "mul": product_rule,
+    "div": divide_rule,
+    "max": max_rule,
 }

@@ -1,4 +1,4 @@
-"""Shapley values of an image's parts: what each adds to the score, over all orders in which they could appear."""
+"""Shapley values of an image's parts: what each adds to the score, averaged over the orders in which they appear."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.xai.baseline import Baseline, baseline
-from fedjax_mri.xai.method import Method, Scores, chosen
+from fedjax_mri.xai.method import Method, Scores, target_logit
 from fedjax_mri.xai.superpixels import grid, slic
 
 Game = Callable[[jax.Array], jax.Array]  # which players take part, bool [M] -> value [B]
@@ -31,7 +31,7 @@ class KernelSHAP:
     baseline: Baseline = "blurred"  # what shows where a part is missing
 
     def build(self) -> Method:
-        """Raises UserError on settings that cannot be; on an unknown baseline, when called."""
+        """Raises UserError on impossible settings; on an unknown baseline, when called."""
         _check("samples", self.samples, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: kernel_shap(self.samples, *game))
 
@@ -46,7 +46,7 @@ class SampledShapley:
     baseline: Baseline = "blurred"
 
     def build(self) -> Method:
-        """Raises UserError on settings that cannot be; on an unknown baseline, when called."""
+        """Raises UserError on impossible settings; on an unknown baseline, when called."""
         _check("orders", self.orders, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: sampled_shapley(self.orders, *game))
 
@@ -66,7 +66,7 @@ def over_parts(parts: Parts, across: int, missing: Baseline, solve: Solve) -> Me
         labels = (slic if parts == "slic" else grid)(x, across)
 
         def value(present: jax.Array) -> jax.Array:
-            return chosen(scores, jnp.where(present[labels][..., None], x, hidden), target)
+            return target_logit(scores, jnp.where(present[labels][..., None], x, hidden), target)
 
         worth = solve(value, across**2, key)
         size = jax.vmap(lambda one: jnp.zeros(across**2, x.dtype).at[one].add(jnp.ones((), x.dtype)))(labels)
@@ -77,7 +77,7 @@ def over_parts(parts: Parts, across: int, missing: Baseline, solve: Solve) -> Me
 
 
 def sampled_shapley(orders: int, value: Game, players: int, key: jax.Array) -> jax.Array:
-    """[B, M]; sums to value(all) - value(none). Exact where no more than two players act together."""
+    """Shapley values [B, M], whose sum is value(all) - value(none); exact where at most two players interact."""
 
     def one_order(order: jax.Array) -> jax.Array:
         place = jnp.zeros(players, jnp.int32).at[order].set(jnp.arange(players, dtype=jnp.int32))
@@ -91,15 +91,16 @@ def sampled_shapley(orders: int, value: Game, players: int, key: jax.Array) -> j
 
 
 def kernel_shap(samples: int, value: Game, players: int, key: jax.Array) -> jax.Array:
-    """[B, M]; sums to value(all) - value(none). Exact where all coalitions fit into `samples`."""
-    coalitions, weights = _all(players) if players < 20 and 2**players - 2 <= samples else _some(samples, players, key)
+    """Shapley values [B, M], whose sum is value(all) - value(none); exact where all coalitions fit into `samples`."""
+    all_fit = players < 20 and 2**players - 2 <= samples
+    coalitions, weights = _all_coalitions(players) if all_fit else _sampled_coalitions(samples, players, key)
     none = value(jnp.zeros(players, bool))
     total = value(jnp.ones(players, bool)) - none
     gains = jax.lax.map(value, coalitions) - none[None]
     return _least_squares(coalitions.astype(jnp.float32), weights, gains, total)
 
 
-def _all(players: int) -> tuple[jax.Array, jax.Array]:
+def _all_coalitions(players: int) -> tuple[jax.Array, jax.Array]:
     """Every coalition but none and all, with the Shapley kernel (theorem 2)."""
     coalitions = np.array(list(product([False, True], repeat=players)))[1:-1]
     sizes = coalitions.sum(1)
@@ -107,7 +108,7 @@ def _all(players: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(coalitions), jnp.asarray(weights, jnp.float32)
 
 
-def _some(samples: int, players: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sampled_coalitions(samples: int, players: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Coalitions drawn by the kernel, each with its complement (Covert and Lee 2021)."""
     pick, order = jax.random.split(key)
     half = (samples + 1) // 2

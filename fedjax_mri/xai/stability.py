@@ -1,6 +1,6 @@
-"""How much a patient's map depends on the round, the seed, the client or the algorithm that the model came from.
+"""Measures of how much a patient's map depends on the round, seed, client or algorithm that the model came from.
 
-Maps are raw, float32 [B, H, W]; comparisons are [B]. Ranks and shares do not see a map's scale, which differs between
+Maps are raw, float32 [B, H, W]; comparisons are [B]. Ranks and shares ignore a map's scale, which differs between
 models; for SSIM the positive evidence is brought to 0..1 by its own maximum.
 """
 
@@ -37,14 +37,14 @@ def top_overlap(a: jax.Array, b: jax.Array, share: float = 0.1) -> jax.Array:
 
 
 def compare(a: jax.Array, b: jax.Array) -> dict[str, jax.Array]:
-    """All three, each [B]."""
+    """All three comparisons of two maps, each [B]."""
     return {"rank correlation": spearman(a, b), "SSIM": ssim(a, b), "top tenth": top_overlap(a, b)}
 
 
 def curves(maps: jax.Array) -> dict[str, jax.Array]:
-    """Of maps [R, B, H, W] over R states of a run: each against the one before and against the last, [R, B].
+    """Each of the maps [R, B, H, W] of R states of a run against the state before and against the last, [R, B].
 
-    The first has none before: nan.
+    The first state has none before it: nan.
     """
     before = jax.lax.map(lambda pair: compare(*pair), (maps[1:], maps[:-1]))
     last = jax.lax.map(lambda one: compare(one, maps[-1]), maps)
@@ -54,7 +54,7 @@ def curves(maps: jax.Array) -> dict[str, jax.Array]:
 
 
 def agreement(maps: jax.Array) -> dict[str, jax.Array]:
-    """Of maps [K, B, H, W] of K models (seeds, clients, algorithms): mean over images, each model with each, [K, K]."""
+    """How the maps [K, B, H, W] of K models (seeds, clients, algorithms) agree in pairs: mean over images, [K, K]."""
 
     def row(one: jax.Array) -> dict[str, jax.Array]:
         found = jax.lax.map(lambda other: compare(one, other), maps)
@@ -75,6 +75,6 @@ def mean_ranks(maps: jax.Array) -> jax.Array:
 
 
 def scaled(maps: jax.Array) -> jax.Array:
-    """Positive evidence over its own maximum, 0..1; nothing stays nothing."""
+    """The positive evidence over its own maximum, 0..1; 0 where there is none."""
     evidence = positive(maps)
     return jnp.nan_to_num(ratio(evidence, evidence.max((1, 2), keepdims=True)))

@@ -1,4 +1,4 @@
-"""An image in parts: squares of a grid, or regions of like brightness."""
+"""Divides images into parts: squares of a grid, or regions of similar brightness."""
 
 import jax
 import jax.numpy as jnp

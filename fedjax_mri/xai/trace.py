@@ -1,4 +1,4 @@
-"""A function as the flat list of equations that it computes, run as they are, in part, or by other rules."""
+"""Traces a function into a flat list of equations, and runs them as they are, in part, or by other rules."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +19,7 @@ def traced(function: Callable[[jax.Array], jax.Array], x: jax.Array, calls: set[
 
     def step(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         if eqn.primitive.name not in calls:
-            return bound(eqn, values)
+            return evaluate(eqn, values)
         called = next(inner for inner in eqn.params.values() if isinstance(inner, (Jaxpr, ClosedJaxpr)))
         closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
         return run(closed, values, step)
@@ -29,14 +29,14 @@ def traced(function: Callable[[jax.Array], jax.Array], x: jax.Array, calls: set[
 
 
 def run(closed: ClosedJaxpr, inputs: list[Any], step: Step) -> list[Any]:
-    """Outputs where `step` computes each equation."""
+    """The outputs of a traced function when `step` computes each equation."""
     values = dict(zip(closed.jaxpr.constvars, closed.consts)) | dict(zip(closed.jaxpr.invars, inputs))
-    follow(closed.jaxpr.eqns, values, step)
+    evaluate_all(closed.jaxpr.eqns, values, step)
     return [read(values, atom) for atom in closed.jaxpr.outvars]
 
 
-def follow(equations: Iterable[JaxprEqn], values: Values, step: Step) -> None:
-    """Adds the equations' outputs to `values`."""
+def evaluate_all(equations: Iterable[JaxprEqn], values: Values, step: Step) -> None:
+    """Computes equations by `step`, and adds their outputs to `values`."""
     for eqn in equations:
         values.update(zip(eqn.outvars, step(eqn, [read(values, atom) for atom in eqn.invars])))
 
@@ -47,12 +47,12 @@ def read(values: Values, atom: Any) -> Any:
 
 
 def shape(atom: Any) -> tuple[int, ...]:
-    """Of a variable's or a literal's value."""
+    """The shape of the value of a variable or literal."""
     return atom.aval.shape
 
 
-def bound(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """What an equation computes."""
+def evaluate(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    """Computes an equation as JAX would."""
     if eqn.primitive.name in CUSTOM:  # these are bound in ways that differ between versions of jax
         variables = {atom: value for atom, value in zip(eqn.invars, values) if not isinstance(atom, Literal)}
         inner = eqn.params["call_jaxpr"].jaxpr

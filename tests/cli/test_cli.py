@@ -20,10 +20,10 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import checkpoint, runfolder
 
 CONFIG = """
-from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify

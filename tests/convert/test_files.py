@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom import examples
 from pydicom.data import get_testdata_file
 
-from fedjax_mri.data.files import grid
+from fedjax_mri.data.files import resample
 from fedjax_mri.data.phantom.scanner import show_mr
 
 RAMP = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
@@ -46,10 +46,10 @@ def test_a_jpeg_of_another_size_keeps_it(tmp_path) -> None:
 
 def test_there_and_back_on_the_grid_keeps_a_ramp_and_its_place() -> None:
     image = np.add.outer(np.arange(40), 2 * np.arange(24)).astype(np.float32)
-    there = grid.fit(image, (16, 16), -1.0)
+    there = resample.fit(image, (16, 16), -1.0)
     assert (there[:, :3] == -1).all() and (there[:, -3:] == -1).all() and (there[:, 3:13] >= 0).all()
-    np.testing.assert_allclose(grid.back(there, image.shape)[4:-4, 4:-4], image[4:-4, 4:-4], atol=0.2)
-    np.testing.assert_array_equal(grid.back(grid.fit(image, image.shape, 0.0), image.shape), image)
+    np.testing.assert_allclose(resample.unfit(there, image.shape)[4:-4, 4:-4], image[4:-4, 4:-4], atol=0.2)
+    np.testing.assert_array_equal(resample.unfit(resample.fit(image, image.shape, 0.0), image.shape), image)
 
 
 def test_pictures_stay_as_they_are_for_a_run_without_a_window(tmp_path) -> None:
@@ -129,8 +129,8 @@ def test_a_ct_slice_becomes_a_derived_mr_object(tmp_path) -> None:
     assert "KVP" not in made and "InstitutionName" not in made and "AdditionalPatientHistory" not in made
     assert not any(element.tag.is_private for element in made)
     assert (made.RepetitionTime, made.EchoTime, made.ScanningSequence) == (None, None, "RM")
-    small = grid.fit(pydicom.pixels.apply_modality_lut(source.pixel_array, source), (SIZE, SIZE), 0.0)
-    wanted = grid.back(np.clip(0.5 - np.maximum(small, -1024) / 2000, 0, 1), (128, 128))
+    small = resample.fit(pydicom.pixels.apply_modality_lut(source.pixel_array, source), (SIZE, SIZE), 0.0)
+    wanted = resample.unfit(np.clip(0.5 - np.maximum(small, -1024) / 2000, 0, 1), (128, 128))
     np.testing.assert_allclose(made.pixel_array / 4095, wanted, atol=2e-3)
 
 
@@ -154,8 +154,8 @@ def test_an_mr_slice_becomes_a_derived_ct_object_in_hu(tmp_path) -> None:
     assert (made.RescaleSlope, made.RescaleIntercept, made.RescaleType) == (1, 0, "HU")
     assert (made.PatientName, made.SpecificCharacterSet) == ("Müller^Zoë", "ISO_IR 192")
     assert made.KVP is None and made["KVP"].VR == "DS" and list(made.ImageType)[2] == "AXIAL"
-    seen = grid.fit(source.pixel_array, (SIZE, SIZE), 0.0)
-    wanted = grid.back(1000 - 2000 * np.asarray(show_mr(np.maximum(seen, np.float32(0)))), (64, 64))
+    seen = resample.fit(source.pixel_array, (SIZE, SIZE), 0.0)
+    wanted = resample.unfit(1000 - 2000 * np.asarray(show_mr(np.maximum(seen, np.float32(0)))), (64, 64))
     np.testing.assert_allclose(made.pixel_array, wanted, atol=0.6)
     assert made.WindowWidth == WINDOW[1] - WINDOW[0]
 

@@ -24,9 +24,10 @@ from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.nets.unit import ScalesSettings, UNITSettings
 from fedjax_mri.run import config as configs
+from fedjax_mri.run import runfolder
+from fedjax_mri.run.assemble import assemble
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import assemble
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.pix2pix import Pix2Pix
@@ -111,10 +112,19 @@ def test_a_network_s_noise_makes_draws(task, draws, tmp_path, scan) -> None:
 
 def test_runs_that_cannot_translate_are_named(tmp_path) -> None:
     saved(tmp_path / "classes", replace(CONFIG, task=Classify()))
-    with pytest.raises(UserError, match="its task, Classify, wants 'image': give a run that translates"):
+    with pytest.raises(UserError, match="its task, Classify, makes no MR: give a run that translates"):
         translate(tmp_path / "classes", "mr")
     saved(tmp_path / "colour", CONFIG, channels=3)
     with pytest.raises(UserError, match="its images have 3 channels"):
         translate(tmp_path / "colour", "mr")
     with pytest.raises(UserError, match="nothing"):
         translate(tmp_path / "nothing", "mr")
+
+
+def test_what_it_was_trained_with_may_be_gone(tmp_path, scan) -> None:
+    saved(tmp_path / "run", CONFIG)
+    found = translate(tmp_path / "run", "mr").draw("mr", scan, None)
+    sections = runfolder.read_json(tmp_path / "run" / "config.json")
+    gone = {name: {"class": "a_module.that_is_gone"} for name in ("sampling", "conditions", "local")}
+    disk.write_json(tmp_path / "run" / "config.json", sections | gone)
+    np.testing.assert_array_equal(translate(tmp_path / "run", "mr").draw("mr", scan, None), found)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.classical_fusion import RULES, fused, haar, unhaar
+from fedjax_mri.data.classical_fusion import RULES, fuse, haar, unhaar
 
 rng = np.random.default_rng(0)
 A, B = (rng.uniform(size=(3, 16, 24, 1)).astype(np.float32) for _ in range(2))
@@ -75,8 +75,8 @@ def test_flat_images_and_odd_sides() -> None:
 def test_of_one_image_it_is_that_image() -> None:
     has = jnp.asarray([[1, 0], [0, 1], [1, 1]], jnp.float32)
     for rule in RULES:
-        found = jax.jit(fused, static_argnums=0)(rule, A, B, has)
+        found = jax.jit(fuse, static_argnums=0)(rule, A, B, has)
         np.testing.assert_allclose(found[:2], np.stack([A[0], B[1]]), atol=2e-6)
         assert np.abs(found[2] - A[2]).max() > 0.1
     with pytest.raises(UserError, match=r"task.classical=sum"):
-        fused("sum", jnp.asarray(A), jnp.asarray(B), has)  # type: ignore[arg-type]
+        fuse("sum", jnp.asarray(A), jnp.asarray(B), has)  # type: ignore[arg-type]

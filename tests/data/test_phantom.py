@@ -23,7 +23,7 @@ from fedjax_mri.data.phantom import (
     spin_echo,
     spoiled_gradient_echo,
 )
-from fedjax_mri.data.phantom.grid import save_grid
+from fedjax_mri.data.phantom.gallery import save_gallery
 from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.patient import draw_patient, picture
 from fedjax_mri.data.phantom.physics import enhanced_t1
@@ -360,7 +360,7 @@ def test_sites_table_has_every_sequence(federation):
 
 
 def test_grid_is_written(tmp_path):
-    save_grid(SMALL, 2, 0, tmp_path / "grid.png")
+    save_gallery(SMALL, 2, 0, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 10_000
 
 

@@ -17,7 +17,7 @@ from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.source import origin, reader
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
-from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, partly
+from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, with_modalities
 from fedjax_mri.fed.client.local import Local, read_batch
 from fedjax_mri.fed.engine import members
 
@@ -150,7 +150,7 @@ def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
     two = ModalitySkew(Both(), 0.5, 0.5).build(0)
     assert sorted(two.groups["modality"]) == ["CT only"] * 20 + ["MR only"] * 20
     assert (two.groups["modality"] != ModalitySkew(Both(), 0.5, 0.5).build(1).groups["modality"]).any()
-    assert members.shape(two.train) == members.shape(federation.train)  # one program for all shares
+    assert members.data_signature(two.train) == members.data_signature(federation.train)  # one program for all shares
     of_tests = []
     for data in (federation.train, test.data):
         read = jax.jit(lambda client, data=data: data.read(data.store, client, jnp.zeros(2, jnp.int32)))
@@ -166,7 +166,7 @@ def test_sites_lack_a_modality_and_their_tests_do_too() -> None:
 
 
 def test_the_phantom_has_both() -> None:
-    data = partly(ClientData(np.ones(2, np.int32), origin(Phantom(), 0), reader(Phantom())), np.array([0, 2]))
+    data = with_modalities(ClientData(np.ones(2, np.int32), origin(Phantom(), 0), reader(Phantom())), np.array([0, 2]))
     shapes = jax.eval_shape(data.read, data.store, jnp.int32(0), jnp.zeros(5, jnp.int32))
     assert (shapes["image"].shape, shapes["has"].shape) == ((5, 64, 64, 2), (5, 2))
 

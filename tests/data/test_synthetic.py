@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from described import described
 
 from fedjax_mri.core import keys
 from fedjax_mri.core.errors import UserError
@@ -152,7 +153,7 @@ def test_a_model_of_other_classes_is_refused() -> None:
 def simulation(source: Synthetic, **changes: object) -> tuple[Simulation, dict]:
     """The published settings but for the epochs: batches of 10, SGD at .01, weighted by examples."""
     federation = source.build(1)
-    task = Classify(network=LinearSettings()).build((1, 1, 60), 10, Compute())
+    task = Classify(network=LinearSettings()).build(described((1, 1, 60), 10), Compute())
     chain = UplinkSettings().build()
     local = Local(2, 10, optax.sgd, lambda round: jnp.float32(0.01))
     sample = Uniform(3).build(Population(federation.train.sizes))

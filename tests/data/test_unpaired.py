@@ -12,7 +12,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.data.pairs import Pairs
 from fedjax_mri.data.resident import resident
-from fedjax_mri.data.unpaired import Unpaired, apart
+from fedjax_mri.data.unpaired import Unpaired, with_mr_of_others
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "ct-mri-pairs"
 
@@ -46,7 +46,7 @@ def test_ct_and_mr_are_of_different_patients_of_the_same_site() -> None:
 
 def test_any_size_of_site_is_taken_apart() -> None:
     for size in range(2, 9):
-        data = apart(resident({"ct": np.arange(size), "mr": np.arange(size)}, [np.arange(size)]))
+        data = with_mr_of_others(resident({"ct": np.arange(size), "mr": np.arange(size)}, [np.arange(size)]))
         batch = data.read(data.store, jnp.int32(0), jnp.arange(size, dtype=jnp.int32))
         assert not np.any(batch["ct"] == batch["mr"]) and sorted(batch["mr"].tolist()) == list(range(size))
 

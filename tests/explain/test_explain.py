@@ -124,12 +124,11 @@ def test_the_report_explains_a_few(run, capsys) -> None:
     page = (run / "report.html").read_text()
     assert "Maps against lesions" in page and "Stability of explanations" in page
     kept = results.load(run).explained
-    assert kept["rounds"].tolist() == [1, 2] and kept["map/saliency"].shape == (2, 24, SIDE, SIDE)
-    twice = rounds.explained(
-        run, ["saliency"], {**results.shown(run), "mask": np.ones((24, 8, 8, 1), np.float32)}, print
-    )
-    assert twice["mask"].shape == (24, SIDE, SIDE)
-    np.testing.assert_allclose(twice["map/saliency"], kept["map/saliency"])
+    assert kept.rounds.tolist() == [1, 2] and kept.maps["saliency"].shape == (2, 24, SIDE, SIDE)
+    examples, mask = results.examples(run), np.ones((24, 8, 8, 1), np.float32)
+    twice = rounds.explain(run, ["saliency"], examples.image, examples.truth, mask, print)
+    assert twice.mask.shape == (24, SIDE, SIDE)
+    np.testing.assert_allclose(twice.maps["saliency"], kept.maps["saliency"])
 
 
 def fixed(window: tuple[float, float] | None, resizes: bool = False) -> inputs.Reader:
@@ -154,10 +153,10 @@ def test_a_method_that_cannot_take_the_network_is_left_out() -> None:
     def apply(model, x):
         return jnp.sort(x.reshape(len(x), -1))[:, :2] * model  # no layer, and no rule for sorting
 
-    this = Trained(
+    trained = Trained(
         (), "", ("a", "b"), (4, 4, 1), None, False, False, lambda x: x, apply, jax.jit(apply), [jnp.float32(2)]
     )
-    kept = maps.explainers(this, ["lrp", "gradcam", "saliency"], said.append)
+    kept = maps.explainers(trained, ["lrp", "gradcam", "saliency"], said.append)
     assert [one.name for one in kept] == ["saliency"]
     assert len(said) == 2 and said[0].startswith("lrp: ") and said[1].startswith("gradcam: ")
 
@@ -170,13 +169,13 @@ def test_words_say_where_and_how_much() -> None:
     assert inside.sum() == 900
     found = np.zeros_like(image)
     found[6:12, 26:32], found[0:2, 0:3] = 4, 1
-    covered = words.cover(found, inside)
+    covered = words.coverage(found, inside)
     assert covered == (pytest.approx(36 / 900), 1, "upper right", pytest.approx(6 / 150))
     assert words.sentence("LRP", "glioma", covered) == (
         "LRP lights up 4 % of the head, in one spot, upper right of the picture; 4 % of what speaks for glioma lies "
         "outside of the head."
     )
-    assert words.cover(-found, inside) is None
+    assert words.coverage(-found, inside) is None
     assert words.sentence("LRP", "glioma", None) == "LRP has nothing that speaks for glioma."
 
 
@@ -187,13 +186,13 @@ def test_verdicts_say_why_a_person_should_look() -> None:
     chances = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)  # half as much again too sure
     tally = Tally(*[np.ones((4, 1))] * 4)
     test = TestResult(tally, chances.astype(np.float32), labels, rng.integers(0, 4, n))
-    calibration = triage.fitted("seen", {"unseen": test, "seen": test}, triage.Wanted(0.1, 0.97))
-    assert calibration.temperature == pytest.approx(1.5, rel=0.15) and calibration.other == "unseen"
-    assert calibration.sites.shape == (4,) and abs(calibration.sites.mean() - 0.9) < 0.03
+    calibration = triage.fit("seen", {"unseen": test, "seen": test}, triage.Requirements(0.1, 0.97))
+    assert calibration.temperature == pytest.approx(1.5, rel=0.15) and calibration.coverage_test == "unseen"
+    assert calibration.site_coverage.shape == (4,) and abs(calibration.site_coverage.mean() - 0.9) < 0.03
     sure, torn, strange = triage.verdicts(
         jnp.asarray([[30.0, 0, 0], [9.0, 9, 0], [-40.0, -70, -70]]), calibration, np.full(24, -20.0), "abc"
     )
-    assert sure.reasons == [] and sure.prediction == 0 and sure.chosen.tolist() == [True, False, False]
+    assert sure.reasons == [] and sure.prediction == 0 and sure.prediction_set.tolist() == [True, False, False]
     assert "confidence 0.50 is below" in torn.reasons[0] and torn.reasons[1].startswith("a or b")
     assert strange.reasons == ["unlike all of the 24 test images that the run has kept (energy)"]
     assert triage.verdicts(jnp.ones((1, 3)), None, np.zeros(0), "abc")[0].reasons[0].startswith("the run has kept no")

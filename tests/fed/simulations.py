@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from described import described
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
@@ -83,7 +84,7 @@ def procedural() -> ClientData:
 def classifier(norm: NormKind = "group", compute: Compute = AS_GIVEN, **settings: object) -> Task:
     """System B's network, one stage wide."""
     task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
-    return task.build((8, 8, 1), classes=3, compute=compute)
+    return task.build(described((8, 8, 1), 3), compute)
 
 
 def two_players() -> Task:
@@ -134,7 +135,7 @@ def fusion() -> Simulation:
     data = resident({**arrays, "label": label, "has": has}, np.split(np.arange(9), np.cumsum(sizes)[:-1]))
     network = Cross(encoder, encoder, width=4, heads=2, hidden=4)
     settings = Fuse(network=network, heads="client", dropout=0.5, window=None)
-    return simulation(settings.build((1, 4, 4, 1), 3, Compute("xla")), data)
+    return simulation(settings.build(described((1, 4, 4, 1), 3), Compute("xla")), data)
 
 
 def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
@@ -143,7 +144,7 @@ def translation(settings: CycleGAN | Pix2Pix) -> Simulation:
     arrays = {name: rng.uniform(0, top, (5, 16, 16, 1)).astype(np.float32) for name, top in (("ct", 1), ("mr", 0.5))}
     data = resident(arrays, np.split(np.arange(5), np.cumsum(sizes)[:-1]))
     local = Local(1, 2, optax.sgd, lambda round: jnp.float32(2e-3))
-    return simulation(settings.build((16, 16, 1), 0, Compute("xla")), data, local=local)
+    return simulation(settings.build(described((16, 16, 1)), Compute("xla")), data, local=local)
 
 
 def clip_each(bound: float) -> Callable:
@@ -411,6 +412,8 @@ def plain_step(
     for number, phase in enumerate(sim.task.phases):
         mask, before = phase.moves(model.params), model
         grads, (carry, _) = plain_gradient(sim.local, phase.loss, model, batch, jax.random.fold_in(key, number))
+        if phase.penalty is not None:
+            grads = trees.add(grads, jax.grad(phase.penalty)(model.params))
         grads = jax.tree.map(lambda moves, g: g if moves else jnp.zeros_like(g), mask, grads)
         total = trees.add(total, grads)
         changed = algorithm.gradient(grads, model.params, start.model.params, start.server, start.state)

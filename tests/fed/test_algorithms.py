@@ -33,7 +33,7 @@ from quadratics import (
     three_rounds,
     together,
 )
-from simulations import plain_client, plain_round, simulation
+from simulations import classifier, plain_client, plain_round, simulation
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -191,6 +191,15 @@ def test_ditto_without_a_pull_is_local_training_beside_fedavg() -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), own, local)
         ours, theirs = getattr(ditto.server.model, field)["shared"], getattr(average.server.model, field)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), ours, theirs)
+
+
+def test_ditto_penalises_both_models() -> None:
+    task = Ditto(0.1).build().task
+    plain, (phase,) = classifier(), task(classifier(weight_decay=0.1, decayed=("logits/kernel",))).phases
+    params = [plain.init(jax.random.key(seed)).params for seed in (0, 1)]
+    squares = sum(float(np.square(np.asarray(one["logits"]["kernel"])).sum()) for one in params)
+    assert float(phase.penalty({"shared": params[0], "personal": params[1]})) == pytest.approx(0.1 * squares, rel=1e-5)
+    assert task(plain).phases[0].penalty is None
 
 
 def test_ditto_s_personal_models_come_to_rest_between_both() -> None:
@@ -410,7 +419,7 @@ def test_the_table_is_true(name, server, client, down, up, lines) -> None:
     big = Model({name: jnp.zeros(1000 * size) for name, size in PARTS.items()}, {})
     task = kind().build().task(QUADRATIC._replace(init=lambda key: big))
     sim = simulation(task, noise(1, 2).data, algorithm=kind().build())
-    state = jax.eval_shape(lambda: init_one_client(sim, ROOT))
+    state = jax.eval_shape(lambda: init_one_client(sim.task, sim.algorithm, sim.uplink, ROOT))
     kept = trees.nbytes((state.clients.model, state.clients.state)), trees.nbytes(state.server)
     sizes = [*reversed(kept), *traffic(sim.algorithm, sim.uplink, state.server.model)]
     heads = {"fedper": 0.25, "fedrep": 0.25, "fedbn": 0.25}.get(name, 0.0)

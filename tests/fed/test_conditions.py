@@ -22,7 +22,8 @@ from fedjax_mri.fed.sampling import Population, cohort_of
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.conditions import Partial, Stragglers, Turnout, ideal
 from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds
-from fedjax_mri.run import experiment
+from fedjax_mri.run import train
+from fedjax_mri.run.line import Line, flat
 
 ROOT = jax.random.key(5)
 MB = 3.0
@@ -178,10 +179,11 @@ def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
     before = initial_state(sim, Plan(devices=2).resolve(), ROOT)
     jax.tree.map(np.testing.assert_array_equal, state._replace(round=before.round), before)
     assert int(state.round) == 2 and not work.clients.any()
-    figures = experiment.training_figures(sim, work, seconds=1.0, waited=0.0)
-    assert (figures["simulated/skipped"], figures["simulated/lost"]) == (2, 2 * np.sum(SIZES > 0))
-    assert figures["simulated/seconds"] == pytest.approx(2e-6) and figures["simulated/up_mb"] == 0
-    assert all(np.isfinite(value) for value in figures.values())
+    figures = train.segment_figures(sim, work, seconds=1.0, waited=0.0)
+    spent = figures.simulated
+    assert (spent.skipped, spent.lost) == (2, 2 * np.sum(SIZES > 0))
+    assert spent.seconds == pytest.approx(2e-6) and spent.up_mb == 0
+    assert all(np.isfinite(value) for value in flat(Line(2, {}, figures)).values())
 
 
 def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:

@@ -41,7 +41,7 @@ def group(make, plan: Plan) -> members.Group:
     each = [
         Member({"rate": jnp.float32(r)}, jax.random.key(i), jnp.int32(p)) for i, (r, p) in enumerate(zip(RATES, PLACES))
     ]
-    return members.group(made, plan, each, DATA)
+    return members.place(made, plan, each, DATA)
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
     plan = replace(Plan(devices=devices, lanes=2).resolve(), members=way)
     several = group(SIMULATIONS[case], plan)
     assert several.each.devices == (1 if devices == 2 else 8)
-    state = members.first(several)
+    state = members.first_states(several)
     segment = members.build(several, state, 2)
     for rounds in (2, 1):
         state, work = segment(state, np.full(3, rounds))
@@ -81,8 +81,10 @@ def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
 
 def test_a_member_of_no_rounds_stays_as_it_is() -> None:
     several = group(SIMULATIONS["clients keep statistics"], replace(Plan(devices=2, lanes=2).resolve(), members="map"))
-    before = jax.tree.map(np.asarray, members.first(several))
-    after, _ = members.build(several, members.first(several), 2)(members.first(several), np.array([2, 0, 1]))
+    before = jax.tree.map(np.asarray, members.first_states(several))
+    after, _ = members.build(several, members.first_states(several), 2)(
+        members.first_states(several), np.array([2, 0, 1])
+    )
     moved = [
         np.abs(x - y).max() for x, y in zip(jax.tree.leaves(after.server.model), jax.tree.leaves(before.server.model))
     ]
@@ -94,8 +96,8 @@ def test_a_member_of_no_rounds_stays_as_it_is() -> None:
 def test_members_are_judged_as_alone(way) -> None:
     make, plan = SIMULATIONS["clients keep statistics"], replace(Plan(devices=2, lanes=2).resolve(), members=way)
     several, tests = group(make, plan), [{"all": Test(data, OWNER)} for data in DATA]
-    state = members.first(several)
-    judged = members.judge(several, tests)(state)["all"]
+    state = members.first_states(several)
+    judged = members.evaluator(several, tests)(state)["all"]
     for number, place in enumerate(PLACES):
         mine = jax.tree.map(lambda x, n=number: jnp.asarray(np.asarray(x)[n]), state)
         wanted = evaluate.build(make(DATA[place]).task, several.each, tests[place])(mine)["all"].metrics
@@ -104,8 +106,8 @@ def test_members_are_judged_as_alone(way) -> None:
 
 
 def test_data_share_a_program_where_they_are_read_alike() -> None:
-    assert members.shape(DATA[0]) == members.shape(DATA[1])
-    assert members.shape(pool(DATA[0])) == members.shape(pool(DATA[1]))
-    assert members.shape(DATA[0]) != members.shape(images(SIZES[:-1]))
-    assert members.shape(DATA[0]) != members.shape(procedural())
-    assert members.shape(DATA[0]._replace(store=None)) is None
+    assert members.data_signature(DATA[0]) == members.data_signature(DATA[1])
+    assert members.data_signature(pool(DATA[0])) == members.data_signature(pool(DATA[1]))
+    assert members.data_signature(DATA[0]) != members.data_signature(images(SIZES[:-1]))
+    assert members.data_signature(DATA[0]) != members.data_signature(procedural())
+    assert members.data_signature(DATA[0]._replace(store=None)) is None

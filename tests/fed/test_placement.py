@@ -13,7 +13,7 @@ from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
 from fedjax_mri.fed.engine import placement, segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import State, initial_state
+from fedjax_mri.fed.engine.simulation import State, check_simulation, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
 
 ROOT = jax.random.key(3)
@@ -75,6 +75,7 @@ def test_data_ten_times_the_budget_of_a_device_gives_what_resident_data_does(tmp
 
     def trained(data: ClientData, plan: Plan) -> State:
         sim = few._replace(data=data)
+        check_simulation(sim, plan.resolve())
         return segments.build(sim, plan.resolve(), ROOT, 3)(initial_state(sim, plan.resolve(), ROOT), 3)[0]
 
     tight = Plan(devices=2, lanes=2, memory_mb=1, data="streamed")

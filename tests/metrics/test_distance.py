@@ -120,4 +120,3 @@ def test_the_encoder_tells_blurred_from_sharp_at_any_resolution():
     np.testing.assert_allclose(encode(halved(soft), 3.0)[:, 2:16], blurred[:, 2:16], rtol=0.25, atol=0.02)
     slope = jax.jit(jax.grad(lambda x: m.structure_features(x).sum()))
     assert np.isfinite(slope(np.zeros((1, 12, 12, 1), np.float32))).all()
-    assert m.said("Frechet distance", 44, (8, 8)) == "Frechet distance (structure filters, d=44, n=8/8)"

@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_mri.metrics import translation as m
 
-RULE = m.Rule()
+RULE = m.LesionRule()
 S = 48
 WITHIN = np.array([0, 1, 1], np.float32)  # air, brain, tumour
 row, column = np.mgrid[:S, :S]

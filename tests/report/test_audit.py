@@ -23,7 +23,7 @@ from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.report import audit, leave_one_out
-from fedjax_mri.run import experiment, results, runfolder
+from fedjax_mri.run import assemble, experiment, results, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
@@ -130,7 +130,7 @@ def retrained(without: int) -> np.ndarray:
     """Each site's accuracy after training without one, which is known when the program is built."""
     config = dataclasses.replace(CONFIG, sampling=Everyone(without))
     federation, plan, root = config.data.build(config.seed), config.plan.resolve(), jax.random.key(config.seed)
-    sim = experiment.assemble(config, experiment.describe(federation), federation.train, plan)
+    sim = assemble.assemble(config, assemble.describe(federation), federation.train, plan)
     state, *_ = segments.build(sim, plan, root, 3)(initial_state(sim, plan, root), 3)
     trained = np.arange(4) != without
     own = jax.tree.map(np.asarray, state.clients.model)

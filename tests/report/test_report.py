@@ -11,7 +11,8 @@ from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics import classification
 from fedjax_mri.report import figures
 from fedjax_mri.report import run as report
-from fedjax_mri.run.record import RunRecord, TestResult
+from fedjax_mri.run.line import parse
+from fedjax_mri.run.record import Examples, RunRecord, TestResult
 
 CLASSES = ("no tumour", "<b>glioma</b> & $co", "meningioma", "pituitary")
 
@@ -24,7 +25,8 @@ def result(rng, clients, n):
     stacked = jax.vmap(lambda w: classification.tally(logits, labels, w))
     tally = jax.tree.map(np.asarray, stacked(np.float32(client == np.arange(clients)[:, None])))
     images = rng.random((8, 16, 16)).astype(np.float32)
-    return TestResult(tally, probabilities, labels, client, images, labels[:8], probabilities[:8])
+    examples = Examples(images, labels[:8], probabilities[:8])
+    return TestResult(tally, probabilities, labels, client, examples=examples)
 
 
 def record(clients, name="run", seed=0, synthetic=True):
@@ -48,7 +50,7 @@ def record(clients, name="run", seed=0, synthetic=True):
         name=name,
         config={"seed": 0, "fed": {"rounds": 40, "algorithm": {"name": "fedavg", "lr": 0.001}}, "tags": []},
         environment={"jax": "0.10", "device": "cpu", "command": "fedjax-mri train --name 'a <b>'"},
-        history=history,
+        history=[parse(line) for line in history],
         classes=CLASSES,
         labels=rng.poisson(sizes * rng.dirichlet([0.5] * 4, clients)),
         tables=[
@@ -152,7 +154,7 @@ def test_a_diverged_run_and_empty_clients_still_report(tmp_path):
             lambda x: np.where(np.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1)) < 3, 0, x), first.tally
         ),
         probabilities=np.full_like(first.probabilities, np.nan),
-        samples=np.zeros((0, 16, 16)),
+        examples=None,
     )
     page = written([run._replace(history=[], tests={"unseen sites": broken})], tmp_path)
     assert page.open == [] and "img" not in page.tags
@@ -169,8 +171,3 @@ def test_a_failure_leaves_the_old_report(tmp_path):
 def test_colour_images_and_bytes():
     grey, colour = np.zeros((4, 5, 1), np.float32), np.zeros((4, 5, 3), np.uint8)
     assert all(figures.png(image).startswith("data:image/png;base64,") for image in (grey, colour))
-
-
-def test_saves_the_curves(tmp_path):
-    path = report.save_figure([record(4)], tmp_path / "curves.png")
-    assert path.read_bytes().startswith(b"\x89PNG")

@@ -14,6 +14,7 @@ from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.report import statistics
 from fedjax_mri.report import study as study_report
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.config import Experiment
@@ -46,7 +47,7 @@ def out(tmp_path_factory) -> pathlib.Path:
                 {"round": 2 * at, "train/accuracy": 1.0, **costs, "sites/accuracy": accuracy(rate, alpha, seed, at)}
             )
         content = {"id": cell.id, "where": cell.where, "synthetic": True, "history": history}
-        disk.write_json(sweep.path(out, cell.id), content)
+        disk.write_json(sweep.cell_path(out, cell.id), content)
     return out
 
 
@@ -59,7 +60,7 @@ def test_costs_add_up_from_the_start(out) -> None:
 
 
 def test_a_ranking_pairs_seeds_and_corrects_for_their_number(out) -> None:
-    (part,) = study_report.ranked(study_report.read(out), "sites/accuracy")
+    (part,) = study_report.ranking(study_report.read(out), "sites/accuracy")
     rows = {row[0]: row for row in part.table.rows}
     assert list(rows) == [1.5, 1.0, 0.5]
     gaps = np.array([0.1 * (1 + 0.1 * seed) for seed in SEEDS])
@@ -80,7 +81,7 @@ def test_a_ranking_goes_by_difference_where_cells_are_not_the_same(out) -> None:
     kept = [cell for cell, where in enumerate(found.where) if where["algorithm.server_rate"] != 0.5 or easy[cell]]
     figures = {name: (values + 0.5 * easy[:, None])[kept] for name, values in found.figures.items()}
     some = found._replace(where=[found.where[cell] for cell in kept], figures=figures)
-    (part,) = study_report.ranked(some, "sites/accuracy")
+    (part,) = study_report.ranking(some, "sites/accuracy")
     assert [row[0] for row in part.table.rows] == [1.5, 1.0, 0.5]
 
 
@@ -93,7 +94,7 @@ def test_results_are_means_over_seeds(out) -> None:
 
 
 def test_the_costs_of_a_target_are_those_of_the_first_evaluation_there(out) -> None:
-    table = study_report.reached(study_report.read(out), "sites/accuracy", accuracy(1.0, 10.0, 1, 2) - 1e-6)
+    table = study_report.costs_of_target(study_report.read(out), "sites/accuracy", accuracy(1.0, 10.0, 1, 2) - 1e-6)
     rows = {row[:2]: row[2:] for row in table.rows}
     # seed 0 never, seed 1 at the second evaluation, seeds 2 and 3 before the first round
     assert rows[(1.0, 10.0)] == ("3 of 4", 2.0, 6.0, 4.0)
@@ -105,26 +106,26 @@ def test_paired_p_is_that_of_all_signs(count) -> None:
     differences = np.random.default_rng(count).normal(0.5, 1, count)
     means = [np.mean(differences * signs) for signs in itertools.product((1, -1), repeat=count)]
     wanted = np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12)
-    assert study_report.paired(differences) == pytest.approx(wanted)
-    assert study_report.paired(np.zeros(count)) == 1
+    assert statistics.sign_flip_p(differences) == pytest.approx(wanted)
+    assert statistics.sign_flip_p(np.zeros(count)) == 1
 
 
 def test_paired_p_is_near_the_t_test_for_many_pairs() -> None:
     differences = np.random.default_rng(0).normal(0.35, 1, 40)
-    assert study_report.paired(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.015)
+    assert statistics.sign_flip_p(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.015)
 
 
 def test_holm_by_hand() -> None:
-    assert study_report.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert study_report.holm([0.9, 0.5]) == [1.0, 1.0]
-    assert np.isnan(study_report.holm([math.nan, 0.01])[0])
+    assert statistics.holm_corrected([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm_corrected([0.9, 0.5]) == [1.0, 1.0]
+    assert np.isnan(statistics.holm_corrected([math.nan, 0.01])[0])
 
 
 def test_an_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(3.0, 1.0, (30, 400))
-    low, high = study_report.interval(draws)
+    low, high = statistics.interval(draws)
     assert 0.9 < np.mean((low < 3) & (high > 3)) < 0.97
-    assert np.isnan(study_report.interval(draws[:1])[0]).all()
+    assert np.isnan(statistics.interval(draws[:1])[0]).all()
 
 
 def test_the_page_is_whole_and_says_the_numbers(out, capsys) -> None:
@@ -156,7 +157,7 @@ def test_one_cell_alone_is_reported(tmp_path) -> None:
         study_report.write(tmp_path)
     history = [{"round": 0, "a/accuracy": 0.1}, {"round": 5, "a/accuracy": 0.2}]
     disk.write_json(
-        sweep.path(tmp_path, cell.id), {"id": cell.id, "where": cell.where, "synthetic": False, "history": history}
+        sweep.cell_path(tmp_path, cell.id), {"id": cell.id, "where": cell.where, "synthetic": False, "history": history}
     )
     page = Page(study_report.write(tmp_path).read_text("utf-8"))
     assert page.open == [] and "synthetic data" not in page.text and "0.200" in page.text

@@ -45,10 +45,10 @@ def test_features_are_what_the_run_s_own_head_is_given(classifier) -> None:
     found = jax.jit(encoder.of_run(str(classifier)))(x)
     this = restore.restore(classifier)
     model, head = this.state.server.model, this.state.server.model.params["logits"]
-    steps = this.sim.task.classifier
+    steps = this.task.classifier
     assert [maps.shape for maps in found] == [(3, 8, 8, 8), (3, 4, 4, 8), (3, 4, 4, 4), (3, 2, 2, 4)]
     logits = np.asarray(found[-1]).reshape(3, -1) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    np.testing.assert_allclose(logits, steps.scores(*model, steps.seen(x)), atol=1e-5)
+    np.testing.assert_allclose(logits, steps.logits(*model, steps.preprocess(x)), atol=1e-5)
     wide = encoder.of_run(str(classifier))(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
     assert [maps.shape for maps in wide] == [maps.shape for maps in found]
 
@@ -83,7 +83,8 @@ def test_the_code_of_its_network_is_part_of_what_it_is(classifier, tmp_path, mon
 
 def test_what_it_cannot_see_is_refused(classifier, tmp_path) -> None:
     with pytest.raises(UserError, match="encoder_path is empty"):
-        Extras(perceptual=1.0).build(None)
+        experiment.prepare(replace(TRANSLATION, task=replace(TRANSLATION.task, extras=Extras(perceptual=1.0))),
+                           tmp_path / "run", None, print)  # fmt: skip
     for path, channels, says in ((tmp_path, 1, str(tmp_path)), (classifier, 3, "sees 1 channels, images have 3")):
         with pytest.raises(UserError, match=says):
             encoder.of_run(str(path))(jnp.zeros((1, 8, 8, channels)))

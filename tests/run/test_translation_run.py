@@ -18,7 +18,7 @@ from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.report import run as report
 from fedjax_mri.run import experiment, restore, results, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
-from fedjax_mri.run.early import Early, enough
+from fedjax_mri.run.early import Early, patience_is_over
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
 SITES = SiteModel(patients_mean=2.0, patients_sigma=0.0, patients_min=2, patients_max=2)
@@ -63,8 +63,9 @@ def test_it_ends_where_nothing_gets_better_and_keeps_the_best(run) -> None:
     history = runfolder.read_history(run)
     values = [line["unseen sites/mr/ssim"] for line in history]
     assert (run / "pictures" / "round_00001.png").stat().st_size > 10_000
-    assert not any(enough(CONFIG.early, history[:n]) for n in range(1, len(history)))
-    assert enough(CONFIG.early, history) or len(history) == 3
+    lines = results.history(run)
+    assert not any(patience_is_over(CONFIG.early, lines[:n]) for n in range(1, len(lines)))
+    assert patience_is_over(CONFIG.early, lines) or len(lines) == 3
     kept = [path.name for path in (run / "best" / "checkpoints").glob("[0-9]*")]
     assert kept == ([str(np.argmax(values[1:]) + 1)] if max(values[1:]) > values[0] else [])
 
@@ -74,7 +75,7 @@ def test_the_report_and_the_table_say_it(run) -> None:
     page = report.write([record, record._replace(name="twin")], run / "report.html").read_text()
     for words in ("Images made against the truth", "Error by tissue", "Lesions kept", "synthetic data", "image/png"):
         assert words in page, words
-    table = restore.table({"a": {"mr/ssim": 0.5, "l1": 2.0}, "a longer name": {"mr/ssim": 0.25}})
+    table = restore.figure_table({"a": {"mr/ssim": 0.5, "l1": 2.0}, "a longer name": {"mr/ssim": 0.25}})
     assert [line.split() for line in table.splitlines()] == [
         ["a", "a", "longer", "name"],
         ["mr/ssim", "0.5000", "0.2500"],

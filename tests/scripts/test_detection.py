@@ -19,9 +19,9 @@ from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.run import config as configs
+from fedjax_mri.run.assemble import assemble
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.experiment import assemble
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 

@@ -19,7 +19,7 @@ from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.fed.world.conditions import Partial
-from fedjax_mri.run.experiment import assemble, describe
+from fedjax_mri.run.assemble import assemble, describe
 
 RATES = np.geomspace(1e-3, 1, 60)
 PLAIN = [Run(steps, RATE, gap, 0) for steps in (1, 2, 10) for gap in GAPS]

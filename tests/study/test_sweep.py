@@ -21,7 +21,7 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.study import study, sweep
-from fedjax_mri.study.study import Study, choice, grid, log_range, log_uniform, random, uniform
+from fedjax_mri.study.study import Study, choice, log_range, log_uniform, random, uniform
 from fedjax_mri.tasks.classify import Classify
 
 STUDIES = sorted((pathlib.Path(__file__).parents[2] / "studies").glob("*.py"))
@@ -36,7 +36,7 @@ BASE = Experiment(
 )
 FILE = """
 from dataclasses import replace
-from fedjax_mri.study import Study, grid
+from fedjax_mri.study.study import Study
 from test_sweep import BASE
 study = Study(BASE, {axes})
 """
@@ -52,7 +52,7 @@ def where(given: Study) -> list[dict]:
 
 
 def test_cells_are_all_combinations() -> None:
-    axes = {"algorithm": [FedAvg(), FedAvg(1.5)], "local.learning_rate": grid(1, 0.1), "seed": range(3)}
+    axes = {"algorithm": [FedAvg(), FedAvg(1.5)], "local.learning_rate": [1, 0.1], "seed": range(3)}
     cells = study.cells(Study(BASE, axes))
     assert len(cells) == 12 and len({cell.id for cell in cells}) == 12
     last = cells[-1]
@@ -138,15 +138,31 @@ def done(tmp_path_factory) -> tuple[Study, pathlib.Path]:
 def test_cells_of_one_program_are_the_runs_they_stand_for(done, tmp_path) -> None:
     given, out = done
     for cell in study.cells(given)[::3]:
-        config = configs.put(cell.config, "plan.devices", 1)
+        config = configs.with_field(cell.config, "plan.devices", 1)
         assert experiment.run(config, tmp_path / cell.id, say=silent) is None
-        ours = runfolder.read_json(sweep.path(out, cell.id))["history"]
+        ours = runfolder.read_json(sweep.cell_path(out, cell.id))["history"]
         theirs = runfolder.read_history(tmp_path / cell.id)
         assert [line["round"] for line in ours] == [0, 2, 3]
         for mine, other in zip(ours, theirs, strict=True):
             assert mine.keys() == other.keys()
             for name in mine.keys() - TIMES:
                 assert mine[name] == pytest.approx(other[name], rel=1e-6, abs=2e-6), name  # rounded to 1e-6
+
+
+def test_each_cell_of_one_program_balances_the_classes_of_its_own_data(tmp_path) -> None:
+    given = Study(
+        configs.with_field(configs.with_field(BASE, "rounds", 1), "task.class_weights", "balanced"), {"seed": [3, 4]}
+    )
+    lines, cell = list[str](), study.cells(given)[1]
+    labels = [BASE.data.build(seed).labels.sum(0).tolist() for seed in (3, 4)]
+    assert labels[0] != labels[1]
+    assert sweep.run(given, tmp_path / "study", say=lines.append) == {}
+    assert "2 cells in one program" in lines
+    experiment.run(configs.with_field(cell.config, "plan.devices", 1), tmp_path / "run", say=silent)
+    ours = runfolder.read_json(sweep.cell_path(tmp_path / "study", cell.id))["history"][-1]
+    theirs = runfolder.read_history(tmp_path / "run")[-1]
+    for name in ours.keys() - TIMES:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=2e-6), name  # rounded to 1e-6
 
 
 def test_the_table_has_a_row_for_each_cell_and_evaluation(done) -> None:
@@ -156,7 +172,7 @@ def test_the_table_has_a_row_for_each_cell_and_evaluation(done) -> None:
     ids = [cell.id for cell in study.cells(given)]
     assert [row["cell"] for row in table] == [id for id in ids for _ in range(3)]
     assert list(table[0])[:5] == ["cell", "local.learning_rate", "algorithm.server_rate", "seed", "round"]
-    history = runfolder.read_json(sweep.path(out, ids[2]))["history"]
+    history = runfolder.read_json(sweep.cell_path(out, ids[2]))["history"]
     assert float(table[8]["new sites/accuracy"]) == history[2]["new sites/accuracy"]
     assert table[6]["train/nll"] == ""  # before the first round nobody has trained
 
@@ -173,7 +189,7 @@ def test_finished_cells_are_not_trained_again(done, tmp_path) -> None:
 def test_a_folder_of_another_study_is_refused(done, tmp_path) -> None:
     given, out = done
     with pytest.raises(UserError, match=r"holds another study \(rounds: 3 -> 4\)"):
-        sweep.run(Study(configs.put(given.base, "rounds", 4), given.axes), out, say=silent)
+        sweep.run(Study(configs.with_field(given.base, "rounds", 4), given.axes), out, say=silent)
     with pytest.raises(UserError, match=r"another study \(axes: "):
         sweep.run(Study(given.base, {"seed": [3]}), out, say=silent)
     disk.write_json(tmp_path / "config.json", {})
@@ -189,7 +205,7 @@ def test_failed_cells_do_not_stop_the_others(tmp_path, capsys) -> None:
     assert cli.main(["sweep", str(tmp_path / "mine.py"), "--out", str(out)]) == 1
     said = capsys.readouterr().out
     assert said.count("failed: ") == 2 and said.count("the training loss is no longer finite") == 2
-    assert sorted(row["where"]["local.learning_rate"] for row in sweep.rows(out)) == [0.01, 0.01]
+    assert sorted(cell.where["local.learning_rate"] for cell in sweep.finished_cells(out)) == [0.01, 0.01]
 
     negative = {"algorithm.server_rate": [-1.0], "seed": range(2)}
     assert "server_rate=-1.0" in " ".join(sweep.run(Study(BASE, negative), tmp_path / "bad", say=silent).values())
@@ -201,25 +217,27 @@ def test_failed_cells_do_not_stop_the_others(tmp_path, capsys) -> None:
 
 
 def test_numbers_that_decide_what_is_compiled_get_a_program_each(tmp_path) -> None:
-    given = Study(configs.put(BASE, "rounds", 1), {"algorithm": [Picky(0.5), Picky(1.5)], "seed": [0, 1]})
+    given = Study(configs.with_field(BASE, "rounds", 1), {"algorithm": [Picky(0.5), Picky(1.5)], "seed": [0, 1]})
     lines = list[str]()
     assert sweep.run(given, tmp_path, say=lines.append) == {}
     assert sum("differ in what is compiled" in line for line in lines) == 1
-    assert sum(line == "2 cells in one program" for line in lines) == 2 and len(sweep.rows(tmp_path)) == 4
+    assert sum(line == "2 cells in one program" for line in lines) == 2 and len(sweep.finished_cells(tmp_path)) == 4
 
 
 def test_a_number_that_switches_a_part_off_is_in_another_program(tmp_path) -> None:
     """Clipping at 0 means none: it is not a bound of 0."""
     given = Study(BASE, {"uplink.clip": [0.0, 0.1, 1e9], "seed": [0]})
     assert sweep.run(given, tmp_path, say=silent) == {}
-    final = {row["where"]["uplink.clip"]: row["history"][-1]["train/nll"] for row in sweep.rows(tmp_path)}
+    final = {
+        one.where["uplink.clip"]: one.history[-1].training.figures["nll"] for one in sweep.finished_cells(tmp_path)
+    }
     assert final[0.0] == pytest.approx(final[1e9], rel=1e-5) and abs(final[0.1] - final[0.0]) > 1e-3
 
 
 def test_shards_share_the_cells(tmp_path, monkeypatch) -> None:
     given, shares = Study(BASE, {"seed": range(7)}), list[str]()
     monkeypatch.setattr(
-        sweep, "carry_out", lambda cells, *_: shares.append([cell.where["seed"] for cell in cells]) or {}
+        sweep, "train_cells", lambda cells, *_: shares.append([cell.where["seed"] for cell in cells]) or {}
     )
     for number in range(3):
         assert sweep.run(given, tmp_path, (number, 3), say=silent) == {}
@@ -236,8 +254,8 @@ def test_slurm_gets_an_array_job_of_no_more_shards_than_cells(tmp_path, monkeypa
 
 def test_phantoms_of_any_seed_and_label_skew_share_a_program() -> None:
     base = Phantom(clients=4)
-    skewed = configs.put(base, "sites.class_alpha", 0.1)
-    noisy = configs.put(base, "sites.mr_noise", (0.0, 0.1))
+    skewed = configs.with_field(base, "sites.class_alpha", 0.1)
+    noisy = configs.with_field(base, "sites.mr_noise", (0.0, 0.1))
     assert reader(base) is reader(skewed) and reader(base) is not reader(noisy)
     assert (origin(base, 0).key != origin(base, 1).key).any()
     labels = [one.build(0).labels for one in (base, skewed)]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from described import described
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom.physics import NAMES
@@ -96,7 +97,7 @@ def kernels(tree) -> list[tuple[str, jax.Array]]:
 
 
 def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
-    task = SMALL.build(IMAGE, 0, Compute("xla"))
+    task = SMALL.build(described(IMAGE), Compute("xla"))
     model, optimizer = jax.jit(task.init)(jax.random.key(0)), adam(jnp.float32(2e-4))
     params, carry, reference = model.params, model.carry, Reference(model.params)
     gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
@@ -124,7 +125,7 @@ def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
 
 
 def test_evaluation_is_by_its_terms() -> None:
-    task = SMALL.build(IMAGE, 0, Compute("xla"))
+    task = SMALL.build(described(IMAGE), Compute("xla"))
     model, data = jax.jit(task.init)(jax.random.key(0)), batch(0, 2)
     predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
     back = predict(*model, predict(*model, data))
@@ -140,7 +141,7 @@ def test_evaluation_is_by_its_terms() -> None:
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
 def test_what_travels(discriminators, travels) -> None:
-    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(IMAGE, 0, Compute("xla"))
+    task = CycleGAN(GENERATOR, DISCRIMINATOR, discriminators=discriminators).build(described(IMAGE), Compute("xla"))
     shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params["generator"]))
     assert set(jax.tree.leaves(shared.params["discriminator"])) == {travels}
@@ -148,7 +149,7 @@ def test_what_travels(discriminators, travels) -> None:
 
 
 def test_who_is_whose_pair_changes_nothing() -> None:
-    task = SMALL.build(IMAGE, 0, Compute("xla"))
+    task = SMALL.build(described(IMAGE), Compute("xla"))
     model, evaluate, data = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.evaluate), batch(0, 2)
     ours, theirs = (evaluate(*model, one) for one in (data, {**data, "mr": data["mr"][::-1]}))
     assert float(ours.pop("made")["mr"]["mae"]) != pytest.approx(float(theirs.pop("made")["mr"]["mae"]), rel=1e-4)
@@ -157,7 +158,7 @@ def test_who_is_whose_pair_changes_nothing() -> None:
 
 def test_terms_of_weight_0_are_not_traced() -> None:
     def program(settings) -> str:
-        task = settings.build(IMAGE, 0, Compute("xla"))
+        task = settings.build(described(IMAGE), Compute("xla"))
         model = jax.eval_shape(task.init, jax.random.key(0))
         return str(jax.make_jaxpr(task.phases[0].loss)(*model, batch(0), jax.random.key(0)))
 
@@ -168,7 +169,7 @@ def test_terms_of_weight_0_are_not_traced() -> None:
 def test_extra_terms_are_added_by_their_weights() -> None:
     asked = Extras(biophysical=2.0, hu_bounds=3.0, gradient_difference=5.0)
     data = batch(0, 2) | {"signals": jax.random.uniform(jax.random.key(5), (2, len(NAMES)))}
-    task = dataclasses.replace(SMALL, extras=asked).build(IMAGE, 0, Compute("xla"))
+    task = dataclasses.replace(SMALL, extras=asked).build(described(IMAGE), Compute("xla"))
     model = jax.jit(task.init)(jax.random.key(0))
     loss, (_, sums) = jax.jit(task.phases[0].loss)(*model, data, jax.random.key(1))
     its = task.summary(sums)
@@ -181,4 +182,4 @@ def test_extra_terms_are_added_by_their_weights() -> None:
 @pytest.mark.parametrize("name", ["cycle", "identity", "pool"])
 def test_negative_weights_are_refused(name) -> None:
     with pytest.raises(UserError, match=f"task.{name}=-1"):
-        CycleGAN(**{name: -1}).build((64, 64, 1), 0, Compute("xla"))
+        CycleGAN(**{name: -1}).build(described((64, 64, 1)), Compute("xla"))

@@ -9,7 +9,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom.physics import NAMES, TISSUES
 from fedjax_mri.metrics.structure import responses
 from fedjax_mri.tasks import biophysics, losses
-from fedjax_mri.tasks.extras import Extras, Way
+from fedjax_mri.tasks.extras import Direction, Extras
 
 RNG = np.random.default_rng(0)
 WINDOW = (-100.0, 300.0)
@@ -35,10 +35,10 @@ def encoder(path: str):
 
 
 def term(name: str, to: str, paired: bool = False, **settings) -> np.ndarray:
-    way = Way(to, X, MADE, truth=TRUTH) if paired else Way(to, X, MADE, BACK)
+    direction = Direction(to, X, MADE, truth=TRUTH) if paired else Direction(to, X, MADE, BACK)
     added = Extras(**{name: 0.5}, **settings).build(WINDOW)
     assert added.weights == {name: 0.5}
-    return np.asarray(jax.jit(lambda batch: added.terms(way, batch)[name])(BATCH))
+    return np.asarray(jax.jit(lambda batch: added.terms(direction, batch)[name])(BATCH))
 
 
 def expected() -> np.ndarray:
@@ -98,7 +98,7 @@ def test_one_minus_ssim_of_the_reference_pair() -> None:
     x = 0.5 + 0.35 * np.sin(2 * np.pi * i / 16) * np.cos(2 * np.pi * j / 24)
     y = np.clip(0.9 * x + 0.02 + 0.05 * (((7 * i + 13 * j) % 11) / 10 - 0.5), 0, 1)
     x, y = (jnp.asarray(2 * image[None, :, :, None] - 1, jnp.float32) for image in (x, y))
-    terms = jax.jit(lambda x, y: Extras(ssim=1.0).build(None).terms(Way("mr", x, x, y), {}))(x, y)
+    terms = jax.jit(lambda x, y: Extras(ssim=1.0).build(None).terms(Direction("mr", x, x, y), {}))(x, y)
     np.testing.assert_allclose(terms["ssim"], [1 - 0.9802980076], atol=1e-5)
 
 
@@ -114,10 +114,10 @@ def test_perceptual_terms_compare_feature_maps() -> None:
 
 
 def test_nothing_asked_is_nothing_added_and_weights_may_be_unknown_yet() -> None:
-    assert Extras().build(None).terms(Way("mr", X, MADE, BACK), {}) == {}
-    way = Way("mr", X, MADE, BACK)
+    assert Extras().build(None).terms(Direction("mr", X, MADE, BACK), {}) == {}
+    direction = Direction("mr", X, MADE, BACK)
     value = jax.jit(lambda w: Extras(gradient_difference=w).build(None).weights["gradient_difference"] * 2)(3.0)
-    assert float(value) == 6 and way.equals == (BACK, X)
+    assert float(value) == 6 and direction.alike == (BACK, X)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,6 @@ def test_nothing_asked_is_nothing_added_and_weights_may_be_unknown_yet() -> None
     [
         ({"ssim": -1.0}, WINDOW, "task.extras.ssim=-1"),
         ({"biophysical": 1.0}, None, "task.window=None"),
-        ({"perceptual": 1.0}, WINDOW, "task.extras.encoder"),
         ({"perceptual": 1.0, "encoder": "no.such.function"}, WINDOW, "task.extras.encoder=no.such.function"),
     ],
 )
@@ -136,4 +135,6 @@ def test_impossible_settings_are_refused(settings, window, says) -> None:
 
 def test_data_without_signals_are_refused() -> None:
     with pytest.raises(UserError, match="no field signals"):
-        Extras(biophysical=1.0).build(WINDOW).terms(Way("mr", X, MADE, BACK), {"ct": BATCH["ct"]})
+        Extras(biophysical=1.0).build(WINDOW).terms(Direction("mr", X, MADE, BACK), {"ct": BATCH["ct"]})
+    with pytest.raises(UserError, match=r"task\.extras\.encoder is empty"):
+        Extras(perceptual=1.0).build(WINDOW).terms(Direction("mr", X, MADE, BACK), BATCH)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from described import described
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -15,7 +16,7 @@ from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.fusion import Cross, Late
 from fedjax_mri.nets.volume import VolumeEncoder
-from fedjax_mri.tasks.fusion import Fuse, hidden, seen
+from fedjax_mri.tasks.fusion import Fuse, modality_dropout, network_inputs
 
 ENCODER = VolumeEncoder(widths=(4,))
 NET = Cross(ENCODER, ENCODER, width=8, heads=1, hidden=8)
@@ -32,7 +33,7 @@ def batch(shape: tuple[int, ...] = VOLUME) -> dict[str, jax.Array]:
 
 
 def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
-    task, data = Fuse(network=NET, heads="client").build(VOLUME, 3, Compute("xla")), batch()
+    task, data = Fuse(network=NET, heads="client").build(described(VOLUME, 3), Compute("xla")), batch()
     model = jax.jit(task.init)(jax.random.key(0))
 
     def step(params, key):
@@ -56,7 +57,7 @@ def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
 
 def test_only_a_head_of_ones_own_stays_at_home() -> None:
     for heads, count in (("shared", 0), ("client", 4)):
-        task = Fuse(network=NET, heads=heads).build(VOLUME, 3, Compute())  # type: ignore[arg-type]
+        task = Fuse(network=NET, heads=heads).build(described(VOLUME, 3), Compute())  # type: ignore[arg-type]
         model = jax.eval_shape(task.init, jax.random.key(0))
         stays = [path for path, travels in jax.tree.leaves_with_path(task.shared(model)) if not travels]
         assert len(stays) == count and all("'head']['own'" in jax.tree_util.keystr(path) for path in stays)
@@ -64,7 +65,7 @@ def test_only_a_head_of_ones_own_stays_at_home() -> None:
 
 def test_one_of_two_modalities_is_hidden_never_the_only_one() -> None:
     has = jnp.repeat(HAS, 500, 0)
-    found = np.asarray(hidden(jax.random.key(0), has, 0.4))
+    found = np.asarray(modality_dropout(jax.random.key(0), has, 0.4))
     np.testing.assert_array_equal(found[500:1500], has[500:1500])
     both = np.r_[found[:500], found[1500:]]
     assert both.max(1).min() == 1
@@ -74,7 +75,7 @@ def test_one_of_two_modalities_is_hidden_never_the_only_one() -> None:
 
 def test_both_are_seen_in_their_window_and_changed_alike() -> None:
     settings, data = Fuse(network=NET, window=(0.0, 100.0), augment=Augment(flip=1.0)), batch()
-    ct, mr, has = jax.jit(partial(seen, settings))(data, jax.random.key(0))
+    ct, mr, has = jax.jit(partial(network_inputs, settings))(data, jax.random.key(0))
     np.testing.assert_array_equal(has, HAS)
     np.testing.assert_allclose(ct, np.clip(np.asarray(data["ct"]) / 100, 0, 1)[..., ::-1, :], atol=1e-6)
     np.testing.assert_allclose(mr, np.asarray(data["mr"])[..., ::-1, :] / 255, atol=1e-6)
@@ -82,11 +83,11 @@ def test_both_are_seen_in_their_window_and_changed_alike() -> None:
 
 def test_a_classical_rule_makes_one_image_of_another_size() -> None:
     settings, data = Fuse(network=ONE, classical="pca", window=None, preprocess=Preprocess(size=2)), batch((2, 2, 1))
-    one, _, has = jax.jit(partial(seen, settings))({**data, "has": jnp.ones((4, 2))})
+    one, _, has = jax.jit(partial(network_inputs, settings))({**data, "has": jnp.ones((4, 2))})
     ct, mr = np.clip(np.asarray(data["ct"], np.float32), 0, 1), np.asarray(data["mr"], np.float32) / 255
     np.testing.assert_allclose(one, pca(ct, mr), atol=1e-6)
     np.testing.assert_array_equal(has, np.tile([1.0, 0.0], (4, 1)))
-    shapes = jax.eval_shape(partial(seen, settings), batch())
+    shapes = jax.eval_shape(partial(network_inputs, settings), batch())
     assert shapes[0].shape == shapes[1].shape == (4, 2, 2, 2, 1)
 
 
@@ -101,4 +102,4 @@ def test_a_classical_rule_makes_one_image_of_another_size() -> None:
 )
 def test_impossible_settings_are_refused(settings, says) -> None:
     with pytest.raises(UserError, match=says):
-        Fuse(network=NET, **settings).build(VOLUME, 3, Compute())
+        Fuse(network=NET, **settings).build(described(VOLUME, 3), Compute())

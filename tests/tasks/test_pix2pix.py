@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from described import described
 from stepping import Player, assert_close, critic, images, stepped, translator
 
 from fedjax_mri.core.errors import UserError
@@ -96,7 +97,7 @@ def test_who_is_whose_pair_matters() -> None:
 
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
 def test_what_travels(discriminators, travels) -> None:
-    task = Pix2Pix(discriminators=discriminators).build((256, 256, 1), 0, Compute("xla"))
+    task = Pix2Pix(discriminators=discriminators).build(described((256, 256, 1)), Compute("xla"))
     shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
     for part in shared:
         assert set(jax.tree.leaves(part["generator"])) == {True}
@@ -115,4 +116,4 @@ def test_what_travels(discriminators, travels) -> None:
 )
 def test_impossible_settings_are_refused(settings, says) -> None:
     with pytest.raises(UserError, match=says):
-        dataclasses.replace(SETTINGS, **settings).build((256, 256, 1), 0, Compute("xla"))
+        dataclasses.replace(SETTINGS, **settings).build(described((256, 256, 1)), Compute("xla"))

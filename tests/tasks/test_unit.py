@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from described import described
 from stepping import Player, assert_close, critic, images, numbers, stepped
 
 from fedjax_mri.core.errors import UserError
@@ -136,7 +137,7 @@ def test_use_is_without_noise_and_needs_one_modality() -> None:
 @pytest.mark.parametrize(("discriminators", "travels"), [("average", True), ("local", False)])
 def test_what_travels(discriminators, travels) -> None:
     nets = UNITSettings(width=2, blocks=1), ScalesSettings(width=2, halvings=1, scales=2)
-    task = UNIT(*nets, discriminators=discriminators).build((16, 16, 1), 0, Compute("xla"))
+    task = UNIT(*nets, discriminators=discriminators).build(described((16, 16, 1)), Compute("xla"))
     model = jax.eval_shape(task.init, jax.random.key(0))
     shared = task.shared(model).params
     assert set(jax.tree.leaves(shared["generator"])) == {True}
@@ -148,4 +149,4 @@ def test_what_travels(discriminators, travels) -> None:
 
 def test_negative_weights_are_refused() -> None:
     with pytest.raises(UserError, match="cycle_kl=-1"):
-        dataclasses.replace(SETTINGS, cycle_kl=-1).build((64, 64, 1), 0, Compute("xla"))
+        dataclasses.replace(SETTINGS, cycle_kl=-1).build(described((64, 64, 1)), Compute("xla"))

@@ -40,8 +40,8 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 STEPS = 4095  # of 0..1
 
 
-def kept(source: Any) -> Any:
-    """What is needed of a source when its pixels are gone; all text decoded, to be written as UTF-8."""
+def metadata(source: Any) -> Any:
+    """The elements of a source that a derived object needs, without pixels; text decoded, to be written as UTF-8."""
     from pydicom import Dataset
 
     names = {*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED, "SpecificCharacterSet"}
@@ -54,7 +54,7 @@ def kept(source: Any) -> Any:
 
 
 def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
-    """A DICOM file of values [1, h, w] in HU or 0..1."""
+    """The bytes of a DICOM file of values [1, h, w] in HU or 0..1."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -69,16 +69,16 @@ def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: b
     return file.getvalue()
 
 
-def placed(source: Any) -> bool:
+def has_position(source: Any) -> bool:
     """Whether the source says where it lies in the patient."""
     return all(source.get(name) for name in PLACE)
 
 
 def copied(source: Any) -> Any:
-    """Patient, study and geometry."""
+    """A new dataset with the patient, study and geometry of the source."""
     from pydicom import Dataset
 
-    made, always = Dataset(), [*EMPTY_IF_UNKNOWN, *(MORE_IF_PLACED if placed(source) else ["PatientOrientation"])]
+    made, always = Dataset(), [*EMPTY_IF_UNKNOWN, *(MORE_IF_PLACED if has_position(source) else ["PatientOrientation"])]
     made.SpecificCharacterSet = "ISO_IR 192"
     for name in [*always, *(name for name in [*IF_THERE, *PLACE] if source.get(name) not in (None, ""))]:
         setattr(made, name, source.get(name))
@@ -86,11 +86,11 @@ def copied(source: Any) -> Any:
 
 
 def identify(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
-    """Identifiers: the source's study, a series for each of its series and command, an instance of its own."""
+    """Writes identifiers: the source's study, a series for each of its series and command, an instance of its own."""
     made.StudyInstanceUID = source.StudyInstanceUID
     made.SeriesInstanceUID = uid(conversion.id, source.SeriesInstanceUID, str(deviation))
     made.SOPInstanceUID = uid(conversion.id, source.SOPInstanceUID, str(deviation))
-    made.SOPClassUID = STORAGE[conversion.to] if placed(source) else SECONDARY_CAPTURE
+    made.SOPClassUID = STORAGE[conversion.to] if has_position(source) else SECONDARY_CAPTURE
     number = source.get("SeriesNumber")
     made.SeriesNumber = None if number is None else int(number) + (9500 if deviation else 9000)
 
@@ -101,7 +101,7 @@ def uid(command: uuid.UUID, *names: str) -> str:
 
 
 def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
-    """What it is, of what it was made, and by which model."""
+    """Writes what the image is, what it was made of, and by which model."""
     from pydicom import Dataset
 
     model = conversion.model.replace("\\", "/")
@@ -114,7 +114,7 @@ def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) ->
     origin = Dataset()
     origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
     made.SourceImageSequence = [origin]
-    if not placed(source):
+    if not has_position(source):
         made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "SYN"
         return
     made.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if conversion.to == "ct" else "OTHER"]
@@ -125,7 +125,7 @@ def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) ->
 
 
 def store(made: Any, values: np.ndarray, conversion: Conversion, deviation: bool) -> None:
-    """Pixels [h, w], signed in HU, and how they are to be read and shown."""
+    """Writes pixels [h, w], signed in HU, and how they are to be read and displayed."""
     signed, bits = conversion.hounsfield, 16 if conversion.hounsfield else 12
     step = (0.1 if deviation else 1.0) if signed else 1 / STEPS
     least, most = (-(2**15), 2**15 - 1) if signed else (0, STEPS)
@@ -135,12 +135,12 @@ def store(made: Any, values: np.ndarray, conversion: Conversion, deviation: bool
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, bits, bits - 1, int(signed)
     if conversion.to == "ct":
         made.RescaleIntercept, made.RescaleSlope, made.RescaleType = "0", f"{step:.10g}", "HU" if signed else "US"
-    low, high = shown(conversion, deviation)
+    low, high = display_window(conversion, deviation)
     made.WindowCenter, made.WindowWidth = f"{(low + high) / 2:.10g}", f"{high - low:.10g}"
     made.add_new("PixelData", "OW", stored.tobytes())
 
 
-def shown(conversion: Conversion, deviation: bool) -> tuple[float, float]:
+def display_window(conversion: Conversion, deviation: bool) -> tuple[float, float]:
     """The window of the display, in the units that rescaling gives."""
     if conversion.hounsfield:
         assert conversion.window is not None

@@ -20,7 +20,7 @@ NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUI
 
 
 def read(path: Path, source: str, limits: Limits) -> Picture:
-    """One slice: HU, or MR magnitude. Raises UserError on all that is no such slice of modality `source`."""
+    """One slice, in HU or MR magnitude. Raises UserError on all that is no such slice of modality `source`."""
     from pydicom import dcmread
     from pydicom.filereader import read_file_meta_info
     from pydicom.pixels import apply_modality_lut
@@ -31,11 +31,11 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
     check_object(dataset, source)
     check_pixels(dataset, limits)
     values = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
-    return Picture(values[None], False, partial(derived.encode, derived.kept(dataset)))
+    return Picture(values[None], False, partial(derived.encode, derived.metadata(dataset)))
 
 
 def check_syntax(syntax: Any) -> None:
-    """Raises UserError unless pixels lie there plainly."""
+    """Raises UserError unless pixels are stored without compression."""
     if not syntax:
         raise UserError("states no transfer syntax: write it again with a complete file header")
     if syntax not in ALLOWED:

@@ -43,12 +43,12 @@ def below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, links left as they are."""
+    """The absolute path, links left as they are."""
     return Path(os.path.abspath(path))
 
 
 def deviation(name: Path) -> Path:
-    """What the standard deviation beside an image is called."""
+    """The name of the standard deviation that is written beside an image."""
     ending = next((name.name[-len(end) :] for end in ENDINGS if name.name.lower().endswith(end)), "")
     return name.with_name(f"{name.name[: len(name.name) - len(ending)]}_std{ending}")
 

@@ -39,7 +39,7 @@ class Images(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """One image."""
+    """One decoded image, and what tells its copies."""
 
     pixels: np.ndarray  # uint8 [size, size, channels]
     digest: int
@@ -80,7 +80,7 @@ def read(files: list[File], size: int, channels: int) -> Images:
 
 
 def decode(path: str, size: int, channels: int) -> Decoded | str:
-    """One image, proportions kept on a black square, or the reason why not."""
+    """One image, its proportions kept, in a black square; or the reason why it cannot be decoded."""
     from PIL import Image, ImageOps
 
     try:
@@ -115,13 +115,13 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
         raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
 
 
-def shown(path: Path) -> str:
+def printable(path: Path) -> str:
     """A path as text that any file or terminal takes, whatever bytes its name is made of."""
     return str(path).encode("utf-8", "replace").decode()
 
 
 def _eight_bit(image: "Image") -> "Image":
-    """RGB; 16-bit scans, whose intensities have no fixed unit, are scaled to their own maximum."""
+    """The image as RGB; 16-bit scans, whose intensities have no fixed unit, are scaled to their own maximum."""
     from PIL.Image import fromarray
 
     if image.mode[0] in "IF":
@@ -132,7 +132,7 @@ def _eight_bit(image: "Image") -> "Image":
 
 def _sort_out(files: list[File], results: list[Decoded | str]) -> Images:
     """Images and quarantine from the results [n] of decoding files [n]."""
-    bad = [(shown(file.path), result) for file, result in zip(files, results) if isinstance(result, str)]
+    bad = [(printable(file.path), result) for file, result in zip(files, results) if isinstance(result, str)]
     good = [(file, result) for file, result in zip(files, results) if isinstance(result, Decoded)]
     if not good:
         raise UserError(f"none of {len(files)} images could be read, such as {bad[0][0]} ({bad[0][1]}): replace them")

@@ -76,13 +76,13 @@ def claim(header: Any, limits: Limits) -> int:
 
 
 def three(shape: Any) -> tuple[int, int, int]:
-    """A shape of 2 axes, 3, or more that are 1, as one of 3."""
+    """The shape with exactly 3 axes; axes beyond them have length 1."""
     x, y, z = (*shape, 1, 1)[:3]
     return x, y, z
 
 
 def turns(affine: np.ndarray) -> tuple[Any, Any]:
-    """Arrays [x, y, z] of this affine to axes left, posterior, superior; and back."""
+    """Two functions: arrays [x, y, z] of this affine to axes left, posterior, superior; and back."""
     from nibabel import orientations
 
     if not np.isfinite(affine).all():
@@ -104,7 +104,10 @@ def encode(
     values: np.ndarray,
     deviation: bool,
 ) -> bytes:
-    """The same grid: int16 HU, or float32; slope 1 and intercept 0. Extensions, which speak of the source, go."""
+    """The bytes of a file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
+
+    Extensions, which speak of the source, are left out.
+    """
     import nibabel
 
     whole = conversion.hounsfield and not deviation

@@ -1,4 +1,4 @@
-"""What is converted, what bounds it, and what one command makes of it."""
+"""The types that readers of files share: a file as it was read, the limits on it, and one command's conversion."""
 
 import uuid
 from collections.abc import Callable
@@ -37,16 +37,16 @@ class Conversion(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A file as read."""
+    """A file as it was read."""
 
     slices: np.ndarray  # float32 [D, h, w]: HU, MR magnitude of any scale, or a display picture in 0..1
-    displayed: bool  # the last
+    displayed: bool  # whether they are a display picture in 0..1
     # (conversion, float32 [D, h, w] in HU or 0..1, whether they are a standard deviation) -> the file to be written
     encode: Callable[[Conversion, np.ndarray, bool], bytes]
 
 
 def check_slice(height: int, width: int, limits: Limits) -> None:
-    """Raises UserError on slices of a size that none should have."""
+    """Raises UserError on slices that are too small or too large."""
     if min(height, width) < MIN_SIDE:
         raise UserError(f"{width} x {height} pixels: give {MIN_SIDE} x {MIN_SIDE} or more")
     if height * width > limits.pixels:

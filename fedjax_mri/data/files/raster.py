@@ -12,7 +12,7 @@ from fedjax_mri.data.files.picture import Conversion, Limits, Picture, check_sli
 
 
 def read(path: Path, source: str, limits: Limits) -> Picture:
-    """One slice. Raises UserError on files that are not a single picture of a sensible size."""
+    """The picture as one slice. Raises UserError on files that are not a single picture of a sensible size."""
     with opened(path, limits.pixels) as image:
         check_slice(image.height, image.width, limits)
         frames = getattr(image, "n_frames", 1)
@@ -25,7 +25,7 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
 
 
 def encode(kind: str, full: int, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
-    """A file of the same `kind` whose `full` value is the top of the display; JPEG, being lossy, at quality 95."""
+    """The bytes of a file of the same `kind` whose `full` value is the top of the display; JPEG at quality 95."""
     from PIL import Image
 
     if deviation and kind == "PNG":

@@ -26,7 +26,7 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
 
 
 def head(path: Path, limits: Limits) -> bytes:
-    """The bytes that tell a file's kind."""
+    """The first bytes of a file, which tell its kind."""
     if not path.exists():
         raise UserError("no such file: check the path")
     if not path.is_file():
@@ -37,7 +37,7 @@ def head(path: Path, limits: Limits) -> bytes:
 
 
 def reader(head: bytes) -> Reader:
-    """How a file that begins like this is read."""
+    """The reader for a file that begins with these bytes."""
     if not head:
         raise UserError("empty file: write it again")
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):

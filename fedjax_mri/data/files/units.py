@@ -14,7 +14,7 @@ from fedjax_mri.data.phantom.scanner import show_mr
 
 AIR = -1000.0  # HU
 LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
-_shown = jax.jit(show_mr)
+_show_mr = jax.jit(show_mr)
 
 
 def check_units(picture: Picture, conversion: Conversion) -> None:
@@ -24,12 +24,12 @@ def check_units(picture: Picture, conversion: Conversion) -> None:
 
 
 def background(displayed: bool, conversion: Conversion) -> float:
-    """What is around a slice, in the file's units."""
+    """The value of what is around a slice, in the file's units."""
     return AIR if conversion.source == "ct" and not displayed else 0.0
 
 
-def entering(image: np.ndarray, displayed: bool, conversion: Conversion) -> np.ndarray:
-    """A slice [H, W] in the file's units, in the model's."""
+def to_model(image: np.ndarray, displayed: bool, conversion: Conversion) -> np.ndarray:
+    """A slice [H, W] brought from the file's units to the model's."""
     if displayed and conversion.window is None:
         return image
     if conversion.source == "mr":
@@ -42,11 +42,11 @@ def entering(image: np.ndarray, displayed: bool, conversion: Conversion) -> np.n
 
 
 def magnitude(image: np.ndarray) -> np.ndarray:
-    """MR [H, W] of any scale in 0..1; an empty slice stays empty."""
+    """An MR slice [H, W] of any scale brought to 0..1; an empty slice stays empty."""
     image = np.maximum(image, np.float32(0))
-    return np.asarray(_shown(image)) if image.any() else image
+    return np.asarray(_show_mr(image)) if image.any() else image
 
 
-def leaving(values: np.ndarray, conversion: Conversion) -> np.ndarray:
-    """What a model made, within what its units and int16 can say."""
+def within_bounds(values: np.ndarray, conversion: Conversion) -> np.ndarray:
+    """A model's values, clipped to what its units and int16 can hold."""
     return np.clip(values, *((LEAST, 32767.0) if conversion.hounsfield else (0.0, 1.0)))

@@ -16,7 +16,7 @@ from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 
 from .lesions import CLASSES, LesionModel
 from .patient import diagnose, draw_patient, picture
-from .scanner import show_ct
+from .scanner import CT_WINDOW, show_ct
 from .site import Site, SiteModel, draw_site
 
 Read = Callable[[Any, jax.Array, jax.Array], Batch]
@@ -55,6 +55,8 @@ class Phantom:
             classes=CLASSES,
             labels=labels,
             image=(self.size, self.size, 1),
+            modalities=(self.image,),
+            window=CT_WINDOW,
             tables=(site_table(self.sites, sites),),
             groups={
                 "field strength": np.where(sites.field > 2, "3 T", "1.5 T"),
@@ -63,7 +65,7 @@ class Phantom:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """Its test sets. Raises UserError when the saved model knows other classes."""
+        """The test sets. Raises UserError when the saved model knows other classes."""
         require("classes", CLASSES, classes == CLASSES, f"this model knows {', '.join(classes)}")
         return dict(self.build(seed).tests), ()
 
@@ -93,32 +95,32 @@ def reader(phantom: Phantom) -> Read:
 
     Phantoms that differ in their store alone share one function, and so one program.
     """
-    return _reader(phantom.size, phantom.image, alike(phantom.sites), phantom.lesions)
+    return _reader(phantom.size, phantom.image, without_label_skew(phantom.sites), phantom.lesions)
 
 
-def alike(sites: SiteModel) -> SiteModel:
-    """The settings without what the store holds."""
+def without_label_skew(sites: SiteModel) -> SiteModel:
+    """The settings without the label skew, which the store holds."""
     return replace(sites, class_alpha=1.0)
 
 
 @functools.cache
 def _reader(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> Read:
     # Traced once for training, evaluation and all that asks for shapes.
-    opened = jax.jit(partial(open_site, sites), inline=True)
-    drawn = jax.jit(partial(draw_patient, sites, lesions), inline=True)
-    pictured = jax.jit(partial(picture, sites, lesions, size), inline=True)
+    site_of = jax.jit(partial(open_site, sites), inline=True)
+    patient_of = jax.jit(partial(draw_patient, sites, lesions), inline=True)
+    pictures_of = jax.jit(partial(picture, sites, lesions, size), inline=True)
 
     def read(store: Origin, client: jax.Array, indices: jax.Array) -> Batch:
-        site, patients = opened(store, client)
-        several = jax.vmap(drawn, (None, 0))(site, keys.each(patients, indices + store.patient))
-        several = computed(several, store.class_alpha > 0)
-        batch = jax.vmap(pictured, (None, 0))(site, several)
+        site, patients = site_of(store, client)
+        several = jax.vmap(patient_of, (None, 0))(site, keys.each(patients, indices + store.patient))
+        several = computed_once(several, store.class_alpha > 0)
+        batch = jax.vmap(pictures_of, (None, 0))(site, several)
         return {"image": show_ct(batch["ct"]) if image == "ct" else batch["mr"], **batch}
 
     return read
 
 
-def computed(traits: Any, always: jax.Array) -> Any:
+def computed_once(traits: Any, always: jax.Array) -> Any:
     """`traits` as they are. Behind a branch that is `always` taken, XLA cannot compute them again for every pixel, as
     it would on a processor, three times as slowly in all."""
     return jax.lax.cond(always, lambda traits: traits, partial(jax.tree.map, jnp.zeros_like), traits)
@@ -134,7 +136,7 @@ def open_site(model: SiteModel, store: Origin, client: jax.Array) -> tuple[Site,
 def census(phantom: Phantom, store: Origin, clients: int) -> tuple[Site, np.ndarray]:
     """Traits of every training site, fields [N, ...], and its patients per class, int32 [N, C]; draws no picture."""
     chunks = jnp.arange(-(-clients // CHUNK) * CHUNK, dtype=jnp.int32).reshape(-1, CHUNK)
-    sites, labels = jax.device_get(_counter(alike(phantom.sites))(store, chunks))
+    sites, labels = jax.device_get(_counter(without_label_skew(phantom.sites))(store, chunks))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:clients], (sites, labels))
 
 

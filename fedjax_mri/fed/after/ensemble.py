@@ -17,13 +17,13 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.data.pooled import pool
-from fedjax_mri.fed.algorithm import ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, initial_state
+from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, check_simulation, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Uplink, UplinkState
@@ -67,17 +67,17 @@ def ensemble(task: Task) -> Task:
     return task._replace(predict=predict, evaluate=judged, shared=everything, newcomer=None)
 
 
-def members(sim: Simulation, state: State) -> Model:
+def members(algorithm: Algorithm, state: State) -> Model:
     """The models, [K, ...], of the K clients that have trained, as NumPy arrays."""
-    assert sim.algorithm.member is not None
+    assert algorithm.member is not None
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[trained], state.clients)
-    return trees.join(sim.algorithm.member(rows.state), rows.model)
+    return trees.join(algorithm.member(rows.state), rows.model)
 
 
 def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Judged]:
     """Test sets, as "NAME/ensemble", by all clients' models together."""
-    models, named = members(sim, state), {f"{name}/ensemble": test for name, test in tests.items()}
+    models, named = members(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
     clients = ClientRow(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
     all_of_them = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
     return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
@@ -90,6 +90,7 @@ def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData,
     (taught,) = judge(sim, plan, {"": test}, state).values()
     school = lesson(sim.task, settings, soft(images, taught.kept["predictions"]))
     plan = replace(plan, data="replicated", clients="device")
+    check_simulation(school, plan)
     after, *_ = segments.build(school, plan, root, 1)(initial_state(school, plan, root), 1)
     student = trees.only(after.server.model, state.server.model)
     return state._replace(server=state.server._replace(model=student))

@@ -19,7 +19,7 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly, alone
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state, place_state
+from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, initial_state, place_state
 from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Uplink
@@ -62,6 +62,7 @@ def tune(sim: Simulation, plan: Plan, owners: np.ndarray, epochs: int, state: St
     The learning rate is the one that training began with.
     """
     sim = among(sim, owners, epochs)
+    check_simulation(sim, plan)
     fresh = initial_state(sim, plan, root)
     clients = fresh.clients._replace(model=models(state, owners))
     fresh = place_state(plan, fresh._replace(round=jnp.asarray(np.asarray(state.round)), clients=clients))

@@ -46,7 +46,7 @@ def doubled(task: Task) -> Task:
     def personal(judge: Any) -> Any:
         return lambda params, carry, batch: judge(*which(Model(params, carry), "personal"), batch)
 
-    phases = tuple(Phase(summed(phase.loss), apart(phase.moves)) for phase in task.phases)
+    phases = tuple(Phase(summed(phase.loss), apart(phase.moves), of_both(phase.penalty)) for phase in task.phases)
     judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
     newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
@@ -72,6 +72,11 @@ def summed(loss: Any) -> Any:
         return ours + own, ({"shared": first, "personal": second}, metrics)
 
     return both
+
+
+def of_both(penalty: Any) -> Any:
+    """The penalties of both added; None where there is none."""
+    return penalty and (lambda params: penalty(params["shared"]) + penalty(params["personal"]))
 
 
 def apart(moves: Any) -> Any:

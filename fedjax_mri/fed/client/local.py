@@ -112,6 +112,9 @@ def local_step(
             return phase.loss(trees.join(moving, still), carry, batch, own)
 
         grads, (carry, metrics) = local.gradient(loss, moving, batch, own)
+        if (penalty := phase.penalty) is not None:
+            of_penalty = jax.grad(lambda moving, still=still: penalty(trees.join(moving, still)))(moving)
+            grads = trees.add(grads, of_penalty)
         found.append(trees.join(grads, trees.zeros_like(still)))
         full = algorithm.gradient(found[-1], model.params, start.model.params, start.server, start.state)
         full = zero_where_frozen(frozen, full)

@@ -12,6 +12,7 @@ from jax.experimental.multihost_utils import process_allgather
 from fedjax_mri.core import programs, trees
 from fedjax_mri.core.programs import Form, Shelf
 from fedjax_mri.data import resident
+from fedjax_mri.data.augment import middle_slices
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.fed.engine.plan import AXIS, Plan
 from fedjax_mri.fed.engine.simulation import ClientRow, State
@@ -58,10 +59,10 @@ def build(
 
 
 def showing(task: Task) -> Task:
-    """`task` of which nothing is measured, and all that it shows is kept."""
+    """`task` of which nothing is measured, and all that it shows is kept; of volumes the middle slice."""
 
     def shown(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
-        there: dict[str, jax.Array] = {name: batch[name] for name in ("image", "mask") if name in batch}
+        there: dict[str, jax.Array] = {name: middle_slices(batch[name]) for name in ("image", "mask") if name in batch}
         return {**there, **task.kept(task.predict(params, carry, batch), batch)}
 
     return task._replace(predict=task.shown or shown, evaluate=lambda *_: (), kept=lambda shown, _: shown)

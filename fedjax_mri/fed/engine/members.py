@@ -33,7 +33,7 @@ Numbers = dict[str, jax.Array]  # name -> float32 []
 Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) ->
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are consumed
 Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
-TINY = 100_000  # parameters of a model of which a step leaves an accelerator idle: members go side by side
+SMALL_MODEL = 100_000  # parameters of a model of which a step leaves an accelerator idle: members go side by side
 
 
 class Member(NamedTuple):
@@ -62,10 +62,10 @@ class Tested(NamedTuple):
     chunks: tuple[np.ndarray, ...]  # see `evaluate.deal`
 
 
-def shape(data: ClientData) -> Any:
-    """What data sets of one program have in common: functions, and shapes but for resident rows.
+def data_signature(data: ClientData) -> Any:
+    """Returns what data sets of one program have in common: functions, and shapes but for the number of resident rows.
 
-    None for data that is never held whole.
+    None for data that are never held whole.
     """
     if data.store is None:
         return None
@@ -74,85 +74,85 @@ def shape(data: ClientData) -> Any:
     return len(data.sizes), functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 
-def group(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[ClientData]) -> Group:
-    """`members` and the `data` they refer to on their devices, by a resolved plan."""
+def place(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[ClientData]) -> Group:
+    """Returns `members` and the `data` they refer to, placed on the devices of a resolved plan."""
     each = plan if len(members) < plan.devices else replace(plan, devices=1)
     filled = [*members, *[members[-1]] * (-len(members) % (plan.devices // each.devices))]
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
-    placed = plan.put(stacked([placement.whole(one) for one in data]))
-    found = Group(make, plan, each, several, placed)
-    return found._replace(members=jax.device_put(several, where(found)))
+    placed = plan.put(stack([placement.whole(one) for one in data]))
+    group = Group(make, plan, each, several, placed)
+    return group._replace(members=jax.device_put(several, member_sharding(group)))
 
 
-def settled(plan: Plan, parameters: int) -> Plan:
-    """`plan` with "auto" decided by rule, for a model of so many parameters.
+def resolve_members(plan: Plan, parameters: int) -> Plan:
+    """Returns `plan` with its `members` decided by rule, for a model of so many parameters.
 
     A processor trains members faster in turn: side by side, each step is one of all, and every branch is taken.
     """
     if plan.members != "auto":
         return plan
-    beside = parameters <= TINY and jax.default_backend() != "cpu"
+    beside = parameters <= SMALL_MODEL and jax.default_backend() != "cpu"
     return replace(plan, members="vmap" if beside else "map")
 
 
-def stacked(several: Sequence[PyTree]) -> PyTree:
-    """Trees on the host as one with a leading axis [U]; resident stores get the rows of the largest."""
+def stack(several: Sequence[PyTree]) -> PyTree:
+    """Returns U trees on the host as one with a leading axis [U]; resident stores get the rows of the largest."""
     rows = max((_rows(tree) for tree in several), default=0)
     padded = [jax.tree.map(partial(_with_rows, rows), tree, is_leaf=_is_resident) for tree in several]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
-def over(group: Group, one: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
-    """`one(whole, mine)` of each member, of `whole` that all see and `mine` [M, ...]."""
+def over_members(group: Group, one: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
+    """Returns what maps `one(whole, mine)` over members: all see `whole`, each its own row of `mine` [M, ...]."""
 
     def several(whole: PyTree, mine: PyTree) -> PyTree:
         each = partial(one, whole)
         return jax.vmap(each)(mine) if group.plan.members == "vmap" else jax.lax.map(each, mine)
 
-    if not spread(group):
+    if not divided_among_devices(group):
         return several
     whole, mine = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
     return jax.shard_map(several, mesh=group.plan.mesh(), in_specs=(whole, mine), out_specs=mine, check_vma=False)
 
 
-def spread(group: Group) -> bool:
-    """Whether members are divided among devices; else all devices work for one after another."""
+def divided_among_devices(group: Group) -> bool:
+    """Returns whether each member has one device; else all devices train one member after another."""
     return group.each.devices < group.plan.devices
 
 
-def where(group: Group) -> jax.sharding.NamedSharding:
-    """The sharding of what members have for themselves."""
-    return group.plan.divided() if spread(group) else group.plan.everywhere()
+def member_sharding(group: Group) -> jax.sharding.NamedSharding:
+    """Returns the sharding of arrays with a leading axis [M]."""
+    return group.plan.divided() if divided_among_devices(group) else group.plan.everywhere()
 
 
-def simulated(group: Group, placed: Placed, member: Member) -> Simulation:
-    """The simulation of one member, of which all that is its own may be known only when the program runs."""
+def member_simulation(group: Group, placed: Placed, member: Member) -> Simulation:
+    """Returns the simulation of one member, whose own numbers may be known only when the program runs."""
     return group.make(member.numbers, placed.size[member.data])
 
 
-def first(group: Group) -> State:
-    """Every member before its first round, [M, ...]."""
+def first_states(group: Group) -> State:
+    """Returns the states of all members before their first round, [M, ...]."""
 
     def one(placed: Placed, member: Member) -> State:
-        return init_state(simulated(group, placed, member), member.root)
+        return init_state(member_simulation(group, placed, member), member.root)
 
-    make = jax.jit(over(group, one), out_shardings=where(group), compiler_options=programs.options())
+    make = jax.jit(over_members(group, one), out_shardings=member_sharding(group), compiler_options=programs.options())
     return make(group.placed, group.members)
 
 
 def build(group: Group, state: State, most: int) -> Segment:
-    """The compiled rounds of all members, up to `most` in a segment, from states of the shapes of `state`.
+    """Returns the compiled rounds of all members, up to `most` in a segment, from states of the shapes of `state`.
 
     Raises UserError where a device cannot hold them.
     """
 
     def one(placed: Placed, mine: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = mine
-        sim = simulated(group, placed, member)
+        sim = member_simulation(group, placed, member)
         return segments.several(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
 
-    many = over(group, one)
-    mine, whole = where(group), group.plan.everywhere()
+    many = over_members(group, one)
+    mine, whole = member_sharding(group), group.plan.everywhere()
     form, count = Form((mine, whole, mine, mine), mine, consumed=(0,)), group.members.data.size
     given = state, group.placed, group.members, np.zeros(count, np.int32)
     program = programs.compiled(lambda state, placed, *mine: many(placed, (state, *mine)), form, given)
@@ -166,34 +166,37 @@ def build(group: Group, state: State, most: int) -> Segment:
     return segment
 
 
-def judge(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Metrics]]:
-    """States [M, ...] -> metrics by member and client of each test set; `tests` are of the group's data sets."""
-    tested = {name: group.plan.put(gathered([one[name] for one in tests], group.each)) for name in tests[0]}
+def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Metrics]]:
+    """Returns a function that gives, for states [M, ...], metrics by member and client of each test set.
+
+    tests: those of each of the group's data sets.
+    """
+    tested = {name: group.plan.put(stack_tests([one[name] for one in tests], group.each)) for name in tests[0]}
 
     @functools.cache
     def program(read: Callable[..., Any]) -> Callable[..., Metrics]:
         def one(whole: tuple[Tested, Placed], mine: tuple[State, Member]) -> Metrics:
             state, member = mine
-            test, task = trees.take(whole[0], member.data), simulated(group, whole[1], member).task
+            test, task = trees.take(whole[0], member.data), member_simulation(group, whole[1], member).task
             on_devices = evaluate.on_devices(task, group.each, read)
             parts = evaluate.own(state.clients, test.owner)
             return on_devices(state.server.model, parts, test.store, test.owner, *test.chunks)[0]
 
-        return jax.jit(over(group, one), compiler_options=programs.options())
+        return jax.jit(over_members(group, one), compiler_options=programs.options())
 
-    def judged(state: State) -> dict[str, Metrics]:
+    def evaluated(state: State) -> dict[str, Metrics]:
         mine = state, group.members
         done = {name: program(tests[0][name].data.read)((one, group.placed), mine) for name, one in tested.items()}
         return {name: jax.tree.map(np.asarray, metrics) for name, metrics in done.items()}
 
-    return judged
+    return evaluated
 
 
-def gathered(tests: Sequence[Test], plan: Plan) -> Tested:
-    """One test set of each data set, as arrays of the same shapes."""
+def stack_tests(tests: Sequence[Test], plan: Plan) -> Tested:
+    """Returns one test set of each data set, as arrays of the same shapes."""
     room = max(int(test.data.sizes.sum()) for test in tests)
     parts = (Tested(resident.whole(t.data), t.owner, evaluate.deal(t.data.sizes, plan, room)) for t in tests)
-    return stacked(list(parts))
+    return stack(list(parts))
 
 
 def _is_resident(node: Any) -> bool:

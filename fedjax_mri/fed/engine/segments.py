@@ -16,7 +16,7 @@ from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import cohort_round, one_round
-from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, draw_cohort, init_state
+from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, init_state
 from fedjax_mri.fed.sampling import Cohort
 
 # (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
@@ -29,9 +29,8 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf 
     """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
 
     They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
-    Traced programs are kept on `shelf`. Raises UserError where the plan cannot hold the simulation.
+    Traced programs are kept on `shelf`. `check` the simulation first. Raises UserError where the program is too large.
     """
-    check_simulation(sim, plan)
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
         return one_by_one(sim, plan, root, shelf)
     return at_once(sim, plan, root, most, shelf)

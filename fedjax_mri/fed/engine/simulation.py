@@ -55,17 +55,17 @@ class State(NamedTuple):
 
 def init_state(sim: Simulation, root: jax.Array) -> State:
     """The state before the first round; every client starts from the same model."""
-    state = init_one_client(sim, root)
+    state = init_one_client(sim.task, sim.algorithm, sim.uplink, root)
     return state._replace(clients=trees.repeat(state.clients, len(sim.data.sizes)))
 
 
-def init_one_client(sim: Simulation, root: jax.Array) -> State:
+def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.Array) -> State:
     """`init_state` with the row of one client in place of N rows."""
-    model = sim.task.init(keys.purpose(root, keys.Purpose.INIT))
-    shared, rest = trees.split(sim.task.shared(model), model)
-    sent = sent_shapes(sim.algorithm, shared)
-    row = ClientRow(rest, sim.algorithm.init_client(shared), sim.uplink.stages.init_client(sent), jnp.int32(0))
-    return State(jnp.int32(0), sim.algorithm.init(shared), contract.init(sim.uplink, sent), row)
+    model = task.init(keys.purpose(root, keys.Purpose.INIT))
+    shared, rest = trees.split(task.shared(model), model)
+    sent = sent_shapes(algorithm, shared)
+    row = ClientRow(rest, algorithm.init_client(shared), uplink.stages.init_client(sent), jnp.int32(0))
+    return State(jnp.int32(0), algorithm.init(shared), contract.init(uplink, sent), row)
 
 
 def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
@@ -73,7 +73,7 @@ def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
     make = partial(jax.jit, compiler_options=programs.options())
     if plan.clients == "device":
         return place_state(plan, make(partial(init_state, sim))(root))
-    state = make(partial(init_one_client, sim))(root)
+    state = make(partial(init_one_client, sim.task, sim.algorithm, sim.uplink))(root)
     clients = jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(sim.data.sizes), 0), state.clients)
     return place_state(plan, state._replace(clients=clients))
 

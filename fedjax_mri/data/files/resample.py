@@ -7,28 +7,28 @@ import numpy as np
 
 
 def fit(image: np.ndarray, size: tuple[int, int], fill: float) -> np.ndarray:
-    """An image [h, w] in the middle of [H, W]."""
-    (top, left), (height, width) = inside(image.shape, size)
+    """An image [h, w] resized to lie in the middle of [H, W], with `fill` around it."""
+    (top, left), (height, width) = placement(image.shape, size)
     full = np.full(size, fill, np.float32)
     full[top : top + height, left : left + width] = resize(image, (height, width))
     return full
 
 
-def back(full: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What `fit` has made of [h, w], from [H, W]."""
-    (top, left), (height, width) = inside(shape, full.shape)
+def unfit(full: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The inverse of `fit`: an image [h, w] from one [H, W]."""
+    (top, left), (height, width) = placement(shape, full.shape)
     return resize(full[top : top + height, left : left + width], shape)
 
 
-def inside(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Corner and size of the largest rectangle of the proportions [h, w] in the middle of [H, W]."""
+def placement(shape: tuple[int, ...], size: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The corner and size of the largest rectangle of the proportions [h, w] in the middle of [H, W]."""
     scale = min(size[0] / shape[0], size[1] / shape[1])
     height, width = (max(1, round(side * scale)) for side in shape)
     return ((size[0] - height) // 2, (size[1] - width) // 2), (height, width)
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """An image [h, w] as float32 of another shape [h, w]; of the same shape, the same values."""
+    """An image [h, w] resized to another shape, float32; of the same shape, the same values."""
     from PIL import Image
 
     values = np.ascontiguousarray(image, np.float32)

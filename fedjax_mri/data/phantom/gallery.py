@@ -44,7 +44,7 @@ def tissue_colours(tissue: np.ndarray) -> np.ndarray:
     return tissue @ np.asarray(palette)
 
 
-def save_grid(config: Phantom, sites: int, seed: int, path: str | Path) -> None:
+def save_gallery(config: Phantom, sites: int, seed: int, path: str | Path) -> None:
     """PNG of `sites` rows: CT in the brain window, MR, tissues, and MR with the tumour outlined."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

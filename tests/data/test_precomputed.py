@@ -1,4 +1,4 @@
-"""Drawn once: the source's examples, as bytes, client by client."""
+"""Computed once: the source's examples, as bytes, client by client."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from simulations import SIZES, procedural
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
-from fedjax_mri.data.drawn import Drawn, drawn
+from fedjax_mri.data.precomputed import Precomputed, precomputed
 from fedjax_mri.fed.engine import members
 
 OWNER = np.arange(len(SIZES), dtype=np.int32)
@@ -25,7 +25,7 @@ class Source:
 
 
 def test_examples_are_the_source_s_own() -> None:
-    theirs, ours = procedural(), Drawn(Source()).build(0)
+    theirs, ours = procedural(), Precomputed(Source()).build(0)
     np.testing.assert_array_equal(ours.train.sizes, SIZES)
     for data in (ours.train, ours.tests["again"].data):
         for client in (0, 4):
@@ -37,7 +37,7 @@ def test_examples_are_the_source_s_own() -> None:
 
 
 def test_what_is_drawn_can_be_stacked() -> None:
-    assert members.shape(drawn(procedural())) == members.shape(drawn(procedural()))
+    assert members.data_signature(precomputed(procedural())) == members.data_signature(precomputed(procedural()))
 
 
 def test_fields_are_kept_as_files_hold_them() -> None:
@@ -46,9 +46,9 @@ def test_fields_are_kept_as_files_hold_them() -> None:
         return {"ct": -100 * value, "mr": value / 20, "has": value, "label": indices}
 
     data = procedural()._replace(read=read)
-    kept = drawn(data, ("ct", "mr", "has")).store.fields
+    kept = precomputed(data, ("ct", "mr", "has")).store.fields
     assert {name: x.dtype for name, x in kept.items()} == {"ct": np.int16, "mr": np.uint8, "has": np.float32}
     np.testing.assert_allclose(kept["ct"][:3, 0], [40, -60, -160])
     np.testing.assert_allclose(kept["mr"][:3, 0], np.rint(np.clip([-0.02, 0.03, 0.08], 0, 1) * 255))
     with pytest.raises(UserError, match=r"data.fields: there is no pet; choose of ct, mr, has, label"):
-        drawn(data, ("pet",))
+        precomputed(data, ("pet",))

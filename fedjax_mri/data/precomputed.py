@@ -17,37 +17,38 @@ CHUNK = 128  # examples computed at once
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """`source` as resident arrays as files would hold them: images in bytes, CT in whole HU, labels."""
+class Precomputed:
+    """`source` with its examples held in memory as files would hold them: images in bytes, CT in whole HU, labels."""
 
     source: Any  # a Source
     fields: tuple[str, ...] = ("image", "label")  # of its examples, the ones that are kept
 
     def build(self, seed: int) -> Federation:
-        """Raises UserError where the source does."""
+        """The source's federation, precomputed. Raises UserError where the source does."""
         return _built(self, seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own, drawn."""
+        """The source's own test sets, precomputed."""
         source: Source = self.source
         tests, tables = source.evaluation(classes, seed)
-        return _all(tests, self.fields), tables
+        return _precomputed_tests(tests, self.fields), tables
 
 
 @functools.lru_cache(8)  # a study wraps the same ones in many ways
-def _built(settings: Drawn, seed: int) -> Federation:
+def _built(settings: Precomputed, seed: int) -> Federation:
     source: Source = settings.source
     federation = source.build(seed)
-    train, tests = drawn(federation.train, settings.fields), _all(federation.tests, settings.fields)
-    return federation._replace(train=train, tests=tests)
+    train, tests = precomputed(federation.train, settings.fields), _precomputed_tests(federation.tests, settings.fields)
+    images = tuple(name for name in dict.fromkeys((*federation.images, "ct", "mr")) if name in settings.fields)
+    return federation._replace(train=train, tests=tests, images=images)
 
 
-def _all(tests: Mapping[str, Test], fields: tuple[str, ...]) -> dict[str, Test]:
-    return {name: test._replace(data=drawn(test.data, fields)) for name, test in tests.items()}
+def _precomputed_tests(tests: Mapping[str, Test], fields: tuple[str, ...]) -> dict[str, Test]:
+    return {name: test._replace(data=precomputed(test.data, fields)) for name, test in tests.items()}
 
 
-def drawn(data: ClientData, fields: tuple[str, ...] = ("image", "label")) -> ClientData:
-    """The same clients with those fields of their examples in memory."""
+def precomputed(data: ClientData, fields: tuple[str, ...] = ("image", "label")) -> ClientData:
+    """The same clients, with those fields of their examples in memory."""
     client, index = positions(data.sizes)
     store, read = jax.device_put(whole(data)), _reader(data.read, fields)
     chunks = [read(store, *_chunk(client, index, start)) for start in range(0, len(index), CHUNK)]

@@ -1,0 +1,116 @@
+"""The parts of a simulation, built from a config: the task alone, or all that is trained."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import ClientData, DataDescription, Federation
+from fedjax_mri.data.resident import specimen
+from fedjax_mri.fed.algorithm import Algorithm, traffic
+from fedjax_mri.fed.client.local import Local, step_counts
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation
+from fedjax_mri.fed.sampling import Population
+from fedjax_mri.fed.traffic import Traffic
+from fedjax_mri.fed.uplink.contract import PyTree, Uplink
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.run import initial
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.tasks.task import Task
+
+
+class Method(NamedTuple):
+    """How clients learn and how the server aggregates: the parts of a simulation that need no data."""
+
+    local: Local
+    uplink: Uplink
+    algorithm: Algorithm
+
+
+def build_method(config: Experiment) -> Method:
+    """Returns the method of a config. Raises UserError on bad settings."""
+    algorithm = config.algorithm.build()
+    return Method(config.local.build(config.rounds), config.uplink.build(), algorithm)
+
+
+def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
+    """Returns the simulation that a config describes, for a resolved plan. Raises UserError on bad settings."""
+    return assemble_simulation(config, build_method(config), described, data, plan)
+
+
+def assemble_simulation(
+    config: Experiment, method: Method, described: DataDescription, data: ClientData, plan: Plan
+) -> Simulation:
+    """Returns the simulation that a config describes, of whose parts `method` has been built before."""
+    task = assemble_task(config, method.algorithm, described, compute_of(plan))
+    refuse_distillation(config, method.algorithm, task)
+    clients = population(config, task, method, data)
+    return Simulation(
+        task=task,
+        algorithm=method.algorithm,
+        uplink=method.uplink,
+        sampler=config.sampling.build(clients),
+        local=method.local,
+        data=data,
+        conditions=config.conditions.build(clients),
+    )
+
+
+def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescription, compute: Compute) -> Task:
+    """Returns what clients of a built algorithm train; reads `config.task` and `config.init_from` alone."""
+    task = config.task.build(described, compute)
+    if task.with_encoder is not None:
+        from fedjax_mri.run import encoder  # here, as it restores runs, which needs this module
+
+        task = task.with_encoder(encoder.of_run)
+    return algorithm.task(initial.with_initial_weights(config.init_from, described.classes, task))
+
+
+def compute_of(plan: Plan) -> Compute:
+    """Returns how a resolved plan computes networks."""
+    assert plan.conv != "auto", "resolve the plan first"
+    return Compute(plan.conv, plan.precision, plan.remat)
+
+
+def refuse_distillation(config: Experiment, algorithm: Algorithm, task: Task) -> None:
+    """Raises UserError when an ensemble is to be distilled and there is none."""
+    if config.distil.epochs and (algorithm.member is None or task.tally is None):
+        raise UserError(
+            f"distil.epochs={config.distil.epochs}: there is no ensemble; choose --fed.algorithm oneshot and a task "
+            "that can judge predictions, as classification can"
+        )
+
+
+def population(config: Experiment, task: Task, method: Method, data: ClientData) -> Population:
+    """Returns what samplers and conditions must know of the clients."""
+
+    def shared(key: jax.Array) -> PyTree:
+        model = task.init(key)
+        return trees.split(task.shared(model), model)[0]
+
+    def each() -> Traffic:
+        return traffic(method.algorithm, method.uplink, jax.eval_shape(shared, jax.random.key(0)))
+
+    steps = step_counts(method.local, data.sizes)
+    return Population(data.sizes, steps, method.local.epochs, each, config.rounds)
+
+
+def describe(federation: Federation) -> DataDescription:
+    """Returns what a task must know of a federation's data, as the federation says it or `read` shows."""
+    labels = tuple(int(count) for count in np.sum(federation.labels, 0))
+    image = federation.image or image_shape(federation.train, federation.images[0])
+    of_images = federation.modalities, federation.spacing, federation.window, federation.pictures
+    return DataDescription(image, federation.classes, len(federation.train.sizes), labels, *of_images)
+
+
+def image_shape(data: ClientData, field: str) -> tuple[int, ...]:
+    """Returns the shape of one example's `field`, by tracing `read`. Raises UserError where batches lack the field."""
+    store, zero = specimen(data), jnp.int32(0)
+    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    if field not in fields:
+        raise UserError(f"data: its images are said to be in {field!r}, its batches hold {', '.join(fields)}")
+    return fields[field].shape[1:]

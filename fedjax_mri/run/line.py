@@ -1,0 +1,159 @@
+"""One line of a run's log in memory, and the flat names under which metrics.jsonl holds its figures.
+
+A line of metrics.jsonl is one flat dict, because users, TensorBoard and `early.figure` name figures by one string:
+"train/nll", "simulated/up_mb", "unseen sites/accuracy", "unseen sites/mr/ssim". `flat` and `parse` alone know how these
+names are made; all other code reads the fields of `Line`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+TRAIN, SIMULATED = "train", "simulated"
+Recorded = float | None  # None: a run of an older version has not recorded it
+Figures = Mapping[str, float]  # a task's figures by the names that its `summary` gives them: "accuracy", "mr/ssim"
+
+
+class Simulated(NamedTuple):
+    """What the rounds of one segment cost in the simulated world."""
+
+    seconds: Recorded = None  # on the virtual clock
+    up_mb: Recorded = None  # from clients to the server
+    down_mb: Recorded = None  # from the server to clients
+    lost: Recorded = None  # clients that were asked and sent nothing
+    cut: Recorded = None  # clients that sent unfinished work
+    skipped: Recorded = None  # rounds to which no client came
+
+
+class SegmentFigures(NamedTuple):
+    """What the rounds of one segment amounted to, and how fast they were."""
+
+    figures: Figures  # over all that was trained on; empty where no client came
+    seconds: Recorded = None
+    clients_per_second: Recorded = None
+    images_per_second: Recorded = None
+    useful_share: Recorded = None  # steps taken on examples, of all steps that the lanes took
+    waited_share: Recorded = None  # of the time, for examples
+    simulated: Simulated = Simulated()
+
+
+class TestFigures(NamedTuple):
+    """How good a model is on one test set."""
+
+    pooled: Figures  # over all examples
+    worst_decile: Recorded = None  # mean score of the worst tenth of the clients
+    client_std: Recorded = None  # standard deviation of the score over clients
+
+
+class Line(NamedTuple):
+    """One evaluation of a run, and the segment of training before it."""
+
+    round: int
+    tests: Mapping[str, TestFigures]  # by name of the test set
+    training: SegmentFigures | None = None  # None before the first round
+
+
+class TissueFigures(NamedTuple):
+    """How wrong the images made are in one tissue."""
+
+    error: float  # mean absolute error
+    bias: float  # mean of made minus true
+    unit: str  # "HU"; "" where both are shares of the display's range
+
+
+class ModalityFigures(NamedTuple):
+    """How good the images of one modality are that a translator made."""
+
+    values: Figures  # "ssim", "mae HU", "lesion Dice", ...
+    tissues: Mapping[str, TissueFigures]  # empty where the data do not tell tissues
+
+
+MODALITIES = ("mr", "ct")
+SPREAD = ("worst_decile", "client_std")
+RATES = SegmentFigures._fields[1:-1]
+TISSUE = re.compile(r"(?P<figure>error|bias)(?P<unit>| HU) in (?P<tissue>.+)")
+
+
+def full_name(group: str, figure: str) -> str:
+    """The name under which metrics.jsonl holds a figure of the test set `group`, or of TRAIN or SIMULATED."""
+    return f"{group}/{figure}"
+
+
+def named(figures: TestFigures) -> dict[str, float]:
+    """All figures of one test set by name."""
+    return {**figures.pooled, **_known(figures, SPREAD)}
+
+
+def flat(line: Line) -> dict[str, float]:
+    """The line as metrics.jsonl holds it."""
+    found: dict[str, float] = {"round": line.round}
+    if line.training is not None:
+        found |= _prefixed(TRAIN, line.training.figures) | _known(line.training, RATES)
+        found |= _prefixed(SIMULATED, _known(line.training.simulated, Simulated._fields))
+    for test, figures in line.tests.items():
+        found |= _prefixed(test, named(figures))
+    return found
+
+
+def parse(values: Mapping[str, float]) -> Line:
+    """The inverse of `flat`; names of figures that are not known here are left out."""
+    groups = {name: _split(name, _test_sets(values)) for name in values}
+    by_group: dict[str, dict[str, float]] = {}
+    for name, (group, figure) in groups.items():
+        by_group.setdefault(group, {})[figure] = values[name]
+    rates, train, simulated = (by_group.pop(group, {}) for group in ("", TRAIN, SIMULATED))
+    tests = {name: _test_figures(figures) for name, figures in by_group.items()}
+    training = SegmentFigures(train, **_only(rates, RATES), simulated=Simulated(**_only(simulated, Simulated._fields)))
+    started = train or simulated or _only(rates, RATES)
+    return Line(int(values["round"]), tests, training if started else None)
+
+
+def by_modality(figures: TestFigures) -> dict[str, ModalityFigures]:
+    """The figures of each modality made, from the names that `tasks/measures.py` gives them; {} for a classifier."""
+    found = {}
+    for modality in MODALITIES:
+        prefix = full_name(modality, "")
+        mine = {name.removeprefix(prefix): x for name, x in figures.pooled.items() if name.startswith(prefix)}
+        tissues = {name: match for name in mine if (match := TISSUE.fullmatch(name))}
+        errors = {m["tissue"]: _tissue(mine, m) for m in tissues.values() if m["figure"] == "error"}
+        if mine:
+            found[modality] = ModalityFigures({name: x for name, x in mine.items() if name not in tissues}, errors)
+    return found
+
+
+def _tissue(figures: Figures, match: re.Match[str]) -> TissueFigures:
+    bias = figures[f"bias{match['unit']} in {match['tissue']}"]
+    return TissueFigures(figures[match.string], bias, match["unit"].strip())
+
+
+def _prefixed(group: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {full_name(group, name): value for name, value in figures.items()}
+
+
+def _known(fields: Any, names: Sequence[str]) -> dict[str, float]:
+    """Those fields of a NamedTuple that have been recorded."""
+    return {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
+
+
+def _only(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    return {name: values[name] for name in names if name in values}
+
+
+def _test_sets(values: Mapping[str, float]) -> list[str]:
+    """Names of the test sets, the longest first; each has a `client_std`, but for old files."""
+    ending = full_name("", SPREAD[1])
+    return sorted((name.removesuffix(ending) for name in values if name.endswith(ending)), key=len, reverse=True)
+
+
+def _split(name: str, tests: Sequence[str]) -> tuple[str, str]:
+    """The group and the figure that a name of metrics.jsonl stands for; the group of a rate is ""."""
+    for test in tests:  # both parts may hold a "/", as in "unseen sites/ensemble" and "mr/ssim"
+        if name.startswith(full_name(test, "")):
+            return test, name.removeprefix(full_name(test, ""))
+    group, slash, figure = name.partition("/")
+    return (group, figure) if slash else ("", name)
+
+
+def _test_figures(figures: Mapping[str, float]) -> TestFigures:
+    pooled = {name: value for name, value in figures.items() if name not in SPREAD}
+    return TestFigures(pooled, **_only(figures, SPREAD))

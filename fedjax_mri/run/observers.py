@@ -1,0 +1,100 @@
+"""What watches a run: its log, its checkpoints, its best model, its pictures, and what ends it early.
+
+Each function returns an observer of the training loop. Processes that train one run together must all call the same
+observers in the same order: saving and stopping need all of them.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_mri.core.clock import Clock
+from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.simulation import State
+from fedjax_mri.run import pictures, processes
+from fedjax_mri.run.checkpoint import Checkpoints
+from fedjax_mri.run.early import Early, last_is_best, patience_is_over
+from fedjax_mri.run.line import Line, SegmentFigures
+from fedjax_mri.run.loop import Observer, Progress
+from fedjax_mri.run.runfolder import Log
+from fedjax_mri.run.stopping import StopSignal
+
+
+class Trained(NamedTuple):
+    """What a segment of a run amounted to."""
+
+    figures: SegmentFigures
+    concluded: dict[str, Judged]  # test sets by what follows the last round: an ensemble, fine-tuned models
+
+
+class Evaluated(NamedTuple):
+    """A run's state on its test sets."""
+
+    line: Line  # what metrics.jsonl says of it
+    tests: dict[str, Judged]  # test set -> the model on it
+    headline: str  # the figure of each test set to look at first
+
+
+RunProgress = Progress[State, Trained, Evaluated]
+RunObserver = Observer[State, Trained, Evaluated]
+
+
+def after_segments(act: Callable[[RunProgress], None]) -> RunObserver:
+    """Calls `act` after each segment, and not before the first one."""
+    return lambda progress: act(progress) if progress.trained is not None else None
+
+
+def write_lines(log: Log) -> RunObserver:
+    """Writes a line of figures after each evaluation; a run that goes on has the line of its start already."""
+
+    def observe(progress: RunProgress) -> None:
+        if progress.trained is not None or not log.history:
+            log.write(progress.evaluated.line)
+
+    return observe
+
+
+def save_best(early: Early, log: Log, run: pathlib.Path, clock: Clock) -> RunObserver:
+    """Saves the state in RUN/best whenever the newest line of the log is the best one."""
+
+    def save(progress: RunProgress) -> None:
+        if early.figure and last_is_best(early, log.history):
+            with clock.measure("checkpoint"):
+                Checkpoints(run / "best", 1).save(progress.round, progress.state)
+
+    return after_segments(save)
+
+
+def save_checkpoints(checkpoints: Checkpoints, clock: Clock) -> RunObserver:
+    """Saves the state after each segment."""
+
+    def save(progress: RunProgress) -> None:
+        with clock.measure("checkpoint"):
+            checkpoints.save(progress.round, progress.state)
+
+    return after_segments(save)
+
+
+def save_pictures(
+    examples: Callable[[State], dict[str, np.ndarray]], run: pathlib.Path, synthetic: bool
+) -> RunObserver:
+    """Draws a few `examples` of the state after each segment in RUN/pictures."""
+
+    def save(progress: RunProgress) -> None:
+        fields = examples(progress.state)  # every process must take part in computing them
+        if processes.main():
+            pictures.save(run / "pictures", progress.round, fields, synthetic)
+
+    return after_segments(save)
+
+
+def end_without_improvement(early: Early, log: Log) -> RunObserver:
+    """Ends the training when the best line of the log is too old."""
+    return lambda progress: patience_is_over(early, log.history)
+
+
+def end_on_signal(stop: StopSignal) -> RunObserver:
+    """Ends the training when any process was asked to stop."""
+    return lambda progress: stop.received_by_any() is not None

@@ -1,0 +1,140 @@
+"""One run trained: its segments, its evaluations, what follows its last round, and who watches it."""
+
+import functools
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.after import ensemble, finetune
+from fedjax_mri.fed.engine import evaluate, segments
+from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.lanes import RoundStats
+from fedjax_mri.fed.engine.simulation import Simulation, State
+from fedjax_mri.run import loop, observers, results
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.line import Line, SegmentFigures, Simulated
+from fedjax_mri.run.loop import Advance, Training
+from fedjax_mri.run.observers import Evaluated, RunObserver, RunProgress, Trained
+from fedjax_mri.run.prepare import Run
+from fedjax_mri.run.stopping import StopSignal
+
+Examples = dict[str, np.ndarray]  # fields [s, ...] of a few test examples
+
+
+def train(
+    run: Run, state: State, stop: StopSignal, watch: Callable[[RunProgress], None]
+) -> tuple[RunProgress, Examples]:
+    """Trains a run to its last round, or until it ends early; returns the last progress and a few examples to show.
+
+    Raises UserError when the training loss is no longer finite.
+    """
+    config, examples = run.config, examples_of(run)
+    training = Training(config.rounds, config.evaluate_every, partial(compiled, run), evaluator(run))
+    has_pictures = config.pictures and run.sim.task.shown is not None
+    watching: list[RunObserver] = [
+        # The line comes before the checkpoint: on resuming a line too many is cut off, but a lost one is lost.
+        observers.write_lines(run.log),
+        observers.save_best(config.early, run.log, run.folder, run.clock),
+        observers.save_checkpoints(run.checkpoints, run.clock),
+        *([observers.save_pictures(examples, run.folder, run.federation.synthetic)] if has_pictures else []),
+        observers.after_segments(watch),
+        observers.end_without_improvement(config.early, run.log),
+        observers.end_on_signal(stop),
+    ]
+    last = loop.train(training, state, int(state.round), watching, run.clock)
+    return last, examples(last.state)
+
+
+def compiled(run: Run) -> Advance[State, Trained]:
+    """Returns the compiled rounds of a run's segments."""
+    root = jax.random.key(run.config.seed)
+    rounds = segments.build(run.sim, run.plan, root, run.config.evaluate_every, run.programs)
+
+    def advance(state: State, length: int) -> tuple[State, Trained]:
+        with run.clock.measure("train"):
+            state, work, waited = rounds(state, length)
+        figures = segment_figures(run.sim, work, run.clock.last, waited)
+        if failure := divergence(int(state.round), figures, run.config):
+            raise UserError(f"{failure}; the last checkpoint is from before")
+        if int(state.round) < run.config.rounds:
+            return state, Trained(figures, {})
+        with run.clock.measure("evaluate"):
+            state, concluded = conclude(run, state)
+        return state, Trained(figures, concluded)
+
+    return advance
+
+
+def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
+    """Returns what evaluates a state on the run's test sets, compiled when it is first used."""
+    on_tests = evaluate.build(run.sim.task, run.plan, run.federation.tests, run.programs)
+
+    def evaluated(state: State, trained: Trained | None) -> Evaluated:
+        tests = on_tests(state)
+        concluded = trained.concluded if trained else {}
+        figures = results.figures(run.sim.task, {**tests, **concluded})
+        line = Line(int(state.round), figures, trained.figures if trained else None)
+        return Evaluated(line, tests, run.sim.task.headline[0])
+
+    return evaluated
+
+
+def examples_of(run: Run) -> Callable[[State], Examples]:
+    """Returns what computes, for a state, a few examples of the first test set as the task shows them."""
+
+    @functools.cache  # it sends the test set to the devices once more: not before there is something to show
+    def program() -> Callable[[State], dict[str, Judged]]:
+        few = evaluate.few(next(iter(run.federation.tests.values())))
+        return evaluate.build(evaluate.showing(run.sim.task), run.plan, {"": few}, run.programs, "show")
+
+    return lambda state: program()(state)[""].kept
+
+
+def conclude(run: Run, state: State) -> tuple[State, dict[str, Judged]]:
+    """Does what follows the last round; returns the state with the distilled model, and what was evaluated on the way.
+
+    The ensemble of clients is evaluated and distilled into the server's model, which is fine-tuned and evaluated.
+    """
+    config, sim, plan, tests = run.config, run.sim, run.plan, run.federation.tests
+    root, found = jax.random.key(config.seed), dict[str, Judged]()
+    if sim.algorithm.member is not None and sim.task.tally is not None:
+        found |= ensemble.judge(sim, plan, tests, state)
+    if config.distil.epochs:
+        images = config.distil.source.build(config.seed).train
+        state = ensemble.distilled(sim, plan, config.distil, images, state, root)
+    if config.finetune.epochs:
+        found |= finetune.judge(sim, plan, tests, config.finetune.epochs, state, root)
+    return state, found
+
+
+def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: float) -> SegmentFigures:
+    """Returns what a segment amounted to, and how fast it was.
+
+    work: leading axis [rounds]; seconds: of the whole segment, `waited` of which rounds waited for examples.
+    """
+    skipped = float(np.sum(np.asarray(work.clients) == 0))
+    work = jax.tree.map(lambda x: np.asarray(x).sum(0), work)
+    trained = sim.task.summary(work.metrics) if work.clients else {}  # nobody may have come
+    return SegmentFigures(
+        figures={name: float(value) for name, value in trained.items()},
+        seconds=seconds,
+        clients_per_second=float(work.clients) / seconds,
+        images_per_second=float(work.examples) / seconds,
+        useful_share=float(work.steps) / max(float(work.slots), 1.0),
+        waited_share=waited / seconds,
+        simulated=Simulated(**{name: float(value) for name, value in work.spent._asdict().items()}, skipped=skipped),
+    )
+
+
+def divergence(round: int, figures: SegmentFigures, config: Experiment) -> str:
+    """Returns why training cannot go on when its figures are no longer finite, else an empty string."""
+    if all(map(math.isfinite, figures.figures.values())):
+        return ""
+    return (
+        f"round {round}: the training loss is no longer finite; lower local.learning_rate "
+        f"(now {config.local.learning_rate})"
+    )
