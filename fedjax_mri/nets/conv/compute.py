@@ -38,15 +38,14 @@ class Compute(NamedTuple):
                 output, carry = apply(_cast(params, jnp.bfloat16), carry, *_cast(inputs, jnp.bfloat16))
                 return _cast(output, jnp.float32), carry
 
-        if not self.remat:
-            return computed
-        return lambda params, carry, *inputs: jax.checkpoint(
-            lambda p, c, arrays: computed(p, c, *_with_arrays(inputs, arrays)), policy=_is_saved
-        )(params, carry, [x for x in inputs if isinstance(x, jax.Array)])
+        def rematerialised(params: PyTree, carry: PyTree, *inputs: Any) -> tuple[Any, PyTree]:
+            def of_arrays(params: PyTree, carry: PyTree, arrays: list[jax.Array]) -> tuple[Any, PyTree]:
+                return computed(params, carry, *_with_arrays(inputs, arrays))
 
+            saving = jax.checkpoint(of_arrays, policy=lambda primitive, *_, **__: primitive.name in SAVED)
+            return saving(params, carry, [x for x in inputs if isinstance(x, jax.Array)])
 
-def _is_saved(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name in SAVED
+        return rematerialised if self.remat else computed
 
 
 def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:

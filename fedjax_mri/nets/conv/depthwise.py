@@ -30,8 +30,8 @@ def _sum_of_products(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -
     @jax.checkpoint
     def products(x: jax.Array, kernel: jax.Array) -> jax.Array:
         height, width, channels = kernel.shape
-        taps = kernel.reshape(height, width, 1, 1, 1, channels)
         rows = enumerate(tap_slices(pad_zeros(x, pads), height, 1, stride))
+        taps = kernel.reshape(height, width, 1, 1, 1, channels)
         each = [part * taps[i, j] for i, row in rows for j, part in enumerate(tap_slices(row, width, 2, stride))]
         return functools.reduce(jnp.add, each)
 

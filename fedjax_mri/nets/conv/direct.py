@@ -14,9 +14,22 @@ import numpy as np
 
 from fedjax_mri.nets.conv.windows import LAYOUT, Pads, backward_pads, pad_zeros
 
+# Figures: `python scripts/layers.py --thresholds`, ms of CPU time on one core, 3 x 3, batch of 16; docs/performance.md.
+
+# From so many channels the kernel's gradient is products by row: 77 for 171 at 128 channels of 32 x 32 px. At 64
+# channels it was 30 for 40, so the threshold could be lower.
 BROAD_CHANNELS = 128
+
+# From so many outputs, at fewer positions of a batch, a product over windows is as fast or faster: 35 for 44 at 512
+# channels of 4 x 4 px, 10 for 10 at 256. At 8 x 8 px (1024 positions) it is slower: 37 for 31 at 256 channels.
 MANY_OUTPUTS, FEW_POSITIONS = 256, 1024
+
+# The compiler's forward convolution is fast from so many outputs. Measured when it was set, not by the script: with 32
+# the convolution that is a kernel's gradient took .39 ms where with 16 it took 1.65.
 FAST_OUTPUTS = 32
+
+# Up to so many taps of a window and its channels, and fewer than FAST_OUTPUTS, a sum over taps is taken: .06 ms for .9
+# at 9 taps (docs/performance.md, "A first layer by taps"). 27, a window of three channels, is a choice by rule.
 FEW_TAPS = 27
 
 
@@ -26,17 +39,13 @@ def direct(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     return forward(x, kernel, pads)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return forward(x, kernel, pads), (x, kernel)
-
-
 def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     by_input = forward(gradient, kernel[::-1, ::-1].swapaxes(2, 3), backward_pads(pads, kernel.shape[:2]))
     return by_input, kernel_gradient(x, gradient, pads)
 
 
-direct.defvjp(_forward, _backward)
+direct.defvjp(lambda x, kernel, pads: (forward(x, kernel, pads), (x, kernel)), _backward)
 
 
 def suits_direct(x: jax.Array, kernel: jax.Array, pads: Pads) -> bool:

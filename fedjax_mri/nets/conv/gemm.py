@@ -32,10 +32,6 @@ def few_outputs(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     return functools.reduce(jnp.add, [y[:, :, j : j + columns, j] for j in range(kernel.shape[1])])
 
 
-def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return few_outputs(x, kernel, pads), (x, kernel)
-
-
 def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Windows of the output's gradient are small too, and both gradients are a product with them.
     (x, kernel), (height, width, inputs, outputs) = saved, saved[1].shape
@@ -45,4 +41,4 @@ def _backward(pads: Pads, saved: tuple[jax.Array, jax.Array], gradient: jax.Arra
     return jnp.einsum("bhwk,kc->bhwc", cut, flipped), by_kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-few_outputs.defvjp(_forward, _backward)
+few_outputs.defvjp(lambda x, kernel, pads: (few_outputs(x, kernel, pads), (x, kernel)), _backward)
