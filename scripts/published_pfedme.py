@@ -23,7 +23,7 @@ from fedjax_mri.fed.sampling import Population, Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
-from fedjax_mri.run.experiment import describe
+from fedjax_mri.run.assemble import describe
 from fedjax_mri.tasks.classify import Classify
 
 DATA, SEED, ROUNDS, STEPS = Synthetic(0.5, 0.5, clients=100, times=5), 0, 600, 20

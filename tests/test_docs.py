@@ -23,7 +23,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config
-from fedjax_mri.run.experiment import describe
+from fedjax_mri.run.assemble import describe
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)

@@ -43,7 +43,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedbn import FedBN
 from fedjax_mri.fed.algorithms.fedbuff import FedBuff
 from fedjax_mri.fed.algorithms.feddyn import FedDyn
-from fedjax_mri.fed.algorithms.fednova import FedNova, accumulated
+from fedjax_mri.fed.algorithms.fednova import FedNova, total_gradient_weight
 from fedjax_mri.fed.algorithms.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.fed.algorithms.fedprox import FedProx
@@ -163,7 +163,7 @@ def test_fednova_s_norm_is_what_steps_of_ones_add_up_to(momentum: float) -> None
     for _ in range(7):
         v = momentum * v + 1.0
         x += v
-    np.testing.assert_allclose(accumulated(jnp.int32(7), momentum), x, rtol=1e-6)
+    np.testing.assert_allclose(total_gradient_weight(jnp.int32(7), momentum), x, rtol=1e-6)
 
 
 # ---- limits

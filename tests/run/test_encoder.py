@@ -17,7 +17,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.run import encoder, experiment, restore, runfolder
+from fedjax_mri.run import encoder, experiment, prepare, restore, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.extras import Extras
@@ -83,7 +83,7 @@ def test_the_code_of_its_network_is_part_of_what_it_is(classifier, tmp_path, mon
 
 def test_what_it_cannot_see_is_refused(classifier, tmp_path) -> None:
     with pytest.raises(UserError, match="encoder_path is empty"):
-        experiment.prepare(replace(TRANSLATION, task=replace(TRANSLATION.task, extras=Extras(perceptual=1.0))),
+        prepare.prepare(replace(TRANSLATION, task=replace(TRANSLATION.task, extras=Extras(perceptual=1.0))),
                            tmp_path / "run", None, print)  # fmt: skip
     for path, channels, says in ((tmp_path, 1, str(tmp_path)), (classifier, 3, "sees 1 channels, images have 3")):
         with pytest.raises(UserError, match=says):

@@ -20,10 +20,11 @@ from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import init_state
 from fedjax_mri.fed.sampling import Everyone, Trace
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run import experiment, restore, runfolder
 from fedjax_mri.run.assemble import assemble, describe
-from fedjax_mri.run.config import Experiment, LocalTraining, UplinkChain
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
 CONFIG = Experiment(
@@ -77,7 +78,7 @@ def test_it_is_a_classifier_to_be_explained(orphan) -> None:
 
 @pytest.mark.parametrize("algorithm", [Scaffold(), OneShot(), FedBuff()], ids=lambda one: type(one).__name__)
 def test_its_state_has_the_shapes_of_a_whole_simulation_s(algorithm) -> None:
-    config = replace(CONFIG, sampling=Everyone(), algorithm=algorithm, uplink=UplinkChain(clip=1.0))
+    config = replace(CONFIG, sampling=Everyone(), algorithm=algorithm, uplink=UplinkSettings(clip=1.0))
     federation = config.data.build(0)
     sim = assemble(config, describe(federation), federation.train, config.plan.resolve())
     wanted = jax.eval_shape(partial(init_state, sim), jax.random.key(0))

@@ -12,7 +12,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import restore, results, runfolder
-from fedjax_mri.run.experiment import describe
+from fedjax_mri.run.assemble import describe
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
