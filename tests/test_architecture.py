@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import rooms
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "fedjax_mri"
 MAY_IMPORT = {  # room -> the other rooms that its files may import
@@ -24,21 +25,6 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "explain": {"core", "metrics", "data", "tasks", "fed", "xai", "run", "report", "convert"},
     "cli": {"core", "data", "xai", "run", "study", "report", "convert", "explain"},
 }
-NAMED = re.compile(r"fedjax_mri\.(\w+)\.")
-
-
-def imports(path: pathlib.Path) -> set[str]:
-    """The rooms of this package that a file imports, by statements and by the names of modules in strings."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedjax_mri":
-            parts = [*node.module.split(".")[1:], *(alias.name for alias in node.names)]
-            found.add(parts[0])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fedjax_mri.")}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found |= set(NAMED.findall(node.value))
-    return found
 
 
 def test_every_file_lies_in_a_room() -> None:
@@ -49,8 +35,25 @@ def test_every_file_lies_in_a_room() -> None:
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_each_room_imports_only_rooms_below_it(room) -> None:
     for path in (PACKAGE / room).rglob("*.py"):
-        beyond = imports(path) - MAY_IMPORT[room] - {room}
+        beyond = rooms.imports_of(path) - MAY_IMPORT[room] - {room}
         assert not beyond, f"{path.relative_to(PACKAGE)} imports {beyond}"
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    """`python scripts/rooms.py` draws it."""
+    assert rooms.PICTURE.read_text() == rooms.picture(rooms.rooms())
+
+
+def test_the_page_has_a_sentence_on_each_room() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^\| `(\w+)/` \|", page, re.M) == list(MAY_IMPORT)
+
+
+def test_the_files_that_the_page_names_exist() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text().split("## Adding a task")[0]
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", page)
+    there = [path for path in named if (PACKAGE.parent / path).exists() or any(PACKAGE.glob(f"**/{path}"))]
+    assert len(named) > 30 and there == named
 
 
 def test_the_kernels_import_nothing_of_the_networks() -> None:

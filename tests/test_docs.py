@@ -26,7 +26,7 @@ from fedjax_mri.run import config
 from fedjax_mri.run.assemble import describe
 
 HOME = pathlib.Path(__file__).parent.parent
-TASK, ALGORITHM, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
+TASK, ALGORITHM, *_, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
 
 
 def run(code: str, tmp_path: pathlib.Path) -> dict:

@@ -29,7 +29,7 @@ def run(
     """
     with StopSignal(say) as stop:
         prepared, state = prepare(config, out, resume_from, say)
-        last, examples = train(prepared, state, stop, watch)
+        last, examples = train(prepared, state, stop, watch, say)
     prepared.log.close()
     if processes.main():
         results.save(out, prepared.federation, last.evaluated.tests, examples, prepared.clock.seconds)

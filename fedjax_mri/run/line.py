@@ -1,15 +1,16 @@
 """One line of a run's log in memory, and the flat names under which metrics.jsonl holds its figures.
 
 A line of metrics.jsonl is one flat dict, because users, TensorBoard and `early.figure` name figures by one string:
-"train/nll", "simulated/up_mb", "unseen sites/accuracy", "unseen sites/mr/ssim". `flat` and `parse` alone know how these
-names are made; all other code reads the fields of `Line`.
+"train/nll", "simulated/up_mb", "uplink/clip/clipped", "unseen sites/accuracy", "unseen sites/mr/ssim". `flat` and
+`parse` alone know how these names are made; all other code reads the fields of `Line`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-TRAIN, SIMULATED = "train", "simulated"
+TRAIN, SIMULATED, UPLINK = "train", "simulated", "uplink"
 Recorded = float | None  # None: a run of an older version has not recorded it
 Figures = Mapping[str, float]  # a task's figures by the names that its `summary` gives them: "accuracy", "mr/ssim"
 
@@ -35,6 +36,7 @@ class SegmentFigures(NamedTuple):
     useful_share: Recorded = None  # steps taken on examples, of all steps that the lanes took
     waited_share: Recorded = None  # of the time, for examples
     simulated: Simulated = Simulated()
+    uplink: Figures = MappingProxyType({})  # notes of stages, summed over clients and rounds: "clip/clipped"
 
 
 class TestFigures(NamedTuple):
@@ -70,12 +72,12 @@ class ModalityFigures(NamedTuple):
 
 MODALITIES = ("mr", "ct")
 SPREAD = ("worst_decile", "client_std")
-RATES = SegmentFigures._fields[1:-1]
+RATES = SegmentFigures._fields[1:-2]
 TISSUE = re.compile(r"(?P<figure>error|bias)(?P<unit>| HU) in (?P<tissue>.+)")
 
 
 def full_name(group: str, figure: str) -> str:
-    """The name under which metrics.jsonl holds a figure of the test set `group`, or of TRAIN or SIMULATED."""
+    """The name under which metrics.jsonl holds a figure of the test set `group`, or of TRAIN, SIMULATED or UPLINK."""
     return f"{group}/{figure}"
 
 
@@ -90,6 +92,7 @@ def flat(line: Line) -> dict[str, float]:
     if line.training is not None:
         found |= _prefixed(TRAIN, line.training.figures) | _known(line.training, RATES)
         found |= _prefixed(SIMULATED, _known(line.training.simulated, Simulated._fields))
+        found |= _prefixed(UPLINK, line.training.uplink)
     for test, figures in line.tests.items():
         found |= _prefixed(test, named(figures))
     return found
@@ -101,9 +104,10 @@ def parse(values: Mapping[str, float]) -> Line:
     by_group: dict[str, dict[str, float]] = {}
     for name, (group, figure) in groups.items():
         by_group.setdefault(group, {})[figure] = values[name]
-    rates, train, simulated = (by_group.pop(group, {}) for group in ("", TRAIN, SIMULATED))
+    rates, train, simulated, uplink = (by_group.pop(group, {}) for group in ("", TRAIN, SIMULATED, UPLINK))
     tests = {name: _test_figures(figures) for name, figures in by_group.items()}
-    training = SegmentFigures(train, **_only(rates, RATES), simulated=Simulated(**_only(simulated, Simulated._fields)))
+    costs = Simulated(**_only(simulated, Simulated._fields))
+    training = SegmentFigures(train, **_only(rates, RATES), simulated=costs, uplink=uplink)
     started = train or simulated or _only(rates, RATES)
     return Line(int(values["round"]), tests, training if started else None)
 

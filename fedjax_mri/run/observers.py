@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.fed.engine.evaluate import Judged
 from fedjax_mri.fed.engine.simulation import State
+from fedjax_mri.fed.uplink.stages.clip import discarded_updates
 from fedjax_mri.run import pictures, processes
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.early import Early, last_is_best, patience_is_over
@@ -88,6 +89,21 @@ def save_pictures(
             pictures.save(run / "pictures", progress.round, fields, synthetic)
 
     return after_segments(save)
+
+
+def name_nonfinite_clients(say: Callable[[str], None]) -> RunObserver:
+    """Says which clients have sent updates that were not finite since the last time; these counted as zero."""
+    before: np.ndarray | None = None
+
+    def observe(progress: RunProgress) -> None:
+        nonlocal before
+        counts = discarded_updates(progress.state.clients.uplink)
+        if before is not None and np.any(counts > before):
+            names = ", ".join(map(str, np.flatnonzero(counts > before)))
+            say(f"warning: round {progress.round}: updates of clients {names} were not finite and counted as zero")
+        before = counts
+
+    return observe
 
 
 def end_without_improvement(early: Early, log: Log) -> RunObserver:

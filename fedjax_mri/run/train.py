@@ -19,14 +19,14 @@ from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures, Simulated
 from fedjax_mri.run.loop import Advance, Training
 from fedjax_mri.run.observers import Evaluated, RunObserver, RunProgress, Trained
-from fedjax_mri.run.prepare import Run
+from fedjax_mri.run.prepare import Run, Say
 from fedjax_mri.run.stopping import StopSignal
 
 Examples = dict[str, np.ndarray]  # fields [s, ...] of a few test examples
 
 
 def train(
-    run: Run, state: State, stop: StopSignal, watch: Callable[[RunProgress], None]
+    run: Run, state: State, stop: StopSignal, watch: Callable[[RunProgress], None], say: Say
 ) -> tuple[RunProgress, Examples]:
     """Trains a run to its last round, or until it ends early; returns the last progress and a few examples to show.
 
@@ -42,6 +42,7 @@ def train(
         observers.save_checkpoints(run.checkpoints, run.clock),
         *([observers.save_pictures(examples, run.folder, run.federation.synthetic)] if has_pictures else []),
         observers.after_segments(watch),
+        observers.name_nonfinite_clients(say),
         observers.end_without_improvement(config.early, run.log),
         observers.end_on_signal(stop),
     ]
@@ -127,6 +128,7 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
         useful_share=float(work.steps) / max(float(work.slots), 1.0),
         waited_share=waited / seconds,
         simulated=Simulated(**{name: float(value) for name, value in work.spent._asdict().items()}, skipped=skipped),
+        uplink={name: float(value) for name, value in work.notes.items()},
     )
 
 

@@ -29,6 +29,7 @@ WRITTEN = {
     "simulated/lost": 1.0,
     "simulated/cut": 0.0,
     "simulated/skipped": 0.0,
+    "uplink/clip/clipped": 4.0,
     "unseen sites/accuracy": 0.5,
     "unseen sites/worst_decile": 0.25,
     "unseen sites/client_std": 0.125,
@@ -58,7 +59,7 @@ def test_a_line_is_read_into_its_fields() -> None:
             "unseen sites": TestFigures({"accuracy": 0.5}, 0.25, 0.125),
             "unseen sites/ensemble": TestFigures({"accuracy": 0.625}, 0.5, 0.0625),
         },
-        SegmentFigures({"accuracy": 0.75, "nll": 0.5}, 3.5, 4.0, 100.0, 0.9, 0.0, simulated),
+        SegmentFigures({"accuracy": 0.75, "nll": 0.5}, 3.5, 4.0, 100.0, 0.9, 0.0, simulated, {"clip/clipped": 4.0}),
     )
     assert named(line.tests["unseen sites"]) == {"accuracy": 0.5, "worst_decile": 0.25, "client_std": 0.125}
 

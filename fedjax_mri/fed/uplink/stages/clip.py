@@ -5,13 +5,15 @@ step counts, is another quantity and passes as it is.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.uplink.contract import Notes, Sender, Stage, State, Update
+from fedjax_mri.fed.uplink.contract import Notes, PyTree, Sender, Stage, State, Update
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,19 @@ class Clip:
         return clip(self.bound)
 
 
+class Discarded(NamedTuple):
+    """What `clip` remembers of a client; as an array over clients, with a leading axis [N]."""
+
+    updates: jax.Array  # float32 [], updates of this client that were not finite
+
+
 def clip(bound: float) -> Stage:
     """Scale a delta whose Euclidean norm exceeds `bound` down to it; one that is not finite becomes zero.
 
-    A client's state counts its updates that were not finite: float32 [] (see `nonfinite_clients`). With such an update
-    goes what is sent beside it, so that no part of it reaches the server.
+    What is sent beside an update that is not finite becomes zero as well, so that no part of it reaches the server.
     """
 
-    def client(update: Update, discarded: jax.Array, sender: Sender) -> tuple[Update, State, Notes]:
+    def client(update: Update, state: Discarded, sender: Sender) -> tuple[Update, State, Notes]:
         norm = trees.norm(update.delta)
         finite = jnp.isfinite(norm)
         factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
@@ -41,11 +48,21 @@ def clip(bound: float) -> Stage:
         delta, aside = trees.select(finite, (clipped, update.aside), trees.zeros_like((clipped, update.aside)))
         lost = jnp.where(finite, 0.0, 1.0)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - lost), "nonfinite": lost}
-        return update._replace(delta=delta, aside=aside), discarded + lost, notes
+        return update._replace(delta=delta, aside=aside), Discarded(state.updates + lost), notes
 
     return Stage(
         "clip",
-        init_client=lambda sent: jnp.float32(0),
+        init_client=lambda sent: Discarded(jnp.float32(0)),
         client=client,
         sensitivity=lambda before: bound,
     )
+
+
+def discarded_updates(states: PyTree) -> np.ndarray:
+    """How many updates of each client were not finite, [N], from the states of all stages; 0 where nobody clips."""
+    counts = [one for one in jax.tree.leaves(states, is_leaf=_is_discarded) if _is_discarded(one)]
+    return sum((np.asarray(one.updates) for one in counts), np.zeros((), np.float32))
+
+
+def _is_discarded(node: object) -> bool:
+    return isinstance(node, Discarded)

@@ -1,0 +1,141 @@
+"""The worked examples of docs/architecture.md: a stage, a rule and a sampler, each one file that the flags find."""
+
+import importlib
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from simulations import SIZES, classifier, images, simulation
+
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import trees
+from fedjax_mri.fed.algorithm import sent_shapes, traffic
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import check_simulation, init_state, initial_state
+from fedjax_mri.fed.sampling import Population
+from fedjax_mri.fed.uplink.contract import ServerRound, Update
+from fedjax_mri.run import config, parts
+
+HOME = pathlib.Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
+EXAMPLES = {  # name of the flag's value -> the part, the code
+    "topk": ("uplink.stages", BLOCKS[2]),
+    "krum": ("uplink.reduce", BLOCKS[3]),
+    "ballsinbins": ("sampling", BLOCKS[4]),
+}
+ROOT = jax.random.key(4)
+EXPERIMENT = config.load(HOME / "configs" / "quickstart.py")[""]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch) -> None:
+    """Each example as a file of the folder that its part is looked for in."""
+    for name, (part, code) in EXAMPLES.items():
+        folder = tmp_path / part
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(code)
+        home = importlib.import_module(parts.PARTS[part])
+        monkeypatch.setattr(home, "__path__", [*home.__path__, str(folder)])
+    yield
+    for name, (part, _) in EXAMPLES.items():
+        sys.modules.pop(f"{parts.PARTS[part]}.{name}", None)
+
+
+def settings(*flags: str):
+    """The quick-start's config with flags."""
+    return config.override(EXPERIMENT, flags)
+
+
+def test_the_flags_find_them_with_their_fields() -> None:
+    flags = "--fed.uplink.stages clip topk --uplink.stages.0.bound 2 --uplink.stages.1.share 0.05"
+    found = settings(*flags.split(), *["--fed.uplink.reduce", "krum", "--uplink.reduce.faulty", "2"])
+    assert [type(stage).__name__ for stage in found.uplink.stages] == ["Clip", "TopK"]
+    assert (found.uplink.stages[0].bound, found.uplink.stages[1].share, found.uplink.reduce.faulty) == (2.0, 0.05, 2)
+    uplink = found.uplink.build()
+    assert uplink.stages.name == "clip > topk" and uplink.reduce.name == "krum"
+    again = config.from_dict(json.loads(json.dumps(config.to_dict(found))))
+    assert again == found
+    binned = settings("--fed.sampling", "ballsinbins", "--sampling.bins", "10").sampling
+    assert (type(binned).__name__, binned.bins) == ("BallsInBins", 10)
+
+
+def test_the_stage_sends_the_largest_entries_and_forgets_nothing() -> None:
+    """What was sent over three rounds and what is left add up to what was meant."""
+    stage = settings("--fed.uplink.stages", "topk", "--uplink.stages.0.share", "0.25").uplink.stages[0].build()
+    deltas = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    sent, residual = np.zeros(8), stage.init_client(Update(jnp.zeros(8), (), jnp.float32(0)))
+    for delta in deltas:
+        update, residual, _ = stage.client(Update(jnp.asarray(delta), (), jnp.float32(1)), residual, None)
+        assert np.count_nonzero(update.delta) == 2
+        sent += np.asarray(update.delta)
+    np.testing.assert_allclose(sent + np.asarray(residual), deltas.sum(0), rtol=1e-5, atol=1e-6)
+    assert stage.wire(Update(jnp.zeros(8), (), jnp.float32(0)), 32) == 2 * 8
+
+
+def test_the_rule_is_krum_as_numpy_writes_it() -> None:
+    rule = settings("--fed.uplink.reduce", "krum").uplink.reduce.build()
+    rows = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
+    rows[4] += 30
+    several = Update(jnp.asarray(rows), (), jnp.ones(6))
+    total = rule.add(rule.zero(Update(jnp.zeros(5), (), jnp.float32(0)), 8), several, jnp.arange(6, dtype=jnp.int32))
+    at = ServerRound(jnp.int32(0), ROOT, jnp.float32(6), jnp.float32(6))
+    gaps = ((rows[:, None] - rows[None]) ** 2).sum(-1) + np.diag(np.full(6, np.inf))
+    best = np.sort(gaps, 1)[:, : 6 - 1 - 2].sum(1).argmin()
+    np.testing.assert_allclose(rule.finish(total, (), at)[0].delta, rows[best])
+
+
+def test_the_sampler_draws_each_client_once_in_as_many_rounds_as_there_are_bins() -> None:
+    sampler = settings("--fed.sampling", "ballsinbins", "--sampling.bins", "4").sampling.build(
+        Population(np.ones(50, np.int32))
+    )
+    draw = jax.jit(sampler.draw)
+    for epoch in range(2):
+        cohorts = [draw(ROOT, jnp.int32(4 * epoch + round)) for round in range(4)]
+        drawn = np.concatenate([np.asarray(cohort.client)[np.asarray(cohort.present)] for cohort in cohorts])
+        assert sorted(drawn) == list(range(50))
+    assert (sampler.law, sampler.rate) == ("balls in bins", 0.25)
+
+
+def test_they_train_together_on_two_devices() -> None:
+    """The loss falls, the state of absent clients stays, and the traffic is that of the compressed update."""
+    flags = "--fed.uplink.stages clip topk --fed.uplink.reduce krum --fed.sampling ballsinbins --sampling.bins 2"
+    found, plan = settings(*flags.split()), Plan(devices=2, lanes=2).resolve()
+    sim = simulation(classifier(), images())
+    sampler = found.sampling.build(Population(SIZES))
+    sim = sim._replace(uplink=found.uplink.build(), sampler=sampler)
+    check_simulation(sim, plan)
+    state, stats, _ = segments.build(sim, plan, ROOT, 6)(initial_state(sim, plan, ROOT), 6)
+    assert np.isfinite(np.asarray(stats.metrics.nll)).all() and np.asarray(stats.clients).sum() == 3 * np.sum(SIZES > 0)
+    _, residual = state.clients.uplink
+    kept = [float(trees.norm(trees.take(residual, client))) for client in range(len(SIZES))]
+    assert [norm > 0 for norm in kept] == [bool(size) for size in SIZES]
+    model = init_state(sim, ROOT).server.model
+    assert traffic(sim.algorithm, sim.uplink, model).up < trees.nbytes(sent_shapes(sim.algorithm, model).delta) / 4
+
+
+PAGE = (HOME / "docs" / "uplink.md").read_text()
+
+
+@pytest.mark.parametrize(("part", "title"), [("uplink.stages", "Stages"), ("uplink.reduce", "Reductions")])
+def test_the_tables_name_exactly_what_there_is(part: str, title: str) -> None:
+    """With all fields; the examples of this file are not in the tables."""
+    section = PAGE.split(f"## {title}")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", section, re.M)
+    known = {name: kind for name, kind in parts.settings(part).items() if name not in EXAMPLES}
+    assert [name for name, _ in rows] == sorted(known)
+    for name, fields in rows:
+        assert re.findall(r"`(\w+)`", fields) == list(known[name].__dataclass_fields__)
+
+
+def test_the_commands_of_the_page_are_understood() -> None:
+    commands = re.findall(r"^fedjax-mri train (\S+) (.*)$", PAGE, re.M)
+    assert len(commands) == 3
+    for path, flags in commands:
+        (found,) = cli.load_experiments(HOME / path, flags.split(), None).values()
+        found.uplink.build()
