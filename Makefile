@@ -1,14 +1,18 @@
-# make run: the main job, on synthetic data. make test: everything that is checked. Both need Python 3.11+ only.
+# make run trains the main job, on synthetic data. make test checks everything. make check checks style and types and
+# runs the quick tests. All three need Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint lock clean
+.PHONY: run test check lint lock clean
 
 run: .venv/ready
 	$(BIN)/fedjax-mri train configs/quickstart.py --out runs/quickstart
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -q
+
+check: .venv/ready lint
+	$(BIN)/python -m pytest -q -m quick
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,23 +1,115 @@
-"""Eight host devices, strict promotion, and a cache for compiled programs and measured plans in every test.
+"""Every test has eight host devices, strict promotion, and one cache of compiled programs and measured plans.
 
-Programs are hardly optimised, but for those that a plan compiles: they run once on small shapes, and compiling them is
-what takes the time.
+A test's program runs a few times on small shapes, so that nearly all of its time goes into compiling it. XLA is
+therefore told to optimise as little as it can, and to emit loops by its older way, which compiles twice as quickly.
 """
 
+import gc
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true",
+    " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 
 import jax
+import pytest
+
+from fedjax_mri.core import programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python would look for garbage all the time
+
+SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180 s down to 13 s
+    "fed/test_engine.py",
+    "fed/test_algorithms.py",
+    "run/test_processes.py",
+    "cli/test_cli.py",
+    "run/test_encoder.py",
+    "run/test_translation_run.py",
+    "data/test_phantom.py",
+    "fed/test_members.py",
+    "data/test_folder.py",
+    "fed/test_auto.py",
+    "nets/test_compute.py",
+    "tasks/test_cyclegan.py",
+    "fed/test_afterwards.py",
+    "study/test_sweep.py",
+    "nets/test_classifiers.py",
+    "nets/test_resnet.py",
+    "run/test_programs.py",
+    "explain/test_explain.py",
+    "report/test_report.py",
+    "nets/test_layers.py",
+    "fed/test_conditions.py",
+    "data/test_augment.py",
+    "report/test_audit.py",
+    "scripts/test_published.py",
+    "scripts/test_detection.py",
+)
+QUICK = (  # what `make check` runs: some of each folder
+    "test_architecture.py::test_e",
+    "test_architecture.py::test_federation_names_no_task",
+    "test_check.py",
+    "test_docs.py::test_commands_of_the_readme_are_understood",
+    "test_docs.py::test_links_of_the_readme_lead_somewhere",
+    "test_docs.py::test_make_targets_of_the_readme_exist",
+    "test_docs.py::test_the_readme_shows_commands",
+    "cli/test_cli.py::test_help_everywhere",
+    "cli/test_cli.py::test_a_folder_that_is_no_run_is_named",
+    "convert/test_files.py",
+    "data/test_partition.py",
+    "data/test_unpaired.py",
+    "explain/test_explain.py::test_words_say_where_and_how_much",
+    "fed/test_engine.py::test_equals_a_plain_loop_over_clients[cohort of 4, a player at home-1-1",
+    "fed/test_parts.py",
+    "metrics/test_classification.py",
+    "metrics/test_fairness.py",
+    "metrics/test_triage.py",
+    "nets/test_resample.py",
+    "report/test_report.py::test_says_the_numbers",
+    "report/test_study_report.py::test_holm_by_hand",
+    "run/test_config.py",
+    "run/test_early.py",
+    "scripts/test_workloads.py",
+    "study/test_sweep.py::test_bad_axes_are_named",
+    "study/test_sweep.py::test_cells_are_all_combinations",
+    "study/test_sweep.py::test_linked_fields_change_together_and_values_may_have_names",
+    "tasks/test_classify.py::test_padding_changes_neither_gradient_nor_carry",
+    "tasks/test_image_pool.py",
+    "xai/test_gradients.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the quick tests, and puts the files that take longest first: the last ones are then short for both workers.
+
+    The names of tests begin with "tests/", as pytest's root is the repository.
+    """
+    quick = tuple(f"tests/{name}" for name in QUICK)
+    rank = {f"tests/{name}": number for number, name in enumerate(SLOWEST_FIRST)}
+    for item in items:
+        if item.nodeid.startswith(quick):
+            item.add_marker(pytest.mark.quick)
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def users_options() -> Iterator[Callable]:
+    """Gives the function of a plan's options for XLA, which no program gets here: they double the time to compile it.
+
+    `tests/fed/test_options.py` and `test_members.py` train with them, and so do the tests that start the command in a
+    process of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        given = programs.options
+        patch.setattr(programs, "options", lambda: None)
+        yield given

@@ -192,23 +192,14 @@ def test_a_signal_finishes_the_segment_and_saves(home, sent) -> None:
     assert checkpoint.Checkpoints(home / out).latest() == history[-1]["round"]
 
 
-MISTAKES = {
-    "--local.learning-rate nan": "local.learning_rate=nan: must be a positive, finite number",
+MISTAKES = {  # one of each part of the command; the tests of the parts have their other bad settings
     "--local.learning-rate 1e30": "no longer finite; lower local.learning_rate",
-    "--data.partition.clients 0": "0",
-    "--data.partition.clients 1000": "1000",
-    "--sampling.cohort 9": "sampling.cohort=9: there are 5 clients",
     "--data.root /nowhere/at/all": "/nowhere/at/all",
     "--data.train Trainig": "Trainig",
-    "--data.size 0": "0",
     "--loacl.batch 3": "did you mean --local.batch?",
-    "--plan.devices 99": "this machine has 8",
     "--fed.sampling asynchronous": "sampling.latest=20: the algorithm remembers 0 broadcasts before the newest",
-    "--fed.sampling poisson --sampling.rate 2": "sampling.rate=2.0",
-    "--fed.conditions partial": "local.epochs=1: partial work keeps whole epochs",
     "--fed.conditions stragglers --conditions.speeds.mbit-up 0": "speeds.mbit_up=0.0",
     "--uplink.clip -1": "uplink.clip=-1.0",
-    "--task.network.widths 8 8 8 8": "16 px or more",
 }
 
 

@@ -128,7 +128,7 @@ def test_speeds_are_log_normal_and_correlated() -> None:
     np.testing.assert_allclose(down - up, np.log(5), atol=1e-5)
     np.testing.assert_allclose([compute.std(), up.std()], [0.5, 0.8], rtol=0.03)
     assert np.corrcoef(compute, up)[0, 1] == pytest.approx(-0.6, abs=0.02)
-    np.testing.assert_array_equal(settings.build(10).up, speeds.up[:10])
+    np.testing.assert_allclose(settings.build(10).up, speeds.up[:10], rtol=1e-6)  # by two programs
     assert np.any(np.asarray(dataclasses.replace(settings, seed=1).build(10).up) != speeds.up[:10])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from simulations import SIZES, adam, classifier, images, procedural, simulation, two_players
 
+from fedjax_mri.core import programs
 from fedjax_mri.data.contract import Test
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -18,6 +19,13 @@ from fedjax_mri.fed.engine.members import Member
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
+
+
+@pytest.fixture(autouse=True)
+def as_users_run(users_options, monkeypatch) -> None:
+    """Two programs round alike, to the last bit, where XLA optimises them as it does for users."""
+    monkeypatch.setattr(programs, "options", users_options)
+
 
 DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows
 RATES = [0.75, 0.5, 1.5]  # a constant of 1 would be simplified away, and the rest rounded otherwise

@@ -236,6 +236,7 @@ BAD = [
     (Everyone(8), "sampling.without=8: choose a client from 0 to 7"),
     (Weighted(9), "there are 8 clients"),
     (Poisson(0.0), "sampling.rate=0.0"),
+    (Poisson(2.0), "sampling.rate=2.0"),
     (Poisson(float("nan")), "sampling.rate=nan"),
     (Cyclic(9), "sampling.cohort=9"),
     (Diurnal(9), "sampling.cohort=9"),
