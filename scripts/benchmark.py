@@ -32,7 +32,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 from fedjax_mri.core import programs, trees
 from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import Local, Start, init_optimizers, local_step, read_batch, step_counts
+from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, local_step, read_batch, step_counts
 from fedjax_mri.fed.engine import auto, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client, initial_state
@@ -76,7 +76,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
     """All there is to say of one workload under one plan."""
     assemble, root = simulations(name), jax.random.key(0)
     with tempfile.TemporaryDirectory() as nothing_remembered:
-        chosen, plan_s = timed(lambda: auto.choose(plan, assemble, pathlib.Path(nothing_remembered), say))
+        chosen, plan_s = timed(lambda: auto.choose_plan(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
     segment, compile_s = timed(lambda: segments.build(sim, chosen, root, 1))
     state, seconds, works = initial_state(sim, chosen, root), [], []
@@ -97,7 +97,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
         "peak_mb": peak_mb(),
         "plan": dataclasses.asdict(chosen),
         "device": f"{chosen.devices} x {jax.devices()[0].device_kind}",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "plan": auto.words(chosen)},
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "plan": auto.describe_plan(chosen)},
     }
 
 
@@ -180,7 +180,7 @@ def efficiency(
     sim = assemble(plan)
     traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
     flops, peak = products(traced.jaxpr.jaxpr), peak_flops(plan)
-    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(programs.options())
+    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(programs.xla_options())
     return {
         "useful_share": steps / slots,
         "best_useful_share": best_share(sim, plan),
@@ -211,7 +211,7 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
     def step(state: State, store: Any) -> Any:
         size, rate = jnp.int32(sim.local.batch), jnp.float32(0.1)
         model = trees.join(state.server.model, state.clients.model)
-        start = Start(model, state.server, state.clients.state)
+        start = ClientStart(model, state.server, state.clients.state)
         batch = read_batch(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
         optimizers = init_optimizers(sim.task, sim.local, model, rate)
         optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)

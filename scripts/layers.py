@@ -151,7 +151,7 @@ def seconds(
         return (x + 1e-9 * dx if by_input else x), kernel + 1e-9 * dkernel
 
     looped = jax.jit(lambda x, kernel: jax.lax.fori_loop(0, loop, one, (x, kernel)))
-    program = looped.lower(x, kernel).compile(programs.options())
+    program = looped.lower(x, kernel).compile(programs.xla_options())
     took = []
     for _ in range(repeats + 2):
         start = clock()

@@ -102,7 +102,7 @@ def program(late: str, rounds: int) -> Callable[..., Curves]:
 
         return trajectory(sim, plan, placed, root, init_state(sim, root), rounds, observe, EVERY)
 
-    return jax.jit(jax.vmap(one, (0, 0, None, None, None)), compiler_options=programs.options())
+    return jax.jit(jax.vmap(one, (0, 0, None, None, None)), compiler_options=programs.xla_options())
 
 
 class Line(NamedTuple):

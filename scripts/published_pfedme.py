@@ -54,7 +54,7 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
 
         return jax.vmap(one)(seeds)
 
-    return np.asarray(every(jnp.arange(runs), placement.placed(sim.data, plan), batch))
+    return np.asarray(every(jnp.arange(runs), placement.place_examples(sim.data, plan), batch))
 
 
 def table(found: np.ndarray) -> str:

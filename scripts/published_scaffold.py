@@ -52,7 +52,7 @@ def errors(algorithm: Any, runs: Iterable[Run], rounds: int) -> np.ndarray:
     @jax.vmap
     def every(run: Run) -> jax.Array:
         sim = simulation(algorithm, run)
-        start, placed = prime(init_state(sim, root), run), placement.placed(sim.data, plan)
+        start, placed = prime(init_state(sim, root), run), placement.place_examples(sim.data, plan)
         return trajectory(sim, plan, placed, root, start, rounds, lambda s: jnp.square(s.server.model.params["x"]) / 2)
 
     return np.asarray(every(Run(*(np.array(field, np.float32) for field in zip(*runs)))))

@@ -110,6 +110,6 @@ def users_options() -> Iterator[Callable]:
     process of its own.
     """
     with pytest.MonkeyPatch.context() as patch:
-        given = programs.options
-        patch.setattr(programs, "options", lambda: None)
+        given = programs.xla_options
+        patch.setattr(programs, "xla_options", lambda: None)
         yield given

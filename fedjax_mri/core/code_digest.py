@@ -21,7 +21,7 @@ import jax
 from jax._src import tree_util
 
 from fedjax_mri.core import code_installed as installed
-from fedjax_mri.core.code_values import Parts, Unknown, parts, sorted_items, state
+from fedjax_mri.core.code_values import Parts, Unknown, own_attributes, parts, sorted_items
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 IMPORT = dis.opmap["IMPORT_NAME"]
@@ -33,12 +33,12 @@ REMEMBERED = weakref.WeakKeyDictionary[Any, str]()  # of functions that remember
 def digest(*roots: Any) -> str | None:
     """A name of `roots` and all they reach, the same in every process; None where something cannot be known."""
     try:
-        return walked(roots)
+        return digest_of(roots)
     except Exception:  # whatever an unknown object raises when it is looked at: it is not worth a run
         return None
 
 
-def walked(roots: Any) -> str:
+def digest_of(roots: Any) -> str:
     """The digest of an object. Raises Unknown.
 
     Each object is numbered when it is first met, and then described by its parts' values and numbers, so that cycles
@@ -58,56 +58,56 @@ def walked(roots: Any) -> str:
 
     whole = hashlib.sha256(word(roots).encode("utf-8", "backslashreplace"))
     for one in met:  # grows meanwhile
-        whole.update(f"\n{''.join(map(word, described(one)))}".encode("utf-8", "backslashreplace"))
+        whole.update(f"\n{''.join(map(word, parts_of(one)))}".encode("utf-8", "backslashreplace"))
     return whole.hexdigest()
 
 
-def described(x: Any) -> Parts:
+def parts_of(x: Any) -> Parts:
     """The parts of an object, or its name where an installed package has defined it. Raises Unknown."""
-    name = installed.name(x)
+    name = installed.installed_name(x)
     if name is None:
         return parts(x)
-    return iter(("installed", name, *map(of_code, installed.codes(x))))
+    return iter(("installed", name, *map(code_parts, installed.code_objects(x))))
 
 
 @parts.register(set)
 @parts.register(frozenset)
 def _(x: Any) -> Parts:
-    return iter(("set", type(x), *sorted(map(walked, x))))
+    return iter(("set", type(x), *sorted(map(digest_of, x))))
 
 
 @parts.register
 def _(x: types.FunctionType) -> Parts:
     """Globals count where the function is not installed: those of installed ones are their package's."""
-    yield from ("function", of_code(x.__code__), x.__defaults__, *sorted_items(x.__kwdefaults__ or {}))
-    yield from map(content, x.__closure__ or ())
-    yield from state(x)
-    if not installed.file(x.__code__.co_filename):
-        names = named(x.__code__)
-        yield from chosen(x.__globals__, names, set())
+    yield from ("function", code_parts(x.__code__), x.__defaults__, *sorted_items(x.__kwdefaults__ or {}))
+    yield from map(cell_value, x.__closure__ or ())
+    yield from own_attributes(x)
+    if not installed.is_installed_file(x.__code__.co_filename):
+        names = names_in_code(x.__code__)
+        yield from values_named(x.__globals__, names, set())
         yield from imports(x, x.__code__, names)
         builtins = getattr(x, "__builtins__", {})
-        replaced = {name for name in names & builtins.keys() if not installed.name(builtins[name])}
+        replaced = {name for name in names & builtins.keys() if not installed.installed_name(builtins[name])}
         yield from ((name, builtins[name]) for name in sorted(replaced))
 
 
-def of_code(code: types.CodeType) -> tuple[Any, ...]:
+def code_parts(code: types.CodeType) -> tuple[Any, ...]:
     """All of a code object but where it stands in its file."""
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-    return (code.co_name, counts, names, code.co_code, code.co_exceptiontable, of_constant(code.co_consts))
+    return (code.co_name, counts, names, code.co_code, code.co_exceptiontable, constant_parts(code.co_consts))
 
 
-def of_constant(x: Any) -> Any:
+def constant_parts(x: Any) -> Any:
     """A constant of a code object, by plain values and tuples alone: equal ones may be one object or several."""
     if isinstance(x, types.CodeType):
-        return of_code(x)
+        return code_parts(x)
     if isinstance(x, frozenset):
         return ("frozenset", *sorted(repr(one) for one in x))
-    return tuple(map(of_constant, x)) if isinstance(x, tuple) else x
+    return tuple(map(constant_parts, x)) if isinstance(x, tuple) else x
 
 
-def content(cell: types.CellType) -> Any:
+def cell_value(cell: types.CellType) -> Any:
     """The value of a closure's variable."""
     try:
         return ("cell", cell.cell_contents)
@@ -115,13 +115,13 @@ def content(cell: types.CellType) -> Any:
         return "empty cell"
 
 
-def named(code: types.CodeType) -> Set[str]:
+def names_in_code(code: types.CodeType) -> Set[str]:
     """All names and all strings in a code object: what it may look up, by `getattr` or as a global."""
-    inner = [named(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    inner = [names_in_code(one) for one in code.co_consts if isinstance(one, types.CodeType)]
     return {*code.co_names, *(one for one in code.co_consts if isinstance(one, str))}.union(*inner)
 
 
-def chosen(values: Mapping[str, Any], names: Set[str], seen: set[int]) -> Parts:
+def values_named(values: Mapping[str, Any], names: Set[str], seen: set[int]) -> Parts:
     """Name and value of all among `values` that has one of `names`; of a module, what has one of them there."""
     for name in sorted(names & values.keys()):
         value = values[name]
@@ -129,8 +129,8 @@ def chosen(values: Mapping[str, Any], names: Set[str], seen: set[int]) -> Parts:
             yield name, value
         elif id(value) not in seen:
             seen.add(id(value))
-            theirs = vars(value) if not installed.module(value.__name__) else Unopened(vars(value))
-            yield from chosen(theirs, names, seen)
+            theirs = vars(value) if not installed.is_installed_module(value.__name__) else Unopened(vars(value))
+            yield from values_named(theirs, names, seen)
 
 
 class Unopened(dict[str, Any]):
@@ -139,10 +139,12 @@ class Unopened(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if isinstance(value, types.BuiltinFunctionType | types.MethodType) and installed.name(type(value.__self__)):
+        if isinstance(value, types.BuiltinFunctionType | types.MethodType) and installed.installed_name(
+            type(value.__self__)
+        ):
             return value.__qualname__, getattr(value, "__func__", None)
         told = type(value) in PLAIN or callable(value) or isinstance(value, types.ModuleType)
-        return value if told or not installed.name(type(value)) else type(value)
+        return value if told or not installed.installed_name(type(value)) else type(value)
 
 
 def imports(x: types.FunctionType, code: types.CodeType, names: Set[str]) -> Parts:
@@ -162,11 +164,11 @@ def imports(x: types.FunctionType, code: types.CodeType, names: Set[str]) -> Par
 
 def imported(name: str, wanted: tuple[str, ...], names: Set[str]) -> Parts:
     """What `names` may mean in a module, of which `wanted` are imported. Raises Unknown where it is not in use."""
-    if installed.importable(name):
+    if installed.is_importable(name):
         yield "import", name, wanted
     elif name in sys.modules and all(hasattr(sys.modules[name], one) for one in wanted):
         top = name.partition(".")[0]
-        yield from chosen({one: sys.modules[one] for one in (top, name)}, names | {top, name}, set())
+        yield from values_named({one: sys.modules[one] for one in (top, name)}, names | {top, name}, set())
     else:
         raise Unknown(f"{name}: not imported yet")
 
@@ -185,8 +187,8 @@ def _(x: type) -> Parts:
 @parts.register
 def _(x: types.ModuleType) -> Parts:
     """A module that somebody holds: all that it defines."""
-    if installed.module(x.__name__):
-        return iter(("module", x.__name__, installed.release(x.__name__)))
+    if installed.is_installed_module(x.__name__):
+        return iter(("module", x.__name__, installed.release_of(x.__name__)))
     return iter(("module", *sorted_items({name: one for name, one in vars(x).items() if not name.startswith("__")})))
 
 
@@ -233,7 +235,7 @@ def _(x: Any) -> Parts:
 
 @parts.register
 def _(x: functools.partial) -> Parts:
-    return iter(("partial", x.func, x.args, x.keywords, *state(x)))
+    return iter(("partial", x.func, x.args, x.keywords, *own_attributes(x)))
 
 
 @parts.register(type(jax.jit(lambda: 0)))
@@ -242,8 +244,8 @@ def _(x: Any) -> Parts:
     """What such a function has traced or computed before is taken again, even if its globals have changed since: then
     nobody knows what it will do."""
     inner = x.__wrapped__
-    if isinstance(inner, types.FunctionType) and installed.strange(inner):
-        now = walked(inner)
+    if isinstance(inner, types.FunctionType) and installed.is_foreign(inner):
+        now = digest_of(inner)
         if REMEMBERED.setdefault(x, now) != now:
             raise Unknown(f"{inner}: what it reaches has changed since it was last looked at")
     return iter((type(x).__name__, inner))

@@ -37,15 +37,15 @@ def parts(x: Any) -> Parts:
     """What an object consists of. Raises Unknown. This is the rule where there is no other: the class and the state."""
     kind = type(x)
     if isinstance(x, jax.Array):
-        return of_jax(x)
+        return array_parts(x)
     if kind.__module__ == "typing" or isinstance(x, jax.Device):
-        return said(x)
+        return stable_repr(x)
     slots = [name for one in kind.__mro__ for name, value in vars(one).items() if is_slot(value)]
     pointers = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
     if kind.__itemsize__ or kind.__basicsize__ > object.__basicsize__ + pointers * np.intp().itemsize:
-        return pickled(x)
+        return pickled_parts(x)
     held = {name: getattr(x, name) for name in slots if hasattr(x, name)}
-    return iter(("instance", kind, *sorted_items(held), *state(x)))
+    return iter(("instance", kind, *sorted_items(held), *own_attributes(x)))
 
 
 def is_slot(value: Any) -> bool:
@@ -53,10 +53,10 @@ def is_slot(value: Any) -> bool:
     return isinstance(value, types.MemberDescriptorType)
 
 
-def pickled(x: Any) -> Parts:
+def pickled_parts(x: Any) -> Parts:
     """An object of an installed package's, written in C, by what it is pickled as. Raises Unknown."""
     kind = type(x)
-    if not installed.name(kind) or kind.__reduce__ is object.__reduce__:
+    if not installed.installed_name(kind) or kind.__reduce__ is object.__reduce__:
         raise Unknown(f"{kind} keeps what Python does not see")
     try:
         return iter(("pickled", kind, x.__reduce__()))
@@ -64,7 +64,7 @@ def pickled(x: Any) -> Parts:
         raise Unknown(f"{kind}: {error}") from error
 
 
-def state(x: Any) -> Parts:
+def own_attributes(x: Any) -> Parts:
     """Name and value of an object's own attributes."""
     return sorted_items(getattr(x, "__dict__", {}))
 
@@ -74,7 +74,7 @@ def sorted_items(named: typing.Mapping[str, Any]) -> Parts:
     return ((name, named[name]) for name in sorted(named) if name not in NOT_READ)
 
 
-def said(x: Any) -> Parts:
+def stable_repr(x: Any) -> Parts:
     """An object by its `repr`. Raises Unknown where that holds an address."""
     words = repr(x)
     if " at 0x" in words:
@@ -82,7 +82,7 @@ def said(x: Any) -> Parts:
     return iter((type(x).__qualname__, words))
 
 
-def of_jax(x: jax.Array) -> Parts:
+def array_parts(x: jax.Array) -> Parts:
     """An array's values. Raises Unknown where they are not known, or not here."""
     if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
         raise Unknown("an array whose values are not known here")
@@ -108,7 +108,7 @@ def _(x: Any) -> Parts:
 @parts.register(jax.tree_util.PyTreeDef)
 @parts.register(pathlib.PurePath)
 def _(x: Any) -> Parts:
-    return said(x)
+    return stable_repr(x)
 
 
 @parts.register(int)
@@ -119,20 +119,20 @@ def _(x: Any) -> Parts:
 @parts.register(bytearray)
 def _(x: Any) -> Parts:
     base = next(one for one in type(x).__mro__ if one in (int, float, complex, str, bytes, bytearray))
-    return iter(("value", type(x), base.__repr__(x), *state(x)))
+    return iter(("value", type(x), base.__repr__(x), *own_attributes(x)))
 
 
 @parts.register(tuple)
 @parts.register(list)
 @parts.register(collections.deque)
 def _(x: Any) -> Parts:
-    return iter(("sequence", type(x), *x, *state(x)))
+    return iter(("sequence", type(x), *x, *own_attributes(x)))
 
 
 @parts.register(dict)
 @parts.register(types.MappingProxyType)
 def _(x: Any) -> Parts:
-    return iter(("dict", type(x), getattr(x, "default_factory", None), *dict(x).items(), *state(x)))
+    return iter(("dict", type(x), getattr(x, "default_factory", None), *dict(x).items(), *own_attributes(x)))
 
 
 @parts.register(enum.Enum)

@@ -25,7 +25,7 @@ Program = Callable[..., Any]
 ONE_AT_A_TIME = threading.Lock()
 
 
-class Shelf(NamedTuple):
+class ProgramCache(NamedTuple):
     """Where traced programs are kept. Files there are trusted as those of XLA's own cache are: they are code."""
 
     folder: pathlib.Path
@@ -33,7 +33,7 @@ class Shelf(NamedTuple):
     say: Callable[[str], None]
 
 
-class Form(NamedTuple):
+class Shardings(NamedTuple):
     """Where the arguments and results of a program lie: shardings, a prefix of their trees."""
 
     arguments: Any
@@ -46,7 +46,7 @@ class Form(NamedTuple):
 
 
 @functools.cache
-def options() -> dict[str, Any] | None:
+def xla_options() -> dict[str, Any] | None:
     """Options for XLA. On a CPU the time goes into library kernels and memory: optimising the rest harder makes
     programs no faster, and compiling them takes twice as long. XLA's newer code for fusions vectorises some of them
     badly: the gradient of a pool behind a norm takes ten times as long."""
@@ -54,10 +54,10 @@ def options() -> dict[str, Any] | None:
         return None
     quick = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
     usual = {"xla_cpu_use_fusion_emitters": False}
-    return {**quick, **usual} if known(usual) else quick
+    return {**quick, **usual} if has_options(usual) else quick
 
 
-def known(options: dict[str, Any]) -> bool:
+def has_options(options: dict[str, Any]) -> bool:
     """Whether this version of XLA has these options."""
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
@@ -66,63 +66,69 @@ def known(options: dict[str, Any]) -> bool:
     return True
 
 
-def compiled(program: Program, form: Form, args: tuple[Any, ...], shelf: Shelf | None = None, what: str = "") -> Any:
-    """`program(*args)` for arguments, arrays or their shapes, like these; traced by an earlier run where `shelf` has
+def compile_program(
+    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache | None = None, what: str = ""
+) -> Any:
+    """`program(*args)` for arguments, arrays or their shapes, like these; traced by an earlier run where `cache` has
     it as `what`."""
     with ONE_AT_A_TIME:
-        traced = program if shelf is None else kept(program, form, args, shelf, what)
-        lowered = form.jit(traced).lower(*args)
-    return lowered.compile(options())
+        traced = program if cache is None else cached_or_traced(program, shardings, args, cache, what)
+        lowered = shardings.jit(traced).lower(*args)
+    return lowered.compile(xla_options())
 
 
-def lazily(program: Program, form: Form, shelf: Shelf | None = None, what: str = "") -> Program:
+def compile_when_called(
+    program: Program, shardings: Shardings, cache: ProgramCache | None = None, what: str = ""
+) -> Program:
     """`program`, compiled when it is called with arguments of new shapes."""
     ready = dict[str, Any]()
 
     def call(*args: Any) -> Any:
-        name = shapes(args)
+        name = describe_arguments(args)
         if name not in ready:
-            ready[name] = compiled(program, form, args, shelf, what)
+            ready[name] = compile_program(program, shardings, args, cache, what)
         return ready[name](*args)
 
     return call
 
 
-def shapes(args: tuple[Any, ...]) -> str:
+def describe_arguments(args: tuple[Any, ...]) -> str:
     """Tree, shapes and types of arguments, in words: what a program is compiled for."""
     return repr(jax.tree.map(jax.typeof, args))
 
 
-def kept(program: Program, form: Form, args: tuple[Any, ...], shelf: Shelf, what: str) -> Program:
-    """`program` as `shelf` has it, put there before where it is missing or damaged; itself, where JAX cannot export
+def cached_or_traced(
+    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache, what: str
+) -> Program:
+    """`program` as `cache` has it, put there before where it is missing or damaged; itself, where JAX cannot export
     it. A run that finds it there and one that does not compile the same code."""
-    name = hashlib.sha256(f"{shelf.name} {what} {form} {shapes(args)}".encode()).hexdigest()[:24]
-    path = shelf.folder / f"{name}.traced"
-    content = recall(path, shelf.say)
+    name = hashlib.sha256(f"{cache.name} {what} {shardings} {describe_arguments(args)}".encode()).hexdigest()[:24]
+    path = cache.folder / f"{name}.traced"
+    content = read_checked(path, cache.say)
     if content is None:
         try:
-            content = written(export.export(form.jit(program))(*args))
+            content = serialize(export.export(shardings.jit(program))(*args))
         except (ImportError, NotImplementedError, ValueError, AttributeError, pickle.PicklingError):
             return program
         disk.remember(path, hashlib.sha256(content).digest() + content)
-    return read(content, args)
+    return deserialize(content, args)
 
 
-def written(traced: export.Exported) -> bytes:
+def serialize(traced: export.Exported) -> bytes:
     """JAX writes programs of flat arguments and results only; the tree of the results goes with them."""
     arguments, results = (tuple(0 for _ in side) for side in (traced.in_avals, traced.out_avals))
     plain = replace(traced, in_tree=jax.tree.structure((arguments, {})), out_tree=jax.tree.structure(results))
     return pickle.dumps((traced.out_tree, bytes(plain.serialize())))
 
 
-def read(content: bytes, args: tuple[Any, ...]) -> Program:
+def deserialize(content: bytes, args: tuple[Any, ...]) -> Program:
     """The inverse of `written`, for arguments in a tree like `args`."""
     results, code = pickle.loads(content)
     plain = export.deserialize(bytearray(code))
     return replace(plain, in_tree=jax.tree.structure((args, {})), out_tree=results).call
 
 
-def recall(path: pathlib.Path, say: Callable[[str], None]) -> bytes | None:
+def read_checked(path: pathlib.Path, say: Callable[[str], None]) -> bytes | None:
     """The content of a file, behind its checksum; a damaged one is passed over with one line."""
     with contextlib.suppress(OSError):
         whole = path.read_bytes()

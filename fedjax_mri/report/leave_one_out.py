@@ -68,11 +68,11 @@ def scorer(
     def several(
         state: State, root: jax.Array, placed: Placed, length: jax.Array, without: jax.Array
     ) -> tuple[State, RoundStats]:
-        return segments.several(simulation(without), plan, rounds, state, root, placed, length)
+        return segments.run_rounds(simulation(without), plan, rounds, state, root, placed, length)
 
-    sim, placed = simulation(-1), placement.placed(federation.train, plan)
+    sim, placed = simulation(-1), placement.place_examples(federation.train, plan)
     first, evaluated = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
-    program = segments.compiled(plan, several, first, root, placed, np.int32(0), np.int32(-1))
+    program = segments.compile_rounds(plan, several, first, root, placed, np.int32(0), np.int32(-1))
 
     def score(without: int) -> np.ndarray:
         def advance(state: State, length: int) -> tuple[State, RoundStats]:
@@ -96,6 +96,6 @@ def with_mean_part(state: State, site: int) -> State:
     """Returns `state` where the `site` left out has the mean of the others' own parts, as any that took no part."""
     if site < 0:
         return state
-    mean = evaluate.own(state.clients, np.array([-1]))
+    mean = evaluate.client_parts(state.clients, np.array([-1]))
     model = trees.put(state.clients.model, jnp.array([site]), mean)
     return state._replace(clients=state.clients._replace(model=model))

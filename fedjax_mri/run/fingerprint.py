@@ -40,9 +40,9 @@ def of_run(config: configs.Experiment, plan: Plan, data: str, sim: Simulation, t
 def reached(config: configs.Experiment, sim: Simulation, tests: Tests) -> str | None:
     """A digest of what a run has built and of the engine as it is now; examples are arguments of programs."""
     data = sim.data._replace(store=None, fetch=None)
-    engine = (segments.build, evaluate.build, evaluate.few, evaluate.showing)
+    engine = (segments.build, evaluate.build, evaluate.few_examples, evaluate.showing_task)
     readers = [test.data.read for test in tests.values()]
-    return code_digest.digest(config, sim._replace(data=data), readers, engine, code_installed.replaced())
+    return code_digest.digest(config, sim._replace(data=data), readers, engine, code_installed.replaced_functions())
 
 
 def named(config: Any) -> Iterator[tuple[str, int, int]]:
@@ -65,7 +65,7 @@ def code() -> Iterator[str]:
     files."""
     files = {str(path) for path in PACKAGE.rglob("*.py")}
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    ours = {path for path in modules if path.endswith(".py") and not code_installed.file(path)}
+    ours = {path for path in modules if path.endswith(".py") and not code_installed.is_installed_file(path)}
     texts = [pathlib.Path(path).read_bytes() for path in sorted(files | ours)]
     for text in (*texts, *configs.EXECUTED.values()):
         yield hashlib.sha256(text).hexdigest()

@@ -15,7 +15,7 @@ from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.engine import members
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.members import Group, Member
 from fedjax_mri.fed.engine.plan import Plan
@@ -140,7 +140,7 @@ def evaluator(group: Group, sim: Simulation, federations: Sequence[Federation]) 
     def figures(state: State) -> list[Tested]:
         found = on_tests(state)
         each = [jax.tree.map(lambda x: x[number], found) for number in range(len(federations))]  # noqa: B023
-        return [results.figures(sim.task, {name: Judged(m, {}) for name, m in one.items()}) for one in each]
+        return [results.figures(sim.task, {name: Evaluation(m, {}) for name, m in one.items()}) for one in each]
 
     return figures
 

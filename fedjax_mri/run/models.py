@@ -18,10 +18,10 @@ def global_model(restored: Restored) -> Model:
     """Returns the model for a site that took no part: the server's, completed by the mean of clients' own parts."""
     state, task = restored.state, restored.task
     no_client = np.array([-1], np.int32)
-    pick = evaluate.own if restored.plan.clients == "host" else jax.jit(evaluate.own)
+    pick = evaluate.client_parts if restored.plan.clients == "host" else jax.jit(evaluate.client_parts)
     part = trees.take(pick(state.clients, no_client), jnp.int32(0))
     if task.newcomer is not None:
-        part = evaluate.received(task, state.server.model, part, jnp.int32(-1))
+        part = evaluate.newcomer_part(task, state.server.model, part, jnp.int32(-1))
     return jax.device_put(trees.join(state.server.model, part))
 
 
@@ -33,7 +33,7 @@ def client_models(restored: Restored, batch: Batch) -> list[Model]:
     state = restored.state
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
     if restored.algorithm.member is not None:
-        many = ensemble.members(restored.algorithm, state)
+        many = ensemble.client_models(restored.algorithm, state)
         return [jax.tree.map(lambda leaf, i=i: leaf[i], many) for i in range(len(trained))]
     if not clients_predict_differently(restored, batch):
         return []

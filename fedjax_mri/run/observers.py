@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.core.clock import Clock
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.simulation import State
 from fedjax_mri.fed.uplink.stages.clip import discarded_updates
 from fedjax_mri.run import pictures, processes
@@ -27,14 +27,14 @@ class Trained(NamedTuple):
     """What a segment of a run amounted to."""
 
     figures: SegmentFigures
-    concluded: dict[str, Judged]  # test sets by what follows the last round: an ensemble, fine-tuned models
+    concluded: dict[str, Evaluation]  # test sets by what follows the last round: an ensemble, fine-tuned models
 
 
 class Evaluated(NamedTuple):
     """A run's state on its test sets."""
 
     line: Line  # what metrics.jsonl says of it
-    tests: dict[str, Judged]  # test set -> the model on it
+    tests: dict[str, Evaluation]  # test set -> the model on it
     headline: str  # the figure of each test set to look at first
 
 

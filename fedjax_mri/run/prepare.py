@@ -11,7 +11,7 @@ import jax
 from fedjax_mri.core import disk
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.programs import Shelf
+from fedjax_mri.core.programs import ProgramCache
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import auto
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
     log: runfolder.Log
     clock: Clock
-    programs: Shelf | None  # traced ones; None where they cannot be told from those of other code
+    programs: ProgramCache | None  # traced ones; None where they cannot be told from those of other code
 
 
 def prepare(config: Experiment, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> tuple[Run, State]:
@@ -73,7 +73,7 @@ def prepare(config: Experiment, out: pathlib.Path, resume_from: pathlib.Path | N
         disk.write_json(out / "run.json", facts)
     log = runfolder.Log(out, int(state.round))
     name = fingerprint.of_run(config, plan, data.digest, sim, data.federation.tests)
-    programs = None if name is None else Shelf(runfolder.cache() / "programs", name, say)
+    programs = None if name is None else ProgramCache(runfolder.cache() / "programs", name, say)
     return Run(config, data.federation, sim, plan, out, checkpoints, log, clock, programs), state
 
 
@@ -136,7 +136,7 @@ def choose_plan(
             return sim
         return sim._replace(task=assemble_task(config, sim.algorithm, described, compute_of(plan)))
 
-    plan = auto.choose(config.plan, planned, runfolder.cache() / "plans", say)
+    plan = auto.choose_plan(config.plan, planned, runfolder.cache() / "plans", say)
     return planned(plan), plan
 
 

@@ -13,7 +13,7 @@ from fedjax_mri.core import disk, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Table
 from fedjax_mri.data.resident import positions
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.run import line, runfolder
@@ -35,12 +35,12 @@ MAP = "map/"  # prefix of the maps in explanations.npz
 Arrays = Mapping[str, np.ndarray]
 
 
-def figures(task: Task, judged: Mapping[str, Judged]) -> dict[str, TestFigures]:
+def figures(task: Task, judged: Mapping[str, Evaluation]) -> dict[str, TestFigures]:
     """The figures of each test set, rounded to six digits: the task's over all examples, and their spread."""
     return {name: _figures(task, one) for name, one in judged.items()}
 
 
-def _figures(task: Task, judged: Judged) -> TestFigures:
+def _figures(task: Task, judged: Evaluation) -> TestFigures:
     pooled = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))
     scores = np.asarray(task.score(judged.metrics))
     spread = fairness.spread(scores, np.ones_like(scores))
@@ -49,7 +49,11 @@ def _figures(task: Task, judged: Judged) -> TestFigures:
 
 
 def save(
-    run: pathlib.Path, federation: Federation, judged: Mapping[str, Judged], shown: Arrays, seconds: Mapping[str, float]
+    run: pathlib.Path,
+    federation: Federation,
+    judged: Mapping[str, Evaluation],
+    shown: Arrays,
+    seconds: Mapping[str, float],
 ) -> None:
     """Writes results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
 

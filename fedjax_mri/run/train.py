@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.after import ensemble, finetune
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import loop, observers, results
@@ -88,27 +88,27 @@ def examples_of(run: Run) -> Callable[[State], Examples]:
     """Returns what computes, for a state, a few examples of the first test set as the task shows them."""
 
     @functools.cache  # it sends the test set to the devices once more: not before there is something to show
-    def program() -> Callable[[State], dict[str, Judged]]:
-        few = evaluate.few(next(iter(run.federation.tests.values())))
-        return evaluate.build(evaluate.showing(run.sim.task), run.plan, {"": few}, run.programs, "show")
+    def program() -> Callable[[State], dict[str, Evaluation]]:
+        few = evaluate.few_examples(next(iter(run.federation.tests.values())))
+        return evaluate.build(evaluate.showing_task(run.sim.task), run.plan, {"": few}, run.programs, "show")
 
     return lambda state: program()(state)[""].kept
 
 
-def conclude(run: Run, state: State) -> tuple[State, dict[str, Judged]]:
+def conclude(run: Run, state: State) -> tuple[State, dict[str, Evaluation]]:
     """Does what follows the last round; returns the state with the distilled model, and what was evaluated on the way.
 
     The ensemble of clients is evaluated and distilled into the server's model, which is fine-tuned and evaluated.
     """
     config, sim, plan, tests = run.config, run.sim, run.plan, run.federation.tests
-    root, found = jax.random.key(config.seed), dict[str, Judged]()
+    root, found = jax.random.key(config.seed), dict[str, Evaluation]()
     if sim.algorithm.member is not None and sim.task.tally is not None:
-        found |= ensemble.judge(sim, plan, tests, state)
+        found |= ensemble.evaluate_ensemble(sim, plan, tests, state)
     if config.distil.epochs:
         images = config.distil.source.build(config.seed).train
-        state = ensemble.distilled(sim, plan, config.distil, images, state, root)
+        state = ensemble.distil(sim, plan, config.distil, images, state, root)
     if config.finetune.epochs:
-        found |= finetune.judge(sim, plan, tests, config.finetune.epochs, state, root)
+        found |= finetune.evaluate_finetuned(sim, plan, tests, config.finetune.epochs, state, root)
     return state, found
 
 

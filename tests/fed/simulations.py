@@ -20,7 +20,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.client.batches import Batches
-from fedjax_mri.fed.client.local import Local, Start, batch_gradient
+from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.fed.sampling import Everyone, Poisson, Population, Uniform
@@ -296,7 +296,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
             continue
         row, staleness = trees.take(clients, client), cohort.staleness[place]
         server, times = sim.algorithm.broadcast(state.server, staleness), cohort.times[place]
-        start = Start(trees.join(server.model, row.model), server, row.state)
+        start = ClientStart(trees.join(server.model, row.model), server, row.state)
         model, steps, accumulated = plain_client(sim, state, start, int(client), root)
         shared, rest = trees.split(sim.task.shared(model), model)
         examples, rate = jnp.float32(sim.data.sizes[client]), sim.local.schedule(state.round)
@@ -342,7 +342,7 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
 
 
 def plain_client(
-    sim: Simulation, state: State, start: Start, client: int, root: jax.Array, most: int = 10**9
+    sim: Simulation, state: State, start: ClientStart, client: int, root: jax.Array, most: int = 10**9
 ) -> tuple[Model, int, object]:
     """Epochs over one client's examples, `most` steps of them, each phase with its own optimiser.
 
@@ -401,7 +401,7 @@ def plain_step(
     sim: Simulation,
     optimizer,
     optimizers: list,
-    start: Start,
+    start: ClientStart,
     model: Model,
     batch: dict,
     progress: jax.Array,

@@ -34,7 +34,7 @@ from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.fed.algorithms.oneshot import OneShot
-from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.client.local import ClientStart
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine import rounds as engine
 from fedjax_mri.fed.engine.plan import Plan
@@ -64,7 +64,7 @@ def test_ditto_is_judged_by_personal_models_and_elsewhere_by_the_shared_one() ->
 
 def test_an_ensemble_predicts_the_mean_of_its_members() -> None:
     sim, state, test = four(OneShot(), cohort=3), run(four(OneShot(), cohort=3), 1), noise(5, 2)
-    (judged,) = ensemble.judge(sim, ALONE, {"": test}, state).values()
+    (judged,) = ensemble.evaluate_ensemble(sim, ALONE, {"": test}, state).values()
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
     assert len(trained) == 3
     members = [trees.take(state.clients.state, int(k)) for k in trained]
@@ -89,9 +89,9 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
     sim, images = four(OneShot()), noise(8, 5).data
     state = run(sim, 1)
     settings = ensemble.Distil(source="any", epochs=60, batch=8, learning_rate=0.03)
-    student = ensemble.distilled(sim, ALONE, settings, images, state, ROOT)
+    student = ensemble.distil(sim, ALONE, settings, images, state, ROOT)
     test = Test(images, np.full(5, -1, np.int32))
-    (taught,) = ensemble.judge(sim, ALONE, {"": test}, state).values()
+    (taught,) = ensemble.evaluate_ensemble(sim, ALONE, {"": test}, state).values()
 
     def distance(state: State) -> float:
         found = evaluate.build(sim.task, ALONE, {"": test})(state)[""].kept["predictions"]
@@ -109,13 +109,13 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
     state, plan = run(sim, 2), dataclasses.replace(ALONE, clients=where)
     owner = np.array([4, 1, 2, 2], np.int32)
     test = noise(3, 4)._replace(owner=owner)
-    (judged,) = finetune.judge(sim, plan, {"a": test}, 2, place_state(plan, state), ROOT).values()
+    (judged,) = finetune.evaluate_finetuned(sim, plan, {"a": test}, 2, place_state(plan, state), ROOT).values()
     found = judged.kept["predictions"].reshape(4, 3, -1)
-    sub = finetune.among(sim, np.array([1, 2, 4]), 2)
+    sub = finetune.simulation_of(sim, np.array([1, 2, 4]), 2)
     sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local)
     for client, one in enumerate(owner):
         model = trees.join(state.server.model, trees.take(state.clients.model, int(one)))
-        start = Start(model, engine.ServerState(Model({}, {}), ()), ())
+        start = ClientStart(model, engine.ServerState(Model({}, {}), ()), ())
         if SIZES[one]:
             model = plain_client(sub, state, start, {2: 1, 4: 2}[int(one)], ROOT)[0]
         np.testing.assert_allclose(found[client], chances(model, test, client), rtol=1e-3, atol=1e-5)
@@ -124,7 +124,7 @@ def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
 def test_sites_without_an_owner_are_not_fine_tuned() -> None:
     sim = four(FedAvg())
     elsewhere = noise(3, 2)._replace(owner=np.array([-1, 1], np.int32))
-    assert finetune.judge(sim, ALONE, {"b": elsewhere}, 1, init_state(sim, ROOT), ROOT) == {}
+    assert finetune.evaluate_finetuned(sim, ALONE, {"b": elsewhere}, 1, init_state(sim, ROOT), ROOT) == {}
 
 
 # ---- a run

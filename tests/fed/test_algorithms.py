@@ -51,7 +51,7 @@ from fedjax_mri.fed.algorithms.fedrep import FedRep
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.algorithms.serveroptimizer import FedAvgM, ServerOptimizer
-from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.client.local import ClientStart
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import (
@@ -234,7 +234,7 @@ def test_scaffold_s_second_option_is_the_paper_s_formula() -> None:
     before, after = (run(sim, rounds) for rounds in (2, 3))
     client = next(int(k) for k in draw_cohort(sim, ROOT, jnp.int32(2)).client if SIZES[k])
     kept = trees.take(before.clients, client)
-    start = Start(trees.join(before.server.model, kept.model), before.server, kept.state)
+    start = ClientStart(trees.join(before.server.model, kept.model), before.server, kept.state)
     model, steps, _ = plain_client(sim, before, start, client, ROOT)
     gone = trees.scale(1 / (steps * RATE), trees.subtract(start.model.params, model.params))
     wanted = trees.add(trees.subtract(kept.state, before.server.extra), gone)

@@ -11,7 +11,7 @@ from simulations import SIZES, images, plain_client, simulation, two_players
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import Start
+from fedjax_mri.fed.client.local import ClientStart
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, init_state, initial_state
@@ -131,7 +131,7 @@ def by_hand(sim: Simulation, table, root: jax.Array):
         for client, behind in zip(clients.tolist(), late.tolist()):
             start = versions[number - behind]
             kept = trees.take(first.clients, client).model
-            begun = Start(trees.join(start, kept), state.server, ())
+            begun = ClientStart(trees.join(start, kept), state.server, ())
             model = plain_client(sim, state, begun, client, root)[0]
             learnt = trees.subtract(trees.split(sim.task.shared(model), model)[0], start)
             total = trees.add(total, trees.scale(float(SIZES[client] / SIZES[clients].sum()), learnt))

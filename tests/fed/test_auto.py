@@ -36,13 +36,13 @@ def timings(monkeypatch):
             return lambda: ms[plan.conv, plan.lanes]
         raise UserError(f"plan.lanes={plan.lanes}: does not fit")
 
-    monkeypatch.setattr(auto, "compiled", compiled)
+    monkeypatch.setattr(auto, "compile_trial", compiled)
     return ms, asked
 
 
 def choose(folder: pathlib.Path, plan: Plan = Plan(devices=2)) -> tuple[Plan, list[str]]:  # noqa: B008
     said: list[str] = []
-    return auto.choose(plan, assemble, folder, said.append), said
+    return auto.choose_plan(plan, assemble, folder, said.append), said
 
 
 def test_takes_the_fastest_and_remembers_it(tmp_path, timings) -> None:
@@ -71,7 +71,7 @@ def test_candidates_take_turns_and_the_fastest_trial_counts() -> None:
     ready = [
         (Plan(lanes=n), lambda name=name: turns.append(name) or next(times[name])) for n, name in enumerate("ab", 1)
     ]
-    found = auto.compared(ready)
+    found = auto.time_candidates(ready)
     assert turns[:4] == list("abab") and [trial.ms for trial in found] == [2.0, 3.0]
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_or_outdated_memory_is_passed_over_with_one_line(tmp_path, tim
 
 def test_memories_of_other_tasks_and_plans_are_others(tmp_path) -> None:
     def key(assemble, plan: Plan) -> str:
-        return auto.key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
+        return auto.cache_key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
 
     plan, wider = Plan(devices=2), lambda plan: simulation(classifier(norm="batch"), images())
     keys = [key(assemble, plan), key(wider, plan), key(assemble, Plan(devices=1)), key(assemble, Plan(2, lanes=3))]
@@ -133,7 +133,7 @@ def test_changed_code_is_measured_anew(monkeypatch) -> None:
 
     def key() -> str:
         plan = Plan(devices=2)
-        return auto.key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
+        return auto.cache_key(plan.resolve(), assemble(plan.resolve()), list(auto.candidates(plan)))
 
     before = key()
     monkeypatch.setattr(trees, "scale", lambda by, tree: trees.add(tree, tree))
@@ -169,7 +169,7 @@ def test_measured_for_real_it_agrees_with_a_fixed_plan(tmp_path) -> None:
 def test_a_trial_has_every_kind_of_data_and_client_state(tmp_path) -> None:
     for case in ("procedural, Adam, cohort of 5", "BatchNorm local"):
         plan = Plan(devices=1, lanes=1, conv="gemm", clients="host").resolve()
-        assert auto.compiled(plan, lambda plan, case=case: CASES[case](), 2)() > 0
+        assert auto.compile_trial(plan, lambda plan, case=case: CASES[case](), 2)() > 0
 
 
 def test_a_program_that_cannot_fit_is_refused_before_it_runs(monkeypatch) -> None:
@@ -190,4 +190,4 @@ def test_what_lanes_wait_in_the_tail_counts(lanes: int, slots: float) -> None:
     """Ten clients of one step each, by lanes on two devices: the longest queue bounds the round."""
     sim = simulation(classifier(), images(np.full(10, 2, np.int32)))
     sim = sim._replace(local=sim.local._replace(epochs=1))
-    assert auto.waiting(auto.first_steps(sim), 2 * lanes) == pytest.approx(slots)
+    assert auto.slots_per_step(auto.first_cohort_steps(sim), 2 * lanes) == pytest.approx(slots)

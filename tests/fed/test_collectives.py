@@ -19,9 +19,9 @@ BYTES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
 
 def collectives(plan: Plan, monkeypatch) -> list[tuple[str, int]]:
     """Kind and bytes of every collective in the program of a segment."""
-    programs, make = [], segments.compiled
+    programs, make = [], segments.compile_rounds
     monkeypatch.setattr(
-        segments, "compiled", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
+        segments, "compile_rounds", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
     )
     segments.build(CASES["resident"](), plan.resolve(), ROOT, 3)
     found = COLLECTIVE.findall(programs[0].as_text())

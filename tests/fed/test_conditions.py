@@ -13,7 +13,7 @@ from simulations import SIZES, images, plain_client, simulation, two_players
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.client.local import Start, step_counts
+from fedjax_mri.fed.client.local import ClientStart, step_counts
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import cohort_turnout
@@ -198,7 +198,7 @@ def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     total, weight = trees.zeros_like(first.server.model), 0.0
     for client in np.flatnonzero(steps):
         begun = trees.join(first.server.model, trees.take(first.clients, client).model)
-        start = Start(begun, first.server, ())
+        start = ClientStart(begun, first.server, ())
         model = plain_client(sim, first, start, int(client), ROOT, int(steps[client]))[0]
         learnt = trees.subtract(trees.split(sim.task.shared(model), model)[0], first.server.model)
         total = trees.add(total, trees.scale(float(FEW[client] * share[client]), learnt))

@@ -127,9 +127,9 @@ def test_a_saved_state_goes_on_in_another_place_of_memory(where: dict) -> None:
 
 def test_client_state_is_written_in_place(monkeypatch) -> None:
     """Of 1,000 clients' state the program that trains two makes no copy."""
-    programs, make = [], segments.compiled
+    programs, make = [], segments.compile_rounds
     monkeypatch.setattr(
-        segments, "compiled", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
+        segments, "compile_rounds", lambda *given, **more: programs.append(make(*given, **more)) or programs[-1]
     )
     data = CASES["procedural, Adam, cohort of 5"]().data._replace(sizes=np.full(1000, 4, np.int32))
     sim = simulation(two_players(), data, sampler=Uniform(2).build(Population(data.sizes)))

@@ -24,7 +24,7 @@ from fedjax_mri.fed.sampling import Population, Uniform
 @pytest.fixture(autouse=True)
 def as_users_run(users_options, monkeypatch) -> None:
     """Two programs round alike, to the last bit, where XLA optimises them as it does for users."""
-    monkeypatch.setattr(programs, "options", users_options)
+    monkeypatch.setattr(programs, "xla_options", users_options)
 
 
 DATA = [images(), images(np.roll(SIZES, 3)[::-1].copy() * 2)]  # the second has more rows

@@ -19,11 +19,11 @@ def trained() -> State:
 
 
 def test_the_options_that_users_have_are_known_and_change_no_result(users_options, monkeypatch) -> None:
-    assert programs.options() is None
+    assert programs.xla_options() is None
     quick = trained()
     options = users_options()
-    assert options["xla_backend_optimization_level"] == 1 and programs.known(options)
-    assert not programs.known({"xla_no_such_option": True})
-    monkeypatch.setattr(programs, "options", users_options)
+    assert options["xla_backend_optimization_level"] == 1 and programs.has_options(options)
+    assert not programs.has_options({"xla_no_such_option": True})
+    monkeypatch.setattr(programs, "xla_options", users_options)
     for ours, theirs in zip(jax.tree.leaves(trained()), jax.tree.leaves(quick), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -21,7 +21,7 @@ ROOT = jax.random.key(3)
 
 def test_a_device_holds_its_share_and_no_more() -> None:
     plan = Plan(devices=4, data="sharded").resolve()
-    found = placement.placed(images(), plan)
+    found = placement.place_examples(images(), plan)
     held = [SIZES[np.asarray(found.home) == device].sum() for device in range(4)]
     assert sum(held) == SIZES.sum() and max(held) == SIZES.max()
     pixels = found.store.fields["image"]
@@ -34,10 +34,10 @@ def test_any_cohort_fits_the_room_and_no_device_gets_more_than_a_mean_and_the_la
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.lognormal(3, sigma, 100), 5000).astype(np.int32)
     data, plan = ClientData(sizes, (), images().read), Plan(devices=devices, data="streamed").resolve()
-    room = placement.shape(data, plan, 10)
+    room = placement.store_shape(data, plan, 10)
     for _ in range(20):
         cohort = rng.choice(100, 10, replace=False)
-        shares = placement.deal(sizes[cohort], devices)
+        shares = placement.deal_to_devices(sizes[cohort], devices)
         assert sorted(np.concatenate(shares)) == sorted(np.flatnonzero(sizes[cohort]))
         assert max(map(len, shares)) <= room.clients
         assert max(sizes[cohort][share].sum() for share in shares) <= room.rows
@@ -52,7 +52,7 @@ def test_the_next_round_is_made_while_one_is_in_use_and_never_a_third() -> None:
         started[int(number)].set()
         return int(number) * 10
 
-    ask = placement.ahead(make)
+    ask = placement.prefetch(make)
     for number in (4, 5, 6):
         assert ask(number) == 10 * number
         assert started[number + 1].wait(30)  # without being asked for
@@ -101,7 +101,7 @@ STATE = {"weights": jax.ShapeDtypeStruct((9, 100_000), np.float32)}  # 3.6 MB
 )
 def test_what_cannot_fit_is_refused_with_what_can(data, plan, kept, says) -> None:
     with pytest.raises(UserError, match=says):
-        placement.check(data(), plan.resolve(), 3, kept)
+        placement.check_memory(data(), plan.resolve(), 3, kept)
 
 
 def wide(megabytes: int) -> ClientData:

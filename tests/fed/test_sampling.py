@@ -21,9 +21,9 @@ from fedjax_mri.fed.sampling import (
     Uniform,
     Weighted,
 )
-from fedjax_mri.fed.sampling.availability import read
+from fedjax_mri.fed.sampling.availability import read_trace
 from fedjax_mri.fed.sampling.cohort import Draw
-from fedjax_mri.fed.sampling.draws import places
+from fedjax_mri.fed.sampling.draws import poisson_places
 
 SIZES = np.array([5, 1, 0, 30, 12, 2, 40, 10], np.int32)
 
@@ -154,7 +154,7 @@ def test_poisson_clients_join_independently() -> None:
 def test_poisson_has_as_few_places_as_it_promises(number: int, rate: float) -> None:
     from scipy.stats import binom
 
-    room = places(number, rate)
+    room = poisson_places(number, rate)
     assert binom.sf(room, number, rate) < 1e-9
     assert room == 1 or binom.sf(room - 1, number, rate) >= 1e-9
 
@@ -172,7 +172,7 @@ def test_of_those_there_all_are_as_likely(tmp_path) -> None:
     there[0, ::2], there[1, [3, 7]] = True, True
     np.save(tmp_path / "there.npy", there)
     np.savetxt(tmp_path / "there.csv", there, fmt="%d", delimiter=",")
-    np.testing.assert_array_equal(read(str(tmp_path / "there.csv")), there)
+    np.testing.assert_array_equal(read_trace(str(tmp_path / "there.csv")), there)
     sample = Trace(3, str(tmp_path / "there.npy")).build(of_equals(10)).draw
     found = counts(many(sample, 1000), 10)
     np.testing.assert_array_equal(found.sum(1), 3)

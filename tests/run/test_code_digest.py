@@ -129,7 +129,7 @@ def test_a_function_that_remembers_has_none_once_its_globals_have_changed(wrap) 
 def test_a_function_put_in_place_of_a_packages_counts(monkeypatch) -> None:
     """Of this one, of an installed one where it is named, and of an installed one's depths; all seen as strange."""
     calls, server = made("import jax\ndef f(x): return jax.nn.relu(x)"), FedAvg().build().server
-    before = [digest(calls), digest(server), digest(code_installed.replaced())]
+    before = [digest(calls), digest(server), digest(code_installed.replaced_functions())]
     monkeypatch.setattr(jax.nn, "relu", functools.wraps(jax.nn.relu)(lambda x: x))
     assert digest(calls) != before[0]
     monkeypatch.setattr(jax.nn, "relu", jax.jit(functools.wraps(jax.nn.relu)(lambda x: -x)))
@@ -137,11 +137,11 @@ def test_a_function_put_in_place_of_a_packages_counts(monkeypatch) -> None:
     monkeypatch.setattr(trees, "scale", lambda by, tree: tree)
     assert digest(server) != before[1]
     monkeypatch.setattr(optax._src.transform, "scale_by_adam", lambda *_, **__: None)
-    assert ("optax._src.transform", "scale_by_adam") in [found[:2] for found in code_installed.replaced()]
+    assert ("optax._src.transform", "scale_by_adam") in [found[:2] for found in code_installed.replaced_functions()]
     monkeypatch.undo()
-    assert [digest(calls), digest(server), digest(code_installed.replaced())] == before
+    assert [digest(calls), digest(server), digest(code_installed.replaced_functions())] == before
     monkeypatch.setattr(FedAvg, "_server", lambda self, server, aggregate: server)
-    assert digest(FedAvg()) != digest(made("f = 0")) and digest(code_installed.replaced()) != before[2]
+    assert digest(FedAvg()) != digest(made("f = 0")) and digest(code_installed.replaced_functions()) != before[2]
 
 
 class Point(NamedTuple):

@@ -1,4 +1,4 @@
-"""Traced programs on a shelf: what a run finds there is not traced again, and does the same."""
+"""Traced programs on a cache: what a run finds there is not traced again, and does the same."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from simulations import CASES
 from tiny import Grey
 
 from fedjax_mri.core import programs
-from fedjax_mri.core.programs import Form, Shelf
+from fedjax_mri.core.programs import ProgramCache, Shardings
 from fedjax_mri.data.contract import Test
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.plan import Plan
@@ -39,8 +39,8 @@ def untraceable(sim: Simulation) -> Simulation:
     return sim._replace(task=sim.task._replace(phases=phases, evaluate=refuse))
 
 
-def trained(sim: Simulation, plan: Plan, shelf: Shelf | None) -> State:
-    return segments.build(sim, plan, ROOT, 2, shelf)(initial_state(SIM, plan, ROOT), 2)[0]
+def trained(sim: Simulation, plan: Plan, cache: ProgramCache | None) -> State:
+    return segments.build(sim, plan, ROOT, 2, cache)(initial_state(SIM, plan, ROOT), 2)[0]
 
 
 def equal(some, others) -> bool:
@@ -49,22 +49,22 @@ def equal(some, others) -> bool:
 
 @pytest.mark.parametrize("where", [{}, {"loop": "round"}, {"data": "streamed", "clients": "host"}], ids=str)
 def test_what_is_on_the_shelf_is_not_traced_again_and_does_the_same(where, tmp_path) -> None:
-    plan, shelf = Plan(devices=2, lanes=1, **where).resolve(), Shelf(tmp_path, "this run", print)
-    first = trained(SIM, plan, shelf)
-    assert equal(first, trained(untraceable(SIM), plan, shelf))
+    plan, cache = Plan(devices=2, lanes=1, **where).resolve(), ProgramCache(tmp_path, "this run", print)
+    first = trained(SIM, plan, cache)
+    assert equal(first, trained(untraceable(SIM), plan, cache))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(trained(SIM, plan, None)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     with pytest.raises(AssertionError, match="traced"):
-        trained(untraceable(SIM), plan, shelf._replace(name="another run"))
+        trained(untraceable(SIM), plan, cache._replace(name="another run"))
 
 
 def test_a_judgement_is_kept_as_well(tmp_path) -> None:
-    plan, shelf = Plan(devices=2, lanes=1).resolve(), Shelf(tmp_path, "this run", print)
+    plan, cache = Plan(devices=2, lanes=1).resolve(), ProgramCache(tmp_path, "this run", print)
     tests = {"all": Test(SIM.data, np.full(len(SIM.data.sizes), -1, np.int32))}
     state = initial_state(SIM, plan, ROOT)
     judged = [
         evaluate.build(sim.task, plan, tests, where)(state)["all"].metrics
-        for sim, where in ((SIM, None), (SIM, shelf), (untraceable(SIM), shelf))
+        for sim, where in ((SIM, None), (SIM, cache), (untraceable(SIM), cache))
     ]
     assert equal(judged[1], judged[2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), judged[0], judged[1])
@@ -72,27 +72,27 @@ def test_a_judgement_is_kept_as_well(tmp_path) -> None:
 
 def test_a_damaged_program_is_traced_again_with_one_line(tmp_path) -> None:
     lines, plan = list[str](), Plan(devices=1, lanes=1).resolve()
-    shelf = Shelf(tmp_path, "this run", lines.append)
-    first = trained(SIM, plan, shelf)
+    cache = ProgramCache(tmp_path, "this run", lines.append)
+    first = trained(SIM, plan, cache)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-7])
-    assert equal(first, trained(SIM, plan, shelf))
+    assert equal(first, trained(SIM, plan, cache))
     assert lines == [f"{path}: damaged; the program is traced again"]
-    assert equal(first, trained(untraceable(SIM), plan, shelf))
+    assert equal(first, trained(untraceable(SIM), plan, cache))
 
 
 def test_what_cannot_be_kept_is_compiled_all_the_same(tmp_path) -> None:
     """A call of Python cannot be exported; and a folder that is a file holds nothing."""
     plan = Plan(devices=1).resolve()
-    form, x = Form(plan.everywhere(), plan.everywhere()), np.float32(3)
+    form, x = Shardings(plan.everywhere(), plan.everywhere()), np.float32(3)
 
     def asks(x: jax.Array) -> jax.Array:
         return jax.pure_callback(lambda x: np.float32(2) * x, jax.ShapeDtypeStruct((), jnp.float32), x)
 
-    assert programs.compiled(asks, form, (x,), Shelf(tmp_path, "", print))(x) == 6
+    assert programs.compile_program(asks, form, (x,), ProgramCache(tmp_path, "", print))(x) == 6
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    assert programs.compiled(jnp.square, form, (x,), Shelf(tmp_path / "file", "", print))(x) == 9
+    assert programs.compile_program(jnp.square, form, (x,), ProgramCache(tmp_path / "file", "", print))(x) == 9
 
 
 def test_a_lazy_program_is_compiled_for_each_shape() -> None:
@@ -102,7 +102,7 @@ def test_a_lazy_program_is_compiled_for_each_shape() -> None:
         traced.append(len(x))
         return x.sum()
 
-    call = programs.lazily(total, Form(plan.everywhere(), plan.everywhere()))
+    call = programs.compile_when_called(total, Shardings(plan.everywhere(), plan.everywhere()))
     found = [float(call(np.ones(length, np.float32))) for length in (3, 4, 3, 4)]
     assert found == [3, 4, 3, 4] and traced == [3, 4]
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.local import Local, Start, init_optimizers, local_step
+from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, local_step
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks.task import Model, Task
 
@@ -59,7 +59,7 @@ def stepped(task: Task, model: Model, optimizer, batches: list[dict], keys: list
 
     @jax.jit
     def step(model, states, batch, key):
-        start = Start(model, (), ())
+        start = ClientStart(model, (), ())
         return local_step(task, algorithm, optimizer, start, model, states, batch, jnp.float32(0), key)[:2]
 
     with jax.numpy_dtype_promotion("standard"):

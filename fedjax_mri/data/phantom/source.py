@@ -151,7 +151,7 @@ def _counter(model: SiteModel) -> Callable[[Origin, jax.Array], tuple[Site, jax.
 
     several = jax.vmap(count, (None, 0))
     return jax.jit(
-        lambda store, chunks: jax.lax.map(partial(several, store), chunks), compiler_options=programs.options()
+        lambda store, chunks: jax.lax.map(partial(several, store), chunks), compiler_options=programs.xla_options()
     )
 
 

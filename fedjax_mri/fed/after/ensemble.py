@@ -21,7 +21,7 @@ from fedjax_mri.fed.algorithm import Algorithm, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, check_simulation, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population
@@ -67,7 +67,7 @@ def ensemble(task: Task) -> Task:
     return task._replace(predict=predict, evaluate=judged, shared=everything, newcomer=None)
 
 
-def members(algorithm: Algorithm, state: State) -> Model:
+def client_models(algorithm: Algorithm, state: State) -> Model:
     """The models, [K, ...], of the K clients that have trained, as NumPy arrays."""
     assert algorithm.member is not None
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
@@ -75,20 +75,20 @@ def members(algorithm: Algorithm, state: State) -> Model:
     return trees.join(algorithm.member(rows.state), rows.model)
 
 
-def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Judged]:
+def evaluate_ensemble(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Evaluation]:
     """Test sets, as "NAME/ensemble", by all clients' models together."""
-    models, named = members(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
+    models, named = client_models(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
     clients = ClientRow(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
     all_of_them = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
     return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
 
 
-def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData, state: State, root: jax.Array
+def distil(sim: Simulation, plan: Plan, settings: Distil, images: ClientData, state: State, root: jax.Array
               ) -> State:  # fmt: skip
     """`state` whose server has a student of the ensemble, trained from the start on `images`."""
     test = Test(images, np.full(len(images.sizes), -1, np.int32))
-    (taught,) = judge(sim, plan, {"": test}, state).values()
-    school = lesson(sim.task, settings, soft(images, taught.kept["predictions"]))
+    (taught,) = evaluate_ensemble(sim, plan, {"": test}, state).values()
+    school = distillation_simulation(sim.task, settings, with_soft_labels(images, taught.kept["predictions"]))
     plan = replace(plan, data="replicated", clients="device")
     check_simulation(school, plan)
     after, *_ = segments.build(school, plan, root, 1)(initial_state(school, plan, root), 1)
@@ -96,7 +96,7 @@ def distilled(sim: Simulation, plan: Plan, settings: Distil, images: ClientData,
     return state._replace(server=state.server._replace(model=student))
 
 
-def soft(images: ClientData, predictions: np.ndarray) -> ClientData:
+def with_soft_labels(images: ClientData, predictions: np.ndarray) -> ClientData:
     """All `images` as one client's, each with the ensemble's prediction of `predictions` [n, ...] as its label."""
     pooled = pool(images)
 
@@ -106,7 +106,7 @@ def soft(images: ClientData, predictions: np.ndarray) -> ClientData:
     return ClientData(pooled.sizes, (pooled.store, predictions), read)
 
 
-def lesson(task: Task, settings: Distil, data: ClientData) -> Simulation:
+def distillation_simulation(task: Task, settings: Distil, data: ClientData) -> Simulation:
     """One client that learns soft labels by their cross entropy."""
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:

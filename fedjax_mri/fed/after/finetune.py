@@ -17,7 +17,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.fed.algorithms.localonly import LocalOnly, alone
 from fedjax_mri.fed.engine import evaluate, segments
-from fedjax_mri.fed.engine.evaluate import Judged
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, initial_state, place_state
 from fedjax_mri.fed.sampling import Everyone, Population
@@ -39,37 +39,42 @@ class FineTune:
             raise UserError(f"finetune.epochs={self.epochs}: must be 1 or more, or 0 for none")
 
 
-def judge(sim: Simulation, plan: Plan, tests: Mapping[str, Test], epochs: int, state: State, root: jax.Array
-          ) -> dict[str, Judged]:  # fmt: skip
+def evaluate_finetuned(
+    sim: Simulation, plan: Plan, tests: Mapping[str, Test], epochs: int, state: State, root: jax.Array
+) -> dict[str, Evaluation]:
     """Test sets of which each client has an owner, as "NAME/fine-tuned", by models fine-tuned for `epochs`."""
     tests = {name: test for name, test in tests.items() if np.all(test.owner >= 0)}
     if not tests:
         return {}
     owners = np.unique(np.concatenate([test.owner for test in tests.values()]))
-    tuned = tune(sim, plan, owners, epochs, state, root)
-    owned = {f"{name}/fine-tuned": test._replace(owner=position(owners, test.owner)) for name, test in tests.items()}
+    tuned = finetuned_state(sim, plan, owners, epochs, state, root)
+    owned = {
+        f"{name}/fine-tuned": test._replace(owner=positions_among(owners, test.owner)) for name, test in tests.items()
+    }
     return evaluate.build(alone(sim.task), plan, owned)(tuned)
 
 
-def position(owners: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def positions_among(owners: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Where each of `owner` int32 [M] stands among the sorted `owners`, int32 [M]."""
     return np.searchsorted(owners, owner).astype(np.int32)
 
 
-def tune(sim: Simulation, plan: Plan, owners: np.ndarray, epochs: int, state: State, root: jax.Array) -> State:
+def finetuned_state(
+    sim: Simulation, plan: Plan, owners: np.ndarray, epochs: int, state: State, root: jax.Array
+) -> State:
     """A state of the `owners` int32 [O] alone, each with the server's model after `epochs` on its own examples.
 
     The learning rate is the one that training began with.
     """
-    sim = among(sim, owners, epochs)
+    sim = simulation_of(sim, owners, epochs)
     check_simulation(sim, plan)
     fresh = initial_state(sim, plan, root)
-    clients = fresh.clients._replace(model=models(state, owners))
+    clients = fresh.clients._replace(model=starting_models(state, owners))
     fresh = place_state(plan, fresh._replace(round=jnp.asarray(np.asarray(state.round)), clients=clients))
     return segments.build(sim, plan, root, 1)(fresh, 1)[0]
 
 
-def among(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
+def simulation_of(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
     """`sim` with the `owners` alone, each on its own for `epochs` a round."""
     begun = sim.local.schedule(jnp.int32(0))
     return Simulation(
@@ -78,18 +83,18 @@ def among(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
         uplink=Uplink(uniformly, chain(), mean()),
         sampler=Everyone().build(Population(sim.data.sizes[owners])),
         local=sim.local._replace(epochs=epochs, schedule=lambda round: begun),
-        data=of(sim.data, owners),
+        data=data_of(sim.data, owners),
     )
 
 
-def models(state: State, clients: np.ndarray) -> Model:
+def starting_models(state: State, clients: np.ndarray) -> Model:
     """What each of `clients` int32 [K] would start a round from, [K, ...]: the server's model, and its own part."""
     own = jax.tree.map(lambda leaf: np.asarray(leaf)[clients], state.clients.model)
     shared = jax.tree.map(np.asarray, state.server.model)
     return trees.join(jax.tree.map(lambda leaf: np.repeat(leaf[None], len(clients), 0), shared), own)
 
 
-def of(data: ClientData, clients: np.ndarray) -> ClientData:
+def data_of(data: ClientData, clients: np.ndarray) -> ClientData:
     """The data of some `clients` int32 [K], as clients 0..K-1."""
     sizes, table = data.sizes[clients], np.asarray(clients, np.int32)
 

@@ -37,16 +37,16 @@ class Ditto:
 
 
 def doubled(task: Task) -> Task:
-    """`task` for a model of two: one that travels as it did, one that stays, and is the one judged."""
+    """`task` for a model of two: one that travels as it did, one that stays, and is the one evaluated."""
 
     def shared(model: Model) -> Any:
         one = task.shared(which(model, "shared"))
         return pair(one, jax.tree.map(lambda _: False, one))
 
-    def personal(judge: Any) -> Any:
-        return lambda params, carry, batch: judge(*which(Model(params, carry), "personal"), batch)
+    def personal(evaluate: Any) -> Any:
+        return lambda params, carry, batch: evaluate(*which(Model(params, carry), "personal"), batch)
 
-    phases = tuple(Phase(summed(phase.loss), apart(phase.moves), of_both(phase.penalty)) for phase in task.phases)
+    phases = tuple(map(of_both, task.phases))
     judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
     newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
@@ -63,22 +63,17 @@ def which(model: Model, name: str) -> Model:
     return Model(model.params[name], model.carry[name])
 
 
-def summed(loss: Any) -> Any:
-    """The loss of both, each seeing itself alone, with the personal model's metrics."""
+def of_both(phase: Phase) -> Phase:
+    """The phase of both models, each seeing itself alone, with the personal model's metrics."""
 
-    def both(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
-        ours, (first, _) = loss(params["shared"], carry["shared"], batch, key)
-        own, (second, metrics) = loss(params["personal"], carry["personal"], batch, key)
+    def loss(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
+        ours, (first, _) = phase.loss(params["shared"], carry["shared"], batch, key)
+        own, (second, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
         return ours + own, ({"shared": first, "personal": second}, metrics)
 
-    return both
+    def penalty(params: Any) -> jax.Array:
+        assert phase.penalty is not None
+        return phase.penalty(params["shared"]) + phase.penalty(params["personal"])
 
-
-def of_both(penalty: Any) -> Any:
-    """The penalties of both added; None where there is none."""
-    return penalty and (lambda params: penalty(params["shared"]) + penalty(params["personal"]))
-
-
-def apart(moves: Any) -> Any:
-    """The mask for both."""
-    return lambda params: {name: moves(part) for name, part in params.items()}
+    moves = lambda params: {name: phase.moves(part) for name, part in params.items()}  # noqa: E731
+    return Phase(loss, moves, penalty if phase.penalty is not None else None)

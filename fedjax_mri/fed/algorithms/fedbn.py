@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.sharing import private
+from fedjax_mri.fed.client.sharing import kept_by_clients
 
 
 @dataclass(frozen=True)
@@ -23,4 +23,6 @@ class FedBN:
     def build(self) -> Algorithm:
         """Raises UserError where `base` does, and with the task when a pattern matches none of its parameters."""
         algorithm: Algorithm = self.base.build()
-        return algorithm._replace(task=lambda task: private(algorithm.task(task), self.norms, "algorithm.norms"))
+        return algorithm._replace(
+            task=lambda task: kept_by_clients(algorithm.task(task), self.norms, "algorithm.norms")
+        )

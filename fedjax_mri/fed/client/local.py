@@ -38,7 +38,7 @@ class Local(NamedTuple):
     batches: Callable[[int, int], Batches] = shuffled_epochs  # (epochs, batch) -> how examples are dealt out to steps
 
 
-class Start(NamedTuple):
+class ClientStart(NamedTuple):
     """What a client starts from and keeps in sight while it trains."""
 
     model: Model  # shared leaves from the server, the rest its own
@@ -89,7 +89,7 @@ def local_step(
     task: Task,
     algorithm: Algorithm,
     local: Local,
-    start: Start,
+    start: ClientStart,
     model: Model,
     states: tuple[optax.OptState, ...],
     rate: jax.Array,

@@ -14,7 +14,7 @@ from fedjax_mri.tasks.task import Model, Task
 PyTree = Any
 
 
-def private(task: Task, patterns: Sequence[str], field: str) -> Task:
+def kept_by_clients(task: Task, patterns: Sequence[str], field: str) -> Task:
     """`task`, of whose model the parts that match stay with each client. Raises UserError where a pattern has none."""
     paths.check(jax.eval_shape(task.init, jax.random.key(0)), patterns, field)
 

@@ -21,7 +21,7 @@ from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.client.local import step_counts
 from fedjax_mri.fed.engine import segments
-from fedjax_mri.fed.engine.placement import placed
+from fedjax_mri.fed.engine.placement import place_examples
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import one_round
 from fedjax_mri.fed.engine.schedule import longest_first
@@ -50,21 +50,21 @@ class Trial(NamedTuple):
     ms: float  # per example, of a round with its tail
 
 
-def choose(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None]) -> Plan:
+def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None]) -> Plan:
     """`plan` with what it leaves open decided, the reason said: by `folder`'s memory of this task on such a machine,
     else by measuring, else (nothing open, `tune_s` 0, several processes) by rule. Raises UserError where none fits."""
     usual = plan.resolve()
     tries = list(candidates(plan))
     if len(tries) < 2 or not plan.tune_s or jax.process_count() > 1:
         return usual
-    path = folder / f"{key(usual, assemble(usual), tries)}.json"
-    remembered = recall(path, say)
+    path = folder / f"{cache_key(usual, assemble(usual), tries)}.json"
+    remembered = read_remembered(path, say)
     if remembered:
         found = replace(usual, **remembered["choice"])
-        say(f"plan: {words(found)}: {remembered['reason']}, remembered in {path}")
+        say(f"plan: {describe_plan(found)}: {remembered['reason']}, remembered in {path}")
         return found
-    best, reason = fastest(tries, assemble, plan.tune_s)
-    say(f"plan: {words(best)}: {reason}")
+    best, reason = fastest_candidate(tries, assemble, plan.tune_s)
+    say(f"plan: {describe_plan(best)}: {reason}")
     memory = {"choice": {name: getattr(best, name) for name in OPEN}, "reason": reason, "made_with": versions()}
     disk.remember(path, json.dumps(memory, indent=1).encode())
     return best
@@ -81,23 +81,25 @@ def _open(given: Any, blank: Any, filler: Any) -> Any:
     return filler if given == blank else given
 
 
-def fastest(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
+def fastest_candidate(tries: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
     """The best of those that could be compiled within `seconds`, of equals the likeliest; the first is in any case."""
-    ready, refusals = prepared(tries, assemble, time.perf_counter() + seconds)
+    ready, refusals = compile_candidates(tries, assemble, time.perf_counter() + seconds)
     if not ready:  # keep less for the backward pass
-        ready, refusals = prepared([replace(one, remat=True) for one in tries], assemble, time.perf_counter() + seconds)
+        ready, refusals = compile_candidates(
+            [replace(one, remat=True) for one in tries], assemble, time.perf_counter() + seconds
+        )
     if not ready:
         raise refusals[-1]
-    trials = compared(ready)
+    trials = time_candidates(ready)
     limit = NOISE * min(trial.ms for trial in trials)
     best = next(trial for trial in trials if trial.ms <= limit)
     others = sorted((trial for trial in trials if trial is not best), key=lambda trial: trial.ms)
-    rest = "; ".join(f"{words(trial.plan)} {trial.ms:.3g}" for trial in others)
+    rest = "; ".join(f"{describe_plan(trial.plan)} {trial.ms:.3g}" for trial in others)
     misfits = f"; {len(refusals)} did not fit" if refusals else ""
     return best.plan, f"{best.ms:.3g} ms an example ({rest or 'nothing else measured'}{misfits})"
 
 
-def prepared(tries: list[Plan], assemble: Assemble, end: float) -> tuple[list[Entrant], list[UserError]]:
+def compile_candidates(tries: list[Plan], assemble: Assemble, end: float) -> tuple[list[Entrant], list[UserError]]:
     """Those that fit, compiled, as far as there is time before `end`; and why others do not."""
     ready, refusals = list[Entrant](), list[UserError]()
     clients = max(plan.lanes for plan in tries)
@@ -105,13 +107,13 @@ def prepared(tries: list[Plan], assemble: Assemble, end: float) -> tuple[list[En
         if ready and time.perf_counter() > end:
             break
         try:
-            ready.append((plan, compiled(plan, assemble, clients)))
+            ready.append((plan, compile_trial(plan, assemble, clients)))
         except UserError as refusal:
             refusals.append(refusal)
     return ready, refusals
 
 
-def compared(ready: list[Entrant]) -> list[Trial]:
+def time_candidates(ready: list[Entrant]) -> list[Trial]:
     """The fastest trial of each. They take turns, so that a machine that slows down slows all."""
     times, end = {plan: list[float]() for plan, _ in ready}, time.perf_counter() + LONG_S * len(ready)
     for turn in range(REPEATS):
@@ -122,15 +124,15 @@ def compared(ready: list[Entrant]) -> list[Trial]:
     return [Trial(plan, min(found)) for plan, found in times.items()]
 
 
-def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float]:
+def compile_trial(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float]:
     """A trial of `plan`: milliseconds an example takes. Raises UserError when it does not fit.
 
     All candidates train as many `clients` a device, so that what a round costs besides weighs the same on each, and
     all lanes are busy; what they would wait in the tail of a round is reckoned, not measured.
     """
     plan, real = replace(plan, data="replicated", clients="device"), assemble(plan)
-    sim, root = trial(real, plan.devices * clients), jax.random.key(0)
-    tail = waiting(first_steps(real), plan.devices * plan.lanes)
+    sim, root = trial_simulation(real, plan.devices * clients), jax.random.key(0)
+    tail = slots_per_step(first_cohort_steps(real), plan.devices * plan.lanes)
     round = segments.build(sim, plan, root, 1)
     state, *_ = round(initial_state(sim, plan, root), 1)
 
@@ -143,14 +145,14 @@ def compiled(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float
     return once
 
 
-def first_steps(sim: Simulation) -> jax.Array:
+def first_cohort_steps(sim: Simulation) -> jax.Array:
     """Useful steps int32 [K] of each client of the first round's cohort."""
     cohort = draw_cohort(sim, jax.random.key(0), jnp.int32(0))
     sizes = jnp.asarray(sim.data.sizes)[cohort.client]
     return jnp.where(cohort.present, step_counts(sim.local, sizes), 0)
 
 
-def waiting(steps: jax.Array, lanes: int) -> float:
+def slots_per_step(steps: jax.Array, lanes: int) -> float:
     """Slots for each useful step when clients of `steps` [K] are dealt out to so many lanes in all: 1 if none waits."""
     queues = longest_first(steps, lanes)
     done = jnp.append(0, jnp.cumsum(steps[queues.order]))
@@ -158,15 +160,15 @@ def waiting(steps: jax.Array, lanes: int) -> float:
     return float(longest * len(queues.start) / jnp.maximum(done[-1], 1)) or 1.0
 
 
-def trial(sim: Simulation, clients: int) -> Simulation:
+def trial_simulation(sim: Simulation, clients: int) -> Simulation:
     """`sim` with that many clients, each of STEPS full batches of grey images."""
     sizes = np.full(clients, STEPS * sim.local.batch, np.int32)
     local = sim.local._replace(epochs=1)
-    sampler, data = Everyone().build(Population(sizes)), ClientData(sizes, (), grey(sim.data))
+    sampler, data = Everyone().build(Population(sizes)), ClientData(sizes, (), grey_reader(sim.data))
     return sim._replace(sampler=sampler, local=local, data=data, conditions=ideal)
 
 
-def grey(data: ClientData) -> Callable[..., Batch]:
+def grey_reader(data: ClientData) -> Callable[..., Batch]:
     """A `read` of the same shapes as `data`'s that costs nothing."""
     store = specimen(data)
 
@@ -182,22 +184,22 @@ def _filled(shape: jax.ShapeDtypeStruct, shade: jax.Array) -> jax.Array:
     return jnp.broadcast_to(shade.reshape(-1, *(1 for _ in shape.shape[1:])), shape.shape).astype(shape.dtype)
 
 
-def key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
+def cache_key(usual: Plan, sim: Simulation, tries: list[Plan]) -> str:
     """Names a task, its shapes, the candidates and the device: where all are the same, so is the best plan."""
     one = replace(usual, devices=1, lanes=1, data="replicated", clients="device")
-    whole, sim = sim, trial(sim, 1)
+    whole, sim = sim, trial_simulation(sim, 1)
     state, root = jax.eval_shape(partial(init_state, sim), jax.random.key(0)), jax.random.key(0)
     traced = jax.make_jaxpr(partial(one_round, sim, one))(
-        state, root, placed(sim.data, one), draw_cohort(sim, root, jnp.int32(0))
+        state, root, place_examples(sim.data, one), draw_cohort(sim, root, jnp.int32(0))
     )
     program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
-    steps, counts = first_steps(whole), sorted({one.devices * one.lanes for one in tries})
-    tails = [round(waiting(steps, lanes), 2) for lanes in counts]
+    steps, counts = first_cohort_steps(whole), sorted({one.devices * one.lanes for one in tries})
+    tails = [round(slots_per_step(steps, lanes), 2) for lanes in counts]
     parts = (program, [asdict(one) for one in tries], tails, jax.devices()[0].device_kind, os.cpu_count())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def recall(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def read_remembered(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """What was remembered there; a damaged or outdated memory is passed over with one line."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -216,7 +218,7 @@ def versions() -> str:
     return f"jax {jax.__version__}, {jax.devices()[0].client.platform_version.splitlines()[0]}"
 
 
-def words(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> str:
     """The part of a plan that is measured."""
     lanes = f"{plan.lanes} lane{'s' * (plan.lanes > 1)} on each of {plan.devices} devices"
     return f"{plan.conv} convolutions, {lanes}" + (", remat" if plan.remat else "")

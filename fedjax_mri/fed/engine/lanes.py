@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.fed.algorithm import LocalResult, ServerState
-from fedjax_mri.fed.client.local import Start, init_optimizers, local_step, nothing_accumulated, read_batch
+from fedjax_mri.fed.client.local import ClientStart, init_optimizers, local_step, nothing_accumulated, read_batch
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.placement import Placed
 from fedjax_mri.fed.engine.plan import AXIS, Plan
@@ -76,10 +76,10 @@ class DeviceTotals(NamedTuple):
 def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]:
     """`run_lanes` on each device for its own queues and examples, merged over devices."""
     whole = jax.sharding.PartitionSpec()
-    sim = sim._replace(data=placement.located(sim.data))
+    sim = sim._replace(data=placement.with_placed_reader(sim.data))
 
     def single_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: Placed) -> DeviceTotals:
-        return run_lanes(sim, inputs, start, stop, placement.here(placed, plan))
+        return run_lanes(sim, inputs, start, stop, placement.device_view(placed, plan))
 
     if plan.devices == 1:  # no collectives here: each device may hold a different run
         return single_device
@@ -94,7 +94,7 @@ def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]
 
     # Tracking of varying axes would sum gradients of the replicated start over devices ahead of a per-client clip;
     # without it a device's gradients are its own, and the only sums over devices are those above.
-    specs = (whole, whole, whole, placement.specs(plan))
+    specs = (whole, whole, whole, placement.partition_specs(plan))
     return jax.shard_map(one_of_several, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
 
 
@@ -139,12 +139,12 @@ def start_client(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> L
     return Lane(position, jnp.zeros_like(position), model, optimizers, nothing_accumulated(sim.algorithm, model.params))
 
 
-def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Start:
+def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> ClientStart:
     """What the client at that position starts from."""
     place = place_at(inputs, position)
     row = trees.take(inputs.rows, place)
     server = sim.algorithm.broadcast(inputs.server, inputs.staleness[place])
-    return Start(trees.join(server.model, row.model), server, row.state)
+    return ClientStart(trees.join(server.model, row.model), server, row.state)
 
 
 def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -> tuple[Lane, StepSums]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import programs, trees
-from fedjax_mri.core.programs import Form
+from fedjax_mri.core.programs import Shardings
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, Test
 from fedjax_mri.data.resident import Resident
@@ -79,7 +79,7 @@ def place(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[Clie
     each = plan if len(members) < plan.devices else replace(plan, devices=1)
     filled = [*members, *[members[-1]] * (-len(members) % (plan.devices // each.devices))]
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
-    placed = plan.put(stack([placement.whole(one) for one in data]))
+    placed = plan.put(stack([placement.all_examples(one) for one in data]))
     group = Group(make, plan, each, several, placed)
     return group._replace(members=jax.device_put(several, member_sharding(group)))
 
@@ -136,7 +136,9 @@ def first_states(group: Group) -> State:
     def one(placed: Placed, member: Member) -> State:
         return init_state(member_simulation(group, placed, member), member.root)
 
-    make = jax.jit(over_members(group, one), out_shardings=member_sharding(group), compiler_options=programs.options())
+    make = jax.jit(
+        over_members(group, one), out_shardings=member_sharding(group), compiler_options=programs.xla_options()
+    )
     return make(group.placed, group.members)
 
 
@@ -149,13 +151,13 @@ def build(group: Group, state: State, most: int) -> Segment:
     def one(placed: Placed, mine: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = mine
         sim = member_simulation(group, placed, member)
-        return segments.several(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
+        return segments.run_rounds(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
 
     many = over_members(group, one)
     mine, whole = member_sharding(group), group.plan.everywhere()
-    form, count = Form((mine, whole, mine, mine), mine, consumed=(0,)), group.members.data.size
+    form, count = Shardings((mine, whole, mine, mine), mine, consumed=(0,)), group.members.data.size
     given = state, group.placed, group.members, np.zeros(count, np.int32)
-    program = programs.compiled(lambda state, placed, *mine: many(placed, (state, *mine)), form, given)
+    program = programs.compile_program(lambda state, placed, *mine: many(placed, (state, *mine)), form, given)
     group.plan.refuse_excess(program.memory_analysis())
 
     def segment(state: State, rounds: np.ndarray) -> tuple[State, RoundStats]:
@@ -178,11 +180,11 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
         def one(whole: tuple[Tested, Placed], mine: tuple[State, Member]) -> Metrics:
             state, member = mine
             test, task = trees.take(whole[0], member.data), member_simulation(group, whole[1], member).task
-            on_devices = evaluate.on_devices(task, group.each, read)
-            parts = evaluate.own(state.clients, test.owner)
+            on_devices = evaluate.evaluate_on_devices(task, group.each, read)
+            parts = evaluate.client_parts(state.clients, test.owner)
             return on_devices(state.server.model, parts, test.store, test.owner, *test.chunks)[0]
 
-        return jax.jit(over_members(group, one), compiler_options=programs.options())
+        return jax.jit(over_members(group, one), compiler_options=programs.xla_options())
 
     def evaluated(state: State) -> dict[str, Metrics]:
         mine = state, group.members
@@ -195,7 +197,7 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
 def stack_tests(tests: Sequence[Test], plan: Plan) -> Tested:
     """Returns one test set of each data set, as arrays of the same shapes."""
     room = max(int(test.data.sizes.sum()) for test in tests)
-    parts = (Tested(resident.whole(t.data), t.owner, evaluate.deal(t.data.sizes, plan, room)) for t in tests)
+    parts = (Tested(resident.whole(t.data), t.owner, evaluate.chunk_examples(t.data.sizes, plan, room)) for t in tests)
     return stack(list(parts))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import programs, trees
-from fedjax_mri.core.programs import Form, Program, Shelf
+from fedjax_mri.core.programs import Program, ProgramCache, Shardings
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import Placed
@@ -25,22 +25,22 @@ Segment = Callable[[State, int], tuple[State, RoundStats, float]]
 Advance = Callable[[State, Placed, Cohort], tuple[State, RoundStats]]  # a round of which the host knows the cohort
 
 
-def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None = None) -> Segment:
+def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None = None) -> Segment:
     """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
 
     They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
-    Traced programs are kept on `shelf`. `check` the simulation first. Raises UserError where the program is too large.
+    Traced programs are kept on `cache`. `check` the simulation first. Raises UserError where the program is too large.
     """
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
-        return one_by_one(sim, plan, root, shelf)
-    return at_once(sim, plan, root, most, shelf)
+        return build_round_by_round(sim, plan, root, cache)
+    return build_one_program(sim, plan, root, most, cache)
 
 
-def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shelf | None) -> Segment:
+def build_one_program(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None) -> Segment:
     """All rounds of a segment as one program."""
-    placed = placement.placed(sim.data, plan)
+    placed = placement.place_examples(sim.data, plan)
     state = jax.eval_shape(partial(init_state, sim), root)
-    program = compiled(plan, partial(several, sim, plan, most), state, root, placed, np.int32(0), shelf=shelf)
+    program = compile_rounds(plan, partial(run_rounds, sim, plan, most), state, root, placed, np.int32(0), cache=cache)
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
@@ -49,7 +49,7 @@ def at_once(sim: Simulation, plan: Plan, root: jax.Array, most: int, shelf: Shel
     return segment
 
 
-def several(
+def run_rounds(
     sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: Placed, rounds: jax.Array
 ) -> tuple[State, RoundStats]:
     """The state `rounds` int32 [] on, and their work [most, ...], of which the rest is zeros."""
@@ -68,7 +68,7 @@ def several(
     return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
-def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None) -> Segment:
+def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: ProgramCache | None) -> Segment:
     """Each round as one program, given its cohort and examples by the host.
 
     A round begins when the one before has ended: that costs a millisecond, keeps no more than two rounds' examples on
@@ -76,9 +76,15 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None
     """
     streams = plan.data == "streamed"
     cohort = jax.tree.map(np.asarray, draw_cohort(sim, root, jnp.int32(0)))
-    placed = placement.blank(sim.data, plan, cohort.client.size) if streams else placement.placed(sim.data, plan)
-    advance = (with_rows if plan.clients == "host" else with_all)(sim, plan, root, placed, cohort, shelf)
-    ask = feed(sim, plan, root, placed)
+    placed = (
+        placement.streamed_shapes(sim.data, plan, cohort.client.size)
+        if streams
+        else placement.place_examples(sim.data, plan)
+    )
+    advance = (advance_cohort_rows if plan.clients == "host" else advance_all_clients)(
+        sim, plan, root, placed, cohort, cache
+    )
+    ask = cohort_feed(sim, plan, root, placed)
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         works, waited = [], 0.0
@@ -93,23 +99,23 @@ def one_by_one(sim: Simulation, plan: Plan, root: jax.Array, shelf: Shelf | None
     return segment
 
 
-def with_all(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+def advance_all_clients(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """A round of which all clients' state is on the devices."""
     state = jax.eval_shape(partial(init_state, sim), root)
-    program = compiled(plan, partial(one_round, sim, plan), state, root, placed, cohort, shelf=shelf)
+    program = compile_rounds(plan, partial(one_round, sim, plan), state, root, placed, cohort, cache=cache)
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
 
-def with_rows(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, shelf: Shelf | None
+def advance_cohort_rows(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
     state = jax.eval_shape(partial(init_state, sim), root)
     kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
     most = state._replace(clients=())
-    program = compiled(plan, partial(cohort_round, sim, plan), most, root, placed, cohort, kept, shelf=shelf)
+    program = compile_rounds(plan, partial(cohort_round, sim, plan), most, root, placed, cohort, kept, cache=cache)
 
     def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, RoundStats]:
         rows, clients = trees.take(state.clients, cohort.client), state.clients
@@ -120,9 +126,9 @@ def with_rows(
     return advance
 
 
-def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
+def cohort_feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
     """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
-    draw, key = jax.jit(partial(draw_cohort, sim)), jax.device_put(root, placement.host())
+    draw, key = jax.jit(partial(draw_cohort, sim)), jax.device_put(root, placement.host_device())
 
     def cohort(number: int) -> Any:
         return jax.tree.map(np.asarray, draw(key, np.int32(number)))
@@ -130,29 +136,29 @@ def feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callab
     if plan.data != "streamed":
         return lambda number: (cohort(number), placed)
 
-    room = placement.shape(sim.data, plan, cohort(0).client.size)
+    room = placement.store_shape(sim.data, plan, cohort(0).client.size)
 
     def sent(number: int) -> tuple[Cohort, Placed]:
         chosen = cohort(number)
         sizes = np.where(chosen.present, sim.data.sizes[chosen.client], 0).astype(np.int32)
-        return chosen, jax.block_until_ready(placement.divided(sim.data, plan, chosen.client, sizes, room))
+        return chosen, jax.block_until_ready(placement.divide_examples(sim.data, plan, chosen.client, sizes, room))
 
-    return placement.ahead(sent)
+    return placement.prefetch(sent)
 
 
-def compiled(
+def compile_rounds(
     plan: Plan,
     program: Program,
     state: State,
     root: jax.Array,
     placed: Placed,
     *rest: Any,
-    shelf: Shelf | None = None,
+    cache: ProgramCache | None = None,
 ) -> Any:
     """`program(state, root, placed, *rest)` for arguments of these shapes; all results are on every device."""
     everywhere = plan.everywhere()
-    where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.specs(plan))
-    form = Form((everywhere, everywhere, where, *(everywhere for _ in rest)), everywhere, consumed=(0,))
-    found = programs.compiled(program, form, (state, root, placed, *rest), shelf, "segment")
+    where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.partition_specs(plan))
+    form = Shardings((everywhere, everywhere, where, *(everywhere for _ in rest)), everywhere, consumed=(0,))
+    found = programs.compile_program(program, form, (state, root, placed, *rest), cache, "segment")
     plan.refuse_excess(found.memory_analysis())
     return found

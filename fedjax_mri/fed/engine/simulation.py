@@ -70,7 +70,7 @@ def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.
 
 def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
     """`init_state`, in the places that the plan says; clients held on the host are never on a device all at once."""
-    make = partial(jax.jit, compiler_options=programs.options())
+    make = partial(jax.jit, compiler_options=programs.xla_options())
     if plan.clients == "device":
         return place_state(plan, make(partial(init_state, sim))(root))
     state = make(partial(init_one_client, sim.task, sim.algorithm, sim.uplink))(root)
@@ -105,7 +105,7 @@ def check_simulation(sim: Simulation, plan: Plan) -> None:
     check_staleness(sim)
     contract.check(Facts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
     cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
-    placement.check(sim.data, plan, cohort.client.size, state.clients)
+    placement.check_memory(sim.data, plan, cohort.client.size, state.clients)
 
 
 def check_staleness(sim: Simulation) -> None:

@@ -84,7 +84,7 @@ def arrivals(
         arrived = list[tuple[int, int]]()
         while len(arrived) < rules.buffer:
             while idle and len(training) < rules.concurrency:
-                client = drawn(idle, rng)
+                client = pop_random_client(idle, rng)
                 end = now + seconds[client] * math.exp(rules.jitter * rng.standard_normal())
                 heapq.heappush(training, (end, client, version))
             now, client, start = heapq.heappop(training)
@@ -97,7 +97,7 @@ def arrivals(
         yield clients, staleness, now
 
 
-def drawn(idle: list[int], rng: np.random.Generator) -> int:
+def pop_random_client(idle: list[int], rng: np.random.Generator) -> int:
     """One of the idle, who is so no more."""
     place = int(rng.integers(len(idle)))
     idle[place], idle[-1] = idle[-1], idle[place]

@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, checked_size, cohort_of
 
 
-def among(cohort: int, number: int, there: Callable[[jax.Array], jax.Array]) -> Sampler:
+def cohort_of_available(cohort: int, number: int, there: Callable[[jax.Array], jax.Array]) -> Sampler:
     """`cohort` of the clients that are `there` (round -> bool [number]), drawn evenly; all of them if they are fewer.
 
     Raises UserError when the cohort is empty or larger than the population.
@@ -46,7 +46,9 @@ class Diurnal:
             checks.share(f"sampling.{name}", getattr(self, name))
         number = len(population.sizes)
         phase = self.spread * jax.random.uniform(jax.random.key(self.seed), (number,), jnp.float32)
-        return among(self.cohort, number, lambda round: (round.astype(jnp.float32) / self.day + phase) % 1 < self.awake)
+        return cohort_of_available(
+            self.cohort, number, lambda round: (round.astype(jnp.float32) / self.day + phase) % 1 < self.awake
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Markov:
             if not 1 <= getattr(self, name) < math.inf:
                 raise UserError(f"sampling.{name}={getattr(self, name)}: must be a mean of 1 round or more")
         trace = self.trace(population.rounds, len(population.sizes))
-        return among(self.cohort, trace.shape[1], at_round(trace))
+        return cohort_of_available(self.cohort, trace.shape[1], trace_row(trace))
 
     def trace(self, rounds: int, number: int) -> np.ndarray:
         """Who is there, bool [rounds, number]; more rounds leave the first ones as they are."""
@@ -93,18 +95,18 @@ class Trace:
 
     def build(self, population: Population) -> Sampler:
         """Raises UserError when the file is missing, damaged or of another number of clients."""
-        trace, number = read(self.path), len(population.sizes)
+        trace, number = read_trace(self.path), len(population.sizes)
         if trace.shape[1] != number:
             raise UserError(f"{self.path}: has {trace.shape[1]} columns, there are {number} clients; give one each")
-        return among(self.cohort, number, at_round(trace))
+        return cohort_of_available(self.cohort, number, trace_row(trace))
 
 
-def at_round(trace: np.ndarray) -> Callable[[jax.Array], jax.Array]:
+def trace_row(trace: np.ndarray) -> Callable[[jax.Array], jax.Array]:
     """Round -> its row of a trace bool [T, N], over and over."""
     return lambda round: jnp.asarray(trace)[round % len(trace)]
 
 
-def read(path: str) -> np.ndarray:
+def read_trace(path: str) -> np.ndarray:
     """A trace bool [T, N] from a .npy or .csv file. Raises UserError when it is none."""
     if not path:
         raise UserError("sampling.path: give a .npy or .csv file of who is there, --sampling.path FILE")

@@ -113,7 +113,7 @@ class Poisson:
         if not 0 < self.rate <= 1:
             raise UserError(f"sampling.rate={self.rate}: must be a probability above 0")
         number = len(population.sizes)
-        room = places(number, self.rate)
+        room = poisson_places(number, self.rate)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             joined = jax.random.uniform(key, (number,), jnp.float32) < self.rate
@@ -123,7 +123,7 @@ class Poisson:
         return Sampler(sample, "poisson", self.rate)
 
 
-def places(number: int, rate: float) -> int:
+def poisson_places(number: int, rate: float) -> int:
     """The fewest K with P(Binomial(number, rate) > K) < OVERFLOW."""
     if rate == 1:
         return number

@@ -47,7 +47,7 @@ class Ideal:
 
 def ideal(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
     """All steps, in no time of their own."""
-    return turnout(cohort, steps, steps, traffic)
+    return count_turnout(cohort, steps, steps, traffic)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Partial:
 
         def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
             who, much = jax.random.split(key)
-            slow = some(who, steps > 0, self.share)
+            slow = random_share(who, steps > 0, self.share)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
             kept = steps // population.epochs * epochs(keys.each(much, cohort.client)) if self.late == "keep" else 0
-            return turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
+            return count_turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
 
         return meet
 
@@ -101,16 +101,16 @@ class Stragglers:
 
         def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
             chance = jax.vmap(fate)(keys.each(key, cohort.client))
-            pace = paced(
+            pace = pace_of(
                 jax.tree.map(lambda x: x[cohort.client], speeds), traffic, jnp.exp(self.jitter * chance.normal)
             )
             began = (steps > 0) & (chance.before >= self.lost_before)
             done = jnp.where(began, self._in_time(pace, steps), 0)
             sent = jnp.where(chance.after >= self.lost_after, done, 0)
-            ends = jnp.max(jnp.where(done > 0, pace.link + finished(done, pace), 0.0))
+            ends = jnp.max(jnp.where(done > 0, pace.link + step_seconds(done, pace), 0.0))
             seconds = jnp.where(jnp.any((steps > 0) & (sent == 0)) & (self.deadline_s > 0), self.deadline_s, ends)
-            share = portion(sent, steps) if self.partial == "work" else None
-            return turnout(cohort, steps, sent, traffic, seconds, began, share)
+            share = ratio_or_zero(sent, steps) if self.partial == "work" else None
+            return count_turnout(cohort, steps, sent, traffic, seconds, began, share)
 
         return meet
 
@@ -118,7 +118,7 @@ class Stragglers:
         """Local steps done of `steps` int32 [K] when the update has to leave; 0 where none is sent."""
         deadline = jnp.where(self.deadline_s > 0, self.deadline_s, jnp.inf)
         if self.late == "drop":
-            return jnp.where(pace.link + finished(steps, pace) <= deadline, steps, 0)
+            return jnp.where(pace.link + step_seconds(steps, pace) <= deadline, steps, 0)
         most = jnp.clip(jnp.floor((deadline - pace.link) / pace.step), 0.0, steps.astype(jnp.float32))
         return most.astype(jnp.int32)
 
@@ -136,12 +136,12 @@ class Pace(NamedTuple):
     step: jax.Array  # seconds for a local step
 
 
-def paced(speeds: Speeds, traffic: Traffic, factor: jax.Array) -> Pace:
+def pace_of(speeds: Speeds, traffic: Traffic, factor: jax.Array) -> Pace:
     """The pace of clients with `speeds` [K]; each step takes `factor` [K] times as long as usual."""
     return Pace(link_seconds(speeds, traffic), factor / speeds.steps_per_s)
 
 
-def finished(steps: jax.Array, pace: Pace) -> jax.Array:
+def step_seconds(steps: jax.Array, pace: Pace) -> jax.Array:
     """Seconds that `steps` int32 [K] take."""
     return steps.astype(jnp.float32) * pace.step
 
@@ -160,19 +160,19 @@ def fate(key: jax.Array) -> Fate:
     return Fate(jax.random.uniform(before), jax.random.uniform(after), jax.random.normal(normal))
 
 
-def some(key: jax.Array, there: jax.Array, share: Any) -> jax.Array:
+def random_share(key: jax.Array, there: jax.Array, share: Any) -> jax.Array:
     """Bool [K]: a random `share` of those `there`, bool [K], to the nearest whole number."""
     lot = jnp.where(there, jax.random.uniform(key, there.shape, jnp.float32), jnp.inf)
     rank = jnp.argsort(jnp.argsort(lot))
     return there & (rank < jnp.round(share * jnp.sum(there).astype(jnp.float32)).astype(rank.dtype))
 
 
-def portion(part: jax.Array, whole: jax.Array) -> jax.Array:
+def ratio_or_zero(part: jax.Array, whole: jax.Array) -> jax.Array:
     """part / whole, int32 [K]; 0 where the whole is."""
     return part / jnp.maximum(whole, 1)
 
 
-def turnout(
+def count_turnout(
     cohort: Cohort,
     asked: jax.Array,
     sent: jax.Array,

@@ -39,7 +39,7 @@ class ClientSpeeds:
     def build(self, clients: int) -> Speeds:
         """Raises UserError on speeds that are not positive, or a table that does not give every client's once."""
         if self.table:
-            return tabled(self.table, clients)
+            return speeds_from_table(self.table, clients)
         self._check()
         each = keys.each(jax.random.key(self.seed), jnp.arange(clients))
         first, second = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float32))(each).T
@@ -61,7 +61,7 @@ def link_seconds(speeds: Speeds, traffic: Traffic) -> jax.Array:
     return 8.0 * (traffic.down / 1e6 / speeds.down + traffic.up / 1e6 / speeds.up)
 
 
-def tabled(path: str, clients: int) -> Speeds:
+def speeds_from_table(path: str, clients: int) -> Speeds:
     """Speeds from a CSV file; a link is as fast up as down. Raises UserError unless it names each client once."""
     found = dict(_rows(path))
     missing = [client for client in range(clients) if client not in found]
