@@ -1,11 +1,11 @@
-"""Every classifier on synthetic hospitals and on real slices, at sizes that two cores can train: demos of the networks.
+"""Every classifier on synthetic hospitals and on real slices, at sizes that two cores can train.
 
 Command: fedjax-mri train configs/classifiers.py --only resnet18
          fedjax-mri train configs/classifiers.py --only resnet18_slices --data.root PATH
 Data: the phantom at 64 px (synthetic), 20 hospitals as in quickstart.py; or the slices, split and hospitals of
-brain_tumor_federated.py. Networks are an eighth to a half of their published width, with GroupNorm for BatchNorm.
-At full size, on a GPU: --task.network.width 64, for EfficientNet-B1 1.0, for B3 1.2; VGG16 with --task.network.hidden
-4096 --task.network.grid 7. Without --only all are trained in turn.
+brain_tumor_federated.py. Networks have an eighth to a half of their published width, and GroupNorm in place of
+BatchNorm. For full size, on a GPU, add --task.network.width 64 (EfficientNet-B1: 1.0, EfficientNet-B3: 1.2); for VGG16
+add also --task.network.hidden 4096 --task.network.grid 7. Without --only all are trained in turn.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ from fedjax_mri.tasks.classify import Classify
 HERE = pathlib.Path(__file__)
 QUICK = load(HERE.with_name("quickstart.py"))[""]
 SLICES = load(HERE.with_name("brain_tumor_federated.py"))[""]
-SYSTEM_A = HeadSettings("batch", dropout=0.2)  # and L2 on the dense layer, see below
+SYSTEM_A = HeadSettings("batch", dropout=0.2)  # TASKS adds L2 on the dense layer
 
 NETWORKS = {
     "cnn": CNNSettings(),

@@ -1,7 +1,7 @@
 """CycleGAN at its published size: ResNet-9, 70 x 70 PatchGAN, 256 px, batches of one, Adam 2e-4, linear decay.
 
 Command: fedjax-mri train configs/cyclegan_phantom.py
-Hardware and time: a GPU; 20 hospitals of some 40 patients (synthetic), unpaired.
+Hardware and time: needs a GPU; not measured. Data: 20 hospitals of some 40 patients (synthetic), unpaired.
 """
 
 from fedjax_mri.data.phantom import Phantom

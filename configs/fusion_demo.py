@@ -1,9 +1,10 @@
-"""Fusion of CT and MR by cross-attention, learnt by ten synthetic hospitals of which half lack a modality (system D).
+"""Fusion of CT and MR by cross-attention, learnt by ten synthetic hospitals, half of which lack a modality (system D).
 
 Command: fedjax-mri train configs/fusion_demo.py
-Hardware and time: minutes on 2 cores. Data: the phantom at 64 px (synthetic), seen at 32; T1 with gadolinium
-everywhere. Six tumours in ten show in one modality alone, half of them in CT, so neither is enough.
-Each hospital has a head of its own ("fusion" in the figures) beside the one that all share ("server").
+Hardware and time: a few minutes on 2 cores.
+Data: the phantom at 64 px (synthetic), resized to 32; T1 with gadolinium everywhere. Six tumours in ten are visible in
+only one modality, half of them in CT, so neither modality is enough. Each hospital has its own head ("fusion" in the
+figures) beside the head that all share ("server").
 """
 
 from dataclasses import replace

@@ -1,9 +1,10 @@
 """System D at its published size: two hospitals, ResNet-18s at 240 px, Adam 1e-3, 80 rounds of 8 local epochs.
 
 Command: fedjax-mri train configs/fusion_phantom.py
-Hardware and time: a GPU; not measured. Data: the phantom (synthetic), two hospitals of 4,000 patients, as system D has
-8,000 pairs; one has CT alone, the other both. Four classes, where system D has two. System D gives its test pairs as
-1,000: here they are 500 at each of two unseen sites, and as many of the two that train.
+Hardware and time: needs a GPU; not measured.
+Data: the phantom (synthetic), two hospitals of 4,000 patients each, since system D has 8,000 pairs. One hospital has CT
+only, the other both modalities. There are four classes; system D has two. System D has 1,000 test pairs. Here each of
+two unseen sites and each of the two training sites has 500.
 """
 
 from fedjax_mri.data.augment import Augment

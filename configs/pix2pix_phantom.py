@@ -1,7 +1,8 @@
 """pix2pix at its published size: U-Net-256, conditional 70 x 70 PatchGAN, 256 px, batches of one, Adam 2e-4.
 
 Command: fedjax-mri train configs/pix2pix_phantom.py
-Hardware and time: a GPU. The hospitals of cyclegan_phantom.py (synthetic), with CT and MR of the same patients.
+Hardware and time: needs a GPU; not measured.
+Data: the hospitals of cyclegan_phantom.py (synthetic), with CT and MR of the same patients.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""CycleGAN, pix2pix and UNIT side by side, small enough for two cores: nine hospitals learn to make MR of CT.
+"""CycleGAN, pix2pix and UNIT side by side, small enough for two cores: nine hospitals learn to turn CT into MR.
 
 Command: fedjax-mri train configs/translation_demo.py
 Then:    fedjax-mri evaluate runs/translation_demo/cyclegan runs/translation_demo/pix2pix runs/translation_demo/unit
-Hardware and time: under 15 minutes a method on 2 cores.
-Data: the phantom at 64 px (synthetic), T2 spin echo everywhere; sites differ in field strength, timing, noise, bias
-field and CT kernel. CycleGAN and UNIT never see CT and MR of the same patient; pix2pix needs both.
+Hardware and time: under 15 minutes for each method on 2 cores. docs/translation.md has the results.
+Data: the phantom at 64 px (synthetic) with T2 spin echo everywhere. Sites differ in field strength, timing, noise, bias
+field and CT kernel. CycleGAN and UNIT never see CT and MR of the same patient in one step; pix2pix needs both.
 """
 
 from dataclasses import replace
@@ -38,15 +38,15 @@ SITES = replace(
     **{name: replace(getattr(USUAL, name), share=0.0) for name in OTHERS},
 )
 PHANTOM = Phantom(clients=9, test_clients=9, test_patients=8, size=64, sites=SITES)
-WINDOW = (-40.0, 100.0)  # HU; narrow, so that fluid and brain differ
+WINDOW = (-40.0, 100.0)  # HU; narrow, so that fluid and brain can be told apart
 JUDGE = PatchGANSettings(width=16, halvings=2)
-PHYSICS = Extras(biophysical=40.0)  # without pairs, what holds the made MR to the tissue that the CT shows
+PHYSICS = Extras(biophysical=40.0)  # without pairs, this ties the generated MR to the tissue that the CT shows
 SHALLOW = UNetSettings(depth=4, width=24, norm="instance", dropout=0.0)
 ADVERSARIAL = LocalTraining(
     epochs=1,
     batch=1,
     optimizer="fedjax_mri.tasks.translation.adam",
-    learning_rate=2e-3,  # ten times the usual: the mean over nine hospitals is calmer than any of them
+    learning_rate=2e-3,  # ten times the usual: the mean over nine hospitals is less noisy than one hospital
     schedule="linear",
     schedule_start=20,
 )

@@ -1,7 +1,7 @@
 """UNIT at its published size: codes of 256 channels, discriminators of three scales, 256 px, batches of one, Adam 1e-4.
 
 Command: fedjax-mri train configs/unit_phantom.py
-Hardware and time: a GPU. The hospitals of cyclegan_phantom.py (synthetic), unpaired.
+Hardware and time: needs a GPU; not measured. Data: the hospitals of cyclegan_phantom.py (synthetic), unpaired.
 """
 
 import pathlib

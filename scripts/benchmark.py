@@ -1,9 +1,9 @@
-"""Times this engine on a named workload; needs jax, flax, optax and numpy alone. Prints one line of JSON.
+"""Times this engine on a named workload; needs only jax, flax, optax and numpy. Prints one line of JSON.
 
     python scripts/benchmark.py --workload W1 --rounds 5 --lanes 1 --conv direct
 
-Workloads are in workloads.py (W5 is configs/quickstart.py); any field of the plan is a flag, and what is left out is
-measured first. All data are synthetic.
+Workloads are in workloads.py; W5 is configs/quickstart.py. Any field of the plan is a flag, and fields that are left
+out are measured first. All data are synthetic.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """The workload, how often, and the plan."""
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--workload", choices=[*WORKLOADS, *QUICKSTART], default="W1")
-    words.add_argument("--rounds", type=int, default=5, help="timed one by one; the first is reported apart")
+    words.add_argument("--rounds", type=int, default=5, help="rounds to time; the first is reported separately")
     for one in dataclasses.fields(Plan):
         kind = (lambda text: text == "True") if isinstance(one.default, bool) else type(one.default)
         words.add_argument(f"--{one.name}", type=kind, default=one.default)

@@ -1,9 +1,10 @@
-"""Seconds a round takes against the number of clients, and W8, with client state on the device and on the host.
+"""Measures the seconds of a round by the number of clients, and of W8, with client state on the device and on the host.
 
     python scripts/clients_study.py
 
-One JSON line each. A client holds 8 synthetic images of 8 x 8 and keeps a linear model of its own beside the shared
-one. The cohort stays at 10 while clients grow from 10 to 100,000; W8 is 100,000 clients with a cohort of 1,000.
+Prints a JSON line for each measurement. A client holds 8 synthetic images of 8 x 8 and keeps its own linear model
+beside the shared one. The cohort stays at 10 while clients grow from 10 to 100,000; W8 has 100,000 clients and a cohort
+of 1,000.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Times this engine and what a user would pick instead on the same workloads, and writes docs/performance.md's table.
+"""Times this engine and other software on the same workloads, and writes the table of docs/performance.md.
 
     python scripts/compare.py --install --workloads W1 W2 W3
 
-Everything runs one after another in processes of its own, each peer in its own environment under .peers/; repeats are
-interleaved, so that a drift of the machine meets all alike.
+Each measurement runs alone in its own process, and each peer in its own environment under .peers/. Repeats are
+interleaved, so that changes of the machine's speed affect all programs alike.
 """
 
 import argparse
@@ -47,17 +47,17 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--workloads", nargs="+", default=["W1", "W2", "W3"])
     words.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
-    words.add_argument("--rounds", type=int, default=5, help="in each run; the first is reported apart")
+    words.add_argument("--rounds", type=int, default=5, help="rounds of each run; the first is reported separately")
     words.add_argument("--repeats", type=int, default=3)
     words.add_argument("--install", action="store_true", help="first make each peer's environment")
-    words.add_argument("--raw", type=pathlib.Path, help="file of runs: this one's are added, the table is of all")
+    words.add_argument("--raw", type=pathlib.Path, help="file to add these runs to; the table has all its runs")
     words.add_argument("--page", type=pathlib.Path, default=HOME / "docs" / "performance.md")
     chosen = words.parse_args()
     folders = {PEERS[peer][0]: "" for peer in chosen.peers}
     if chosen.install:
         folders = {folder: install(folder) for folder in folders}
     lines = earlier(chosen.raw) if chosen.raw else {}
-    for repeat in range(chosen.repeats):  # the page is complete after each, should the next be stopped
+    for repeat in range(chosen.repeats):  # the page is complete after each, in case the next is stopped
         print(f"repeat {repeat + 1} of {chosen.repeats}", flush=True)
         measure(chosen, folders, lines)
         write(chosen.page, table(lines) + "\n\n" + circumstances(["python", "scripts/compare.py", *sys.argv[1:]]))

@@ -1,12 +1,13 @@
-"""What a round costs, from four constants of the machine; and the curve to many devices. Prints two tables.
+"""Predicts the time of a round from three constants of the machine, also on many devices. Prints two tables.
 
     python scripts/cost_model.py RAW
 
-RAW holds lines of scripts/benchmark.py, as `compare.py --raw` writes them; the newest of each workload counts. A round:
+RAW holds lines of scripts/benchmark.py, as `compare.py --raw` writes them; the newest of each workload counts. The
+seconds of a round are
 
     passes x lanes x (flop / R + bytes / B) + passes x kernels x overhead  +  2 x update / link  +  host
 
-`passes` is known from the schedule; flop, bytes and kernels of a local step are counted in the program. R, B and the
+`passes` is known from the schedule; flop, bytes and kernels of a local step are counted in the program. R, B and
 overhead are fitted to W1, W5 and W6 by least squares in relative error, so the other rows are predictions.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 FITTED = ("W1", "W5", "W6")
-LINK_GB_S, LATENCY_S = 10.0, 20e-6  # assumed of the network: 100 Gbit/s at 80 %, and a hop
+LINK_GB_S, LATENCY_S = 10.0, 20e-6  # assumed for the network: 100 Gbit/s at 80 %, and the time of a hop
 HOST_S = 1e-3  # sampling, schedule, and a call of the program
 
 Line = dict[str, Any]

@@ -1,10 +1,11 @@
-"""Tumour detection on real and on translated images (system E): how much a classifier loses on MR made of CT.
+"""Compares tumour detection on real and on translated images (system E): what a classifier loses on MR made from CT.
 
     python scripts/detection_on_translated.py TRANSLATION CLASSIFIER
 
-Both are folders of runs; patients are those of the translation's first test set, unseen by either where both trained on
-the phantom with one seed and one `sites`. A row for the MR as it is, for the MR made of the patient's CT, and where the
-translator works both ways for the MR made of the CT made of the MR. Prints Markdown.
+Both are folders of runs. Patients are those of the translation's first test set. Neither run has seen them if both
+trained on the phantom with the same seed and the same `sites`. The table has a row for the real MR, a row for the MR
+made from the patient's CT and, if the translator works both ways, a row for MR made from CT that was made from the MR.
+Prints Markdown.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.intensities import displayed
 from fedjax_mri.tasks.task import Batch
 
-HEALTHY = "no tumour"  # the class that is none to detect
-CHUNK = 64  # images through a network at once
+HEALTHY = "no tumour"  # the class of patients without a tumour
+CHUNK = 64  # images that a network gets at once
 Images = dict[str, np.ndarray]  # modality -> [n, H, W, 1], CT in HU, MR in 0..1
 
 

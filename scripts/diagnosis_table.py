@@ -1,10 +1,11 @@
-"""One classifier, its slices in one place, in four hospitals that share a model, or alone in each: figures over seeds.
+"""Compares one classifier trained centralised, federated over four hospitals, and locally in each: figures over seeds.
 
     python scripts/diagnosis_table.py --root PATH
 
-Trains `configs/brain_tumor_federated.py` for as many rounds each way, an epoch of all slices a round, and prints a
-Markdown table of means and standard deviations over seeds; a seed is another split, other hospitals and another start.
-What is finished in --out is not done again. Alone, each hospital's model is judged on that hospital's test images.
+Trains `configs/brain_tumor_federated.py` for the same number of rounds each way, with one epoch of all slices a round.
+Prints a Markdown table of means and standard deviations over seeds. Each seed has another split, other hospitals and
+another initial model. Runs that are finished in --out are not repeated. With local training, each hospital's model is
+evaluated on that hospital's test images.
 """
 
 import argparse

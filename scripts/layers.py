@@ -1,8 +1,10 @@
-"""Forward and backward pass of the layers of workload W1 under each convolution policy, inside a loop as clients run
-them, on one core: a line of JSON for each. `scripts/peers/pytorch/layers.py` measures the same layers in oneDNN.
+"""Times the forward and backward pass of W1's layers by each way to compute a convolution, on one core.
 
     python scripts/layers.py
-    python scripts/layers.py --thresholds  # the ways between which nets/conv/ chooses, at each threshold, in CPU time
+    python scripts/layers.py --thresholds  # CPU time on both sides of each threshold by which nets/conv/ chooses
+
+Layers run in a loop, as in a client's training. Prints a line of JSON for each. `scripts/peers/pytorch/layers.py`
+measures the same layers in oneDNN.
 """
 
 import json

@@ -2,7 +2,7 @@
 
     python scripts/published.py
 
-Nothing is downloaded. `--only scaffold pfedme` takes seconds to minutes; `fedprox` is the long one.
+Nothing is downloaded. `--only scaffold pfedme` takes minutes; `--only fedprox` takes much longer.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     words.add_argument("--seeds", type=int, default=3, help="data sets and runs of each of FedProx's cells, up to 10")
-    words.add_argument("--rounds", type=int, default=200, help="of FedProx's runs")
+    words.add_argument("--rounds", type=int, default=200, help="rounds of FedProx's runs")
     words.add_argument("--raw", type=pathlib.Path, default=compare.HOME / "runs" / "published.jsonl")
     words.add_argument("--page", type=pathlib.Path, default=PAGE)
     chosen = words.parse_args()

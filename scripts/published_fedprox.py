@@ -1,4 +1,4 @@
-"""FedProx's synthetic experiments: figures 1 (left), 2, 5, 6 and 7 of its paper, on synthetic data of other seeds.
+"""Repeats FedProx's synthetic experiments: figures 1 (left), 2, 5, 6 and 7 of its paper, on data of other seeds.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogeneous Networks, MLSys 2020 (arXiv
 1812.06127). Settings are those of configs/synthetic.py; 0, 50 and 90 % of the cohort are stragglers and do 1 to 19 of

@@ -1,8 +1,9 @@
-"""FedAvg on the seeded synthetic(.5, .5) of pFedMe, the one task of this family with a published number to meet.
+"""Repeats FedAvg on pFedMe's seeded synthetic(.5, .5), the only task of this family with a published number.
 
-Dinh, Tran, Nguyen: Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020 (arXiv 2006.08848). 100 users,
-five times as many examples, seed 0; 10 users a round, 600 rounds, batches of 20, SGD at .02. Their "local epochs" are
-steps: 20 batches a round. Their figure is the best test accuracy over rounds, mean and deviation over 10 runs.
+Dinh, Tran, Nguyen: Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020 (arXiv 2006.08848). It has 100
+users, five times as many examples, seed 0, 10 users a round, 600 rounds, batches of 20 and SGD at .02. Its "local
+epochs" are steps: 20 batches a round. Its figure is the best test accuracy over rounds, mean and deviation over 10
+runs.
 """
 
 import jax

@@ -1,8 +1,9 @@
-"""SCAFFOLD's simulated experiment: two quadratics that pull apart, and the rounds each method takes to the optimum.
+"""Repeats SCAFFOLD's simulated experiment: the rounds that each method takes to the optimum of two quadratics.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD, ICML 2020 (arXiv 1910.06378), section 7.2 and figure 3: N = 2
-quadratics after the lower bound of theorem II, full gradients, everyone takes part, Hessian difference 1, smoothness 1,
-gradient heterogeneity G in 1, 10, 100, K local steps. Here f1(x) = x^2 + G x and f2(x) = -G x, so that f(x) = x^2 / 2.
+quadratics as in the lower bound of theorem II, full gradients, everyone takes part, Hessian difference 1, smoothness 1,
+gradient heterogeneity G of 1, 10 and 100, and K local steps. Here f1(x) = x^2 + G x and f2(x) = -G x, so that f(x) =
+x^2 / 2.
 """
 
 from collections.abc import Iterable

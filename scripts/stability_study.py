@@ -1,11 +1,11 @@
-"""How explanations of the same patients change over rounds, with even and with strongly skewed labels (synthetic).
+"""Measures how explanations of the same patients change over rounds, with even and strongly skewed labels (synthetic).
 
     python scripts/stability_study.py
 
-Time: under ten minutes on 2 cores. Hospitals of the phantom at 64 px; FedAvg and a small CNN, three seeds each way. The
-maps of fixed patients with a lesion, from hospitals that took no part, are compared at each state with the state
-before, with the last, between seeds, and with the true lesion. What is finished in --out is not done again.
-Writes studies/results/stability.csv and docs/stability.png.
+Time: under ten minutes on 2 cores. Hospitals of the phantom at 64 px train a small CNN by FedAvg, with three seeds for
+each kind of labels. The maps of fixed patients with a lesion, from hospitals that took no part, are compared at each
+evaluation with the evaluation before, with the last one, between seeds, and with the true lesion. Runs that are
+finished in --out are not repeated. Writes studies/results/stability.csv and docs/stability.png.
 """
 
 import argparse
@@ -43,7 +43,7 @@ HOME = Path(__file__).parent.parent
 SKEWS = {"IID": 1000.0, "strong skew": 0.1}  # Dirichlet concentration of a hospital's classes
 METHODS = ("gradcam", "layercam", "gradinput", "ig", "lrp")
 SEEDS, ROUNDS, EVERY, PATIENTS = 3, 60, 10, 32
-OTHERS = 1000  # sites away from the test set's
+OTHERS = 1000  # distance of these sites' numbers from the test set's
 SHOWN = ("rank correlation to the one before", "rank correlation to the last", "energy inside", "IoU")
 ACROSS = " between seeds"
 

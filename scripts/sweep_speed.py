@@ -1,10 +1,10 @@
-"""How much faster seeds are as one study than one after another: wall seconds, compile time included.
+"""Measures how much faster seeds train as one study than one after another, in wall seconds with compile time included.
 
     python scripts/sweep_speed.py --config configs/quickstart.py --rounds 20 --seeds 8
 
-Prints one JSON line for each way and state of the cache of compiled programs: "cold" is empty, "warm" holds what the
-same way has left there. Each measurement is a process of its own; "separate" trains all seeds one after another in
-one process, as `fedjax-mri train` would, each in a run folder of its own.
+Prints one JSON line for each way and state of the cache of compiled programs: "cold" is empty, "warm" holds the
+programs of an earlier run of the same way. Each measurement has its own process. "separate" trains all seeds one after
+another in one process, as `fedjax-mri train` would, each in its own run folder.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--members", default="auto", help="plan.members of the sweep")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
-    parser.add_argument("--way", choices=WAYS, help="in this process")
+    parser.add_argument("--way", choices=WAYS, help="measure this way, in this process")
     parser.add_argument("--state", default="")
     return parser.parse_args()
 

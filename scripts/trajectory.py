@@ -1,4 +1,4 @@
-"""A whole run as one pure function, to be vmapped over seeds, rates and other numbers."""
+"""A whole run as one pure function, which can be vmapped over seeds, rates and other numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def trajectory(
     observe: Callable[[State], Any],
     every: int = 1,
 ) -> Any:
-    """What `observe` sees after `every` so many rounds, each leaf [rounds // every, ...]; root is the run's key."""
+    """Returns `observe`'s results after each `every` rounds, leaves [rounds // every, ...]; root is the run's key."""
 
     def advance(_: Any, state: State) -> State:
         return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))[0]

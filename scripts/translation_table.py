@@ -1,9 +1,9 @@
-"""Translators beside what needs no learning, on the test patients of the first run. Prints a Markdown table.
+"""Compares translation runs with rules that need no learning, on the test patients of the first run. Prints Markdown.
 
     python scripts/translation_table.py RUN ...
 
-`identity` shows the CT as it is. `histogram` knows more than a translator may: which tissue each pixel of the training
-MR is. It gives each pixel, by the tissue that its HU suggest, the MR value of the same rank within that tissue.
+`identity` shows the CT as it is. `histogram` uses what a translator cannot know, the tissue of each pixel of the
+training MR. It gives each pixel the MR value of the same rank within the tissue that the pixel's HU suggest.
 """
 
 import pathlib
@@ -74,7 +74,7 @@ def baseline(window: Window, test: Batch, made: jax.Array) -> dict[str, float]:
     """The figures of MR in 0..1 that a rule has made of the test patients' CT."""
 
     def translate(params: Any, carry: Any, images: Images, key: Any) -> Images:
-        return {"mr": 2 * params - 1}  # an argument, lest the compiler works on it as a constant
+        return {"mr": 2 * params - 1}  # an argument, so that the compiler does not treat it as a constant
 
     nothing = lambda key: Model({}, {})  # noqa: E731
     method = translation.TranslationMethod(nothing, (), lambda *_: {}, translate, ("mr",), "")
@@ -86,7 +86,7 @@ def matched(train: Batch, hu: jax.Array) -> jax.Array:
     """MR of CT by ranks within tissues; CT of one half of the training patients, MR and its tissues of the other."""
     half = len(train["ct"]) // 2
     ct, mr, known = train["ct"][:half], train["mr"][half:], train["tissue"][half:][..., DISTINGUISHED]
-    true = np.where(known.sum(-1) > 0.5, known.argmax(-1), -1)  # tumours have no part in it
+    true = np.where(known.sum(-1) > 0.5, known.argmax(-1), -1)  # without tumours
     seen, which = tissue_of(ct), tissue_of(hu)[..., None]
     made = jnp.zeros_like(hu)
     for t in range(len(DISTINGUISHED)):

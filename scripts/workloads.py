@@ -1,7 +1,7 @@
-"""The named workloads on which this engine and what a user would pick instead are timed; needs NumPy alone.
+"""The named workloads on which this engine and other software are timed; needs only NumPy.
 
-Images, initial weights and the order of each client's examples are seeded, so that all train on the same batches from
-the same start. All data here are synthetic: a pattern for each class, under noise.
+Images, initial weights and the order of each client's examples are seeded, so that all programs train on the same
+batches from the same initial weights. All data are synthetic: a pattern for each class, with noise.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-QUICKSTART = {"W5": "configs/quickstart.py"}  # timed from its config; it has no arrays here
+QUICKSTART = {"W5": "configs/quickstart.py"}  # timed by its config, so it has no arrays here
 SEED = 0
 
 
@@ -57,12 +57,12 @@ WORKLOADS = {
         Workload("W2", equal(256, 64), SMALL, 10, 0.05, "cnn"),
         Workload("W3", lognormal(64, 1.0, 16, 512), SMALL, 10, 0.05, "cnn"),
         Workload("W4", lognormal(1_000, 2.0, 4, 20_000), SMALL, 10, 0.05, "cnn"),
-        # As torchvision's: 7 x 7 stem of stride 2, max-pool; 8 groups in every GroupNorm.
+        # The stem is torchvision's, 7 x 7 with stride 2 and a max-pool. Every GroupNorm has 8 groups.
         Workload("W6", equal(10, 64), (64, 64, 1), 4, 0.05, "resnet18"),
         Workload("W7", equal(4, 8), (128, 128, 1), 1, 2e-4, "cyclegan", batch=1),
-        # The published size; a round is a step at each of two clients.
+        # This is the published size. A round is one step at each of two clients.
         Workload("W9", equal(2, 1), (256, 256, 1), 1, 2e-4, "cyclegan", batch=1),
-        # A dense layer on the pixels; each client keeps a model of that size to itself.
+        # The model is a dense layer on the pixels. Each client keeps a model of the same size.
         Workload("W8", equal(100_000, 8), (8, 8, 1), 10, 0.05, "linear", batch=4, cohort=1_000),
     )
 }

@@ -1,9 +1,9 @@
-"""Times each explanation of the CNN of workload W1 against captum's or pytorch-grad-cam's on the same weights, images
-and CPU, and prints a table; `.peers/captum` is their environment.
+"""Times each explanation of W1's CNN here and in captum or pytorch-grad-cam, and prints a table.
 
     python scripts/xai_speed.py --images 1000 --install
 
-Settings are made alike: as many steps, samples, squares and superpixels of a grid, a baseline of zeros, LRP-epsilon.
+Weights, images, CPU and settings are the same: numbers of steps, samples, squares and superpixels of a grid, a baseline
+of zeros, LRP-epsilon. `.peers/captum` is the environment of the two libraries.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How many hospitals, how many of them a round and how many local epochs, at a fixed budget of examples (synthetic).
+"""How many hospitals, hospitals a round and local epochs are best at a fixed budget of examples (synthetic)?
 
 Command: fedjax-mri sweep studies/clients_at_a_budget.py
 Hardware and time: 18 minutes on 2 cores.
-Data: the phantom at 64 px, seen at 32, hospitals of equal size. Every cell trains on the same number of examples,
-BUDGET, in rounds of cohort x epochs x PATIENTS of them.
+Data: the phantom at 64 px, resized to 32, with hospitals of equal size. Every cell trains on the same number of
+examples, BUDGET. A round uses cohort x epochs x PATIENTS of them.
 """
 
 from fedjax_mri.data.augment import Preprocess
@@ -30,7 +30,7 @@ SITES = SiteModel(
 
 
 def rounds(cohort: int, epochs: int) -> int:
-    """Rounds until the budget is spent."""
+    """The number of rounds that spend the budget."""
     return BUDGET // (cohort * epochs * PATIENTS)
 
 

@@ -1,9 +1,10 @@
-"""System B: the same brain MR slices pooled, or in four hospitals of 5,000 : 6,000 : 6,500 : 5,401.
+"""System B: the same brain MR slices in one place, or in four hospitals of sizes 5,000 : 6,000 : 6,500 : 5,401.
 
 Command: fedjax-mri sweep studies/four_hospitals.py
-Real slices: put the folders Training/ and Testing/ below ./brain-tumor-mri, or the path into FEDJAX_MRI_BRAIN_TUMOR.
-Without them the phantom stands in (synthetic), with four hospitals of 25 patients in those proportions.
-Hardware and time: about half an hour on 2 cores.
+Hardware and time: about 15 minutes on 2 cores. Expect .866 centralised and .801 federated on real slices.
+Data: real slices, if the folders Training/ and Testing/ are below ./brain-tumor-mri, or below the path in the
+environment variable FEDJAX_MRI_BRAIN_TUMOR. Otherwise the phantom (synthetic) with four hospitals of about 150
+patients.
 """
 
 import os

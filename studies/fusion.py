@@ -1,10 +1,11 @@
-"""What is fusion of CT and MR worth, as more hospitals lack one of the two (system D; synthetic)?
+"""How much does fusion of CT and MR gain when more hospitals lack one of the two (system D; synthetic)?
 
 Command: fedjax-mri sweep studies/fusion.py
 Hardware and time: about ten minutes on 2 cores.
-Data: the hospitals of configs/fusion_demo.py, drawn once and seen at 32 px; of the share that lacks a modality half
-have CT only, half MR only, in training and in test. Every method has the same encoders, heads and training; the
-classical rules feed the network that sees CT alone. By share of the data, and centralised: studies/fusion_by_data.py.
+Data: the hospitals of configs/fusion_demo.py, drawn once and resized to 32 px. Of the hospitals that lack a modality,
+half have CT only and half MR only, in training and in test. Every method has the same encoders, heads and training;
+images fused by a classical rule enter the network for CT only. studies/fusion_by_data.py varies the share of the data
+instead.
 """
 
 import pathlib

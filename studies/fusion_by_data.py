@@ -1,9 +1,9 @@
 """How many patients does fusion of CT and MR need, and what does federation cost it (system D; synthetic)?
 
 Command: fedjax-mri sweep studies/fusion_by_data.py
-Hardware and time: about five minutes on 2 cores.
-Data: as in studies/fusion.py, where no hospital lacks a modality, with a quarter, half and all of the patients; and all
-of them in one place (centralised).
+Hardware and time: about six minutes on 2 cores.
+Data: as in studies/fusion.py where no hospital lacks a modality, with a quarter, half and all of the patients, and with
+all of them in one place (centralised).
 """
 
 import pathlib

@@ -1,9 +1,10 @@
-"""What differing scanners cost, on hospitals of the same labels: from one scanner everywhere to all apart (synthetic).
+"""How much accuracy different scanners cost when hospitals have the same mix of labels (synthetic).
 
 Command: fedjax-mri sweep studies/scanner_skew.py
-Hardware and time: under ten minutes on 2 cores.
-Data: the phantom at 64 px, seen at 32. Each level widens the ranges from which field strength, sequence, noise and bias
-field of a hospital are drawn, about the same middle; label mixes are nearly even.
+Hardware and time: about seven minutes on 2 cores.
+Data: the phantom at 64 px, resized to 32, with nearly even labels. At the first level all hospitals have the same
+scanner. Each further level widens the ranges from which a hospital's noise and bias field, then its field strength,
+then its sequence are drawn.
 """
 
 from dataclasses import replace
@@ -25,7 +26,7 @@ EVEN = SiteModel(class_alpha=100.0, patients_mean=30.0, patients_sigma=0.5, pati
 
 
 def sites(width: float, three_tesla: float, sequences: float) -> SiteModel:
-    """Noise and bias field within +- `width` of their middle; `sequences`: share of hospitals without T1 + Gd."""
+    """Sites with noise and bias field within +- `width` of their middle; `sequences`: share without T1 + Gd."""
     others = {"t1_spin_echo": 0.1, "t2_spin_echo": 0.3, "flair": 0.4, "spgr": 0.2}
     shares = {name: replace(getattr(USUAL, name), share=sequences * share) for name, share in others.items()}
     return replace(

@@ -1,9 +1,9 @@
-"""Is it better to drop stragglers or to take their unfinished work, and how long to wait (synthetic)?
+"""Is it better to drop stragglers or to take their unfinished work, and how long should the server wait (synthetic)?
 
 Command: fedjax-mri sweep studies/stragglers.py
-Hardware and time: under ten minutes on 2 cores.
-Data: the phantom at 64 px, seen at 32, 20 hospitals whose computers and links differ. A deadline ends each round; work
-that is not done by then is dropped or handed in as it is. Time is that of the virtual clock.
+Hardware and time: about three minutes on 2 cores.
+Data: the phantom at 64 px, resized to 32, with 20 hospitals whose computers and links differ. A deadline ends each
+round. Work that is not done by then is dropped, or handed in as it is. Time is measured on the virtual clock.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from fedjax_mri.tasks.classify import Classify
 
 USUAL = SiteModel()
 OTHERS = ("t1_spin_echo", "t2_spin_echo", "flair", "spgr")
-SITES = replace(  # one MR sequence: here hospitals differ in their labels and computers
+SITES = replace(  # one MR sequence everywhere; hospitals differ in their labels and computers
     USUAL,
     class_alpha=0.5,
     mr_noise=(0.01, 0.03),

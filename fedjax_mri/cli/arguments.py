@@ -8,11 +8,11 @@ from typing import Any
 from fedjax_mri.run import launch
 
 Parser = argparse.ArgumentParser
-FIELDS = "; any field of the config as --section.field value (see `show`)"
+FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
 
 
 def parser(*commands: Callable[..., Any]) -> Parser:
-    """The parser of these commands, functions named as in COMMANDS; what it parses has the one given as `command`."""
+    """Returns the parser of these commands, functions named as in COMMANDS. Its result has one of them as `command`."""
     top = Parser("fedjax-mri", description="Federated training over simulated hospitals.")
     each = top.add_subparsers(required=True, metavar="command")
     for command in commands:
@@ -30,7 +30,7 @@ def add_path(one: Parser, name: str, text: str | None = None, **more: Any) -> No
 
 def train(one: Parser) -> None:
     """Adds the arguments of `train`."""
-    add_path(one, "config")
+    add_path(one, "config", "config file")
     add_path(one, "--out", "run folder (default: runs/NAME)")
     add_only(one)
     add_path(one, "--resume-from", "start from another run's newest checkpoint")
@@ -39,65 +39,68 @@ def train(one: Parser) -> None:
 
 def add_only(one: Parser) -> None:
     """Adds the flag that picks one of several experiments."""
-    text = "of a config file with several experiments only the one of that name"
+    text = "use only the experiment of that name, if the config file has several"
     one.add_argument("--only", metavar="NAME", help=text)
 
 
 def evaluate(one: Parser) -> None:
     """Adds the arguments of `evaluate`."""
-    add_path(one, "runs", nargs="+")
-    one.add_argument("--best", action="store_true", help="the best checkpoint, where `early` kept one")
+    add_path(one, "runs", "run folders", nargs="+")
+    one.add_argument("--best", action="store_true", help="evaluate the best checkpoint, if `early` kept one")
     launch.flags(one)
 
 
 def sweep(one: Parser) -> None:
     """Adds the arguments of `sweep`."""
-    add_path(one, "study")
+    add_path(one, "study", "study file")
     add_path(one, "--out", "study folder (default: runs/NAME)")
-    one.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell alone, from the I-th of 0..N-1")
-    text = "as an array job of N shards: submitted where there is SLURM, shown elsewhere"
+    one.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell only, from cell I of 0..N-1")
+    text = "submit an array job of N shards; without SLURM, print the command"
     one.add_argument("--slurm", type=int, metavar="N", help=text)
 
 
 def report(one: Parser) -> None:
     """Adds the arguments of `report`."""
-    add_path(one, "run")
-    one.add_argument("--target", type=float, help="accuracy to be reached in a study (default: 95 %% of the best)")
-    text = "explain a few test examples by these methods, with commas, at each checkpoint that was kept"
+    add_path(one, "run", "folder of a run or a study")
+    text = "accuracy that the runs of a study should reach (default: 95 %% of the best)"
+    one.add_argument("--target", type=float, help=text)
+    text = "explain a few test examples by these methods, separated by commas, at each kept checkpoint"
     one.add_argument("--methods", help=text)
 
 
 def audit(one: Parser) -> None:
     """Adds the arguments of `audit`."""
-    add_path(one, "run")
-    text = "and who gains from whom, by training without each"
+    add_path(one, "run", "run folder")
+    text = "also measure how much each site gains from each other site, by training without each"
     one.add_argument("--leave-one-out", action="store_true", help=text)
-    one.add_argument("--rounds", type=int, default=0, help="of each such training (default: as many as the run)")
+    text = "rounds of each training without a site (default: as many as the run)"
+    one.add_argument("--rounds", type=int, default=0, help=text)
 
 
 def show(one: Parser) -> None:
     """Adds the arguments of `show`."""
-    add_path(one, "config")
+    add_path(one, "config", "config file")
     add_only(one)
 
 
 def convert(one: Parser) -> None:
     """Adds the arguments of `convert`."""
-    add_path(one, "run")
+    add_path(one, "run", "run folder")
     add_files(one, "PNG, JPEG, DICOM, NIfTI", "files of the same names")
-    one.add_argument("--to", choices=("mr", "ct"), required=True)
-    text = "mean of N draws of the model, and their standard deviation beside it"
+    one.add_argument("--to", choices=("mr", "ct"), required=True, help="modality of the results")
+    text = "write the mean of N draws of the model, and their standard deviation as a second file"
     one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
 
 
 def explain(one: Parser) -> None:
     """Adds the arguments of `explain`."""
-    add_path(one, "run")
-    add_files(one, "PNG, JPEG, DICOM slices", "a folder of results an image")
-    one.add_argument("--methods", default="gradcam,ig,lrp", help="by name, with commas (default: gradcam,ig,lrp)")
+    add_path(one, "run", "run folder")
+    add_files(one, "PNG, JPEG, DICOM slices", "results, a folder for each image")
+    text = "names of methods, separated by commas (default: gradcam,ig,lrp)"
+    one.add_argument("--methods", default="gradcam,ig,lrp", help=text)
     text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
     add_path(one, "--ensemble", text, action="append", default=[], metavar="RUN")
-    text = "folder of PNG of the inputs' names, white where the lesion is: maps are measured against it"
+    text = "folder of PNG files with the names of the inputs, white where the lesion is; maps are measured against them"
     add_path(one, "--masks", text, metavar="FOLDER")
 
 
@@ -105,7 +108,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
     """Adds the arguments of a command that turns files into files."""
     add_path(one, "inputs", f"{kinds}, or folders of them", nargs="+")
     add_path(one, "--out", f"folder for {results}", required=True)
-    one.add_argument("--force", action="store_true", help="overwrite what is there")
+    one.add_argument("--force", action="store_true", help="overwrite existing results")
 
 
 def phantom(one: Parser) -> None:
@@ -116,13 +119,16 @@ def phantom(one: Parser) -> None:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
-    "train": ("train an experiment, or go on with it" + FIELDS, train),
-    "evaluate": ("figures of the models of runs, side by side, on their own test data or --data.field value", evaluate),
-    "sweep": ("train a study's cells, as many at once as share a program" + FIELDS, sweep),
-    "report": ("write a run's report.html again, or draw what a study has found", report),
-    "audit": ("write who a run's model serves how well: audit.csv, .md and .png in its folder", audit),
-    "show": ("the resolved config, and what it will cost" + FIELDS, show),
-    "convert": ("make MR of CT, or CT of MR, in files, by a run's model", convert),
-    "explain": ("predict, explain and measure images by a run's classifier, with a page for each", explain),
-    "phantom": ("a picture of synthetic sites; any field of the phantom as --field value", phantom),
+    "train": ("train an experiment, or continue it" + FIELDS, train),
+    "evaluate": (
+        "print figures of runs side by side, on their test data or on data set by --data.field value",
+        evaluate,
+    ),
+    "sweep": ("train the cells of a study; cells that share a program train together" + FIELDS, sweep),
+    "report": ("write the report of a run or a study again", report),
+    "audit": ("write how well a run's model serves each site: audit.csv, .md and .png in its folder", audit),
+    "show": ("print the resolved config, and what training will cost" + FIELDS, show),
+    "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
+    "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),
+    "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),
 }
