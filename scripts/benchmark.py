@@ -30,6 +30,7 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri.core import programs, trees
+from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, local_step, read_batch, step_counts
@@ -151,10 +152,12 @@ def labelled(workload: Workload) -> dict[str, np.ndarray]:
 
 def task(workload: Workload, compute: Compute) -> Task:
     """What the workload learns; the CNN starts from the same weights as its peers."""
+    classes = 0 if workload.model == "cyclegan" else workload.classes
+    described = DataDescription(workload.image, tuple(map(str, range(classes))), len(workload.sizes))
     if workload.model == "cyclegan":
-        return CycleGAN(GeneratorSettings(), PatchGANSettings(), window=None).build(workload.image, 0, compute)
+        return CycleGAN(GeneratorSettings(), PatchGANSettings(), window=None).build(described, compute)
     network = CNNSettings((32, 64), norm="none") if workload.model == "cnn" else ResNetSettings(18)
-    built = Classify(network=network).build(workload.image, workload.classes, compute)
+    built = Classify(network=network).build(described, compute)
     if workload.model != "cnn":
         return built
     given = weights(workload)
@@ -214,15 +217,15 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
         start = ClientStart(model, state.server, state.clients.state)
         batch = read_batch(sim.data, sim.local, store, jnp.int32(0), size, jnp.int32(0), jnp.int32(0), key)
         optimizers = init_optimizers(sim.task, sim.local, model, rate)
-        optimizer, begun = sim.local.optimizer(rate), jnp.float32(0)
-        return local_step(sim.task, sim.algorithm, optimizer, start, model, optimizers, batch, begun, key)
+        begun = jnp.float32(0)
+        return local_step(sim.task, sim.algorithm, sim.local, start, model, optimizers, rate, batch, begun, key)
 
     return jax.jit(step).trace(state, specimen(sim.data))
 
 
 def shapes(sim: Simulation) -> State:
     """The state with one client's in place of N, without values."""
-    return jax.eval_shape(functools.partial(init_one_client, sim), jax.random.key(0))
+    return jax.eval_shape(functools.partial(init_one_client, sim.task, sim.algorithm, sim.uplink), jax.random.key(0))
 
 
 def products(jaxpr: Any) -> float:

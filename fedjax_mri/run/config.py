@@ -147,13 +147,17 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
 
 def with_field(config: Any, path: str, value: Any) -> Any:
     """Returns `config` with another value in the field of a dotted path. Raises UserError where there is none."""
-    name, _, rest = path.partition(".")
-    if isinstance(config, tuple) and name.isdecimal() and int(name) < len(config):
-        place = int(name)
-        return (*config[:place], with_field(config[place], rest, value) if rest else value, *config[place + 1 :])
-    if not (dataclasses.is_dataclass(config) and name in {one.name for one in dataclasses.fields(config)}):
+
+    def put(section: Any, name: str, *rest: str) -> Any:
+        if isinstance(section, tuple) and name.isdecimal() and int(name) < len(section):
+            place = int(name)
+            return (*section[:place], put(section[place], *rest) if rest else value, *section[place + 1 :])
+        if dataclasses.is_dataclass(section) and name in {one.name for one in dataclasses.fields(section)}:
+            changed = {name: put(getattr(section, name), *rest) if rest else value}
+            return dataclasses.replace(section, **changed)  # type: ignore[type-var]
         raise UserError(f"unknown field {path}")
-    return dataclasses.replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})  # type: ignore[type-var]
+
+    return put(config, *path.split("."))
 
 
 def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:

@@ -70,6 +70,8 @@ def _signs(value: Any) -> Any:
     """Returns settings with the signs of their numbers alone: 0, or a number below, often switches a part off."""
     if isinstance(value, dict):
         return {name: _signs(one) for name, one in value.items()}
+    if isinstance(value, tuple) and any(isinstance(one, dict) for one in value):  # sections, whose numbers have names
+        return [_signs(one) for one in value]
     return f"a number of sign {np.sign(value):.0f}" if isinstance(value, float) and np.isfinite(value) else value
 
 

@@ -197,7 +197,7 @@ MISTAKES = {  # one of each part of the command; the tests of the parts have the
     "--data.root /nowhere/at/all": "/nowhere/at/all",
     "--data.train Trainig": "Trainig",
     "--loacl.batch 3": "did you mean --local.batch?",
-    "--fed.sampling asynchronous": "sampling.latest=20: the algorithm remembers 0 broadcasts before the newest",
+    "--fed.sampling asynchronous --sampling.buffer 2 --sampling.concurrency 3": "latest=20: the algorithm remembers 0",
     "--fed.conditions stragglers --conditions.speeds.mbit-up 0": "speeds.mbit_up=0.0",
     "--uplink.clip -1": "uplink.clip=-1.0",
 }

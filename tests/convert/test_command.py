@@ -260,7 +260,7 @@ def test_commands_of_the_page_are_understood() -> None:
     for name, rest in commands:
         words, flags = cli.parser().parse_known_args([name, *rest.split()])
         assert words.command.__name__ == name == "convert"
-        cli.refuse([flag for flag in flags if not re.match(r"--(limits\.\w+|batch)=\d+$", flag)])
+        cli.refuse_flags([flag for flag in flags if not re.match(r"--(limits\.\w+|batch)=\d+$", flag)])
 
 
 def test_a_write_leaves_no_draft(tmp_path) -> None:

@@ -67,7 +67,7 @@ def test_a_score_sees_its_patch_and_no_more(halvings, side) -> None:
     net = PatchGANSettings(width=2, halvings=halvings).build((size, size, 1), Compute())
     params, _ = jax.jit(net.init)(jax.random.key(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedjax_mri.nets.layers.instance_norm", lambda x: x)
+        patch.setattr("fedjax_mri.nets.norm.instance_norm", lambda x: x)
         score = lambda x: net.apply(params, {}, x)[0][0, 3, 3, 0]  # noqa: E731
         touched = np.asarray(jax.jit(jax.grad(score))(jnp.ones((1, size, size, 1))))[0, :, :, 0] != 0
     np.testing.assert_array_equal(np.flatnonzero(touched.any(1)), np.arange(1, side + 1))

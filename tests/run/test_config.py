@@ -13,12 +13,14 @@ from fedjax_mri.data.partition import Dirichlet
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.fed.sampling import Everyone, Poisson, Uniform
+from fedjax_mri.fed.uplink.settings import UplinkSettings
+from fedjax_mri.fed.uplink.stages.clip import Clip
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.fed.world.speeds import ClientSpeeds
 from fedjax_mri.nets.resnet import ResNetSettings
 from fedjax_mri.nets.translation import GeneratorSettings
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import parts
+from fedjax_mri.run import group, parts
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
@@ -204,3 +206,18 @@ def test_a_schedule_may_start_late() -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.0])
     with pytest.raises(UserError, match="schedule_start=20"):
         LocalTraining(schedule="linear", schedule_start=20).build(20)
+
+
+def test_numbers_of_stages_are_axes_like_all_others() -> None:
+    """Stages in a tuple are sections: their fields are flags, fields of a saved config, and numbers of one program."""
+    base = Experiment(data=Phantom(), uplink=UplinkSettings(stages=(Clip(2.0),)))
+    other = configs.with_field(base, "uplink.stages.0.bound", 3.0)
+    assert configs.flat(other)["uplink.stages.0"] == "Clip" and configs.flat(other)["uplink.stages.0.bound"] == 3.0
+    assert configs.override(base, ["--uplink.stages.0.bound", "3"]) == other
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(other)))) == other
+    assert group.program_settings(base) == group.program_settings(other)
+    assert group.differing_numbers([base, other]) == ["uplink.stages.0.bound"]
+    with pytest.raises(UserError, match=r"unknown field uplink\.stages\.1"):
+        configs.with_field(base, "uplink.stages.1.bound", 3.0)
+    with pytest.raises(UserError, match="did you mean clip"):
+        configs.override(base, ["--fed.uplink.stages", "clp"])

@@ -139,11 +139,11 @@ def test_the_name_is_of_this_packages_code(tmp_path, monkeypatch) -> None:
 
 ALGORITHM = """
 from tiny import Grey
-from fedjax_mri import trees
-from fedjax_mri.config import Experiment, LocalTraining
+from fedjax_mri.core import trees
+from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.plan import Plan
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.tasks.classify import Classify
@@ -170,7 +170,8 @@ def test_a_run_never_takes_the_program_of_another_ones_code(tmp_path) -> None:
 
     def run(factor: float, out: str, cache: str) -> dict[str, float]:
         (tmp_path / "mine.py").write_text(ALGORITHM.format(scale=f"FACTOR = {factor}"))
-        paths = [str(pathlib.Path(__file__).parents[2]), str(pathlib.Path(__file__).parent)]
+        home = pathlib.Path(__file__).parents[2]
+        paths = [str(home), str(home / "tests" / "fed")]
         where = {
             "XDG_CACHE_HOME": str(tmp_path / cache),
             "JAX_COMPILATION_CACHE_DIR": os.environ["XDG_CACHE_HOME"],

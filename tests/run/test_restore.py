@@ -70,9 +70,9 @@ def test_it_is_evaluated(orphan, capsys) -> None:
 
 
 def test_it_is_a_classifier_to_be_explained(orphan) -> None:
-    classifier = model.trained([orphan])
+    classifier = model.load([orphan])
     images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
-    logits = np.asarray(classifier.answer(classifier.models, classifier.seen(images)))
+    logits = np.asarray(classifier.predict(classifier.models, classifier.preprocess(images)))
     assert logits.shape == (2, 2) and np.isfinite(logits).all()
 
 

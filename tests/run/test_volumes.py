@@ -110,10 +110,10 @@ def test_a_report_shows_middle_slices_and_the_run_knows_its_data(home) -> None:
     volumes = restore.restore(home / "runs" / "one")
     assert volumes.described.image == (3, 8, 8, 1) and volumes.described.spacing == (5.0, 1.0, 1.0)
     assert volumes.described.labels == (6, 6) and volumes.described.modalities == ("mr",)
-    shown = results.shown(home / "runs" / "one")["image"]
+    shown = results.examples(home / "runs" / "one").image
     source = volumes.config.data.build(volumes.config.seed).tests["again"].data.store.fields["image"]
     np.testing.assert_array_equal(shown, source[:, 1])
-    assert results.shown(home / "runs" / "both")["image"].shape == (12, 8, 16, 1)
+    assert results.examples(home / "runs" / "both").image.shape == (12, 8, 16, 1)
     assert json.loads((home / "runs" / "one" / "run.json").read_text())["spacing"] == [5.0, 1.0, 1.0]
 
 

@@ -55,15 +55,16 @@ def critic() -> Net:
 
 def stepped(task: Task, model: Model, optimizer, batches: list[dict], keys: list[jax.Array]) -> Model:
     """The model after a step on each batch."""
-    algorithm = FedAvg().build()
+    algorithm, local = FedAvg().build(), Local(1, 1, lambda _: optimizer, lambda _: 0)
+    none = jnp.float32(0)
 
     @jax.jit
     def step(model, states, batch, key):
         start = ClientStart(model, (), ())
-        return local_step(task, algorithm, optimizer, start, model, states, batch, jnp.float32(0), key)[:2]
+        return local_step(task, algorithm, local, start, model, states, none, batch, none, key)[:2]
 
     with jax.numpy_dtype_promotion("standard"):
-        states = init_optimizers(task, Local(1, 1, lambda _: optimizer, lambda _: 0), model, jnp.float32(0))
+        states = init_optimizers(task, local, model, none)
     for batch, key in zip(batches, keys):
         model, states = step(model, states, batch, key)
     return model
