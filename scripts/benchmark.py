@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The workload, how often, and the plan."""
+    """Returns the arguments: the workload, the number of rounds, and the plan."""
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--workload", choices=[*WORKLOADS, *QUICKSTART], default="W1")
     words.add_argument("--rounds", type=int, default=5, help="rounds to time; the first is reported separately")
@@ -74,7 +74,7 @@ def prepare_jax() -> None:
 
 
 def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
-    """All there is to say of one workload under one plan."""
+    """Returns all figures of one workload under one plan."""
     assemble, root = simulations(name), jax.random.key(0)
     with tempfile.TemporaryDirectory() as nothing_remembered:
         chosen, plan_s = timed(lambda: auto.choose_plan(plan, assemble, pathlib.Path(nothing_remembered), say))
@@ -103,7 +103,7 @@ def measured(name: str, plan: Plan, rounds: int) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` gives, and the seconds it took."""
+    """Returns the result of `work`, and the seconds it took."""
     start = time.perf_counter()
     result = work()
     return result, time.perf_counter() - start
@@ -178,7 +178,7 @@ def rates(seconds: np.ndarray, works: list[Any]) -> dict[str, float]:
 def efficiency(
     assemble: Callable[[Plan], Simulation], plan: Plan, seconds: list[float], works: list[Any]
 ) -> dict[str, float]:
-    """Useful share of the lanes' steps beside the best there could be, and of the device's peak rate."""
+    """Returns the useful share of the lanes' steps, the best possible one, and the share of the device's peak rate."""
     steps, slots = (sum(float(getattr(work, name)) for work in works) for name in ("steps", "slots"))
     sim = assemble(plan)
     traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))

@@ -37,14 +37,14 @@ ROUNDS, REPEATS = 100, 9
 
 
 def main() -> None:
-    """Each measurement in a process of its own, so that its peak of memory is its own."""
+    """Runs each measurement in its own process, so that it has its own peak of memory."""
     for clients, cohort in (*STUDY, W8):
         for place in ("device", "host"):
             subprocess.run([sys.executable, __file__, str(clients), str(cohort), place], check=True)
 
 
 def measure(clients: int, cohort: int, place: str) -> None:
-    """Prints one line."""
+    """Measures one case and prints a line."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     sim, root = simulation(clients, cohort), jax.random.key(0)
     plan = Plan(clients=place).resolve()  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def measure(clients: int, cohort: int, place: str) -> None:
 
 
 def simulation(clients: int, cohort: int) -> Simulation:
-    """Two SGD steps a round on batches of 4."""
+    """Returns a local training of two SGD steps a round on batches of 4."""
     local = Local(1, 4, optax.sgd, lambda round: jnp.float32(0.05))
     chain = UplinkSettings().build()
     data = noise(clients)
@@ -82,7 +82,7 @@ def simulation(clients: int, cohort: int) -> Simulation:
 
 
 def noise(clients: int) -> ClientData:
-    """8 images a client."""
+    """Returns the data of the clients, 8 images each."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8 * clients, 8, 8, 1), dtype=np.uint8)
     labels = rng.integers(0, 10, 8 * clients, dtype=np.int32)
@@ -90,7 +90,7 @@ def noise(clients: int) -> ClientData:
 
 
 def personal() -> Task:
-    """A linear classifier that is the sum of a shared one and the client's own."""
+    """Returns the task of a linear classifier that is the sum of a shared one and the client's own."""
 
     def init(key: jax.Array) -> Model:
         linear = {"weights": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}

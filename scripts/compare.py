@@ -34,8 +34,8 @@ PEERS: dict[str, tuple[str, tuple[str, ...]]] = {  # name in the table -> folder
 MARKS = "<!-- peers:start -->", "<!-- peers:end -->"
 HEADING = """# Performance
 
-Seconds that a round of the same federated training takes, here and in what a user would pick instead. The workloads are
-defined in `scripts/workloads.py`, the peers in `scripts/peers/`; data are synthetic.
+This page compares the seconds a round of the same federated training takes here and in other software. The workloads
+are defined in `scripts/workloads.py`, the other programs (peers) in `scripts/peers/`. All data are synthetic.
 
 """
 TITLES = "runs", "seconds a round", f"times {OURS}", "start and first round, s", "peak MB", "versions, plan"
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def install(folder: str) -> str:
-    """Makes a peer's environment from its requirements; "" or in a line why it could not be made."""
+    """Makes a peer's environment from its requirements. Returns "", or one line that says why it could not be made."""
     place, wanted = HOME / ".peers" / folder, HOME / "scripts" / "peers" / folder / "requirements.txt"
     if not missing(folder):
         return ""
@@ -79,7 +79,7 @@ def install(folder: str) -> str:
 
 
 def missing(folder: str) -> str:
-    """Why a peer's environment cannot be used; "" where it can."""
+    """Returns why a peer's environment cannot be used, or "" if it can."""
     ready, wanted = HOME / ".peers" / folder / "ready", HOME / "scripts" / "peers" / folder / "requirements.txt"
     if not ready.exists():
         return "not installed: add --install"
@@ -87,7 +87,7 @@ def missing(folder: str) -> str:
 
 
 def earlier(raw: pathlib.Path) -> Lines:
-    """The runs in a file."""
+    """Returns the runs that a file holds."""
     lines: Lines = {}
     for text in raw.read_text().splitlines() if raw.exists() else ():
         line = json.loads(text)
@@ -108,7 +108,7 @@ def measure(chosen: argparse.Namespace, folders: dict[str, str], lines: Lines) -
 
 
 def run(name: str, workload: str, rounds: int, folders: dict[str, str]) -> Line:
-    """One run's line of JSON, or why there is none."""
+    """Returns the line of JSON that a run printed, or why there is none."""
     folder, more = PEERS.get(name, ("", ()))
     if folder and (reason := folders[folder] or missing(folder)):
         return {"failed": reason}
@@ -120,7 +120,7 @@ def run(name: str, workload: str, rounds: int, folders: dict[str, str]) -> Line:
 
 
 def read(code: int, stdout: str, stderr: str) -> Line:
-    """The line of JSON that ends `stdout`, or the last words of a run that failed."""
+    """Returns the line of JSON that ends `stdout`, or the last message of a run that failed."""
     try:
         line = json.loads(last(stdout))
     except ValueError:
@@ -131,12 +131,12 @@ def read(code: int, stdout: str, stderr: str) -> Line:
 
 
 def last(text: str) -> str:
-    """The last line that says anything."""
+    """Returns the last line that is not empty."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def table(lines: Lines) -> str:
-    """A table for each workload, fastest first, medians over repeats; what failed comes last, with its reason."""
+    """Returns a table for each workload: medians over repeats, fastest first, and failed runs last with the reason."""
     parts = []
     for workload in dict.fromkeys(workload for workload, _ in lines):
         here = {name: summary(found) for (of, name), found in lines.items() if of == workload}
@@ -171,7 +171,7 @@ def row(line: Line, ours: float | None) -> str:
 
 
 def circumstances(command: list[str]) -> str:
-    """Machine, day and command."""
+    """Returns a line that names the machine, the day and the command."""
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():

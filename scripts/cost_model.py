@@ -38,13 +38,13 @@ def main() -> None:
 
 
 def terms(line: Line) -> np.ndarray:
-    """What R, B and the overhead are multiplied by in a round, [3]: Gflop, GB, kernels."""
+    """Returns the Gflop, GB and kernels of a round, [3], which R, B and overhead turn into seconds."""
     steps = line["passes"] * line["plan"]["lanes"]
     return np.array([steps * line["gflop_per_step"], steps * line["gbyte_per_step"], line["passes"] * line["kernels"]])
 
 
 def fit(lines: list[Line]) -> np.ndarray:
-    """Seconds per Gflop, GB and kernel, [3], none negative, of least relative error."""
+    """Returns seconds per Gflop, GB and kernel, [3], not negative, fitted by least squares in relative error."""
     wanted = np.array([line["median_s"] for line in lines])
     weighed = np.stack([terms(line) for line in lines]) / wanted[:, None]
     scale = weighed.max(0)
@@ -52,12 +52,12 @@ def fit(lines: list[Line]) -> np.ndarray:
 
 
 def predicted(line: Line, constants: np.ndarray) -> float:
-    """Seconds a round."""
+    """Returns the seconds of a round by the model."""
     return float(terms(line) @ constants) + HOST_S
 
 
 def rows(measured: dict[str, Line], constants: np.ndarray) -> str:
-    """The model beside what was measured."""
+    """Returns a table of the measured seconds and those of the model."""
     parts = ("products", "memory", "overhead")
     out = [f"| workload | measured, s | model, s | error | {' | '.join(parts)} |", "|" + "---|" * 7]
     for name, line in measured.items():
@@ -72,7 +72,7 @@ def rows(measured: dict[str, Line], constants: np.ndarray) -> str:
 
 
 def curve(line: Line, constants: np.ndarray) -> str:
-    """Seconds a round for cohorts up to a million clients, on 1 to 1,000 devices like this one."""
+    """Returns a table of seconds a round for cohorts up to a million clients, on 1 to 1,000 devices like this one."""
     kernels = line["kernels"] / line["plan"]["lanes"]
     per_step = float(np.array([line["gflop_per_step"], line["gbyte_per_step"], kernels]) @ constants)
     steps_a_client = line["steps_per_s"] / line["clients_per_s"]

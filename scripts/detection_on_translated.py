@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
-    """Both tables. Raises UserError where the two runs do not fit each other."""
+    """Returns both tables. Raises UserError if the two runs do not fit each other."""
     config, detector, translators = runfolder.read_config(translation), restore.restore(classifier), both(translation)
     batch, classes = patients(config)
     check_same_data(detector, translators["mr"], classes)
@@ -67,7 +67,7 @@ def report(translation: pathlib.Path, classifier: pathlib.Path) -> str:
 
 
 def both(run: pathlib.Path) -> dict[str, Translator]:
-    """A run's translators by what they make; to CT only where it works both ways."""
+    """Returns a run's translators by the modality they make; one to CT only if the run works both ways."""
     found = {"mr": translate(run, "mr")}
     with contextlib.suppress(UserError):
         found["ct"] = translate(run, "ct")
@@ -115,7 +115,7 @@ def predicted(detector: Restored, mr: np.ndarray, labels: jax.Array) -> tuple[np
 
 
 def figures(probabilities: np.ndarray, labels: np.ndarray, healthy: int) -> dict[str, float]:
-    """Of all classes, accuracy, macro F1 and AUC; of tumour against none the detector's figures."""
+    """Returns accuracy, macro F1 and AUC over all classes, and the figures of tumour against none."""
     classes, tumour = tallied(probabilities, labels), 1 - probabilities[:, healthy]
     two = tallied(np.stack([1 - tumour, tumour], -1), (labels != healthy).astype(np.int32))
     specificity, sensitivity = classification.recall(two)
@@ -143,7 +143,7 @@ def similarity(x: jax.Array, y: jax.Array) -> dict[str, float]:
 
 
 def table(title: str, rows: dict[str, dict[str, float]]) -> str:
-    """Markdown, a row a name."""
+    """Returns a Markdown table with a row for each name."""
     names = list(next(iter(rows.values())))
     lines = [f"| {name} | " + " | ".join(f"{row[key]:.4f}" for key in names) + " |" for name, row in rows.items()]
     return "\n".join([title, "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|", *lines])

@@ -29,7 +29,7 @@ Figures = dict[str, float]
 
 
 def main() -> None:
-    """Each way and seed in turn, then the table."""
+    """Trains each way with each seed, then prints the table."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--root", required=True, help="folder of the slices")
     flags.add_argument("--rounds", type=int, default=20)
@@ -68,7 +68,7 @@ def found(ways: Mapping[str, Experiment], seeds: int, out: pathlib.Path) -> dict
 
 
 def finished(one: Experiment, run: pathlib.Path) -> TestResult:
-    """The test result of a run, done now where it is not done yet."""
+    """Returns the test result of a run, and trains it first if it is not finished."""
     if stopped := experiment.run(one, run, watch=lambda progress: print(run.name, progress.round, flush=True)):
         raise UserError(f"{stopped.name}: the same command goes on from there")
     (test,) = results.load(run).tests.values()
@@ -76,7 +76,7 @@ def finished(one: Experiment, run: pathlib.Path) -> TestResult:
 
 
 def figures(test: TestResult) -> Figures:
-    """Means over classes, but for accuracy and calibration."""
+    """Returns figures of a run; all but accuracy and calibration are means over classes."""
     pooled = classification.pool(test.tally)
     each = {
         "sensitivity": classification.recall,

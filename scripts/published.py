@@ -49,7 +49,7 @@ def circumstances(minutes: float) -> str:
 
 
 def fedprox(chosen: argparse.Namespace) -> str:
-    """A process for each core, a data set each; those in the file of raw lines are not run again."""
+    """Runs each job in a process, one process for each core. Jobs in the file of raw lines are not run again."""
     done = earlier(chosen.raw)
     wanted = [(name, seed, chosen.rounds) for seed in range(chosen.seeds) for name in published_fedprox.DATA]
     with ProcessPoolExecutor(compare.CORES, get_context("spawn")) as pool:
@@ -63,7 +63,7 @@ def fedprox(chosen: argparse.Namespace) -> str:
 
 
 def earlier(raw: pathlib.Path) -> dict[Job, list[Line]]:
-    """What a file of lines holds; its folder is made where missing."""
+    """Returns what a file of lines holds, and makes its folder if it is missing."""
     raw.parent.mkdir(parents=True, exist_ok=True)
     found = map(json.loads, raw.read_text().splitlines() if raw.exists() else ())
     return {tuple(job): [Line(*line) for line in lines] for job, lines in found}

@@ -57,7 +57,7 @@ Tests = dict[str, dict[str, np.ndarray]]  # "training", "held-out" -> batch [ROW
 
 
 class Curves(NamedTuple):
-    """Of every cell, each EVERY rounds; fields [cells, rounds / EVERY]."""
+    """Figures of every cell after each EVERY rounds; fields [cells, rounds / EVERY]."""
 
     loss: np.ndarray  # the global objective: mean over all training examples, nats
     accuracy: np.ndarray  # on all held-out examples
@@ -74,13 +74,13 @@ def curves(data: Synthetic, seed: int, late: str, cells: list[tuple[float, float
 
 
 def roomy(data: ClientData) -> resident.Resident:
-    """Its store with ROWS rows."""
+    """Returns the clients' examples in arrays of ROWS rows."""
     assert data.fetch is not None
     return resident.pack([data.fetch(client) for client in range(CLIENTS)], rows=ROWS)
 
 
 def batch(data: ClientData) -> dict[str, np.ndarray]:
-    """All examples as one batch of ROWS."""
+    """Returns all examples as one batch of ROWS."""
     return {**roomy(data).fields, "weight": (np.arange(ROWS) < data.sizes.sum()).astype(np.float32)}
 
 
@@ -117,7 +117,7 @@ class Line(NamedTuple):
 
 
 def lines(name: str, seed: int, rounds: int) -> Iterator[Line]:
-    """All cells of a data set."""
+    """Returns all cells of a data set."""
     for late, cells in (("keep", KEPT), ("drop", DROPPED)):
         found = curves(DATA[name], seed, late, cells, rounds)
         for (mu, share), *curve in zip(cells, *found):
@@ -128,7 +128,7 @@ def lines(name: str, seed: int, rounds: int) -> Iterator[Line]:
 
 
 def table(found: list[Line]) -> str:
-    """Mean and standard deviation over seeds: loss, accuracy."""
+    """Returns mean and standard deviation of loss and accuracy over seeds."""
     methods = "FedAvg", FREE, PULLED
     rows = [f"| synthetic | stragglers | {' | '.join(f'{method}: loss | accuracy' for method in methods)} |"]
     rows.append("|---" * (2 + 2 * len(methods)) + "|")
@@ -146,7 +146,7 @@ def figures(cell: list[Line]) -> str:
 
 
 def claims(found: list[Line]) -> str:
-    """What the paper says of order, in training loss, and how many seeds bear it out."""
+    """Returns the table of the orders of training loss that the paper claims, and how many seeds agree."""
     loss = {line[:4]: line.loss for line in found}
     seeds = sorted({line.seed for line in found})
     rows = ["| the paper says | loss of | is below that of | in seeds |", "|---|---|---|---|"]

@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 
 def main() -> None:
-    """Trains, explains, compares, draws; each where it is not done yet."""
+    """Trains, explains, compares and draws, and leaves out what is finished."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--out", type=Path, default=HOME / "runs" / "stability")
     flags.add_argument("--table", type=Path, default=HOME / "studies" / "results" / "stability.csv")
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def study(size: Size, out: Path, table: Path, figure: Path) -> None:
-    """All cells, then the table and the figure of all that is there."""
+    """Runs all cells, then writes the table and the figure of all that are finished."""
     found, examples = dict[tuple[str, int], Cell](), None
     for skew, seed in itertools.product(SKEWS, range(size.seeds)):
         run = out / f"{skew.replace(' ', '_')}_{seed}"
@@ -128,7 +128,7 @@ def patients(size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def cell(run: Path) -> "Cell":
-    """What a finished run has to say."""
+    """Returns the figures of a finished run."""
     record = results.load(run)
     by_round = {line.round: line.tests["unseen sites"].pooled["accuracy"] for line in record.history}
     assert record.explained is not None
@@ -160,7 +160,7 @@ def rows(found: Mapping[tuple[str, int], Cell]) -> Iterator[Row]:
 
 
 def between_seeds(several: list[Explained], skew: str, method: str) -> Iterator[Row]:
-    """Of the last states: each seed against the others."""
+    """Compares the last states of each seed with those of the other seeds."""
     if len(several) < 2:
         return
     last = jnp.asarray(np.stack([one.maps[method][-1] for one in several]))

@@ -28,7 +28,7 @@ WAYS = ("separate", "sweep")
 
 
 def main() -> None:
-    """Each way, cold and then warm."""
+    """Measures each way, cold and then warm."""
     words = arguments()
     if words.way:
         return measure(words)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Returns the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/quickstart.py"))
     parser.add_argument("--rounds", type=int, default=20)
