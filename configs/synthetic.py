@@ -1,7 +1,7 @@
 """FedProx on synthetic(1, 1) with 90 % stragglers, as in figure 1 (top left) of its paper; synthetic data.
 
 Command: fedjax-mri train configs/synthetic.py
-Expect a training loss of 0.37 and 87.7 % accuracy. `python scripts/published.py` runs all cells of the paper's figures;
+Expect about 0.37 training loss and 87.7 % accuracy. `python scripts/published.py` runs all cells of its figures;
 docs/published.md has their results.
 """
 
