@@ -4,7 +4,7 @@ Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Person
 algorithm 1: beside the model w that all share, learnt by federated averaging, each client keeps a personal one, which
 minimises F_k(v) + lambda / 2 |v - w|^2. Both take the same local steps on the same batches.
 
-Clients are judged by their personal models, a site that took no part by the shared one.
+Clients are evaluated with their personal models, a site that took no part with the shared one.
 """
 
 from dataclasses import dataclass
@@ -37,39 +37,39 @@ class Ditto:
 
 
 def doubled(task: Task) -> Task:
-    """`task` for a model of two: one that travels as it did, one that stays, and is the one evaluated."""
+    """Returns `task` for a pair of models: the shared one travels, the personal one stays and is evaluated."""
 
     def shared(model: Model) -> Any:
-        one = task.shared(which(model, "shared"))
-        return pair(one, jax.tree.map(lambda _: False, one))
+        mask = task.shared(select(model, "shared"))
+        return pair(mask, jax.tree.map(lambda _: False, mask))
 
     def personal(evaluate: Any) -> Any:
-        return lambda params, carry, batch: evaluate(*which(Model(params, carry), "personal"), batch)
+        return lambda params, carry, batch: evaluate(*select(Model(params, carry), "personal"), batch)
 
-    phases = tuple(map(of_both, task.phases))
-    judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
-    newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
+    phases = tuple(map(train_both, task.phases))
+    evaluation = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
+    newcomer = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
-    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **judged)
+    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **evaluation)
 
 
 def pair(shared: Model, personal: Model) -> Model:
-    """Two models as one."""
+    """Returns a model that consists of two."""
     return Model(*({"shared": a, "personal": b} for a, b in zip(shared, personal)))
 
 
-def which(model: Model, name: str) -> Model:
-    """One of the two."""
+def select(model: Model, name: str) -> Model:
+    """Returns the "shared" or the "personal" model of a pair."""
     return Model(model.params[name], model.carry[name])
 
 
-def of_both(phase: Phase) -> Phase:
-    """The phase of both models, each seeing itself alone, with the personal model's metrics."""
+def train_both(phase: Phase) -> Phase:
+    """Returns the phase that trains both models of a pair separately, with the metrics of the personal one."""
 
     def loss(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
-        ours, (first, _) = phase.loss(params["shared"], carry["shared"], batch, key)
-        own, (second, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
-        return ours + own, ({"shared": first, "personal": second}, metrics)
+        shared_loss, (shared, _) = phase.loss(params["shared"], carry["shared"], batch, key)
+        personal_loss, (personal, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
+        return shared_loss + personal_loss, ({"shared": shared, "personal": personal}, metrics)
 
     def penalty(params: Any) -> jax.Array:
         assert phase.penalty is not None

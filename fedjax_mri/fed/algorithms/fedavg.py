@@ -21,7 +21,7 @@ class FedAvg:
     server_rate: float = 1.0  # the server moves by this times the mean update
 
     def build(self) -> Algorithm:
-        """Raises UserError when the rate is not a positive number."""
+        """Returns the algorithm. Raises UserError if the rate is not a positive number."""
         positive("algorithm.server_rate", self.server_rate)
         return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
 
