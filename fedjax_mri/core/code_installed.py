@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGE = str(pathlib.Path(__file__).parents[1]) + os.sep
 PLACES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-INSTALLED = tuple(place + os.sep for one in PLACES for place in (one, os.path.realpath(one)))
+INSTALLED = tuple(place + os.sep for path in PLACES for place in (path, os.path.realpath(path)))
 
 
 def is_installed_file(path: str) -> bool:

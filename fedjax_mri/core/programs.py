@@ -55,9 +55,9 @@ def xla_options() -> dict[str, Any] | None:
     """
     if jax.default_backend() != "cpu":
         return None
-    quick = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
-    usual = {"xla_cpu_use_fusion_emitters": False}
-    return {**quick, **usual} if has_options(usual) else quick
+    options = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
+    emitters = {"xla_cpu_use_fusion_emitters": False}
+    return {**options, **emitters} if has_options(emitters) else options
 
 
 def has_options(options: dict[str, Any]) -> bool:
@@ -70,20 +70,20 @@ def has_options(options: dict[str, Any]) -> bool:
 
 
 def compile_program(
-    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache | None = None, what: str = ""
+    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache | None = None, label: str = ""
 ) -> Any:
     """Returns `program` compiled for arguments like `args`, which are arrays or their shapes.
 
-    The traced program is read from `cache`, where it is kept under the name `what`, if an earlier run has traced it.
+    The traced program is read from `cache`, where it is kept under `label`, if an earlier run has traced it.
     """
     with TRACING:
-        traced = program if cache is None else cached_or_traced(program, shardings, args, cache, what)
+        traced = program if cache is None else cached_or_traced(program, shardings, args, cache, label)
         lowered = shardings.jit(traced).lower(*args)
     return lowered.compile(xla_options())
 
 
 def compile_when_called(
-    program: Program, shardings: Shardings, cache: ProgramCache | None = None, what: str = ""
+    program: Program, shardings: Shardings, cache: ProgramCache | None = None, label: str = ""
 ) -> Program:
     """Returns `program` as a function that compiles once for each new set of argument shapes, when it is called."""
     compiled = dict[str, Any]()
@@ -91,7 +91,7 @@ def compile_when_called(
     def call(*args: Any) -> Any:
         name = describe_arguments(args)
         if name not in compiled:
-            compiled[name] = compile_program(program, shardings, args, cache, what)
+            compiled[name] = compile_program(program, shardings, args, cache, label)
         return compiled[name](*args)
 
     return call
@@ -103,14 +103,14 @@ def describe_arguments(args: tuple[Any, ...]) -> str:
 
 
 def cached_or_traced(
-    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache, what: str
+    program: Program, shardings: Shardings, args: tuple[Any, ...], cache: ProgramCache, label: str
 ) -> Program:
     """Returns the traced `program` from `cache`, after adding it if it is missing or damaged.
 
     The program that is returned is always the one read back, so that the first run compiles the same code as later
     ones. A program that JAX cannot export is returned as it is.
     """
-    name = hashlib.sha256(f"{cache.name} {what} {shardings} {describe_arguments(args)}".encode()).hexdigest()[:24]
+    name = hashlib.sha256(f"{cache.name} {label} {shardings} {describe_arguments(args)}".encode()).hexdigest()[:24]
     path = cache.folder / f"{name}.traced"
     content = read_checked(path, cache.say)
     if content is None:

@@ -3,21 +3,20 @@
 Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021 (arXiv 2012.04221),
 algorithm 1: beside the model w that all share, learnt by federated averaging, each client keeps a personal one, which
 minimises F_k(v) + lambda / 2 |v - w|^2. Both take the same local steps on the same batches.
-
 Clients are evaluated with their personal models, a site that took no part with the shared one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import not_negative
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import proximal_gradient
-from fedjax_mri.tasks.task import Batch, Model, Phase, Task
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,9 @@ class Ditto:
         not_negative("algorithm.strength", self.strength)
         return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
 
-    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+    def _gradient(
+        self, grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState
+    ) -> PyTree:
         pulled = proximal_gradient(self.strength, params["personal"], server.model.params["shared"])
         return {**grads, "personal": trees.add(grads["personal"], pulled)}
 
@@ -39,18 +40,18 @@ class Ditto:
 def doubled(task: Task) -> Task:
     """Returns `task` for a pair of models: the shared one travels, the personal one stays and is evaluated."""
 
-    def shared(model: Model) -> Any:
+    def shared(model: Model) -> PyTree:
         mask = task.shared(select(model, "shared"))
         return pair(mask, jax.tree.map(lambda _: False, mask))
 
-    def personal(evaluate: Any) -> Any:
+    def personal(evaluate: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return lambda params, carry, batch: evaluate(*select(Model(params, carry), "personal"), batch)
 
     phases = tuple(map(train_both, task.phases))
-    evaluation = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
+    evaluate, predict = personal(task.evaluate), personal(task.predict)
     newcomer = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
-    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **evaluation)
+    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, evaluate=evaluate, predict=predict)
 
 
 def pair(shared: Model, personal: Model) -> Model:
@@ -66,12 +67,12 @@ def select(model: Model, name: str) -> Model:
 def train_both(phase: Phase) -> Phase:
     """Returns the phase that trains both models of a pair separately, with the metrics of the personal one."""
 
-    def loss(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
+    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         shared_loss, (shared, _) = phase.loss(params["shared"], carry["shared"], batch, key)
         personal_loss, (personal, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
         return shared_loss + personal_loss, ({"shared": shared, "personal": personal}, metrics)
 
-    def penalty(params: Any) -> jax.Array:
+    def penalty(params: Params) -> jax.Array:
         assert phase.penalty is not None
         return phase.penalty(params["shared"]) + phase.penalty(params["personal"])
 

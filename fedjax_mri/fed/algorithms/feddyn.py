@@ -11,11 +11,10 @@ sum p_k L_k, for any weights.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, latest_model
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, PyTree, ServerState, latest_model
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import proximal_gradient
 from fedjax_mri.fed.uplink.contract import Aggregate, Update
@@ -43,7 +42,9 @@ class FedDyn:
             )
         )
 
-    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+    def _gradient(
+        self, grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState
+    ) -> PyTree:
         regularised = trees.add(grads, proximal_gradient(self.alpha, params, server.model.params))
         return trees.subtract(regularised, trees.join(client, trees.zeros_like(params)))
 

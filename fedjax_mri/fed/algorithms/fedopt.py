@@ -7,14 +7,13 @@ x <- x + rate m / (sqrt(v) + tau). v starts at tau^2, there is no bias correctio
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction, positive
-from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithm import Algorithm, PyTree
 from fedjax_mri.fed.algorithms.serveroptimizer import with_server_step
 
 
@@ -65,10 +64,10 @@ def adaptive(rate: float, beta1: float, tau: float, second: Callable[[jax.Array,
     fraction("algorithm.beta1", beta1)
     positive("algorithm.tau", tau)
 
-    def init(params: Any) -> tuple[Any, Any]:
+    def init(params: PyTree) -> tuple[PyTree, PyTree]:
         return trees.zeros_like(params), jax.tree.map(lambda x: jnp.full(x.shape, tau**2, x.dtype), params)
 
-    def step(delta: Any, moments: tuple[Any, Any], params: Any) -> tuple[Any, tuple[Any, Any]]:
+    def step(delta: PyTree, moments: tuple[PyTree, PyTree], params: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
         m = jax.tree.map(lambda m, d: beta1 * m + (1.0 - beta1) * d, moments[0], delta)
         v = jax.tree.map(lambda v, d: second(v, jnp.square(d)), moments[1], delta)
         return jax.tree.map(lambda m, v: rate * m / (jnp.sqrt(v) + tau), m, v), (m, v)

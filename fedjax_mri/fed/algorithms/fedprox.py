@@ -7,11 +7,10 @@ out parameters that never travel. With `mu` = 0 it is FedAvg.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import not_negative
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import proximal_gradient
 
@@ -28,5 +27,7 @@ class FedProx:
         not_negative("algorithm.mu", self.mu)
         return FedAvg(self.server_rate).build()._replace(gradient=self._gradient)
 
-    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+    def _gradient(
+        self, grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState
+    ) -> PyTree:
         return trees.add(grads, proximal_gradient(self.mu, params, server.model.params))

@@ -6,14 +6,13 @@ then the body with the head frozen; bodies are averaged.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import paths
 from fedjax_mri.core.errors import UserError, known
-from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithm import Algorithm, PyTree
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.tasks.task import Model
 
@@ -31,6 +30,6 @@ class FedRep:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
         return FedPer(self.head).build()._replace(frozen=self._frozen)
 
-    def _frozen(self, params: Any, progress: jax.Array) -> Any:
+    def _frozen(self, params: PyTree, progress: jax.Array) -> PyTree:
         trains_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params
         return jax.tree.map(lambda head: jnp.logical_not(trains_head) if head else trains_head, is_head)

@@ -9,13 +9,13 @@ model: see fed/after/ensemble.py. The paper has one round with all clients.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.algorithm import Algorithm, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.uplink.contract import Aggregate
 
@@ -23,7 +23,7 @@ from fedjax_mri.fed.uplink.contract import Aggregate
 class Memory(NamedTuple):
     """What the server keeps besides the mean of the models."""
 
-    start: Any  # the model that every client starts from
+    start: PyTree  # the model that every client starts from
     weight: jax.Array  # float32 [], sum of the weights of the updates in the mean
 
 

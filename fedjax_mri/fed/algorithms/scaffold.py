@@ -12,14 +12,14 @@ all weight (the paper's 1 / N), whoever takes part, so that a fixed point minimi
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError, known
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState, nothing_frozen
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, PyTree, ServerState, nothing_frozen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
@@ -53,17 +53,17 @@ class Scaffold:
             accumulate=self._accumulate,
         )
 
-    def _frozen(self, params: Any, progress: jax.Array) -> Any:
+    def _frozen(self, params: PyTree, progress: jax.Array) -> PyTree:
         return jax.tree.map(lambda _: progress < self.look, params)
 
-    def _accumulate(self, grads: Any, examples: jax.Array, progress: jax.Array) -> Any:
+    def _accumulate(self, grads: PyTree, examples: jax.Array, progress: jax.Array) -> PyTree:
         if self.option == "II":
             return grads, jnp.float32(1)
         weight = jnp.where(progress < self.look, examples, 0.0)
         return trees.scale(weight, grads), weight
 
 
-def _gradient(grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+def _gradient(grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState) -> PyTree:
     return trees.add(grads, trees.join(trees.subtract(server.extra, client), trees.zeros_like(params)))
 
 

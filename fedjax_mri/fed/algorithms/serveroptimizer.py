@@ -8,7 +8,6 @@ Running statistics, which change without a gradient, are averaged.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import optax
@@ -16,11 +15,13 @@ import optax
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction, positive
 from fedjax_mri.core.imports import imported
-from fedjax_mri.fed.algorithm import Algorithm, ServerState, latest_model
+from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState, latest_model
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.uplink.contract import Aggregate
 
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (mean change of params, state, params) -> change, state
+Step = Callable[
+    [PyTree, PyTree, PyTree], tuple[PyTree, PyTree]
+]  # (mean change of params, state, params) -> change, state
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ class FedAvgM:
 def with_server_optimizer(optimizer: optax.GradientTransformation) -> Algorithm:
     """Returns federated averaging with an optax optimiser on the server."""
 
-    def step(delta: Any, memory: Any, params: Any) -> tuple[Any, Any]:
+    def step(delta: PyTree, memory: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             return optimizer.update(trees.scale(-1.0, delta), memory, params)
 
     return with_server_step(optimizer.init, step)
 
 
-def with_server_step(init: Callable[[Any], Any], step: Step) -> Algorithm:
+def with_server_step(init: Callable[[PyTree], PyTree], step: Step) -> Algorithm:
     """Returns federated averaging whose server moves by `step`, with a first optimiser state from `init(params)`."""
 
     def server(server: ServerState, aggregate: Aggregate) -> ServerState:

@@ -29,19 +29,19 @@ class Evaluation(NamedTuple):
 
 
 def build(
-    task: Task, plan: Plan, tests: Mapping[str, Test], cache: ProgramCache | None = None, what: str = "judge"
+    task: Task, plan: Plan, tests: Mapping[str, Test], cache: ProgramCache | None = None, label: str = "judge"
 ) -> Callable[[State], dict[str, Evaluation]]:
     """Returns a compiled function from a state to its results on each test set.
 
     If clients keep a part of the model, a test client uses the part of its owner. A site that took no part uses the
     mean over the clients that have trained, or what `task.newcomer` makes of it. Every device holds all test examples.
-    Traced programs are kept in `cache` under the name `what`.
+    Traced programs are kept in `cache` under `label`.
     """
     readers = list(dict.fromkeys(test.data.read for test in tests.values()))
     shardings = Shardings(plan.everywhere(), (plan.everywhere(), plan.divided()))
     # Test sets with the same `read` function share one program.
     programs_by_read = {
-        read: programs.compile_when_called(evaluate_on_devices(task, plan, read), shardings, cache, f"{what} {number}")
+        read: programs.compile_when_called(evaluate_on_devices(task, plan, read), shardings, cache, f"{label} {number}")
         for number, read in enumerate(readers)
     }
     chunks = {name: chunk_examples(test.data.sizes, plan) for name, test in tests.items()}
@@ -86,15 +86,15 @@ def few_examples(test: Test, count: int = 24) -> Test:
     return Test(data, test.owner[client])
 
 
-def chunk_examples(sizes: np.ndarray, plan: Plan, room: int = 0) -> tuple[np.ndarray, ...]:
+def chunk_examples(sizes: np.ndarray, plan: Plan, capacity: int = 0) -> tuple[np.ndarray, ...]:
     """Returns client, index and weight of each example in chunks [devices * chunks, batch], padded with weight 0.
 
-    The shapes are those of at least `room` examples, so that smaller test sets can share a program.
+    The shapes are those of at least `capacity` examples, so that smaller test sets can share a program.
     """
     client, index = resident.positions(sizes)
-    room = max(room, len(client))
-    batch = max(1, min(plan.evaluate_batch, -(-room // plan.devices)))
-    padding = room - len(client) + -room % (plan.devices * batch)
+    capacity = max(capacity, len(client))
+    batch = max(1, min(plan.evaluate_batch, -(-capacity // plan.devices)))
+    padding = capacity - len(client) + -capacity % (plan.devices * batch)
     examples = (client, index, np.ones(len(client), np.float32))
     return tuple(np.pad(column, (0, padding)).reshape(-1, batch) for column in examples)
 
@@ -125,9 +125,11 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
         total, examples = on_one_device(*args)
         return jax.lax.psum(total, AXIS), examples
 
-    whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    specs = (whole, whole, whole, whole, divided, divided, divided)
-    return jax.shard_map(on_each_device, mesh=plan.mesh(), in_specs=specs, out_specs=(whole, divided), check_vma=False)
+    replicated, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    specs = (replicated, replicated, replicated, replicated, divided, divided, divided)
+    return jax.shard_map(
+        on_each_device, mesh=plan.mesh(), in_specs=specs, out_specs=(replicated, divided), check_vma=False
+    )
 
 
 def newcomer_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:

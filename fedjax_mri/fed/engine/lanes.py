@@ -75,7 +75,7 @@ class DeviceTotals(NamedTuple):
 
 def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]:
     """Returns a function that calls `run_lanes` on each device for its own queues, and merges the totals."""
-    whole = jax.sharding.PartitionSpec()
+    replicated = jax.sharding.PartitionSpec()
     sim = sim._replace(data=placement.with_placed_reader(sim.data))
 
     def single_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: PlacedData) -> DeviceTotals:
@@ -94,8 +94,8 @@ def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]
 
     # With check_vma, gradients of the replicated start would be summed over devices before a client's clip. Without
     # it each device keeps its own gradients, and the only sums over devices are those above.
-    specs = (whole, whole, whole, placement.partition_specs(plan))
-    return jax.shard_map(on_each_device, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
+    specs = (replicated, replicated, replicated, placement.partition_specs(plan))
+    return jax.shard_map(on_each_device, mesh=plan.mesh(), in_specs=specs, out_specs=replicated, check_vma=False)
 
 
 def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.Array, store: PyTree) -> DeviceTotals:

@@ -113,8 +113,10 @@ def over_members(group: Group, function: Callable[[PyTree, PyTree], PyTree]) -> 
 
     if not divided_among_devices(group):
         return mapped
-    whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    return jax.shard_map(mapped, mesh=group.plan.mesh(), in_specs=(whole, divided), out_specs=divided, check_vma=False)
+    replicated, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    return jax.shard_map(
+        mapped, mesh=group.plan.mesh(), in_specs=(replicated, divided), out_specs=divided, check_vma=False
+    )
 
 
 def divided_among_devices(group: Group) -> bool:
@@ -144,8 +146,8 @@ def first_states(group: Group) -> State:
     return make(group.placed, group.members)
 
 
-def build(group: Group, state: State, most: int) -> Segment:
-    """Returns the compiled segment of all members, of up to `most` rounds, for states with the shapes of `state`.
+def build(group: Group, state: State, max_rounds: int) -> Segment:
+    """Returns the compiled segment of all members, of up to `max_rounds` rounds, for states with the shapes of `state`.
 
     Raises UserError if the program does not fit into the memory of a device.
     """
@@ -153,11 +155,13 @@ def build(group: Group, state: State, most: int) -> Segment:
     def train_member(placed: PlacedData, row: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = row
         sim = member_simulation(group, placed, member)
-        return segments.run_rounds(sim, group.each, most, state, member.root, trees.take(placed, member.data), rounds)
+        return segments.run_rounds(
+            sim, group.each, max_rounds, state, member.root, trees.take(placed, member.data), rounds
+        )
 
     train_members = over_members(group, train_member)
-    by_member, whole = member_sharding(group), group.plan.everywhere()
-    shardings = Shardings((by_member, whole, by_member, by_member), by_member, consumed=(0,))
+    by_member, replicated = member_sharding(group), group.plan.everywhere()
+    shardings = Shardings((by_member, replicated, by_member, by_member), by_member, consumed=(0,))
     count = group.members.data.size
     args = state, group.placed, group.members, np.zeros(count, np.int32)
     program = programs.compile_program(
@@ -201,10 +205,10 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
 
 def stack_tests(tests: Sequence[Test], plan: Plan) -> GroupTest:
     """Returns one test set of each of U data sets, padded to the same shapes and stacked, [U, ...]."""
-    room = max(int(test.data.sizes.sum()) for test in tests)
+    capacity = max(int(test.data.sizes.sum()) for test in tests)
     return stack(
         [
-            GroupTest(resident.whole(test.data), test.owner, evaluate.chunk_examples(test.data.sizes, plan, room))
+            GroupTest(resident.whole(test.data), test.owner, evaluate.chunk_examples(test.data.sizes, plan, capacity))
             for test in tests
         ]
     )

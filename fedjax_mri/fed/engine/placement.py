@@ -54,9 +54,9 @@ def all_examples(data: ClientData) -> PlacedData:
 
 
 def divide_examples(
-    data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, room: StoreShape
+    data: ClientData, plan: Plan, clients: np.ndarray, sizes: np.ndarray, shape: StoreShape
 ) -> PlacedData:
-    """Returns examples of `clients` int32 [K], with `sizes` int32 [K], dealt to stores of shape `room` on the devices.
+    """Returns examples of `clients` int32 [K], with `sizes` int32 [K], dealt to stores of one `shape` on the devices.
 
     Clients of size 0 are dealt to no device, so that the examples of absent clients are not fetched.
     """
@@ -65,7 +65,7 @@ def divide_examples(
     shares = deal_to_devices(sizes, plan.devices)
     for device, share in enumerate(shares):
         home[clients[share]], number[clients[share]] = device, np.arange(len(share))
-    store = build_on_devices(plan, lambda device: resident.pack(fetch_examples(data, clients[shares[device]]), *room))
+    store = build_on_devices(plan, lambda device: resident.pack(fetch_examples(data, clients[shares[device]]), *shape))
     return PlacedData(store, *plan.put((home, number, data.sizes)))
 
 
@@ -151,8 +151,8 @@ def device_view(placed: PlacedData, plan: Plan) -> PlacedData:
 
 def partition_specs(plan: Plan) -> PlacedData:
     """Returns the partition specs of a `PlacedData`: only a sharded or streamed store is divided among devices."""
-    whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    return PlacedData(whole if plan.data == "replicated" else divided, whole, whole, whole)
+    replicated, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    return PlacedData(replicated if plan.data == "replicated" else divided, replicated, replicated, replicated)
 
 
 def streamed_shapes(data: ClientData, plan: Plan, cohort: int) -> PlacedData:

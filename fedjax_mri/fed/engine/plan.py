@@ -11,6 +11,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 
 Conv = Literal["auto", "xla", "gemm", "direct"]
+PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
 
 
@@ -68,13 +69,13 @@ class Plan:
         """Returns the sharding of arrays whose leading axis is divided among the devices."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec(AXIS))
 
-    def put(self, tree: Any) -> Any:
+    def put(self, tree: PyTree) -> PyTree:
         """Returns `tree`, which must be the same in every process, as arrays that each device holds whole."""
-        whole = self.everywhere()
-        if whole.is_fully_addressable:
-            return jax.device_put(tree, whole)
+        sharding = self.everywhere()
+        if sharding.is_fully_addressable:
+            return jax.device_put(tree, sharding)
         arrays = jax.tree.map(np.asarray, tree)
-        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), arrays)
 
     def memory(self) -> float:
         """Returns the memory of each device in bytes. Devices of a CPU share the memory of the machine equally."""

@@ -25,8 +25,8 @@ Segment = Callable[[State, int], tuple[State, RoundStats, float]]
 Advance = Callable[[State, PlacedData, Cohort], tuple[State, RoundStats]]  # one round, whose cohort the host knows
 
 
-def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None = None) -> Segment:
-    """Returns the compiled segment of a run, of up to `most` rounds, with randomness from the key `root`.
+def build(sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: ProgramCache | None = None) -> Segment:
+    """Returns the compiled segment of a run, of up to `max_rounds` rounds, with randomness from the key `root`.
 
     All rounds are one program, unless the plan asks for one each or the host takes part in each round: it sends the
     examples or holds the clients' state. Traced programs are kept in `cache`. Call `check_simulation` first. Raises
@@ -34,14 +34,18 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: Progra
     """
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
         return build_round_by_round(sim, plan, root, cache)
-    return build_one_program(sim, plan, root, most, cache)
+    return build_one_program(sim, plan, root, max_rounds, cache)
 
 
-def build_one_program(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None) -> Segment:
+def build_one_program(
+    sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: ProgramCache | None
+) -> Segment:
     """Returns a segment whose rounds are one compiled program."""
     placed = placement.place_examples(sim.data, plan)
     state = jax.eval_shape(partial(init_state, sim), root)
-    program = compile_rounds(plan, partial(run_rounds, sim, plan, most), state, root, placed, np.int32(0), cache=cache)
+    program = compile_rounds(
+        plan, partial(run_rounds, sim, plan, max_rounds), state, root, placed, np.int32(0), cache=cache
+    )
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
@@ -51,16 +55,16 @@ def build_one_program(sim: Simulation, plan: Plan, root: jax.Array, most: int, c
 
 
 def run_rounds(
-    sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: PlacedData, rounds: jax.Array
+    sim: Simulation, plan: Plan, max_rounds: int, state: State, root: jax.Array, placed: PlacedData, rounds: jax.Array
 ) -> tuple[State, RoundStats]:
-    """Returns the state after `rounds` int32 [] rounds, and their statistics [most, ...], padded with zeros."""
+    """Returns the state after `rounds` int32 [] rounds, and their statistics [max_rounds, ...], padded with zeros."""
 
     @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
     def next_round(state: State, root: jax.Array, placed: PlacedData) -> tuple[State, RoundStats]:
         return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))
 
     shapes = jax.eval_shape(next_round, state, root, placed)[1]
-    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
+    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((max_rounds, *x.shape), x.dtype), shapes))
 
     def body(number: jax.Array, carry: tuple[State, RoundStats]) -> tuple[State, RoundStats]:
         state, work = next_round(carry[0], root, placed)
@@ -138,18 +142,18 @@ def cohort_feed(
     """
     draw, key = jax.jit(partial(draw_cohort, sim)), jax.device_put(root, placement.host_device())
 
-    def cohort(number: int) -> Any:
+    def cohort(number: int) -> Any:  # a Cohort of NumPy arrays
         return jax.tree.map(np.asarray, draw(key, np.int32(number)))
 
     if plan.data != "streamed":
         return lambda number: (cohort(number), placed)
 
-    room = placement.store_shape(sim.data, plan, cohort(0).client.size)
+    shape = placement.store_shape(sim.data, plan, cohort(0).client.size)
 
     def send(number: int) -> tuple[Cohort, PlacedData]:
         drawn = cohort(number)
         sizes = np.where(drawn.present, sim.data.sizes[drawn.client], 0).astype(np.int32)
-        return drawn, jax.block_until_ready(placement.divide_examples(sim.data, plan, drawn.client, sizes, room))
+        return drawn, jax.block_until_ready(placement.divide_examples(sim.data, plan, drawn.client, sizes, shape))
 
     return placement.prefetch(send)
 

@@ -57,8 +57,8 @@ def cohort_of(client: jax.Array, present: jax.Array | None = None, times: jax.Ar
     )
 
 
-def checked_size(cohort: int, most: int) -> int:
-    """Returns `cohort`, a number of clients. Raises UserError if it is below 1 or above `most`."""
-    if not 1 <= cohort <= most:
-        raise UserError(f"sampling.cohort={cohort}: there are {most} clients; choose 1 to {most}")
+def checked_size(cohort: int, limit: int) -> int:
+    """Returns `cohort`, a number of clients. Raises UserError if it is below 1 or above `limit`."""
+    if not 1 <= cohort <= limit:
+        raise UserError(f"sampling.cohort={cohort}: there are {limit} clients; choose 1 to {limit}")
     return cohort

@@ -15,13 +15,13 @@ OVERFLOW = 1e-9  # probability that a Poisson cohort has more clients than place
 
 @dataclass(frozen=True)
 class Uniform:
-    """Settings of uniform sampling: `cohort` draws in each round, all clients with equal probability."""
+    """Settings of uniform sampling: `cohort` draws a round, all clients with equal probability."""
 
     cohort: int = 32
     replace: bool = False  # a client may be drawn again: it trains once, and its weight counts as often
 
     def build(self, population: Population) -> Sampler:
-        """Returns the sampler. Raises UserError if the cohort is empty or, without replacement, above the population."""
+        """Returns the sampler. Raises UserError if the cohort is empty or, without replacement, too large."""
         number = len(population.sizes)
         places = checked_size(self.cohort, max(number, self.cohort) if self.replace else number)
 

@@ -1,6 +1,7 @@
 """Combines several stages of the uplink into one."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import jax
 
@@ -13,9 +14,7 @@ def chain(*stages: Stage) -> Stage:
 
     Raises UserError if two have the same name, since their notes would have the same name too.
     """
-    repeated = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
-    if repeated:
-        raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")
+    check_names(stages)
 
     def client(update: Update, states: State, sender: Sender) -> tuple[Update, State, Notes]:
         new_states, notes = [], Notes()
@@ -59,3 +58,10 @@ def chain(*stages: Stage) -> Stage:
         wire=wire,
         admits=admits,
     )
+
+
+def check_names(stages: Sequence[Stage]) -> None:
+    """Raises UserError if two stages have the same name."""
+    repeated = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
+    if repeated:
+        raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")

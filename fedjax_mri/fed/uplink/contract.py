@@ -23,7 +23,7 @@ Notes = dict[str, jax.Array]  # name -> float32 []; summed over the clients of a
 
 
 class Update(NamedTuple):
-    """What one client sends."""
+    """The update that one client sends to the server."""
 
     delta: PyTree  # change of the shared part of the model; stages work on it
     aside: PyTree  # what the algorithm sends besides, such as control variates or step counts; () if nothing
@@ -96,7 +96,7 @@ def same_bytes(sent: Update, nbytes: int) -> int:
 
 
 def admits_all(facts: Facts) -> None:
-    """Accepts every simulation."""
+    """Raises nothing, since the part works in every simulation."""
 
 
 class Stage(NamedTuple):
