@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the value, the file where there is one, and the remedy."""
+    """Raised on bad input. The message is one line that names the value, the file if there is one, and the remedy."""
 
 
 def brief(error: Exception) -> str:

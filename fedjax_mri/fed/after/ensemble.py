@@ -88,7 +88,10 @@ def evaluate_ensemble(sim: Simulation, plan: Plan, tests: Mapping[str, Test], st
 
 def distil(sim: Simulation, plan: Plan, settings: Distil, images: ClientData, state: State, root: jax.Array
               ) -> State:  # fmt: skip
-    """Returns `state` with a student of the ensemble as the server's model, trained on `images` from a new start."""
+    """Returns `state` with a student of the ensemble as the server's model.
+
+    The student is initialised from the key `root` and trained on `images` with the ensemble's predictions as labels.
+    """
     test = Test(images, np.full(len(images.sizes), -1, np.int32))
     (teacher,) = evaluate_ensemble(sim, plan, {"": test}, state).values()
     distillation = distillation_simulation(sim.task, settings, with_soft_labels(images, teacher.kept["predictions"]))

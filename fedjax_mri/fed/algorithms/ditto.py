@@ -26,7 +26,7 @@ class Ditto:
     strength: float = 0.1  # lambda; at 0 personal models are those of local training alone
 
     def build(self) -> Algorithm:
-        """Raises UserError when the strength is negative."""
+        """Returns the algorithm. Raises UserError if the strength is negative."""
         not_negative("algorithm.strength", self.strength)
         return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
 
@@ -55,7 +55,7 @@ def doubled(task: Task) -> Task:
 
 
 def pair(shared: Model, personal: Model) -> Model:
-    """Returns a model that consists of two."""
+    """Returns one model that consists of a shared and a personal one."""
     return Model(*({"shared": a, "personal": b} for a, b in zip(shared, personal)))
 
 

@@ -140,7 +140,10 @@ def newcomer_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) ->
 
 
 def sum_by_client(evaluate_example: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:
-    """Evaluates this device's examples a chunk at a time: metrics summed by client, and kept fields in chunks."""
+    """Returns metrics of this device's examples, summed by client [clients, ...], and their kept fields in chunks.
+
+    Examples are evaluated a chunk at a time.
+    """
     evaluate_example = jax.jit(evaluate_example, inline=True)  # traced once, for its shapes and for the loop
     shapes = jax.eval_shape(evaluate_example, *(column[0, 0] for column in chunks))[0]
     zero = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((clients, *x.shape), x.dtype), shapes))

@@ -44,7 +44,7 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Members that share a program."""
+    """The members of one compiled program, and their data on the devices."""
 
     make: Make
     plan: Plan  # of the group

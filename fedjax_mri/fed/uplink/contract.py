@@ -96,7 +96,7 @@ def same_bytes(sent: Update, nbytes: int) -> int:
 
 
 def admits_all(facts: Facts) -> None:
-    """Raises nothing, since the part works in every simulation."""
+    """Accepts every simulation: the stage or reduction works in all of them."""
 
 
 class Stage(NamedTuple):
