@@ -22,7 +22,7 @@ from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, DataDescription
 from fedjax_mri.data.synthetic import CLASSES, FEATURES, Synthetic
 from fedjax_mri.fed.algorithms.fedprox import FedProx
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.simulation import State, init_state
 from fedjax_mri.fed.world.conditions import Partial
 from fedjax_mri.metrics import classification
@@ -67,7 +67,7 @@ def curves(data: Synthetic, seed: int, late: str, cells: list[tuple[float, float
     """Each cell (mu, share) on the data of a seed; unfinished work is kept or dropped, as `late` says."""
     federation = data.build(seed)
     sizes, number = federation.train.sizes, np.arange(CLIENTS, dtype=np.int32)
-    placed = Placed(roomy(federation.train), np.full_like(number, -1), number, sizes)
+    placed = PlacedData(roomy(federation.train), np.full_like(number, -1), number, sizes)
     tests = {name: batch(test.data) for name, test in federation.tests.items()}
     mu, share = np.array(cells, np.float32).T
     return jax.tree.map(np.asarray, program(late, rounds)(mu, share, jnp.int32(seed), placed, tests))
@@ -91,7 +91,7 @@ def program(late: str, rounds: int) -> Callable[..., Curves]:
     blank = ClientData(np.ones(CLIENTS, np.int32), (), resident.read)  # what matters of the data is `placed`
     plan = CONFIG.plan.resolve()
 
-    def one(mu: Any, share: Any, seed: jax.Array, placed: Placed, tests: Tests) -> Curves:
+    def one(mu: Any, share: Any, seed: jax.Array, placed: PlacedData, tests: Tests) -> Curves:
         config = replace(CONFIG, algorithm=FedProx(mu=mu), conditions=Partial(share=share, late=late), rounds=rounds)
         sim, root = assemble(config, described, blank, plan), jax.random.key(seed)
 

@@ -43,7 +43,7 @@ def accuracies(runs: int, rounds: int = ROUNDS, data: Synthetic = DATA) -> np.nd
     batch = {**fields, "weight": np.ones(len(fields["label"]), np.float32)}
 
     @jax.jit
-    def every(seeds: jax.Array, placed: placement.Placed, batch: dict[str, jax.Array]) -> jax.Array:
+    def every(seeds: jax.Array, placed: placement.PlacedData, batch: dict[str, jax.Array]) -> jax.Array:
         def one(seed: jax.Array) -> jax.Array:
             root = jax.random.key(seed)
             start = init_state(sim, root)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import one_round
 from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort
@@ -14,7 +14,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort
 def trajectory(
     sim: Simulation,
     plan: Plan,
-    placed: Placed,
+    placed: PlacedData,
     root: jax.Array,
     start: State,
     rounds: int,

@@ -1,1 +1,1 @@
-"""Errors, trees of arrays, random keys, files written whole and compiled programs. It imports no other room."""
+"""Errors, pytrees, random keys, atomic files, code digests and compiled programs. Core imports no other room."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """Adds up seconds by kind of work; `last` is the newest piece."""
+    """Sums seconds for each kind of work; `last` is the latest measurement."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -14,7 +14,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, what: str) -> Iterator[None]:
-        """Counts the body towards `what`; the body must wait for its arrays."""
+        """Adds the seconds of the `with` body to `what`. The body must wait for its arrays."""
         start = time.perf_counter()
         yield
         self.last = time.perf_counter() - start

@@ -1,9 +1,9 @@
-"""A digest of built objects and of all the code they reach: where two are equal, the objects do the same.
+"""A digest of objects and of all the code they reach. Objects with equal digests behave the same.
 
-Objects are walked as a graph. Plain values count by what they are, all others by what they consist of: a function by
-its bytecode, its defaults, its closure and the values of the globals that it names; a class by its attributes and
-bases; an instance by its class and its state. What an installed package has defined counts by its name and its
-package's release, a function of it by its bytecode too. What cannot be looked into has no digest.
+The objects are walked as a graph. A plain value enters the digest as itself. Any other object enters as its parts: a
+function as its bytecode, defaults, closure and the globals that it names; a class as its attributes and bases; an
+instance as its class and state. An object that an installed package defines enters as its name and the package's
+release, and a function of such a package with its bytecode as well. An object that cannot be inspected has no digest.
 """
 
 import dis
@@ -26,25 +26,25 @@ from fedjax_mri.core.code_values import Parts, Unknown, own_attributes, parts, s
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 IMPORT = dis.opmap["IMPORT_NAME"]
 METHODS = (types.FunctionType, property, staticmethod, classmethod)
-FLATTENED: Mapping[type, Any] = getattr(tree_util, "_registry", {})  # JAX's: class -> how it is flattened
-REMEMBERED = weakref.WeakKeyDictionary[Any, str]()  # of functions that remember, what they reached at first
+PYTREE_RULES: Mapping[type, Any] = getattr(tree_util, "_registry", {})  # class -> how JAX flattens it
+FIRST_DIGESTS = weakref.WeakKeyDictionary[Any, str]()  # caching function -> digest of what it wraps, when first seen
 
 
 def digest(*roots: Any) -> str | None:
-    """A name of `roots` and all they reach, the same in every process; None where something cannot be known."""
+    """Returns the digest of `roots` and all they reach, equal in all processes; None if a part cannot be inspected."""
     try:
         return digest_of(roots)
-    except Exception:  # whatever an unknown object raises when it is looked at: it is not worth a run
+    except Exception:  # inspecting an unknown object may raise anything, and that must not end a run
         return None
 
 
 def digest_of(roots: Any) -> str:
-    """The digest of an object. Raises Unknown.
+    """Returns the digest of an object. Raises Unknown if a part of it cannot be inspected.
 
-    Each object is numbered when it is first met, and then described by its parts' values and numbers, so that cycles
-    end.
+    Each object gets a number when it is first seen and is then described by the values and numbers of its parts, so
+    that cycles end.
     """
-    numbers, met = dict[int, int](), list[Any]()  # `met` also keeps alive what is made on the way: ids stay unique
+    numbers, objects = dict[int, int](), list[Any]()  # `objects` also keeps parts alive, so that their ids stay unique
 
     def word(x: Any) -> str:
         if type(x) in PLAIN:
@@ -52,18 +52,18 @@ def digest_of(roots: Any) -> str:
         if type(x) is tuple:
             return f"({''.join(map(word, x))}),"
         if id(x) not in numbers:
-            numbers[id(x)] = len(met)
-            met.append(x)
+            numbers[id(x)] = len(objects)
+            objects.append(x)
         return f"#{numbers[id(x)]},"
 
     whole = hashlib.sha256(word(roots).encode("utf-8", "backslashreplace"))
-    for one in met:  # grows meanwhile
-        whole.update(f"\n{''.join(map(word, parts_of(one)))}".encode("utf-8", "backslashreplace"))
+    for x in objects:  # grows while it is read
+        whole.update(f"\n{''.join(map(word, parts_of(x)))}".encode("utf-8", "backslashreplace"))
     return whole.hexdigest()
 
 
 def parts_of(x: Any) -> Parts:
-    """The parts of an object, or its name where an installed package has defined it. Raises Unknown."""
+    """Returns the parts of an object, or its name and code if an installed package defines it. Raises Unknown."""
     name = installed.installed_name(x)
     if name is None:
         return parts(x)
@@ -78,7 +78,7 @@ def _(x: Any) -> Parts:
 
 @parts.register
 def _(x: types.FunctionType) -> Parts:
-    """Globals count where the function is not installed: those of installed ones are their package's."""
+    """The globals are parts only if the function is not installed; the package's release covers those of the others."""
     yield from ("function", code_parts(x.__code__), x.__defaults__, *sorted_items(x.__kwdefaults__ or {}))
     yield from map(cell_value, x.__closure__ or ())
     yield from own_attributes(x)
@@ -92,23 +92,23 @@ def _(x: types.FunctionType) -> Parts:
 
 
 def code_parts(code: types.CodeType) -> tuple[Any, ...]:
-    """All of a code object but where it stands in its file."""
+    """Returns all of a code object except its place in the file."""
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     return (code.co_name, counts, names, code.co_code, code.co_exceptiontable, constant_parts(code.co_consts))
 
 
 def constant_parts(x: Any) -> Any:
-    """A constant of a code object, by plain values and tuples alone: equal ones may be one object or several."""
+    """Returns a constant as plain values and tuples, since equal constants may be one object or several."""
     if isinstance(x, types.CodeType):
         return code_parts(x)
     if isinstance(x, frozenset):
-        return ("frozenset", *sorted(repr(one) for one in x))
+        return ("frozenset", *sorted(map(repr, x)))
     return tuple(map(constant_parts, x)) if isinstance(x, tuple) else x
 
 
 def cell_value(cell: types.CellType) -> Any:
-    """The value of a closure's variable."""
+    """Returns the value of a variable in a closure."""
     try:
         return ("cell", cell.cell_contents)
     except ValueError:
@@ -116,26 +116,30 @@ def cell_value(cell: types.CellType) -> Any:
 
 
 def names_in_code(code: types.CodeType) -> Set[str]:
-    """All names and all strings in a code object: what it may look up, by `getattr` or as a global."""
-    inner = [names_in_code(one) for one in code.co_consts if isinstance(one, types.CodeType)]
-    return {*code.co_names, *(one for one in code.co_consts if isinstance(one, str))}.union(*inner)
+    """Returns all names and strings in a code object: what it may look up as a global or by `getattr`."""
+    inner = [names_in_code(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return {*code.co_names, *(constant for constant in code.co_consts if isinstance(constant, str))}.union(*inner)
 
 
 def values_named(values: Mapping[str, Any], names: Set[str], seen: set[int]) -> Parts:
-    """Name and value of all among `values` that has one of `names`; of a module, what has one of them there."""
+    """Yields name and value of each of `values` with one of `names`; for a module, those of its attributes."""
     for name in sorted(names & values.keys()):
         value = values[name]
         if not isinstance(value, types.ModuleType):
             yield name, value
         elif id(value) not in seen:
             seen.add(id(value))
-            theirs = vars(value) if not installed.is_installed_module(value.__name__) else Unopened(vars(value))
-            yield from values_named(theirs, names, seen)
+            is_installed = installed.is_installed_module(value.__name__)
+            attributes = InstalledNamespace(vars(value)) if is_installed else vars(value)
+            yield from values_named(attributes, names, seen)
 
 
-class Unopened(dict[str, Any]):
-    """What an installed module defines. Of its objects that are no functions and no values only the type counts, and
-    of their methods the name: the state of NumPy's random numbers is another in every process."""
+class InstalledNamespace(dict[str, Any]):
+    """The attributes of an installed module, without the state of its objects.
+
+    An object that is neither a plain value nor callable is replaced by its type, and a method of such an object by its
+    name: the state of NumPy's random generator, for one, differs between processes.
+    """
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -143,53 +147,57 @@ class Unopened(dict[str, Any]):
             type(value.__self__)
         ):
             return value.__qualname__, getattr(value, "__func__", None)
-        told = type(value) in PLAIN or callable(value) or isinstance(value, types.ModuleType)
-        return value if told or not installed.installed_name(type(value)) else type(value)
+        stateless = type(value) in PLAIN or callable(value) or isinstance(value, types.ModuleType)
+        return value if stateless or not installed.installed_name(type(value)) else type(value)
 
 
 def imports(x: types.FunctionType, code: types.CodeType, names: Set[str]) -> Parts:
-    """What a function may use of the modules that it imports when it is called. Raises Unknown where one is neither
-    installed nor in use yet."""
+    """Yields what a function may use of the modules that it imports while it runs.
+
+    Raises Unknown if such a module is neither installed nor imported yet.
+    """
     if IMPORT in code.co_code[::2]:
         steps = list(dis.get_instructions(code))
-        for place, step in enumerate(steps):
+        for number, step in enumerate(steps):
             if step.opcode == IMPORT:
-                level, wanted = (one.argval for one in steps[place - 2 : place])
+                level, attributes = (operand.argval for operand in steps[number - 2 : number])
                 name = importlib.util.resolve_name("." * level + step.argval, x.__globals__.get("__package__"))
-                yield from imported(name, wanted or (), names)
+                yield from imported(name, attributes or (), names)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             yield from imports(x, inner, names)
 
 
-def imported(name: str, wanted: tuple[str, ...], names: Set[str]) -> Parts:
-    """What `names` may mean in a module, of which `wanted` are imported. Raises Unknown where it is not in use."""
+def imported(name: str, attributes: tuple[str, ...], names: Set[str]) -> Parts:
+    """Yields what `names` may mean in a module of which `attributes` are imported. Raises Unknown if it is absent."""
     if installed.is_importable(name):
-        yield "import", name, wanted
-    elif name in sys.modules and all(hasattr(sys.modules[name], one) for one in wanted):
+        yield "import", name, attributes
+    elif name in sys.modules and all(hasattr(sys.modules[name], attribute) for attribute in attributes):
         top = name.partition(".")[0]
-        yield from values_named({one: sys.modules[one] for one in (top, name)}, names | {top, name}, set())
+        yield from values_named({module: sys.modules[module] for module in (top, name)}, names | {top, name}, set())
     else:
         raise Unknown(f"{name}: not imported yet")
 
 
 @parts.register
 def _(x: type) -> Parts:
-    """What JAX flattens instances to counts as well."""
-    yield from ("class", x.__qualname__, type(x), x.__bases__, FLATTENED.get(x))
+    """How JAX flattens the instances is a part as well."""
+    yield from ("class", x.__qualname__, type(x), x.__bases__, PYTREE_RULES.get(x))
     if issubclass(x, enum.Enum):
-        yield from ((one.name, one._value_) for one in x)
-        yield from sorted_items({name: one for name, one in vars(x).items() if isinstance(one, METHODS)})
+        yield from ((member.name, member._value_) for member in x)
+        yield from sorted_items({name: value for name, value in vars(x).items() if isinstance(value, METHODS)})
     else:
         yield from sorted_items(vars(x))
 
 
 @parts.register
 def _(x: types.ModuleType) -> Parts:
-    """A module that somebody holds: all that it defines."""
+    """The parts of a module that an object holds are all that it defines."""
     if installed.is_installed_module(x.__name__):
         return iter(("module", x.__name__, installed.release_of(x.__name__)))
-    return iter(("module", *sorted_items({name: one for name, one in vars(x).items() if not name.startswith("__")})))
+    return iter(
+        ("module", *sorted_items({name: value for name, value in vars(x).items() if not name.startswith("__")}))
+    )
 
 
 @parts.register
@@ -241,13 +249,12 @@ def _(x: functools.partial) -> Parts:
 @parts.register(type(jax.jit(lambda: 0)))
 @parts.register(functools._lru_cache_wrapper)
 def _(x: Any) -> Parts:
-    """What such a function has traced or computed before is taken again, even if its globals have changed since: then
-    nobody knows what it will do."""
+    """Raises Unknown if the globals of a caching function have changed: it may still return results from before."""
     inner = x.__wrapped__
     if isinstance(inner, types.FunctionType) and installed.is_foreign(inner):
         now = digest_of(inner)
-        if REMEMBERED.setdefault(x, now) != now:
-            raise Unknown(f"{inner}: what it reaches has changed since it was last looked at")
+        if FIRST_DIGESTS.setdefault(x, now) != now:
+            raise Unknown(f"{inner}: the code or values it reaches have changed since it was first inspected")
     return iter((type(x).__name__, inner))
 
 
@@ -260,4 +267,4 @@ def _(x: weakref.ReferenceType) -> Parts:
 @parts.register(weakref.WeakValueDictionary)
 @parts.register(weakref.WeakSet)
 def _(x: Any) -> Parts:
-    raise Unknown("what a weak collection holds changes by itself")
+    raise Unknown("the content of a weak collection changes by itself")

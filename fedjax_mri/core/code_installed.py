@@ -1,4 +1,4 @@
-"""What Python and installed packages have defined: named, not looked into; and what of it somebody has replaced."""
+"""Objects that Python or an installed package defines, which have a name and a release; and those replaced since."""
 
 import functools
 import hashlib
@@ -14,25 +14,25 @@ from typing import Any
 
 PACKAGE = str(pathlib.Path(__file__).parents[1]) + os.sep
 PLACES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-INSTALLED = tuple(place + os.sep for one in PLACES for place in (one, os.path.realpath(one)))
+INSTALLED = tuple(place + os.sep for path in PLACES for place in (path, os.path.realpath(path)))
 
 
 def is_installed_file(path: str) -> bool:
-    """Whether a file of source belongs to Python or to an installed package other than this one."""
+    """Whether a source file belongs to Python or to an installed package other than this one."""
     return path.startswith("<frozen ") or (path.startswith(INSTALLED) and not path.startswith(PACKAGE))
 
 
 def is_installed_module(name: str) -> bool:
-    """Whether a module of this name is in use and belongs to Python or to an installed package other than this one."""
-    one = sys.modules.get(name)
-    path, (home, _, _) = getattr(one, "__file__", None), name.rpartition(".")
-    if one is None or path or not home:
+    """Whether a loaded module has this name and belongs to Python or to an installed package other than this one."""
+    module = sys.modules.get(name)
+    path, (home, _, _) = getattr(module, "__file__", None), name.rpartition(".")
+    if module is None or path or not home:
         return is_installed_file(path) if path else name in sys.builtin_module_names
     return is_installed_module(home)  # a part of a compiled module has no file
 
 
 def is_importable(name: str) -> bool:
-    """Whether a module, in use or not, is installed or this package's."""
+    """Whether a module, loaded or not, belongs to Python, an installed package or this package."""
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == __package__ or is_installed_module(top):
         return True
@@ -41,9 +41,9 @@ def is_importable(name: str) -> bool:
 
 
 def installed_name(x: Any) -> str | None:
-    """The dotted path and the release of what an installed package has defined; None for all else.
+    """Returns dotted path and release of an object that an installed package defines; None for any other object.
 
-    It must be found at that path, and neither it nor what it wraps may be a function from elsewhere.
+    The object must be found at that path, and the code of all functions that it wraps must be installed too.
     """
     home, path = getattr(x, "__module__", None), getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
     if (
@@ -53,21 +53,21 @@ def installed_name(x: Any) -> str | None:
         return None
     return (
         f"{home}.{path} of {release_of(home)}"
-        if all(is_installed_file(one.co_filename) for one in code_objects(x))
+        if all(is_installed_file(code.co_filename) for code in code_objects(x))
         else None
     )
 
 
 def look_up(home: str, path: str) -> Any:
-    """What is at a dotted path of a module; None where there is nothing."""
-    one: Any = sys.modules[home]
+    """Returns the object at a dotted path of a module; None if there is none."""
+    value: Any = sys.modules[home]
     for step in path.split("."):
-        one = getattr(one, "__dict__", {}).get(step)
-    return one
+        value = getattr(value, "__dict__", {}).get(step)
+    return value
 
 
 def code_objects(x: Any) -> Iterator[types.CodeType]:
-    """The code of a function, and of those that it says it wraps."""
+    """Yields the code of a function and of the functions that its `__wrapped__` names."""
     while x is not None:
         if isinstance(x, types.FunctionType):
             yield x.__code__
@@ -76,9 +76,9 @@ def code_objects(x: Any) -> Iterator[types.CodeType]:
 
 @functools.cache
 def release_of(home: str) -> str:
-    """Names the content of the package that a module belongs to, by its version and its list of files with digests.
+    """Returns a digest of the package that a module belongs to: of its version and of its files' digests.
 
-    Raises LookupError where it belongs to none.
+    For Python's own modules it is the version of Python. Raises LookupError if the module belongs to no package.
     """
     top = home.partition(".")[0]
     if top in sys.stdlib_module_names:
@@ -86,46 +86,56 @@ def release_of(home: str) -> str:
     try:
         owners = [importlib.metadata.distribution(top)]
     except importlib.metadata.PackageNotFoundError:
-        owners = [importlib.metadata.distribution(one) for one in sorted(set(owning().get(top, ())))]
+        owners = [importlib.metadata.distribution(name) for name in sorted(set(packages_of_modules().get(top, ())))]
     if not owners:
-        raise LookupError(f"{home}: among installed packages, and of none of them")
-    records = [f"{one.version} {one.read_text('RECORD')}" for one in owners]
+        raise LookupError(f"{home}: lies among the installed packages but belongs to none of them")
+    records = [f"{owner.version} {owner.read_text('RECORD')}" for owner in owners]
     return hashlib.sha256("\n".join(records).encode()).hexdigest()
 
 
-owning = functools.cache(importlib.metadata.packages_distributions)
+packages_of_modules = functools.cache(importlib.metadata.packages_distributions)
 
 
 def replaced_functions() -> list[tuple[str, str, types.FunctionType]]:
-    """Module, name and value of each function in modules and classes of Python, installed packages and this one that
-    is from elsewhere: somebody has put it there."""
-    modules = [(home, one) for home, one in list(sys.modules.items()) if isinstance(one, types.ModuleType)]
+    """Returns module, name and value of each function that has been put into an installed module or class at run time.
+
+    The modules are those of Python, of installed packages and of this package; the code of the function is from none.
+    """
+    modules = [(home, module) for home, module in list(sys.modules.items()) if isinstance(module, types.ModuleType)]
     scanned = [
-        (home, one) for home, one in modules if is_installed_module(home) or is_own_file(vars(one).get("__file__"))
+        (home, module)
+        for home, module in modules
+        if is_installed_module(home) or is_own_file(vars(module).get("__file__"))
     ]
-    strangers = [
-        (home, path, value) for home, one in scanned for path, value in functions_of(home, one) if is_foreign(value)
+    replaced = [
+        (home, path, value)
+        for home, module in scanned
+        for path, value in functions_of(home, module)
+        if is_foreign(value)
     ]
-    return sorted(strangers, key=lambda stranger: stranger[:2])
+    return sorted(replaced, key=lambda function: function[:2])
 
 
 def is_own_file(path: str | None) -> bool:
-    """Whether a file is this package's."""
+    """Whether a file belongs to this package."""
     return bool(path) and str(path).startswith(PACKAGE)
 
 
-def functions_of(home: str, one: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
-    """Name and value of the functions in a module, and in the classes that it defines."""
-    for name, value in list(vars(one).items()):
+def functions_of(home: str, module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
+    """Yields name and value of the functions in a module, and in the classes that it defines."""
+    for name, value in list(vars(module).items()):
         if type(value) is types.FunctionType:
             yield name, value
         elif isinstance(value, type) and value.__module__ == home:
             methods = list(vars(value).items())
-            yield from ((f"{name}.{inner}", one) for inner, one in methods if type(one) is types.FunctionType)
+            yield from ((f"{name}.{inner}", method) for inner, method in methods if type(method) is types.FunctionType)
 
 
 def is_foreign(function: types.FunctionType) -> bool:
-    """Whether a function is from elsewhere; one that code has written, as for a dataclass, is its module's."""
+    """Whether the code of a function is from outside Python, installed packages and this package.
+
+    Code generated at run time, such as a dataclass's `__init__`, belongs to the module of its class.
+    """
     path, home = function.__code__.co_filename, function.__module__ or ""
     if path == "<string>":
         return not (is_installed_module(home) or home.partition(".")[0] == __package__)

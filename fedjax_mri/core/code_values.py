@@ -1,7 +1,7 @@
-"""What values consist of: the parts by which a digest tells them apart.
+"""The parts of a value: what a digest is made of.
 
-`parts` has a rule for each type; instances of other classes are their class and their state. What neither shows what
-it holds nor can be pickled is unknown.
+`parts` has a rule for each type. The parts of an instance of any other class are the class and the state. A value
+whose state is neither visible to Python nor can be pickled is Unknown.
 """
 
 import collections
@@ -25,27 +25,27 @@ from fedjax_mri.core import code_installed as installed
 Parts = Iterator[Any]
 
 NOT_READ = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__", "_abc_impl"}
-LARGEST = 2**30  # bytes of an array that is looked through
+LARGEST = 2**30  # bytes; the values of a larger array are not read
 
 
 class Unknown(Exception):
-    """Something cannot be looked into."""
+    """Raised when an object cannot be inspected."""
 
 
 @functools.singledispatch
 def parts(x: Any) -> Parts:
-    """What an object consists of. Raises Unknown. This is the rule where there is no other: the class and the state."""
+    """Returns the parts of an object: its class and state, unless its type has a rule below. Raises Unknown."""
     kind = type(x)
     if isinstance(x, jax.Array):
         return array_parts(x)
     if kind.__module__ == "typing" or isinstance(x, jax.Device):
         return stable_repr(x)
-    slots = [name for one in kind.__mro__ for name, value in vars(one).items() if is_slot(value)]
+    slots = [name for base in kind.__mro__ for name, value in vars(base).items() if is_slot(value)]
     pointers = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
     if kind.__itemsize__ or kind.__basicsize__ > object.__basicsize__ + pointers * np.intp().itemsize:
         return pickled_parts(x)
-    held = {name: getattr(x, name) for name in slots if hasattr(x, name)}
-    return iter(("instance", kind, *sorted_items(held), *own_attributes(x)))
+    slot_values = {name: getattr(x, name) for name in slots if hasattr(x, name)}
+    return iter(("instance", kind, *sorted_items(slot_values), *own_attributes(x)))
 
 
 def is_slot(value: Any) -> bool:
@@ -54,10 +54,10 @@ def is_slot(value: Any) -> bool:
 
 
 def pickled_parts(x: Any) -> Parts:
-    """An object of an installed package's, written in C, by what it is pickled as. Raises Unknown."""
+    """Returns what an object is pickled as, for classes that an installed package defines in C. Raises Unknown."""
     kind = type(x)
     if not installed.installed_name(kind) or kind.__reduce__ is object.__reduce__:
-        raise Unknown(f"{kind} keeps what Python does not see")
+        raise Unknown(f"{kind} keeps state that Python cannot see")
     try:
         return iter(("pickled", kind, x.__reduce__()))
     except Exception as error:
@@ -65,17 +65,17 @@ def pickled_parts(x: Any) -> Parts:
 
 
 def own_attributes(x: Any) -> Parts:
-    """Name and value of an object's own attributes."""
+    """Returns names and values of an object's own attributes."""
     return sorted_items(getattr(x, "__dict__", {}))
 
 
 def sorted_items(named: typing.Mapping[str, Any]) -> Parts:
-    """Name and value, by name, of what can change what an object does."""
+    """Yields names and values, sorted by name, without those that cannot change what an object does."""
     return ((name, named[name]) for name in sorted(named) if name not in NOT_READ)
 
 
 def stable_repr(x: Any) -> Parts:
-    """An object by its `repr`. Raises Unknown where that holds an address."""
+    """Returns type and `repr` of an object. Raises Unknown if the `repr` holds a memory address."""
     words = repr(x)
     if " at 0x" in words:
         raise Unknown(words)
@@ -83,9 +83,9 @@ def stable_repr(x: Any) -> Parts:
 
 
 def array_parts(x: jax.Array) -> Parts:
-    """An array's values. Raises Unknown where they are not known, or not here."""
+    """Returns the values of an array. Raises Unknown for tracers and for values on other hosts."""
     if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
-        raise Unknown("an array whose values are not known here")
+        raise Unknown("an array whose values are not known in this process")
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return iter(("keys", str(jax.random.key_impl(x)), np.asarray(jax.random.key_data(x))))
     return iter(("jax", np.asarray(x)))
@@ -118,7 +118,7 @@ def _(x: Any) -> Parts:
 @parts.register(bytes)
 @parts.register(bytearray)
 def _(x: Any) -> Parts:
-    base = next(one for one in type(x).__mro__ if one in (int, float, complex, str, bytes, bytearray))
+    base = next(base for base in type(x).__mro__ if base in (int, float, complex, str, bytes, bytearray))
     return iter(("value", type(x), base.__repr__(x), *own_attributes(x)))
 
 
@@ -154,7 +154,7 @@ def _(x: Any) -> Parts:
 @parts.register(np.ufunc)
 def _(x: np.ufunc) -> Parts:
     if "vectorized" in x.__name__:
-        raise Unknown("a function of Python's behind np.frompyfunc")
+        raise Unknown("a Python function behind np.frompyfunc")
     return iter(("ufunc", x.__name__))
 
 

@@ -1,17 +1,17 @@
-"""The one exception that means: the user can mend this, and the message says how."""
+"""The exception for bad input, which the user can correct."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the value, the file where there is one, and the remedy."""
+    """Raised on bad input. The message is one line that names the value, the file if there is one, and the remedy."""
 
 
 def brief(error: Exception) -> str:
-    """Another library's words on one short line."""
+    """Returns the message of another library's exception, as one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def known(value: object) -> bool:
-    """Whether a number is known now, and not only when a program runs."""
+    """Whether a value is known now. A tracer's is known only when the compiled program runs."""
     import jax
 
     return not isinstance(value, jax.core.Tracer)

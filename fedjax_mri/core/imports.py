@@ -9,7 +9,10 @@ from fedjax_mri.core.errors import UserError
 
 
 def imported(name: str, field: str) -> Callable[..., Any]:
-    """The object behind a dotted import path. Raises UserError, naming the `field` that asked for it."""
+    """Returns the object at a dotted import path.
+
+    Raises UserError, which names the `field` of the config, if the module or the name does not exist.
+    """
     module, _, attribute = name.rpartition(".")
     try:
         home = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Randomness by counters: every draw is named by round, client and purpose, never by a chunk, lane or device."""
+"""Random keys. Each is derived from round, client and purpose, so that no draw depends on lane or device."""
 
 from enum import IntEnum
 
@@ -18,17 +18,17 @@ class Purpose(IntEnum):
 
 
 def purpose(key: jax.Array, name: Purpose) -> jax.Array:
-    """The key of one purpose."""
+    """Returns the key of one purpose, derived from `key`."""
     return jax.random.fold_in(key, int(name))
 
 
 def each(key: jax.Array, names: jax.Array) -> jax.Array:
-    """A key for each of `names` int32 [B]."""
+    """Returns one key for each of `names` int32 [B], keys [B]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, names)
 
 
 def client(root: jax.Array, round: jax.Array, client: jax.Array) -> jax.Array:
-    """The key of one client in one round; clients count from 0, the round's own draws use no client."""
+    """Returns the key of one client in one round. Clients count from 0; draws of the whole round use no client."""
     return jax.random.fold_in(jax.random.fold_in(root, round), client)
 
 
@@ -43,5 +43,5 @@ class RoundPurpose(IntEnum):
 
 
 def round_purpose(round_key: jax.Array, name: RoundPurpose) -> jax.Array:
-    """The key of one purpose of a whole round."""
+    """Returns the key of one purpose of a whole round, derived from the round's key."""
     return jax.random.fold_in(round_key, int(name))

@@ -1,4 +1,4 @@
-"""What travels between the server and one client in a round."""
+"""Bytes that the server and one client exchange in a round."""
 
 from typing import NamedTuple
 

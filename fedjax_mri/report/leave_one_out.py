@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.fed.engine import evaluate, placement, segments
 from fedjax_mri.fed.engine.lanes import RoundStats
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.fed.sampling import Everyone
@@ -66,7 +66,7 @@ def scorer(
         return assemble(replace(config, sampling=Everyone(without)), described, federation.train, plan)
 
     def several(
-        state: State, root: jax.Array, placed: Placed, length: jax.Array, without: jax.Array
+        state: State, root: jax.Array, placed: PlacedData, length: jax.Array, without: jax.Array
     ) -> tuple[State, RoundStats]:
         return segments.run_rounds(simulation(without), plan, rounds, state, root, placed, length)
 

@@ -127,7 +127,7 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
         images_per_second=float(work.examples) / seconds,
         useful_share=float(work.steps) / max(float(work.slots), 1.0),
         waited_share=waited / seconds,
-        simulated=Simulated(**{name: float(value) for name, value in work.spent._asdict().items()}, skipped=skipped),
+        simulated=Simulated(**{name: float(value) for name, value in work.cost._asdict().items()}, skipped=skipped),
         uplink={name: float(value) for name, value in work.notes.items()},
     )
 

@@ -146,7 +146,7 @@ def test_the_engine_trains_each_client_from_the_broadcast_it_began_with() -> Non
     assert table.staleness.max() > 0
     sim = simulation(two_players(), images(), sampler=rules.build(crowd), algorithm=remembering(3))
     state, work, _ = segments.build(sim, plan, root, 3)(initial_state(sim, plan, root), 3)
-    np.testing.assert_allclose(work.spent.seconds, table.seconds)
+    np.testing.assert_allclose(work.cost.seconds, table.seconds)
     np.testing.assert_array_equal(work.clients, [2, 2, 2])
     wanted = by_hand(sim._replace(algorithm=FedAvg().build()), table, root)[-1]
     for found, right in zip(jax.tree.leaves(state.server.model), jax.tree.leaves(wanted), strict=True):

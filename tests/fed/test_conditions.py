@@ -48,7 +48,7 @@ def met(settings, steps, key: int = 0, epochs: int = 1) -> Turnout:
 
 def spent(turnout: Turnout) -> list[float]:
     """Seconds, MB up, MB down, lost, cut."""
-    return [float(value) for value in turnout.spent]
+    return [float(value) for value in turnout.cost]
 
 
 def test_ideal_books_what_is_sent() -> None:
@@ -194,7 +194,7 @@ def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:
     full = step_counts(sim.local, jnp.asarray(FEW))
     turnout = cohort_turnout(sim, sim.sampler.draw(ROOT, jnp.int32(0)), full, first, ROOT)
     steps, share = np.asarray(turnout.steps), np.asarray(turnout.share)
-    assert 0 < work.spent.cut[0] < np.sum(steps > 0) < len(FEW)
+    assert 0 < work.cost.cut[0] < np.sum(steps > 0) < len(FEW)
     total, weight = trees.zeros_like(first.server.model), 0.0
     for client in np.flatnonzero(steps):
         begun = trees.join(first.server.model, trees.take(first.clients, client).model)

@@ -139,7 +139,7 @@ def test_what_a_round_costs_counts_both_ways_apart() -> None:
     _, stats, _ = segments.build(sim, plan, ROOT, 1)(initial_state(sim, plan, ROOT), 1)
     each = traffic(sim.algorithm, sim.uplink, init_state(sim, ROOT).server.model)
     assert each.up == each.down // 2
-    np.testing.assert_allclose([stats.spent.up_mb[0], stats.spent.down_mb[0]], [4e-6 * each.up, 4e-6 * each.down])
+    np.testing.assert_allclose([stats.cost.up_mb[0], stats.cost.down_mb[0]], [4e-6 * each.up, 4e-6 * each.down])
 
 
 # ---- reductions

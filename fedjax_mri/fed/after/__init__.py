@@ -1,1 +1,1 @@
-"""What is done with a federation after its last round: fine-tuning, ensembles and distillation."""
+"""Evaluations after the last round: fine-tuned models, ensembles of clients' models, and distillation."""

@@ -1,4 +1,4 @@
-"""Clients' models as an ensemble, and the ensemble distilled into one model.
+"""Evaluates clients' models as an ensemble, and distils the ensemble into one model.
 
 Guha, Talwalkar, Smith: One-Shot Federated Learning, 2019 (arXiv 1902.11175): the ensemble predicts the mean of what its
 members predict, and a student learns its predictions on images without labels.
@@ -36,8 +36,8 @@ from fedjax_mri.tasks.task import Carry, Metrics, Model, Params, Phase, Task, ev
 class Distil:
     """Settings of distillation, after the last round."""
 
-    source: Any = None  # a Source: of its training examples the images are used, not the labels
-    epochs: int = 0  # over those images; 0: none
+    source: Any = None  # a Source, of whose training examples the images are used and not the labels
+    epochs: int = 0  # over those images; 0: no distillation
     batch: int = 32
     learning_rate: float = 1e-3  # Adam's
 
@@ -52,23 +52,26 @@ class Distil:
 
 
 def ensemble(task: Task) -> Task:
-    """`task` for K models side by side, [K, ...] in each leaf. Raises UserError where predictions cannot be judged."""
+    """Returns `task` for an ensemble: a model whose leaves have a leading axis [K], one row for each member.
+
+    It predicts the mean of the members' predictions. Raises UserError if the task cannot evaluate predictions.
+    """
     tally = task.tally
     if tally is None:
         raise UserError("an ensemble needs a task that can judge predictions, as classification can")
 
     def predict(params: Params, carry: Carry, batch: Batch) -> Any:
-        each = jax.lax.map(lambda one: task.predict(one.params, one.carry, batch), Model(params, carry))
-        return jax.tree.map(lambda x: x.mean(0), each)
+        predictions = jax.lax.map(lambda model: task.predict(model.params, model.carry, batch), Model(params, carry))
+        return jax.tree.map(lambda x: x.mean(0), predictions)
 
-    def judged(params: Params, carry: Carry, batch: Batch) -> Metrics:
+    def evaluate_mean(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return tally(predict(params, carry, batch), batch)
 
-    return task._replace(predict=predict, evaluate=judged, shared=everything, newcomer=None)
+    return task._replace(predict=predict, evaluate=evaluate_mean, shared=everything, newcomer=None)
 
 
 def client_models(algorithm: Algorithm, state: State) -> Model:
-    """The models, [K, ...], of the K clients that have trained, as NumPy arrays."""
+    """Returns the models [K, ...] of the K clients that have trained, as NumPy arrays."""
     assert algorithm.member is not None
     trained = np.flatnonzero(np.asarray(state.clients.rounds))
     rows = jax.tree.map(lambda leaf: np.asarray(leaf)[trained], state.clients)
@@ -76,28 +79,31 @@ def client_models(algorithm: Algorithm, state: State) -> Model:
 
 
 def evaluate_ensemble(sim: Simulation, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Evaluation]:
-    """Test sets, as "NAME/ensemble", by all clients' models together."""
-    models, named = client_models(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
+    """Returns the results of the ensemble of all clients' models on each test set, by the name "NAME/ensemble"."""
+    models, renamed = client_models(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
     clients = ClientRow(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
-    all_of_them = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
-    return evaluate.build(ensemble(sim.task), plan, named)(all_of_them)
+    ensemble_state = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
+    return evaluate.build(ensemble(sim.task), plan, renamed)(ensemble_state)
 
 
 def distil(sim: Simulation, plan: Plan, settings: Distil, images: ClientData, state: State, root: jax.Array
               ) -> State:  # fmt: skip
-    """`state` whose server has a student of the ensemble, trained from the start on `images`."""
+    """Returns `state` with a student of the ensemble as the server's model.
+
+    The student is initialised from the key `root` and trained on `images` with the ensemble's predictions as labels.
+    """
     test = Test(images, np.full(len(images.sizes), -1, np.int32))
-    (taught,) = evaluate_ensemble(sim, plan, {"": test}, state).values()
-    school = distillation_simulation(sim.task, settings, with_soft_labels(images, taught.kept["predictions"]))
+    (teacher,) = evaluate_ensemble(sim, plan, {"": test}, state).values()
+    distillation = distillation_simulation(sim.task, settings, with_soft_labels(images, teacher.kept["predictions"]))
     plan = replace(plan, data="replicated", clients="device")
-    check_simulation(school, plan)
-    after, *_ = segments.build(school, plan, root, 1)(initial_state(school, plan, root), 1)
+    check_simulation(distillation, plan)
+    after, *_ = segments.build(distillation, plan, root, 1)(initial_state(distillation, plan, root), 1)
     student = trees.only(after.server.model, state.server.model)
     return state._replace(server=state.server._replace(model=student))
 
 
 def with_soft_labels(images: ClientData, predictions: np.ndarray) -> ClientData:
-    """All `images` as one client's, each with the ensemble's prediction of `predictions` [n, ...] as its label."""
+    """Returns all `images` as the data of one client, with `predictions` [n, ...] as their labels."""
     pooled = pool(images)
 
     def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
@@ -107,11 +113,11 @@ def with_soft_labels(images: ClientData, predictions: np.ndarray) -> ClientData:
 
 
 def distillation_simulation(task: Task, settings: Distil, data: ClientData) -> Simulation:
-    """One client that learns soft labels by their cross entropy."""
+    """Returns the simulation of one client that learns soft labels by cross entropy."""
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Carry, Metrics]]:
-        chances = jnp.log(jnp.maximum(task.predict(params, carry, batch), 1e-30))
-        return mean(-jnp.sum(batch["label"] * chances, -1), batch["weight"]), (carry, ())
+        log_probabilities = jnp.log(jnp.maximum(task.predict(params, carry, batch), 1e-30))
+        return mean(-jnp.sum(batch["label"] * log_probabilities, -1), batch["weight"]), (carry, ())
 
     rate = jnp.float32(settings.learning_rate)
     return Simulation(

@@ -1,7 +1,7 @@
-"""Fine-tuning at evaluation: how good is the server's model after some epochs on a test client's own training data?
+"""Evaluates the server's model after some epochs of fine-tuning on each test client's own training data.
 
-The baseline of an oracle for each client. It is one round of the engine in which the owners of test clients train and
-nothing travels.
+Fine-tuning is one round of the engine in which the owners of test clients train and nothing travels. It is a baseline
+for personalised algorithms.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from fedjax_mri.tasks.task import Model
 class FineTune:
     """Settings of fine-tuning, after the last round."""
 
-    epochs: int = 0  # over the training examples of each test client's owner; 0: none
+    epochs: int = 0  # over the training examples of each test client's owner; 0: no fine-tuning
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -42,29 +42,28 @@ class FineTune:
 def evaluate_finetuned(
     sim: Simulation, plan: Plan, tests: Mapping[str, Test], epochs: int, state: State, root: jax.Array
 ) -> dict[str, Evaluation]:
-    """Test sets of which each client has an owner, as "NAME/fine-tuned", by models fine-tuned for `epochs`."""
+    """Returns the results of models fine-tuned for `epochs`, by the name "NAME/fine-tuned".
+
+    Test sets in which a client has no owner among the training clients are left out.
+    """
     tests = {name: test for name, test in tests.items() if np.all(test.owner >= 0)}
     if not tests:
         return {}
     owners = np.unique(np.concatenate([test.owner for test in tests.values()]))
     tuned = finetuned_state(sim, plan, owners, epochs, state, root)
-    owned = {
-        f"{name}/fine-tuned": test._replace(owner=positions_among(owners, test.owner)) for name, test in tests.items()
+    renumbered = {
+        f"{name}/fine-tuned": test._replace(owner=np.searchsorted(owners, test.owner).astype(np.int32))
+        for name, test in tests.items()
     }
-    return evaluate.build(alone(sim.task), plan, owned)(tuned)
-
-
-def positions_among(owners: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Where each of `owner` int32 [M] stands among the sorted `owners`, int32 [M]."""
-    return np.searchsorted(owners, owner).astype(np.int32)
+    return evaluate.build(alone(sim.task), plan, renumbered)(tuned)
 
 
 def finetuned_state(
     sim: Simulation, plan: Plan, owners: np.ndarray, epochs: int, state: State, root: jax.Array
 ) -> State:
-    """A state of the `owners` int32 [O] alone, each with the server's model after `epochs` on its own examples.
+    """Returns a state of the `owners` int32 [O] alone, each with the server's model fine-tuned on its own examples.
 
-    The learning rate is the one that training began with.
+    The learning rate is that of the first round.
     """
     sim = simulation_of(sim, owners, epochs)
     check_simulation(sim, plan)
@@ -75,27 +74,27 @@ def finetuned_state(
 
 
 def simulation_of(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulation:
-    """`sim` with the `owners` alone, each on its own for `epochs` a round."""
-    begun = sim.local.schedule(jnp.int32(0))
+    """Returns `sim` with the `owners` int32 [O] as clients, each of which trains alone for `epochs` a round."""
+    rate = sim.local.schedule(jnp.int32(0))
     return Simulation(
         task=alone(sim.task),
         algorithm=LocalOnly().build(),
         uplink=Uplink(uniformly, chain(), mean()),
         sampler=Everyone().build(Population(sim.data.sizes[owners])),
-        local=sim.local._replace(epochs=epochs, schedule=lambda round: begun),
+        local=sim.local._replace(epochs=epochs, schedule=lambda round: rate),
         data=data_of(sim.data, owners),
     )
 
 
 def starting_models(state: State, clients: np.ndarray) -> Model:
-    """What each of `clients` int32 [K] would start a round from, [K, ...]: the server's model, and its own part."""
+    """Returns the models [K, ...] that `clients` int32 [K] would start a round from: the shared part and their own."""
     own = jax.tree.map(lambda leaf: np.asarray(leaf)[clients], state.clients.model)
     shared = jax.tree.map(np.asarray, state.server.model)
     return trees.join(jax.tree.map(lambda leaf: np.repeat(leaf[None], len(clients), 0), shared), own)
 
 
 def data_of(data: ClientData, clients: np.ndarray) -> ClientData:
-    """The data of some `clients` int32 [K], as clients 0..K-1."""
+    """Returns the data of `clients` int32 [K], renumbered 0..K-1."""
     sizes, table = data.sizes[clients], np.asarray(clients, np.int32)
 
     def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:

@@ -1,1 +1,1 @@
-"""One federated algorithm a file, its paper on top."""
+"""Federated algorithms, one in each file, with the paper in its docstring."""

@@ -3,21 +3,20 @@
 Li, Hu, Beirami, Smith: Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021 (arXiv 2012.04221),
 algorithm 1: beside the model w that all share, learnt by federated averaging, each client keeps a personal one, which
 minimises F_k(v) + lambda / 2 |v - w|^2. Both take the same local steps on the same batches.
-
-Clients are judged by their personal models, a site that took no part by the shared one.
+Clients are evaluated with their personal models, a site that took no part with the shared one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import not_negative
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import proximal_gradient
-from fedjax_mri.tasks.task import Batch, Model, Phase, Task
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task
 
 
 @dataclass(frozen=True)
@@ -27,51 +26,53 @@ class Ditto:
     strength: float = 0.1  # lambda; at 0 personal models are those of local training alone
 
     def build(self) -> Algorithm:
-        """Raises UserError when the strength is negative."""
+        """Returns the algorithm. Raises UserError if the strength is negative."""
         not_negative("algorithm.strength", self.strength)
         return FedAvg().build()._replace(task=doubled, gradient=self._gradient)
 
-    def _gradient(self, grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+    def _gradient(
+        self, grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState
+    ) -> PyTree:
         pulled = proximal_gradient(self.strength, params["personal"], server.model.params["shared"])
         return {**grads, "personal": trees.add(grads["personal"], pulled)}
 
 
 def doubled(task: Task) -> Task:
-    """`task` for a model of two: one that travels as it did, one that stays, and is the one evaluated."""
+    """Returns `task` for a pair of models: the shared one travels, the personal one stays and is evaluated."""
 
-    def shared(model: Model) -> Any:
-        one = task.shared(which(model, "shared"))
-        return pair(one, jax.tree.map(lambda _: False, one))
+    def shared(model: Model) -> PyTree:
+        mask = task.shared(select(model, "shared"))
+        return pair(mask, jax.tree.map(lambda _: False, mask))
 
-    def personal(evaluate: Any) -> Any:
-        return lambda params, carry, batch: evaluate(*which(Model(params, carry), "personal"), batch)
+    def personal(evaluate: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        return lambda params, carry, batch: evaluate(*select(Model(params, carry), "personal"), batch)
 
-    phases = tuple(map(of_both, task.phases))
-    judged = {"evaluate": personal(task.evaluate), "predict": personal(task.predict)}
-    newcomer = lambda model: pair(*[which(model, "shared")] * 2)  # noqa: E731
+    phases = tuple(map(train_both, task.phases))
+    evaluate, predict = personal(task.evaluate), personal(task.predict)
+    newcomer = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
-    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, **judged)
+    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, evaluate=evaluate, predict=predict)
 
 
 def pair(shared: Model, personal: Model) -> Model:
-    """Two models as one."""
+    """Returns one model that consists of a shared and a personal one."""
     return Model(*({"shared": a, "personal": b} for a, b in zip(shared, personal)))
 
 
-def which(model: Model, name: str) -> Model:
-    """One of the two."""
+def select(model: Model, name: str) -> Model:
+    """Returns the "shared" or the "personal" model of a pair."""
     return Model(model.params[name], model.carry[name])
 
 
-def of_both(phase: Phase) -> Phase:
-    """The phase of both models, each seeing itself alone, with the personal model's metrics."""
+def train_both(phase: Phase) -> Phase:
+    """Returns the phase that trains both models of a pair separately, with the metrics of the personal one."""
 
-    def loss(params: Any, carry: Any, batch: Batch, key: jax.Array) -> Any:
-        ours, (first, _) = phase.loss(params["shared"], carry["shared"], batch, key)
-        own, (second, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
-        return ours + own, ({"shared": first, "personal": second}, metrics)
+    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        shared_loss, (shared, _) = phase.loss(params["shared"], carry["shared"], batch, key)
+        personal_loss, (personal, metrics) = phase.loss(params["personal"], carry["personal"], batch, key)
+        return shared_loss + personal_loss, ({"shared": shared, "personal": personal}, metrics)
 
-    def penalty(params: Any) -> jax.Array:
+    def penalty(params: Params) -> jax.Array:
         assert phase.penalty is not None
         return phase.penalty(params["shared"]) + phase.penalty(params["personal"])
 

@@ -6,11 +6,10 @@ and the server moves to the average of their models, weighted by examples. `serv
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, PyTree, ServerState
 from fedjax_mri.fed.uplink.contract import Aggregate, Update
 
 
@@ -21,7 +20,7 @@ class FedAvg:
     server_rate: float = 1.0  # the server moves by this times the mean update
 
     def build(self) -> Algorithm:
-        """Raises UserError when the rate is not a positive number."""
+        """Returns the algorithm. Raises UserError if the rate is not a positive number."""
         positive("algorithm.server_rate", self.server_rate)
         return Algorithm(_init, lambda model: (), _gradient, _finish, self._server)
 
@@ -30,11 +29,11 @@ class FedAvg:
         return server._replace(model=moved)
 
 
-def _init(model: Any) -> ServerState:
+def _init(model: PyTree) -> ServerState:
     return ServerState(model, ())
 
 
-def _gradient(grads: Any, params: Any, start: Any, server: ServerState, client: ClientState) -> Any:
+def _gradient(grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState) -> PyTree:
     return grads
 
 

@@ -1,12 +1,12 @@
 """FedNova.
 
 Wang, Liu, Liang, Joshi, Poor: Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization,
-NeurIPS 2020 (arXiv 2007.07481): clients that take more local steps pull harder, and federated
-averaging minimises another sum than it was asked to. Each client therefore sends its change divided by |a_i|_1, the
-total weight of its steps' gradients in it, and the server moves by tau_eff = sum p_i |a_i|_1 times their mean.
+NeurIPS 2020 (arXiv 2007.07481): clients that take more local steps have more influence, so that federated averaging
+minimises another weighted sum than intended. Each client therefore sends its change divided by |a_i|_1, the total
+weight of its steps' gradients in it, and the server moves by tau_eff = sum p_i |a_i|_1 times their mean.
 
-a_i is a one for each step of plain SGD; with momentum rho its last step counts 1, the one before 1 + rho, and so on.
-What changes without a gradient (running statistics) is averaged as it is.
+For plain SGD a_i has a one for each step. With momentum rho the last step counts 1, the one before 1 + rho, and so on.
+Running statistics, which change without a gradient, are averaged as they are.
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class FedNova:
     server_rate: float = 1.0  # the server moves by this times tau_eff times the mean
 
     def build(self) -> Algorithm:
-        """Raises UserError when the momentum is not in 0..1 or the rate is not positive."""
+        """Returns the algorithm. Raises UserError unless 0 <= momentum < 1 and the rate is positive."""
         fraction("algorithm.momentum", self.momentum)
         algorithm = FedAvg(self.server_rate).build()
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
             mean, effective = aggregate.delta, aggregate.aside
-            moves = mean._replace(params=trees.scale(effective, mean.params))
-            return algorithm.server(server, aggregate._replace(delta=moves))
+            change = mean._replace(params=trees.scale(effective, mean.params))
+            return algorithm.server(server, aggregate._replace(delta=change))
 
         return algorithm._replace(finish=self._finish, server=server)
 
@@ -46,6 +46,6 @@ class FedNova:
 
 
 def total_gradient_weight(steps: jax.Array, momentum: float) -> jax.Array:
-    """|a|_1, float32 []: the sum over `steps` int32 [] of the weight of each one's gradient."""
+    """Returns |a|_1, float32 []: the total weight of the gradients of `steps` int32 [] local steps."""
     count = steps.astype(jnp.float32)
     return (count - momentum * (1.0 - momentum**count) / (1.0 - momentum)) / (1.0 - momentum)

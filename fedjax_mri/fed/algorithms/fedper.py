@@ -21,6 +21,6 @@ class FedPer:
     base: Any = field(default_factory=FedAvg)  # how the rest is learnt
 
     def build(self) -> Algorithm:
-        """Raises UserError where `base` does, and with the task when a pattern matches none of its parameters."""
+        """Returns the algorithm. Raises UserError where `base` does; its task, if a pattern matches no parameter."""
         algorithm: Algorithm = self.base.build()
         return algorithm._replace(task=lambda task: kept_by_clients(algorithm.task(task), self.head, "algorithm.head"))

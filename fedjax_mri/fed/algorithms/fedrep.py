@@ -1,19 +1,18 @@
 """FedRep.
 
 Collins, Hassani, Mokhtari, Shakkottai: Exploiting Shared Representations for Personalized Federated Learning, ICML 2021
-(arXiv 2102.07078), algorithm 1: in each round a client first trains its own head with the shared body held, and then
-the body with the head held; bodies are averaged.
+(arXiv 2102.07078), algorithm 1: in each round a client first trains its own head with the shared body frozen, and
+then the body with the head frozen; bodies are averaged.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import paths
 from fedjax_mri.core.errors import UserError, known
-from fedjax_mri.fed.algorithm import Algorithm
+from fedjax_mri.fed.algorithm import Algorithm, PyTree
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.tasks.task import Model
 
@@ -26,11 +25,11 @@ class FedRep:
     head_share: float = 0.5  # of the local steps; the rest trains the body
 
     def build(self) -> Algorithm:
-        """Raises UserError when the share leaves nothing to one of the two, and as FedPer does."""
+        """Returns the algorithm. Raises UserError unless 0 < head_share < 1, and where FedPer does."""
         if known(self.head_share) and not 0 < self.head_share < 1:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
         return FedPer(self.head).build()._replace(frozen=self._frozen)
 
-    def _frozen(self, params: Any, progress: jax.Array) -> Any:
-        at_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params
-        return jax.tree.map(lambda head: jnp.logical_not(at_head) if head else at_head, is_head)
+    def _frozen(self, params: PyTree, progress: jax.Array) -> PyTree:
+        trains_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params
+        return jax.tree.map(lambda head: jnp.logical_not(trains_head) if head else trains_head, is_head)

@@ -1,7 +1,7 @@
 """Local training alone: the baseline in which nothing travels.
 
-Each client goes on from its own model whenever it is called; all began with the same. A site that took no part is
-judged with the mean of the models there are.
+Each client continues from its own model whenever it is drawn; all start from the same one. A site that took no part is
+evaluated with the mean of the clients' models.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from fedjax_mri.tasks.task import Task
 
 @dataclass(frozen=True)
 class LocalOnly:
-    """There is nothing to set."""
+    """Local training alone, which has no settings."""
 
     def build(self) -> Algorithm:
-        """Nothing can be wrong."""
+        """Returns the algorithm."""
         return FedAvg().build()._replace(task=alone)
 
 
 def alone(task: Task) -> Task:
-    """`task`, of whose model nothing travels."""
+    """Returns `task` with a model of which no part is shared."""
     return task._replace(shared=lambda model: jax.tree.map(lambda _: False, model))

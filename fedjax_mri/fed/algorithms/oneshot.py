@@ -3,36 +3,36 @@
 Guha, Talwalkar, Smith: One-Shot Federated Learning, 2019 (arXiv 1902.11175): clients train alone, once, and send their
 models once; the server predicts with the ensemble of them, and distils it into one model on unlabelled images.
 
-Every client starts from the model that all began with, in whichever round it is called. The server's model is the mean
-of what it has been sent so far; the ensemble is judged, and `Experiment.distil` puts the distilled model in the mean's
-place, after the last round: see fed/after/ensemble.py. One round with a cohort of everyone is the paper's.
+Every client starts from the initial model, in whichever round it is drawn. The server's model is the mean of all models
+sent so far. After the last round the ensemble is evaluated, and `Experiment.distil` replaces the mean by the distilled
+model: see fed/after/ensemble.py. The paper has one round with all clients.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.algorithm import Algorithm, ServerState
+from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.uplink.contract import Aggregate
 
 
 class Memory(NamedTuple):
-    """What the server keeps beside the mean."""
+    """What the server keeps besides the mean of the models."""
 
-    start: Any  # the model that every client starts from
-    weight: jax.Array  # float32 [], of the updates in the mean
+    start: PyTree  # the model that every client starts from
+    weight: jax.Array  # float32 [], sum of the weights of the updates in the mean
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """There is nothing to set."""
+    """One-shot federated learning, which has no settings."""
 
     def build(self) -> Algorithm:
-        """Nothing can be wrong."""
+        """Returns the algorithm."""
         return (
             FedAvg()
             .build()
@@ -49,6 +49,6 @@ class OneShot:
 
 def _server(server: ServerState, aggregate: Aggregate) -> ServerState:
     weight = server.extra.weight + aggregate.weight
-    arrived = trees.add(server.extra.start, aggregate.delta)
-    step = trees.scale(aggregate.weight / weight, trees.subtract(arrived, server.model))
+    cohort_mean = trees.add(server.extra.start, aggregate.delta)
+    step = trees.scale(aggregate.weight / weight, trees.subtract(cohort_mean, server.model))
     return ServerState(trees.add(server.model, step), server.extra._replace(weight=weight))

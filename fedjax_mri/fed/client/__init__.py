@@ -1,1 +1,1 @@
-"""What one client does between broadcast and update: batches, local steps, and which parameters move or stay."""
+"""Local training of one client: batches, local steps, and which parameters it shares with the server."""

@@ -1,4 +1,4 @@
-"""Which of its examples a client reads in each local step."""
+"""Which examples a client reads in each local step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,16 +10,19 @@ from fedjax_mri.fed.client.shuffle import shuffled
 
 
 class Batches(NamedTuple):
-    """How a client's examples are dealt out to local steps."""
+    """How the examples of a client are divided into the batches of its local steps."""
 
-    steps: Callable[[Any], Any]  # examples, int32 [...] -> local steps in a round, int32 [...], of NumPy or JAX
+    steps: Callable[[Any], Any]  # examples int32 [...] -> local steps in a round int32 [...]; NumPy or JAX
     # (key of the client's shuffles in this round, step int32 [], examples int32 []) -> examples int32 [B] and whether
     # each counts, float32 [B]: 0 for padding. Indices may pass the end where they do not count.
     draw: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def shuffled_epochs(epochs: int, batch: int) -> Batches:
-    """Each epoch visits each example once, in an order of its own; the last batch of an epoch may hold fewer."""
+    """Returns batches in which each epoch reads each example once, in a new random order.
+
+    The last batch of an epoch may hold fewer than `batch` examples.
+    """
 
     def draw(key: jax.Array, step: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
         steps = jnp.maximum((size + batch - 1) // batch, 1)

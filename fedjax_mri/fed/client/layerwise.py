@@ -1,6 +1,6 @@
-"""Learning rates by layer: what of an update is left, by patterns on the path of its parameter.
+"""Learning rates by layer, chosen by patterns on the paths of parameters.
 
-Discriminative fine-tuning (Howard and Ruder 2018): early layers of a trained network move less than its head.
+Discriminative fine-tuning (Howard and Ruder 2018): early layers of a pretrained network move less than its head.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from fedjax_mri.core import paths
 
 
 def layerwise(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
-    """Updates times the factor of the first pattern that names their parameter; of others 1.
+    """Returns a transformation that multiplies each update by the factor of the first pattern that matches its path.
 
-    Raises UserError where a pattern names none.
+    The factor is 1 if no pattern matches. Raises UserError if a pattern matches no parameter.
     """
 
     def init(params: Any) -> optax.EmptyState:

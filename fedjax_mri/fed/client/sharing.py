@@ -1,6 +1,6 @@
-"""Parts of a model that stay with their client, by patterns on the paths of their leaves (`paths.py`).
+"""Parts of a model that stay with each client, chosen by patterns on the paths of their leaves (`paths.py`).
 
-A path begins with params/, or with carry/ for what changes without a gradient.
+A path begins with params/, or with carry/ for leaves that change without a gradient.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ PyTree = Any
 
 
 def kept_by_clients(task: Task, patterns: Sequence[str], field: str) -> Task:
-    """`task`, of whose model the parts that match stay with each client. Raises UserError where a pattern has none."""
+    """Returns `task` with the parts of its model that match a pattern kept by each client.
+
+    Raises UserError, which names the `field` of the config, if a pattern matches nothing.
+    """
     paths.check(jax.eval_shape(task.init, jax.random.key(0)), patterns, field)
 
     def shared(model: Model) -> PyTree:

@@ -1,7 +1,8 @@
-"""A shuffle that is never stored: position -> example, computed for just the positions a batch needs.
+"""A random permutation that is not stored, but computed for just the positions that a batch needs.
 
-A generalised Feistel network on a * b >= n points, walked until it lands below n (Black and Rogaway 2002: Ciphers with
-arbitrary finite domains). A client of any size costs no memory, and lanes of unequal clients share one program.
+It is a generalised Feistel network on a * b >= n points, applied again until the result is below n (Black and Rogaway
+2002: Ciphers with arbitrary finite domains). It needs no memory for a client of any size, and clients of unequal sizes
+share one program.
 """
 
 import jax
@@ -11,9 +12,12 @@ ROUNDS = 8
 
 
 def shuffled(key: jax.Array, positions: jax.Array, size: jax.Array) -> jax.Array:
-    """Positions int32 [B] below `size` int32 [] through a random permutation of 0..size-1; others give 0."""
-    wide = jnp.ceil(jnp.sqrt(jnp.maximum(size, 1).astype(jnp.float32))).astype(jnp.uint32)
-    sides = wide, (jnp.maximum(size, 1).astype(jnp.uint32) + wide - 1) // wide
+    """Returns the images int32 [B] of `positions` int32 [B] under a random permutation of 0..size-1.
+
+    Positions of `size` int32 [] or more give 0.
+    """
+    width = jnp.ceil(jnp.sqrt(jnp.maximum(size, 1).astype(jnp.float32))).astype(jnp.uint32)
+    sides = width, (jnp.maximum(size, 1).astype(jnp.uint32) + width - 1) // width
     salts = jax.random.bits(key, (ROUNDS,), jnp.uint32)
     limit = size.astype(jnp.uint32)
     start = jnp.where(positions < size, positions, 0).astype(jnp.uint32)
@@ -35,7 +39,7 @@ def _network(x: jax.Array, sides: tuple[jax.Array, jax.Array], salts: jax.Array)
 
 
 def _hash(x: jax.Array, salt: jax.Array) -> jax.Array:
-    """Finaliser of MurmurHash3: each bit of (x, salt) moves each bit of the result."""
+    """Returns a hash by the finaliser of MurmurHash3: each bit of (x, salt) affects each bit of the result."""
     x = (x ^ salt) * jnp.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)

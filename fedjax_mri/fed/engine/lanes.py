@@ -1,7 +1,7 @@
-"""The cohort's local training: lanes on each device, each with a queue of clients.
+"""Local training of a cohort on lanes. Each device has several lanes, and each lane a queue of clients.
 
-Each lane holds one client's model and optimiser. When its client is done the lane adds the update to the device's
-accumulator and takes the next client of its queue, so unequal hospitals leave lanes idle only in the tail of a round.
+A lane holds the model and optimiser of one client. When its client is done, the lane adds the update to the device's
+accumulator and takes the next client of its queue, so that lanes are idle only at the end of a round.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from fedjax_mri.core import keys, trees
 from fedjax_mri.fed.algorithm import LocalResult, ServerState
 from fedjax_mri.fed.client.local import ClientStart, init_optimizers, local_step, nothing_accumulated, read_batch
 from fedjax_mri.fed.engine import placement
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import AXIS, Plan
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation
 from fedjax_mri.fed.uplink.contract import Notes, Sender, Update
-from fedjax_mri.fed.world.conditions import Spent
+from fedjax_mri.fed.world.conditions import RoundCost
 from fedjax_mri.tasks.task import Metrics, Model
 
 PyTree = Any
@@ -27,7 +27,7 @@ StepSums = tuple[Metrics, jax.Array]  # a step's metrics, and the examples it tr
 
 
 class RoundInputs(NamedTuple):
-    """What every lane reads in a round and none changes. The cohort has K places."""
+    """What all lanes read during a round. The cohort has K places; lanes change none of this."""
 
     key: jax.Array  # root key of the run
     round: jax.Array  # int32 []
@@ -54,37 +54,37 @@ class Lane(NamedTuple):
 
 
 class RoundStats(NamedTuple):
-    """What a round, or a device's share of it, has amounted to."""
+    """Statistics of a round, or of a device's share of it."""
 
     metrics: Metrics  # sums over the cohort's local steps
-    examples: jax.Array  # float32 [], examples trained on, each as often as it was
-    steps: jax.Array  # int32 [], local steps that trained someone
+    examples: jax.Array  # float32 [], examples trained on, each counted as often as it was used
+    steps: jax.Array  # int32 [], local steps of clients, without passes of idle lanes
     slots: jax.Array  # int32 [], lane passes, idle ones too: steps / slots is the useful share
     clients: jax.Array  # int32 [], clients trained
-    spent: Spent  # what the round cost outside of this machine
-    notes: Notes  # what stages of the uplink noted, summed over clients
+    cost: RoundCost  # simulated time and traffic
+    notes: Notes  # notes of the stages of the uplink, summed over clients
 
 
 class DeviceTotals(NamedTuple):
-    """What a device has gathered so far in a round."""
+    """What a device has accumulated so far in a round."""
 
     updates: PyTree  # the reduction's accumulator
-    rows: ClientRow  # [K, ...], zeros but for the places this device trained
+    rows: ClientRow  # [K, ...], zeros except at the places that this device trained
     stats: RoundStats
 
 
 def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]:
-    """`run_lanes` on each device for its own queues and examples, merged over devices."""
-    whole = jax.sharding.PartitionSpec()
+    """Returns a function that calls `run_lanes` on each device for its own queues, and merges the totals."""
+    replicated = jax.sharding.PartitionSpec()
     sim = sim._replace(data=placement.with_placed_reader(sim.data))
 
-    def single_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: Placed) -> DeviceTotals:
+    def single_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: PlacedData) -> DeviceTotals:
         return run_lanes(sim, inputs, start, stop, placement.device_view(placed, plan))
 
     if plan.devices == 1:  # no collectives here: each device may hold a different run
         return single_device
 
-    def one_of_several(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: Placed) -> DeviceTotals:
+    def on_each_device(inputs: RoundInputs, start: jax.Array, stop: jax.Array, placed: PlacedData) -> DeviceTotals:
         first = jax.lax.axis_index(AXIS) * plan.lanes
         start, stop = (jax.lax.dynamic_slice_in_dim(bound, first, plan.lanes) for bound in (start, stop))
         updates, rows, stats = single_device(inputs, start, stop, placed)
@@ -92,14 +92,17 @@ def train_on_devices(sim: Simulation, plan: Plan) -> Callable[..., DeviceTotals]
         rows, stats = jax.lax.psum((rows, stats._replace(slots=slots)), AXIS)
         return DeviceTotals(sim.uplink.reduce.merge(updates, AXIS), rows, stats)
 
-    # Tracking of varying axes would sum gradients of the replicated start over devices ahead of a per-client clip;
-    # without it a device's gradients are its own, and the only sums over devices are those above.
-    specs = (whole, whole, whole, placement.partition_specs(plan))
-    return jax.shard_map(one_of_several, mesh=plan.mesh(), in_specs=specs, out_specs=whole, check_vma=False)
+    # With check_vma, gradients of the replicated start would be summed over devices before a client's clip. Without
+    # it each device keeps its own gradients, and the only sums over devices are those above.
+    specs = (replicated, replicated, replicated, placement.partition_specs(plan))
+    return jax.shard_map(on_each_device, mesh=plan.mesh(), in_specs=specs, out_specs=replicated, check_vma=False)
 
 
 def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.Array, store: PyTree) -> DeviceTotals:
-    """Trains the clients in queues start[l]..stop[l] (int32 [L]), a step in every lane at a time."""
+    """Trains the clients of all lanes of a device, one local step in every lane at a time.
+
+    The queue of lane l has the positions start[l]..stop[l] - 1; both are int32 [L]. Returns the device's totals.
+    """
     step = jax.jit(partial(lane_step, sim), inline=True)  # traced once, for its shapes and for the loop
     lanes = jax.vmap(lambda position: start_client(sim, inputs, position))(start)
     totals = empty_totals(sim, inputs, jax.eval_shape(step, inputs, store, trees.take(lanes, jnp.int32(0))))
@@ -107,7 +110,7 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
     def body(carry: tuple[Lane, DeviceTotals]) -> tuple[Lane, DeviceTotals]:
         lanes, totals = carry
         active = lanes.position < stop
-        # An idle lane goes on with its last client, for nothing: what it holds is never handed in again.
+        # An idle lane goes on computing with its last client; the result is never used.
         lanes, sums = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
         totals = totals._replace(stats=count_steps(totals.stats, sums, active))
         done = active & (lanes.step >= inputs.steps[place_at(inputs, lanes.position)])
@@ -116,31 +119,31 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, totals))[1]
 
 
-def empty_totals(sim: Simulation, inputs: RoundInputs, stepped: tuple[Lane, StepSums]) -> DeviceTotals:
-    """What a device has gathered before its first step; `stepped` has the shapes of what a step gives."""
-    lane, sums = stepped
+def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepSums]) -> DeviceTotals:
+    """Returns the totals of a device before its first step; `shapes` are those of the results of `lane_step`."""
+    lane, sums = shapes
     update, _, notes = jax.eval_shape(lambda lane: finish_client(sim, inputs, lane), lane)
     metrics, examples, notes = trees.zeros_like((*sums, notes))
-    spent, none = Spent(*(jnp.float32(0) for _ in Spent._fields)), jnp.int32(0)
-    stats = RoundStats(metrics, examples, none, none, none, spent, notes)
+    cost, zero = RoundCost(*(jnp.float32(0) for _ in RoundCost._fields)), jnp.int32(0)
+    stats = RoundStats(metrics, examples, zero, zero, zero, cost, notes)
     updates = sim.uplink.reduce.zero(update, inputs.client.size)
     return DeviceTotals(updates, trees.zeros_like(inputs.rows), stats)
 
 
 def place_at(inputs: RoundInputs, position: jax.Array) -> jax.Array:
-    """The place in the cohort of the client at a position of the queues' order; past the end, the last one's."""
+    """Returns the cohort place of the client at a position in the order of the queues; past the end, the last place."""
     return inputs.order[jnp.minimum(position, inputs.order.size - 1)]
 
 
 def start_client(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Lane:
-    """A lane at the first step of the client at that position."""
+    """Returns a lane before the first step of the client at a position in the order of the queues."""
     model = broadcast_to(sim, inputs, position).model
     optimizers = init_optimizers(sim.task, sim.local, model, inputs.rate)
     return Lane(position, jnp.zeros_like(position), model, optimizers, nothing_accumulated(sim.algorithm, model.params))
 
 
 def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> ClientStart:
-    """What the client at that position starts from."""
+    """Returns what the client at a position starts from: its model, the broadcast and its state."""
     place = place_at(inputs, position)
     row = trees.take(inputs.rows, place)
     server = sim.algorithm.broadcast(inputs.server, inputs.staleness[place])
@@ -148,7 +151,7 @@ def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> C
 
 
 def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -> tuple[Lane, StepSums]:
-    """The lane after one local step of its client, with the step's metrics and number of examples."""
+    """Returns the lane after one local step of its client, and the step's metrics and number of examples."""
     place = place_at(inputs, lane.position)
     client, size = inputs.client[place], inputs.size[place]
     key = keys.client(inputs.key, inputs.round, client)
@@ -166,7 +169,10 @@ def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -
 def next_clients(
     sim: Simulation, inputs: RoundInputs, lanes: Lane, totals: DeviceTotals, done: jax.Array
 ) -> tuple[Lane, DeviceTotals]:
-    """Lanes that are `done` (bool [L]) hand in their client's update and take the next client of their queue."""
+    """Returns lanes and totals after the lanes that are `done`, bool [L], have changed clients.
+
+    Each adds the update of its client to the totals and starts the next client of its queue.
+    """
     updates, rows, notes = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
     place = place_at(inputs, lanes.position)
     accumulated = sim.uplink.reduce.add(totals.updates, updates, jnp.where(done, place, -1))
@@ -179,24 +185,24 @@ def next_clients(
 
 
 def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Update, ClientRow, Notes]:
-    """The update of a lane's client after its side of the uplink, what stays with it, and what stages noted."""
+    """Returns what a lane's client sends, the row that stays with it, and the notes of the uplink's stages."""
     place = place_at(inputs, lane.position)
     client, row, staleness = inputs.client[place], trees.take(inputs.rows, place), inputs.staleness[place]
     shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
     examples, times = inputs.size[place].astype(jnp.float32), inputs.times[place]
     result = LocalResult(shared, lane.step, examples, inputs.rate, staleness, times, lane.accumulated)
     server = sim.algorithm.broadcast(inputs.server, staleness)
-    meant = sim.algorithm.finish(server, row.state, result)
-    meant = meant._replace(weight=sim.uplink.weigh(meant.weight) * times)
+    update = sim.algorithm.finish(server, row.state, result)
+    update = update._replace(weight=sim.uplink.weigh(update.weight) * times)
     key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
     sender = Sender(client, inputs.round, key, examples, times)
-    sent, uplink, notes = sim.uplink.stages.client(meant, row.uplink, sender)
+    sent, uplink, notes = sim.uplink.stages.client(update, row.uplink, sender)
     state = sim.algorithm.remember(server, row.state, result, sent)
     return sent, ClientRow(rest, state, uplink, row.rounds + 1), notes
 
 
 def count_steps(stats: RoundStats, sums: StepSums, active: jax.Array) -> RoundStats:
-    """`stats` after one pass of the lanes, each with its `sums`, of which `active` bool [L] trained someone."""
+    """Returns `stats` after one pass of the lanes, where `sums` [L, ...] counts only for lanes `active`, bool [L]."""
     counted = trees.select(active, sums, trees.zeros_like(sums))
     metrics, examples = trees.add((stats.metrics, stats.examples), jax.tree.map(lambda x: x.sum(0), counted))
     steps, slots = stats.steps + jnp.sum(active), stats.slots + active.size

@@ -1,4 +1,4 @@
-"""How a run is executed: everything that may change the time a result takes, and nothing that may change the result."""
+"""How a run is executed on the machine. A plan changes how long a result takes, not the result itself."""
 
 import dataclasses
 import os
@@ -11,12 +11,13 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 
 Conv = Literal["auto", "xla", "gemm", "direct"]
+PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings that move time and memory only, but for `precision`; 0 and "auto": choose for this machine.
+    """Settings that change time and memory alone, except `precision`. 0 and "auto" mean: choose for this machine.
 
     Results of any two plans agree to float32 rounding, unless one of them has another precision.
     """
@@ -25,20 +26,23 @@ class Plan:
     lanes: int = 0  # clients trained side by side on each device
     conv: Conv = "auto"  # how convolutions are computed, see nets/conv/conv2d.py
     precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/conv/compute.py
-    remat: bool = False  # recompute in the backward pass what lies between products: less memory, more time
+    remat: bool = False  # recompute all but products in the backward pass: less memory, more time
     loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
     evaluate_batch: int = 256  # examples judged at once on each device
-    data: Literal["replicated", "sharded", "streamed"] = "replicated"  # examples: see fed/placement.py
-    clients: Literal["device", "host"] = "device"  # where what stays with clients between rounds is held
-    members: Literal["auto", "map", "vmap"] = "auto"  # runs of one program, see fed/members.py: in turn, side by side
+    data: Literal["replicated", "sharded", "streamed"] = "replicated"  # examples: see fed/engine/placement.py
+    clients: Literal["device", "host"] = "device"  # where the state of clients is held between rounds
+    members: Literal["auto", "map", "vmap"] = "auto"  # runs of one program: in turn or side by side
     memory_mb: int = 0  # of each device, for examples and client state; 0: all it has
-    tune_s: float = 60.0  # seconds for measuring candidates of what is left open, see fed/auto.py; 0: fixed rules
+    tune_s: float = 60.0  # seconds to measure candidates for open fields, see fed/engine/auto.py; 0: rules
 
     def resolve(self) -> "Plan":
-        """The plan with all that is open decided by rule. Raises UserError when it asks for what is not there."""
-        there = jax.device_count()
-        if not 0 <= self.devices <= there:
-            raise UserError(f"plan.devices={self.devices}: this machine has {there}; choose 1 to {there}")
+        """Returns the plan with open fields filled in by fixed rules.
+
+        Raises UserError if a field is out of range or asks for more devices than there are.
+        """
+        available = jax.device_count()
+        if not 0 <= self.devices <= available:
+            raise UserError(f"plan.devices={self.devices}: this machine has {available}; choose 1 to {available}")
         if self.devices % jax.process_count():
             raise UserError(f"plan.devices={self.devices}: choose a multiple of {jax.process_count()}, the processes")
         if self.lanes < 0 or self.evaluate_batch < 1:
@@ -46,53 +50,54 @@ class Plan:
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
         on_cpu = jax.default_backend() == "cpu"
-        usual: Conv = "direct" if on_cpu else "gemm"
-        lanes, conv = self.lanes or (1 if on_cpu else 16), usual if self.conv == "auto" else self.conv
-        return dataclasses.replace(self, devices=self.devices or there, lanes=lanes, conv=conv)
+        default_conv: Conv = "direct" if on_cpu else "gemm"
+        lanes, conv = self.lanes or (1 if on_cpu else 16), default_conv if self.conv == "auto" else self.conv
+        return dataclasses.replace(self, devices=self.devices or available, lanes=lanes, conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:
-        """A line of this many devices, as many of each process, with the one axis `clients`."""
-        kind, each = (jax.sharding.AxisType.Auto,), self.devices // jax.process_count()
-        devices = [one for process in range(jax.process_count()) for one in jax.local_devices(process)[:each]]
-        return jax.make_mesh((self.devices,), (AXIS,), kind, devices=devices)
+        """Returns the mesh of this plan's devices, equally many of each process, with one axis."""
+        per_process = self.devices // jax.process_count()
+        processes = range(jax.process_count())
+        devices = [device for process in processes for device in jax.local_devices(process)[:per_process]]
+        return jax.make_mesh((self.devices,), (AXIS,), (jax.sharding.AxisType.Auto,), devices=devices)
 
     def everywhere(self) -> jax.sharding.NamedSharding:
-        """The sharding of arrays that each device holds whole."""
+        """Returns the sharding of arrays that each device holds whole."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec())
 
     def divided(self) -> jax.sharding.NamedSharding:
-        """The sharding of arrays with a leading axis [devices]."""
+        """Returns the sharding of arrays whose leading axis is divided among the devices."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec(AXIS))
 
-    def put(self, tree: Any) -> Any:
-        """`tree`, the same in every process, whole on each device."""
-        whole = self.everywhere()
-        if whole.is_fully_addressable:
-            return jax.device_put(tree, whole)
+    def put(self, tree: PyTree) -> PyTree:
+        """Returns `tree`, which must be the same in every process, as arrays that each device holds whole."""
+        sharding = self.everywhere()
+        if sharding.is_fully_addressable:
+            return jax.device_put(tree, sharding)
         arrays = jax.tree.map(np.asarray, tree)
-        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index]), arrays)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), arrays)
 
     def memory(self) -> float:
-        """Bytes each device has; host devices share what the machine has."""
+        """Returns the memory of each device in bytes. Devices of a CPU share the memory of the machine equally."""
         stats = jax.local_devices()[0].memory_stats() or {}
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
-        return stats.get("bytes_limit", whole / self.devices)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+        return stats.get("bytes_limit", total / self.devices)
 
     def budget(self) -> float:
-        """Bytes each device may spend on examples and client state."""
+        """Returns the bytes that each device may use for examples and client state."""
         return self.memory_mb * 1e6 or self.memory()
 
     def refuse_excess(self, analysis: Any) -> None:
-        """Raises UserError where a compiled program, by its memory analysis, wants more than a device has."""
-        if analysis is None:  # some backends do not say
+        """Raises UserError if a compiled program needs more memory than a device has, by its memory `analysis`."""
+        if analysis is None:  # some backends have no such analysis
             return
         arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        need, there = analysis.temp_size_in_bytes + arguments, self.memory()
-        if need > there:
-            lanes = int(self.lanes * there / need)
+        need, available = analysis.temp_size_in_bytes + arguments, self.memory()
+        if need > available:
+            lanes = int(self.lanes * available / need)
             smaller = "--plan.remat, or a smaller local.batch" if self.remat is False else "a smaller local.batch"
             raise UserError(
                 f"plan.lanes={self.lanes}: the program needs {need / 1e6:.0f} MB on each device, "
-                f"{(need - there) / 1e6:.0f} MB more than its {there / 1e6:.0f}; "
+                f"{(need - available) / 1e6:.0f} MB more than its {available / 1e6:.0f}; "
                 + (f"choose --plan.lanes {lanes}" if lanes else f"choose {smaller}")
             )

@@ -1,7 +1,8 @@
 """A round of a federated run.
 
-draw a cohort -> deal its clients out to lanes -> on each device, all lanes step until their queues are empty
--> merge over devices -> reduce -> server
+The clients of a cohort are dealt out to lanes. On each device all lanes take local steps until their queues are empty.
+The accumulated updates are merged over devices, the reduction and the stages make one aggregate of them, and the
+server takes its step. The cohort is drawn before the round begins.
 """
 
 import jax
@@ -11,44 +12,51 @@ from fedjax_mri.core import keys, trees
 from fedjax_mri.fed.algorithm import ServerState, traffic
 from fedjax_mri.fed.client.local import step_counts
 from fedjax_mri.fed.engine.lanes import RoundInputs, RoundStats, train_on_devices
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import Cohort
 from fedjax_mri.fed.uplink.contract import PyTree, ServerRound, UplinkState
-from fedjax_mri.fed.world.conditions import Spent, Turnout
+from fedjax_mri.fed.world.conditions import RoundCost, Turnout
 
 
 def one_round(
-    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: Placed, cohort: Cohort
+    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: PlacedData, cohort: Cohort
 ) -> tuple[State, RoundStats]:
-    """A cohort trains, the server takes what the uplink makes of its updates, and each client keeps its own part."""
+    """Returns the state after one round of `cohort`, and the round's statistics.
+
+    The cohort trains, the server moves by the aggregate of its updates, and each client's row is written back.
+    """
     rows = trees.take(state.clients, cohort.client)
     after, trained, rows, stats = cohort_round(sim, plan, state._replace(clients=()), root, placed, cohort, rows)
     return after._replace(clients=trees.put(state.clients, trained, rows)), stats
 
 
 def cohort_round(
-    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: Placed, cohort: Cohort, rows: ClientRow
+    sim: Simulation, plan: Plan, state: State, root: jax.Array, placed: PlacedData, cohort: Cohort, rows: ClientRow
 ) -> tuple[State, jax.Array, ClientRow, RoundStats]:
-    """A round in which the rows of the cohort's clients, [K, ...], are all that is there of the clients.
+    """Returns the result of a round whose `state` has no clients, but the cohort's `rows` [K, ...] beside it.
 
-    Gives the state without clients, who trained (int32 [K], N for none), their rows, and the round's statistics.
+    The result is the state without clients, the clients that trained (int32 [K], N where a place did not train), their
+    new rows [K, ...], and the round's statistics.
     """
-    inputs, queues, spent = prepare_round(sim, plan, cohort, state, root, placed, rows)
+    inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
     server, uplink = server_step(sim, state, root, placed.size, updates)
     moves = (stats.clients > 0) | (sim.uplink.empty_round == "release")
     server, uplink = trees.select(moves, (server, uplink), (state.server, state.uplink))
     trained = jnp.where(inputs.steps > 0, cohort.client, len(sim.data.sizes))
-    return State(state.round + 1, server, uplink, ()), trained, rows, stats._replace(spent=spent)
+    return State(state.round + 1, server, uplink, ()), trained, rows, stats._replace(cost=cost)
 
 
 def server_step(
     sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, updates: PyTree
 ) -> tuple[ServerState, UplinkState]:
-    """What the server becomes by a cohort's `updates`, as the reduction has accumulated them."""
+    """Returns the server and the state of the uplink after a round.
+
+    `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients.
+    """
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     at = ServerRound(state.round, keys.round_purpose(key, keys.RoundPurpose.REDUCE), total, sim.sampler.rate * total)
@@ -59,11 +67,11 @@ def server_step(
 
 
 def prepare_round(
-    sim: Simulation, plan: Plan, cohort: Cohort, state: State, root: jax.Array, placed: Placed, rows: ClientRow
-) -> tuple[RoundInputs, Queues, Spent]:
-    """What the lanes read in this round, their queues, and what the round costs clients and network.
+    sim: Simulation, plan: Plan, cohort: Cohort, state: State, root: jax.Array, placed: PlacedData, rows: ClientRow
+) -> tuple[RoundInputs, Queues, RoundCost]:
+    """Returns the inputs of the lanes for this round, their queues, and the simulated cost of the round.
 
-    Absent clients, those without examples and those whose update is lost have no steps.
+    Absent clients, clients without examples and clients whose update is lost take no steps.
     """
     size = placed.size[cohort.client]
     full_steps = jnp.where(cohort.present, step_counts(sim.local, size), 0)
@@ -83,11 +91,11 @@ def prepare_round(
         order=queues.order,
         rate=sim.local.schedule(state.round),
     )
-    return inputs, queues, turnout.spent
+    return inputs, queues, turnout.cost
 
 
 def cohort_turnout(sim: Simulation, cohort: Cohort, full_steps: jax.Array, state: State, root: jax.Array) -> Turnout:
-    """What becomes of the `full_steps` int32 [K] of a cohort under the simulation's conditions."""
+    """Returns how many of the `full_steps` int32 [K] a cohort takes under the simulation's conditions, and the cost."""
     key = keys.purpose(jax.random.fold_in(root, state.round), keys.Purpose.CONDITIONS)
     each = traffic(sim.algorithm, sim.uplink, state.server.model)
     return sim.conditions(key, state.round, cohort, full_steps, each)

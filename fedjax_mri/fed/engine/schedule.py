@@ -1,6 +1,7 @@
 """Which lane trains which client, and in what order.
 
-Clients are dealt out longest first, each to the least loaded lane (Graham 1969: at most 4/3 of the best makespan).
+Clients are dealt out in descending order of steps, each to the lane with the least work so far. The longest queue is
+at most 4/3 times that of the best schedule (Graham 1969).
 """
 
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 
 class Queues(NamedTuple):
-    """Lane l trains the cohort's places order[start[l]:stop[l]], one after another."""
+    """The queues of all lanes: lane l trains the cohort's places order[start[l]:stop[l]], one after another."""
 
     order: jax.Array  # int32 [K], places of the cohort; those without work come last, in no lane's queue
     start: jax.Array  # int32 [lanes]
@@ -18,13 +19,14 @@ class Queues(NamedTuple):
 
 
 def longest_first(steps: jax.Array, lanes: int, home: jax.Array | None = None, devices: int = 1) -> Queues:
-    """Queues for places that need `steps` int32 [K] local steps each.
+    """Returns the queues of all lanes for cohort places that need `steps` int32 [K] local steps each.
 
-    Lanes are divided evenly among `devices`; a place goes to a lane of its `home` int32 [K], or to any if that is -1.
+    Lanes are divided evenly among `devices`. A place goes to a lane of its device `home` int32 [K], or of any device if
+    that is -1.
     """
     ranked = jnp.argsort(steps, descending=True)
     home = jnp.full(steps.shape, -1, jnp.int32) if home is None else home
-    # Numbered here so that neighbours are on different devices: of equally loaded lanes the first is taken.
+    # Lanes are numbered so that neighbours are on different devices: the first of equally loaded lanes is taken.
     device = jnp.arange(lanes, dtype=jnp.int32) % devices
 
     def deal(load: jax.Array, place: jax.Array) -> tuple[jax.Array, jax.Array]:

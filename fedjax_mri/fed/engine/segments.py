@@ -1,4 +1,4 @@
-"""Rounds between two evaluations: one compiled program, or one a round where the host has a part in it."""
+"""Runs the rounds between two evaluations, as one compiled program or as one program for each round."""
 
 import time
 from collections.abc import Callable
@@ -13,34 +13,39 @@ from fedjax_mri.core import programs, trees
 from fedjax_mri.core.programs import Program, ProgramCache, Shardings
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.lanes import RoundStats
-from fedjax_mri.fed.engine.placement import Placed
+from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import cohort_round, one_round
 from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, init_state
 from fedjax_mri.fed.sampling import Cohort
 
-# (state, rounds) -> (the state that many rounds on, their work [rounds, ...], seconds that rounds waited for examples);
-# the state handed in is consumed.
+# (state, rounds) -> (the state after that many rounds, their statistics [rounds, ...], seconds that they waited for
+# examples). The memory of the argument `state` is reused, so that it must not be used again.
 Segment = Callable[[State, int], tuple[State, RoundStats, float]]
-Advance = Callable[[State, Placed, Cohort], tuple[State, RoundStats]]  # a round of which the host knows the cohort
+Advance = Callable[[State, PlacedData, Cohort], tuple[State, RoundStats]]  # one round, whose cohort the host knows
 
 
-def build(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None = None) -> Segment:
-    """The compiled rounds of a run whose randomness starts from key `root`, up to `most` in a segment.
+def build(sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: ProgramCache | None = None) -> Segment:
+    """Returns the compiled segment of a run, of up to `max_rounds` rounds, with randomness from the key `root`.
 
-    They are one program, unless the host has a part in each round: it sends the examples, or holds the clients' state.
-    Traced programs are kept on `cache`. `check` the simulation first. Raises UserError where the program is too large.
+    All rounds are one program, unless the plan asks for one each or the host takes part in each round: it sends the
+    examples or holds the clients' state. Traced programs are kept in `cache`. Call `check_simulation` first. Raises
+    UserError if the program does not fit into memory.
     """
     if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
         return build_round_by_round(sim, plan, root, cache)
-    return build_one_program(sim, plan, root, most, cache)
+    return build_one_program(sim, plan, root, max_rounds, cache)
 
 
-def build_one_program(sim: Simulation, plan: Plan, root: jax.Array, most: int, cache: ProgramCache | None) -> Segment:
-    """All rounds of a segment as one program."""
+def build_one_program(
+    sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: ProgramCache | None
+) -> Segment:
+    """Returns a segment whose rounds are one compiled program."""
     placed = placement.place_examples(sim.data, plan)
     state = jax.eval_shape(partial(init_state, sim), root)
-    program = compile_rounds(plan, partial(run_rounds, sim, plan, most), state, root, placed, np.int32(0), cache=cache)
+    program = compile_rounds(
+        plan, partial(run_rounds, sim, plan, max_rounds), state, root, placed, np.int32(0), cache=cache
+    )
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
@@ -50,29 +55,29 @@ def build_one_program(sim: Simulation, plan: Plan, root: jax.Array, most: int, c
 
 
 def run_rounds(
-    sim: Simulation, plan: Plan, most: int, state: State, root: jax.Array, placed: Placed, rounds: jax.Array
+    sim: Simulation, plan: Plan, max_rounds: int, state: State, root: jax.Array, placed: PlacedData, rounds: jax.Array
 ) -> tuple[State, RoundStats]:
-    """The state `rounds` int32 [] on, and their work [most, ...], of which the rest is zeros."""
+    """Returns the state after `rounds` int32 [] rounds, and their statistics [max_rounds, ...], padded with zeros."""
 
     @partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
-    def one(state: State, root: jax.Array, placed: Placed) -> tuple[State, RoundStats]:
+    def next_round(state: State, root: jax.Array, placed: PlacedData) -> tuple[State, RoundStats]:
         return one_round(sim, plan, state, root, placed, draw_cohort(sim, root, state.round))
 
-    shapes = jax.eval_shape(one, state, root, placed)[1]
-    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((most, *x.shape), x.dtype), shapes))
+    shapes = jax.eval_shape(next_round, state, root, placed)[1]
+    log = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((max_rounds, *x.shape), x.dtype), shapes))
 
     def body(number: jax.Array, carry: tuple[State, RoundStats]) -> tuple[State, RoundStats]:
-        state, work = one(carry[0], root, placed)
+        state, work = next_round(carry[0], root, placed)
         return state, trees.put(carry[1], number, work)
 
     return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
 def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: ProgramCache | None) -> Segment:
-    """Each round as one program, given its cohort and examples by the host.
+    """Returns a segment in which each round is one call of a compiled program; the host passes cohort and examples.
 
-    A round begins when the one before has ended: that costs a millisecond, keeps no more than two rounds' examples on
-    a device, and lets the wait for examples be measured.
+    A round begins when the one before has ended. That costs a millisecond, but keeps at most two rounds' examples on a
+    device, and the time spent waiting for examples can be measured.
     """
     streams = plan.data == "streamed"
     cohort = jax.tree.map(np.asarray, draw_cohort(sim, root, jnp.int32(0)))
@@ -84,13 +89,13 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
     advance = (advance_cohort_rows if plan.clients == "host" else advance_all_clients)(
         sim, plan, root, placed, cohort, cache
     )
-    ask = cohort_feed(sim, plan, root, placed)
+    next_inputs = cohort_feed(sim, plan, root, placed)
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         works, waited = [], 0.0
         for number in range(int(state.round), int(state.round) + rounds):
             start = time.perf_counter()
-            cohort, placed = ask(number)
+            cohort, placed = next_inputs(number)
             waited += time.perf_counter() - start
             state, work = jax.block_until_ready(advance(state, placed, cohort))
             works.append(work)
@@ -100,24 +105,26 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
 
 
 def advance_all_clients(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, cache: ProgramCache | None
+    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
-    """A round of which all clients' state is on the devices."""
+    """Returns a compiled round for client state that is held on the devices."""
     state = jax.eval_shape(partial(init_state, sim), root)
     program = compile_rounds(plan, partial(one_round, sim, plan), state, root, placed, cohort, cache=cache)
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
 
 def advance_cohort_rows(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: Placed, cohort: Cohort, cache: ProgramCache | None
+    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
-    """A round of which the cohort's state comes from arrays on the host, and goes back into them."""
+    """Returns a compiled round for client state held on the host: the cohort's rows are sent and written back."""
     state = jax.eval_shape(partial(init_state, sim), root)
-    kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
-    most = state._replace(clients=())
-    program = compile_rounds(plan, partial(cohort_round, sim, plan), most, root, placed, cohort, kept, cache=cache)
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
+    without_clients = state._replace(clients=())
+    program = compile_rounds(
+        plan, partial(cohort_round, sim, plan), without_clients, root, placed, cohort, rows, cache=cache
+    )
 
-    def advance(state: State, placed: Placed, cohort: Cohort) -> tuple[State, RoundStats]:
+    def advance(state: State, placed: PlacedData, cohort: Cohort) -> tuple[State, RoundStats]:
         rows, clients = trees.take(state.clients, cohort.client), state.clients
         state, trained, rows, work = program(state._replace(clients=()), root, placed, cohort, rows)
         trees.put_in_place(clients, np.asarray(trained), rows)
@@ -126,24 +133,29 @@ def advance_cohort_rows(
     return advance
 
 
-def cohort_feed(sim: Simulation, plan: Plan, root: jax.Array, placed: Placed) -> Callable[[int], tuple[Cohort, Placed]]:
-    """Round -> its cohort, as NumPy arrays, and the examples; streamed, the next round's are on their way meanwhile."""
+def cohort_feed(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData
+) -> Callable[[int], tuple[Cohort, PlacedData]]:
+    """Returns a function from a round number to its cohort, as NumPy arrays, and the placed examples.
+
+    Streamed examples of the next round are sent while the current round runs.
+    """
     draw, key = jax.jit(partial(draw_cohort, sim)), jax.device_put(root, placement.host_device())
 
-    def cohort(number: int) -> Any:
+    def cohort(number: int) -> Any:  # a Cohort of NumPy arrays
         return jax.tree.map(np.asarray, draw(key, np.int32(number)))
 
     if plan.data != "streamed":
         return lambda number: (cohort(number), placed)
 
-    room = placement.store_shape(sim.data, plan, cohort(0).client.size)
+    shape = placement.store_shape(sim.data, plan, cohort(0).client.size)
 
-    def sent(number: int) -> tuple[Cohort, Placed]:
-        chosen = cohort(number)
-        sizes = np.where(chosen.present, sim.data.sizes[chosen.client], 0).astype(np.int32)
-        return chosen, jax.block_until_ready(placement.divide_examples(sim.data, plan, chosen.client, sizes, room))
+    def send(number: int) -> tuple[Cohort, PlacedData]:
+        drawn = cohort(number)
+        sizes = np.where(drawn.present, sim.data.sizes[drawn.client], 0).astype(np.int32)
+        return drawn, jax.block_until_ready(placement.divide_examples(sim.data, plan, drawn.client, sizes, shape))
 
-    return placement.prefetch(sent)
+    return placement.prefetch(send)
 
 
 def compile_rounds(
@@ -151,14 +163,21 @@ def compile_rounds(
     program: Program,
     state: State,
     root: jax.Array,
-    placed: Placed,
+    placed: PlacedData,
     *rest: Any,
     cache: ProgramCache | None = None,
 ) -> Any:
-    """`program(state, root, placed, *rest)` for arguments of these shapes; all results are on every device."""
+    """Returns `program(state, root, placed, *rest)` compiled for these shapes, with all results on every device.
+
+    Raises UserError if the program does not fit into memory.
+    """
     everywhere = plan.everywhere()
-    where = jax.tree.map(lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.partition_specs(plan))
-    form = Shardings((everywhere, everywhere, where, *(everywhere for _ in rest)), everywhere, consumed=(0,))
-    found = programs.compile_program(program, form, (state, root, placed, *rest), cache, "segment")
-    plan.refuse_excess(found.memory_analysis())
-    return found
+    data_shardings = jax.tree.map(
+        lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.partition_specs(plan)
+    )
+    shardings = Shardings(
+        (everywhere, everywhere, data_shardings, *(everywhere for _ in rest)), everywhere, consumed=(0,)
+    )
+    compiled = programs.compile_program(program, shardings, (state, root, placed, *rest), cache, "segment")
+    plan.refuse_excess(compiled.memory_analysis())
+    return compiled

@@ -1,4 +1,4 @@
-"""What a federated run is made of, and its state between rounds."""
+"""The parts of a federated run, and its state between rounds."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ PyTree = Any
 
 
 class Simulation(NamedTuple):
-    """All that defines a run but its seed."""
+    """All that defines a run, except its seed and its plan."""
 
     task: Task
     algorithm: Algorithm
@@ -38,29 +38,29 @@ class Simulation(NamedTuple):
 class ClientRow(NamedTuple):
     """What stays with a client between rounds; as arrays over clients, each leaf has a leading axis [N]."""
 
-    model: Model  # what does not travel
-    state: PyTree  # the algorithm's
-    uplink: PyTree  # the stages'
+    model: Model  # the part of the model that does not travel
+    state: PyTree  # of the algorithm
+    uplink: PyTree  # of the stages of the uplink
     rounds: jax.Array  # int32 [], rounds it has trained in
 
 
 class State(NamedTuple):
-    """A run between two rounds."""
+    """The state of a run between two rounds."""
 
     round: jax.Array  # int32 [], rounds done
     server: ServerState
     uplink: UplinkState
-    clients: Any  # ClientRow [N, ...], as NumPy arrays where the plan holds it on the host; () in a round's own program
+    clients: Any  # ClientRow [N, ...], as NumPy arrays if the plan holds it on the host; () inside `cohort_round`
 
 
 def init_state(sim: Simulation, root: jax.Array) -> State:
-    """The state before the first round; every client starts from the same model."""
+    """Returns the state before the first round. Every client starts from the same model."""
     state = init_one_client(sim.task, sim.algorithm, sim.uplink, root)
     return state._replace(clients=trees.repeat(state.clients, len(sim.data.sizes)))
 
 
 def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.Array) -> State:
-    """`init_state` with the row of one client in place of N rows."""
+    """Returns the state before the first round with the row of one client in place of N rows."""
     model = task.init(keys.purpose(root, keys.Purpose.INIT))
     shared, rest = trees.split(task.shared(model), model)
     sent = sent_shapes(algorithm, shared)
@@ -69,7 +69,10 @@ def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.
 
 
 def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
-    """`init_state`, in the places that the plan says; clients held on the host are never on a device all at once."""
+    """Returns the state before the first round, placed as the plan says.
+
+    Client state that is held on the host is never on a device for all clients at once.
+    """
     make = partial(jax.jit, compiler_options=programs.xla_options())
     if plan.clients == "device":
         return place_state(plan, make(partial(init_state, sim))(root))
@@ -79,7 +82,7 @@ def initial_state(sim: Simulation, plan: Plan, root: jax.Array) -> State:
 
 
 def place_state(plan: Plan, state: State) -> State:
-    """A state, from wherever it was, in the places that the plan says."""
+    """Returns a state placed as the plan says: client state on the host or the devices, the rest on the devices."""
     clients, rest = state.clients, state._replace(clients=())
     if plan.clients == "host":
         clients = jax.tree.map(lambda x: np.require(x, requirements=["O", "W"]), clients)
@@ -89,17 +92,17 @@ def place_state(plan: Plan, state: State) -> State:
 
 
 def state_shapes(sim: Simulation) -> State:
-    """The shapes of a state."""
+    """Returns a state of shapes and dtypes alone."""
     return jax.eval_shape(partial(init_state, sim), jax.random.key(0))
 
 
 def draw_cohort(sim: Simulation, root: jax.Array, round: jax.Array) -> Cohort:
-    """The cohort of a round, int32 []."""
+    """Returns the cohort of `round` int32 []."""
     return sim.sampler.draw(keys.purpose(jax.random.fold_in(root, round), keys.Purpose.SAMPLE), round)
 
 
 def check_simulation(sim: Simulation, plan: Plan) -> None:
-    """Raises UserError where parts of the simulation do not go together, or the plan cannot hold it."""
+    """Raises UserError if parts of the simulation do not work together, or it does not fit into the plan's memory."""
     state = state_shapes(sim)
     sent = sent_shapes(sim.algorithm, state.server.model)
     check_staleness(sim)
@@ -109,7 +112,7 @@ def check_simulation(sim: Simulation, plan: Plan) -> None:
 
 
 def check_staleness(sim: Simulation) -> None:
-    """Raises UserError where clients may start from a broadcast that the algorithm no longer has."""
+    """Raises UserError if clients may start from a broadcast that the algorithm no longer keeps."""
     latest, remembered = sim.sampler.max_staleness, sim.algorithm.max_staleness
     if latest > remembered:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Who takes part in a round. `cohort.py` is the contract; each settings class may be named after `--fed.sampling`."""
+"""Which clients take part in a round. `cohort.py` is the contract; `--fed.sampling` names a settings class."""
 
 from fedjax_mri.fed.sampling.asynchronous import Asynchronous
 from fedjax_mri.fed.sampling.availability import Diurnal, Markov, Trace

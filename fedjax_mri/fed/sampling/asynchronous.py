@@ -1,8 +1,8 @@
-"""Overlapping rounds: clients come and go at their own pace, and the server moves whenever enough have arrived.
+"""Overlapping rounds: clients train at their own speed, and the server moves whenever enough updates have arrived.
 
 Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba: Federated Learning with Buffered Asynchronous Aggregation,
-AISTATS 2022 (arXiv 2106.06639). When and in which order clients arrive does not depend on what they learn, so the
-queue of events runs once on the host, and the compiled rounds read their cohorts from its table.
+AISTATS 2022 (arXiv 2106.06639). The order in which updates arrive does not depend on what clients learn. So all
+arrivals are simulated once on the host, and the compiled rounds read their cohorts from the resulting table.
 """
 
 import heapq
@@ -22,29 +22,30 @@ from fedjax_mri.fed.world.speeds import ClientSpeeds, link_seconds
 
 @dataclass(frozen=True)
 class Asynchronous:
-    """The server moves after every `buffer` arrivals, while `concurrency` clients train; whoever arrives is replaced.
+    """Settings of asynchronous rounds: `concurrency` clients train, and the server moves after every `buffer` arrivals.
 
-    A round is a server step. A client whose update is in the buffer rests until that step: no cohort has it twice.
+    A round is one server step. When an update arrives, another client starts to train. A client whose update is in the
+    buffer waits until the server step, so that no cohort has it twice.
     """
 
     buffer: int = 10
-    concurrency: int = 100  # clients in training at once; fewer where all the others rest
-    latest: int = 20  # server steps; an update that comes later is thrown away, and nothing counts it
+    concurrency: int = 100  # clients in training at once; fewer if no other client is idle
+    latest: int = 20  # most server steps that an update may be behind; later ones are dropped and not counted
     speeds: ClientSpeeds = field(default_factory=ClientSpeeds)
-    jitter: float = 0.0  # sigma of the logarithm of each training's own factor on its time
-    seed: int = 0  # of who is asked next, and of the jitter
+    jitter: float = 0.0  # sigma of the logarithm of a random factor on the time of each training
+    seed: int = 0  # of the choice of the next client, and of the jitter
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when there are too few clients, or a number makes no sense."""
+        """Returns the sampler. Raises UserError if there are too few clients or a number is out of range."""
         for name, least in (("buffer", 1), ("concurrency", 1), ("latest", 0), ("jitter", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise UserError(f"sampling.{name}={getattr(self, name)}: must be {least} or more")
-        able = int(np.sum(np.asarray(population.sizes) > 0))
-        if self.buffer > able:
-            raise UserError(f"sampling.buffer={self.buffer}: {able} clients have examples; choose 1 to {able}")
-        if self.concurrency > able:
+        eligible = int(np.sum(np.asarray(population.sizes) > 0))
+        if self.buffer > eligible:
+            raise UserError(f"sampling.buffer={self.buffer}: {eligible} clients have examples; choose 1 to {eligible}")
+        if self.concurrency > eligible:
             raise UserError(
-                f"sampling.concurrency={self.concurrency}: {able} clients have examples; choose 1 to {able}"
+                f"sampling.concurrency={self.concurrency}: {eligible} clients have examples; choose 1 to {eligible}"
             )
         table = self.table(population)
 
@@ -55,40 +56,45 @@ class Asynchronous:
         return Sampler(sample, "other", self.buffer / len(population.sizes), self.latest)
 
     def table(self, population: Population) -> "Arrivals":
-        """All server steps of a run; more rounds leave the first ones as they are."""
-        with jax.ensure_compile_time_eval():  # the queue needs numbers, also where a program is being traced
+        """Returns the arrivals of all server steps of a run. They do not change if the run has more rounds."""
+        with jax.ensure_compile_time_eval():  # the simulation needs numbers, even while a program is being traced
             speeds = self.speeds.build(len(population.sizes))
             link = np.asarray(link_seconds(speeds, population.traffic()))
         seconds = link + population.steps / np.asarray(speeds.steps_per_s)
-        able = np.flatnonzero(population.sizes)
-        steps = arrivals(self, seconds.astype(np.float64), able, population.rounds)
-        client, staleness, now = (np.stack(column) for column in zip(*steps))
-        return Arrivals(client.astype(np.int32), staleness.astype(np.int32), np.diff(now, prepend=0).astype(np.float32))
+        eligible = np.flatnonzero(population.sizes)
+        steps = arrivals(self, seconds.astype(np.float64), eligible, population.rounds)
+        client, staleness, time = (np.stack(column) for column in zip(*steps))
+        return Arrivals(
+            client.astype(np.int32), staleness.astype(np.int32), np.diff(time, prepend=0).astype(np.float32)
+        )
 
 
 class Arrivals(NamedTuple):
-    """Whose updates make the server move, R times."""
+    """The updates in the buffer at each of R server steps."""
 
     client: np.ndarray  # int32 [R, K]
     staleness: np.ndarray  # int32 [R, K], server steps since the broadcast each started from
-    seconds: np.ndarray  # float32 [R], since the step before
+    seconds: np.ndarray  # float32 [R], since the server step before
 
 
 def arrivals(
-    rules: Asynchronous, seconds: np.ndarray, able: np.ndarray, rounds: int
+    settings: Asynchronous, seconds: np.ndarray, eligible: np.ndarray, rounds: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Clients [K], the staleness of each [K], and the time, of each server step; a training takes `seconds` [N]."""
-    rng, idle, training = np.random.default_rng(rules.seed), able.tolist(), list[tuple[float, int, int]]()
+    """Yields clients int [K], their staleness int [K] and the time in seconds of each server step.
+
+    `seconds` [N] is the time that the training of each client takes, and `eligible` holds the clients with examples.
+    """
+    rng, idle, training = np.random.default_rng(settings.seed), eligible.tolist(), list[tuple[float, int, int]]()
     now = 0.0
     for version in range(rounds):
         arrived = list[tuple[int, int]]()
-        while len(arrived) < rules.buffer:
-            while idle and len(training) < rules.concurrency:
+        while len(arrived) < settings.buffer:
+            while idle and len(training) < settings.concurrency:
                 client = pop_random_client(idle, rng)
-                end = now + seconds[client] * math.exp(rules.jitter * rng.standard_normal())
+                end = now + seconds[client] * math.exp(settings.jitter * rng.standard_normal())
                 heapq.heappush(training, (end, client, version))
             now, client, start = heapq.heappop(training)
-            if version - start <= rules.latest:
+            if version - start <= settings.latest:
                 arrived.append((client, version - start))
             else:
                 idle.append(client)
@@ -98,7 +104,7 @@ def arrivals(
 
 
 def pop_random_client(idle: list[int], rng: np.random.Generator) -> int:
-    """One of the idle, who is so no more."""
-    place = int(rng.integers(len(idle)))
-    idle[place], idle[-1] = idle[-1], idle[place]
+    """Removes a random client from the list `idle` and returns it."""
+    index = int(rng.integers(len(idle)))
+    idle[index], idle[-1] = idle[-1], idle[index]
     return idle.pop()

@@ -1,4 +1,4 @@
-"""Cohorts from those who are there: by time of day, by chance that lasts, or by a recorded trace."""
+"""Cohorts of available clients. Availability follows the time of day, a Markov chain, or a recorded trace."""
 
 import math
 import pathlib
@@ -14,16 +14,17 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, checked_size, cohort_of
 
 
-def cohort_of_available(cohort: int, number: int, there: Callable[[jax.Array], jax.Array]) -> Sampler:
-    """`cohort` of the clients that are `there` (round -> bool [number]), drawn evenly; all of them if they are fewer.
+def cohort_of_available(cohort: int, number: int, available: Callable[[jax.Array], jax.Array]) -> Sampler:
+    """Returns a sampler that draws `cohort` available clients uniformly, or all of them if there are fewer.
 
-    Raises UserError when the cohort is empty or larger than the population.
+    `number` is the number of clients, and `available` maps a round to bool [number]. Raises UserError if the cohort is
+    empty or larger than the population.
     """
     places = checked_size(cohort, number)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
-        lot = jnp.where(there(round), jax.random.uniform(key, (number,), jnp.float32), -1.0)
-        best, client = jax.lax.top_k(lot, places)
+        score = jnp.where(available(round), jax.random.uniform(key, (number,), jnp.float32), -1.0)
+        best, client = jax.lax.top_k(score, places)
         return cohort_of(client, best >= 0)
 
     return Sampler(sample, "other", places / number)
@@ -31,16 +32,16 @@ def cohort_of_available(cohort: int, number: int, there: Callable[[jax.Array], j
 
 @dataclass(frozen=True)
 class Diurnal:
-    """`cohort` clients of those awake: each is there for a share of its day, which begins when its own phase says."""
+    """Settings of availability by time of day: each client is available for a share of its own day."""
 
     cohort: int = 32
     day: float = 24.0  # rounds
-    awake: float = 0.5  # share of the day that a client is there
-    spread: float = 1.0  # share of the day over which clients' phases lie; 0: all wake up at once
+    awake: float = 0.5  # share of the day that a client is available
+    spread: float = 1.0  # share of the day over which clients' phases are spread; 0: all have the same phase
     seed: int = 0  # of the phases
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError on a day without length, or shares that are none."""
+        """Returns the sampler. Raises UserError unless the day is positive and the shares are from 0 to 1."""
         checks.positive("sampling.day", self.day)
         for name in ("awake", "spread"):
             checks.share(f"sampling.{name}", getattr(self, name))
@@ -53,18 +54,18 @@ class Diurnal:
 
 @dataclass(frozen=True)
 class Markov:
-    """`cohort` clients of those there, who come and go: each is a two-state Markov chain in its stationary law.
+    """Settings of availability by chance: each client is a two-state Markov chain that starts in its stationary law.
 
-    Stays have a geometric length; in the long run a client is there present / (present + absent) of the time.
+    The lengths of stays are geometric. In the long run a client is available present / (present + absent) of the time.
     """
 
     cohort: int = 32
-    present: float = 10.0  # mean rounds a client stays
-    absent: float = 10.0  # mean rounds it stays away
-    seed: int = 0  # of the coming and going
+    present: float = 10.0  # mean number of rounds that a client stays available
+    absent: float = 10.0  # mean number of rounds that it stays away
+    seed: int = 0  # of the Markov chains
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when a mean stay is below one round."""
+        """Returns the sampler. Raises UserError if a mean stay is below one round."""
         for name in ("present", "absent"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise UserError(f"sampling.{name}={getattr(self, name)}: must be a mean of 1 round or more")
@@ -72,29 +73,29 @@ class Markov:
         return cohort_of_available(self.cohort, trace.shape[1], trace_row(trace))
 
     def trace(self, rounds: int, number: int) -> np.ndarray:
-        """Who is there, bool [rounds, number]; more rounds leave the first ones as they are."""
+        """Returns which clients are available, bool [rounds, number]. More rounds do not change the first ones."""
         rng, leave, come = np.random.default_rng(self.seed), 1 / self.present, 1 / self.absent
         trace = np.empty((rounds, number), bool)
         trace[0] = rng.random(number) < come / (come + leave)
         for round in range(1, rounds):
-            moves = rng.random(number) < np.where(trace[round - 1], leave, come)
-            trace[round] = trace[round - 1] ^ moves
+            changes = rng.random(number) < np.where(trace[round - 1], leave, come)
+            trace[round] = trace[round - 1] ^ changes
         return trace
 
 
 @dataclass(frozen=True)
 class Trace:
-    """`cohort` clients of those that a file says are there.
+    """Settings of availability by a file, which is a table of 0 and 1 with a row for each round.
 
-    A .npy array [T, N] or a .csv of T lines with N columns, without a header, of 0 and 1: a line a round, a column a
-    client. After the last line it begins again.
+    It is a .npy array [T, N] or a .csv file of T lines with N columns and no header; each column is a client. After the
+    last row it starts again from the first.
     """
 
     cohort: int = 32
     path: str = ""
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when the file is missing, damaged or of another number of clients."""
+        """Returns the sampler. Raises UserError if the file is missing, damaged or for another number of clients."""
         trace, number = read_trace(self.path), len(population.sizes)
         if trace.shape[1] != number:
             raise UserError(f"{self.path}: has {trace.shape[1]} columns, there are {number} clients; give one each")
@@ -102,12 +103,12 @@ class Trace:
 
 
 def trace_row(trace: np.ndarray) -> Callable[[jax.Array], jax.Array]:
-    """Round -> its row of a trace bool [T, N], over and over."""
+    """Returns a function from a round to its row of a trace bool [T, N], which is repeated after T rounds."""
     return lambda round: jnp.asarray(trace)[round % len(trace)]
 
 
 def read_trace(path: str) -> np.ndarray:
-    """A trace bool [T, N] from a .npy or .csv file. Raises UserError when it is none."""
+    """Returns a trace bool [T, N] from a .npy or .csv file. Raises UserError if the file does not hold one."""
     if not path:
         raise UserError("sampling.path: give a .npy or .csv file of who is there, --sampling.path FILE")
     try:

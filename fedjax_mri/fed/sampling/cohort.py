@@ -1,4 +1,4 @@
-"""The contract of sampling: whom there is to ask, and who is asked in a round."""
+"""The contract of sampling: the population of clients, and the cohort that takes part in a round."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,42 +12,42 @@ from fedjax_mri.fed.traffic import Traffic
 
 
 class Population(NamedTuple):
-    """The clients there are, and what a run asks of them: what samplers and conditions are built for."""
+    """All clients and their work in a run: what samplers and conditions are built from."""
 
     sizes: np.ndarray  # int32 [N], examples
     steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round
-    epochs: int = 1  # that those steps make
+    epochs: int = 1  # local epochs in a round
     traffic: Callable[[], Traffic] = lambda: Traffic(0, 0)  # of one client in a round; traces the model when called
-    rounds: int = 1  # of the run
+    rounds: int = 1  # rounds of the run
 
 
 class Cohort(NamedTuple):
-    """K places, of which those not `present` stay empty: shapes do not depend on chance."""
+    """The clients of a round, in K places. Places that are not `present` are empty, so that K never changes."""
 
-    client: jax.Array  # int32 [K], no client twice among the present
+    client: jax.Array  # int32 [K]; the present ones are all different
     present: jax.Array  # bool [K]
-    times: jax.Array  # float32 [K], how often each was drawn: its weight counts as often
+    times: jax.Array  # float32 [K], how often each was drawn, which multiplies its weight
     staleness: jax.Array  # int32 [K], server steps since the broadcast it started from; 0 unless rounds overlap
-    seconds: jax.Array  # float32 [], since the server step before; 0 unless rounds overlap: conditions keep the clock
+    seconds: jax.Array  # float32 [], since the server step before; 0 unless rounds overlap
 
 
 Draw = Callable[[jax.Array, jax.Array], Cohort]  # (key, round int32 []) -> cohort
 
 
 class Sampler(NamedTuple):
-    """Who takes part in a round."""
+    """Draws the clients that take part in a round."""
 
     draw: Draw
-    # How cohorts are distributed, for whoever must know it, such as a privacy accountant: "poisson", each client by a
-    # coin of its own; "fixed", a number without replacement; "everyone"; "replacement"; or another word.
+    # The distribution of cohorts, for example for a privacy accountant: "poisson", each client independently; "fixed",
+    # a fixed number without replacement; "everyone"; "replacement"; or another word.
     law: str
-    rate: float  # share of all clients in an average cohort; under "poisson" each client's probability
+    rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives
 
 
 def cohort_of(client: jax.Array, present: jax.Array | None = None, times: jax.Array | None = None,
               staleness: jax.Array | None = None, seconds: jax.Array | None = None) -> Cohort:  # fmt: skip
-    """The cohort of clients int32 [K]: all present, each drawn once, none stale, unless an argument says otherwise."""
+    """Returns the cohort of `client` int32 [K]; by default all are present, drawn once and not stale."""
     return Cohort(
         client,
         jnp.ones(client.shape, bool) if present is None else present,
@@ -57,8 +57,8 @@ def cohort_of(client: jax.Array, present: jax.Array | None = None, times: jax.Ar
     )
 
 
-def checked_size(cohort: int, most: int) -> int:
-    """`cohort` itself. Raises UserError when it is empty or larger than `most`."""
-    if not 1 <= cohort <= most:
-        raise UserError(f"sampling.cohort={cohort}: there are {most} clients; choose 1 to {most}")
+def checked_size(cohort: int, limit: int) -> int:
+    """Returns `cohort`, a number of clients. Raises UserError if it is below 1 or above `limit`."""
+    if not 1 <= cohort <= limit:
+        raise UserError(f"sampling.cohort={cohort}: there are {limit} clients; choose 1 to {limit}")
     return cohort

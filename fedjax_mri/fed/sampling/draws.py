@@ -1,4 +1,4 @@
-"""Cohorts from all clients: drawn evenly, by size, each by a coin of its own, or in turn."""
+"""Cohorts drawn from all clients: uniformly, by size, independently, or in a fixed order."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,25 @@ from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.sampling.cohort import Cohort, Draw, Population, Sampler, checked_size, cohort_of
 
-OVERFLOW = 1e-9  # chance that a Poisson cohort has more clients than places
+OVERFLOW = 1e-9  # probability that a Poisson cohort has more clients than places
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """`cohort` draws a round, every client as likely as any other."""
+    """Settings of uniform sampling: `cohort` draws a round, all clients with equal probability."""
 
     cohort: int = 32
     replace: bool = False  # a client may be drawn again: it trains once, and its weight counts as often
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when the cohort is empty or, without replacement, larger than the population."""
+        """Returns the sampler. Raises UserError if the cohort is empty or, without replacement, too large."""
         number = len(population.sizes)
         places = checked_size(self.cohort, max(number, self.cohort) if self.replace else number)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             if self.replace:
                 return with_repeats(jax.random.randint(key, (places,), 0, number, jnp.int32))
-            first = jnp.arange(places, dtype=jnp.int32)  # of a shuffle of which the rest is never computed
+            first = jnp.arange(places, dtype=jnp.int32)  # the rest of the shuffle is never computed
             return cohort_of(shuffled(key, first, jnp.int32(number)))
 
         return Sampler(sample, "replacement" if self.replace else "fixed", places / number)
@@ -36,12 +36,12 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Everyone:
-    """All clients, each round."""
+    """Settings of full participation: all clients in each round."""
 
-    without: int = -1  # a client left out; -1: nobody
+    without: int = -1  # a client to leave out; -1: none
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when the client left out does not exist."""
+        """Returns the sampler. Raises UserError if the client to leave out does not exist."""
         number = len(population.sizes)
         if known(self.without) and not -1 <= self.without < number:
             raise UserError(f"sampling.without={self.without}: choose a client from 0 to {number - 1}, or -1 for none")
@@ -56,18 +56,21 @@ class Everyone:
 
 @dataclass(frozen=True)
 class Weighted:
-    """`cohort` draws a round, each client as likely as it is large.
+    """Settings of sampling by size: `cohort` draws in each round, with probabilities proportional to examples.
 
-    With replacement, and `uplink.weight` uniform, the mean update is without bias (FedProx's second scheme: Li et al.
-    2020, arXiv 1812.06127). Without, clients leave the urn as they are drawn: the K largest of log(size) + Gumbel
-    noise (Kool et al. 2019, arXiv 1903.06059). Clients without examples are never drawn.
+    With replacement, and `uplink.weight` uniform, the mean update is unbiased (FedProx's second scheme: Li et al. 2020,
+    arXiv 1812.06127). Without replacement the cohort is the K largest of log(size) + Gumbel noise (Kool et al. 2019,
+    arXiv 1903.06059). Clients without examples are never drawn.
     """
 
     cohort: int = 32
     replace: bool = False  # a client may be drawn again: it trains once, and its weight counts as often
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when nobody has an example, or the cohort is empty or larger than the population."""
+        """Returns the sampler.
+
+        Raises UserError if no client has an example, or the cohort is empty or larger than the population.
+        """
         sizes = jnp.asarray(population.sizes, jnp.int32)
         if known(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
@@ -77,7 +80,7 @@ class Weighted:
 
 
 def _by_example(sizes: jax.Array, places: int) -> Draw:
-    """The owners of examples drawn evenly: whole numbers, so that no client is too large for rounding."""
+    """Returns a draw of the owners of uniformly drawn examples, in whole numbers, so that nothing is rounded."""
     ends = jnp.cumsum(sizes, dtype=jnp.int32)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
@@ -100,49 +103,49 @@ def _largest_first(sizes: jax.Array, places: int) -> Draw:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Each client takes part with probability `rate`, whatever the others do.
+    """Settings of Poisson sampling: each client takes part with probability `rate`, independently of the others.
 
-    The cohort has the fewest places with which more clients than places come less than once in 10^9 rounds, by the
-    exact binomial tail; then the last ones stay out.
+    The cohort has the fewest places K for which more than K clients are drawn less than once in 10^9 rounds, by the
+    exact binomial tail. In such a round the last clients are left out.
     """
 
     rate: float = 0.05
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError unless 0 < rate <= 1."""
+        """Returns the sampler. Raises UserError unless 0 < rate <= 1."""
         if not 0 < self.rate <= 1:
             raise UserError(f"sampling.rate={self.rate}: must be a probability above 0")
         number = len(population.sizes)
-        room = poisson_places(number, self.rate)
+        places = poisson_places(number, self.rate)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             joined = jax.random.uniform(key, (number,), jnp.float32) < self.rate
-            client = jnp.nonzero(joined, size=room, fill_value=0)[0].astype(jnp.int32)
-            return cohort_of(client, jnp.arange(room) < jnp.sum(joined))
+            client = jnp.nonzero(joined, size=places, fill_value=0)[0].astype(jnp.int32)
+            return cohort_of(client, jnp.arange(places) < jnp.sum(joined))
 
         return Sampler(sample, "poisson", self.rate)
 
 
 def poisson_places(number: int, rate: float) -> int:
-    """The fewest K with P(Binomial(number, rate) > K) < OVERFLOW."""
+    """Returns the smallest K with P(Binomial(number, rate) > K) < OVERFLOW."""
     if rate == 1:
         return number
     count = np.arange(number + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(count[1:]))])
     log_choose = log_factorial[-1] - log_factorial - log_factorial[::-1]
-    chance = np.exp(log_choose + count * np.log(rate) + (number - count) * np.log1p(-rate))
-    at_least = np.cumsum(chance[::-1])[::-1]  # [number + 1], from the small end of the tail
+    probability = np.exp(log_choose + count * np.log(rate) + (number - count) * np.log1p(-rate))
+    at_least = np.cumsum(probability[::-1])[::-1]  # [number + 1], summed from the small end of the tail
     return max(1, int(np.sum(at_least[1:] >= OVERFLOW)))
 
 
 @dataclass(frozen=True)
 class Cyclic:
-    """`cohort` clients a round in a fixed order: the next round goes on where this one ends, and round again."""
+    """Settings of cyclic sampling: `cohort` clients in a fixed order; each round continues where the last one ended."""
 
     cohort: int = 32
 
     def build(self, population: Population) -> Sampler:
-        """Raises UserError when the cohort is empty or larger than the population."""
+        """Returns the sampler. Raises UserError if the cohort is empty or larger than the population."""
         number = len(population.sizes)
         place = np.arange(checked_size(self.cohort, number), dtype=np.int32)
 
@@ -153,7 +156,7 @@ class Cyclic:
 
 
 def with_repeats(drawn: jax.Array) -> Cohort:
-    """The cohort of draws int32 [K], some of the same client: it is present once, and counts as often."""
+    """Returns the cohort of draws int32 [K] with repeats: a client is present once, and counts as often as drawn."""
     ordered = jnp.sort(drawn)
     first, end = (jnp.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
     return cohort_of(ordered, first == jnp.arange(len(drawn)), (end - first).astype(jnp.float32))

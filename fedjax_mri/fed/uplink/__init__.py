@@ -1,5 +1,5 @@
-"""What happens to updates on their way from clients to the server: weighting, stages, and one reduction.
+"""The way of updates from clients to the server: weighting, stages, and one reduction.
 
-`contract.py` says what a stage and a reduction are. Every settings class in `stages/` may be named after
-`--fed.uplink.stages`, every one in `reductions/` after `--fed.uplink.reduce`.
+`contract.py` says what a stage and a reduction are. `--fed.uplink.stages` names settings classes of `stages/`, and
+`--fed.uplink.reduce` one of `reductions/`.
 """

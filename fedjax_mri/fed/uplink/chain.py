@@ -1,6 +1,7 @@
-"""Several stages as one."""
+"""Combines several stages of the uplink into one."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import jax
 
@@ -9,30 +10,28 @@ from fedjax_mri.fed.uplink.contract import Aggregate, Facts, Notes, Sender, Serv
 
 
 def chain(*stages: Stage) -> Stage:
-    """One stage that applies `stages` in order, each with a state and a key of its own.
+    """Returns one stage that applies `stages` in order, each with its own state and key.
 
-    Raises UserError where two have the same name, since their notes could not be told apart.
+    Raises UserError if two have the same name, since their notes would have the same name too.
     """
-    twice = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
-    if twice:
-        raise UserError(f"uplink.stages: {twice[0]} occurs twice; give each stage once")
+    check_names(stages)
 
     def client(update: Update, states: State, sender: Sender) -> tuple[Update, State, Notes]:
-        after, notes = [], Notes()
+        new_states, notes = [], Notes()
         for number, (stage, state) in enumerate(zip(stages, states)):
-            own = sender._replace(key=jax.random.fold_in(sender.key, number))
-            update, state, noted = stage.client(update, state, own)
-            after.append(state)
-            notes |= {f"{stage.name}/{name}": value for name, value in noted.items()}
-        return update, tuple(after), notes
+            stage_sender = sender._replace(key=jax.random.fold_in(sender.key, number))
+            update, state, stage_notes = stage.client(update, state, stage_sender)
+            new_states.append(state)
+            notes |= {f"{stage.name}/{name}": value for name, value in stage_notes.items()}
+        return update, tuple(new_states), notes
 
     def server(aggregate: Aggregate, states: State, at: ServerRound) -> tuple[Aggregate, State]:
-        after = []
+        new_states = []
         for number, (stage, state) in enumerate(zip(stages, states)):
-            own = at._replace(key=jax.random.fold_in(at.key, number))
-            aggregate, state = stage.server(aggregate, state, own)
-            after.append(state)
-        return aggregate, tuple(after)
+            stage_round = at._replace(key=jax.random.fold_in(at.key, number))
+            aggregate, state = stage.server(aggregate, state, stage_round)
+            new_states.append(state)
+        return aggregate, tuple(new_states)
 
     def sensitivity(bound: float) -> float:
         for stage in stages:
@@ -59,3 +58,10 @@ def chain(*stages: Stage) -> Stage:
         wire=wire,
         admits=admits,
     )
+
+
+def check_names(stages: Sequence[Stage]) -> None:
+    """Raises UserError if two stages have the same name."""
+    repeated = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
+    if repeated:
+        raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")

@@ -1,7 +1,7 @@
-"""The contract of the uplink: what passes a stage, what a reduction is given, and what each may know.
+"""The contract of the uplink: what a stage and a reduction are, and what they are given.
 
-A client's update is weighted first, then passes the stages in order, and is reduced with the rest of the cohort. The
-result passes the server's side of the stages in the same order before the algorithm uses it.
+A client's update is weighted first, then passes the stages in order, and is reduced with those of the rest of the
+cohort. The aggregate passes the server's side of the stages in the same order before the algorithm uses it.
 """
 
 from collections.abc import Callable
@@ -23,144 +23,144 @@ Notes = dict[str, jax.Array]  # name -> float32 []; summed over the clients of a
 
 
 class Update(NamedTuple):
-    """What one client sends."""
+    """The update that one client sends to the server."""
 
-    delta: PyTree  # change of what travels of the model: what is clipped, attacked, compressed and noised
-    aside: PyTree  # what an algorithm sends beside it: control variates, step counts; () where there is nothing
+    delta: PyTree  # change of the shared part of the model; stages work on it
+    aside: PyTree  # what the algorithm sends besides, such as control variates or step counts; () if nothing
     weight: jax.Array  # float32 [], its share in the mean; `Algorithm.finish` puts the number of examples here
 
 
 class Aggregate(NamedTuple):
     """What the server makes of a cohort's updates."""
 
-    delta: PyTree  # in the mean, zeros when no client sent anything
-    aside: PyTree
+    delta: PyTree  # change of the shared part of the model; zeros if no client sent anything
+    aside: PyTree  # the weighted mean of what clients sent besides
     weight: jax.Array  # float32 [], sum of weights
-    clients: jax.Array  # float32 [], how many sent something
-    share: jax.Array  # float32 [], the sum of weights as a share of what all clients together would send
+    clients: jax.Array  # float32 [], number of clients that sent an update
+    share: jax.Array  # float32 [], the sum of weights divided by that of all clients of the federation
 
 
 class Sender(NamedTuple):
-    """Whose update a stage sees."""
+    """The client whose update a stage is given."""
 
     client: jax.Array  # int32 []
     round: jax.Array  # int32 []
     key: jax.Array  # of this client, this round and this stage alone
     examples: jax.Array  # float32 [], examples that the client holds
-    times: jax.Array  # float32 [], how often its weight counts: drawn twice, or for a part of its work
+    times: jax.Array  # float32 [], factor on its weight: 2 if it was drawn twice, below 1 for unfinished work
 
 
 class ServerRound(NamedTuple):
-    """What the server's side of a stage or a reduction may know of the round."""
+    """What a reduction, or the server's side of a stage, is told about the round."""
 
     round: jax.Array  # int32 []
     key: jax.Array  # of this round and this stage alone
     total_weight: jax.Array  # float32 [], the sum of weights that all clients of the federation would send
-    expected_weight: jax.Array  # float32 [], the part of it that a cohort sends in the mean over cohorts
+    expected_weight: jax.Array  # float32 [], the sum of weights of a cohort, in the mean over cohorts
 
 
 class Facts(NamedTuple):
-    """What a part of the uplink may ask about the simulation before it takes part in it."""
+    """The simulation as `admits` of a stage or a reduction sees it."""
 
     algorithm: "Algorithm"
     task: "Task"
     sampler: "Sampler"
     local: "Local"
-    sent: Update  # shapes of what `Algorithm.finish` makes
+    sent: Update  # shapes of the update that `Algorithm.finish` returns
     uplink: "Uplink"
 
 
 def no_state(sent: Update) -> State:
-    """The state of a part that remembers nothing."""
+    """Returns (): a stage or reduction without state."""
     return ()
 
 
 def pass_update(update: Update, state: State, sender: Sender) -> tuple[Update, State, Notes]:
-    """The client's side of a stage that does nothing there."""
+    """Returns the update unchanged: a stage that does nothing at the client."""
     return update, state, {}
 
 
 def pass_aggregate(aggregate: Aggregate, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-    """The server's side of a stage that does nothing there."""
+    """Returns the aggregate unchanged: a stage that does nothing at the server."""
     return aggregate, state
 
 
 def unbounded(bound: float) -> float:
-    """The sensitivity of a stage about which nothing is known."""
+    """Returns infinity: a stage that gives no bound on the norm of an update."""
     return float("inf")
 
 
 def same_bytes(sent: Update, nbytes: int) -> int:
-    """The bytes on the wire after a stage that leaves the encoding as it was."""
+    """Returns `nbytes` unchanged: a stage that does not change how an update is encoded."""
     return nbytes
 
 
 def admits_all(facts: Facts) -> None:
-    """Takes part in every simulation."""
+    """Accepts every simulation: the stage or reduction works in all of them."""
 
 
 class Stage(NamedTuple):
-    """One thing that is done to updates. What a stage leaves out passes what it is given."""
+    """One operation on updates, with a client's and a server's side. The defaults change nothing."""
 
-    name: str  # in messages and in the log, where notes stand as uplink/<name>/<note>
+    name: str  # in messages and in the log, where notes are named uplink/<name>/<note>
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> the server's state
-    init_client: Callable[[Update], State] = no_state  # the same -> one client's state; absent clients keep theirs
+    init_client: Callable[[Update], State] = no_state  # the same -> a client's state; absent clients keep theirs
     client: Callable[[Update, State, Sender], tuple[Update, State, Notes]] = pass_update
     server: Callable[[Aggregate, State, ServerRound], tuple[Aggregate, State]] = pass_aggregate
     sensitivity: Callable[[float], float] = unbounded  # bound on the norm of a client's delta: before -> after
-    linear: bool = False  # commutes with sums over clients: may stand before secure aggregation
+    linear: bool = False  # whether it commutes with sums over clients, so that secure aggregation may follow it
     wire: Callable[[Update, int], int] = same_bytes  # (shapes, bytes before the stage) -> bytes that a client sends
-    admits: Callable[[Facts], None] = admits_all  # raises UserError, with the remedy, where it cannot take part
+    admits: Callable[[Facts], None] = admits_all  # raises UserError if it does not work in this simulation
 
 
 def sum_over_devices(accumulated: PyTree, axis: str) -> PyTree:
-    """The sum over the mesh axis: how running sums, and rows that one device each has filled, are merged."""
+    """Returns the sum over the mesh axis, which merges running sums, and rows that only one device has filled."""
     return jax.lax.psum(accumulated, axis)
 
 
 class Reduce(NamedTuple):
-    """How a cohort's updates become one: gathered on each device, merged over devices, finished on the server.
+    """How a cohort's updates become one aggregate: accumulated on each device, merged over devices, then finished.
 
-    An update is added with its place in the cohort, int32 from 0 to K - 1, or -1 for a lane that hands in none.
+    An update is added with its place in the cohort, int32 from 0 to K - 1; -1 marks a lane without an update.
     """
 
     name: str
     zero: Callable[[Update, int], PyTree]  # (shapes, K places) -> empty accumulator
-    add: Callable[[PyTree, Update, jax.Array], PyTree]  # (accumulator, updates [L, ...], places int32 [L]) -> it
-    finish: Callable[[PyTree, State, ServerRound], tuple[Aggregate, State]]
-    init: Callable[[Update], State] = no_state  # shapes of what clients send -> what the server remembers
-    merge: Callable[[PyTree, str], PyTree] = sum_over_devices  # (accumulator of one device, mesh axis) -> of all
-    linear: bool = False  # needs the sum of updates alone, so that secure aggregation can stand before it
+    add: Callable[[PyTree, Update, jax.Array], PyTree]  # (accumulator, updates [L, ...], places [L]) -> accumulator
+    finish: Callable[[PyTree, State, ServerRound], tuple[Aggregate, State]]  # (merged accumulator, state, round)
+    init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state
+    merge: Callable[[PyTree, str], PyTree] = sum_over_devices  # (a device's accumulator, mesh axis) -> merged
+    linear: bool = False  # whether it needs only the sum of updates, so that secure aggregation may precede it
     admits: Callable[[Facts], None] = admits_all
 
 
 class Uplink(NamedTuple):
-    """The whole way from clients to the server. Weighting comes first, so that no stage's bound is undone by it."""
+    """All parts of the uplink. Weighting comes first, so that it cannot undo the bound of a stage."""
 
     weigh: Callable[[jax.Array], jax.Array]  # examples, float32 [...] -> weights, float32 [...]
-    stages: Stage  # all of them, as `chain` makes one of several
+    stages: Stage  # all stages, combined by `chain`
     reduce: Reduce
-    empty_round: Literal["skip", "release"] = "skip"  # whether the server moves when no client has sent anything
+    empty_round: Literal["skip", "release"] = "skip"  # "release": the server moves even if no client sent anything
 
 
 class UplinkState(NamedTuple):
-    """What the server's side of the uplink remembers between rounds."""
+    """State of the server's side of the uplink between rounds."""
 
     stages: State
     reduce: State
 
 
 def init(uplink: Uplink, sent: Update) -> UplinkState:
-    """The server's state before the first round, from the shapes of what clients send."""
+    """Returns the state of the server's side before the first round; `sent` has the shapes of an update."""
     return UplinkState(uplink.stages.init(sent), uplink.reduce.init(sent))
 
 
 def wire_bytes(uplink: Uplink, sent: Update) -> int:
-    """Bytes that one client sends in a round, from the shapes of its update."""
+    """Returns the bytes that one client sends in a round; `sent` has the shapes of its update."""
     return uplink.stages.wire(sent, trees.nbytes((sent.delta, sent.aside)))
 
 
 def check(facts: Facts) -> None:
-    """Raises UserError where a stage or the reduction cannot take part in this simulation."""
+    """Raises UserError if a stage or the reduction does not work in this simulation."""
     facts.uplink.stages.admits(facts)
     facts.uplink.reduce.admits(facts)

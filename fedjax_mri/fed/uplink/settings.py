@@ -1,4 +1,4 @@
-"""Settings of the uplink, as they stand in a config."""
+"""Settings of the uplink in a config."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,15 +13,15 @@ from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 
 @dataclass(frozen=True)
 class UplinkSettings:
-    """What happens to updates on their way to the server."""
+    """Settings of the uplink: weighting, stages and reduction."""
 
     weight: Literal["examples", "uniform"] = "examples"
-    clip: float = 0.0  # short for a first stage Clip(bound); 0: none
+    clip: float = 0.0  # bound of a first stage Clip; 0: none
     stages: tuple[Any, ...] = ()  # settings of stages, in the order in which updates pass them
     reduce: Any = field(default_factory=Mean)  # settings of the reduction
 
     def build(self) -> Uplink:
-        """Raises UserError when `clip` is negative or not a number, and where a stage or the reduction does."""
+        """Returns the uplink. Raises UserError if `clip` is negative or not a number, and where a part does."""
         if known(self.clip) and not self.clip >= 0:
             raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
         clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)

@@ -1,14 +1,14 @@
-"""How much each client's update counts, before any stage sees it."""
+"""Weights of clients' updates, before any stage."""
 
 import jax
 import jax.numpy as jnp
 
 
 def by_examples(examples: jax.Array) -> jax.Array:
-    """Each client counts by its number of examples (McMahan et al. 2017, arXiv 1602.05629)."""
+    """Returns the number of examples as the weight (McMahan et al. 2017, arXiv 1602.05629)."""
     return examples
 
 
 def uniformly(examples: jax.Array) -> jax.Array:
-    """Each client that has examples counts the same."""
+    """Returns weight 1 for each client that has examples, and 0 otherwise."""
     return jnp.sign(examples)

@@ -1,1 +1,1 @@
-"""The simulated world around the clients: who fails, who is slow, and what a round costs."""
+"""The simulated world: clients that fail or are slow, and the time and traffic that a round costs."""

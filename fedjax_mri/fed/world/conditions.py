@@ -1,8 +1,8 @@
-"""Under what conditions a cohort works: how much of its work each client gets done, and when the round is over."""
+"""Conditions of a round: how many local steps each client gets done, and how long the round takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,112 +15,113 @@ from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds, link_seconds
 
 
 class Turnout(NamedTuple):
-    """What becomes of a round's work."""
+    """The work of a cohort that reaches the server in a round."""
 
-    steps: jax.Array  # int32 [K], local steps done; 0: none, or none that reached the server
-    share: jax.Array  # float32 [K], what a client's weight is multiplied by
-    spent: "Spent"
+    steps: jax.Array  # int32 [K], local steps whose update reaches the server; 0 if it sends none
+    share: jax.Array  # float32 [K], factor on a client's weight
+    cost: "RoundCost"
 
 
-class Spent(NamedTuple):
-    """What a round costs outside of this machine."""
+class RoundCost(NamedTuple):
+    """The simulated time and traffic of a round, and the clients that failed in it."""
 
     seconds: jax.Array  # float32 [], on the virtual clock
     up_mb: jax.Array  # float32 [], from clients to the server
     down_mb: jax.Array  # float32 [], from the server to clients
-    lost: jax.Array  # float32 [], clients that were asked and sent nothing
+    lost: jax.Array  # float32 [], clients of the cohort that sent no update
     cut: jax.Array  # float32 [], clients that sent unfinished work
 
 
-# (key, round int32 [], cohort [K], local steps that each would do int32 [K], traffic of one client)
+# (key, round int32 [], cohort [K], full local steps of each client int32 [K], traffic of one client) -> turnout
 Conditions = Callable[[jax.Array, jax.Array, Cohort, jax.Array, Traffic], Turnout]
 
 
 @dataclass(frozen=True)
 class Ideal:
-    """Everyone asked does all the work at once, and nothing is lost on the way."""
+    """Settings of ideal conditions: every client of the cohort finishes its work, and the round takes no time."""
 
     def build(self, population: Population) -> Conditions:
-        """Nothing can be wrong."""
+        """Returns the conditions."""
         return ideal
 
 
 def ideal(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
-    """All steps, in no time of their own."""
+    """Returns the turnout in which all steps are done, in no time."""
     return count_turnout(cohort, steps, steps, traffic)
 
 
 @dataclass(frozen=True)
 class Partial:
-    """Each round a share of the cohort does a random number of whole epochs, 1 to `local.epochs` - 1, or sends nothing.
+    """Settings of partial work: a share of each cohort finishes only 1 to `local.epochs` - 1 epochs, or sends nothing.
 
-    The stragglers of FedProx (Li et al. 2020, arXiv 1812.06127, section 5.2): FedAvg drops them, FedProx keeps their
-    work, and a client weighs the same whatever it has done.
+    These are the stragglers of FedProx (Li et al. 2020, arXiv 1812.06127, section 5.2): FedAvg drops them, FedProx
+    keeps their work. The weight of a client does not depend on the work that it has done.
     """
 
     share: float = 0.5  # of the cohort's clients, to the nearest whole number
     late: Literal["keep", "drop"] = "keep"  # what becomes of unfinished work
 
     def build(self, population: Population) -> Conditions:
-        """Raises UserError when the share is none, or one epoch is to be kept in parts."""
+        """Returns the conditions. Raises UserError unless 0 <= share <= 1, and if a single epoch is to be divided."""
         checks.share("conditions.share", self.share)
         if self.late == "keep" and known(population.epochs) and population.epochs < 2:
             raise UserError(f"local.epochs={population.epochs}: partial work keeps whole epochs; choose 2 or more")
 
-        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
-            who, much = jax.random.split(key)
-            slow = random_share(who, steps > 0, self.share)
+        def turnout(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
+            subset_key, epochs_key = jax.random.split(key)
+            slow = random_subset(subset_key, steps > 0, self.share)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
-            kept = steps // population.epochs * epochs(keys.each(much, cohort.client)) if self.late == "keep" else 0
+            kept = (
+                steps // population.epochs * epochs(keys.each(epochs_key, cohort.client)) if self.late == "keep" else 0
+            )
             return count_turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
 
-        return meet
+        return turnout
 
 
 @dataclass(frozen=True)
 class Stragglers:
-    """Clients of unequal speed, a deadline, and failures.
+    """Settings of clients with unequal speeds, of a deadline, and of failures.
 
-    A round takes as long as its slowest client: the broadcast, its local steps, its update. A server that misses
-    somebody waits until the deadline; without one it gives up those who never began at once, and those who failed
-    when their update would have come. Where rounds overlap the sampler keeps the clock.
+    A round takes as long as its slowest client needs for the broadcast, its local steps and its update. If an update is
+    missing, the server waits until the deadline. Without a deadline it does not wait for clients that never began, and
+    waits for failed ones until their update would have arrived. If rounds overlap, the sampler gives the time instead.
     """
 
     speeds: ClientSpeeds = field(default_factory=ClientSpeeds)
-    jitter: float = 0.0  # sigma of the logarithm of each round's own factor on a client's time for a step
-    deadline_s: float = 0.0  # 0: none
-    late: Literal["drop", "cut"] = "drop"  # past the deadline: nothing is sent, or what was done in time
-    partial: Literal["work", "full"] = "work"  # unfinished work weighs by its share of the steps, or as if it were done
-    lost_before: float = 0.0  # probability that a client asked never begins
-    lost_after: float = 0.0  # probability that a client does its work and fails before it sends
+    jitter: float = 0.0  # sigma of the logarithm of a random factor on a client's step time, drawn in each round
+    deadline_s: float = 0.0  # seconds; 0: no deadline
+    late: Literal["drop", "cut"] = "drop"  # clients past the deadline send nothing, or the steps done in time
+    partial: Literal["work", "full"] = "work"  # unfinished work is weighted by its share of the steps, or fully
+    lost_before: float = 0.0  # probability that a client of the cohort never begins
+    lost_after: float = 0.0  # probability that a client does its work and then fails to send it
 
     def build(self, population: Population) -> Conditions:
-        """Raises UserError on numbers that make no sense."""
+        """Returns the conditions. Raises UserError on numbers out of range."""
         self._check()
         speeds = self.speeds.build(len(population.sizes))
 
-        def meet(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
-            chance = jax.vmap(fate)(keys.each(key, cohort.client))
-            pace = pace_of(
-                jax.tree.map(lambda x: x[cohort.client], speeds), traffic, jnp.exp(self.jitter * chance.normal)
-            )
-            began = (steps > 0) & (chance.before >= self.lost_before)
-            done = jnp.where(began, self._in_time(pace, steps), 0)
-            sent = jnp.where(chance.after >= self.lost_after, done, 0)
-            ends = jnp.max(jnp.where(done > 0, pace.link + step_seconds(done, pace), 0.0))
-            seconds = jnp.where(jnp.any((steps > 0) & (sent == 0)) & (self.deadline_s > 0), self.deadline_s, ends)
+        def turnout(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
+            draws = jax.vmap(draw_client)(keys.each(key, cohort.client))
+            cohort_speeds = jax.tree.map(lambda x: x[cohort.client], speeds)
+            timing = cohort_timing(cohort_speeds, traffic, jnp.exp(self.jitter * draws.normal))
+            began = (steps > 0) & (draws.before >= self.lost_before)
+            done = jnp.where(began, self._steps_in_time(timing, steps), 0)
+            sent = jnp.where(draws.after >= self.lost_after, done, 0)
+            slowest = jnp.max(jnp.where(done > 0, timing.link + step_seconds(done, timing), 0.0))
+            seconds = jnp.where(jnp.any((steps > 0) & (sent == 0)) & (self.deadline_s > 0), self.deadline_s, slowest)
             share = ratio_or_zero(sent, steps) if self.partial == "work" else None
             return count_turnout(cohort, steps, sent, traffic, seconds, began, share)
 
-        return meet
+        return turnout
 
-    def _in_time(self, pace: "Pace", steps: jax.Array) -> jax.Array:
-        """Local steps done of `steps` int32 [K] when the update has to leave; 0 where none is sent."""
+    def _steps_in_time(self, timing: "Timing", steps: jax.Array) -> jax.Array:
+        """Returns how many of `steps` int32 [K] each client finishes early enough to send its update in time."""
         deadline = jnp.where(self.deadline_s > 0, self.deadline_s, jnp.inf)
         if self.late == "drop":
-            return jnp.where(pace.link + step_seconds(steps, pace) <= deadline, steps, 0)
-        most = jnp.clip(jnp.floor((deadline - pace.link) / pace.step), 0.0, steps.astype(jnp.float32))
-        return most.astype(jnp.int32)
+            return jnp.where(timing.link + step_seconds(steps, timing) <= deadline, steps, 0)
+        finished = jnp.clip(jnp.floor((deadline - timing.link) / timing.step), 0.0, steps.astype(jnp.float32))
+        return finished.astype(jnp.int32)
 
     def _check(self) -> None:
         for name in ("lost_before", "lost_after"):
@@ -129,46 +130,46 @@ class Stragglers:
             checks.not_negative(f"conditions.{name}", getattr(self, name))
 
 
-class Pace(NamedTuple):
-    """How fast the clients of a cohort are in this round; fields float32 [K]."""
+class Timing(NamedTuple):
+    """Seconds that each client of a cohort needs in this round; fields float32 [K]."""
 
-    link: jax.Array  # seconds for broadcast and update
-    step: jax.Array  # seconds for a local step
-
-
-def pace_of(speeds: Speeds, traffic: Traffic, factor: jax.Array) -> Pace:
-    """The pace of clients with `speeds` [K]; each step takes `factor` [K] times as long as usual."""
-    return Pace(link_seconds(speeds, traffic), factor / speeds.steps_per_s)
+    link: jax.Array  # for broadcast and update together
+    step: jax.Array  # for one local step
 
 
-def step_seconds(steps: jax.Array, pace: Pace) -> jax.Array:
-    """Seconds that `steps` int32 [K] take."""
-    return steps.astype(jnp.float32) * pace.step
+def cohort_timing(speeds: Speeds, traffic: Traffic, factor: jax.Array) -> Timing:
+    """Returns the timing of clients with `speeds` [K], whose steps take `factor` [K] times as long as usual."""
+    return Timing(link_seconds(speeds, traffic), factor / speeds.steps_per_s)
 
 
-class Fate(NamedTuple):
-    """What chance has in store for a client in a round."""
-
-    before: jax.Array  # float32 [], uniform
-    after: jax.Array  # float32 [], uniform
-    normal: jax.Array  # float32 []
+def step_seconds(steps: jax.Array, timing: Timing) -> jax.Array:
+    """Returns the seconds, float32 [K], that each client needs for `steps` int32 [K]."""
+    return steps.astype(jnp.float32) * timing.step
 
 
-def fate(key: jax.Array) -> Fate:
-    """Three independent draws."""
+class ClientDraws(NamedTuple):
+    """The random numbers of a client in a round."""
+
+    before: jax.Array  # float32 [], uniform: whether it begins
+    after: jax.Array  # float32 [], uniform: whether it sends its work
+    normal: jax.Array  # float32 [], standard normal: its speed in this round
+
+
+def draw_client(key: jax.Array) -> ClientDraws:
+    """Returns independent random numbers for one client."""
     before, after, normal = jax.random.split(key, 3)
-    return Fate(jax.random.uniform(before), jax.random.uniform(after), jax.random.normal(normal))
+    return ClientDraws(jax.random.uniform(before), jax.random.uniform(after), jax.random.normal(normal))
 
 
-def random_share(key: jax.Array, there: jax.Array, share: Any) -> jax.Array:
-    """Bool [K]: a random `share` of those `there`, bool [K], to the nearest whole number."""
-    lot = jnp.where(there, jax.random.uniform(key, there.shape, jnp.float32), jnp.inf)
-    rank = jnp.argsort(jnp.argsort(lot))
-    return there & (rank < jnp.round(share * jnp.sum(there).astype(jnp.float32)).astype(rank.dtype))
+def random_subset(key: jax.Array, eligible: jax.Array, share: jax.Array | float) -> jax.Array:
+    """Returns a random subset, bool [K], with a `share` of the `eligible` bool [K], to the nearest whole number."""
+    score = jnp.where(eligible, jax.random.uniform(key, eligible.shape, jnp.float32), jnp.inf)
+    rank = jnp.argsort(jnp.argsort(score))
+    return eligible & (rank < jnp.round(share * jnp.sum(eligible).astype(jnp.float32)).astype(rank.dtype))
 
 
 def ratio_or_zero(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole, int32 [K]; 0 where the whole is."""
+    """Returns part / whole, float32 [K], of int32 [K]; 0 where `whole` is 0."""
     return part / jnp.maximum(whole, 1)
 
 
@@ -181,17 +182,18 @@ def count_turnout(
     began: jax.Array | None = None,
     share: jax.Array | None = None,
 ) -> Turnout:
-    """The books of a round: of `asked` int32 [K] local steps, those that were `sent`.
+    """Returns the turnout of a round in which `sent` of `asked` int32 [K] local steps reach the server.
 
-    `began` bool [K] got the broadcast: all that were asked, unless it is said. `share` [K] is 1 unless it is said.
+    `began` bool [K] marks the clients that got the broadcast; by default all that were asked. `share` float32 [K] is
+    the factor on clients' weights; by default 1.
     """
-    took = jnp.sum(asked > 0 if began is None else began).astype(jnp.float32)
-    arrived = jnp.sum(sent > 0).astype(jnp.float32)
-    spent = Spent(
+    receivers = jnp.sum(asked > 0 if began is None else began).astype(jnp.float32)
+    senders = jnp.sum(sent > 0).astype(jnp.float32)
+    cost = RoundCost(
         seconds=jnp.where(cohort.seconds > 0, cohort.seconds, seconds).astype(jnp.float32),
-        up_mb=arrived * (traffic.up / 1e6),
-        down_mb=took * (traffic.down / 1e6),
+        up_mb=senders * (traffic.up / 1e6),
+        down_mb=receivers * (traffic.down / 1e6),
         lost=jnp.sum((asked > 0) & (sent == 0)).astype(jnp.float32),
         cut=jnp.sum((sent > 0) & (sent < asked)).astype(jnp.float32),
     )
-    return Turnout(sent, jnp.ones(asked.shape, jnp.float32) if share is None else share, spent)
+    return Turnout(sent, jnp.ones(asked.shape, jnp.float32) if share is None else share, cost)

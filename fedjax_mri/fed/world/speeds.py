@@ -1,4 +1,4 @@
-"""How fast clients compute and how fast their links are: drawn once for each, or read from a table."""
+"""Speeds at which clients compute and send: drawn once for each client, or read from a table."""
 
 import csv
 import math
@@ -16,28 +16,28 @@ COLUMNS = ("client", "steps_per_s", "mbit_per_s")
 
 
 class Speeds(NamedTuple):
-    """Of each client; fields float32 [N]."""
+    """Speeds of all clients; fields float32 [N]."""
 
-    steps_per_s: jax.Array  # local steps
+    steps_per_s: jax.Array  # local steps in a second
     up: jax.Array  # Mbit/s to the server
-    down: jax.Array  # Mbit/s from it
+    down: jax.Array  # Mbit/s from the server
 
 
 @dataclass(frozen=True)
 class ClientSpeeds:
-    """Log-normal speeds, or a table of them. A client's do not depend on how many others there are."""
+    """Settings of clients' speeds: log-normal, or a table. Drawn speeds do not depend on the number of clients."""
 
-    steps_per_s: float = 10.0  # local steps: the median client's
-    steps_sigma: float = 0.5  # of the logarithm
-    mbit_up: float = 10.0  # the median client's
-    mbit_down: float = 50.0
-    mbit_sigma: float = 0.5  # of the logarithm, the same factor both ways
-    correlation: float = 0.0  # of the logarithms of computing and link
-    table: str = ""  # a CSV file client,steps_per_s,mbit_per_s, a line a client, in place of all the above
+    steps_per_s: float = 10.0  # median of local steps in a second
+    steps_sigma: float = 0.5  # standard deviation of the logarithm
+    mbit_up: float = 10.0  # median, Mbit/s to the server
+    mbit_down: float = 50.0  # median, Mbit/s from the server
+    mbit_sigma: float = 0.5  # standard deviation of the logarithm; the factor is the same in both directions
+    correlation: float = 0.0  # between the logarithms of computing and link speed
+    table: str = ""  # a CSV file client,steps_per_s,mbit_per_s with a line for each client, instead of the above
     seed: int = 0
 
     def build(self, clients: int) -> Speeds:
-        """Raises UserError on speeds that are not positive, or a table that does not give every client's once."""
+        """Returns the speeds of all clients. Raises UserError on numbers out of range or a table that is incomplete."""
         if self.table:
             return speeds_from_table(self.table, clients)
         self._check()
@@ -57,18 +57,21 @@ class ClientSpeeds:
 
 
 def link_seconds(speeds: Speeds, traffic: Traffic) -> jax.Array:
-    """Seconds that the broadcast and the update of each client take together, float32 [N]."""
+    """Returns the seconds that broadcast and update of each client take together, float32 [N]."""
     return 8.0 * (traffic.down / 1e6 / speeds.down + traffic.up / 1e6 / speeds.up)
 
 
 def speeds_from_table(path: str, clients: int) -> Speeds:
-    """Speeds from a CSV file; a link is as fast up as down. Raises UserError unless it names each client once."""
-    found = dict(_rows(path))
-    missing = [client for client in range(clients) if client not in found]
-    if missing or len(found) > clients:
-        what = f"client {missing[0]} is missing" if missing else f"names {len(found)} clients"
-        raise UserError(f"{path}: {what}; give one line for each client from 0 to {clients - 1}")
-    steps, mbit = jnp.asarray([found[client] for client in range(clients)], jnp.float32).T
+    """Returns speeds from a CSV file; both directions of a link are equally fast.
+
+    Raises UserError unless the file names each client once.
+    """
+    rows = dict(_rows(path))
+    missing = [client for client in range(clients) if client not in rows]
+    if missing or len(rows) > clients:
+        problem = f"client {missing[0]} is missing" if missing else f"names {len(rows)} clients"
+        raise UserError(f"{path}: {problem}; give one line for each client from 0 to {clients - 1}")
+    steps, mbit = jnp.asarray([rows[client] for client in range(clients)], jnp.float32).T
     return Speeds(steps, mbit, mbit)
 
 

@@ -1,1 +1,1 @@
-"""Reductions of a cohort's updates, one a file: a function that makes a `Reduce`, and its settings."""
+"""Reductions of a cohort's updates, one in each file: a function that returns a `Reduce`, and its settings."""

@@ -1,4 +1,4 @@
-"""Reductions that need each update by itself: the cohort's updates as rows, and a rule on top."""
+"""Reductions that need every single update: the cohort's updates as rows of a matrix, and a rule that combines them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,52 +21,52 @@ from fedjax_mri.fed.uplink.contract import (
 
 
 class Rows(NamedTuple):
-    """A cohort's updates; places of which nobody sent anything hold zeros."""
+    """The updates of a cohort; places without an update hold zeros."""
 
     delta: PyTree  # [K, ...]
     aside: PyTree  # [K, ...]
     weight: jax.Array  # float32 [K]
-    sent: jax.Array  # float32 [K], 1 where an update came and 0 elsewhere
+    sent: jax.Array  # float32 [K], 1 where there is an update and 0 elsewhere
 
 
 class Rule(NamedTuple):
-    """How rows become one delta."""
+    """A rule that combines rows into one delta."""
 
     name: str
-    combine: Callable[[Rows, State, ServerRound], tuple[PyTree, State]]  # -> (delta, what the server remembers)
+    combine: Callable[[Rows, State, ServerRound], tuple[PyTree, State]]  # -> (delta, state)
     init: Callable[[Update], State] = no_state
     admits: Callable[[Facts], None] = admits_all
 
 
 def matrix(rule: Rule) -> Reduce:
-    """The reduction that gathers all rows, replaces those that are not finite by zeros, and applies `rule`.
+    """Returns the reduction that collects all rows, sets rows that are not finite to zero, and applies `rule`.
 
-    Each device holds all rows, K times the bytes of one update. What is sent aside is reduced by the weighted mean.
+    Each device holds all rows, K times the bytes of one update. `aside` is reduced by the weighted mean.
     """
 
     def zero(sent: Update, places: int) -> Rows:
         delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)
-        none = jnp.zeros(places, jnp.float32)
-        return Rows(delta, aside, none, none)
+        zeros = jnp.zeros(places, jnp.float32)
+        return Rows(delta, aside, zeros, zeros)
 
     def add(rows: Rows, updates: Update, places: jax.Array) -> Rows:
         count = rows.weight.size
-        came = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
-        return trees.put(rows, jnp.where(places < 0, count, places), came)
+        new_rows = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
+        return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
 
     def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
         rows = rows._replace(delta=finite_rows(rows.delta))
         delta, state = rule.combine(rows, state, at)
         weight = rows.weight.sum()
-        share = rows.weight / jnp.maximum(weight, 1e-12)
-        aside = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, 1), rows.aside)
-        came = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), came), state
+        weights = rows.weight / jnp.maximum(weight, 1e-12)
+        aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
+        share = weight / jnp.maximum(at.total_weight, 1e-12)
+        return Aggregate(delta, aside, weight, rows.sent.sum(), share), state
 
     return Reduce(rule.name, zero, add, finish, init=rule.init, admits=rule.admits)
 
 
 def finite_rows(rows: PyTree) -> PyTree:
-    """Rows [K, ...] of which each that holds a value that is not finite is zero throughout."""
+    """Returns `rows` [K, ...] with zeros in each row that holds a value that is not finite."""
     norms = jax.vmap(trees.norm)(rows)
     return trees.select(jnp.isfinite(norms), rows, trees.zeros_like(rows))

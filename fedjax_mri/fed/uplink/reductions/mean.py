@@ -12,21 +12,21 @@ from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, ServerRoun
 
 @dataclass(frozen=True)
 class Mean:
-    """The weighted mean of the cohort's updates."""
+    """Settings of the weighted mean of the cohort's updates."""
 
-    divisor: Literal["realised", "expected"] = "realised"  # the weights that came, or those a cohort sends on average
+    divisor: Literal["realised", "expected"] = "realised"  # the cohort's weights, or those of an average cohort
 
     def build(self) -> Reduce:
-        """Nothing can be wrong."""
+        """Returns the reduction."""
         return mean(self.divisor)
 
 
 def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
-    """The sum of weighted updates, divided by the weights that came.
+    """Returns the reduction to the weighted sum of updates, divided by the sum of the cohort's weights.
 
-    With "expected" it is divided by the weight of an average cohort, a constant that no client changes by taking part:
-    differential privacy needs that, and the mean over cohorts is then without bias. What is sent aside is always
-    divided by the weights that came.
+    With "expected" it is divided by the weight of an average cohort, a constant that does not depend on who takes part:
+    differential privacy needs that, and the mean over cohorts is then unbiased. `aside` is always divided by the sum
+    of the cohort's weights.
     """
 
     def zero(sent: Update, places: int) -> PyTree:
@@ -42,10 +42,10 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
 
     def finish(total: PyTree, state: State, at: ServerRound) -> tuple[Aggregate, State]:
         (delta, aside), weight, clients = total
-        came = 1.0 / jnp.maximum(weight, 1e-12)
-        constant = 1.0 / jnp.maximum(at.expected_weight, 1e-12)
-        mean = trees.scale(came if divisor == "realised" else constant, delta)
+        realised = 1.0 / jnp.maximum(weight, 1e-12)
+        expected = 1.0 / jnp.maximum(at.expected_weight, 1e-12)
+        mean = trees.scale(realised if divisor == "realised" else expected, delta)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(mean, trees.scale(came, aside), weight, clients, share), state
+        return Aggregate(mean, trees.scale(realised, aside), weight, clients, share), state
 
     return Reduce("mean", zero, add, finish, linear=True)

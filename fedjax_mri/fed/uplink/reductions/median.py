@@ -1,8 +1,8 @@
 """The coordinate-wise median.
 
 Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, ICML 2018
-(arXiv 1803.01498), algorithm 1, option I: each coordinate of the server's step is the median of the clients'.
-Weights do not count.
+(arXiv 1803.01498), algorithm 1, option I: each coordinate of the server's step is the median over clients.
+Weights are ignored.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
 
 @dataclass(frozen=True)
 class Median:
-    """The median of each coordinate over the clients that sent something."""
+    """Settings of the median of each coordinate over the clients that sent an update."""
 
     def build(self) -> Reduce:
-        """Nothing can be wrong."""
+        """Returns the reduction."""
         return matrix(Rule("median", median))
 
 
 def median(rows: Rows, state: State, at: ServerRound) -> tuple[PyTree, State]:
-    """The median of each coordinate; zeros where nobody sent anything."""
+    """Returns the median of each coordinate over the clients that sent an update; zeros if none did."""
     count = rows.sent.sum().astype(jnp.int32)
 
     def middle(leaf: jax.Array) -> jax.Array:
-        there = rows.sent.reshape(-1, *(1 for _ in leaf.shape[1:])) > 0
-        ordered = jnp.sort(jnp.where(there, leaf, jnp.inf), 0)  # absent rows sort behind all others
+        present = rows.sent.reshape(-1, *(1 for _ in leaf.shape[1:])) > 0
+        ordered = jnp.sort(jnp.where(present, leaf, jnp.inf), 0)  # empty rows come last
         low, high = ordered[jnp.maximum(count - 1, 0) // 2], ordered[count // 2]
         return jnp.where(count > 0, (low + high) / 2, jnp.zeros_like(low))
 

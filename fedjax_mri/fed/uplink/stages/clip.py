@@ -1,7 +1,7 @@
 """Clipping: a bound on the norm of each client's change of the model.
 
-The norm is that of `delta` alone. What an algorithm sends beside it, such as SCAFFOLD's control variates or FedNova's
-step counts, is another quantity and passes as it is.
+The norm is that of `delta` alone. What an algorithm sends besides, such as SCAFFOLD's control variates or FedNova's
+step counts, is not clipped.
 """
 
 from dataclasses import dataclass
@@ -18,26 +18,27 @@ from fedjax_mri.fed.uplink.contract import Notes, PyTree, Sender, Stage, State, 
 
 @dataclass(frozen=True)
 class Clip:
-    """Scale each client's change of the model down to a norm of `bound`."""
+    """Settings of clipping: each client's change of the model is scaled down to a norm of `bound`."""
 
     bound: float = 1.0  # Euclidean norm
 
     def build(self) -> Stage:
-        """Raises UserError unless the bound is a positive number."""
+        """Returns the stage. Raises UserError unless the bound is a positive number."""
         positive("uplink.stages clip: bound", self.bound)
         return clip(self.bound)
 
 
 class Discarded(NamedTuple):
-    """What `clip` remembers of a client; as an array over clients, with a leading axis [N]."""
+    """State of `clip` for a client; as an array over clients, with a leading axis [N]."""
 
     updates: jax.Array  # float32 [], updates of this client that were not finite
 
 
 def clip(bound: float) -> Stage:
-    """Scale a delta whose Euclidean norm exceeds `bound` down to it; one that is not finite becomes zero.
+    """Returns the stage that scales a delta down to a Euclidean norm of `bound`.
 
-    What is sent beside an update that is not finite becomes zero as well, so that no part of it reaches the server.
+    A delta that is not finite becomes zero. What is sent besides becomes zero as well then, so that no part of the
+    update reaches the server.
     """
 
     def client(update: Update, state: Discarded, sender: Sender) -> tuple[Update, State, Notes]:
@@ -46,9 +47,9 @@ def clip(bound: float) -> Stage:
         factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
         clipped = trees.scale(factor, update.delta)
         delta, aside = trees.select(finite, (clipped, update.aside), trees.zeros_like((clipped, update.aside)))
-        lost = jnp.where(finite, 0.0, 1.0)
-        notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - lost), "nonfinite": lost}
-        return update._replace(delta=delta, aside=aside), Discarded(state.updates + lost), notes
+        nonfinite = jnp.where(finite, 0.0, 1.0)
+        notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
+        return update._replace(delta=delta, aside=aside), Discarded(state.updates + nonfinite), notes
 
     return Stage(
         "clip",
@@ -59,9 +60,12 @@ def clip(bound: float) -> Stage:
 
 
 def discarded_updates(states: PyTree) -> np.ndarray:
-    """How many updates of each client were not finite, [N], from the states of all stages; 0 where nobody clips."""
-    counts = [one for one in jax.tree.leaves(states, is_leaf=_is_discarded) if _is_discarded(one)]
-    return sum((np.asarray(one.updates) for one in counts), np.zeros((), np.float32))
+    """Returns how many updates of each client were not finite, float32 [N], from the states of all stages.
+
+    Returns 0 if no stage clips.
+    """
+    counts = [node for node in jax.tree.leaves(states, is_leaf=_is_discarded) if _is_discarded(node)]
+    return sum((np.asarray(node.updates) for node in counts), np.zeros((), np.float32))
 
 
 def _is_discarded(node: object) -> bool:
