@@ -56,14 +56,14 @@ def picture(imports: Imports) -> str:
     """The drawing as SVG."""
     floors = [sorted(room for room in imports if floor(room, imports) == number) for number in range(len(imports))]
     floors = [row for row in floors if row]
-    width = (WIDE + 24) * max(map(len, floors)) + 24
+    width = 2 * WIDE * (max(map(len, floors)) + 1) // 1.5
     height = ROW * len(floors)
     centre = {
         room: (width * (place + 1) / (len(row) + 1), height - ROW * (number + 0.5))
         for number, row in enumerate(floors)
         for place, room in enumerate(row)
     }
-    lines = [line(*centre[room], *centre[below]) for room, below in arrows(imports)]
+    lines = [arrow(*centre[room], *centre[below]) for room, below in arrows(imports)]
     boxes = [box(room, *centre[room]) for room in sorted(imports)]
     return "\n".join([HEAD.format(width=width, height=height), *lines, *boxes, "</svg>\n"])
 
@@ -75,10 +75,16 @@ font-family="sans-serif" font-size="14">
 <rect width="100%" height="100%" fill="white"/>"""
 
 
-def line(x: float, y: float, to_x: float, to_y: float) -> str:
-    """An arrow from the lower edge of one box to the upper edge of another."""
-    ends = f'x1="{x:.0f}" y1="{y + HIGH / 2:.0f}" x2="{to_x:.0f}" y2="{to_y - HIGH / 2:.0f}"'
-    return f'<line {ends} stroke="#566" marker-end="url(#tip)"/>'
+def arrow(x: float, y: float, to_x: float, to_y: float) -> str:
+    """An arrow from the lower edge of one box to the upper edge of another; around a box where it passes a row."""
+    y, to_y = y + HIGH / 2, to_y - HIGH / 2
+    style = 'fill="none" stroke="#566" marker-end="url(#tip)"'
+    if to_y - y < ROW:
+        return f'<line x1="{x:.0f}" y1="{y:.0f}" x2="{to_x:.0f}" y2="{to_y:.0f}" {style}/>'
+    aside = to_x + (WIDE if to_x >= x else -WIDE) / 2
+    return (
+        f'<path d="M{x:.0f} {y:.0f}C{aside:.0f} {y:.0f} {aside:.0f} {to_y - HIGH:.0f} {to_x:.0f} {to_y:.0f}" {style}/>'
+    )
 
 
 def box(room: str, x: float, y: float) -> str:
