@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 from simulations import SIZES, classifier, images, simulation
 
+from fedjax_mri import nets
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import files as data_files
+from fedjax_mri.data.files.picture import Limits
+from fedjax_mri.data.files.read import read, readers
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
@@ -119,13 +124,18 @@ def test_they_train_together_on_two_devices() -> None:
     assert traffic(sim.algorithm, sim.uplink, model).up < trees.nbytes(sent_shapes(sim.algorithm, model).delta) / 4
 
 
-PAGE = (HOME / "docs" / "uplink.md").read_text()
+TABLES = {  # part -> page, title of the section with its table
+    "uplink.stages": ("uplink.md", "Stages"),
+    "uplink.reduce": ("uplink.md", "Reductions"),
+    "task.network": ("classification.md", "Networks by name"),
+}
 
 
-@pytest.mark.parametrize(("part", "title"), [("uplink.stages", "Stages"), ("uplink.reduce", "Reductions")])
-def test_the_tables_name_exactly_what_there_is(part: str, title: str) -> None:
+@pytest.mark.parametrize("part", TABLES)
+def test_the_tables_name_exactly_what_there_is(part: str) -> None:
     """With all fields; the examples of this file are not in the tables."""
-    section = PAGE.split(f"## {title}")[1].split("\n## ")[0]
+    page, title = TABLES[part]
+    section = (HOME / "docs" / page).read_text().split(f"## {title}")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", section, re.M)
     known = {name: kind for name, kind in parts.settings(part).items() if name not in EXAMPLES}
     assert [name for name, _ in rows] == sorted(known)
@@ -133,9 +143,59 @@ def test_the_tables_name_exactly_what_there_is(part: str, title: str) -> None:
         assert re.findall(r"`(\w+)`", fields) == list(known[name].__dataclass_fields__)
 
 
-def test_the_commands_of_the_page_are_understood() -> None:
-    commands = re.findall(r"^fedjax-mri train (\S+) (.*)$", PAGE, re.M)
-    assert len(commands) == 3
+def test_the_table_of_files_names_exactly_the_kinds_that_can_be_read() -> None:
+    section = (HOME / "docs" / "convert.md").read_text().split("## In and out")[1]
+    kinds = {kind for reader in readers() for kind in reader.kinds}
+    assert set(re.findall(r"^\| (\w+)[-, ]", section, re.M)) - {"in"} == kinds
+
+
+NETWORK = """
+from dataclasses import dataclass
+from fedjax_mri.nets.linear import LinearSettings
+
+@dataclass(frozen=True)
+class DoubleSettings(LinearSettings):
+    times: float = 2.0
+"""
+READER = """
+import numpy as np
+from fedjax_mri.data.files.picture import Picture, Reader
+
+def read(path, source, limits):
+    lines = path.read_text().splitlines()[1:]
+    return Picture(np.array([[line.split() for line in lines]], np.float32), True, None)
+
+READER = Reader(("GREY",), (".grey",), lambda head: head.startswith(b"GREY"), read)
+"""
+
+
+def test_a_network_and_a_reader_are_one_file_each(tmp_path, monkeypatch) -> None:
+    for name, code, home in (("double", NETWORK, nets), ("grey", READER, data_files)):
+        folder = tmp_path / f"{name}s"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(code)
+        monkeypatch.setattr(home, "__path__", [*home.__path__, str(folder)])
+        monkeypatch.delitem(sys.modules, f"{home.__name__}.{name}", raising=False)
+    readers.cache_clear()
+    found = settings("--fed.task.network", "double", "--task.network.times", "3").task.network
+    assert (type(found).__name__, found.times) == ("DoubleSettings", 3.0)
+    file = tmp_path / "slice.grey"
+    file.write_text("GREY\n0 1 0\n1 0 1")
+    np.testing.assert_array_equal(read(file, "mr", Limits()).slices, [[[0, 1, 0], [1, 0, 1]]])
+    readers.cache_clear()
+
+
+@pytest.mark.parametrize("path", ["fusion_phantom.py", "cyclegan_demo.py"])
+def test_a_network_is_not_put_where_another_kind_is_wanted(path: str) -> None:
+    (experiment,) = config.load(HOME / "configs" / path).values()
+    with pytest.raises(UserError, match="is not chosen by name; set it in the config"):
+        config.override(experiment, ["--fed.task.network", "resnet"])
+
+
+def test_the_commands_of_the_pages_are_understood() -> None:
+    pages = [(HOME / "docs" / page).read_text() for page in ("uplink.md", "classification.md")]
+    commands = re.findall(r"^fedjax-mri train (\S+) (--fed.*)$", "\n".join(pages), re.M)
+    assert len(commands) == 4
     for path, flags in commands:
         (found,) = cli.load_experiments(HOME / path, flags.split(), None).values()
         found.uplink.build()

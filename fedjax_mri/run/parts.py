@@ -4,6 +4,7 @@ A part is found by its file: a settings class, a dataclass with `build`, in any 
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -20,7 +21,9 @@ PARTS = {  # field of the config -> where its settings classes are
     "conditions": "fedjax_mri.fed.world.conditions",
     "uplink.stages": "fedjax_mri.fed.uplink.stages",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
+    "task.network": "fedjax_mri.nets",  # of the task that classifies
 }
+BUILT_FROM = {"task.network": ["image", "classes", "compute"]}  # parameters of `build`, where others are there
 SEVERAL = {"uplink.stages"}  # fields that take all names up to the next flag, in their order
 Put = Callable[[Any, str, Any], Any]  # (config, dotted field, value) -> config
 
@@ -36,10 +39,25 @@ def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]
         part = word.removeprefix("--fed.")
         if part not in PARTS or not hasattr(config, part.partition(".")[0]):
             raise UserError(f"{word}: the parts chosen by name are {', '.join(f'--fed.{name}' for name in PARTS)}")
+        _refuse_other_networks(word, part, config)
         names = _names(words) if part in SEVERAL else [words.pop(0) if words else ""]
         chosen = tuple(_made(word, name, settings(part)) for name in names)
         config = put(config, part, chosen if part in SEVERAL else chosen[0])
     return config, rest
+
+
+def _refuse_other_networks(flag: str, part: str, config: Any) -> None:
+    """Raises UserError where the config's own part is built in another way than those that can be chosen by name."""
+    own = functools.reduce(lambda section, name: getattr(section, name, None), part.split("."), config)
+    if part in BUILT_FROM and not _is_built_from(own, BUILT_FROM[part]):
+        raise UserError(
+            f"{flag}: the network of {type(config.task).__name__} is not chosen by name; set it in the config"
+        )
+
+
+def _is_built_from(settings: Any, parameters: list[str]) -> bool:
+    build = getattr(settings, "build", None)
+    return build is not None and [one for one in inspect.signature(build).parameters if one != "self"] == parameters
 
 
 def _asks(flag: str) -> bool:
@@ -62,13 +80,16 @@ def _made(flag: str, name: str, known: dict[str, type]) -> Any:
 
 
 def settings(part: str) -> dict[str, type]:
-    """The settings classes that a part may be, by their names in lower case."""
+    """The settings classes that a part may be, by their names in lower case without "settings"."""
     home = importlib.import_module(PARTS[part])
     names = [one.name for one in pkgutil.iter_modules(getattr(home, "__path__", ()))]
     modules = [importlib.import_module(f"{home.__name__}.{name}") for name in names] or [home]
-    return {kind.__name__.lower(): kind for module in modules for kind in _buildable(module)}
+    kinds = [kind for module in modules for kind in _buildable(module)]
+    if part in BUILT_FROM:
+        kinds = [kind for kind in kinds if _is_built_from(kind, BUILT_FROM[part])]
+    return {kind.__name__.lower().removesuffix("settings"): kind for kind in kinds}
 
 
-def _buildable(module: ModuleType) -> list[type]:
+def _buildable(module: ModuleType) -> list[Any]:
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
     return [kind for kind in kinds if is_dataclass(kind) and hasattr(kind, "build")]

@@ -66,7 +66,10 @@ CUBE = np.zeros((SIZE, SIZE, 4), np.float32)
 NAN = CUBE + np.where(np.arange(4) == 2, np.nan, 0).astype(np.float32)
 REFUSED = {  # name -> how it is made, what is said
     "empty.png": (lambda p: p.write_bytes(b""), "empty file"),
-    "text.png": (lambda p: p.write_text("no image at all"), "neither PNG, JPEG, DICOM nor NIfTI"),
+    "text.png": (
+        lambda p: p.write_text("no image at all"),
+        "of no kind that can be read: give one of DICOM, NIfTI",
+    ),
     "cut.png": (lambda p: (picture(p, (90, 90)), p.write_bytes(p.read_bytes()[:60])), "Error"),
     "small.png": (lambda p: picture(p, (7, 300)), "300 x 7 pixels: give 8 x 8 or more"),
     "large.png": (lambda p: picture(p, (201, 100)), "100 x 201 pixels, more than the 20000 allowed"),

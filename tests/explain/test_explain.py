@@ -105,7 +105,7 @@ def test_what_is_bad_is_one_line_each_and_the_rest_goes_on(run, tmp_path, capsys
     for text in (
         "no calibration: ",
         "gradcma: no such method; choose of gradcam, ",
-        "text.png: neither PNG, JPEG, DICOM nor NIfTI",
+        "text.png: of no kind that can be read: give one of DICOM, NIfTI, PNG, JPEG",
         "ct.dcm: its modality is CT, not MR: give MR",
     ):
         assert sum(text in line for line in said) == 1, (text, said)

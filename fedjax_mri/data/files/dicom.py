@@ -13,7 +13,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived
-from fedjax_mri.data.files.picture import Limits, Picture, check_bytes, check_slice
+from fedjax_mri.data.files.picture import Limits, Picture, Reader, check_bytes, check_slice
 
 ALLOWED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # implicit, explicit little, explicit big
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -75,3 +75,6 @@ def check_pixels(dataset: Any, limits: Limits) -> None:
     check_bytes(claimed, "its header claims", limits)
     if held < claimed:
         raise UserError(f"the header claims {claimed} bytes of pixels, the file has {held}: it was cut short")
+
+
+READER = Reader(("DICOM",), (".dcm", ".dicom", ".ima"), lambda head: head[128:132] == b"DICM", read)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedjax_mri.core.errors import UserError
-
-ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".ima")
+from fedjax_mri.data.files.read import endings
 
 
 class File(NamedTuple):
@@ -49,7 +48,7 @@ def absolute(path: Path) -> Path:
 
 def deviation(name: Path) -> Path:
     """The name of the standard deviation that is written beside an image."""
-    ending = next((name.name[-len(end) :] for end in ENDINGS if name.name.lower().endswith(end)), "")
+    ending = next((name.name[-len(end) :] for end in endings() if name.name.lower().endswith(end)), "")
     return name.with_name(f"{name.name[: len(name.name) - len(ending)]}_std{ending}")
 
 

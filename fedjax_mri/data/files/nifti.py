@@ -14,10 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.picture import Conversion, Limits, Picture, check_bytes, check_slice
+from fedjax_mri.data.files.picture import HEAD, Conversion, Limits, Picture, Reader, check_bytes, check_slice
 
 GZIP = b"\x1f\x8b"
-HEADER = 540  # bytes, of NIfTI-2; NIfTI-1 has 348
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
 PAIRED = (b"ni1\0", b"ni2\0")
 
@@ -45,7 +44,7 @@ def volume(stream: BinaryIO, held: int | None, limits: Limits) -> Any:
     """A nibabel image from a stream of `held` bytes, where that is known; no more is read than the header claims."""
     import nibabel
 
-    head = stream.read(HEADER)
+    head = stream.read(HEAD)
     if not marked(head):
         raise UserError("compressed, but no NIfTI inside: give .nii.gz")
     if head[344:348] in PAIRED or head[4:8] in PAIRED:
@@ -123,3 +122,6 @@ def encode(
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     content = kind(array, affine, header).to_bytes()
     return gzip.compress(content, 6, mtime=0) if packed else content
+
+
+READER = Reader(("NIfTI",), (".nii.gz", ".nii"), lambda head: head[:2] == GZIP or marked(head), read)

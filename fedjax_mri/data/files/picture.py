@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,19 @@ class Picture(NamedTuple):
     displayed: bool  # whether they are a display picture in 0..1
     # (conversion, float32 [D, h, w] in HU or 0..1, whether they are a standard deviation) -> the file to be written
     encode: Callable[[Conversion, np.ndarray, bool], bytes]
+
+
+class Reader(NamedTuple):
+    """How one kind of file is read. A module of this folder that has one as `READER` is found by `read.py`."""
+
+    kinds: tuple[str, ...]  # as messages name them: "PNG"
+    endings: tuple[str, ...]  # of the names of such files, in lower case: ".png"
+    recognizes: Callable[[bytes], bool]  # whether a file that begins with these bytes is of this kind
+    # (file, modality "ct" or "mr", limits) -> its picture. Raises UserError, with the reason and the remedy alone.
+    read: Callable[[Path, str, Limits], Picture]
+
+
+HEAD = 540  # bytes from the start of a file that `Reader.recognizes` is given; the header of NIfTI-2 is as long
 
 
 def check_slice(height: int, width: int, limits: Limits) -> None:

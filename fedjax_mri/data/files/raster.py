@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.images import opened
-from fedjax_mri.data.files.picture import Conversion, Limits, Picture, check_slice
+from fedjax_mri.data.files.picture import Conversion, Limits, Picture, Reader, check_slice
 
 
 def read(path: Path, source: str, limits: Limits) -> Picture:
@@ -43,3 +43,8 @@ def displayed(values: np.ndarray, conversion: Conversion, deviation: bool) -> np
     assert conversion.window is not None
     low, high = conversion.window
     return (values - (0 if deviation else low)) / (high - low)
+
+
+READER = Reader(
+    ("PNG", "JPEG"), (".png", ".jpg", ".jpeg"), lambda head: head.startswith((b"\x89PNG", b"\xff\xd8\xff")), read
+)

@@ -1,14 +1,30 @@
-"""Any file as a picture: its kind is told by its first bytes, whatever its name."""
+"""Any file as a picture: its kind is told by its first bytes, whatever its name.
 
+A new kind of file is one module of this folder with a `READER`.
+"""
+
+import functools
+import importlib
+import pkgutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data.files import dicom, nifti, raster
-from fedjax_mri.data.files.picture import Limits, Picture, check_bytes, check_finite
+from fedjax_mri.data import files
+from fedjax_mri.data.files.picture import HEAD, Limits, Picture, Reader, check_bytes, check_finite
 
-Reader = Callable[[Path, str, Limits], Picture]
+
+@functools.cache
+def readers() -> tuple[Reader, ...]:
+    """The readers of all kinds of files, in the order of their modules."""
+    names = sorted(one.name for one in pkgutil.iter_modules(files.__path__) if one.name != "read")
+    modules = [importlib.import_module(f"{files.__name__}.{name}") for name in names]
+    return tuple(module.READER for module in modules if hasattr(module, "READER"))
+
+
+def endings() -> tuple[str, ...]:
+    """The endings of the names of all kinds of files, in lower case, with their dots."""
+    return tuple(ending for reader in readers() for ending in reader.endings)
 
 
 def read(path: Path, source: str, limits: Limits) -> Picture:
@@ -16,7 +32,7 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of decoders; what matters is checked here
-            picture = reader(head(path, limits))(path, source, limits)
+            picture = reader_of(head(path, limits)).read(path, source, limits)
     except UserError:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
@@ -33,17 +49,15 @@ def head(path: Path, limits: Limits) -> bytes:
         raise UserError("not a regular file: give files or folders")
     check_bytes(path.stat().st_size, "a file of", limits)
     with path.open("rb") as file:
-        return file.read(nifti.HEADER)
+        return file.read(HEAD)
 
 
-def reader(head: bytes) -> Reader:
-    """The reader for a file that begins with these bytes."""
+def reader_of(head: bytes) -> Reader:
+    """The reader for a file that begins with these bytes. Raises UserError where there is none."""
     if not head:
         raise UserError("empty file: write it again")
-    if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        return raster.read
-    if head[128:132] == b"DICM":
-        return dicom.read
-    if head[:2] == nifti.GZIP or nifti.marked(head):
-        return nifti.read
-    raise UserError("neither PNG, JPEG, DICOM nor NIfTI: give one of these")
+    found = next((reader for reader in readers() if reader.recognizes(head)), None)
+    if found is None:
+        kinds = ", ".join(kind for reader in readers() for kind in reader.kinds)
+        raise UserError(f"of no kind that can be read: give one of {kinds}")
+    return found
