@@ -117,11 +117,20 @@ def test_they_train_together_on_two_devices() -> None:
     check_simulation(sim, plan)
     state, stats, _ = segments.build(sim, plan, ROOT, 6)(initial_state(sim, plan, ROOT), 6)
     assert np.isfinite(np.asarray(stats.metrics.nll)).all() and np.asarray(stats.clients).sum() == 3 * np.sum(SIZES > 0)
-    _, residual = state.clients.uplink
+    residual = state.clients.uplink["topk"]
     kept = [float(trees.norm(trees.take(residual, client))) for client in range(len(SIZES))]
     assert [norm > 0 for norm in kept] == [bool(size) for size in SIZES]
     model = init_state(sim, ROOT).server.model
     assert traffic(sim.algorithm, sim.uplink, model).up < trees.nbytes(sent_shapes(sim.algorithm, model).delta) / 4
+
+
+def test_two_parts_of_one_name_are_refused(tmp_path, monkeypatch) -> None:
+    home = importlib.import_module(parts.PARTS["uplink.stages"])
+    (tmp_path / "another.py").write_text(EXAMPLES["topk"][1].replace("TopK", "Clip"))
+    monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match="both have a clip: rename one"):
+        parts.settings("uplink.stages")
+    sys.modules.pop(f"{home.__name__}.another")
 
 
 TABLES = {  # part -> page, title of the section with its table

@@ -11,6 +11,7 @@ import enum
 import functools
 import hashlib
 import importlib.util
+import random
 import sys
 import types
 import weakref
@@ -84,11 +85,24 @@ def _(x: types.FunctionType) -> Parts:
     yield from own_attributes(x)
     if not installed.is_installed_file(x.__code__.co_filename):
         names = names_in_code(x.__code__)
+        refuse_outside_values(x, names)
         yield from values_named(x.__globals__, names, set())
         yield from imports(x, x.__code__, names)
         builtins = getattr(x, "__builtins__", {})
         replaced = {name for name in names & builtins.keys() if not installed.installed_name(builtins[name])}
         yield from ((name, builtins[name]) for name in sorted(replaced))
+
+
+def refuse_outside_values(function: types.FunctionType, names: Set[str]) -> None:
+    """Raises Unknown where a user's function reads the environment or Python's random state when it is traced.
+
+    The code of this package reads the environment too, but not in what is traced.
+    """
+    outside = {"environ", "getenv"} & names
+    if function.__globals__.get("random") is random:
+        outside |= {"random"} & names
+    if outside and not installed.is_own_file(function.__code__.co_filename):
+        raise Unknown(f"{function.__qualname__} reads {', '.join(sorted(outside))}")
 
 
 def code_parts(code: types.CodeType) -> tuple[Any, ...]:

@@ -145,8 +145,9 @@ def _only(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]
 
 def _test_sets(values: Mapping[str, float]) -> list[str]:
     """Names of the test sets, the longest first; each has a `client_std`, but for old files."""
-    ending = full_name("", SPREAD[1])
-    return sorted((name.removesuffix(ending) for name in values if name.endswith(ending)), key=len, reverse=True)
+    ending, groups = full_name("", SPREAD[1]), (TRAIN, SIMULATED, UPLINK)
+    found = (name.removesuffix(ending) for name in values if name.endswith(ending))
+    return sorted((name for name in found if name.split("/")[0] not in groups), key=len, reverse=True)
 
 
 def _split(name: str, tests: Sequence[str]) -> tuple[str, str]:

@@ -87,7 +87,12 @@ def settings(part: str) -> dict[str, type]:
     kinds = [kind for module in modules for kind in _buildable(module)]
     if part in BUILT_FROM:
         kinds = [kind for kind in kinds if _is_built_from(kind, BUILT_FROM[part])]
-    return {kind.__name__.lower().removesuffix("settings"): kind for kind in kinds}
+    named = [(kind.__name__.lower().removesuffix("settings"), kind) for kind in kinds]
+    found = dict(named)
+    for name, kind in named:
+        if found[name] is not kind:
+            raise UserError(f"{part}: {kind.__module__} and {found[name].__module__} both have a {name}: rename one")
+    return found
 
 
 def _buildable(module: ModuleType) -> list[Any]:

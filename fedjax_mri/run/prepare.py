@@ -22,6 +22,7 @@ from fedjax_mri.run import fingerprint, initial, processes, runfolder
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.line import SIMULATED, TRAIN, UPLINK
 
 Say = Callable[[str], None]
 
@@ -103,6 +104,8 @@ def create_folder(out: pathlib.Path, config: Experiment) -> None:
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
     federation = processes.together(lambda: config.data.build(config.seed))
+    for name in {TRAIN, SIMULATED, UPLINK} & federation.tests.keys():
+        raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
     processes.same({"the data": digest}, "give all processes the same files")
     return Data(federation, describe(federation), digest)

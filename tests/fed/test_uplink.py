@@ -213,7 +213,7 @@ def test_an_empty_round_moves_the_server_only_where_the_uplink_says_so(empty_rou
     first, state = init_state(sim, ROOT), run(sim, 2)
     moved = float(trees.norm(trees.subtract(state.server.model.params, first.server.model.params)))
     assert (moved > 0.1) == (empty_round == "release")
-    assert [int(seen) for seen in state.uplink.stages] == [2 if empty_round == "release" else 0]
+    assert int(state.uplink.stages["noise"]) == (2 if empty_round == "release" else 0)
 
 
 # ---- who may take part
@@ -243,6 +243,34 @@ def test_a_chain_knows_its_sensitivity_and_whether_it_is_linear() -> None:
     assert mean().linear and not Median().build().linear
 
 
+BAD_STAGES = {
+    "another shape": (
+        {"client": lambda u, s, _: (u._replace(delta=jax.tree.map(jnp.sum, u.delta)), s, {})},
+        r"float32 \[\]",
+    ),
+    "another type": (
+        {"client": lambda u, s, _: (u._replace(delta=jax.tree.map(jnp.bfloat16, u.delta)), s, {})},
+        "bfloat16",
+    ),
+    "no notes": ({"client": lambda u, s, _: (u, s)}, "an update, a state and a dict of notes"),
+    "a note of integers": ({"client": lambda u, s, _: (u, s, {"count": jnp.int32(1)})}, r"int32 \[\] as 2.count"),
+    "a note of several": ({"client": lambda u, s, _: (u, s, {"count": jnp.ones(3)})}, r"float32 \[3\] as 2.count"),
+    "state from nowhere": ({"client": lambda u, s, _: (u, jnp.float32(1), {})}, "where nothing is wanted"),
+    "state of another type": (
+        {"init": lambda sent: jnp.int32(0), "server": lambda a, s, at: (a, s + jnp.float32(1))},
+        "server returns",
+    ),
+    "negative bytes": ({"wire": lambda sent, nbytes: -5}, "wire gives -5 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STAGES)
+def test_a_stage_that_changes_what_it_must_keep_is_named(case: str) -> None:
+    parts, says = BAD_STAGES[case]
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(UserError, match=f"uplink.stages mine: .*{says}"):
+        check_simulation(with_stages(four(Scaffold()), Stage("mine", **parts)), PLAN.resolve())
+
+
 def test_two_stages_of_one_name_are_refused() -> None:
     with pytest.raises(UserError, match="clip occurs twice"):
         UplinkSettings(clip=1.0, stages=(Clip(2.0),)).build()
@@ -254,8 +282,11 @@ def test_settings_become_an_uplink() -> None:
     assert uplink.stages.sensitivity(float("inf")) == 0.5
     with pytest.raises(UserError, match="bound=0"):
         UplinkSettings(stages=(Clip(0.0),)).build()
-    with pytest.raises(UserError, match=r"uplink\.clip=-1"):
-        dataclasses.replace(UplinkSettings(), clip=-1.0).build()
+    for bad in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"uplink\.clip="):
+            dataclasses.replace(UplinkSettings(), clip=bad).build()
+    with pytest.raises(UserError, match=r"uplink\.stages=clip: choose it by name, --fed"):
+        UplinkSettings(stages=("clip",)).build()
 
 
 def test_each_part_of_a_chain_has_a_key_of_its_own() -> None:
@@ -263,7 +294,7 @@ def test_each_part_of_a_chain_has_a_key_of_its_own() -> None:
         return sent, state, {"draw": jax.random.uniform(sender.key)}
 
     one, two = Stage("one", client=note_key), Stage("two", client=note_key)
-    _, _, notes = chain(one, two).client(update({"w": [1.0]}), ((), ()), SENDER)
+    _, _, notes = chain(one, two).client(update({"w": [1.0]}), {"one": (), "two": ()}, SENDER)
     assert set(notes) == {"one/draw", "two/draw"} and len({float(draw) for draw in notes.values()}) == 2
 
 

@@ -236,6 +236,18 @@ def test_what_cannot_be_looked_into_has_no_digest(what) -> None:
     assert digest(functools.partial(max, Settings(inner=[x]))) is None
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\ndef f(x): return x * float(os.environ['FACTOR'])",
+        "from os import getenv\ndef f(x): return x * float(getenv('FACTOR'))",
+        "import random\ndef f(x): return x * random.random()",
+    ],
+)
+def test_a_function_that_reads_the_environment_or_pythons_random_state_has_no_digest(code: str) -> None:
+    assert digest(made(code)) is None
+
+
 def test_values_that_are_being_traced_have_no_digest() -> None:
     found = []
     jax.jit(lambda x: found.append(digest(lambda: x)) or x)(1.0)

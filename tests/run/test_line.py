@@ -14,6 +14,7 @@ from fedjax_mri.run.line import (
     parse,
 )
 
+UPLINK = {"clip/clipped": 4.0, "mine/client_std": 1.0}
 WRITTEN = {
     "round": 20,
     "train/accuracy": 0.75,
@@ -30,6 +31,7 @@ WRITTEN = {
     "simulated/cut": 0.0,
     "simulated/skipped": 0.0,
     "uplink/clip/clipped": 4.0,
+    "uplink/mine/client_std": 1.0,
     "unseen sites/accuracy": 0.5,
     "unseen sites/worst_decile": 0.25,
     "unseen sites/client_std": 0.125,
@@ -59,7 +61,16 @@ def test_a_line_is_read_into_its_fields() -> None:
             "unseen sites": TestFigures({"accuracy": 0.5}, 0.25, 0.125),
             "unseen sites/ensemble": TestFigures({"accuracy": 0.625}, 0.5, 0.0625),
         },
-        SegmentFigures({"accuracy": 0.75, "nll": 0.5}, 3.5, 4.0, 100.0, 0.9, 0.0, simulated, {"clip/clipped": 4.0}),
+        SegmentFigures(
+            {"accuracy": 0.75, "nll": 0.5},
+            3.5,
+            4.0,
+            100.0,
+            0.9,
+            0.0,
+            simulated,
+            {"clip/clipped": 4.0, "mine/client_std": 1.0},
+        ),
     )
     assert named(line.tests["unseen sites"]) == {"accuracy": 0.5, "worst_decile": 0.25, "client_std": 0.125}
 

@@ -4,34 +4,44 @@ from collections import Counter
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
+from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Aggregate, Facts, Notes, Sender, ServerRound, Stage, State, Update
+from fedjax_mri.fed.uplink.contract import (
+    Aggregate,
+    Facts,
+    Notes,
+    PyTree,
+    Sender,
+    ServerRound,
+    Stage,
+    State,
+    Update,
+)
 
 
 def chain(*stages: Stage) -> Stage:
-    """Returns one stage that applies `stages` in order, each with its own state and key.
+    """Returns one stage that applies `stages` in order, each with its own key; states are dicts by stages' names.
 
     Raises UserError if two have the same name, since their notes would have the same name too.
     """
     check_names(stages)
 
     def client(update: Update, states: State, sender: Sender) -> tuple[Update, State, Notes]:
-        new_states, notes = [], Notes()
-        for number, (stage, state) in enumerate(zip(stages, states)):
+        new_states, notes = {}, Notes()
+        for number, stage in enumerate(stages):
             stage_sender = sender._replace(key=jax.random.fold_in(sender.key, number))
-            update, state, stage_notes = stage.client(update, state, stage_sender)
-            new_states.append(state)
+            update, new_states[stage.name], stage_notes = stage.client(update, states[stage.name], stage_sender)
             notes |= {f"{stage.name}/{name}": value for name, value in stage_notes.items()}
-        return update, tuple(new_states), notes
+        return update, new_states, notes
 
     def server(aggregate: Aggregate, states: State, at: ServerRound) -> tuple[Aggregate, State]:
-        new_states = []
-        for number, (stage, state) in enumerate(zip(stages, states)):
+        new_states = {}
+        for number, stage in enumerate(stages):
             stage_round = at._replace(key=jax.random.fold_in(at.key, number))
-            aggregate, state = stage.server(aggregate, state, stage_round)
-            new_states.append(state)
-        return aggregate, tuple(new_states)
+            aggregate, new_states[stage.name] = stage.server(aggregate, states[stage.name], stage_round)
+        return aggregate, new_states
 
     def sensitivity(bound: float) -> float:
         for stage in stages:
@@ -45,12 +55,13 @@ def chain(*stages: Stage) -> Stage:
 
     def admits(facts: Facts) -> None:
         for stage in stages:
+            check_stage(stage, facts.sent)
             stage.admits(facts)
 
     return Stage(
         name=" > ".join(stage.name for stage in stages) or "nothing",
-        init=lambda sent: tuple(stage.init(sent) for stage in stages),
-        init_client=lambda sent: tuple(stage.init_client(sent) for stage in stages),
+        init=lambda sent: {stage.name: stage.init(sent) for stage in stages},
+        init_client=lambda sent: {stage.name: stage.init_client(sent) for stage in stages},
         client=client,
         server=server,
         sensitivity=sensitivity,
@@ -65,3 +76,33 @@ def check_names(stages: Sequence[Stage]) -> None:
     repeated = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
     if repeated:
         raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")
+
+
+def check_stage(stage: Stage, sent: Update) -> None:
+    """Raises UserError if a stage does not keep the shapes and types of an update and of its states."""
+    zero, one, key = jnp.int32(0), jnp.float32(1), jax.random.key(0)
+    state = jax.eval_shape(lambda: stage.init_client(sent))
+    returned = jax.eval_shape(stage.client, sent, state, Sender(zero, zero, key, one, one))
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        raise UserError(f"uplink.stages {stage.name}: client must return an update, a state and a dict of notes")
+    check_same(stage, "client", returned, (sent, state, jax.tree.map(lambda _: one, returned[2])))
+    aggregate = Aggregate(sent.delta, sent.aside, one, one, one)
+    server_state = jax.eval_shape(lambda: stage.init(sent))
+    at_server = jax.eval_shape(stage.server, aggregate, server_state, ServerRound(zero, key, one, one))
+    check_same(stage, "server", at_server, (aggregate, server_state))
+    if (nbytes := stage.wire(sent, trees.nbytes((sent.delta, sent.aside)))) < 0:
+        raise UserError(f"uplink.stages {stage.name}: wire gives {nbytes} bytes: must be 0 or more")
+
+
+def check_same(stage: Stage, side: str, returned: PyTree, wanted: PyTree) -> None:
+    """Raises UserError if what a side of a stage returns has other leaves, shapes or types than it must have."""
+    found, needed = (
+        {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in trees.named(tree).items()}
+        for tree in (returned, wanted)
+    )
+    for name in {**needed, **found}:
+        if found.get(name) != needed.get(name):
+            raise UserError(
+                f"uplink.stages {stage.name}: {side} returns {found.get(name, 'nothing')} as {name}, where "
+                f"{needed.get(name, 'nothing')} is wanted: keep shapes and types; a note is a float32 []"
+            )

@@ -100,7 +100,10 @@ def admits_all(facts: Facts) -> None:
 
 
 class Stage(NamedTuple):
-    """One operation on updates, with a client's and a server's side. The defaults change nothing."""
+    """One operation on updates, with a client's and a server's side.
+
+    The default sides change nothing. The default sensitivity is infinite: a stage must say what it does to a bound.
+    """
 
     name: str  # in messages and in the log, where notes are named uplink/<name>/<note>
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> the server's state

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedjax_mri.core.checks import not_negative
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Uplink
@@ -22,8 +23,10 @@ class UplinkSettings:
 
     def build(self) -> Uplink:
         """Returns the uplink. Raises UserError if `clip` is negative or not a number, and where a part does."""
-        if known(self.clip) and not self.clip >= 0:
-            raise UserError(f"uplink.clip={self.clip}: must be a positive bound, or 0 for none")
+        not_negative("uplink.clip", self.clip)
+        for name, part in (*(("stages", stage) for stage in self.stages), ("reduce", self.reduce)):
+            if not hasattr(part, "build"):
+                raise UserError(f"uplink.{name}={part}: choose it by name, --fed.uplink.{name} {part}")
         clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
         stages = chain(*clipping, *(settings.build() for settings in self.stages))
         return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self.reduce.build())
