@@ -160,7 +160,7 @@ def evaluate(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
     columns: dict[str, dict[str, float]] = {}
     for run in options.runs:
-        settings = restore.read_config(run)
+        settings = restore.read_model_config(run)
         data = config.override(Settings(settings.data), flags).data if flags else None
         prefix = f"{run.name}, " if len(options.runs) > 1 else ""
         found = restore.evaluate_run(run, data, print, options.best)

@@ -40,7 +40,7 @@ def of_run(path: str) -> Encoder:
 def settings(run: pathlib.Path) -> Experiment | None:
     """The config of a run; None where it cannot be read, as when the run is no longer there."""
     try:
-        return restore.read_config(run)
+        return restore.read_model_config(run)
     except UserError:
         return None
 

@@ -27,7 +27,7 @@ from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures, TestFigures
 from fedjax_mri.run.loop import Advance, Progress, Training
 from fedjax_mri.run.prepare import Say, choose_plan
-from fedjax_mri.run.train import divergence, segment_figures
+from fedjax_mri.run.train import divergence_message, segment_figures
 
 Tested = dict[str, TestFigures]  # test set -> one member's figures on it
 PER_MEMBER = {"name": "", "seed": 0, "data": None}  # fields in which members always may differ
@@ -180,7 +180,9 @@ def compiled(
             state, work = segment(now.state, np.array([0 if failure else length for failure in now.failures]))
         seconds, round = clock.last, now.round + length
         figures = member_figures(sim, work, seconds / len(several))
-        failures = [f or divergence(round, one, config) for f, one, config in zip(now.failures, figures, several)]
+        failures = [
+            f or divergence_message(round, one, config) for f, one, config in zip(now.failures, figures, several)
+        ]
         return MemberStates(round, state, tuple(failures)), MembersTrained(figures, length, seconds)
 
     return advance

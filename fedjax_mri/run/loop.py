@@ -45,8 +45,8 @@ def train(
     Returns the last progress. All observers see all progress, the one before the first segment included, in order.
     `clock` counts what is spent on compiling and on evaluating after a segment.
     """
-    progress, advance = start(training, state, round, clock)
-    while not ends(progress, observers):
+    progress, advance = compile_and_evaluate(training, state, round, clock)
+    while not notify_observers(progress, observers):
         to_evaluation = training.evaluate_every - progress.round % training.evaluate_every
         length = min(to_evaluation, training.rounds - progress.round)
         state, trained = advance(progress.state, length)
@@ -56,13 +56,15 @@ def train(
     return progress
 
 
-def ends(progress: Progress[S, T, E], observers: Sequence[Observer[S, T, E]]) -> bool:
+def notify_observers(progress: Progress[S, T, E], observers: Sequence[Observer[S, T, E]]) -> bool:
     """Shows `progress` to all observers; returns whether it is the last."""
     asked = [observe(progress) for observe in observers]
     return any(asked) or progress.round >= progress.rounds
 
 
-def start(training: Training[S, T, E], state: S, round: int, clock: Clock) -> tuple[Progress[S, T, E], Advance[S, T]]:
+def compile_and_evaluate(
+    training: Training[S, T, E], state: S, round: int, clock: Clock
+) -> tuple[Progress[S, T, E], Advance[S, T]]:
     """Returns the progress before the first segment and the compiled segment; compiles it while it evaluates."""
 
     def compiled() -> Advance[S, T]:

@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.simulation import State
-from fedjax_mri.fed.uplink.stages.clip import discarded_updates
+from fedjax_mri.fed.uplink.stages.clip import nonfinite_counts
 from fedjax_mri.run import pictures, processes
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.early import Early, last_is_best, patience_is_over
@@ -43,12 +43,12 @@ RunObserver = Observer[State, Trained, Evaluated]
 
 
 def after_segments(act: Callable[[RunProgress], None]) -> RunObserver:
-    """Calls `act` after each segment, and not before the first one."""
+    """Returns an observer that calls `act` after each segment, and not before the first one."""
     return lambda progress: act(progress) if progress.trained is not None else None
 
 
 def write_lines(log: Log) -> RunObserver:
-    """Writes a line of figures after each evaluation; a run that goes on has the line of its start already."""
+    """Returns an observer that writes a line of figures after each evaluation, but no first line twice."""
 
     def observe(progress: RunProgress) -> None:
         if progress.trained is not None or not log.history:
@@ -58,7 +58,7 @@ def write_lines(log: Log) -> RunObserver:
 
 
 def save_best(early: Early, log: Log, run: pathlib.Path, clock: Clock) -> RunObserver:
-    """Saves the state in RUN/best whenever the newest line of the log is the best one."""
+    """Returns an observer that saves the state in RUN/best whenever the newest line of the log is the best one."""
 
     def save(progress: RunProgress) -> None:
         if early.figure and last_is_best(early, log.history):
@@ -69,7 +69,7 @@ def save_best(early: Early, log: Log, run: pathlib.Path, clock: Clock) -> RunObs
 
 
 def save_checkpoints(checkpoints: Checkpoints, clock: Clock) -> RunObserver:
-    """Saves the state after each segment."""
+    """Returns an observer that saves the state after each segment."""
 
     def save(progress: RunProgress) -> None:
         with clock.measure("checkpoint"):
@@ -81,7 +81,7 @@ def save_checkpoints(checkpoints: Checkpoints, clock: Clock) -> RunObserver:
 def save_pictures(
     examples: Callable[[State], dict[str, np.ndarray]], run: pathlib.Path, synthetic: bool
 ) -> RunObserver:
-    """Draws a few `examples` of the state after each segment in RUN/pictures."""
+    """Returns an observer that draws a few `examples` of the state after each segment in RUN/pictures."""
 
     def save(progress: RunProgress) -> None:
         fields = examples(progress.state)  # every process must take part in computing them
@@ -92,12 +92,12 @@ def save_pictures(
 
 
 def name_nonfinite_clients(say: Callable[[str], None]) -> RunObserver:
-    """Says which clients have sent updates that were not finite since the last time; these counted as zero."""
+    """Returns an observer that names the clients whose updates `clip` has found not finite in the last segment."""
     before: np.ndarray | None = None
 
     def observe(progress: RunProgress) -> None:
         nonlocal before
-        counts = discarded_updates(progress.state.clients.uplink)
+        counts = nonfinite_counts(progress.state.clients.uplink)
         if before is not None and np.any(counts > before):
             names = ", ".join(map(str, np.flatnonzero(counts > before)))
             say(f"warning: round {progress.round}: updates of clients {names} were not finite and counted as zero")
@@ -107,10 +107,10 @@ def name_nonfinite_clients(say: Callable[[str], None]) -> RunObserver:
 
 
 def end_without_improvement(early: Early, log: Log) -> RunObserver:
-    """Ends the training when the best line of the log is too old."""
+    """Returns an observer that ends the training when the best line of the log is too old."""
     return lambda progress: patience_is_over(early, log.history)
 
 
 def end_on_signal(stop: StopSignal) -> RunObserver:
-    """Ends the training when any process was asked to stop."""
+    """Returns an observer that ends the training when any process was asked to stop."""
     return lambda progress: stop.received_by_any() is not None

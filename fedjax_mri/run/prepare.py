@@ -96,7 +96,7 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 
 def create_folder(out: pathlib.Path, config: Experiment) -> None:
-    """Makes the folder this run's. Raises UserError, in each process, where it is another's or not a shared one."""
+    """Creates the run's folder, or accepts it if it holds this run. Raises UserError, in each process, where it is another's or not a shared one."""
     processes.together(lambda: runfolder.create(out, config))
     processes.together(lambda: runfolder.refuse_unshared(out))
 

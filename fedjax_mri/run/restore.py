@@ -42,7 +42,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
     Raises UserError where the folder holds none.
     """
-    config, facts = read_config(run), runfolder.read_json(run / "run.json")
+    config, facts = read_model_config(run), runfolder.read_json(run / "run.json")
     described = runfolder.description(facts)
     plan, algorithm = config.plan.resolve(), config.algorithm.build()
     task = assemble_task(config, algorithm, described, compute_of(plan))
@@ -51,7 +51,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
     return Restored(config, described, plan, task, algorithm, saved.restore(shapes, round))
 
 
-def read_config(run: pathlib.Path) -> Experiment:
+def read_model_config(run: pathlib.Path) -> Experiment:
     """Returns the config of a run, with defaults in the sections that are NOT_NEEDED: their classes may be gone."""
     sections = runfolder.read_json(run / "config.json")
     return configs.from_dict({name: value for name, value in sections.items() if name not in NOT_NEEDED})

@@ -33,7 +33,7 @@ def train(
     Raises UserError when the training loss is no longer finite.
     """
     config, examples = run.config, examples_of(run)
-    training = Training(config.rounds, config.evaluate_every, partial(compiled, run), evaluator(run))
+    training = Training(config.rounds, config.evaluate_every, partial(compile_segment, run), evaluator(run))
     has_pictures = config.pictures and run.sim.task.shown is not None
     watching: list[RunObserver] = [
         # The line comes before the checkpoint: on resuming a line too many is cut off, but a lost one is lost.
@@ -50,7 +50,7 @@ def train(
     return last, examples(last.state)
 
 
-def compiled(run: Run) -> Advance[State, Trained]:
+def compile_segment(run: Run) -> Advance[State, Trained]:
     """Returns the compiled rounds of a run's segments."""
     root = jax.random.key(run.config.seed)
     rounds = segments.build(run.sim, run.plan, root, run.config.evaluate_every, run.programs)
@@ -59,7 +59,7 @@ def compiled(run: Run) -> Advance[State, Trained]:
         with run.clock.measure("train"):
             state, work, waited = rounds(state, length)
         figures = segment_figures(run.sim, work, run.clock.last, waited)
-        if failure := divergence(int(state.round), figures, run.config):
+        if failure := divergence_message(int(state.round), figures, run.config):
             raise UserError(f"{failure}; the last checkpoint is from before")
         if int(state.round) < run.config.rounds:
             return state, Trained(figures, {})
@@ -132,7 +132,7 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
     )
 
 
-def divergence(round: int, figures: SegmentFigures, config: Experiment) -> str:
+def divergence_message(round: int, figures: SegmentFigures, config: Experiment) -> str:
     """Returns why training cannot go on when its figures are no longer finite, else an empty string."""
     if all(map(math.isfinite, figures.figures.values())):
         return ""

@@ -26,7 +26,7 @@ from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
-from fedjax_mri.fed.uplink.stages.clip import Clip, Discarded, clip, discarded_updates
+from fedjax_mri.fed.uplink.stages.clip import Clip, NonfiniteCount, clip, nonfinite_counts
 from fedjax_mri.fed.uplink.weigh import by_examples
 
 SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1))
@@ -50,7 +50,7 @@ def at(total: float = 10.0, expected: float = 4.0) -> ServerRound:
 
 def test_the_norm_that_is_clipped_is_that_of_the_change_alone() -> None:
     """A step count of 1e6 beside a change of norm 5 takes nothing off the change but what the bound does."""
-    sent, state, notes = clip(1.0).client(update({"w": [3.0, 4.0]}, aside=1e6), Discarded(jnp.float32(0)), SENDER)
+    sent, state, notes = clip(1.0).client(update({"w": [3.0, 4.0]}, aside=1e6), NonfiniteCount(jnp.float32(0)), SENDER)
     np.testing.assert_allclose(sent.delta["w"], [0.6, 0.8], rtol=1e-6)
     assert float(sent.aside) == 1e6 and float(state.updates) == 0
     assert {name: float(value) for name, value in notes.items()} == {"clipped": 1, "nonfinite": 0}
@@ -58,7 +58,9 @@ def test_the_norm_that_is_clipped_is_that_of_the_change_alone() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_change_that_is_not_finite_becomes_zero_and_is_counted(bad: float) -> None:
-    sent, state, notes = clip(1.0).client(update({"w": [3.0, bad]}, aside=np.nan), Discarded(jnp.float32(2)), SENDER)
+    sent, state, notes = clip(1.0).client(
+        update({"w": [3.0, bad]}, aside=np.nan), NonfiniteCount(jnp.float32(2)), SENDER
+    )
     assert not np.any(sent.delta["w"]) and float(sent.aside) == 0 and float(sent.weight) == 1
     assert float(state.updates) == 3
     assert {name: float(value) for name, value in notes.items()} == {"clipped": 0, "nonfinite": 1}
@@ -75,7 +77,7 @@ def test_one_bad_client_leaves_the_others_update_whole() -> None:
     state, stats, _ = segments.build(sim, plan, ROOT, 2)(initial_state(sim, plan, ROOT), 2)
     assert np.isfinite(np.concatenate(jax.tree.leaves(state.server.model.params))).all()
     np.testing.assert_array_equal(stats.notes["clip/nonfinite"], [1, 1])
-    np.testing.assert_array_equal(discarded_updates(state.clients.uplink), np.where(np.arange(len(SIZES)) == 2, 2, 0))
+    np.testing.assert_array_equal(nonfinite_counts(state.clients.uplink), np.where(np.arange(len(SIZES)) == 2, 2, 0))
 
 
 def test_if_all_clients_are_bad_the_model_stays() -> None:

@@ -66,7 +66,7 @@ def test_it_is_evaluated(orphan, capsys) -> None:
     assert cli.main(["evaluate", str(orphan)]) == 0
     accuracy = runfolder.read_history(orphan)[-1]["new sites/accuracy"]
     assert f"new sites: accuracy {accuracy:.4f}" in capsys.readouterr().out
-    assert restore.read_config(orphan).data == CONFIG.data  # what flags of the command change
+    assert restore.read_model_config(orphan).data == CONFIG.data  # what flags of the command change
 
 
 def test_it_is_a_classifier_to_be_explained(orphan) -> None:

@@ -46,7 +46,7 @@ class ClientStart(NamedTuple):
     state: ClientState
 
 
-class OptimizerStep(NamedTuple):
+class LocalStepResult(NamedTuple):
     """The result of one local step."""
 
     model: Model
@@ -96,7 +96,7 @@ def local_step(
     batch: Batch,
     progress: jax.Array,
     key: jax.Array,
-) -> OptimizerStep:
+) -> LocalStepResult:
     """Returns the result of one local step, in which each phase in turn moves its parameters.
 
     `states` are the optimiser states, `rate` float32 [] is the learning rate, and `progress` float32 [] the share of
@@ -125,7 +125,7 @@ def local_step(
         model = Model(trees.join(optax.apply_updates(moving, updates), fixed), carry)
         new_states.append(state)
     accumulated = algorithm.accumulate(functools.reduce(trees.add, gradients), batch["weight"].sum(), progress)
-    return OptimizerStep(model, tuple(new_states), accumulated, metrics)
+    return LocalStepResult(model, tuple(new_states), accumulated, metrics)
 
 
 def zero_where_frozen(frozen: PyTree, changes: PyTree) -> PyTree:

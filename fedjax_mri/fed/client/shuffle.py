@@ -12,7 +12,7 @@ ROUNDS = 8
 
 
 def shuffled(key: jax.Array, positions: jax.Array, size: jax.Array) -> jax.Array:
-    """Returns the images int32 [B] of `positions` int32 [B] under a random permutation of 0..size-1.
+    """Returns where a random permutation of 0..size-1 sends `positions` int32 [B].
 
     Positions of `size` int32 [] or more give 0.
     """

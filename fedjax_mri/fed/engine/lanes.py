@@ -104,7 +104,7 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
     The queue of lane l has the positions start[l]..stop[l] - 1; both are int32 [L]. Returns the device's totals.
     """
     step = jax.jit(partial(lane_step, sim), inline=True)  # traced once, for its shapes and for the loop
-    lanes = jax.vmap(lambda position: start_client(sim, inputs, position))(start)
+    lanes = jax.vmap(lambda position: start_lane(sim, inputs, position))(start)
     totals = empty_totals(sim, inputs, jax.eval_shape(step, inputs, store, trees.take(lanes, jnp.int32(0))))
 
     def body(carry: tuple[Lane, DeviceTotals]) -> tuple[Lane, DeviceTotals]:
@@ -112,9 +112,11 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
         active = lanes.position < stop
         # An idle lane goes on computing with its last client; the result is never used.
         lanes, sums = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
-        totals = totals._replace(stats=count_steps(totals.stats, sums, active))
-        done = active & (lanes.step >= inputs.steps[place_at(inputs, lanes.position)])
-        return jax.lax.cond(done.any(), lambda: next_clients(sim, inputs, lanes, totals, done), lambda: (lanes, totals))
+        totals = totals._replace(stats=add_step_stats(totals.stats, sums, active))
+        done = active & (lanes.step >= inputs.steps[cohort_place(inputs, lanes.position)])
+        return jax.lax.cond(
+            done.any(), lambda: finish_and_refill(sim, inputs, lanes, totals, done), lambda: (lanes, totals)
+        )
 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, totals))[1]
 
@@ -130,21 +132,21 @@ def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepS
     return DeviceTotals(updates, trees.zeros_like(inputs.rows), stats)
 
 
-def place_at(inputs: RoundInputs, position: jax.Array) -> jax.Array:
+def cohort_place(inputs: RoundInputs, position: jax.Array) -> jax.Array:
     """Returns the cohort place of the client at a position in the order of the queues; past the end, the last place."""
     return inputs.order[jnp.minimum(position, inputs.order.size - 1)]
 
 
-def start_client(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Lane:
+def start_lane(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> Lane:
     """Returns a lane before the first step of the client at a position in the order of the queues."""
-    model = broadcast_to(sim, inputs, position).model
+    model = client_start(sim, inputs, position).model
     optimizers = init_optimizers(sim.task, sim.local, model, inputs.rate)
     return Lane(position, jnp.zeros_like(position), model, optimizers, nothing_accumulated(sim.algorithm, model.params))
 
 
-def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> ClientStart:
+def client_start(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> ClientStart:
     """Returns what the client at a position starts from: its model, the broadcast and its state."""
-    place = place_at(inputs, position)
+    place = cohort_place(inputs, position)
     row = trees.take(inputs.rows, place)
     server = sim.algorithm.broadcast(inputs.server, inputs.staleness[place])
     return ClientStart(trees.join(server.model, row.model), server, row.state)
@@ -152,12 +154,12 @@ def broadcast_to(sim: Simulation, inputs: RoundInputs, position: jax.Array) -> C
 
 def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -> tuple[Lane, StepSums]:
     """Returns the lane after one local step of its client, and the step's metrics and number of examples."""
-    place = place_at(inputs, lane.position)
+    place = cohort_place(inputs, lane.position)
     client, size = inputs.client[place], inputs.size[place]
     key = keys.client(inputs.key, inputs.round, client)
     batch = read_batch(sim.data, sim.local, store, client, size, inputs.round, lane.step, key)
     key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), lane.step)
-    start, progress = broadcast_to(sim, inputs, lane.position), lane.step / inputs.full_steps[place]
+    start, progress = client_start(sim, inputs, lane.position), lane.step / inputs.full_steps[place]
     after = local_step(
         sim.task, sim.algorithm, sim.local, start, lane.model, lane.optimizers, inputs.rate, batch, progress, key
     )
@@ -166,7 +168,7 @@ def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -
     return lane, (after.metrics, batch["weight"].sum())
 
 
-def next_clients(
+def finish_and_refill(
     sim: Simulation, inputs: RoundInputs, lanes: Lane, totals: DeviceTotals, done: jax.Array
 ) -> tuple[Lane, DeviceTotals]:
     """Returns lanes and totals after the lanes that are `done`, bool [L], have changed clients.
@@ -174,10 +176,10 @@ def next_clients(
     Each adds the update of its client to the totals and starts the next client of its queue.
     """
     updates, rows, notes = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
-    place = place_at(inputs, lanes.position)
+    place = cohort_place(inputs, lanes.position)
     accumulated = sim.uplink.reduce.add(totals.updates, updates, jnp.where(done, place, -1))
     rows = trees.put(totals.rows, jnp.where(done, place, inputs.client.size), rows)
-    fresh = jax.vmap(lambda lane: start_client(sim, inputs, lane.position + 1))(lanes)
+    fresh = jax.vmap(lambda lane: start_lane(sim, inputs, lane.position + 1))(lanes)
     stats = totals.stats
     noted = jax.tree.map(lambda total, note: total + jnp.where(done, note, 0.0).sum(), stats.notes, notes)
     stats = stats._replace(clients=stats.clients + jnp.sum(done).astype(jnp.int32), notes=noted)
@@ -186,7 +188,7 @@ def next_clients(
 
 def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Update, ClientRow, Notes]:
     """Returns what a lane's client sends, the row that stays with it, and the notes of the uplink's stages."""
-    place = place_at(inputs, lane.position)
+    place = cohort_place(inputs, lane.position)
     client, row, staleness = inputs.client[place], trees.take(inputs.rows, place), inputs.staleness[place]
     shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
     examples, times = inputs.size[place].astype(jnp.float32), inputs.times[place]
@@ -201,7 +203,7 @@ def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Upd
     return sent, ClientRow(rest, state, uplink, row.rounds + 1), notes
 
 
-def count_steps(stats: RoundStats, sums: StepSums, active: jax.Array) -> RoundStats:
+def add_step_stats(stats: RoundStats, sums: StepSums, active: jax.Array) -> RoundStats:
     """Returns `stats` after one pass of the lanes, where `sums` [L, ...] counts only for lanes `active`, bool [L]."""
     counted = trees.select(active, sums, trees.zeros_like(sums))
     metrics, examples = trees.add((stats.metrics, stats.examples), jax.tree.map(lambda x: x.sum(0), counted))

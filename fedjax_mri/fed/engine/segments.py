@@ -86,7 +86,7 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
         if streams
         else placement.place_examples(sim.data, plan)
     )
-    advance = (advance_cohort_rows if plan.clients == "host" else advance_all_clients)(
+    advance = (compile_round_of_rows if plan.clients == "host" else compile_round_of_all)(
         sim, plan, root, placed, cohort, cache
     )
     next_inputs = cohort_feed(sim, plan, root, placed)
@@ -104,7 +104,7 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
     return segment
 
 
-def advance_all_clients(
+def compile_round_of_all(
     sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """Returns a compiled round for client state that is held on the devices."""
@@ -113,7 +113,7 @@ def advance_all_clients(
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
 
-def advance_cohort_rows(
+def compile_round_of_rows(
     sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """Returns a compiled round for client state held on the host: the cohort's rows are sent and written back."""

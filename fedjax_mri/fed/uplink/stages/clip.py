@@ -28,7 +28,7 @@ class Clip:
         return clip(self.bound)
 
 
-class Discarded(NamedTuple):
+class NonfiniteCount(NamedTuple):
     """State of `clip` for a client; as an array over clients, with a leading axis [N]."""
 
     updates: jax.Array  # float32 [], updates of this client that were not finite
@@ -41,7 +41,7 @@ def clip(bound: float) -> Stage:
     update reaches the server.
     """
 
-    def client(update: Update, state: Discarded, sender: Sender) -> tuple[Update, State, Notes]:
+    def client(update: Update, state: NonfiniteCount, sender: Sender) -> tuple[Update, State, Notes]:
         norm = trees.norm(update.delta)
         finite = jnp.isfinite(norm)
         factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
@@ -49,17 +49,17 @@ def clip(bound: float) -> Stage:
         delta, aside = trees.select(finite, (clipped, update.aside), trees.zeros_like((clipped, update.aside)))
         nonfinite = jnp.where(finite, 0.0, 1.0)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
-        return update._replace(delta=delta, aside=aside), Discarded(state.updates + nonfinite), notes
+        return update._replace(delta=delta, aside=aside), NonfiniteCount(state.updates + nonfinite), notes
 
     return Stage(
         "clip",
-        init_client=lambda sent: Discarded(jnp.float32(0)),
+        init_client=lambda sent: NonfiniteCount(jnp.float32(0)),
         client=client,
         sensitivity=lambda before: bound,
     )
 
 
-def discarded_updates(states: PyTree) -> np.ndarray:
+def nonfinite_counts(states: PyTree) -> np.ndarray:
     """Returns how many updates of each client were not finite, float32 [N], from the states of all stages.
 
     Returns 0 if no stage clips.
@@ -69,4 +69,4 @@ def discarded_updates(states: PyTree) -> np.ndarray:
 
 
 def _is_discarded(node: object) -> bool:
-    return isinstance(node, Discarded)
+    return isinstance(node, NonfiniteCount)
