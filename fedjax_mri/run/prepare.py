@@ -96,7 +96,10 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 
 def create_folder(out: pathlib.Path, config: Experiment) -> None:
-    """Creates the run's folder, or accepts it if it holds this run. Raises UserError, in each process, where it is another's or not a shared one."""
+    """Creates the run's folder, or accepts it if it holds this run.
+
+    Raises UserError, in each process, where it is another run's or not a shared one.
+    """
     processes.together(lambda: runfolder.create(out, config))
     processes.together(lambda: runfolder.refuse_unshared(out))
 
