@@ -88,7 +88,7 @@ def arrow(x: float, y: float, to_x: float, to_y: float) -> str:
 
 
 def box(room: str, x: float, y: float) -> str:
-    """A room."""
+    """A box with the name of a room."""
     corner = f'x="{x - WIDE / 2:.0f}" y="{y - HIGH / 2:.0f}" width="{WIDE}" height="{HIGH}"'
     words = f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle">{room}</text>'
     return f'<rect {corner} rx="4" fill="#eef4f8" stroke="#566"/>{words}'

@@ -95,14 +95,14 @@ def separate(base: Experiment, seeds: range, folder: pathlib.Path) -> list[float
 
 
 def together(base: Experiment, seeds: range, folder: pathlib.Path) -> list[float]:
-    """The same."""
+    """Returns the last losses of the seeds trained together as one study."""
     failures = sweep.run(Study(base, {"seed": seeds}), folder, say=quiet)
     assert not failures, failures
     return [cell.history[-1].training.figures["nll"] for cell in sweep.finished_cells(folder)]
 
 
 def quiet(line: str) -> None:
-    """Says nothing."""
+    """Takes a line that would be printed, and prints nothing."""
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Shift = Callable[[Batch, jax.Array, jax.Array, jax.Array], Batch]
 
 
 def unchanged(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
-    """What was read."""
+    """Returns the batch as it was read."""
     return batch
 
 

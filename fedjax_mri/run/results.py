@@ -125,7 +125,7 @@ def headline(run: pathlib.Path) -> str:
 
 
 def save_explained(run: pathlib.Path, explained: Explained) -> None:
-    """Writes explanations.npz."""
+    """Writes the maps of a run's explained examples into its explanations.npz."""
     fields = explained._asdict()
     maps, mask = fields.pop("maps"), fields.pop("mask")
     arrays = {("chance" if name == "truth_probability" else name): value for name, value in fields.items()}

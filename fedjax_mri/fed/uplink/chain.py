@@ -1,7 +1,9 @@
 """Combines several stages of the uplink into one."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,48 +29,43 @@ def chain(*stages: Stage) -> Stage:
     Raises UserError if two have the same name, since their notes would have the same name too.
     """
     check_names(stages)
-
-    def client(update: Update, states: State, sender: Sender) -> tuple[Update, State, Notes]:
-        new_states, notes = {}, Notes()
-        for number, stage in enumerate(stages):
-            stage_sender = sender._replace(key=jax.random.fold_in(sender.key, number))
-            update, new_states[stage.name], stage_notes = stage.client(update, states[stage.name], stage_sender)
-            notes |= {f"{stage.name}/{name}": value for name, value in stage_notes.items()}
-        return update, new_states, notes
-
-    def server(aggregate: Aggregate, states: State, at: ServerRound) -> tuple[Aggregate, State]:
-        new_states = {}
-        for number, stage in enumerate(stages):
-            stage_round = at._replace(key=jax.random.fold_in(at.key, number))
-            aggregate, new_states[stage.name] = stage.server(aggregate, states[stage.name], stage_round)
-        return aggregate, new_states
-
-    def sensitivity(bound: float) -> float:
-        for stage in stages:
-            bound = stage.sensitivity(bound)
-        return bound
-
-    def wire(sent: Update, nbytes: int) -> int:
-        for stage in stages:
-            nbytes = stage.wire(sent, nbytes)
-        return nbytes
-
-    def admits(facts: Facts) -> None:
-        for stage in stages:
-            check_stage(stage, facts.sent)
-            stage.admits(facts)
-
     return Stage(
         name=" > ".join(stage.name for stage in stages) or "nothing",
         init=lambda sent: {stage.name: stage.init(sent) for stage in stages},
         init_client=lambda sent: {stage.name: stage.init_client(sent) for stage in stages},
-        client=client,
-        server=server,
-        sensitivity=sensitivity,
+        client=partial(at_client, stages),
+        server=partial(at_server, stages),
+        sensitivity=lambda bound: functools.reduce(lambda bound, stage: stage.sensitivity(bound), stages, bound),
         linear=all(stage.linear for stage in stages),
-        wire=wire,
-        admits=admits,
+        wire=lambda sent, nbytes: functools.reduce(lambda nbytes, stage: stage.wire(sent, nbytes), stages, nbytes),
+        admits=partial(check_stages, stages),
     )
+
+
+def at_client(stages: Sequence[Stage], update: Update, states: State, sender: Sender) -> tuple[Update, State, Notes]:
+    """Returns an update after the client's side of all stages, their new states, and their notes as STAGE/NOTE."""
+    new_states, notes = {}, Notes()
+    for number, stage in enumerate(stages):
+        stage_sender = sender._replace(key=jax.random.fold_in(sender.key, number))
+        update, new_states[stage.name], stage_notes = stage.client(update, states[stage.name], stage_sender)
+        notes |= {f"{stage.name}/{name}": value for name, value in stage_notes.items()}
+    return update, new_states, notes
+
+
+def at_server(stages: Sequence[Stage], aggregate: Aggregate, states: State, at: ServerRound) -> tuple[Aggregate, State]:
+    """Returns an aggregate after the server's side of all stages, and their new states."""
+    new_states = {}
+    for number, stage in enumerate(stages):
+        stage_round = at._replace(key=jax.random.fold_in(at.key, number))
+        aggregate, new_states[stage.name] = stage.server(aggregate, states[stage.name], stage_round)
+    return aggregate, new_states
+
+
+def check_stages(stages: Sequence[Stage], facts: Facts) -> None:
+    """Raises UserError if a stage changes what it must keep, or does not admit the simulation."""
+    for stage in stages:
+        check_stage(stage, facts.sent)
+        stage.admits(facts)
 
 
 def check_names(stages: Sequence[Stage]) -> None:
