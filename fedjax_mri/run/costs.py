@@ -7,7 +7,7 @@ import numpy as np
 from fedjax_mri.core import trees
 from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.client.local import init_optimizers, step_counts
-from fedjax_mri.fed.engine.simulation import init_state
+from fedjax_mri.fed.engine.simulation import state_shapes
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 
@@ -19,7 +19,7 @@ def costs(config: Experiment) -> dict[str, str]:
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
-    shared = jax.eval_shape(lambda key: init_state(sim, key), jax.random.key(0)).server.model
+    shared = state_shapes(sim).server.model
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
     cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort

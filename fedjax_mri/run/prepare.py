@@ -3,7 +3,6 @@
 import hashlib
 import pathlib
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,14 @@ from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import auto
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, init_state, initial_state, place_state
+from fedjax_mri.fed.engine.simulation import (
+    Simulation,
+    State,
+    check_simulation,
+    initial_state,
+    place_state,
+    state_shapes,
+)
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import fingerprint, initial, processes, runfolder
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
@@ -168,7 +174,7 @@ def first_state(
     if not goes_on and resume_from is None:
         return initial_state(sim, plan, root)
     source = checkpoints if goes_on else Checkpoints(with_checkpoints(resume_from))
-    state = source.restore(jax.eval_shape(partial(init_state, sim), root))
+    state = source.restore(state_shapes(sim))
     say(f"going on after round {int(state.round)} of {source.folder.parent}")
     if int(state.round) > config.rounds:
         raise UserError(f"rounds={config.rounds}: {source.folder.parent} has done {int(state.round)}; ask for more")

@@ -25,7 +25,7 @@ from fedjax_mri.fed.engine.placement import place_examples
 from fedjax_mri.fed.engine.plan import Conv, Plan
 from fedjax_mri.fed.engine.rounds import one_round
 from fedjax_mri.fed.engine.schedule import longest_first
-from fedjax_mri.fed.engine.simulation import Simulation, draw_cohort, init_state, initial_state
+from fedjax_mri.fed.engine.simulation import Simulation, draw_cohort, initial_state, state_shapes
 from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.world.conditions import ideal
 
@@ -207,7 +207,7 @@ def cache_key(by_rule: Plan, sim: Simulation, plans: list[Plan]) -> str:
     """
     one_lane = replace(by_rule, devices=1, lanes=1, data="replicated", clients="device")
     full, sim = sim, trial_simulation(sim, 1)
-    state, root = jax.eval_shape(partial(init_state, sim), jax.random.key(0)), jax.random.key(0)
+    state, root = state_shapes(sim), jax.random.key(0)
     traced = jax.make_jaxpr(partial(one_round, sim, one_lane))(
         state, root, place_examples(sim.data, one_lane), draw_cohort(sim, root, jnp.int32(0))
     )

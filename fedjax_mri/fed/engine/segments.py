@@ -16,7 +16,7 @@ from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import cohort_round, one_round
-from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, init_state
+from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, state_shapes
 from fedjax_mri.fed.sampling import Cohort
 
 # (state, rounds) -> (the state after that many rounds, their statistics [rounds, ...], seconds that they waited for
@@ -42,7 +42,7 @@ def build_one_program(
 ) -> Segment:
     """Returns a segment whose rounds are one compiled program."""
     placed = placement.place_examples(sim.data, plan)
-    state = jax.eval_shape(partial(init_state, sim), root)
+    state = state_shapes(sim)
     program = compile_rounds(
         plan, partial(run_rounds, sim, plan, max_rounds), state, root, placed, np.int32(0), cache=cache
     )
@@ -108,7 +108,7 @@ def compile_round_of_all(
     sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """Returns a compiled round for client state that is held on the devices."""
-    state = jax.eval_shape(partial(init_state, sim), root)
+    state = state_shapes(sim)
     program = compile_rounds(plan, partial(one_round, sim, plan), state, root, placed, cohort, cache=cache)
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
@@ -117,7 +117,7 @@ def compile_round_of_rows(
     sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
 ) -> Advance:
     """Returns a compiled round for client state held on the host: the cohort's rows are sent and written back."""
-    state = jax.eval_shape(partial(init_state, sim), root)
+    state = state_shapes(sim)
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
     without_clients = state._replace(clients=())
     program = compile_rounds(

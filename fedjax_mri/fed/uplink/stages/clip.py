@@ -64,9 +64,9 @@ def nonfinite_counts(states: PyTree) -> np.ndarray:
 
     Returns 0 if no stage clips.
     """
-    counts = [node for node in jax.tree.leaves(states, is_leaf=_is_discarded) if _is_discarded(node)]
+    counts = [node for node in jax.tree.leaves(states, is_leaf=_is_count) if _is_count(node)]
     return sum((np.asarray(node.updates) for node in counts), np.zeros((), np.float32))
 
 
-def _is_discarded(node: object) -> bool:
+def _is_count(node: object) -> bool:
     return isinstance(node, NonfiniteCount)
