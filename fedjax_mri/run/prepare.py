@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import cache, disk
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.programs import ProgramCache
@@ -80,7 +80,7 @@ def prepare(config: Experiment, out: pathlib.Path, resume_from: pathlib.Path | N
         disk.write_json(out / "run.json", facts)
     log = runfolder.Log(out, int(state.round))
     name = fingerprint.of_run(config, plan, data.digest, sim, data.federation.tests)
-    programs = None if name is None else ProgramCache(runfolder.cache() / "programs", name, say)
+    programs = None if name is None else ProgramCache(cache.folder() / "programs", name, say)
     return Run(config, data.federation, sim, plan, out, checkpoints, log, clock, programs), state
 
 
@@ -148,7 +148,7 @@ def choose_plan(
             return sim
         return sim._replace(task=assemble_task(config, sim.algorithm, described, compute_of(plan)))
 
-    plan = auto.choose_plan(config.plan, planned, runfolder.cache() / "plans", say)
+    plan = auto.choose_plan(config.plan, planned, cache.folder() / "plans", say)
     return planned(plan), plan
 
 
