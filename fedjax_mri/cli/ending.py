@@ -37,11 +37,8 @@ def end(ear: socket.socket, kept: Callable[[], str]) -> None:
     if again is None:
         say(f"{first.name}: still busy; ends within {seconds:.0f} s, or at once if you ask again")
         again = next_signal(ear, seconds - SILENCE)
-    say(
-        f"{first.name}: ended "
-        + (f"without an answer in {seconds:.0f} s" if again is None else "at once")
-        + f"; {kept()}"
-    )
+    way = f"after {seconds:.0f} s without an answer" if again is None else "at once"
+    say(f"{first.name}: ended {way}; {kept()}")
     os._exit(128 + first)
 
 

@@ -64,7 +64,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return describe_file_system(error)
     if is_of_xla(error):
-        return f"the compiler or the device failed ({brief(error)}); try --plan.conv direct or --plan.lanes 1, and report it if they do not help"
+        remedy = "try --plan.conv direct or --plan.lanes 1; report it if they do not help"
+        return f"the compiler or the device failed ({brief(error)}); {remedy}"
     if isinstance(error, ImportError):
         return f"a package is missing or does not fit the others ({brief(error)}); install fedjax-mri again"
     return f"this is a fault of fedjax_mri ({named(error)}); please report it with its traceback"
@@ -120,10 +121,7 @@ def keep_traceback(error: BaseException, folder: pathlib.Path | None) -> pathlib
     for place in (folder, cache.users_folder(), pathlib.Path(tempfile.gettempdir())):
         if place is None or not place.is_dir():
             continue
-        with (
-            contextlib.suppress(OSError),
-            (place / FILE).open("a", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            file.write(text)
+        with contextlib.suppress(OSError), (place / FILE).open("ab") as file:
+            file.write(text.encode(errors="backslashreplace"))
             return place / FILE
     return None

@@ -46,7 +46,7 @@ def run(
 
 
 def check_arguments(config: object, out: object, resume_from: object) -> tuple[pathlib.Path, pathlib.Path | None]:
-    """Returns `out` and `resume_from` as paths. Raises UserError where an argument is of another type than it must be."""
+    """Returns `out` and `resume_from` as paths. Raises UserError where an argument is of a wrong type."""
     if not isinstance(config, Experiment):
         hint = "; choose one of its values" if isinstance(config, dict) else ""
         raise UserError(f"config is of type {type(config).__name__}: give an Experiment{hint}")
