@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from fedjax_mri.cli import arguments, ending, streams
@@ -18,6 +17,7 @@ from fedjax_mri.cli.bar import Bar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import launch
 
+NOTHING_KEPT = "nothing is saved to go on from; the same command starts from the beginning"
 FEW_FIGURES = 12  # figures that `evaluate` prints in a line; more get a table
 
 
@@ -32,7 +32,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Runs a command, and returns its exit code.
 
     0: done; 1: failed, with one line on stderr that says what to do; 2: not understood; 128 + n: stopped by signal n.
-    The line of an error that is no mistake of the user names the file with its traceback.
+    Where an error was not foreseen, the line names the file with its traceback.
     """
     if given is None:  # a process of its own
         streams.make_lasting()
@@ -41,16 +41,16 @@ def main(given: Sequence[str] | None = None) -> int:
         if launch.wanted(options):
             return launch.run(options, sys.argv[1:] if given is None else given)
         if given is None:
-            ending.watch(partial(kept, options))
+            ending.watch(lambda: kept(options) or NOTHING_KEPT)
         return run_command(options, flags)
     except KeyboardInterrupt as stop:
         number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
-        print(f"{number.name}: {kept(options)}", file=sys.stderr)
+        print(f"{number.name}: {kept(options) or NOTHING_KEPT}", file=sys.stderr)
         return give_up(128 + number)
     except Exception as error:
         from fedjax_mri.core import failures
 
-        print(f"error: {failures.one_line(error, folder_of(options))}", file=sys.stderr)
+        print(f"error: {failures.one_line(error, folder_of(options), kept(options))}", file=sys.stderr)
         return give_up(1)
 
 
@@ -64,10 +64,10 @@ def folder_of(options: argparse.Namespace) -> pathlib.Path:
 
 
 def kept(options: argparse.Namespace) -> str:
-    """What a command that is interrupted now leaves on disk."""
+    """What a command that ends now leaves to go on from; an empty string if nothing."""
     if options.command is train:
         return ending.kept(folder_of(options))
-    return "finished cells are kept; the same command trains the others" if options.command is sweep else "stopped"
+    return "finished cells are kept; the same command trains the others" if options.command is sweep else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:

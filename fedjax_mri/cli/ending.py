@@ -64,9 +64,9 @@ def say(line: str) -> None:
 
 
 def kept(run: pathlib.Path) -> str:
-    """Returns what a run that is interrupted now leaves in its folder, or in those of its variants."""
+    """Returns which checkpoint lies in the folder of a run, or of its variants; an empty string if there is none."""
     found = [path for pattern in ("", "*/") for path in run.glob(f"{pattern}checkpoints/*") if path.name.isdecimal()]
     if not found:
-        return "no checkpoint was saved yet; the same command starts from the beginning"
+        return ""
     newest = max(found, key=lambda path: (path.stat().st_mtime, int(path.name)))
     return f"the checkpoint of round {newest.name} is kept; the same command goes on from there"

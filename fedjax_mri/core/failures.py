@@ -36,8 +36,8 @@ LESS_MEMORY = (
 )
 
 
-def one_line(error: BaseException, folder: pathlib.Path | None = None) -> str:
-    """Returns an error as one line: what happened, what to do, and where its traceback is.
+def one_line(error: BaseException, folder: pathlib.Path, kept: str = "") -> str:
+    """Returns an error as one line: what happened, what to do, what is `kept` to go on from, where its traceback is.
 
     The traceback goes to a file in `folder`, which is the run's; if that is no folder, to the user's cache folder. The
     message of a UserError says all there is to say, so it is the line.
@@ -45,7 +45,8 @@ def one_line(error: BaseException, folder: pathlib.Path | None = None) -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     file = keep_traceback(error, folder)
-    return f"{describe(error)}; " + (f"the traceback is in {file}" if file else "no disk takes its traceback")
+    where = f"the traceback is in {file}" if file else "no disk takes its traceback"
+    return "; ".join(filter(None, (describe(error), kept, where)))
 
 
 def describe(error: BaseException) -> str:
@@ -114,7 +115,7 @@ def is_of_others(path: str) -> bool:
     return path.startswith("<") or is_installed_file(path) or is_own_file(path)
 
 
-def keep_traceback(error: BaseException, folder: pathlib.Path | None) -> pathlib.Path | None:
+def keep_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path | None:
     """Adds the traceback of an error to a file, and returns the file; None if none can be written."""
     command = " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
     text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {command}\n{''.join(traceback.format_exception(error))}\n"
