@@ -67,7 +67,8 @@ def kept(options: argparse.Namespace) -> str:
     """What a command that ends now leaves to go on from; an empty string if nothing."""
     if options.command is train:
         return ending.kept(folder_of(options))
-    return "finished cells are kept; the same command trains the others" if options.command is sweep else ""
+    finished = options.command is sweep and any(folder_of(options).glob("cells/*.json"))
+    return "finished cells are kept; the same command trains the others" if finished else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
