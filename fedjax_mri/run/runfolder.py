@@ -125,17 +125,14 @@ def refuse_unshared(run: pathlib.Path) -> None:
         )
 
 
-def read_config(run: pathlib.Path) -> configs.Experiment:
-    """The config a run was started with. The user's classes in it are those of the copies that the run keeps."""
-    return configs.from_dict(read_sections(run))
+def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
+    """The config a run was started with, with defaults in the sections `without` which it is read.
 
-
-def read_sections(run: pathlib.Path) -> dict[str, Any]:
-    """The sections of a run's config as plain data, ready for `from_dict`: its copies of modules can be imported."""
+    The user's classes in it are those of the copies that the run keeps.
+    """
     sections = read_json(run / "config.json")
-    if (run / CODE).is_dir():
-        modules.use_copies(run / CODE)
-    return sections
+    with modules.copies_in(run / CODE):
+        return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
 def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
