@@ -93,7 +93,7 @@ class Experiment:
     data: Any  # a Source: Phantom, Folder or one of yours
     name: str = "experiment"
     seed: int = 0
-    rounds: int = 100
+    rounds: int = 100  # a run that is done may be given more, unless the learning rate follows a schedule over them
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
     init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
