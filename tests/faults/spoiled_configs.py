@@ -1,4 +1,4 @@
-"""Random valid configs with one field spoiled, and the check that a run refuses it with one line that names the field."""
+"""Random configs with one bad field, and the check that a run refuses each with one line that names the field."""
 
 import math
 import pathlib
