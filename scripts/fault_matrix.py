@@ -59,7 +59,7 @@ CELLS: dict[str, dict[str, Cell]] = {
         **FULL,
         **PEER,
         **SAVED,
-        "metrics.jsonl damaged": Cell(damaged("run/metrics.jsonl", "lines"), LINE),
+        "metrics.jsonl damaged": Cell(fault_kinds.metrics_damaged, f"{LINE}; goes on without what is lost"),
     },
     "sweep": {**INTERRUPTED, **FULL, "nonsense in lock": Cell(fault_kinds.lock_left("study"))},
     "evaluate": {**INTERRUPTED, **PEER, **SAVED, "disk full": Cell(fault_kinds.disk_full, "nothing is written")},

@@ -201,6 +201,17 @@ def checkpoint_deleted(name: str) -> Fault:
     return act
 
 
+def metrics_damaged(trial: Trial) -> None:
+    """Cuts metrics.jsonl in half: the run goes on to the same end, and says which figures are lost."""
+    cut_in_half(trial.folder / "run" / "metrics.jsonl")
+    seen = trial.home.call(trial.words())
+    assert seen.code == 0 and re.search("warning: .*metrics.jsonl: the lines after round .* are lost", seen.said), seen
+    found = trial.results(seen)
+    lost = {name for name in trial.wanted.keys() - found.keys() if name.startswith("line ")}
+    assert 0 < len(lost) < 10, lost
+    assert_complete(found, {name: value for name, value in trial.wanted.items() if name not in lost})
+
+
 def cache_damaged(trial: Trial) -> None:
     """Cuts every file of the cache in half: compiled and traced programs, measured plans."""
     cache = trial.folder / "cache"
