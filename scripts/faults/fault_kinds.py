@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from fault_commands import Command, Home, Results, Seen, finish, interrupt, start, wait_until_begun
+from fault_commands import Command, Home, Results, Seen, finish, interrupt, of_run, start, wait_until_begun
 from random_kills import assert_complete, assert_same_so_far
 
 JUMP = """
@@ -53,10 +53,11 @@ def prepare(trial: Trial) -> None:
 
 
 def left_alone(command: Command, home: Home) -> Results:
-    """Returns the results of a command that nothing disturbs."""
+    """Returns the results of a command that nothing disturbs, of training with all checkpoints."""
     trial = Trial(command, home, home.folder / "undisturbed" / f"{command.name}-{home.processes}", {})
     prepare(trial)
-    seen = home.call(trial.words())
+    keep = ["--keep", "1000"] if command.results is of_run else []
+    seen = home.call([*trial.words(), *keep])
     assert seen.code == 0, seen
     return trial.results(seen)
 
