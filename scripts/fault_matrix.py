@@ -12,6 +12,7 @@ import datetime
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import sys
 import tempfile
@@ -78,6 +79,8 @@ def main() -> int:
         if words.kills:
             return count_kills(home, words.kills, words.seed)
         built = fault_home.build(home / "home", HERE.parent / "configs" / "quickstart.py", call_process)
+        for name in ("trials", "undisturbed"):
+            shutil.rmtree(built.folder / name, ignore_errors=True)
         seen = {
             (fault, command.name): trial_of(command, fault, built)
             for command in COMMANDS
@@ -96,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--commands", nargs="+", choices=list(CELLS), default=list(CELLS))
     made.add_argument("--kills", type=int, default=0, help="kill a small run that often, at random moments")
     made.add_argument("--seed", type=int, default=0, help="of these moments")
-    made.add_argument("--home", type=pathlib.Path, help="a new folder that is kept (default: one that is not)")
+    made.add_argument("--home", type=pathlib.Path, help="a folder that is kept (default: one that is not)")
     return made
 
 

@@ -58,7 +58,10 @@ config = Experiment(
 
 
 def build(folder: pathlib.Path, quickstart: pathlib.Path, call: Call) -> Home:
-    """Makes the folder. Its `run` keeps all checkpoints, `half` is what it was after half its rounds."""
+    """Makes the folder, unless it is there. Its `run` keeps all checkpoints, `half` is it after half its rounds."""
+    home = Home(folder, folder / "small.py", folder / "study.py", folder / "images", call)
+    if (folder / "half").exists():
+        return home
     folder.mkdir(parents=True)
     texts = {"small": SMALL.format(quickstart=str(quickstart)), "study": STUDY, "translation": TRANSLATION}
     for name, text in texts.items():
@@ -68,7 +71,7 @@ def build(folder: pathlib.Path, quickstart: pathlib.Path, call: Call) -> Home:
         seen = call(["train", str(folder / f"{config}.py"), "--out", str(folder / out), *flags])
         assert seen.code == 0, seen
     cut_to_half(folder / "run", folder / "half")
-    return Home(folder, folder / "small.py", folder / "study.py", folder / "images", call)
+    return home
 
 
 def draw_images(folder: pathlib.Path, count: int = 3, side: int = 64) -> None:
