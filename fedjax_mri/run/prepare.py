@@ -99,7 +99,9 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     goes_on = bool(checkpoint.saved_rounds(out))
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
     if processes.main():
-        if not goes_on:
+        if goes_on:
+            runfolder.say_missing_lines(out, int(state.round), say)
+        else:
             runfolder.clear(out)
         runfolder.write_config(out, config, say)
         facts = runfolder.facts(config, plan, data.federation, data.described, data.digest, sim.task.headline)

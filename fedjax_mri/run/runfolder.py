@@ -254,11 +254,33 @@ class Log:
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
 
-    A last line cut short by a crash is left out.
+    A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """
     path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    if lines and not lines[-1].endswith(b"}"):
+        lines.pop()
+    return [read_line(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
+    """One line of metrics.jsonl. Raises UserError where it is damaged."""
+    try:
+        values = json.loads(line)
+        values["round"] + 0
+    except (ValueError, KeyError, TypeError):
+        remedy = "put the file back as it was, or delete that line to go on without its figures"
+        raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
+    return values
+
+
+def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:
+    """Says so where metrics.jsonl does not reach to `round`, that of a checkpoint: lines of it were lost."""
+    rounds = [line["round"] for line in read_history(run)]
+    if round not in rounds:
+        before = [one for one in rounds if one < round]
+        lost = f"after round {max(before)} up to" if before else "up to"
+        say(f"warning: {run / 'metrics.jsonl'}: the lines {lost} round {round} are lost; the run goes on without them")
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
