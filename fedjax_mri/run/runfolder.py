@@ -43,11 +43,6 @@ CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
-def cache() -> pathlib.Path:
-    """The folder in which compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
-
-
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file. Raises UserError when it is missing or cannot be read."""
     try:
@@ -209,7 +204,7 @@ def _git() -> str:
     home = pathlib.Path(__file__).parent
     asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 
