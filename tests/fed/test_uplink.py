@@ -28,6 +28,7 @@ from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import Clip, NonfiniteCount, clip, nonfinite_counts
 from fedjax_mri.fed.uplink.weigh import by_examples
+from fedjax_mri.tasks.task import Model
 
 SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1))
 PLAN = Plan(devices=2, lanes=2)
@@ -152,10 +153,10 @@ def test_the_expected_divisor_is_a_constant_that_no_client_moves() -> None:
 
     def reduced(divisor, deltas):
         reduce = mean(divisor)
-        several = update({"w": np.stack(deltas)}, weight=0)._replace(weight=jnp.ones(len(deltas)))
+        several = update(Model({"w": np.stack(deltas)}, {}), weight=0)._replace(weight=jnp.ones(len(deltas)))
         total = reduce.zero(jax.tree.map(lambda x: x[0], several), 3)
         places = jnp.arange(len(deltas), dtype=jnp.int32)
-        return np.asarray(reduce.finish(reduce.add(total, several, places), (), at())[0].delta["w"])
+        return np.asarray(reduce.finish(reduce.add(total, several, places), (), at())[0].delta.params["w"])
 
     two, third = [np.float32([1, 0]), np.float32([0, 1])], np.float32([1, 1])
     np.testing.assert_allclose(reduced("expected", [*two, third]) - reduced("expected", two), third / 4)
@@ -170,10 +171,10 @@ def test_the_expected_divisor_is_unbiased_over_poisson_cohorts() -> None:
     def one(key: jax.Array) -> jax.Array:
         cohort = sampler.draw(key, jnp.int32(0))
         values = jnp.asarray(deltas, jnp.float32)[cohort.client]
-        sent = Update(values, (), jnp.ones(values.shape))
+        sent = Update(Model(values, ()), (), jnp.ones(values.shape))
         places = jnp.where(cohort.present, jnp.arange(len(values), dtype=jnp.int32), -1)
-        total = reduce.add(reduce.zero(Update(jnp.float32(0), (), jnp.float32(0)), 5), sent, places)
-        return reduce.finish(total, (), at(5.0, 5.0 * sampler.rate))[0].delta
+        total = reduce.add(reduce.zero(Update(Model(jnp.float32(0), ()), (), jnp.float32(0)), 5), sent, places)
+        return reduce.finish(total, (), at(5.0, 5.0 * sampler.rate))[0].delta.params
 
     found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), draws)))
     error = np.sqrt(np.sum(deltas**2) * q * (1 - q)) / (q * 5) / np.sqrt(draws)

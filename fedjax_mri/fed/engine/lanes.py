@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import keys, trees
-from fedjax_mri.fed.algorithm import LocalResult, ServerState
+from fedjax_mri.fed.algorithm import LocalResult, ServerState, client_update
 from fedjax_mri.fed.client.local import ClientStart, init_optimizers, local_step, nothing_accumulated, read_batch
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.placement import PlacedData
@@ -194,7 +194,7 @@ def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Upd
     examples, times = inputs.size[place].astype(jnp.float32), inputs.times[place]
     result = LocalResult(shared, lane.step, examples, inputs.rate, staleness, times, lane.accumulated)
     server = sim.algorithm.broadcast(inputs.server, staleness)
-    update = sim.algorithm.finish(server, row.state, result)
+    update = client_update(sim.algorithm, inputs.server, server, row.state, result)
     update = update._replace(weight=sim.uplink.weigh(update.weight) * times)
     key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
     sender = Sender(client, inputs.round, key, examples, times)
