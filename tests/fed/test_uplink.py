@@ -12,9 +12,12 @@ from simulations import SIZES, classifier, error_feedback, half_median, images, 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
+from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.algorithms.fedbn import FedBN
 from fedjax_mri.fed.algorithms.feddyn import FedDyn
 from fedjax_mri.fed.algorithms.fednova import FedNova
+from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
@@ -79,6 +82,26 @@ def test_one_bad_client_leaves_the_others_update_whole() -> None:
     assert np.isfinite(np.concatenate(jax.tree.leaves(state.server.model.params))).all()
     np.testing.assert_array_equal(stats.notes["clip/nonfinite"], [1, 1])
     np.testing.assert_array_equal(nonfinite_counts(state.clients.uplink), np.where(np.arange(len(SIZES)) == 2, 2, 0))
+
+
+@pytest.mark.parametrize("settings", [FedAvg(), Ditto(), OneShot(), FedBN()], ids=str)
+def test_a_bad_client_keeps_what_it_had_and_the_round_s_metrics_are_those_of_the_others(settings) -> None:
+    """As if client 2 had no examples, but that it is counted and that its weight is in the mean."""
+    A, b = matrices(SIZES.sum())
+    b[np.repeat(np.arange(len(SIZES)), SIZES) == 2] = np.inf
+    sim = with_stages(four(settings), clip(0.5))._replace(data=clients(A, b, SIZES))
+    sim = sim._replace(sampler=simulation(classifier(), images()).sampler)
+    without = sim._replace(data=sim.data._replace(sizes=np.where(np.arange(len(SIZES)) == 2, 0, SIZES)))
+    plan = PLAN.resolve()
+    first = jax.tree.map(np.array, initial_state(sim, plan, ROOT))
+    state, stats, _ = segments.build(sim, plan, ROOT, 1)(initial_state(sim, plan, ROOT), 1)
+    _, others, _ = segments.build(without, plan, ROOT, 1)(initial_state(without, plan, ROOT), 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats.metrics, others.metrics)
+    assert stats.clients == others.clients + 1 and float(others.metrics.weight[0]) > 0
+    own = lambda state: jax.tree.leaves((state.clients.model, state.clients.state))  # noqa: E731
+    for after, before in zip(own(state), own(first), strict=True):
+        assert np.isfinite(after).all()
+        np.testing.assert_array_equal(after[2], before[2])
 
 
 def test_if_all_clients_are_bad_the_model_stays() -> None:
