@@ -35,7 +35,7 @@ from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import checkpoint, processes
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.data_digest import DataDigest
-from fedjax_mri.run.line import Line, flat, parse
+from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 
 # What may differ when a run is continued: none of it changes what a round does.
 CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
@@ -224,7 +224,7 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        disk.write_text(self.path, "".join(json.dumps(values) + "\n" for values in lines))
+        disk.write_text(self.path, "".join(json_line(values) for values in lines))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
     def write(self, line: Line) -> None:
@@ -233,17 +233,23 @@ class Log:
         if self._events is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(flat(line)) + "\n")
+            file.write(json_line(flat(line)))
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flat(line).items():
-            self._events.add_scalar(name, value, line.round)
+        for name, value in with_nulls(flat(line)).items():
+            if value is not None:  # TensorBoard draws no undefined figure, and warns of each
+                self._events.add_scalar(name, value, line.round)
         self._events.flush()
 
     def close(self) -> None:
         """Closes the event file."""
         if self._events is not None:
             self._events.close()
+
+
+def json_line(values: Mapping[str, float]) -> str:
+    """One line of metrics.jsonl, in strict JSON."""
+    return json.dumps(with_nulls(values), allow_nan=False) + "\n"
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
@@ -259,14 +265,14 @@ def read_history(run: pathlib.Path) -> list[dict[str, float]]:
 
 
 def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
-    """One line of metrics.jsonl. Raises UserError where it is damaged."""
+    """The figures of one line of metrics.jsonl, nan where undefined. Raises UserError where the line is damaged."""
     try:
         values = json.loads(line)
         values["round"] + 0
     except (ValueError, KeyError, TypeError):
         remedy = "put the file back as it was, or delete that line to go on without its figures"
         raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
-    return values
+    return with_nans(values)
 
 
 def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:

@@ -21,7 +21,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, group, results, runfolder
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.line import Line, flat, parse
+from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 from fedjax_mri.run.prepare import Say, has_conclusion
 from fedjax_mri.study import study
 from fedjax_mri.study.study import Cell, Study
@@ -203,7 +203,7 @@ def save(out: pathlib.Path, cell: Cell, history: Sequence[Line], synthetic: bool
         "config": configs.to_dict(cell.config),
         "environment": runfolder.environment(plan),
         "synthetic": synthetic,
-        "history": [flat(line) for line in history],
+        "history": [with_nulls(flat(line)) for line in history],
     }
     disk.write_json(cell_path(out, cell.id), content)
 
@@ -213,7 +213,7 @@ def finished_cells(out: pathlib.Path) -> list[CellResult]:
     paths = [cell_path(out, cell) for cell in runfolder.read_json(out / "study.json")["cells"]]
     found = [runfolder.read_json(one) for one in paths if one.exists()]
     return [
-        CellResult(one["id"], one["where"], one["synthetic"], [parse(values) for values in one["history"]])
+        CellResult(one["id"], one["where"], one["synthetic"], [parse(with_nans(values)) for values in one["history"]])
         for one in found
     ]
 
