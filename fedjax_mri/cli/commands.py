@@ -36,6 +36,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     if given is None:  # a process of its own
         streams.make_lasting()
+        ending.end_silently()  # while the libraries are imported, which may turn Ctrl-C into errors of their own
     options, flags = parser().parse_known_args(given)
     try:
         if launch.wanted(options):
@@ -76,6 +77,7 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import processes
 
     prepare_jax()
+    ending.end_with_a_line()
     with processes.joined(getattr(options, "heartbeat", 0)):
         return options.command(options, flags) or 0
 
@@ -106,6 +108,8 @@ def prepare_jax() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    if cache.users_folder() is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
 
 
 def cores() -> int:

@@ -65,4 +65,9 @@ def check_arguments(config: object, out: object, resume_from: object) -> tuple[p
     for name, path in (("out", out), ("resume_from", resume_from)):
         if not (isinstance(path, str | os.PathLike) or (path is None and name == "resume_from")):
             raise UserError(f"{name}={path!r} is of type {type(path).__name__}: give the path of a folder")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        hint = "set LC_ALL=C.UTF-8, or choose another path"
+        raise UserError(f"{out}: checkpoints need a path in UTF-8, and this locale cannot read it so; {hint}") from None
     return pathlib.Path(out), None if resume_from is None else pathlib.Path(resume_from)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import jax
 import pytest
@@ -23,20 +24,8 @@ from fedjax_mri.run import config, experiment, stopping
 from fedjax_mri.study import sweep
 
 HOME = pathlib.Path(__file__).parents[2]
-SMALL = [
-    "--data.clients",
-    "12",
-    "--sampling.cohort",
-    "5",
-    "--local.epochs",
-    "1",
-    "--rounds",
-    "1",
-    "--evaluate-every",
-    "1",
-    "--plan.tune-s",
-    "0",
-]
+FLAGS = "--data.clients 12 --sampling.cohort 5 --local.epochs 2 --rounds 1 --evaluate-every 1 --plan.tune-s 0"
+SMALL = FLAGS.split()
 TRAIN = ["train", str(HOME / "configs" / "synthetic.py"), *SMALL, "--out"]
 COMMANDS = {  # each that makes its own folder or file
     "train": TRAIN,
@@ -154,10 +143,8 @@ def test_an_out_that_cannot_be_is_one_line(command, tmp_path, capsys) -> None:
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path, monkeypatch, capsys) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full.write)
     assert cli.main([*COMMANDS["phantom"], str(tmp_path / "grid.png")]) == 1
     assert "grid.png: the disk is full; free space" in last_line(capsys) and not list(tmp_path.iterdir())
 
@@ -289,7 +276,8 @@ def test_all_text_files_are_utf_8() -> None:
 
 
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)  # as a run does, whose handlers wait for the main thread
 from fedjax_mri.cli import ending
 from fedjax_mri.core import patience
 patience.GRACE = float(sys.argv[1])
@@ -315,10 +303,7 @@ def test_a_process_ends_on_a_signal_whatever_its_main_thread_does(sent, grace) -
 
 
 def test_what_an_interrupted_run_keeps_is_what_lies_there(tmp_path, monkeypatch, capsys) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(experiment, "run", mock.Mock(side_effect=KeyboardInterrupt))
     assert cli.main([*TRAIN, str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == f"SIGINT: {cli.NOTHING_KEPT}\n"
     for name in ("8", "12", "16.orbax-checkpoint-tmp"):
@@ -328,10 +313,8 @@ def test_what_an_interrupted_run_keeps_is_what_lies_there(tmp_path, monkeypatch,
 
 
 def test_a_failed_run_says_which_checkpoint_it_keeps(tmp_path, monkeypatch, capsys) -> None:
-    def failing(*_: object) -> None:
-        raise xla_error("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
-
-    monkeypatch.setattr(experiment, "run", failing)
+    error = xla_error("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
+    monkeypatch.setattr(experiment, "run", mock.Mock(side_effect=error))
     (tmp_path / "run" / "checkpoints" / "8").mkdir(parents=True)
     assert cli.main([*TRAIN, str(tmp_path / "run")]) == 1
     assert re.search("out of memory.*--plan.lanes 1.*the checkpoint of round 8 is kept", last_line(capsys))
