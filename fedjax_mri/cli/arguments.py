@@ -34,6 +34,10 @@ def train(one: Parser) -> None:
     add_path(one, "--out", "run folder (default: runs/NAME)")
     add_only(one)
     add_path(one, "--resume-from", "start from another run's newest checkpoint")
+    text = "wait that long for another process that writes the run folder (default: 0)"
+    one.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
+    text = "do not watch whether a process on another machine that wrote the run folder is still there"
+    one.add_argument("--take-over", action="store_true", help=text)
     launch.flags(one)
 
 

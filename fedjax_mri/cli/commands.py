@@ -81,15 +81,16 @@ def cores() -> int:
 
 def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Trains each experiment of a config file in turn, then writes one report for all."""
-    from fedjax_mri.run import config, experiment, processes, results
+    from fedjax_mri.run import config, experiment, lock, processes, results
 
+    waiting = lock.Waiting(options.wait, options.take_over)
     variants = load_experiments(options.config, flags, options.only)
     out = options.out or pathlib.Path("runs", options.config.stem)
     folders = {name: out / name if name else out for name in variants}
     for name, one in variants.items():
         print(f"{one.name}: {one.rounds} rounds, config {config.digest(one)}, in {folders[name]}", flush=True)
         with Bar(one.rounds) as bar:
-            stopped = experiment.run(one, folders[name], options.resume_from, bar.say, bar.watch)
+            stopped = experiment.run(one, folders[name], options.resume_from, bar.say, bar.watch, waiting)
         if stopped:
             return 128 + stopped
         if processes.main():

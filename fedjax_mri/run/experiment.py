@@ -7,10 +7,13 @@ import pathlib
 import signal
 from collections.abc import Callable
 
+from fedjax_mri.core import modules
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import processes, results
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.lock import Waiting
 from fedjax_mri.run.observers import RunProgress
-from fedjax_mri.run.prepare import Say, prepare
+from fedjax_mri.run.prepare import Say, hold_folder, prepare, start
 from fedjax_mri.run.stopping import StopSignal
 from fedjax_mri.run.train import train
 
@@ -21,19 +24,29 @@ def run(
     resume_from: pathlib.Path | None = None,
     say: Say = print,
     watch: Callable[[RunProgress], None] = lambda progress: None,
+    waiting: Waiting = Waiting(),  # noqa: B008  (immutable)
 ) -> signal.Signals | None:
     """Trains `config` in folder `out`, or goes on where it stopped; returns the signal that stopped it early, if any.
 
-    `watch` is called after each segment. Raises UserError on a bad config, data or checkpoint, and when the training
-    loss is no longer finite.
+    `watch` is called after each segment; `waiting` says what to do while another process writes the folder. Raises
+    UserError on a bad config, data or checkpoint, and when the training is no longer finite.
     """
+    refuse_import()
     with StopSignal(say) as stop:
-        prepared, state = prepare(config, out, resume_from, say)
-        last, examples = train(prepared, state, stop, watch, say)
-    prepared.log.close()
-    if processes.main():
-        results.save(out, prepared.federation, last.evaluated.tests, examples, prepared.clock.seconds)
+        prepared = prepare(config, out, say)
+        with hold_folder(out, waiting, say) as still_held:
+            started, state = start(prepared, out, resume_from, say)
+            last, examples = train(started, state, stop, still_held, watch, say)
+            started.log.close()
+            if processes.main():
+                results.save(out, started.federation, last.evaluated.tests, examples, started.clock.seconds)
     if last.round >= config.rounds or stop.received is None:
         return None
     say(f"{stop.received.name}: stopped after round {last.round}, saved; the same command goes on from there")
     return stop.received
+
+
+def refuse_import() -> None:
+    """Raises UserError while a file is being imported: a script is imported to find the classes that it defines."""
+    if file := modules.executing():
+        raise UserError(f'{file}: trains when it is imported; put that below `if __name__ == "__main__":`')

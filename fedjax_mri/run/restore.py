@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_mri.data.contract import DataDescription, Source
+from fedjax_mri.data.contract import DataDescription, Source, Test
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine.plan import Plan
@@ -19,6 +19,7 @@ from fedjax_mri.run import results, runfolder
 from fedjax_mri.run.assemble import assemble_task, compute_of
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.data_digest import data_differences, data_digest, refuse_other_classes
 from fedjax_mri.run.line import TestFigures
 from fedjax_mri.tasks.task import Task
 
@@ -53,7 +54,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
 def read_model_config(run: pathlib.Path) -> Experiment:
     """Returns the config of a run, with defaults in the sections that are NOT_NEEDED: their classes may be gone."""
-    sections = runfolder.read_json(run / "config.json")
+    sections = runfolder.read_sections(run)
     return configs.from_dict({name: value for name, value in sections.items() if name not in NOT_NEEDED})
 
 
@@ -80,11 +81,23 @@ def evaluate_run(
     restored = restore(run, best)
     config, classes = restored.config, restored.described.classes
     other = source.evaluation(classes, config.seed) if source else None
-    tests, tables = other or (config.data.build(config.seed).tests, ())
+    tests, tables = other or (unchanged_tests(run, restored, say), ())
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
     return results.figures(restored.task, evaluate.build(restored.task, restored.plan, tests)(restored.state))
+
+
+def unchanged_tests(run: pathlib.Path, restored: Restored, say: Callable[[str], None]) -> Mapping[str, Test]:
+    """Returns the test sets of a run's own data; says what has changed since the run.
+
+    Raises UserError when the classes have: the model's answers would be taken for others.
+    """
+    federation = restored.config.data.build(restored.config.seed)
+    refuse_other_classes(run, restored.described.classes, federation.classes)
+    for line in data_differences(runfolder.read_json(run / "run.json").get("data", {}), data_digest(federation)):
+        say(f"warning: the data have changed since {run} was trained: {line}")
+    return federation.tests
 
 
 def figure_table(columns: Mapping[str, Mapping[str, float]]) -> str:

@@ -74,7 +74,7 @@ def claim(out: pathlib.Path, given: Study, cells: Sequence[Cell]) -> None:
         raise UserError(f"{out}: holds a run, not a study; choose another --out")
     if file.exists():
         before = runfolder.read_json(file)
-        differing = runfolder.differences(configs.from_dict(before["base"]), given.base, ignored=())
+        differing = runfolder.differences(before["base"], given.base, ignored=())
         differing += [f"axes: {before['axes']} -> {axes}"] if before["axes"] != axes else []
         if differing:
             raise UserError(f"{out}: holds another study ({'; '.join(differing)}); choose another --out")
