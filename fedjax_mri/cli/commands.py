@@ -46,7 +46,7 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import processes
 
     prepare_jax()
-    with processes.joined(getattr(options, "heartbeat", 0)):
+    with processes.joined(getattr(options, "heartbeat", 0), getattr(options, "join_timeout", 0)):
         return options.command(options, flags) or 0
 
 
