@@ -140,7 +140,7 @@ def admit(server: socket.socket, place: Place, peers: list[Peer]) -> None:
     peers.append(Peer(index, line))
     if count != place.processes:
         raise UserError(
-            f"{place.flag}: process {index} has COUNT {count} and process 0 has {place.processes}; give all the same COUNT"
+            f"{place.flag}: process {index} has COUNT {count} and process 0 has {place.processes}; give all one COUNT"
         )
     if index in known:
         raise UserError(

@@ -52,7 +52,7 @@ def test_two_with_the_same_index_are_a_line_in_each() -> None:
 def test_another_count_is_a_line_in_each() -> None:
     port = free_port()
     found = outcomes(place(0, 3, port), place(1, 2, port))
-    assert len(set(found)) == 1 and "process 1 has COUNT 2 and process 0 has 3; give all the same COUNT" in found[0]
+    assert len(set(found)) == 1 and "process 1 has COUNT 2 and process 0 has 3; give all one COUNT" in found[0]
 
 
 def test_a_port_in_use_is_a_line_at_once() -> None:
