@@ -34,7 +34,7 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
     disk.write_text(run / "audit.csv", table(facts["classes"], found))
     disk.write_text(run / "audit.md", page(facts, found, gain))
     with matplotlib.rc_context(figures.STYLE):
-        draw(found, facts["synthetic"]).savefig(run / "audit.png", dpi=150)
+        disk.write_bytes(run / "audit.png", disk.encoded(draw(found, facts["synthetic"]), 150))
     written = [run / f"audit.{kind}" for kind in ("csv", "md", "png")]
     return written if gain is None else [*written, *write_gains(run, gain, facts["synthetic"])]
 
@@ -52,7 +52,7 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
     lines = [[f"site {k}", *row.tolist()] for k, row in enumerate(gain)]
     disk.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
     with matplotlib.rc_context(figures.STYLE):
-        heat(gain, synthetic).savefig(run / "leave_one_out.png", dpi=150)
+        disk.write_bytes(run / "leave_one_out.png", disk.encoded(heat(gain, synthetic), 150))
     return [run / "leave_one_out.csv", run / "leave_one_out.png"]
 
 

@@ -14,7 +14,6 @@ from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_one_client
 from fedjax_mri.fed.uplink.contract import Uplink
-from fedjax_mri.run import config as configs
 from fedjax_mri.run import results, runfolder
 from fedjax_mri.run.assemble import assemble_task, compute_of
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
@@ -54,8 +53,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
 def read_model_config(run: pathlib.Path) -> Experiment:
     """Returns the config of a run, with defaults in the sections that are NOT_NEEDED: their classes may be gone."""
-    sections = runfolder.read_sections(run)
-    return configs.from_dict({name: value for name, value in sections.items() if name not in NOT_NEEDED})
+    return runfolder.read_config(run, NOT_NEEDED)
 
 
 def state_shapes(task: Task, algorithm: Algorithm, uplink: Uplink, clients: int) -> State:

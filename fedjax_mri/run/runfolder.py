@@ -43,11 +43,6 @@ CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
-def cache() -> pathlib.Path:
-    """The folder in which compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
-
-
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file. Raises UserError when it is missing or cannot be read."""
     try:
@@ -125,17 +120,14 @@ def refuse_unshared(run: pathlib.Path) -> None:
         )
 
 
-def read_config(run: pathlib.Path) -> configs.Experiment:
-    """The config a run was started with. The user's classes in it are those of the copies that the run keeps."""
-    return configs.from_dict(read_sections(run))
+def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
+    """The config a run was started with, with defaults in the sections `without` which it is read.
 
-
-def read_sections(run: pathlib.Path) -> dict[str, Any]:
-    """The sections of a run's config as plain data, ready for `from_dict`: its copies of modules can be imported."""
+    The user's classes in it are those of the copies that the run keeps.
+    """
     sections = read_json(run / "config.json")
-    if (run / CODE).is_dir():
-        modules.use_copies(run / CODE)
-    return sections
+    with modules.copies_in(run / CODE):
+        return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
 def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
@@ -212,7 +204,7 @@ def _git() -> str:
     home = pathlib.Path(__file__).parent
     asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.failures import one_line
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config as configs
@@ -52,7 +53,7 @@ def run(given: Study, out: pathlib.Path, shard: tuple[int, int] = (0, 1), say: S
     say(f"{len(mine)} cells, {len(mine) - len(todo)} of them finished; {len(batches)} kinds of program for the others")
     failures, build = Failures(), cached_federations()
     for batch in batches:
-        failures |= failures_of(batch, partial(train_cells, batch, out, build, say))
+        failures |= failures_of(batch, out, partial(train_cells, batch, out, build, say))
     for cell in (cell for cell in todo if cell.id in failures):
         say(f"failed: {cell.id} ({study.describe(cell)}): {failures[cell.id]}")
     write_table(out)
@@ -119,7 +120,7 @@ def train_cells(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: Say
         shapes[cell.id] = group.data_signature(build(cell.config))
 
     for cell in cells:
-        failures |= failures_of([cell], partial(find_shape, cell))
+        failures |= failures_of([cell], out, partial(find_shape, cell))
     ready = [cell for cell in cells if cell.id in shapes]
     for batch in grouped(lambda cell: shapes[cell.id], ready):
         many = len(batch) > 1 and shapes[batch[0].id] is not None
@@ -139,7 +140,7 @@ def train_together(cells: Sequence[Cell], out: pathlib.Path, build: Build, say: 
     names = group.differing_numbers([cell.config for cell in cells])
     say(f"{len(cells)} cells in one program" + (f", with {', '.join(names)} as its arguments" if names else ""))
     try:
-        return failures_of(cells, lambda: train_members(cells, out, build, say), TypeError)
+        return failures_of(cells, out, lambda: train_members(cells, out, build, say), TypeError)
     except TypeError as error:  # where a value must be known when the program is built
         say(f"these cells differ in what is compiled: {brief(error)}")
     if not names:
@@ -165,7 +166,7 @@ def train_each(cells: Sequence[Cell], out: pathlib.Path, say: Say) -> Failures:
     failures = Failures()
     for cell in cells:
         say(f"one cell in its own program: {study.describe(cell)}")
-        failures |= failures_of([cell], partial(train_one, cell, out, say))
+        failures |= failures_of([cell], out, partial(train_one, cell, out, say))
     return failures
 
 
@@ -178,16 +179,19 @@ def train_one(cell: Cell, out: pathlib.Path, say: Say) -> None:
     save(out, cell, results.history(run), synthetic, cell.config.plan)
 
 
-def failures_of(cells: Sequence[Cell], act: Callable[[], Failures | None], *but: type[Exception]) -> Failures:
-    """The cells that `act` says have failed; all of them where it raises, unless one of the exceptions `but`."""
+def failures_of(
+    cells: Sequence[Cell], out: pathlib.Path, act: Callable[[], Failures | None], *but: type[Exception]
+) -> Failures:
+    """The cells that `act` says have failed; all of them where it raises, unless one of the exceptions `but`.
+
+    Tracebacks are kept in the study's folder `out`.
+    """
     try:
         return act() or {}
     except but:
         raise
-    except UserError as error:
-        reason = str(error)
     except Exception as error:  # a study goes on, whatever a cell does
-        reason = f"{type(error).__name__}: {brief(error)}"
+        reason = one_line(error, out)
     return dict.fromkeys((cell.id for cell in cells), reason)
 
 

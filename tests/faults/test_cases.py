@@ -21,7 +21,7 @@ from PIL import Image
 from test_cli import CONFIG, fill, final
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.core import disk
+from fedjax_mri.core import cache, disk
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, lock, runfolder
 
@@ -299,13 +299,13 @@ def test_without_a_home_the_cache_lies_where_it_is_said_to(tmp_path, monkeypatch
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert runfolder.cache() == tmp_path / "fedjax_mri"
+    assert cache.folder() == tmp_path / "fedjax_mri"
 
 
 def test_an_empty_cache_folder_is_as_none_at_all(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert runfolder.cache() == tmp_path / ".cache" / "fedjax_mri"
+    assert cache.folder() == tmp_path / ".cache" / "fedjax_mri"
 
 
 def test_an_experiment_runs_in_a_thread_and_takes_a_path_as_text(place) -> None:
