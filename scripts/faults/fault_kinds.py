@@ -116,7 +116,7 @@ def disk_full(trial: Trial) -> None:
         process = start(trial.words(), largest_file=TINY_FILE if free is None else None)
         seen = finish(process)
         if trial.command.begun:
-            assert_one_line(seen, 1, r"[Ss]pace|too large|MB free")
+            assert_one_line(seen, 1, r"disk is full|[Ss]pace|[Tt]oo large|MB free")
         else:
             assert seen.code == 0, seen  # nothing is written
         assert_same_so_far(trial.results(), trial.wanted)
