@@ -77,7 +77,9 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     prepare_jax()
     ending.end_with_a_line()
     with processes.joined(getattr(options, "heartbeat", 0), getattr(options, "join_timeout", 0)):
-        return options.command(options, flags) or 0
+        code = options.command(options, flags) or 0
+        sys.stdout.flush()  # an output that cannot be written is an error like others
+        return code
 
 
 def give_up(code: int) -> int:

@@ -1,6 +1,5 @@
 """Errors of the surroundings as a user meets them: one line, its exit code, and the traceback in a file."""
 
-import argparse
 import ast
 import errno
 import os
@@ -21,7 +20,6 @@ from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import cache, disk, failures, patience
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config, experiment, stopping
-from fedjax_mri.study import sweep
 
 HOME = pathlib.Path(__file__).parents[2]
 FLAGS = "--data.clients 12 --sampling.cohort 5 --local.epochs 2 --rounds 1 --evaluate-every 1 --plan.tune-s 0"
@@ -248,6 +246,14 @@ def test_any_name_can_be_printed_in_ascii_and_to_closed_streams(tmp_path) -> Non
     assert closed.returncode == 0
 
 
+def test_an_output_on_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "fedjax_mri", "show", str(HOME / "configs" / "synthetic.py")]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=HOME, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("error: standard output: the disk is full; free space")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_paths_that_cannot_be_decoded_come_back_as_they_were(tmp_path) -> None:
     disk.write_text(tmp_path / "page.html", os.fsdecode(b"caf\xe9") + "é")
     assert (tmp_path / "page.html").read_bytes() == b"caf\xe9" + "é".encode()
@@ -362,9 +368,3 @@ def test_a_run_off_the_main_thread_with_its_folder_as_text(tmp_path) -> None:
 def test_arguments_of_a_wrong_type_are_named(wrong, words) -> None:
     with pytest.raises(UserError, match=words):
         wrong()
-
-
-def test_a_study_keeps_the_traceback_of_a_cell_that_fails(tmp_path) -> None:
-    cell = argparse.Namespace(id="a")
-    found = sweep.failures_of([cell], tmp_path, lambda: {}["lanes"])
-    assert "the traceback is in" in found["a"] and (tmp_path / "traceback.txt").exists()
