@@ -77,18 +77,33 @@ def executing() -> pathlib.Path | None:
     return _executing[-1] if _executing else None
 
 
-def use_copies(folder: pathlib.Path) -> None:
-    """Makes the modules of a run's folder of copies importable, unless the same text is loaded already."""
+@contextlib.contextmanager
+def copies_in(folder: pathlib.Path) -> Iterator[None]:
+    """Makes the modules in a run's folder of copies importable while entered; loaded ones of the same text are kept.
+
+    They stay importable afterwards, in place of those of the run before. But a config file that is in use keeps its own
+    modules: of the copies it sees nothing.
+    """
     copies = {module: file for file in sorted(folder.rglob("*.py")) for module in [dotted(file.relative_to(folder))]}
     use_main(copies)
     texts = {name: file.read_bytes() for name, file in copies.items()}
     in_use = _used[-1].texts if _used and _used[-1].path == str(folder.resolve()) else None
     if texts == in_use or (in_use is None and all(is_loaded(name, file) for name, file in copies.items())):
+        yield
         return
-    forget()
+    serves_config = any(one.texts is None for one in _used)
+    kept = {name: sys.modules[name] for name in copies if name in sys.modules} if serves_config else {}
+    if not serves_config:
+        forget()
     for name in copies:
         sys.modules.pop(name, None)
     use_path(folder.resolve(), texts)
+    try:
+        yield
+    finally:
+        if serves_config:
+            sys.path.remove(_used.pop().path)
+            sys.modules.update(kept)
 
 
 def use_main(copies: dict[str, pathlib.Path]) -> None:

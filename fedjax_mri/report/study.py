@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Table
 from fedjax_mri.report.figures import STYLE, WIDE, Part, distinct, svg
@@ -53,7 +54,7 @@ def write(study: pathlib.Path, target: float | None = None) -> pathlib.Path:
     aim = 0.95 * np.nanmax(last_known(measured.figures[main])) if target is None else target
     parts += [Part(f"What {main} of {aim:.3f} costs", table=costs_of_target(measured, main, aim))]
     for name, caption, figure in drawings(measured, main):
-        figure.savefig(study / f"{name}.png", dpi=150)
+        disk.write_bytes(study / f"{name}.png", disk.encoded(figure, 150))
         parts.append(Part(svg=svg(figure), caption=caption))
     parts = [part._replace(synthetic=measured.synthetic) for part in parts]
     settings = Part("Settings", settings=measured.base)

@@ -54,7 +54,8 @@ class LocalTraining:
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
         checks.positive("local.learning_rate", self.learning_rate)
-        checks.not_negative("local.decay", self.decay)
+        for name in ("decay", "schedule_end"):
+            checks.not_negative(f"local.{name}", getattr(self, name))
         for pattern, factor in self.rates:
             checks.not_negative(f"local.rates {pattern}", factor)
         return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
@@ -74,7 +75,10 @@ class LocalTraining:
         start, end = self.schedule_start, self.schedule_end
         over = (self.schedule_rounds or rounds) - start
         if start < 0 or over < 1:
-            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the schedule's rounds")
+            raise UserError(
+                f"local.schedule_start={start}, schedule_rounds={self.schedule_rounds}: the start must be 0 or more, "
+                "and less than the schedule's rounds"
+            )
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
@@ -93,7 +97,7 @@ class Experiment:
     data: Any  # a Source: Phantom, Folder or one of yours
     name: str = "experiment"
     seed: int = 0
-    rounds: int = 100
+    rounds: int = 100  # a run that is done may be given more, unless the learning rate follows a schedule over them
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
     init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py

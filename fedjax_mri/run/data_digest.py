@@ -1,7 +1,7 @@
 """What the data of a run were, in a few words and hashes: a run goes on with the data that it began with."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +74,7 @@ def refuse_other_data(run: Any, before: Mapping[str, Any], now: DataDigest) -> N
         )
 
 
-def refuse_other_classes(run: Any, before: tuple[str, ...], now: tuple[str, ...]) -> None:
+def refuse_other_classes(run: Any, before: Sequence[str], now: Sequence[str]) -> None:
     """Raises UserError where data have other classes, or in another order, than the model of a run."""
     if tuple(before) != tuple(now):
         raise UserError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import cache, disk
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.programs import ProgramCache
@@ -99,7 +99,9 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     goes_on = bool(checkpoint.saved_rounds(out))
     processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
     if processes.main():
-        if not goes_on:
+        if goes_on:
+            runfolder.say_missing_lines(out, int(state.round), say)
+        else:
             runfolder.clear(out)
         runfolder.write_config(out, config, say)
         facts = runfolder.facts(config, plan, data.federation, data.described, data.digest, sim.task.headline)
@@ -107,7 +109,7 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     processes.everyone(None)  # nobody saves before the folder is cleared
     log = runfolder.Log(out, int(state.round) if goes_on else -1)
     name = fingerprint.of_run(config, plan, " ".join(data.digest[:-1]), sim, data.federation.tests)
-    programs = None if name is None else ProgramCache(runfolder.cache() / "programs", name, say)
+    programs = None if name is None else ProgramCache(cache.folder() / "programs", name, say)
     checkpoints = Checkpoints(out, config.keep)
     return Run(config, data.federation, sim, plan, out, checkpoints, log, clock, programs), state
 
@@ -175,7 +177,7 @@ def choose_plan(
             return sim
         return sim._replace(task=assemble_task(config, sim.algorithm, described, compute_of(plan)))
 
-    plan = auto.choose_plan(config.plan, planned, runfolder.cache() / "plans", say)
+    plan = auto.choose_plan(config.plan, planned, cache.folder() / "plans", say)
     return planned(plan), plan
 
 

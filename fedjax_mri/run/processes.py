@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from jax._src import clusters, distributed  # JAX has no public names for the key-value store and the place
 
+from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.run import rollcall
 from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
@@ -44,7 +44,7 @@ def main() -> bool:
 def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
     """The body as one of the processes that `launch` has started, if it has; both arguments are in seconds.
 
-    Raises UserError in place of whatever the body raises, so that the others are not kept waiting for this one.
+    Raises UserError where an error of the body means that another process is gone.
     """
     if PLACE in os.environ:
         threading.Thread(target=outlive_nobody, daemon=True).start()
@@ -54,9 +54,9 @@ def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not several():
-            raise
-        raise lost(error) or unexpected(error) from error
+        if gone := lost(error):
+            raise gone from error
+        raise
 
 
 def join(text: str, heartbeat: int, join_timeout: int) -> None:
@@ -76,7 +76,7 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{place.flag}: cannot join the others ({brief(error)})") from error
     if not main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (it stays so until the end)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
 def placed(text: str) -> rollcall.Place:
@@ -135,16 +135,16 @@ def highest(number: int) -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` gives. Raises UserError in every process when it does in any."""
+    """What `work` gives. Raises UserError in every process when it fails in any."""
     failure = None
     try:
         result = work()
-    except UserError as error:
+    except Exception as error:
         failure = error
-    failures = everyone(failure and str(failure))
+    lines = everyone(failure and failures.describe(failure))
     if failure:
         raise failure
-    for number, line in enumerate(failures):
+    for number, line in enumerate(lines):
         if line:
             raise UserError(f"process {number}: {line}")
     return result
@@ -167,12 +167,6 @@ def lost(error: BaseException | None) -> UserError | None:
     if CONTACT.search(str(error)):
         return UserError(f"lost contact with another process; {AGAIN}")
     return lost(error.__cause__ or error.__context__)
-
-
-def unexpected(error: Exception) -> UserError:
-    """The line below the traceback of an error that nobody foresaw."""
-    traceback.print_exception(error)
-    return UserError(f"{type(error).__name__}: {brief(error)}")
 
 
 def give_up(code: int) -> int:

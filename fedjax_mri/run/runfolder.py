@@ -43,11 +43,6 @@ CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
-def cache() -> pathlib.Path:
-    """The folder in which compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
-
-
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file. Raises UserError when it is missing or cannot be read."""
     try:
@@ -125,17 +120,14 @@ def refuse_unshared(run: pathlib.Path) -> None:
         )
 
 
-def read_config(run: pathlib.Path) -> configs.Experiment:
-    """The config a run was started with. The user's classes in it are those of the copies that the run keeps."""
-    return configs.from_dict(read_sections(run))
+def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
+    """The config a run was started with, with defaults in the sections `without` which it is read.
 
-
-def read_sections(run: pathlib.Path) -> dict[str, Any]:
-    """The sections of a run's config as plain data, ready for `from_dict`: its copies of modules can be imported."""
+    The user's classes in it are those of the copies that the run keeps.
+    """
     sections = read_json(run / "config.json")
-    if (run / CODE).is_dir():
-        modules.use_copies(run / CODE)
-    return sections
+    with modules.copies_in(run / CODE):
+        return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
 def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
@@ -212,7 +204,7 @@ def _git() -> str:
     home = pathlib.Path(__file__).parent
     asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 
@@ -257,11 +249,33 @@ class Log:
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
 
-    A last line cut short by a crash is left out.
+    A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """
     path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    if lines and not lines[-1].endswith(b"}"):
+        lines.pop()
+    return [read_line(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
+    """One line of metrics.jsonl. Raises UserError where it is damaged."""
+    try:
+        values = json.loads(line)
+        values["round"] + 0
+    except (ValueError, KeyError, TypeError):
+        remedy = "put the file back as it was, or delete that line to go on without its figures"
+        raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
+    return values
+
+
+def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:
+    """Says so where metrics.jsonl does not reach to `round`, that of a checkpoint: lines of it were lost."""
+    rounds = [line["round"] for line in read_history(run)]
+    if round not in rounds:
+        before = [one for one in rounds if one < round]
+        lost = f"after round {max(before)} up to" if before else "up to"
+        say(f"warning: {run / 'metrics.jsonl'}: the lines {lost} round {round} are lost; the run goes on without them")
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

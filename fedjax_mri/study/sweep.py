@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fedjax_mri.core import memory
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.failures import describe
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.fed.engine.plan import DoesNotFit
 from fedjax_mri.run import config as configs
@@ -263,6 +264,5 @@ def failures_of(
     except Exception as error:  # a study goes on, whatever a cell does
         if but(error):
             raise
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {brief(error)}"
-        failure = Failure(reason, traceback.format_exc())
+        failure = Failure(describe(error), traceback.format_exc())
     return dict.fromkeys((cell.id for cell in cells), failure)

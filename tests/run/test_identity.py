@@ -286,3 +286,15 @@ def test_state_that_this_run_has_no_place_for_is_not_dropped(tmp_path) -> None:
     shapes = {"a": np.zeros(2)}
     with pytest.raises(UserError, match="holds b, of which this run has nothing"):
         checkpoint.fill_shapes(shapes, {"a": np.ones(2), "b": np.ones(3)}, tmp_path)
+
+
+def test_reading_a_run_leaves_the_config_in_use_its_modules(home, tmp_path) -> None:
+    """As when a run is trained with the encoder of another one, whose helper.py is not its own."""
+    other = project(tmp_path / "other", HELPER.replace('"bright", "dark"', '"light", "dim"'))
+    (config,) = load(other).values()
+    theirs = restore.read_model_config(home / "run")
+    assert theirs.data.build(0).classes == ("bright", "dark")
+    assert config.data.build(0).classes == ("light", "dim")
+    assert sys.modules["helper"].CLASSES == ("light", "dim") and sys.modules["mine"].config is config
+    assert {file.name for file in modules.sources(["mine"]).values()} == {"mine.py", "helper.py"}
+    assert str(other.parent) in sys.path and str(home / "run" / "code") not in sys.path
