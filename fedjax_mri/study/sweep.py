@@ -221,7 +221,7 @@ def train_members(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     refuse_stopped(sweep)
     federations = [sweep.build(cell.config) for cell in cells]
     several = [cell.config for cell in cells]
-    outcomes, plan = group.train(several, federations, sweep.say, lambda: sweep.stop.received is not None)
+    outcomes, plan = group.train(several, federations, sweep.say, lambda: sweep.stop.received_by_any() is not None)
     for cell, one in zip(cells, outcomes):
         if not one.failure and one.history[-1].round == cell.config.rounds:
             folder.save(sweep.out, cell, one.history, federations[0].synthetic, plan)
