@@ -176,7 +176,7 @@ def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
     out, part, cells = folder_of(options), sweep.shard(options.shard), study.cells(found)
     if options.slurm is not None:
         folder.refuse_other(out, found, cells)
-        of_lock = [f"--wait={options.wait}", *["--take-over"] * options.take_over]
+        of_lock = [*[f"--wait={options.wait}"] * bool(options.wait), *["--take-over"] * options.take_over]
         return slurm.submit(min(options.slurm, len(cells)), options.study, out, [*of_lock, *flags])
     try:
         waiting = lock.Waiting(options.wait, options.take_over)
