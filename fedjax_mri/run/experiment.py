@@ -7,7 +7,7 @@ import pathlib
 import signal
 from collections.abc import Callable
 
-from fedjax_mri.run import processes, results
+from fedjax_mri.run import processes, reference, results
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.observers import RunProgress
 from fedjax_mri.run.prepare import Say, prepare
@@ -30,8 +30,13 @@ def run(
     with StopSignal(say) as stop:
         prepared, state = prepare(config, out, resume_from, say)
         last, examples = train(prepared, state, stop, watch, say)
+        with prepared.clock.measure("evaluate"):
+            stopped = last.round < config.rounds and stop.received_by_any()
+            kept = None if stopped else reference.build(prepared, last.state)  # all processes take part
     prepared.log.close()
     if processes.main():
+        if kept is not None:
+            results.save_reference(out, kept)
         results.save(out, prepared.federation, last.evaluated.tests, examples, prepared.clock.seconds)
     if last.round >= config.rounds or stop.received is None:
         return None

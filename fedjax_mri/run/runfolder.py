@@ -9,6 +9,7 @@ RUN/best/               the best of them, where `early` says what is best
 RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
 RUN/explanations.npz    maps of a few test examples by each kept state, where `explanations` asks for them
 RUN/results.npz         final tallies and predictions
+RUN/reference.npz       what a classifier's images look like, by which `explain` knows unlike ones
 RUN/report.html
 """
 
