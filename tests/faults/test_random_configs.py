@@ -9,6 +9,7 @@ import pytest
 from drawn_configs import (
     ALGORITHMS,
     CONDITIONS,
+    MOSTLY_LINEAR,
     REDUCTIONS,
     SAMPLERS,
     STAGES,
