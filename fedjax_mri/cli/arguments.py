@@ -34,11 +34,16 @@ def train(one: Parser) -> None:
     add_path(one, "--out", "run folder (default: runs/NAME)")
     add_only(one)
     add_path(one, "--resume-from", "start from another run's newest checkpoint")
-    text = "wait that long for another process that writes the run folder (default: 0)"
-    one.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
-    text = "do not watch whether a process on another machine that wrote the run folder is still there"
-    one.add_argument("--take-over", action="store_true", help=text)
+    add_waiting(one)
     launch.flags(one)
+
+
+def add_waiting(one: Parser) -> None:
+    """Adds the flags that say what to do while another process writes the folder."""
+    text = "wait that long for another process that writes the folder (default: 0)"
+    one.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
+    text = "do not watch whether a process on another machine that wrote the folder is still there"
+    one.add_argument("--take-over", action="store_true", help=text)
 
 
 def add_only(one: Parser) -> None:
@@ -59,8 +64,8 @@ def sweep(one: Parser) -> None:
     add_path(one, "study", "study file")
     add_path(one, "--out", "study folder (default: runs/NAME)")
     one.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell only, from cell I of 0..N-1")
-    text = "submit an array job of N shards; without SLURM, print the command"
-    one.add_argument("--slurm", type=int, metavar="N", help=text)
+    one.add_argument("--slurm", type=int, metavar="N", help="submit an array job of N shards to SLURM")
+    add_waiting(one)
 
 
 def report(one: Parser) -> None:

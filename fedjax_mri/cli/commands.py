@@ -3,10 +3,7 @@
 import argparse
 import os
 import pathlib
-import shlex
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +64,8 @@ def kept(options: argparse.Namespace) -> str:
     """What a command that ends now leaves to go on from; an empty string if nothing."""
     if options.command is train:
         return ending.kept(folder_of(options))
-    return "finished cells are kept; the same command trains the others" if options.command is sweep else ""
+    finished = options.command is sweep and any(folder_of(options).glob("cells/*.json"))
+    return "finished cells are kept; the same command trains the others" if finished else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -75,7 +73,7 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import processes
 
     prepare_jax()
-    with processes.joined(getattr(options, "heartbeat", 0)):
+    with processes.joined(getattr(options, "heartbeat", 0), getattr(options, "join_timeout", 0)):
         return options.command(options, flags) or 0
 
 
@@ -163,27 +161,24 @@ def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None 
 def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Trains the cells of a study that are not finished, and reports it when all are; 1 where some failed."""
     from fedjax_mri.report import study as study_report
-    from fedjax_mri.run import config
-    from fedjax_mri.study import study, sweep
+    from fedjax_mri.run import config, lock
+    from fedjax_mri.study import folder, slurm, study, sweep
 
     found = study.load(options.study)
     found = replace(found, base=config.override(found.base, flags, f"fedjax-mri sweep {options.study}"))
-    out, part = folder_of(options), sweep.shard(options.shard)
+    out, part, cells = folder_of(options), sweep.shard(options.shard), study.cells(found)
     if options.slurm is not None:
-        return submit(min(options.slurm, len(study.cells(found))), [str(options.study), "--out", str(out), *flags])
-    failures = sweep.run(found, out, part, lambda line: print(line, flush=True))
-    if not failures and len(sweep.finished_cells(out)) == len(study.cells(found)):
+        folder.refuse_other(out, found, cells)
+        of_lock = [f"--wait={options.wait}", *["--take-over"] * options.take_over]
+        return slurm.submit(min(options.slurm, len(cells)), options.study, out, [*of_lock, *flags])
+    try:
+        waiting = lock.Waiting(options.wait, options.take_over)
+        failures = sweep.run(found, out, part, lambda line: print(line, flush=True), waiting)
+    except sweep.Stopped as stopped:
+        return 128 + stopped.signal
+    if not failures and len(folder.finished_cells(out)) == len(cells):
         print(study_report.write(out))
     return 1 if failures else 0
-
-
-def submit(shards: int, given: Sequence[str]) -> int:
-    """Submits, or where there is no SLURM prints, the array job that trains a study; returns its exit code."""
-    if shards < 1:
-        raise UserError(f"--slurm {shards}: give the number of shards, 1 or more")
-    command = ["sbatch", f"--array=0-{shards - 1}", "scripts/slurm/sweep.sbatch", *given]
-    print(shlex.join(command), flush=True)
-    return subprocess.run(command).returncode if shutil.which("sbatch") else 0
 
 
 def evaluate(options: argparse.Namespace, flags: Sequence[str]) -> None:

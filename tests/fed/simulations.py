@@ -15,7 +15,7 @@ from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed.algorithm import LocalResult
+from fedjax_mri.fed.algorithm import LocalResult, client_update, server_update
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
@@ -304,7 +304,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         shared, rest = trees.split(sim.task.shared(model), model)
         examples, rate = jnp.float32(sim.data.sizes[client]), sim.local.schedule(state.round)
         result = LocalResult(shared, jnp.int32(steps), examples, rate, staleness, times, accumulated)
-        update = sim.algorithm.finish(server, row.state, result)
+        update = client_update(sim.algorithm, state.server, server, row.state, result)
         update = update._replace(weight=uplink.weigh(update.weight) * times)
         key = keys.purpose(keys.client(root, state.round, jnp.int32(client)), keys.Purpose.UPLINK)
         sender = Sender(jnp.int32(client), state.round, key, examples, times)
@@ -319,7 +319,8 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     key = keys.purpose(round_key, keys.Purpose.SERVER)
     at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
-    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), UplinkState(stages, reduced), clients)
+    server = server_update(sim.algorithm, state.server, aggregate)
+    return State(state.round + 1, server, UplinkState(stages, reduced), clients)
 
 
 def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: float, before: Model):
@@ -341,7 +342,9 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     elif reduce.name == "median":
         delta = jax.tree.map(middle, *deltas)
     else:
-        delta = jax.tree.map(partial(weighted, everyone * rate if reduce is EXPECTED else total), *deltas)
+        delta = jax.tree.map(partial(weighted, total), *deltas)
+        if reduce is EXPECTED:  # of parameters alone
+            delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
 
 
