@@ -3,12 +3,30 @@
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
+from fedjax_mri.core import fields
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.run import launch
 
-Parser = argparse.ArgumentParser
 FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of a user: one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def seed(word: str) -> int:
+    """Returns a seed that was typed. Raises ArgumentTypeError, saying what is expected, where it is none."""
+    value = int(word) if word.isdecimal() else word
+    if fields.fit("--seed", value, Seed) is fields.MISFIT:
+        raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(Seed)}")
+    return int(value)
 
 
 def parser(*commands: Callable[..., Any]) -> Parser:
@@ -114,7 +132,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
 def phantom(one: Parser) -> None:
     """Adds the arguments of `phantom`."""
     one.add_argument("--sites", type=int, default=6)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=seed, default=0)
     add_path(one, "--out", default=pathlib.Path("grid.png"))
 
 
