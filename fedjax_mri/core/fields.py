@@ -212,7 +212,7 @@ def words(kind: Kind) -> str:
 
 def shown(value: Any) -> str:
     """Returns a value in a few words."""
-    if callable(value) and not dataclasses.is_dataclass(value) or isinstance(value, type):
+    if (callable(value) and not dataclasses.is_dataclass(value)) or isinstance(value, type):
         return getattr(value, "__name__", type(value).__name__)
     if is_array(value):
         return f"{value.dtype} {list(value.shape)}"

@@ -26,14 +26,13 @@ from fedjax_mri.run.loop import Training
 MAX_SITES = 64  # a run is trained once for each of them
 
 
-def gains(config: Experiment, rounds: int, say: Callable[[str], None]) -> np.ndarray:
+def gains(config: Experiment, federation: Federation, rounds: int, say: Callable[[str], None]) -> np.ndarray:
     """Returns what each site's taking part adds to the score of each other, float [N, N]; [k, j]: what k's adds to j's.
 
-    The run is trained for `rounds` rounds by everyone, and once without each site, all else the same. A site without
-    test examples has nan. Raises UserError for more than MAX_SITES sites, or where no test set belongs to training
-    sites.
+    The run is trained on its `federation` for `rounds` rounds by everyone, and once without each site, all else the
+    same. A site without test examples has nan. Raises UserError for more than MAX_SITES sites, or where no test set
+    belongs to training sites.
     """
-    federation = config.data.build(config.seed)
     sites = len(federation.train.sizes)
     refuse_many(sites)
     test = next((test for test in federation.tests.values() if (test.owner >= 0).any()), None)

@@ -4,8 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri.core import checks, dotted, fields
+from fedjax_mri.core import checks, dotted, fields, modules
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.core.fields import Seed
 from fedjax_mri.core.imports import imported
@@ -31,8 +30,6 @@ from fedjax_mri.run import flags, parts
 from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import methods
-
-EXECUTED = dict[str, bytes]()  # what each config file said when this process ran it: they are in no list of modules
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ class LocalTraining:
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
         checks.positive("local.learning_rate", self.learning_rate)
-        checks.not_negative("local.decay", self.decay)
+        for name in ("decay", "schedule_end"):
+            checks.not_negative(f"local.{name}", getattr(self, name))
         for pattern, factor in self.rates:
             checks.not_negative(f"local.rates {pattern}", factor)
         return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
@@ -76,7 +74,10 @@ class LocalTraining:
         start, end = self.schedule_start, self.schedule_end
         over = (self.schedule_rounds or rounds) - start
         if start < 0 or over < 1:
-            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the schedule's rounds")
+            raise UserError(
+                f"local.schedule_start={start}, schedule_rounds={self.schedule_rounds}: the start must be 0 or more, "
+                "and less than the schedule's rounds"
+            )
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
@@ -95,7 +96,7 @@ class Experiment:
     data: Source  # Phantom, Folder or one of yours
     name: str = "experiment"
     seed: Seed = 0
-    rounds: int = 100
+    rounds: int = 100  # a run that is done may be given more, unless the learning rate follows a schedule over them
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
     init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
@@ -138,9 +139,8 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
     """Returns what a Python file defines, by name. Raises UserError where it cannot be run."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such config file; see configs/ for examples")
-    EXECUTED[str(path)] = pathlib.Path(path).read_bytes()
     try:
-        return runpy.run_path(str(path))
+        return vars(modules.execute(pathlib.Path(path)))
     except UserError:
         raise
     except Exception as error:
@@ -178,7 +178,7 @@ def to_dict(config: Any) -> Any:
     if not dataclasses.is_dataclass(config):
         return config
     kind = type(config)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}"} | {
+    return {"class": f"{modules.home(kind)}.{kind.__qualname__}"} | {
         name: to_dict(value) for name, value in dotted.children(config).items()
     }
 
@@ -195,6 +195,43 @@ def from_dict(plain: dict[str, Any]) -> Any:
     if gone:
         raise UserError(f"{made.__name__}.{min(gone)}: not a field of this version; use the one that wrote the config")
     return made(**values)
+
+
+def flat_plain(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns each leaf of what `to_dict` gives by its dotted name; the class of each section is a leaf as well."""
+    leaves: dict[str, Any] = {}
+    for name, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+        if isinstance(value, dict):
+            leaves |= {f"{prefix}{name}": value.get("class")} | flat_plain(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
+            leaves |= flat_plain(value, f"{prefix}{name}.")
+        elif name != "class":
+            leaves[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def completed(before: Any, now: Any) -> Any:
+    """Returns plain data with the default of each field that a section of the same class in `now` has and it lacks."""
+    if not (isinstance(before, Mapping) and dataclasses.is_dataclass(now)) or before["class"] != to_dict(now)["class"]:
+        return before
+    defaults = {
+        one.name: to_dict(one.default if one.default_factory is dataclasses.MISSING else one.default_factory())
+        for one in dataclasses.fields(now)
+        if one.name not in before and (one.default, one.default_factory) != (dataclasses.MISSING,) * 2
+    }
+    return defaults | {name: completed(value, getattr(now, name, None)) for name, value in before.items()}
+
+
+def module_names(plain: Any) -> set[str]:
+    """Returns the names of loaded modules that plain data name: those of classes and of functions by dotted path."""
+    words = [value for value in flat_plain(plain).values() if isinstance(value, str)] + [plain["class"]]
+    return {word.rpartition(".")[0] for word in words if word.rpartition(".")[0] in modules.loaded_names()}
+
+
+def nameless(plain: Any) -> list[str]:
+    """Returns the classes in plain data that no other process can import."""
+    classes = [value for value in flat_plain(plain).values() if isinstance(value, str) and "." in value]
+    return sorted({name for name in classes if name.startswith("__main__.") or ".<locals>." in name})
 
 
 def digest(config: Any) -> str:

@@ -89,8 +89,15 @@ def differing_numbers(several: Sequence[Experiment]) -> list[str]:
     return [name for name in numbers if len({one[name] for one in flat}) > 1]
 
 
-def train(several: Sequence[Experiment], federations: Sequence[Federation], say: Say) -> tuple[list[Outcome], Plan]:
+def train(
+    several: Sequence[Experiment],
+    federations: Sequence[Federation],
+    say: Say,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Outcome], Plan]:
     """Trains each experiment on its federation, all in one program; returns what became of them, and the plan.
+
+    Training ends after the segment in which `stop` returns True; the histories then end there.
 
     The experiments have equal `program_settings`, the federations equal `data_signature`. An experiment whose training
     loss is no longer finite stops, and the others go on. Raises UserError on bad settings, and TypeError where the
@@ -101,7 +108,7 @@ def train(several: Sequence[Experiment], federations: Sequence[Federation], say:
     sim, plan = choose_plan(several[0], described[0], sims[0], by_rule, say)
     plan = members.resolve_members(plan, trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params))
     group = place_members(several, federations, described, plan)
-    return train_members(several, group, evaluator(group, sim, federations), sim, say), plan
+    return train_members(several, group, evaluator(group, sim, federations), sim, say, stop), plan
 
 
 def place_members(
@@ -148,9 +155,14 @@ def evaluator(group: Group, sim: Simulation, federations: Sequence[Federation]) 
 
 
 def train_members(
-    several: Sequence[Experiment], group: Group, tested: Callable[[State], list[Tested]], sim: Simulation, say: Say
+    several: Sequence[Experiment],
+    group: Group,
+    tested: Callable[[State], list[Tested]],
+    sim: Simulation,
+    say: Say,
+    stop: Callable[[], bool],
 ) -> list[Outcome]:
-    """Trains all members segment by segment; returns what became of each."""
+    """Trains all members segment by segment, until `stop` returns True; returns what became of each."""
     histories: list[list[Line]] = [[] for _ in several]
     clock, start = Clock(), MemberStates(0, members.first_states(group), ("",) * len(several))
 
@@ -165,7 +177,7 @@ def train_members(
 
     rounds, every = several[0].rounds, several[0].evaluate_every
     training = Training(rounds, every, partial(compiled, several, group, start.state, sim, clock), evaluate)
-    last = loop.train(training, start, 0, [remember, partial(say_speed, say)], clock)
+    last = loop.train(training, start, 0, [remember, partial(say_speed, say), lambda _: stop()], clock)
     return [Outcome(history, failure) for history, failure in zip(histories, last.state.failures)]
 
 

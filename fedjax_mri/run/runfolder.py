@@ -1,7 +1,9 @@
 """The files of a run: what was run, where, and how it went.
 
 RUN/config.json         the resolved config
-RUN/run.json            versions, git state, device, plan; classes and partition
+RUN/run.json            versions, git state, device, plan; classes, partition and digests of the data
+RUN/code/               copies of the config file and of the user's modules that the config needs
+RUN/lock, lock.json     which process writes the folder
 RUN/metrics.jsonl       one line a segment
 RUN/events.*            the same for TensorBoard
 RUN/checkpoints/        by Orbax
@@ -18,29 +20,27 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import disk, modules
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
+from fedjax_mri.run import checkpoint, processes
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import processes
+from fedjax_mri.run.data_digest import DataDigest
 from fedjax_mri.run.line import Line, flat, parse
 
 # What may differ when a run is continued: none of it changes what a round does.
 CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
+CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
-
-
-def cache() -> pathlib.Path:
-    """The folder in which compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -53,41 +53,104 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def create(run: pathlib.Path, config: configs.Experiment) -> None:
-    """Creates the folder of a run with its config. Raises UserError, naming what differs, when another run is there."""
-    if not processes.main():
+def refuse_other_run(run: pathlib.Path, config: configs.Experiment) -> None:
+    """Raises UserError, naming what differs, when a folder holds a study, or another run that has saved something.
+
+    Writes nothing. A run that has saved nothing may be replaced.
+    """
+    if (run / "study.json").exists():
+        raise UserError(f"{run}: holds a study, not a run; choose another --out")
+    saved = checkpoint.saved_rounds(run)
+    if not saved:
         return
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "config.json"
-    if path.exists():
-        differing = differences(read_config(run), config)
-        if differing:
-            raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
-    disk.write_json(path, configs.to_dict(config))
+    before = read_json(run / "config.json")
+    refuse_other_schedule(run, before, config)
+    differing = differences(before, config)
+    if differing:
+        raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
+    if config.rounds < saved[-1]:
+        raise UserError(f"rounds={config.rounds}: {run} has done {saved[-1]}; ask for more, or choose another --out")
+    if config.distil.epochs and before["rounds"] <= saved[-1] < config.rounds:
+        raise UserError(
+            f"rounds={config.rounds}: the model of {run} was distilled after its last round, {saved[-1]}, and would "
+            "not go on as in a longer run; choose another --out"
+        )
+
+
+def refuse_other_schedule(run: pathlib.Path, before: Mapping[str, Any], config: configs.Experiment) -> None:
+    """Raises UserError where more rounds would change the learning rate of rounds that are done."""
+    local, rounds = config.local, before["rounds"]
+    follows = local.schedule != "constant" and not local.schedule_rounds
+    if follows and config.rounds != rounds and before["local"].get("schedule_rounds", 0) == 0:
+        raise UserError(
+            f"rounds={config.rounds}: the learning rate of {run} follows local.schedule={local.schedule} over its "
+            f"{rounds} rounds; give --local.schedule-rounds {rounds} to keep it, or choose another --out"
+        )
+
+
+def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[str], None]) -> None:
+    """Writes config.json, and copies of the user's source files that the config needs; says which have changed."""
+    plain = configs.to_dict(config)
+    files = modules.sources(configs.module_names(plain))
+    for path, file in files.items():
+        copy, text = run / CODE / path, file.read_bytes()
+        if copy.exists() and copy.read_bytes() != text:
+            say(f"warning: {file} has changed since this run began; it goes on with the new one")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_bytes(copy, text)
+    for name in configs.nameless(plain):
+        say(f"warning: {name} is in no file: this run can be continued in this session alone, and not evaluated later")
+    disk.write_json(run / "config.json", plain)
+
+
+def clear(run: pathlib.Path) -> None:
+    """Removes what a run that has saved no checkpoint has left in its folder."""
+    for name in ("best", "pictures", "checkpoints", CODE):
+        shutil.rmtree(run / name, ignore_errors=True)
+    names = ("run.json", "metrics.jsonl", "results.npz", "timings.json", "explanations.npz", "report.html")
+    for file in (*(run / name for name in names), *run.glob("events.out.tfevents.*")):
+        file.unlink(missing_ok=True)
 
 
 def refuse_unshared(run: pathlib.Path) -> None:
-    """Raises UserError when this process does not see the folder that process 0 has created."""
-    if not (run / "config.json").exists():
+    """Raises UserError when this process does not see the folder that process 0 writes."""
+    if not (run / "lock.json").exists():
         raise UserError(
             f"{run}: not the folder that process 0 writes; give an --out on a disk that all processes share"
         )
 
 
-def read_config(run: pathlib.Path) -> configs.Experiment:
-    """The config a run was started with."""
-    return configs.from_dict(read_json(run / "config.json"))
+def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
+    """The config a run was started with, with defaults in the sections `without` which it is read.
+
+    The user's classes in it are those of the copies that the run keeps.
+    """
+    sections = read_json(run / "config.json")
+    with modules.copies_in(run / CODE):
+        return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
-def differences(before: configs.Experiment, now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
-    """The fields in which two configs differ, as "name: before -> now", but for sections that are `ignored`."""
-    old, new = configs.flat(before), configs.flat(now)
+def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
+    """The fields in which a config differs from an earlier one as plain data, as "name: before -> now".
+
+    Sections that are `ignored` may differ. A field that an older version did not have counts as its default.
+    """
+    old, new = configs.flat_plain(configs.completed(before, now)), configs.flat_plain(configs.to_dict(now))
+    effective = ("local.schedule_rounds",)  # compared by `refuse_other_schedule`: 0 means the rounds of the run
+    for one, config in ((old, before), (new, configs.to_dict(now))):
+        for name in effective:
+            one[name] = one.get(name) or config["rounds"] if one.get("local.schedule") != "constant" else 0
     names = [name for name in {**old, **new} if name.split(".")[0] not in ignored]
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
 
 def facts(
-    config: configs.Experiment, plan: Any, federation: Federation, described: DataDescription, headline: Sequence[str]
+    config: configs.Experiment,
+    plan: Any,
+    federation: Federation,
+    described: DataDescription,
+    digest: DataDigest,
+    headline: Sequence[str],
 ) -> dict[str, Any]:
     """The content of run.json; `described` is what must be known of the data to rebuild the model without them."""
     return {
@@ -95,6 +158,7 @@ def facts(
         "hash": configs.digest(config),
         "environment": environment(plan),
         **described._asdict(),
+        "data": digest._asdict(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
         "headline": headline,
@@ -140,7 +204,7 @@ def _git() -> str:
     home = pathlib.Path(__file__).parent
     asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 
@@ -185,11 +249,33 @@ class Log:
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
 
-    A last line cut short by a crash is left out.
+    A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """
     path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    if lines and not lines[-1].endswith(b"}"):
+        lines.pop()
+    return [read_line(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
+    """One line of metrics.jsonl. Raises UserError where it is damaged."""
+    try:
+        values = json.loads(line)
+        values["round"] + 0
+    except (ValueError, KeyError, TypeError):
+        remedy = "put the file back as it was, or delete that line to go on without its figures"
+        raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
+    return values
+
+
+def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:
+    """Says so where metrics.jsonl does not reach to `round`, that of a checkpoint: lines of it were lost."""
+    rounds = [line["round"] for line in read_history(run)]
+    if round not in rounds:
+        before = [one for one in rounds if one < round]
+        lost = f"after round {max(before)} up to" if before else "up to"
+        say(f"warning: {run / 'metrics.jsonl'}: the lines {lost} round {round} are lost; the run goes on without them")
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -26,16 +26,23 @@ Examples = dict[str, np.ndarray]  # fields [s, ...] of a few test examples
 
 
 def train(
-    run: Run, state: State, stop: StopSignal, watch: Callable[[RunProgress], None], say: Say
+    run: Run,
+    state: State,
+    stop: StopSignal,
+    still_held: Callable[[], None],
+    watch: Callable[[RunProgress], None],
+    say: Say,
 ) -> tuple[RunProgress, Examples]:
     """Trains a run to its last round, or until it ends early; returns the last progress and a few examples to show.
 
-    Raises UserError when the training loss is no longer finite.
+    Raises UserError when the training loss is no longer finite, and from `still_held` when another process writes the
+    folder by now.
     """
     config, examples = run.config, examples_of(run)
     training = Training(config.rounds, config.evaluate_every, partial(compile_segment, run), evaluator(run))
     has_pictures = config.pictures and run.sim.task.shown is not None
     watching: list[RunObserver] = [
+        observers.after_segments(lambda progress: still_held()),
         # The line comes before the checkpoint: on resuming a line too many is cut off, but a lost one is lost.
         observers.write_lines(run.log),
         observers.save_best(config.early, run.log, run.folder, run.clock),

@@ -177,6 +177,7 @@ def matching(params: Params, patterns: Sequence[str]) -> PyTree:
 
 def check(settings: Classify, described: DataDescription) -> None:
     """Raises UserError, naming the field, where the loss cannot be made of the settings."""
+    checks.not_negative("task.weight_decay", settings.weight_decay)
     checks.fraction("task.label_smoothing", settings.label_smoothing)
     checks.fraction("task.mixup", settings.mixup)
     weights, classes = settings.class_weights, len(described.classes)

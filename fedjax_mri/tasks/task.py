@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.conv.compute import Compute
 
@@ -95,6 +97,20 @@ class TaskSettings(Protocol):
     def build(self, described: DataDescription, compute: Compute) -> Task:
         """The task on data of that description. Raises UserError on impossible settings."""
         ...
+
+
+def check_shared(task: Task) -> None:
+    """Raises UserError, naming it, if a part of the model travels that is no floating-point number.
+
+    The mean of keys, counters or flags means nothing.
+    """
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    for name, leaf in trees.named(trees.split(task.shared(model), model)[0]).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"task: {name} is {leaf.dtype} and cannot be averaged over clients; let `shared` of the task be False "
+                "there, or keep no such state in the model"
+            )
 
 
 def everything(tree: PyTree) -> PyTree:

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
@@ -148,23 +147,6 @@ def test_another_run_s_end_may_be_a_beginning(home, tmp_path, capsys) -> None:
     assert cli.main(["train", str(home / "tiny.py"), "--out", str(tmp_path / "next"), *flags]) == 0
     assert "going on after round 6" in capsys.readouterr().out
     assert runfolder.read_history(tmp_path / "next")[-1]["round"] == 8
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(home) -> None:
-    flags = ("--rounds", "40")
-    subprocess.run(command(home, "whole", *flags), check=True, capture_output=True)
-    chance = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(command(home, "killed", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        wait_for_progress(home / "killed", process)
-        time.sleep(chance.random() * 0.5)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    subprocess.run(command(home, "killed", *flags), check=True, capture_output=True)
-    same(final(home / "whole"), final(home / "killed"))
-    rounds = [line["round"] for line in runfolder.read_history(home / "killed")]
-    assert rounds == list(range(0, 41, 2))
 
 
 def wait_for_progress(run: pathlib.Path, process: subprocess.Popen) -> None:
