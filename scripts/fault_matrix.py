@@ -47,9 +47,8 @@ FULL = {"disk full": Cell(fault_kinds.disk_full, f"{LINE}; {SAME}")}
 PEER = {"lost peer": Cell(fault_kinds.loses_a_peer, f"{LINE}; {SAME}")}
 CONFIG = {"config.json damaged": Cell(damaged("run/config.json", "cannot be read"), LINE)}
 FACTS = {"run.json damaged": Cell(damaged("run/run.json", "cannot be read"), LINE)}
-CHECKPOINT = {
-    "newest checkpoint damaged": Cell(fault_kinds.checkpoint_deleted("run/checkpoints/[0-9]*"), f"{LINE}; {SAME}")
-}
+NEWEST = "run/checkpoints/[0-9]*"
+CHECKPOINT = {"newest checkpoint damaged": Cell(damaged(NEWEST, "damaged.*delete that folder"), LINE)}
 UNREAD_METRICS = {"metrics.jsonl damaged": Cell(damaged("run/metrics.jsonl"), UNREAD)}
 LOCK = {"nonsense in lock": Cell(fault_kinds.lock_left("run"))}
 SAVED = {**CONFIG, **FACTS, **CHECKPOINT, **UNREAD_METRICS, **LOCK}
@@ -60,6 +59,7 @@ CELLS: dict[str, dict[str, Cell]] = {
         **FULL,
         **PEER,
         **SAVED,
+        "newest checkpoint damaged": Cell(fault_kinds.checkpoint_deleted(NEWEST), f"{LINE}; {SAME}"),
         "metrics.jsonl damaged": Cell(fault_kinds.metrics_damaged, f"{LINE}; goes on without what is lost"),
     },
     "sweep": {**INTERRUPTED, **FULL, "nonsense in lock": Cell(fault_kinds.lock_left("study"))},
@@ -107,7 +107,9 @@ def count_kills(home: pathlib.Path, kills: int, seed: int) -> int:
     """Prints after how many kills a run came to the same end; returns 1 where one did not."""
     config = home / "small.py"
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(fault_home.SMALL.format(quickstart=str(HERE.parent / "configs" / "quickstart.py")))
+    config.write_text(
+        fault_home.SMALL.format(quickstart=str(HERE.parent / "configs" / "quickstart.py")), encoding="utf-8"
+    )
 
     def train(folder: pathlib.Path, flags: list[str]) -> list[str]:
         return ["train", str(config), "--out", str(folder), *flags]

@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 
-from fedjax_mri.core import cache
+from fedjax_mri.core import cache, memory
 from fedjax_mri.core.code_installed import is_installed_file, is_own_file
 from fedjax_mri.core.errors import UserError, brief
 
@@ -60,7 +60,7 @@ def describe(error: BaseException) -> str:
         )
     if place := users_place(error):
         return f"{place}: {named(error)}"
-    if is_out_of_memory(error):
+    if memory.ran_out(error):
         return f"out of memory ({brief(error)}); {LESS_MEMORY}"
     if isinstance(error, OSError) and error.errno is not None:
         return describe_file_system(error)
@@ -94,12 +94,6 @@ def is_without_device(error: BaseException) -> bool:
 def is_of_xla(error: BaseException) -> bool:
     """Whether JAX's compiler or a device has failed. JAX need not be imported to know."""
     return any(one.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for one in type(error).__mro__)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of this machine or of a device, did not suffice."""
-    refused = is_of_xla(error) and any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "ut of memory"))
-    return isinstance(error, MemoryError) or refused or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def users_place(error: BaseException) -> str:

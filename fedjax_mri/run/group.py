@@ -24,7 +24,7 @@ from fedjax_mri.run import loop, results
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures
-from fedjax_mri.run.loop import Advance, Progress, Training
+from fedjax_mri.run.loop import Advance, Observer, Progress, Training
 from fedjax_mri.run.prepare import Say, choose_plan
 from fedjax_mri.run.train import segment_figures, training_failure
 
@@ -56,6 +56,7 @@ class MembersTrained(NamedTuple):
 
 
 GroupProgress = Progress[MemberStates, MembersTrained, list[Line]]
+GroupObserver = Observer[MemberStates, MembersTrained, list[Line]]
 
 
 def program_settings(config: Experiment) -> str:
@@ -87,8 +88,15 @@ def differing_numbers(several: Sequence[Experiment]) -> list[str]:
     return [name for name in numbers if len({one[name] for one in flat}) > 1]
 
 
-def train(several: Sequence[Experiment], federations: Sequence[Federation], say: Say) -> tuple[list[Outcome], Plan]:
+def train(
+    several: Sequence[Experiment],
+    federations: Sequence[Federation],
+    say: Say,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Outcome], Plan]:
     """Trains each experiment on its federation, all in one program; returns what became of them, and the plan.
+
+    Training ends after the segment in which `stop` returns True; the histories then end there.
 
     The experiments have equal `program_settings`, the federations equal `data_signature`. An experiment whose training
     loss or evaluation is not finite stops, and the others go on. Raises UserError on bad settings, and TypeError where
@@ -99,7 +107,7 @@ def train(several: Sequence[Experiment], federations: Sequence[Federation], say:
     sim, plan = choose_plan(several[0], described[0], sims[0], by_rule, say)
     plan = members.resolve_members(plan, trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params))
     group = place_members(several, federations, described, plan)
-    return train_members(several, group, evaluator(group, federations), sim, say), plan
+    return train_members(several, group, evaluator(group, federations), sim, say, stop), plan
 
 
 def place_members(
@@ -140,9 +148,14 @@ def evaluator(group: Group, federations: Sequence[Federation]) -> Callable[[Stat
 
 
 def train_members(
-    several: Sequence[Experiment], group: Group, tested: Callable[[State], list[Tested]], sim: Simulation, say: Say
+    several: Sequence[Experiment],
+    group: Group,
+    tested: Callable[[State], list[Tested]],
+    sim: Simulation,
+    say: Say,
+    stop: Callable[[], bool],
 ) -> list[Outcome]:
-    """Trains all members segment by segment; returns what became of each."""
+    """Trains all members segment by segment, until `stop` returns True; returns what became of each."""
     histories: list[list[Line]] = [[] for _ in several]
     failures = [""] * len(several)  # why a member no longer trains, or an empty string
     clock, start = Clock(), MemberStates(0, members.first_states(group))
@@ -159,9 +172,8 @@ def train_members(
 
     rounds, every = several[0].rounds, several[0].evaluate_every
     compile_segment = partial(compiled, several, group, start.state, sim, failures, clock)
-    loop.train(
-        Training(rounds, every, compile_segment, evaluate_members), start, 0, [remember, partial(say_speed, say)], clock
-    )
+    observers: list[GroupObserver] = [remember, partial(say_speed, say), lambda _: stop()]
+    loop.train(Training(rounds, every, compile_segment, evaluate_members), start, 0, observers, clock)
     return [Outcome(history, failure) for history, failure in zip(histories, failures)]
 
 

@@ -44,6 +44,8 @@ def flags(command: argparse.ArgumentParser) -> None:
     ways.add_argument("--distributed", nargs="?", const=CLUSTER, metavar="PLACE", help=text)
     text = "seconds after which a silent process counts as dead (default: 30)"
     command.add_argument("--heartbeat", type=int, default=30, metavar="SECONDS", help=text)
+    text = "seconds to wait for the other processes at the start (default: 300)"
+    command.add_argument("--join-timeout", type=int, default=300, metavar="SECONDS", help=text)
 
 
 def wanted(words: argparse.Namespace) -> bool:

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # JAX has no public name for the key-value store
+from jax._src import clusters, distributed  # JAX has no public names for the key-value store and the place
 
 from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.run import rollcall
 from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
 
 T = TypeVar("T")
@@ -40,14 +41,14 @@ def main() -> bool:
 
 
 @contextlib.contextmanager
-def joined(heartbeat: int) -> Iterator[None]:
-    """The body as one of the processes that `launch` has started, if it has; `heartbeat` is in seconds.
+def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
+    """The body as one of the processes that `launch` has started, if it has; both arguments are in seconds.
 
     Raises UserError where an error of the body means that another process is gone.
     """
     if PLACE in os.environ:
         threading.Thread(target=outlive_nobody, daemon=True).start()
-        join(os.environ[PLACE], heartbeat)
+        join(os.environ[PLACE], heartbeat, join_timeout)
     try:
         yield
     except UserError:
@@ -58,33 +59,53 @@ def joined(heartbeat: int) -> Iterator[None]:
         raise
 
 
-def join(place: str, heartbeat: int) -> None:
-    """Makes this process one of several, before the first array. `place` is "INDEX/COUNT@HOST:PORT" or CLUSTER.
+def join(text: str, heartbeat: int, join_timeout: int) -> None:
+    """Makes this process one of several, before the first array. `text` is "INDEX/COUNT@HOST:PORT" or CLUSTER.
 
     Raises UserError when there is no such place or the others are not there in time.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells its threads' errors there, stack and all
-    settings: dict[str, Any] = {} if place == CLUSTER else placed(place)
+    place = detected(join_timeout) if text == CLUSTER else placed(text)
+    rollcall.meet(place, join_timeout, lambda line: print(line, flush=True))
+    settings: dict[str, Any] = {} if text == CLUSTER else settings_of(place)
     waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": DAY}
     try:
-        jax.distributed.initialize(**{**settings, **waits})
+        jax.distributed.initialize(**{**settings, **waits}, initialization_timeout=join_timeout)
     except (RuntimeError, ValueError) as error:
-        remedy = "no cluster found here; give INDEX/COUNT@HOST:PORT" if "coordinator" in str(error) else brief(error)
-        named = "--distributed" if place == CLUSTER else f"--distributed {place}"
-        raise UserError(f"{named}: cannot join the others ({remedy})") from error
+        raise UserError(f"{place.flag}: cannot join the others ({brief(error)})") from error
     if not main():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
-def placed(place: str) -> dict[str, Any]:
-    """The settings of JAX for "INDEX/COUNT@HOST:PORT"."""
-    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", place)
+def placed(text: str) -> rollcall.Place:
+    """The place that "INDEX/COUNT@HOST:PORT" stands for."""
+    found = re.fullmatch(r"(\d+)/(\d+)@(.+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise UserError(f"--distributed {place}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
-    address = {"coordinator_address": found[3], "cluster_detection_method": "deactivate"}
-    return {"process_id": int(found[1]), "num_processes": int(found[2]), **address}
+        raise UserError(f"--distributed {text}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
+    return rollcall.Place(int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}")
+
+
+def detected(seconds: int) -> rollcall.Place:
+    """The place that SLURM, Open MPI, a TPU pod, ... give to this process, as `jax.distributed.initialize` finds it."""
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    try:
+        address, count, index, _ = find(address, None, None, None, None, seconds)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--distributed: cannot join the others ({brief(error)})") from error
+    if address is None or count is None or index is None:
+        raise UserError("--distributed: no cluster found here; give INDEX/COUNT@HOST:PORT")
+    host, _, port = address.rpartition(":")
+    return rollcall.Place(index, count, host.strip("[]"), int(port), "--distributed")
+
+
+def settings_of(place: rollcall.Place) -> dict[str, Any]:
+    """The settings of JAX for a place."""
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    address = {"coordinator_address": f"{host}:{place.port}", "cluster_detection_method": "deactivate"}
+    return {"process_id": place.number, "num_processes": place.processes, **address}
 
 
 def outlive_nobody() -> None:

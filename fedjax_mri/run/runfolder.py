@@ -11,6 +11,7 @@ RUN/best/               the best of them, where `early` says what is best
 RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
 RUN/explanations.npz    maps of a few test examples by each kept state, where `explanations` asks for them
 RUN/results.npz         final tallies and predictions
+RUN/reference.npz       what a classifier's images look like, by which `explain` knows unlike ones
 RUN/report.html
 """
 
@@ -107,9 +108,9 @@ def clear(run: pathlib.Path) -> None:
     """Removes what a run that has saved no checkpoint has left in its folder."""
     for name in ("best", "pictures", "checkpoints", CODE):
         shutil.rmtree(run / name, ignore_errors=True)
-    names = ("run.json", "metrics.jsonl", "results.npz", "timings.json", "explanations.npz", "report.html")
-    for file in (*(run / name for name in names), *run.glob("events.out.tfevents.*")):
-        file.unlink(missing_ok=True)
+    names = ("run.json", "metrics.jsonl", "timings.json", "report.html", "*.npz", "events.out.tfevents.*")
+    for file in [file for name in names for file in run.glob(name)]:
+        file.unlink()
 
 
 def refuse_unshared(run: pathlib.Path) -> None:

@@ -98,7 +98,7 @@ def clock_jumps(trial: Trial) -> None:
         os.utime(path, (later, later))
     shim = trial.home.folder / "clock"
     shim.mkdir(exist_ok=True)
-    (shim / "sitecustomize.py").write_text(JUMP)
+    (shim / "sitecustomize.py").write_text(JUMP, encoding="utf-8")
     path = os.pathsep.join([str(shim), os.environ.get("PYTHONPATH", "")])
     seen = finish(start(trial.words(), {"PYTHONPATH": path}))
     assert seen.code == 0, seen
@@ -116,7 +116,7 @@ def disk_full(trial: Trial) -> None:
         process = start(trial.words(), largest_file=TINY_FILE if free is None else None)
         seen = finish(process)
         if trial.command.begun:
-            assert_one_line(seen, 1, r"[Ss]pace|too large|MB free")
+            assert_one_line(seen, 1, r"disk is full|[Ss]pace|[Tt]oo large|MB free")
         else:
             assert seen.code == 0, seen  # nothing is written
         assert_same_so_far(trial.results(), trial.wanted)
@@ -172,8 +172,7 @@ def damaged(name: str, says: str = "") -> Fault:
 
     def act(trial: Trial) -> None:
         found = max(trial.folder.glob(name), key=lambda path: (len(path.name), path.name))
-        kept = trial.home.folder / "kept"
-        shutil.rmtree(kept, ignore_errors=True)
+        kept = trial.folder / "kept"
         (shutil.copytree if found.is_dir() else shutil.copy)(found, kept)
         cut_in_half(found)
         seen = trial.home.call(trial.words())
@@ -229,8 +228,8 @@ def lock_left(name: str) -> Fault:
     def act(trial: Trial) -> None:
         folder = trial.folder / name
         folder.mkdir(exist_ok=True)
-        (folder / "lock").write_text("nonsense")
-        (folder / "lock.json").write_text('{"host": "nowh')
+        (folder / "lock").write_text("nonsense", encoding="utf-8")
+        (folder / "lock.json").write_text('{"host": "nowh', encoding="utf-8")
         assert_goes_on(trial)
 
     return act

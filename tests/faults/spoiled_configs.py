@@ -23,7 +23,6 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "seed": (-1, 2**32),
     "init_from": ("/nowhere/at/all",),
     "explanations": (("gradcma",),),
-    "data.clients": COUNTS,
     "local.epochs": COUNTS,
     "local.batch": COUNTS,
     "local.learning_rate": (*NUMBERS, 0.0),

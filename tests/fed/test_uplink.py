@@ -25,7 +25,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, init_
 from fedjax_mri.fed.sampling import Poisson, Population, Sampler, cohort_of
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update
-from fedjax_mri.fed.uplink.reductions.matrix import matrix
+from fedjax_mri.fed.uplink.reductions.matrix import finite_rows, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -202,6 +202,11 @@ def test_the_expected_divisor_is_unbiased_over_poisson_cohorts() -> None:
     found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), draws)))
     error = np.sqrt(np.sum(deltas**2) * q * (1 - q)) / (q * 5) / np.sqrt(draws)
     assert abs(found.mean() - deltas.mean()) < 4 * error
+
+
+def test_a_rule_takes_updates_of_which_nothing_is_shared() -> None:
+    """As under local training alone."""
+    assert finite_rows({}) == {}
 
 
 def test_the_median_is_numpy_s_and_bad_rows_count_as_zero() -> None:

@@ -23,7 +23,7 @@ from fedjax_mri.report import study as study_reports
 from fedjax_mri.run import checkpoint, experiment, restore, results, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.early import Early
-from fedjax_mri.study import sweep
+from fedjax_mri.study import folder, sweep
 from fedjax_mri.study.study import Study
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.task import Batch, Carry, Model, Params, Task
@@ -171,7 +171,7 @@ def test_a_member_that_fails_its_evaluation_leaves_the_others_alone(steps, tmp_p
     ((_, why),) = failures.items()
     assert why.startswith("round 2: the evaluation is not finite (predictions for ")
     assert why.endswith("; lower local.learning_rate (now 0.01)")
-    (cell,) = sweep.finished_cells(tmp_path / "study")
+    (cell,) = folder.finished_cells(tmp_path / "study")
     assert cell.where["task.after"] == 1e9 and [line.round for line in cell.history] == [0, 1, 2]
     assert math.isnan(cell.history[2].tests["new sites"].pooled["Dice of no lesion"])
     for path in (tmp_path / "study" / "cells").iterdir():
