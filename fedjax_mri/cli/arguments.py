@@ -3,12 +3,29 @@
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from fedjax_mri.run import launch
 
-Parser = argparse.ArgumentParser
 FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def seed(word: str) -> int:
+    """Returns a seed that was typed. Raises ArgumentTypeError, saying what is expected, where it is none."""
+    from fedjax_mri.core import fields
+
+    value = int(word) if word.isdecimal() else word
+    if fields.fit("--seed", value, fields.Seed) is fields.MISFIT:
+        raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(fields.Seed)}")
+    return int(value)
 
 
 def parser(*commands: Callable[..., Any]) -> Parser:
@@ -123,7 +140,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
 def phantom(one: Parser) -> None:
     """Adds the arguments of `phantom`."""
     one.add_argument("--sites", type=int, default=6)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=seed, default=0)
     add_path(one, "--out", default=pathlib.Path("grid.png"))
 
 

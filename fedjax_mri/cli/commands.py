@@ -162,7 +162,7 @@ def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None 
         there = ", ".join(found) if any(found) else "one experiment, without a name"
         raise UserError(f"--only {only}: {path} has {there}")
     chosen = found if only is None else {only: found[only]}
-    return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in chosen.items()}
+    return {name: config.override(one, flags) for name, one in chosen.items()}
 
 
 def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -172,11 +172,11 @@ def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.study import folder, slurm, study, sweep
 
     found = study.load(options.study)
-    found = replace(found, base=config.override(found.base, flags, f"fedjax-mri sweep {options.study}"))
+    found = replace(found, base=config.override(found.base, flags))
     out, part, cells = folder_of(options), sweep.shard(options.shard), study.cells(found)
     if options.slurm is not None:
         folder.refuse_other(out, found, cells)
-        of_lock = [f"--wait={options.wait}", *["--take-over"] * options.take_over]
+        of_lock = [*[f"--wait={options.wait}"] * bool(options.wait), *["--take-over"] * options.take_over]
         return slurm.submit(min(options.slurm, len(cells)), options.study, out, [*of_lock, *flags])
     try:
         waiting = lock.Waiting(options.wait, options.take_over)
@@ -254,7 +254,7 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.data.files import discover
     from fedjax_mri.run import config
 
-    settings = config.override(command.Settings(), flags, "fedjax-mri convert")
+    settings = config.override(command.Settings(), flags)
     translator = translate.translate(options.run, options.to)
     job = command.prepare(translator, options.to, options.out, options.force, options.samples, settings)
     files = discover.find(options.inputs, options.out)
@@ -270,7 +270,7 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.explain import command
     from fedjax_mri.run import config
 
-    settings = config.override(command.Settings(), flags, "fedjax-mri explain")
+    settings = config.override(command.Settings(), flags)
     runs, names = [options.run, *options.ensemble], options.methods.split(",")
     job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
     files = discover.find(options.inputs, options.out)
@@ -288,7 +288,7 @@ def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
     if options.sites < 1:
         raise UserError(f"--sites {options.sites}: must be 1 or more")
-    settings = config.override(Phantom(), flags, "fedjax-mri phantom")
+    settings = config.override(Phantom(), flags)
     save_gallery(settings, options.sites, options.seed, options.out)
     print(options.out)
 

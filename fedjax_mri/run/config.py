@@ -1,10 +1,7 @@
 """The settings of an experiment: frozen dataclasses of plain data, read from a Python file, changed by flags."""
 
-import contextlib
 import dataclasses
-import difflib
 import hashlib
-import io
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri.core import checks, modules
+from fedjax_mri.core import checks, dotted, fields, modules
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.core.imports import imported
+from fedjax_mri.data.contract import Source
 from fedjax_mri.fed.after.ensemble import Distil
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -27,7 +26,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Ideal
-from fedjax_mri.run import parts
+from fedjax_mri.run import flags, parts
 from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import methods
@@ -94,9 +93,9 @@ class LocalTraining:
 class Experiment:
     """One run: data, task, how clients learn, how the server aggregates, for how long."""
 
-    data: Any  # a Source: Phantom, Folder or one of yours
+    data: Source  # Phantom, Folder or one of yours
     name: str = "experiment"
-    seed: int = 0
+    seed: Seed = 0
     rounds: int = 100  # a run that is done may be given more, unless the learning rate follows a schedule over them
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
@@ -117,6 +116,9 @@ class Experiment:
     pictures: bool = False  # a few examples after each evaluation, in RUN/pictures, where the task has pictures to show
 
     def __post_init__(self) -> None:
+        parts.refuse_names(self)
+        for name, value in fields.plain(self).items():
+            object.__setattr__(self, name, value)
         for name in ("rounds", "evaluate_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
@@ -147,72 +149,26 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
 
 def with_field(config: Any, path: str, value: Any) -> Any:
     """Returns `config` with another value in the field of a dotted path. Raises UserError where there is none."""
-
-    def put(section: Any, name: str, *rest: str) -> Any:
-        if isinstance(section, tuple) and name.isdecimal() and int(name) < len(section):
-            place = int(name)
-            return (*section[:place], put(section[place], *rest) if rest else value, *section[place + 1 :])
-        if dataclasses.is_dataclass(section) and name in {one.name for one in dataclasses.fields(section)}:
-            changed = {name: put(getattr(section, name), *rest) if rest else value}
-            return dataclasses.replace(section, **changed)  # type: ignore[type-var]
-        raise UserError(f"unknown field {path}")
-
-    return put(config, *path.split("."))
+    return dotted.with_values(config, {path: value})
 
 
-def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
+def override(config: Any, given: Sequence[str]) -> Any:
     """Returns a dataclass with `--fed.part name` and then `--section.field value` flags applied.
 
-    Raises UserError naming the nearest part or field.
+    Raises UserError naming the flag, its value and what is expected, or the nearest part or field.
     """
-    import tyro
-
-    config, flags = parts.choose(config, flags, with_field)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            changed, unknown = tyro.cli(
-                type(config),
-                prog=program,
-                default=config,
-                args=list(flags),
-                return_unknown_args=True,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_first_words(said.getvalue())) from None
-    if unknown:
-        raise UserError(_nearest(unknown[0], [f"--{name}" for name in flat(config)]))
-    return changed
+    return flags.apply(*parts.choose(config, given, with_field))
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any) -> dict[str, Any]:
     """Returns each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well.
 
     Sections in a tuple are named by their place: uplink.stages.0.bound.
     """
-    leaves: dict[str, Any] = {}
-    for name, value in _children(config):
-        if _has_sections(value):
-            leaves |= {f"{prefix}{name}": type(value).__name__} | flat(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
-
-
-def _children(config: Any) -> list[tuple[str, Any]]:
-    if isinstance(config, tuple):
-        return [(str(place), value) for place, value in enumerate(config)]
-    return [(one.name, getattr(config, one.name)) for one in dataclasses.fields(config)]
-
-
-def _has_sections(value: Any) -> bool:
-    """Whether a value is a section of a config, or a tuple of sections."""
-    if isinstance(value, tuple):
-        return any(dataclasses.is_dataclass(one) for one in value)
-    return dataclasses.is_dataclass(value)
+    return {
+        name: type(value).__name__ if dotted.is_section(value) else value
+        for name, value, _ in dotted.annotations(config)
+    }
 
 
 def to_dict(config: Any) -> Any:
@@ -223,7 +179,7 @@ def to_dict(config: Any) -> Any:
         return config
     kind = type(config)
     return {"class": f"{modules.home(kind)}.{kind.__qualname__}"} | {
-        name: to_dict(value) for name, value in _children(config)
+        name: to_dict(value) for name, value in dotted.children(config).items()
     }
 
 
@@ -287,13 +243,3 @@ def _restored(value: Any) -> Any:
     if isinstance(value, dict) and "class" in value:
         return from_dict(value)
     return tuple(_restored(item) for item in value) if isinstance(value, list) else value
-
-
-def _nearest(flag: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(flag.split("=")[0].replace("-", "_").replace("__", "--", 1), known, 1, 0.3)
-    return f"unknown field {flag}" + (f"; did you mean {near[0]}?" if near else "; see `fedjax-mri show`")
-
-
-def _first_words(boxed: str) -> str:
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
-    return " ".join([line for line in lines if line][1:2]) or "the flags cannot be read; see --help"

@@ -233,7 +233,6 @@ def train_each(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     """Trains each cell as `fedjax-mri train` would, in a run folder of its own."""
     failures = Failures()
     for cell in cells:
-        refuse_stopped(sweep)
         sweep.say(f"one cell in its own program: {study.describe(cell)}")
         failures |= failures_of([cell], partial(train_one, cell, sweep))
     return failures
@@ -241,6 +240,7 @@ def train_each(cells: Sequence[Cell], sweep: Sweep) -> Failures:
 
 def train_one(cell: Cell, sweep: Sweep) -> None:
     """Trains one cell in its run folder, or goes on with it there."""
+    refuse_stopped(sweep)
     run = sweep.out / "runs" / cell.id
     stopped = experiment.run(cell.config, run, say=sweep.say)
     if stopped:

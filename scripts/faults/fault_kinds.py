@@ -172,8 +172,7 @@ def damaged(name: str, says: str = "") -> Fault:
 
     def act(trial: Trial) -> None:
         found = max(trial.folder.glob(name), key=lambda path: (len(path.name), path.name))
-        kept = trial.home.folder / "kept"
-        shutil.rmtree(kept, ignore_errors=True)
+        kept = trial.folder / "kept"
         (shutil.copytree if found.is_dir() else shutil.copy)(found, kept)
         cut_in_half(found)
         seen = trial.home.call(trial.words())

@@ -19,9 +19,7 @@ from PIL import Image
 from test_cli import CONFIG, fill, final
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.core import cache, disk
-from fedjax_mri.run import config as configs
-from fedjax_mri.run import experiment, lock, runfolder
+from fedjax_mri.run import lock, runfolder
 
 TRAIN = "train {home}/tiny.py --out {home}/"
 AGAIN = TRAIN + "run"
