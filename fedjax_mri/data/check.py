@@ -21,8 +21,10 @@ from fedjax_mri.data.contract import ClientData, Examples, Federation, Source, T
 Holds = Literal["class", "grey", "unit", "hu", "any"]
 Reads = Mapping[str, Holds]
 
+WITHOUT_WINDOW = "give HU as int16 or float32, or set task.window to None and give floats from 0 to 1"
 LARGEST = 2.0  # of floats of which 1 is white; some room for what interpolation adds
-STANDARDISED = 100.0  # no image that was standardised has a value so far from 0
+STANDARDISED = 100.0  # no image that was standardised has a value farther from 0
+BRIGHT = 20.0  # nor do several images without any value below 0 have a larger one
 CLIENTS, EXAMPLES = 4, 8  # of computed data, so many examples of so many clients are looked at
 
 
@@ -86,9 +88,10 @@ def check_tests(name: str, tests: Mapping[str, Test], clients: int | None) -> No
         owner = np.asarray(test.owner)
         of_each = owner.shape == test.data.sizes.shape and owner.dtype.kind in "iu"
         require(of_each, name, f"test set {title!r}: owner must be int32 [M], one for each of its clients")
-        most = int(owner.max())
-        there = int(owner.min()) >= -1 and (clients is None or most < clients)
-        require(there, name, f"test set {title!r}: owner {most}; give a training client, 0 to {clients}-1, or -1")
+        last = np.iinfo(np.int32).max if clients is None else clients - 1
+        there = int(owner.min()) >= -1 and int(owner.max()) <= last
+        remedy = f"give a training client, 0 to {last}, or -1"
+        require(there, name, f"test set {title!r}: owner {owner.min()} to {owner.max()}; {remedy}")
 
 
 def check_shapes(name: str, federation: Federation) -> None:
@@ -191,7 +194,10 @@ def reader(read: Callable[..., Any]) -> Callable[..., Any]:
 def check_fields(
     name: str, fields: Mapping[str, Any], reads: Reads, classes: tuple[str, ...], stored: bool = True
 ) -> None:
-    """Raises UserError where fields [n, ...] lack what a task reads, or hold something else; `stored`: their values too."""
+    """Raises UserError where fields [n, ...] lack what a task reads, or hold something else.
+
+    Their values are looked at only if they are `stored`.
+    """
     for field, holds in reads.items():
         require(field in fields, name, f"the task reads {field!r}, the examples hold {', '.join(fields)}; add it")
         check_kind(name, field, fields[field], holds)
@@ -216,32 +222,40 @@ def check_kind(name: str, field: str, x: Any, holds: Holds) -> None:
         require(floats, name, f"{field!r} is {x.dtype}; give floats from 0 to 1 (of uint8: divide by 255)")
 
 
-WITHOUT_WINDOW = "give HU as int16 or float32, or set task.window to None and give floats from 0 to 1"
-
-
 def check_values(name: str, field: str, x: Any, holds: Holds, classes: tuple[str, ...]) -> None:
     """Raises UserError where values [n, ...] are not finite, or not in the range of what they are said to hold."""
     low, high = float(x.min()), float(x.max())  # NaN where one value is
+    pixels = int(np.prod(x.shape[1:-1]))  # one: not an image but a list of features
+    said = f"{field!r} is {x.dtype} from {low:g} to {high:g}"
     if holds == "class":
         check_labels(name, field, int(low), int(high), classes)
-        return
-    if not (np.isfinite(low) and np.isfinite(high)):
+    elif not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(np.asarray(x, np.float32)).reshape(len(x), -1)
         rows = np.flatnonzero(bad.any(1))
-        text = f"{int(bad.sum())} values in {len(rows)} of {len(x)} examples are NaN or inf, first in example {rows[0]}"
-        require(False, name, f"{field!r}: {text}; replace them, or leave these examples out")
-    if holds == "hu":
-        require(
-            not (low >= 0 and 0 < high <= 1), name, f"{field!r} is from {low:g} to {high:g}, no HU; {WITHOUT_WINDOW}"
+        where = (
+            f"{int(bad.sum())} values in {len(rows)} of {len(x)} examples are NaN or inf, first in example {rows[0]}"
         )
-    pixels = int(np.prod(x.shape[1:-1]))  # one: not an image but a list of features
-    if holds in ("grey", "unit") and pixels > 1:
-        bytelike = low >= 0 and high > LARGEST
-        far = max(-low, high) > STANDARDISED or (holds == "unit" and (low < -1 or high > LARGEST))
-        bytes_too = " or hand over uint8" if holds == "grey" else ""
-        remedy = f"divide by {'255' if high <= 255 else 'the largest'},{bytes_too}" if bytelike else "scale them"
-        text = f"{field!r} is {x.dtype} from {low:g} to {high:g}; floats must be from 0 to 1: {remedy}"
-        require(not (bytelike or far), name, text.rstrip(","))
+        require(False, name, f"{field!r}: {where}; replace them, or leave these examples out")
+    elif holds == "hu":
+        require(not (low >= 0 and 0 < high <= 1), name, f"{said}, which is no HU; {WITHOUT_WINDOW}")
+    elif holds in ("grey", "unit") and pixels > 1:
+        require(in_unit_range(low, high, holds), name, f"{said}, not from 0 to 1: {to_unit_range(low, high, holds)}")
+
+
+def in_unit_range(low: float, high: float, holds: Holds) -> bool:
+    """Returns whether floats may be grey levels of which 1 is white; "grey" ones may also have been standardised."""
+    if holds == "unit":
+        return low >= 1 - LARGEST and high <= LARGEST
+    return high <= BRIGHT if low >= 0 else max(-low, high) <= STANDARDISED
+
+
+def to_unit_range(low: float, high: float, holds: Holds) -> str:
+    """Returns how to bring grey levels into 0 to 1."""
+    if low < 0:
+        return "scale them"
+    if high > 255:
+        return "divide by the largest grey level that there can be"
+    return "divide by 255, or hand over uint8" if holds == "grey" else "divide by 255"
 
 
 def check_labels(name: str, field: str, low: int, high: int, classes: tuple[str, ...]) -> None:

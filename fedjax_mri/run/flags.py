@@ -99,11 +99,10 @@ def read(words: Sequence[str], kind: Kind) -> Any:
 def read_items(words: Sequence[str], items: Sequence[Kind]) -> Any:
     """Returns the tuple that words stand for; `items` are the annotations within the brackets of the tuple's."""
     if len(items) != 2 or items[1] is not Ellipsis:
-        each = [(word,) for word in words]
-        kinds = list(items)
+        each, kinds = [[word] for word in words], list(items)
     else:
         width = len(typing.get_args(items[0])) if typing.get_origin(items[0]) is tuple else 1
-        each = [tuple(words[start : start + width]) for start in range(0, len(words), width)]
+        each = [list(words[start : start + width]) for start in range(0, len(words), width)]
         kinds = [items[0]] * len(each)
     values = tuple(map(read, each, kinds))
     return MISFIT if len(each) != len(kinds) or any(value is MISFIT for value in values) else values

@@ -112,7 +112,7 @@ def conclude(run: Run, state: State) -> tuple[State, dict[str, Evaluation]]:
     root, found = jax.random.key(config.seed), dict[str, Evaluation]()
     if sim.algorithm.member is not None and sim.task.tally is not None:
         found |= ensemble.evaluate_ensemble(sim, plan, tests, state)
-    if config.distil.epochs:
+    if config.distil.epochs and config.distil.source is not None:
         images = check.built(config.distil.source, config.seed).train
         state = ensemble.distil(sim, plan, config.distil, images, state, root)
     if config.finetune.epochs:
