@@ -107,7 +107,9 @@ def count_kills(home: pathlib.Path, kills: int, seed: int) -> int:
     """Prints after how many kills a run came to the same end; returns 1 where one did not."""
     config = home / "small.py"
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(fault_home.SMALL.format(quickstart=str(HERE.parent / "configs" / "quickstart.py")))
+    config.write_text(
+        fault_home.SMALL.format(quickstart=str(HERE.parent / "configs" / "quickstart.py")), encoding="utf-8"
+    )
 
     def train(folder: pathlib.Path, flags: list[str]) -> list[str]:
         return ["train", str(config), "--out", str(folder), *flags]

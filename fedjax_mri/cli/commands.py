@@ -33,6 +33,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     if given is None:  # a process of its own
         streams.make_lasting()
+        ending.end_silently()  # while the libraries are imported, which may turn Ctrl-C into errors of their own
     options, flags = parser().parse_known_args(given)
     try:
         if launch.wanted(options):
@@ -64,8 +65,9 @@ def kept(options: argparse.Namespace) -> str:
     """What a command that ends now leaves to go on from; an empty string if nothing."""
     if options.command is train:
         return ending.kept(folder_of(options))
-    finished = options.command is sweep and any(folder_of(options).glob("cells/*.json"))
-    return "finished cells are kept; the same command trains the others" if finished else ""
+    if options.command is sweep and any(folder_of(options).glob("cells/*.json")):
+        return "finished cells are kept; the same command trains the others"
+    return "results written so far are kept" if options.command in (convert, explain) else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -73,8 +75,11 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import processes
 
     prepare_jax()
+    ending.end_with_a_line()
     with processes.joined(getattr(options, "heartbeat", 0), getattr(options, "join_timeout", 0)):
-        return options.command(options, flags) or 0
+        code = options.command(options, flags) or 0
+        sys.stdout.flush()  # an output that cannot be written is an error like others
+        return code
 
 
 def give_up(code: int) -> int:
@@ -103,6 +108,8 @@ def prepare_jax() -> None:
         jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    if cache.users_folder() is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
 
 
 def cores() -> int:
@@ -169,7 +176,7 @@ def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
     out, part, cells = folder_of(options), sweep.shard(options.shard), study.cells(found)
     if options.slurm is not None:
         folder.refuse_other(out, found, cells)
-        of_lock = [f"--wait={options.wait}", *["--take-over"] * options.take_over]
+        of_lock = [*[f"--wait={options.wait}"] * bool(options.wait), *["--take-over"] * options.take_over]
         return slurm.submit(min(options.slurm, len(cells)), options.study, out, [*of_lock, *flags])
     try:
         waiting = lock.Waiting(options.wait, options.take_over)

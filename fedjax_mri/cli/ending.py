@@ -20,6 +20,18 @@ SILENCE = 1.0  # seconds after a first signal before a line says that the proces
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
+def end_silently() -> None:
+    """Makes Ctrl-C end this process without a word, unless it is to be ignored, as in the background of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def end_with_a_line() -> None:
+    """Undoes `end_silently`."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def watch(kept: Callable[[], str]) -> None:
     """From now on ends this process at a signal that it does not heed; `kept` tells what is on disk then."""
     ear, mouth = socket.socketpair()
@@ -33,6 +45,7 @@ def end(ear: socket.socket, kept: Callable[[], str]) -> None:
     first = next_signal(ear, None)
     if first is None:
         return
+    patience.asked = first
     seconds, again = patience.seconds(), next_signal(ear, SILENCE)
     if again is None:
         say(f"{first.name}: still busy; ends within {seconds:.0f} s, or at once if you ask again")

@@ -13,14 +13,18 @@ class LastingFile(io.FileIO):
     """A file that takes everything in silence once its reader has gone, so that a run outlives its terminal."""
 
     def write(self, data: Any) -> int:
-        """Writes `data` as far as the reader takes it, and returns the number of bytes."""
+        """Writes `data` as far as the reader takes it, and returns the number of bytes.
+
+        Raises OSError once on any other trouble, such as a full disk, and is silent from then on.
+        """
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in GONE:
-                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return memoryview(data).nbytes
+            if error.errno in GONE:
+                return memoryview(data).nbytes
+            error.filename = "standard output" if self.fileno() == 1 else "standard error"
+            raise
 
 
 def make_lasting() -> None:

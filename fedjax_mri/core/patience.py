@@ -6,6 +6,7 @@ hangs. So each answer is noted, and the longest wait so far tells how long the n
 
 import time
 
+asked = 0  # the first signal that asked this process to stop, noted by a thread that hears them (cli/ending.py)
 GRACE = 20.0  # seconds; SLURM and Kubernetes kill a process 30 s after they have sent SIGTERM
 _last, _longest = time.monotonic(), 0.0
 

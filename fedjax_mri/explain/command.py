@@ -18,12 +18,13 @@ from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.picture import Limits
-from fedjax_mri.explain import inputs, maps, model, pages, triage, words
+from fedjax_mri.explain import inputs, maps, model, pages, triage, unlike, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.pages import PAGE, Patient
 from fedjax_mri.explain.triage import Calibration, Requirements
+from fedjax_mri.explain.unlike import Usual
 from fedjax_mri.metrics import outliers
 from fedjax_mri.report import overlays
 from fedjax_mri.report.audit_page import comma_separated
@@ -66,8 +67,8 @@ class Job(NamedTuple):
     explainers: list[Explainer]
     reader: Reader
     calibration: Calibration | None
-    energies: np.ndarray  # [m], of the test images that the run has kept
-    strongest: dict[str, float]  # method -> the strongest response to these
+    usual: Usual
+    strongest: dict[str, float]  # method -> the strongest response to the test images that the run has kept
     masks: Path | None
     out: Path
     force: bool
@@ -91,7 +92,11 @@ def prepare(
     reader = inputs.reader(trained, settings.limits)
     calibration = triage.calibrate(runs, Requirements(settings.alpha, settings.accuracy), say)
     energies, strongest = reference_responses(trained, explainers, settings)
-    return Job(trained, explainers, reader, calibration, energies, strongest, masks, out, force, settings)
+    usual = Usual(results.reference(runs[0]), energies)
+    if usual.reference is None:
+        say(f"{printable(runs[0])}: has not kept what its images look like, so unlike ones are judged by their energy "
+            "alone; `fedjax-mri train` with the same config and --out adds it")  # fmt: skip
+    return Job(trained, explainers, reader, calibration, usual, strongest, masks, out, force, settings)
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -131,9 +136,19 @@ def kept_images(run: Path) -> np.ndarray:
 
 def preprocess_and_predict(trained: Trained, images: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
     """Images [n, H, W, C] as the network sees them, and their logits, [batch, ...]; the last image is repeated."""
-    room = [(0, batch - len(images)), *[(0, 0)] * 3]
-    x = trained.preprocess(jnp.asarray(np.pad(images, room, mode="edge")))
+    x = trained.preprocess(filled(images, batch))
     return x, trained.predict(trained.models, x)
+
+
+def describe(trained: Trained, images: np.ndarray, batch: int) -> dict[str, jax.Array]:
+    """Descriptions [n, d] of images [n, H, W, C] as read, by kind; of an ensemble those by its first run."""
+    found = trained.describe(trained.models[0], filled(images, batch))
+    return {kind: values[: len(images)] for kind, values in found.items()}
+
+
+def filled(images: np.ndarray, batch: int) -> jax.Array:
+    """Images [batch, H, W, C] of which the last is repeated, from [n, H, W, C]."""
+    return jnp.asarray(np.pad(images, [(0, batch - len(images)), *[(0, 0)] * 3], mode="edge"))
 
 
 def explain(job: Job, files: Sequence[File], say: Say, step: Callable[[], None]) -> tuple[int, int]:
@@ -193,14 +208,16 @@ def mask_of(masks: Path, file: File) -> Path:
 def explain_batch(job: Job, group: Sequence[InputImage]) -> Iterator[Patient]:
     """Explains at most `batch` images, and yields each with its prediction, maps, measures and words."""
     trained, batch = job.trained, job.settings.batch
-    x, logits = preprocess_and_predict(trained, np.stack([one.image for one in group]), batch)
+    images = np.stack([one.image for one in group])
+    x, logits = preprocess_and_predict(trained, images, batch)
     pictures = np.asarray(x).mean(-1)
     heads = np.stack([words.head(picture) for picture in pictures])
-    verdicts = triage.verdicts(logits, job.calibration, job.energies, trained.classes)
+    found = unlike.unlikeness(job.usual, images, logits[: len(group)], describe(trained, images, batch))
+    verdicts = triage.verdicts(logits, job.calibration, found, trained.classes)
     lesions = lesion_batch(group, pictures.shape)
-    found = {one.name: maps_and_measures(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
+    by_method = {one.name: maps_and_measures(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
     for place, one in enumerate(group):
-        drawn = {method: of_method[place] for method, (of_method, _) in found.items()}
+        drawn = {method: of_method[place] for method, (of_method, _) in by_method.items()}
         yield Patient(
             name=one.file.name.as_posix(),
             image=pictures[place],
@@ -208,7 +225,7 @@ def explain_batch(job: Job, group: Sequence[InputImage]) -> Iterator[Patient]:
             maps=drawn,
             figures={
                 method: {name: float(values[place]) for name, values in measured.items()}
-                for method, (_, measured) in found.items()
+                for method, (_, measured) in by_method.items()
             },
             words=sentences(trained.classes[verdicts[place].prediction], drawn, heads[place]),
             lesion=one.lesion,
@@ -279,7 +296,6 @@ def rows(trained: Trained, one: Patient) -> Iterator[list[Any]]:
         if verdict.prediction_set is None
         else [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
     )
-    unlike = "" if verdict.outlier_p is None else verdict.outlier_p
-    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), unlike]
+    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), verdict.unlike.p]
     for method, figures in one.figures.items():
         yield [one.name, *told, "; ".join(verdict.reasons), method, *figures.values()]

@@ -13,7 +13,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics import ensemble, temperature
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run import reference, restore, runfolder
 from fedjax_mri.run.models import classifier, global_model
 from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Model
@@ -35,6 +35,8 @@ class Trained(NamedTuple):
     logits: Logits  # of the network of one model, which is what methods explain
     # models, preprocessed images -> logits [B, K] of their prediction, as the task makes it; compiled
     predict: Callable[[Sequence[Model], jax.Array], jax.Array]
+    # the first model, images as read -> their descriptions [B, d] by kind, as `reference` makes them; compiled
+    describe: Callable[[Model, jax.Array], dict[str, jax.Array]]
     models: list[Model]
 
 
@@ -66,6 +68,7 @@ def load(runs: Sequence[Path]) -> Trained:
         preprocess=jax.jit(steps.preprocess),
         logits=logits,
         predict=jax.jit(partial(mean_prediction, predicted)),
+        describe=jax.jit(lambda model, images: reference.describe(steps, model.params, model.carry, images)),
         models=[global_model(restored) for restored in found],
     )
 

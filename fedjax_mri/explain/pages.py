@@ -71,14 +71,21 @@ def flag(verdict: Verdict) -> Markup:
 def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | None) -> list[str]:
     """Sentences on what is predicted, with which confidence, and which other classes are possible."""
     said = f"Prediction: {trained.classes[verdict.prediction]}, confidence {verdict.confidence:.2f}"
+    likely = [] if verdict.unlike.p is None else [likeness(verdict.unlike.p)]
     if calibration is None or verdict.prediction_set is None:
-        return [f"{said}, as the network gives it."]
+        return [f"{said}, as the network gives it.", *likely]
     names = [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
     known = f"{calibration.examples:,} images of {calibration.test}"
     return [
         f"{said} (temperature {calibration.temperature:.2f}, from {known}).",
         f"Classes that hold the truth in {percent(1 - calibration.required.alpha)} of cases: {', '.join(names)}.",
+        *likely,
     ]
+
+
+def likeness(p: float) -> str:
+    """A sentence on how unlike the run's own images an image is."""
+    return f"Of images like those that the run was tested on, {percent(p, 1)} are as unlike the others or more."
 
 
 def classes(trained: Trained, verdict: Verdict) -> Table:

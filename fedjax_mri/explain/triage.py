@@ -1,6 +1,6 @@
 """How far a prediction can be trusted, judging by the predictions on test data that a run has kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.explain.unlike import Unlikeness
 from fedjax_mri.explain.words import percent
-from fedjax_mri.metrics import conformal, outliers, referral, temperature
+from fedjax_mri.metrics import conformal, referral, temperature
 from fedjax_mri.run import results
 from fedjax_mri.run.record import TestResult
+from fedjax_mri.run.reference import calibration_set, is_validation
 
 
 class Requirements(NamedTuple):
@@ -43,7 +45,7 @@ class Verdict(NamedTuple):
     probabilities: np.ndarray  # [C], calibrated where that is possible
     prediction: int
     prediction_set: np.ndarray | None  # bool [C], the conformal set
-    outlier_p: float | None  # p value of an image of the run's test data being this unlike it
+    unlike: Unlikeness
     reasons: list[str]  # why a person should look; none: none need
 
     @property
@@ -63,7 +65,7 @@ def calibrate(runs: Sequence[Path], required: Requirements, say: Callable[[str],
         say(f"no calibration: {error}")
         return None
     tests = {name: ensemble_result(runs, [record.get(name) for record in records]) for name in records[0]}
-    return fit(calibration_set(tests), tests, required)
+    return fit(calibration_set({name: test.owner for name, test in tests.items()}), tests, required)
 
 
 def ensemble_result(runs: Sequence[Path], several: Sequence[TestResult | None]) -> TestResult:
@@ -74,22 +76,20 @@ def ensemble_result(runs: Sequence[Path], several: Sequence[TestResult | None]) 
     return present[0]._replace(probabilities=np.mean([one.probabilities for one in present], 0))
 
 
-def calibration_set(tests: Mapping[str, TestResult]) -> str:
-    """The name of the test set to calibrate by: of training sites where there is one, so that new sites stay unused."""
-    of_training_sites = [name for name, test in tests.items() if test.owner is not None and (test.owner >= 0).all()]
-    return (of_training_sites or list(tests))[0]
-
-
 def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Calibration:
-    """The calibration by the test set of that name; another one, if there is one, tells how its sites are covered."""
-    test = tests[name]
+    """The calibration by the validation images of the test set of that name.
+
+    Another test set tells how its sites are covered; the other half of the same one where there is no other.
+    """
+    chosen = is_validation(len(tests[name].labels))
+    test = some_examples(tests[name], chosen)
     logits, labels = temperature.logits(jnp.asarray(test.probabilities)), jnp.asarray(test.labels)
     fitted_temperature = float(temperature.fit(logits, labels))
     chances = temperature.apply(logits, fitted_temperature)
     limit = conformal.quantile(conformal.least_ambiguous(chances), labels, required.alpha)
     confidence, correct = chances.max(1), chances.argmax(1) == labels
     referred, accuracy = referral.curve(confidence, correct)
-    other = next((one for one in tests if one != name), name)
+    other, rest = next(((n, one) for n, one in tests.items() if n != name), (name, some_examples(tests[name], ~chosen)))
     return Calibration(
         test=name,
         examples=len(labels),
@@ -97,11 +97,17 @@ def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Cali
         temperature=fitted_temperature,
         limit=float(limit),
         threshold=referral.threshold(np.asarray(confidence), np.asarray(correct), required.accuracy),
-        site_coverage=coverage(tests[other], fitted_temperature, float(limit)),
+        site_coverage=coverage(rest, fitted_temperature, float(limit)),
         coverage_test=other,
         referred=np.asarray(referred),
         accuracy=np.asarray(accuracy),
     )
+
+
+def some_examples(test: TestResult, chosen: np.ndarray) -> TestResult:
+    """The test set with the examples of bool [n] alone; its tally stays that of all."""
+    kept = {"probabilities": test.probabilities, "labels": test.labels, "client": test.client}
+    return test._replace(**{name: values[chosen] for name, values in kept.items()})
 
 
 def coverage(test: TestResult, fitted_temperature: float, limit: float) -> np.ndarray:
@@ -120,25 +126,23 @@ def prediction_sets(chances: jax.Array, limit: float) -> jax.Array:
 
 
 def verdicts(
-    logits: jax.Array, calibration: Calibration | None, energies: np.ndarray, classes: Sequence[str]
+    logits: jax.Array, calibration: Calibration | None, unlike: Sequence[Unlikeness], classes: Sequence[str]
 ) -> list[Verdict]:
-    """The verdicts on images with logits [n, C]; energies [m] are those of test images that the run has kept."""
+    """The verdicts on images with logits [n, C], of which it is known how unlike the run's own images they are."""
     fitted_temperature = calibration.temperature if calibration else 1.0
     chances = temperature.apply(logits, fitted_temperature)
     chosen = np.asarray(prediction_sets(chances, calibration.limit)) if calibration else None
-    unlike = np.asarray(outliers.p_value(outliers.energy(logits), jnp.asarray(energies))) if len(energies) else None
     found = []
-    for place, row in enumerate(np.asarray(chances)):
+    for place, row in enumerate(np.asarray(chances)[: len(unlike)]):
         members = None if chosen is None else chosen[place]
-        outlier = None if unlike is None else float(unlike[place])
-        verdict = Verdict(row, int(row.argmax()), members, outlier, [])
-        found.append(verdict._replace(reasons=reasons(verdict, calibration, len(energies), classes)))
+        verdict = Verdict(row, int(row.argmax()), members, unlike[place], [])
+        found.append(verdict._replace(reasons=reasons(verdict, calibration, classes)))
     return found
 
 
-def reasons(verdict: Verdict, calibration: Calibration | None, references: int, classes: Sequence[str]) -> list[str]:
+def reasons(verdict: Verdict, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
     """The reasons why a person should look at an image; none where nobody needs to."""
-    said = []
+    said = list(verdict.unlike.reasons)
     if calibration is None:
         said.append("the run has kept no predictions to calibrate by")
     elif verdict.confidence < calibration.threshold:
@@ -151,6 +155,4 @@ def reasons(verdict: Verdict, calibration: Calibration | None, references: int, 
     if verdict.prediction_set is not None and verdict.prediction_set.sum() > 1:
         others = [name for name, is_in in zip(classes, verdict.prediction_set) if is_in]
         said.append(f"{' or '.join(others)}: {len(others)} classes are possible")
-    if verdict.outlier_p is not None and verdict.outlier_p <= 1 / (1 + references):
-        said.append(f"unlike all of the {references} test images that the run has kept (energy)")
     return said

@@ -21,15 +21,20 @@ class Gaussians(NamedTuple):
 def gaussians(features: jax.Array, labels: jax.Array, classes: int, ridge: float = 1e-3) -> Gaussians:
     """The distributions of features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
 
-    `ridge` times the mean variance is added to each: there may be fewer examples than features.
+    Features count in units of their own deviation. `ridge` times the mean variance in these units is added to each:
+    there may be fewer examples than features. Classes without an example have the mean of all.
     """
+    unit = jnp.maximum(features.std(0), jnp.maximum(1e-3 * features.std(0).max(), 1e-6))
+    features = features / unit[None]
     belongs = jax.nn.one_hot(labels, classes, dtype=features.dtype)
-    count = jnp.maximum(belongs.sum(0), 1.0)
-    means = jnp.matmul(belongs.T, features, precision="highest") / count[:, None]
+    count = belongs.sum(0)[:, None]
+    means = jnp.matmul(belongs.T, features, precision="highest") / jnp.maximum(count, 1.0)
+    means = jnp.where(count > 0, means, features.mean(0, keepdims=True))
     centred = features - means[labels]
     spread = jnp.matmul(centred.T, centred, precision="highest") / len(features)
     size = jnp.maximum(jnp.trace(spread) / len(spread), 1e-12)
-    return Gaussians(means, jnp.linalg.inv(spread + ridge * size * jnp.eye(len(spread), dtype=spread.dtype)))
+    precision = jnp.linalg.inv(spread + ridge * size * jnp.eye(len(spread), dtype=spread.dtype))
+    return Gaussians(means * unit[None], precision / unit[:, None] / unit[None])
 
 
 def mahalanobis(known: Gaussians, features: jax.Array) -> jax.Array:
@@ -45,3 +50,23 @@ def p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
     """
     higher = (reference[None] >= scores[:, None]).sum(1)
     return (1 + higher).astype(jnp.float32) / (1 + len(reference))
+
+
+def combined_p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
+    """The chance that an example like the reference's is this extreme by several scores taken together, [n].
+
+    scores [n, J], reference [m, J], the larger the more extreme. Each score becomes a p value, a rank among the
+    reference and the example itself, and p values are combined by their harmonic mean (Wilson 2019). The example's mean
+    is ranked among those of the reference in turn. All are ranked alike, so the result is uniform or larger for
+    exchangeable examples, however the scores depend on one another.
+    """
+    count = len(reference)
+    among = (reference[None] >= reference[:, None]).sum(1)  # [m, J]
+
+    def one(score: jax.Array) -> jax.Array:
+        theirs = among + (score[None] >= reference).astype(jnp.int32)
+        own = 1 + (reference >= score[None]).sum(0)
+        means = [(1 / ranks.astype(jnp.float32)).sum(-1) for ranks in (theirs, own)]
+        return (1 + (means[0] >= means[1] * (1 - 1e-6)).sum()).astype(jnp.float32) / (1 + count)
+
+    return jax.vmap(one)(scores)

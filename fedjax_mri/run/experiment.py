@@ -11,13 +11,13 @@ from collections.abc import Callable
 from fedjax_mri.core import modules
 from fedjax_mri.core.environment import check_jax
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import processes, results
+from fedjax_mri.run import processes, reference, results
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.lock import Waiting
 from fedjax_mri.run.observers import RunProgress
-from fedjax_mri.run.prepare import Say, hold_folder, prepare, start
+from fedjax_mri.run.prepare import Run, Say, hold_folder, prepare, start
 from fedjax_mri.run.stopping import StopSignal
-from fedjax_mri.run.train import train
+from fedjax_mri.run.train import Examples, train
 
 
 def run(
@@ -43,12 +43,25 @@ def run(
             started, state = start(prepared, folder, source, say)
             last, examples = train(started, state, stop, still_held, watch, say)
             started.log.close()
-            if processes.main():
-                results.save(folder, started.federation, last.evaluated.tests, examples, started.clock.seconds)
+            save_results(started, last, examples, stop)
     if last.round >= config.rounds or stop.received is None:
         return None
     say(f"{stop.received.name}: stopped after round {last.round}, saved; the same command goes on from there")
     return stop.received
+
+
+def save_results(run: Run, last: RunProgress, examples: Examples, stop: StopSignal) -> None:
+    """Writes what a run has to show after its last segment. All processes take part.
+
+    A run that a signal has stopped goes on later, and keeps no reference of its images before that.
+    """
+    with run.clock.measure("evaluate"):
+        stopped = last.round < run.config.rounds and stop.received_by_any()
+        kept = None if stopped else reference.build(run, last.state)
+    if processes.main():
+        if kept is not None:
+            results.save_reference(run.folder, kept)
+        results.save(run.folder, run.federation, last.evaluated.tests, examples, run.clock.seconds)
 
 
 def refuse_import() -> None:
@@ -65,4 +78,9 @@ def check_arguments(config: object, out: object, resume_from: object) -> tuple[p
     for name, path in (("out", out), ("resume_from", resume_from)):
         if not (isinstance(path, str | os.PathLike) or (path is None and name == "resume_from")):
             raise UserError(f"{name}={path!r} is of type {type(path).__name__}: give the path of a folder")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        hint = "set LC_ALL=C.UTF-8, or choose another path"
+        raise UserError(f"{out}: checkpoints need a path in UTF-8, and this locale cannot read it so; {hint}") from None
     return pathlib.Path(out), None if resume_from is None else pathlib.Path(resume_from)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics.classification import Tally
+from fedjax_mri.metrics.outliers import Gaussians
 from fedjax_mri.run.line import Line
 
 
@@ -63,6 +64,13 @@ class Explained(NamedTuple):
     truth_probability: np.ndarray  # float [R, s], of the true class
     maps: Mapping[str, np.ndarray]  # method -> float [R, s, S, S]
     mask: np.ndarray | None = None  # float [s, S, S], the true lesions where they are known
+
+
+class Reference(NamedTuple):
+    """What a classifier's run keeps of its images, by the kind of description: features, grey values, outline."""
+
+    gaussians: Mapping[str, Gaussians]  # of training images
+    distances: Mapping[str, np.ndarray]  # float [m], of the m validation images from these
 
 
 class RunRecord(NamedTuple):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation, Source
 from fedjax_mri.fed.algorithm import Algorithm
@@ -75,7 +76,7 @@ def evaluate_run(
 ) -> dict[str, TestFigures]:
     """Returns figures of a run's newest model, or its best, on its own test sets, or on the data of another source.
 
-    Raises UserError when that data has classes or channels that the model does not know.
+    Raises UserError when that data has classes or channels that the model does not know, or predictions are not finite.
     """
     restored = restore(run, best)
     config, classes = restored.config, restored.described.classes
@@ -85,7 +86,10 @@ def evaluate_run(
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
-    return results.figures(restored.task, evaluate.build(restored.task, restored.plan, tests)(restored.state))
+    found = evaluate.build(restored.task, restored.plan, tests)(restored.state)
+    if failure := evaluate.failure(found):
+        raise UserError(f"{run}: {failure}; check its images, or take an earlier checkpoint")
+    return results.figures(restored.task, found)
 
 
 def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], None]) -> Federation:

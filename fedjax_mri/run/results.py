@@ -1,12 +1,13 @@
-"""What a run has to show: figures of its evaluations, and results.npz and explanations.npz written and read.
+"""What a run has to show: figures of its evaluations; results.npz, explanations.npz, reference.npz written and read.
 
-Only this file knows the names of the arrays in these two files.
+Only this file knows the names of the arrays in these files.
 """
 
 import pathlib
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import disk, trees
@@ -16,12 +17,14 @@ from fedjax_mri.data.resident import positions
 from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
+from fedjax_mri.metrics.outliers import Gaussians
 from fedjax_mri.run import line, runfolder
 from fedjax_mri.run.line import MODALITIES, Line, TestFigures
 from fedjax_mri.run.record import (
     Examples,
     Explained,
     MadeImages,
+    Reference,
     RunRecord,
     TestResult,
     TranslatedExamples,
@@ -30,6 +33,7 @@ from fedjax_mri.run.record import (
 from fedjax_mri.tasks.task import Task
 
 EXPLANATIONS = "explanations.npz"
+REFERENCE = "reference.npz"
 KINDS = ("made", "back")  # of images that a translation task shows beside the true ones
 MAP = "map/"  # prefix of the maps in explanations.npz
 Arrays = Mapping[str, np.ndarray]
@@ -139,6 +143,26 @@ def _explained(path: pathlib.Path) -> Explained | None:
     arrays = _read(path)
     rounds, truth, image, chance = (arrays[name] for name in ("rounds", "truth", "image", "chance"))
     return Explained(rounds, truth, image, chance, _under(arrays, MAP), arrays.get("mask"))
+
+
+def save_reference(run: pathlib.Path, reference: Reference) -> None:
+    """Writes what a run keeps of its images into its reference.npz."""
+    arrays = {f"{kind}/distances": found for kind, found in reference.distances.items()}
+    for kind, known in reference.gaussians.items():
+        arrays |= {f"{kind}/{name}": np.asarray(value) for name, value in known._asdict().items()}
+    runfolder.save_arrays(run / REFERENCE, arrays)
+
+
+def reference(run: pathlib.Path) -> Reference | None:
+    """What a run has kept of its images; None where it has kept nothing, as runs of older versions."""
+    if not (run / REFERENCE).exists():
+        return None
+    arrays = _read(run / REFERENCE)
+    kinds = [name.removesuffix("/distances") for name in arrays if name.endswith("/distances")]
+    known = {
+        kind: Gaussians._make(jnp.asarray(arrays[f"{kind}/{name}"]) for name in Gaussians._fields) for kind in kinds
+    }
+    return Reference(known, {kind: arrays[f"{kind}/distances"] for kind in kinds})
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ RUN/best/               the best of them, where `early` says what is best
 RUN/pictures/           a few examples after each evaluation, where `pictures` asks for them
 RUN/explanations.npz    maps of a few test examples by each kept state, where `explanations` asks for them
 RUN/results.npz         final tallies and predictions
+RUN/reference.npz       what a classifier's images look like, by which `explain` knows unlike ones
 RUN/report.html
 """
 
@@ -35,7 +36,7 @@ from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import checkpoint, processes
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.data_digest import DataDigest
-from fedjax_mri.run.line import Line, flat, parse
+from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 
 # What may differ when a run is continued: none of it changes what a round does.
 CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
@@ -107,9 +108,9 @@ def clear(run: pathlib.Path) -> None:
     """Removes what a run that has saved no checkpoint has left in its folder."""
     for name in ("best", "pictures", "checkpoints", CODE):
         shutil.rmtree(run / name, ignore_errors=True)
-    names = ("run.json", "metrics.jsonl", "results.npz", "timings.json", "explanations.npz", "report.html")
-    for file in (*(run / name for name in names), *run.glob("events.out.tfevents.*")):
-        file.unlink(missing_ok=True)
+    names = ("run.json", "metrics.jsonl", "timings.json", "report.html", "*.npz", "events.out.tfevents.*")
+    for file in [file for name in names for file in run.glob(name)]:
+        file.unlink()
 
 
 def refuse_unshared(run: pathlib.Path) -> None:
@@ -224,7 +225,7 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        disk.write_text(self.path, "".join(json.dumps(values) + "\n" for values in lines))
+        disk.write_text(self.path, "".join(json_line(values) for values in lines))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
     def write(self, line: Line) -> None:
@@ -233,17 +234,23 @@ class Log:
         if self._events is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(flat(line)) + "\n")
+            file.write(json_line(flat(line)))
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flat(line).items():
-            self._events.add_scalar(name, value, line.round)
+        for name, value in with_nulls(flat(line)).items():
+            if value is not None:  # TensorBoard draws no undefined figure, and warns of each
+                self._events.add_scalar(name, value, line.round)
         self._events.flush()
 
     def close(self) -> None:
         """Closes the event file."""
         if self._events is not None:
             self._events.close()
+
+
+def json_line(values: Mapping[str, float]) -> str:
+    """One line of metrics.jsonl, in strict JSON."""
+    return json.dumps(with_nulls(values), allow_nan=False) + "\n"
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
@@ -259,14 +266,14 @@ def read_history(run: pathlib.Path) -> list[dict[str, float]]:
 
 
 def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
-    """One line of metrics.jsonl. Raises UserError where it is damaged."""
+    """The figures of one line of metrics.jsonl, nan where undefined. Raises UserError where the line is damaged."""
     try:
         values = json.loads(line)
         values["round"] + 0
     except (ValueError, KeyError, TypeError):
         remedy = "put the file back as it was, or delete that line to go on without its figures"
         raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
-    return values
+    return with_nans(values)
 
 
 def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:

@@ -39,7 +39,8 @@ class StopSignal:
         """
         self._training = True
         patience.note_answer()
-        number = processes.highest(self.received or 0)
+        # Python's answer to a signal, an exception, is lost where a library or C++ drops it.
+        number = processes.highest(self.received or patience.asked)
         if not number:
             return None  # one that arrives just now waits for the next call
         self.received = signal.Signals(number)

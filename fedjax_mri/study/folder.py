@@ -20,7 +20,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import lock, runfolder
-from fedjax_mri.run.line import Line, flat, parse
+from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 from fedjax_mri.study.study import Cell, Study
 
 
@@ -101,7 +101,7 @@ def save(out: pathlib.Path, cell: Cell, history: Sequence[Line], synthetic: bool
         "config": configs.to_dict(cell.config),
         "environment": runfolder.environment(plan),
         "synthetic": synthetic,
-        "history": [flat(line) for line in history],
+        "history": [with_nulls(flat(line)) for line in history],
     }
     disk.write_json(cell_path(out, cell.id), content)
     failure_path(out, cell.id).unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def finished_cells(out: pathlib.Path) -> list[CellResult]:
     paths = [cell_path(out, cell) for cell in runfolder.read_json(out / "study.json")["cells"]]
     found = [runfolder.read_json(one) for one in paths if one.exists()]
     return [
-        CellResult(one["id"], one["where"], one["synthetic"], [parse(values) for values in one["history"]])
+        CellResult(one["id"], one["where"], one["synthetic"], [parse(with_nans(values)) for values in one["history"]])
         for one in found
     ]
 

@@ -222,7 +222,7 @@ def train_members(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     refuse_stopped(sweep)
     federations = [sweep.build(cell.config) for cell in cells]
     several = [cell.config for cell in cells]
-    outcomes, plan = group.train(several, federations, sweep.say, lambda: sweep.stop.received is not None)
+    outcomes, plan = group.train(several, federations, sweep.say, lambda: sweep.stop.received_by_any() is not None)
     for cell, one in zip(cells, outcomes):
         if not one.failure and one.history[-1].round == cell.config.rounds:
             folder.save(sweep.out, cell, one.history, federations[0].synthetic, plan)
@@ -234,7 +234,6 @@ def train_each(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     """Trains each cell as `fedjax-mri train` would, in a run folder of its own."""
     failures = Failures()
     for cell in cells:
-        refuse_stopped(sweep)
         sweep.say(f"one cell in its own program: {study.describe(cell)}")
         failures |= failures_of([cell], partial(train_one, cell, sweep))
     return failures
@@ -242,6 +241,7 @@ def train_each(cells: Sequence[Cell], sweep: Sweep) -> Failures:
 
 def train_one(cell: Cell, sweep: Sweep) -> None:
     """Trains one cell in its run folder, or goes on with it there."""
+    refuse_stopped(sweep)
     run = sweep.out / "runs" / cell.id
     stopped = experiment.run(cell.config, run, say=sweep.say)
     if stopped:

@@ -121,7 +121,7 @@ def of_run(trial: pathlib.Path, seen: Seen | None) -> Results:
 
 def of_study(trial: pathlib.Path, seen: Seen | None) -> Results:
     """Returns the lines of figures of each finished cell."""
-    cells = (json.loads(path.read_text()) for path in (trial / "study" / "cells").glob("*.json"))
+    cells = (json.loads(path.read_text(encoding="utf-8")) for path in (trial / "study" / "cells").glob("*.json"))
     return {cell["id"]: [untimed(line) for line in cell["history"]] for cell in cells}
 
 
@@ -135,8 +135,8 @@ def of_files(trial: pathlib.Path, seen: Seen | None) -> Results:
     readers: dict[str, Callable[[pathlib.Path], Any]] = {
         ".png": lambda path: np.asarray(Image.open(path)),
         ".npy": np.load,
-        ".csv": lambda path: path.read_text(),
-        ".html": lambda path: path.read_text().rstrip().endswith("</html>"),
+        ".csv": lambda path: path.read_text(encoding="utf-8"),
+        ".html": lambda path: path.read_text(encoding="utf-8").rstrip().endswith("</html>"),
     }
     files = (path for path in (trial / "made").rglob("*") if path.is_file())
     return {str(path.relative_to(trial)): readers[path.suffix](path) for path in files}

@@ -65,7 +65,7 @@ def build(folder: pathlib.Path, quickstart: pathlib.Path, call: Call) -> Home:
     folder.mkdir(parents=True)
     texts = {"small": SMALL.format(quickstart=str(quickstart)), "study": STUDY, "translation": TRANSLATION}
     for name, text in texts.items():
-        (folder / f"{name}.py").write_text(text)
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
     draw_images(folder / "images")
     for config, out, flags in (("small", "run", ["--keep", "1000"]), ("translation", "translator", [])):
         seen = call(["train", str(folder / f"{config}.py"), "--out", str(folder / out), *flags])
@@ -93,6 +93,6 @@ def cut_to_half(run: pathlib.Path, half: pathlib.Path) -> None:
             shutil.rmtree(path)
     for path in (*half.glob("results.npz"), *half.glob("report.html"), *half.glob("timings.json")):
         path.unlink()
-    lines = (half / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines = (half / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line, values in zip(lines, runfolder.read_history(run)) if values["round"] <= rounds]
-    (half / "metrics.jsonl").write_text("".join(kept))
+    (half / "metrics.jsonl").write_text("".join(kept), encoding="utf-8")

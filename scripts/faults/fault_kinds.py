@@ -98,7 +98,7 @@ def clock_jumps(trial: Trial) -> None:
         os.utime(path, (later, later))
     shim = trial.home.folder / "clock"
     shim.mkdir(exist_ok=True)
-    (shim / "sitecustomize.py").write_text(JUMP)
+    (shim / "sitecustomize.py").write_text(JUMP, encoding="utf-8")
     path = os.pathsep.join([str(shim), os.environ.get("PYTHONPATH", "")])
     seen = finish(start(trial.words(), {"PYTHONPATH": path}))
     assert seen.code == 0, seen
@@ -172,8 +172,7 @@ def damaged(name: str, says: str = "") -> Fault:
 
     def act(trial: Trial) -> None:
         found = max(trial.folder.glob(name), key=lambda path: (len(path.name), path.name))
-        kept = trial.home.folder / "kept"
-        shutil.rmtree(kept, ignore_errors=True)
+        kept = trial.folder / "kept"
         (shutil.copytree if found.is_dir() else shutil.copy)(found, kept)
         cut_in_half(found)
         seen = trial.home.call(trial.words())
@@ -229,8 +228,8 @@ def lock_left(name: str) -> Fault:
     def act(trial: Trial) -> None:
         folder = trial.folder / name
         folder.mkdir(exist_ok=True)
-        (folder / "lock").write_text("nonsense")
-        (folder / "lock.json").write_text('{"host": "nowh')
+        (folder / "lock").write_text("nonsense", encoding="utf-8")
+        (folder / "lock.json").write_text('{"host": "nowh', encoding="utf-8")
         assert_goes_on(trial)
 
     return act

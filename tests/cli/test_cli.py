@@ -175,7 +175,7 @@ def test_a_signal_finishes_the_segment_and_saves(home, sent) -> None:
 
 
 MISTAKES = {  # one of each part of the command; the tests of the parts have their other bad settings
-    "--local.learning-rate 1e30": "no longer finite; lower local.learning_rate",
+    "--local.learning-rate 1e30": "no longer finite; nothing was saved: lower local.learning_rate",
     "--data.root /nowhere/at/all": "/nowhere/at/all",
     "--data.train Trainig": "Trainig",
     "--loacl.batch 3": "did you mean --local.batch?",

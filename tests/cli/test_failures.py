@@ -1,6 +1,5 @@
 """Errors of the surroundings as a user meets them: one line, its exit code, and the traceback in a file."""
 
-import argparse
 import ast
 import errno
 import os
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import jax
 import pytest
@@ -20,23 +20,10 @@ from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import cache, disk, failures, patience
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config, experiment, stopping
-from fedjax_mri.study import sweep
 
 HOME = pathlib.Path(__file__).parents[2]
-SMALL = [
-    "--data.clients",
-    "12",
-    "--sampling.cohort",
-    "5",
-    "--local.epochs",
-    "1",
-    "--rounds",
-    "1",
-    "--evaluate-every",
-    "1",
-    "--plan.tune-s",
-    "0",
-]
+FLAGS = "--data.clients 12 --sampling.cohort 5 --local.epochs 2 --rounds 1 --evaluate-every 1 --plan.tune-s 0"
+SMALL = FLAGS.split()
 TRAIN = ["train", str(HOME / "configs" / "synthetic.py"), *SMALL, "--out"]
 COMMANDS = {  # each that makes its own folder or file
     "train": TRAIN,
@@ -154,10 +141,8 @@ def test_an_out_that_cannot_be_is_one_line(command, tmp_path, capsys) -> None:
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path, monkeypatch, capsys) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full.write)
     assert cli.main([*COMMANDS["phantom"], str(tmp_path / "grid.png")]) == 1
     assert "grid.png: the disk is full; free space" in last_line(capsys) and not list(tmp_path.iterdir())
 
@@ -261,6 +246,14 @@ def test_any_name_can_be_printed_in_ascii_and_to_closed_streams(tmp_path) -> Non
     assert closed.returncode == 0
 
 
+def test_an_output_on_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "fedjax_mri", "show", str(HOME / "configs" / "synthetic.py")]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=HOME, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("error: standard output: the disk is full; free space")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_paths_that_cannot_be_decoded_come_back_as_they_were(tmp_path) -> None:
     disk.write_text(tmp_path / "page.html", os.fsdecode(b"caf\xe9") + "é")
     assert (tmp_path / "page.html").read_bytes() == b"caf\xe9" + "é".encode()
@@ -289,7 +282,8 @@ def test_all_text_files_are_utf_8() -> None:
 
 
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)  # as a run does, whose handlers wait for the main thread
 from fedjax_mri.cli import ending
 from fedjax_mri.core import patience
 patience.GRACE = float(sys.argv[1])
@@ -315,10 +309,7 @@ def test_a_process_ends_on_a_signal_whatever_its_main_thread_does(sent, grace) -
 
 
 def test_what_an_interrupted_run_keeps_is_what_lies_there(tmp_path, monkeypatch, capsys) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr(experiment, "run", mock.Mock(side_effect=KeyboardInterrupt))
     assert cli.main([*TRAIN, str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == f"SIGINT: {cli.NOTHING_KEPT}\n"
     for name in ("8", "12", "16.orbax-checkpoint-tmp"):
@@ -328,10 +319,8 @@ def test_what_an_interrupted_run_keeps_is_what_lies_there(tmp_path, monkeypatch,
 
 
 def test_a_failed_run_says_which_checkpoint_it_keeps(tmp_path, monkeypatch, capsys) -> None:
-    def failing(*_: object) -> None:
-        raise xla_error("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
-
-    monkeypatch.setattr(experiment, "run", failing)
+    error = xla_error("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
+    monkeypatch.setattr(experiment, "run", mock.Mock(side_effect=error))
     (tmp_path / "run" / "checkpoints" / "8").mkdir(parents=True)
     assert cli.main([*TRAIN, str(tmp_path / "run")]) == 1
     assert re.search("out of memory.*--plan.lanes 1.*the checkpoint of round 8 is kept", last_line(capsys))
@@ -379,9 +368,3 @@ def test_a_run_off_the_main_thread_with_its_folder_as_text(tmp_path) -> None:
 def test_arguments_of_a_wrong_type_are_named(wrong, words) -> None:
     with pytest.raises(UserError, match=words):
         wrong()
-
-
-def test_a_study_keeps_the_traceback_of_a_cell_that_fails(tmp_path) -> None:
-    cell = argparse.Namespace(id="a")
-    found = sweep.failures_of([cell], tmp_path, lambda: {}["lanes"])
-    assert "the traceback is in" in found["a"] and (tmp_path / "traceback.txt").exists()

@@ -18,7 +18,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.picture import Conversion, Limits
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
-from fedjax_mri.explain import inputs, maps, rounds, triage, words
+from fedjax_mri.explain import inputs, maps, rounds, triage, unlike, words
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
@@ -92,6 +92,39 @@ def test_each_image_gets_its_page_maps_and_measures(run, tmp_path, capsys) -> No
     assert "index.html is there: give --force" in capsys.readouterr().err
 
 
+def test_nonsense_is_for_review_and_a_picture_of_the_run_s_own_kind_is_not(run, tmp_path, capsys) -> None:
+    """The run's data are not needed; without what it has kept a line says so, and flat images are still known."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 400), dtype=np.uint8)
+    nonsense = {
+        "black": 0 * noise[0],
+        "white": 0 * noise[0, :, :40] + 255,
+        "noise": noise[1, :, :40],
+        "strip": noise[2],
+    }
+    picture(tmp_path / "in" / "own.png", 0.355)
+    for name, pixels in nonsense.items():
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    moved = shutil.copytree(run, tmp_path / "moved")
+    rest = (tmp_path / "in", "--methods", "gradinput", "--force", "--out", tmp_path / "out")
+    assert explain(moved, *rest) == 0
+    verdicts = {line["image"].removesuffix(".png"): line for line in read_table(tmp_path / "out")}
+    assert all("unlike the 20 validation images (" in verdicts[name]["review"] for name in nonsense), verdicts
+    assert "unlike" not in verdicts["own"]["review"] and float(verdicts["own"]["unlike p"]) > 0.05
+    assert verdicts["black"]["review"].startswith("all pixels have the same grey value; ")
+    assert "unlike the 20 validation images (" in (tmp_path / "out" / "noise.png" / "index.html").read_text()
+    (moved / "reference.npz").unlink()
+    capsys.readouterr()
+    assert explain(moved, *rest) == 0
+    assert "has not kept what its images look like" in capsys.readouterr().out
+    verdicts = {line["image"].removesuffix(".png"): line for line in read_table(tmp_path / "out")}
+    assert "same grey value" in verdicts["white"]["review"] and "validation" not in verdicts["noise"]["review"]
+
+
+def read_table(out: pathlib.Path) -> list[dict[str, str]]:
+    with (out / "measures.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_what_is_bad_is_one_line_each_and_the_rest_goes_on(run, tmp_path, capsys) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(run, bare)
@@ -154,7 +187,7 @@ def test_a_method_that_cannot_take_the_network_is_left_out() -> None:
         return jnp.sort(x.reshape(len(x), -1))[:, :2] * model  # no layer, and no rule for sorting
 
     trained = Trained(
-        (), "", ("a", "b"), (4, 4, 1), None, False, False, lambda x: x, apply, jax.jit(apply), [jnp.float32(2)]
+        (), "", ("a", "b"), (4, 4, 1), None, False, False, lambda x: x, apply, jax.jit(apply), dict, [jnp.float32(2)]
     )
     kept = maps.explainers(trained, ["lrp", "gradcam", "saliency"], said.append)
     assert [one.name for one in kept] == ["saliency"]
@@ -180,7 +213,7 @@ def test_words_say_where_and_how_much() -> None:
 
 
 def test_verdicts_say_why_a_person_should_look() -> None:
-    rng, n = np.random.default_rng(0), 400
+    rng, n = np.random.default_rng(0), 1600  # every second one calibrates
     labels = rng.integers(0, 3, n)
     logits = rng.normal(size=(n, 3)) + 2 * np.eye(3)[labels]
     chances = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)  # half as much again too sure
@@ -189,10 +222,15 @@ def test_verdicts_say_why_a_person_should_look() -> None:
     calibration = triage.fit("seen", {"unseen": test, "seen": test}, triage.Requirements(0.1, 0.97))
     assert calibration.temperature == pytest.approx(1.5, rel=0.15) and calibration.coverage_test == "unseen"
     assert calibration.site_coverage.shape == (4,) and abs(calibration.site_coverage.mean() - 0.9) < 0.03
-    sure, torn, strange = triage.verdicts(
-        jnp.asarray([[30.0, 0, 0], [9.0, 9, 0], [-40.0, -70, -70]]), calibration, np.full(24, -20.0), "abc"
-    )
+    given = jnp.asarray([[30.0, 0, 0], [30.0, 30, 0], [-40.0, -70, -70]])
+    images = np.linspace(0, 1, 64).astype(np.float32).reshape(1, 8, 8, 1).repeat(3, 0)
+    old = unlike.Usual(None, np.full(24, -20.0))  # of a run that kept no more
+    found = unlike.unlikeness(old, images, given, {"outline": np.ones((3, 4))})
+    sure, torn, strange = triage.verdicts(given, calibration, found, "abc")
     assert sure.reasons == [] and sure.prediction == 0 and sure.prediction_set.tolist() == [True, False, False]
     assert "confidence 0.50 is below" in torn.reasons[0] and torn.reasons[1].startswith("a or b")
     assert strange.reasons == ["unlike all of the 24 test images that the run has kept (energy)"]
-    assert triage.verdicts(jnp.ones((1, 3)), None, np.zeros(0), "abc")[0].reasons[0].startswith("the run has kept no")
+    nothing = unlike.unlikeness(unlike.Usual(None, np.zeros(0)), images[:1], given[:1], {"outline": np.ones((1, 4))})
+    assert triage.verdicts(jnp.ones((1, 3)), None, nothing, "abc")[0].reasons == [
+        "the run has kept no predictions to calibrate by"
+    ]

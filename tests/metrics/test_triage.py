@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from fedjax_mri.metrics import conformal, ensemble, outliers, referral, temperature
+from fedjax_mri.metrics import appearance, conformal, ensemble, outliers, referral, temperature
 
 RNG = np.random.default_rng(0)
 N, C = 2000, 4
@@ -90,10 +90,54 @@ def test_outliers() -> None:
     apart = x[:5, None] - means
     expected = np.einsum("ncd,de,nce->nc", apart, inverse, apart).min(1)
     np.testing.assert_allclose(outliers.mahalanobis(known, jnp.asarray(x[:5])), expected, rtol=1e-3)
+    scaled = np.array([10, 1, 0.1], np.float32)  # units do not matter, even with a ridge
+    one, other = (outliers.gaussians(jnp.asarray(x * by), jnp.asarray(labels), 3, ridge=1e-2) for by in (1, scaled))
+    found = outliers.mahalanobis(one, jnp.asarray(x[:5])), outliers.mahalanobis(other, jnp.asarray(x[:5] * scaled))
+    np.testing.assert_allclose(*found, rtol=1e-2)
+    np.testing.assert_allclose(one.means[2], x.mean(0), rtol=1e-4)  # of a class that has no example
     logits = jnp.asarray([[1.0, 2.0], [-1.0, 0.0]])
     np.testing.assert_allclose(outliers.energy(logits), -special.logsumexp(logits, axis=1), rtol=1e-6)
     p = outliers.p_value(jnp.asarray([0.0, 2.5, 9.0]), jnp.asarray([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(p, [1, 0.5, 0.25])
+
+
+def combined_by_hand(score: np.ndarray, reference: np.ndarray) -> float:
+    """Ranks within the reference and the example together, harmonic means, and the rank of the example's."""
+    everyone = np.vstack([reference, score])
+    ranks = (everyone[None] >= everyone[:, None]).sum(1)
+    means = 1 / (1 / ranks).mean(1)
+    return float((means <= means[-1] * (1 + 1e-9)).mean())
+
+
+def test_scores_taken_together_give_as_many_false_alarms_as_asked() -> None:
+    """On exchangeable examples, though the scores depend on one another; what is extreme in one score is found."""
+    shared = RNG.normal(size=(40, 139, 1))
+    scores = (shared + 0.5 * RNG.normal(size=(40, 139, 3))).astype(np.float32)
+    p = np.stack([outliers.combined_p_value(jnp.asarray(one[:40]), jnp.asarray(one[40:])) for one in scores])
+    expected = [combined_by_hand(score, scores[0, 40:]) for score in scores[0, :40]]
+    np.testing.assert_allclose(p[0], expected, rtol=1e-6)
+    for level in (0.05, 0.2):
+        alarms = (p <= level).mean(1)
+        assert abs(alarms.mean() - level) < 0.01 + 3 * alarms.std() / np.sqrt(len(alarms))
+    far = np.stack([*scores[0, 40:].min(0)[:2], np.float32(99)])[None]
+    assert float(outliers.combined_p_value(jnp.asarray(far), jnp.asarray(scores[0, 40:]))[0]) <= 0.05
+
+
+def test_appearance_is_that_of_simple_shapes() -> None:
+    y, x = np.mgrid[-1:1:200j, -1:1:200j]
+    disc = 0.5 * (x**2 + (y / 0.5) ** 2 < 0.64) * ~(x**2 + y**2 < 0.01)  # with a hole, which belongs to it
+    disc[100:110, 20:40] = 1.0
+    images = jnp.asarray(np.stack([disc, np.full_like(disc, 0.7), 0 * disc])[..., None], jnp.float32)
+    area, proportions, fullness, border = np.asarray(appearance.outline(images)).T
+    assert area[0] == pytest.approx(np.pi * 0.8 * 0.4 / 4, rel=0.02) and fullness[0] == pytest.approx(
+        np.pi / 4, rel=0.02
+    )
+    assert proportions[0] == pytest.approx(-np.log(2), abs=0.02) and border.tolist() == [0, 0, 0]
+    assert area[1:].tolist() == [0, 0] and np.asarray(appearance.is_flat(images)).tolist() == [False, True, True]
+    values = disc[disc > 0]
+    wanted = values.mean(), values.std(), (values > 0.9).mean()
+    np.testing.assert_allclose(appearance.grey_values(images)[0], wanted, rtol=1e-3)
+    assert not np.asarray(appearance.grey_values(images)[1:]).any()
 
 
 def test_an_ensemble_errs_less_and_says_what_it_disagrees_on() -> None:

@@ -1,0 +1,89 @@
+"""Whether an image is unlike those of a run, so that nobody takes its prediction for a diagnosis.
+
+Where the run has kept a `Reference`, the image's features, grey values and outline are compared with those of the
+validation images; other runs have the energies of a few test images. A few checks need nothing to compare with.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.metrics import appearance, outliers
+from fedjax_mri.run.record import Reference
+from fedjax_mri.run.reference import distances
+
+FALSE_ALARMS = 0.05  # share of images of the run's own kind that are called unlike
+LEAST = 0.01  # share of the image that a head covers at least
+WORDS = {
+    "features": "features of the network",
+    "grey values": "extent of grey values",
+    "outline": "size, proportions or outline of the head",
+}
+
+
+class Usual(NamedTuple):
+    """What images like a run's own look like."""
+
+    reference: Reference | None  # of runs that have kept one
+    energies: np.ndarray  # [m], of the few test images that every run keeps
+
+    @property
+    def images(self) -> int:
+        """How many images a p value is a rank among."""
+        return len(self.energies) if self.reference is None else len(next(iter(self.reference.distances.values())))
+
+
+class Unlikeness(NamedTuple):
+    """How unlike a run's own images one is."""
+
+    p: float | None  # the chance that an image of the run's own kind is this unlike; None: nothing to compare with
+    reasons: list[str]  # why a person should look
+
+
+def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: Mapping[str, Any]) -> list[Unlikeness]:
+    """How unlike a run's own images some are, [n, H, W, C] as read, with logits [n, C] and descriptions [n, d]."""
+    faults = [shown_faults(one) for one in zip(appearance.is_flat(jnp.asarray(images)), described["outline"][:, 0])]
+    if usual.reference is not None:
+        by_kind, p = compared(usual.reference, described)
+        return [
+            Unlikeness(float(one), [*fault, *far_off(usual.images, one, {kind: x[i] for kind, x in by_kind.items()})])
+            for i, (one, fault) in enumerate(zip(p, faults))
+        ]
+    if not usual.images:
+        return [Unlikeness(None, fault) for fault in faults]
+    p = np.asarray(outliers.p_value(outliers.energy(logits), jnp.asarray(usual.energies)))
+    return [Unlikeness(float(one), [*fault, *odd_energy(usual.images, one)]) for one, fault in zip(p, faults)]
+
+
+def shown_faults(shown: tuple[Any, Any]) -> list[str]:
+    """Sentences on an image that shows nothing: whether it is flat, and the share that is head."""
+    if shown[0]:
+        return ["all pixels have the same grey value"]
+    return ["almost all of it is dark: there is no head"] if shown[1] < LEAST else []
+
+
+def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """p values [n] of descriptions [n, d] among the validation images: by kind, and of all kinds together."""
+    found = distances(reference, described)
+    known = [jnp.asarray(reference.distances[kind]) for kind in found]
+    scores = [jnp.asarray(one) for one in found.values()]
+    each = {kind: np.asarray(outliers.p_value(*pair)) for kind, *pair in zip(found, scores, known)}
+    return each, np.asarray(outliers.combined_p_value(jnp.stack(scores, 1), jnp.stack(known, 1)))
+
+
+def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
+    """The sentence on an image that is unlike the validation images, with the kinds in which it is; none for others."""
+    if p > FALSE_ALARMS:
+        return []
+    limit = max(FALSE_ALARMS, min(by_kind.values()))
+    kinds = [WORDS[kind] for kind, one in by_kind.items() if one <= limit]
+    return [f"unlike the {images} validation images ({', '.join(kinds)}; p = {p:.3f})"]
+
+
+def odd_energy(images: int, p: float) -> list[str]:
+    """The sentence on an image with a higher energy than all the images that a run has kept; none for others."""
+    few = p <= 1 / (1 + images)
+    return [f"unlike all of the {images} test images that the run has kept (energy)"] if few else []

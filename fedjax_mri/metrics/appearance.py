@@ -1,0 +1,64 @@
+"""What an image looks like, in a few numbers that need no network: its grey values, and the outline of the head.
+
+All functions take images [B, H, W, C] in 0..1, of any size, and average their channels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+DARK = 0.1  # of the range up to the 99th percentile: what is darker is background
+BRIGHT = 0.9  # of the largest grey value; what is brighter is nearly white
+FLAT = 2 / 255  # a smaller range of grey values shows nothing
+
+
+def is_flat(images: jax.Array) -> jax.Array:
+    """Whether all pixels of an image have the same grey value, but for rounding: bool [B]."""
+    grey = images.mean(-1)
+    return jnp.ptp(grey, (1, 2)) < FLAT
+
+
+def foreground(images: jax.Array) -> jax.Array:
+    """The pixels that are not dark, bool [B, H, W]; of a flat image none."""
+    grey = images.mean(-1)
+    low = grey.min((1, 2), keepdims=True)
+    high = jnp.percentile(grey, 99, (1, 2), keepdims=True)
+    return grey > low + DARK * (high - low)
+
+
+def grey_values(images: jax.Array) -> jax.Array:
+    """Mean and standard deviation of the grey values that are not dark, and the share of them that is nearly white.
+
+    [B, 3]; zeros where all is dark.
+    """
+    grey, bright = images.mean(-1), foreground(images).astype(jnp.float32)
+    count = jnp.maximum(bright.sum((1, 2)), 1.0)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return (bright * values).sum((1, 2)) / count
+
+    centre = mean(grey)
+    spread = jnp.sqrt(mean((grey - centre[:, None, None]) ** 2))
+    return jnp.stack([centre, spread, mean((grey > BRIGHT).astype(jnp.float32))], 1)
+
+
+def outline(images: jax.Array) -> jax.Array:
+    """Area, proportions and fullness of the head, and how much of it touches the border of the image: [B, 4].
+
+    The head is what lies between pixels that are not dark, to both sides and above and below. Area: share of the image.
+    Proportions: log of the height over the width. Fullness: share of its bounding box; of an ellipse 0.79. Border:
+    share of the outermost pixels that are not dark.
+    """
+    bright = foreground(images)
+    head = between(bright, 1) & between(bright, 2)
+    height, width = (head.any(axis).mean(1, dtype=jnp.float32) for axis in (2, 1))  # shares of the image
+    proportions = jnp.log((height * images.shape[1] + 1) / (width * images.shape[2] + 1))
+    area = head.mean((1, 2), dtype=jnp.float32)
+    fullness = area / jnp.maximum(height * width, 1e-9)
+    border = jnp.concatenate([bright[:, 0], bright[:, -1], bright[:, :, 0], bright[:, :, -1]], 1)
+    return jnp.stack([area, proportions, fullness, border.mean(1, dtype=jnp.float32)], 1)
+
+
+def between(mask: jax.Array, axis: int) -> jax.Array:
+    """The pixels with one of the mask on both sides along an axis, or in the mask themselves."""
+    before, after = (jax.lax.cummax(mask.astype(jnp.int8), axis, reverse=reverse) for reverse in (False, True))
+    return (before & after) > 0
