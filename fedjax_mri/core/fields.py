@@ -65,7 +65,7 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
     is expected, where a value is not of the kind that its annotation says.
     """
     changed = {}
-    for name, kind in kinds(type(settings)).items():
+    for name, kind in kinds(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
         found = fit(prefix + name, value, kind)
         if found is MISFIT:
@@ -76,7 +76,7 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def kinds(settings: type) -> dict[str, Kind]:
+def kinds(settings: Any) -> dict[str, Kind]:
     """Returns the annotation of each field of a dataclass; a Section where `Any` has a default that can be built."""
     try:
         hints = typing.get_type_hints(settings, include_extras=True)
