@@ -95,7 +95,12 @@ def test_each_image_gets_its_page_maps_and_measures(run, tmp_path, capsys) -> No
 def test_nonsense_is_for_review_and_a_picture_of_the_run_s_own_kind_is_not(run, tmp_path, capsys) -> None:
     """The run's data are not needed; without what it has kept a line says so, and flat images are still known."""
     noise = np.random.default_rng(0).integers(0, 256, (3, 40, 400), dtype=np.uint8)
-    nonsense = {"black": 0 * noise[0], "white": 0 * noise[0, :, :40] + 255, "noise": noise[1, :, :40], "strip": noise[2]}
+    nonsense = {
+        "black": 0 * noise[0],
+        "white": 0 * noise[0, :, :40] + 255,
+        "noise": noise[1, :, :40],
+        "strip": noise[2],
+    }
     picture(tmp_path / "in" / "own.png", 0.355)
     for name, pixels in nonsense.items():
         Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
