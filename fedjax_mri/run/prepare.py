@@ -223,6 +223,7 @@ def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path
     if checkpoint.saved_rounds(out):
         source, known = out, runfolder.read_json(out / "run.json")
         refuse_other_data(source, known.get("data", {}), prepared.data.digest)
+        runfolder.refuse_other_numerics(source, known, say)
     elif resume_from is None:
         return initial_state(sim, plan, jax.random.key(config.seed))
     else:

@@ -160,6 +160,7 @@ def facts(
         "environment": environment(plan),
         **described._asdict(),
         "data": digest._asdict(),
+        "numerics": numerics(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
         "headline": headline,
@@ -187,6 +188,27 @@ def environment(plan: Any) -> dict[str, str]:
         "git": _git(),
         **versions(),
     }
+
+
+def numerics() -> dict[str, str]:
+    """Returns the settings of JAX that decide which random numbers are drawn, and how products are rounded."""
+    names = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {name: str(jax.config.values.get(name)) for name in names}
+
+
+def refuse_other_numerics(run: pathlib.Path, known: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Raises UserError when JAX would draw other random numbers than when the run began, by its run.json `known`.
+
+    Packages of other versions are said.
+    """
+    for name, now in numerics().items():
+        before = known.get("numerics", {}).get(name, now)
+        if before != now:
+            raise UserError(f"{run}: began with {name}={before}, and it is {now} now; set {name.upper()}={before}")
+    for name, now in versions().items():
+        before = known["environment"].get(name, now)
+        if before != now:
+            say(f"warning: {run} began with {name} {before}, and goes on with {now}")
 
 
 def versions() -> dict[str, str]:
