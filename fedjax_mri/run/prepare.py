@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
-from fedjax_mri.run import checkpoint, fingerprint, initial, lock, processes, runfolder
+from fedjax_mri.run import checkpoint, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
@@ -77,7 +77,7 @@ def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
     clock, method = Clock(), build_method(config)  # bad settings are refused before any data are read
     refuse_patience(config, method.algorithm)
     by_rule = config.plan.resolve()
-    processes.together(lambda: runfolder.refuse_other_run(out, config))
+    processes.together(lambda: identity.refuse_other_run(out, config))
     with clock.measure("prepare"):
         data = build_data(config)
     with clock.measure("plan"):
@@ -96,7 +96,7 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     something else or a checkpoint does not fit.
     """
     config, data, sim, plan, clock, name = prepared
-    processes.together(lambda: runfolder.refuse_other_run(out, config))  # it may have changed while we waited for it
+    processes.together(lambda: identity.refuse_other_run(out, config))  # it may have changed while we waited for it
     with clock.measure("prepare"):
         state = first_state(prepared, out, resume_from, say)
     goes_on = bool(checkpoint.saved_rounds(out))
@@ -223,7 +223,7 @@ def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path
     if checkpoint.saved_rounds(out):
         source, known = out, runfolder.read_json(out / "run.json")
         refuse_other_data(source, known.get("data", {}), prepared.data.digest)
-        runfolder.refuse_other_numerics(source, known, say)
+        identity.refuse_other_numerics(source, known, say)
     elif resume_from is None:
         return initial_state(sim, plan, jax.random.key(config.seed))
     else:
