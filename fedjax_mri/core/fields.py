@@ -46,6 +46,12 @@ class Section(NamedTuple):
     example: str  # how such settings are written, in a few words
 
 
+def check_value(name: str, value: Any, kind: Kind) -> None:
+    """Raises UserError unless an annotation, such as Seed, admits a value."""
+    if fit(name, value, kind) is MISFIT:
+        raise UserError(f"{name}={shown(value)}: must be {words(kind)}{remedy(value, kind)}")
+
+
 def check(settings: Any, prefix: str = "") -> None:
     """Raises UserError where a field of `settings` does not hold what its annotation says; see `plain`."""
     plain(settings, prefix)

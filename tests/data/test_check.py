@@ -107,7 +107,7 @@ STRUCTURE = [  # what `build` gives, and the line
     ),
     (
         lambda: federation(HELD, tests={"again": Test(HELD, np.arange(1, 5))}),
-        "owner 1 to 4; give a training client, 0 to 3",
+        "owner 1 to 4; give a training client, 0 to",
     ),
     (lambda: federation(HELD, tests={"again": Test(HELD, np.arange(3))}), "owner must be int32 [M], one for each"),
     (lambda: federation(HELD, groups={"kind": np.array(["x"])}), "data: Ward: groups 'kind': give one for each client"),
