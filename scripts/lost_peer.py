@@ -133,7 +133,7 @@ def command(home: pathlib.Path, out: pathlib.Path, flags: Sequence[str]) -> list
     """Returns the command that trains the config in `home`, which is written if it is not there."""
     config = home / "lost_peer_config.py"
     if not config.exists():
-        config.write_text(CONFIG)
+        config.write_text(CONFIG, encoding="utf-8")
     return [sys.executable, "-m", "fedjax_mri", "train", str(config), "--out", str(out), "--heartbeat", "10", *flags]
 
 

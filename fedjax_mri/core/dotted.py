@@ -26,7 +26,7 @@ def is_section(value: Any) -> bool:
 
 def annotations(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Kind]]:
     """Yields dotted name, value and annotation of each field of nested settings, of those that are sections as well."""
-    known = kinds(type(settings)) if dataclasses.is_dataclass(settings) else {}
+    known = kinds(type(settings)) if dataclasses.is_dataclass(settings) else {}  # type: ignore[arg-type]
     for name, value in children(settings).items():
         yield prefix + name, value, known.get(name, Any)
         if is_section(value):

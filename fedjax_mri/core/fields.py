@@ -46,6 +46,12 @@ class Section(NamedTuple):
     example: str  # how such settings are written, in a few words
 
 
+def check_value(name: str, value: Any, kind: Kind) -> None:
+    """Raises UserError unless an annotation, such as Seed, admits a value."""
+    if fit(name, value, kind) is MISFIT:
+        raise UserError(f"{name}={shown(value)}: must be {words(kind)}{remedy(value, kind)}")
+
+
 def check(settings: Any, prefix: str = "") -> None:
     """Raises UserError where a field of `settings` does not hold what its annotation says; see `plain`."""
     plain(settings, prefix)
@@ -65,7 +71,7 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
     is expected, where a value is not of the kind that its annotation says.
     """
     changed = {}
-    for name, kind in kinds(type(settings)).items():
+    for name, kind in kinds(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
         found = fit(prefix + name, value, kind)
         if found is MISFIT:
@@ -76,7 +82,7 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def kinds(settings: type) -> dict[str, Kind]:
+def kinds(settings: Any) -> dict[str, Kind]:
     """Returns the annotation of each field of a dataclass; a Section where `Any` has a default that can be built."""
     try:
         hints = typing.get_type_hints(settings, include_extras=True)

@@ -23,7 +23,7 @@ from fedjax_mri.data.resident import specimen, whole
 
 LABELS, WEAR, MODALITIES = range(3)  # kinds of change; no two share their random numbers
 KINDS = ("CT only", "MR only", "CT and MR")
-TWO_CHANNELS = {"images": ("image",), "modalities": ("ct", "mr")}
+TWO_CHANNELS: dict[str, Any] = {"images": ("image",), "modalities": ("ct", "mr")}
 HAS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # CT, MR of each kind
 
 

@@ -17,7 +17,10 @@ from fedjax_mri.run.reference import distances
 
 FALSE_ALARMS = 0.05  # share of images of the run's own kind that are called unlike
 LEAST = 0.01  # share of the image that a head covers at least
-WORDS = {
+FLAT, HEADLESS = "all pixels have the same grey value", "almost all of it is dark: there is no head"
+FAULTS = (FLAT, HEADLESS)  # of images that show nothing
+SCORED = ("features", "appearance")  # kinds by which an image is called unlike
+WORDS = {  # kinds that say in what it is
     "features": "features of the network",
     "grey values": "extent of grey values",
     "outline": "size, proportions or outline of the head",
@@ -61,17 +64,17 @@ def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: M
 def shown_faults(shown: tuple[Any, Any]) -> list[str]:
     """Sentences on an image that shows nothing: whether it is flat, and the share that is head."""
     if shown[0]:
-        return ["all pixels have the same grey value"]
-    return ["almost all of it is dark: there is no head"] if shown[1] < LEAST else []
+        return [FLAT]
+    return [HEADLESS] if shown[1] < LEAST else []
 
 
 def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """p values [n] of descriptions [n, d] among the validation images: by kind, and of all kinds together."""
     found = distances(reference, described)
-    known = [jnp.asarray(reference.distances[kind]) for kind in found]
-    scores = [jnp.asarray(one) for one in found.values()]
-    each = {kind: np.asarray(outliers.p_value(*pair)) for kind, *pair in zip(found, scores, known)}
-    return each, np.asarray(outliers.combined_p_value(jnp.stack(scores, 1), jnp.stack(known, 1)))
+    pairs = {kind: (jnp.asarray(one), jnp.asarray(reference.distances[kind])) for kind, one in found.items()}
+    each = {kind: np.asarray(outliers.p_value(*pairs[kind])) for kind in WORDS if kind in pairs}
+    scores, known = (jnp.stack(columns, 1) for columns in zip(*(pairs[kind] for kind in SCORED if kind in pairs)))
+    return each, np.asarray(outliers.combined_p_value(scores, known))
 
 
 def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 DARK = 0.1  # of the range up to the 99th percentile: what is darker is background
-BRIGHT = 0.9  # of the largest grey value; what is brighter is nearly white
+WHITE, BLACK = 0.9, 0.02  # what is brighter is nearly white, what is darker nearly black
 FLAT = 2 / 255  # a smaller range of grey values shows nothing
 
 
@@ -26,9 +26,10 @@ def foreground(images: jax.Array) -> jax.Array:
 
 
 def grey_values(images: jax.Array) -> jax.Array:
-    """Mean and standard deviation of the grey values that are not dark, and the share of them that is nearly white.
+    """The grey values of images in four numbers, [B, 4].
 
-    [B, 3]; zeros where all is dark.
+    Mean and standard deviation of those that are not dark, and the share of them that is nearly white: zeros where all
+    is dark. Then the share of all pixels that is nearly black.
     """
     grey, bright = images.mean(-1), foreground(images).astype(jnp.float32)
     count = jnp.maximum(bright.sum((1, 2)), 1.0)
@@ -38,7 +39,8 @@ def grey_values(images: jax.Array) -> jax.Array:
 
     centre = mean(grey)
     spread = jnp.sqrt(mean((grey - centre[:, None, None]) ** 2))
-    return jnp.stack([centre, spread, mean((grey > BRIGHT).astype(jnp.float32))], 1)
+    white, black = mean((grey > WHITE).astype(jnp.float32)), (grey < BLACK).mean((1, 2), dtype=jnp.float32)
+    return jnp.stack([centre, spread, white, black], 1)
 
 
 def outline(images: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from fedjax_mri.core import dotted, fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.fields import MISFIT, Kind
+from fedjax_mri.run import parts
 
 NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.I)  # what starts with a dash and is no flag
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -63,6 +64,8 @@ def change(config: Any, known: Mapping[str, Field], flag: Flag) -> tuple[str, An
     if name not in known:
         raise UserError(f"unknown field --{flag.name}{hint(known, name)}")
     field = known[name]
+    if name in parts.PARTS:
+        raise UserError(f"--{' '.join([flag.name, *words])}: choose it by --fed.{name} {' '.join(words) or 'NAME'}")
     if dotted.is_section(field.value):
         raise UserError(f"--{' '.join([flag.name, *words])}: is a section; {what_it_has(known, name)}")
     kind = kind_of(field.value) if field.kind is Any else field.kind
@@ -96,11 +99,10 @@ def read(words: Sequence[str], kind: Kind) -> Any:
 def read_items(words: Sequence[str], items: Sequence[Kind]) -> Any:
     """Returns the tuple that words stand for; `items` are the annotations within the brackets of the tuple's."""
     if len(items) != 2 or items[1] is not Ellipsis:
-        each = [(word,) for word in words]
-        kinds = list(items)
+        each, kinds = [[word] for word in words], list(items)
     else:
         width = len(typing.get_args(items[0])) if typing.get_origin(items[0]) is tuple else 1
-        each = [tuple(words[start : start + width]) for start in range(0, len(words), width)]
+        each = [list(words[start : start + width]) for start in range(0, len(words), width)]
         kinds = [items[0]] * len(each)
     values = tuple(map(read, each, kinds))
     return MISFIT if len(each) != len(kinds) or any(value is MISFIT for value in values) else values

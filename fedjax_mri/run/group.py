@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_mri.core import trees
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.engine import evaluate, members
 from fedjax_mri.fed.engine.evaluate import Evaluation
@@ -104,10 +105,23 @@ def train(
     """
     described, by_rule = [describe(one) for one in federations], several[0].plan.resolve()
     sims = [assemble(c, d, f.train, by_rule) for c, d, f in zip(several, described, federations)]  # or refuses bad ones
+    federations = with_checked_examples(several, federations, sims[0])
     sim, plan = choose_plan(several[0], described[0], sims[0], by_rule, say)
     plan = members.resolve_members(plan, trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params))
     group = place_members(several, federations, described, plan)
     return train_members(several, group, evaluator(group, federations), sim, say, stop), plan
+
+
+def with_checked_examples(
+    several: Sequence[Experiment], federations: Sequence[Federation], sim: Simulation
+) -> list[Federation]:
+    """Returns the federations; those that occur several times still do. Raises UserError on unfit examples."""
+    checked = dict[int, Federation]()
+    for config, one in zip(several, federations):
+        if id(one) not in checked:
+            checked[id(one)] = check.contents(one, sim.task.reads, type(config.data).__name__)
+            check.computed(one, sim.task.reads, type(config.data).__name__)
+    return [checked[id(one)] for one in federations]
 
 
 def place_members(

@@ -11,6 +11,7 @@ from fedjax_mri.core import cache, disk
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.programs import ProgramCache
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import auto
@@ -23,7 +24,7 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
-from fedjax_mri.run import checkpoint, fingerprint, initial, lock, processes, runfolder
+from fedjax_mri.run import checkpoint, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
@@ -50,6 +51,7 @@ class Prepared(NamedTuple):
     sim: Simulation
     plan: Plan
     clock: Clock
+    name: str | None  # of the programs; None where they cannot be told from those of other code
 
 
 class Run(NamedTuple):
@@ -75,15 +77,16 @@ def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
     clock, method = Clock(), build_method(config)  # bad settings are refused before any data are read
     refuse_patience(config, method.algorithm)
     by_rule = config.plan.resolve()
-    processes.together(lambda: runfolder.refuse_other_run(out, config))
+    processes.together(lambda: identity.refuse_other_run(out, config))
     with clock.measure("prepare"):
         data = build_data(config)
     with clock.measure("plan"):
         sim, plan = build_simulation(config, method, data, by_rule, say)
     with clock.measure("prepare"):
         check_simulation(sim, plan)  # what cannot fit is refused before anything large is made
+        data, sim, name = checked_examples(config, data, sim, plan)
     say_notes(config, data, sim, say)
-    return Prepared(config, data, sim, plan, clock)
+    return Prepared(config, data, sim, plan, clock, name)
 
 
 def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> tuple[Run, State]:
@@ -92,8 +95,8 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     The folder is held (`lock.py`). It is written when nothing can be refused any more. Raises UserError where it holds
     something else or a checkpoint does not fit.
     """
-    config, data, sim, plan, clock = prepared
-    processes.together(lambda: runfolder.refuse_other_run(out, config))  # it may have changed while we waited for it
+    config, data, sim, plan, clock, name = prepared
+    processes.together(lambda: identity.refuse_other_run(out, config))  # it may have changed while we waited for it
     with clock.measure("prepare"):
         state = first_state(prepared, out, resume_from, say)
     goes_on = bool(checkpoint.saved_rounds(out))
@@ -108,7 +111,6 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
         disk.write_json(out / "run.json", facts)
     processes.everyone(None)  # nobody saves before the folder is cleared
     log = runfolder.Log(out, int(state.round) if goes_on else -1)
-    name = fingerprint.of_run(config, plan, " ".join(data.digest[:-1]), sim, data.federation.tests)
     programs = None if name is None else ProgramCache(cache.folder() / "programs", name, say)
     checkpoints = Checkpoints(out, config.keep)
     return Run(config, data.federation, sim, plan, out, checkpoints, log, clock, programs), state
@@ -148,7 +150,7 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
-    federation = processes.together(lambda: config.data.build(config.seed))
+    federation = processes.together(lambda: check.built(config.data, config.seed))
     for name in {TRAIN, SIMULATED, UPLINK} & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
@@ -162,6 +164,29 @@ def build_simulation(
     """Returns the simulation of a config, and its plan with nothing left open; `by_rule` is it before measuring."""
     sim = assemble_simulation(config, method, data.described, data.federation.train, by_rule)
     return choose_plan(config, data.described, sim, by_rule, say)
+
+
+def checked_examples(
+    config: Experiment, data: Data, sim: Simulation, plan: Plan
+) -> tuple[Data, Simulation, str | None]:
+    """Returns the data and the simulation with examples that are what the task reads, and the name of their programs.
+
+    Computed examples are looked at when their programs are new here. Raises UserError, in each process, where
+    examples are something else.
+    """
+    source, reads = type(config.data).__name__, sim.task.reads
+    federation = processes.together(lambda: check.contents(data.federation, reads, source))
+    name = fingerprint.of_run(config, plan, " ".join(data.digest[:-1]), sim, federation.tests)
+    file = None if name is None else cache.folder() / "checked" / name
+
+    def look() -> None:
+        if file is None or not file.exists():
+            check.computed(federation, reads, source)
+        if file is not None:
+            disk.remember(file, b"")
+
+    processes.together(look)
+    return data._replace(federation=federation), sim._replace(data=federation.train), name
 
 
 def choose_plan(
@@ -198,6 +223,7 @@ def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path
     if checkpoint.saved_rounds(out):
         source, known = out, runfolder.read_json(out / "run.json")
         refuse_other_data(source, known.get("data", {}), prepared.data.digest)
+        identity.refuse_other_numerics(source, known, say)
     elif resume_from is None:
         return initial_state(sim, plan, jax.random.key(config.seed))
     else:

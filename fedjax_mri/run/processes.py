@@ -20,7 +20,7 @@ from jax._src import clusters, distributed  # JAX has no public names for the ke
 
 from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.run import rollcall
+from fedjax_mri.run import rendezvous
 from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells its threads' errors there, stack and all
     place = detected(join_timeout) if text == CLUSTER else placed(text)
-    rollcall.meet(place, join_timeout, lambda line: print(line, flush=True))
+    rendezvous.meet(place, join_timeout, lambda line: print(line, flush=True))
     settings: dict[str, Any] = {} if text == CLUSTER else settings_of(place)
     waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": DAY}
     try:
@@ -79,15 +79,15 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
-def placed(text: str) -> rollcall.Place:
+def placed(text: str) -> rendezvous.Place:
     """The place that "INDEX/COUNT@HOST:PORT" stands for."""
     found = re.fullmatch(r"(\d+)/(\d+)@(.+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
         raise UserError(f"--distributed {text}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
-    return rollcall.Place(int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}")
+    return rendezvous.Place(int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}")
 
 
-def detected(seconds: int) -> rollcall.Place:
+def detected(seconds: int) -> rendezvous.Place:
     """The place that SLURM, Open MPI, a TPU pod, ... give to this process, as `jax.distributed.initialize` finds it."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     find = clusters.ClusterEnv.auto_detect_unset_distributed_params
@@ -98,10 +98,10 @@ def detected(seconds: int) -> rollcall.Place:
     if address is None or count is None or index is None:
         raise UserError("--distributed: no cluster found here; give INDEX/COUNT@HOST:PORT")
     host, _, port = address.rpartition(":")
-    return rollcall.Place(index, count, host.strip("[]"), int(port), "--distributed")
+    return rendezvous.Place(index, count, host.strip("[]"), int(port), "--distributed")
 
 
-def settings_of(place: rollcall.Place) -> dict[str, Any]:
+def settings_of(place: rendezvous.Place) -> dict[str, Any]:
     """The settings of JAX for a place."""
     host = f"[{place.host}]" if ":" in place.host else place.host
     address = {"coordinator_address": f"{host}:{place.port}", "cluster_detection_method": "deactivate"}

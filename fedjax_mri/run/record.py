@@ -67,7 +67,7 @@ class Explained(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What a classifier's run keeps of its images, by the kind of description: features, grey values, outline."""
+    """What a classifier's run keeps of its images, by kind of description: features, appearance, ..."""
 
     gaussians: Mapping[str, Gaussians]  # of training images
     distances: Mapping[str, np.ndarray]  # float [m], of the m validation images from these

@@ -57,7 +57,8 @@ def describe(steps: Classifier, params: Params, carry: Carry, images: jax.Array)
     maps = features(lambda x: steps.logits(params, carry, x), steps.preprocess(images))
     found = {"features": projected(jnp.concatenate([one.mean((1, 2)) for one in maps], 1))} if maps else {}
     shown = scaled(images)
-    return {**found, "grey values": appearance.grey_values(shown), "outline": appearance.outline(shown)}
+    grey, outline = appearance.grey_values(shown), appearance.outline(shown)
+    return {**found, "appearance": jnp.concatenate([grey, outline], 1), "grey values": grey, "outline": outline}
 
 
 def projected(x: jax.Array) -> jax.Array:

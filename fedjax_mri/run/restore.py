@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation, Source
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import evaluate
@@ -79,8 +80,9 @@ def evaluate_run(
     """
     restored = restore(run, best)
     config, classes = restored.config, restored.described.classes
-    other = source.evaluation(classes, config.seed) if source else None
+    other = check.evaluation(source, classes, config.seed) if source else None
     tests, tables = other or (rebuild_data(run, config, say).tests, ())
+    tests = check.tests_with_contents(tests, restored.task.reads, classes, type(source or config.data).__name__)
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
@@ -95,7 +97,7 @@ def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], Non
 
     Raises UserError when the classes have: the model's answers would be taken for others.
     """
-    federation, facts = config.data.build(config.seed), runfolder.read_json(run / "run.json")
+    federation, facts = check.built(config.data, config.seed), runfolder.read_json(run / "run.json")
     refuse_other_classes(run, facts["classes"], federation.classes)
     for line in data_differences(facts.get("data", {}), data_digest(federation)):
         say(f"warning: the data have changed since {run} was trained: {line}")

@@ -33,13 +33,11 @@ import numpy as np
 from fedjax_mri.core import disk, modules
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
-from fedjax_mri.run import checkpoint, processes
 from fedjax_mri.run import config as configs
+from fedjax_mri.run import processes
 from fedjax_mri.run.data_digest import DataDigest
 from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 
-# What may differ when a run is continued: none of it changes what a round does.
-CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
 CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
@@ -52,41 +50,6 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: not there; is {path.parent} a run folder?") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-def refuse_other_run(run: pathlib.Path, config: configs.Experiment) -> None:
-    """Raises UserError, naming what differs, when a folder holds a study, or another run that has saved something.
-
-    Writes nothing. A run that has saved nothing may be replaced.
-    """
-    if (run / "study.json").exists():
-        raise UserError(f"{run}: holds a study, not a run; choose another --out")
-    saved = checkpoint.saved_rounds(run)
-    if not saved:
-        return
-    before = read_json(run / "config.json")
-    refuse_other_schedule(run, before, config)
-    differing = differences(before, config)
-    if differing:
-        raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
-    if config.rounds < saved[-1]:
-        raise UserError(f"rounds={config.rounds}: {run} has done {saved[-1]}; ask for more, or choose another --out")
-    if config.distil.epochs and before["rounds"] <= saved[-1] < config.rounds:
-        raise UserError(
-            f"rounds={config.rounds}: the model of {run} was distilled after its last round, {saved[-1]}, and would "
-            "not go on as in a longer run; choose another --out"
-        )
-
-
-def refuse_other_schedule(run: pathlib.Path, before: Mapping[str, Any], config: configs.Experiment) -> None:
-    """Raises UserError where more rounds would change the learning rate of rounds that are done."""
-    local, rounds = config.local, before["rounds"]
-    follows = local.schedule != "constant" and not local.schedule_rounds
-    if follows and config.rounds != rounds and before["local"].get("schedule_rounds", 0) == 0:
-        raise UserError(
-            f"rounds={config.rounds}: the learning rate of {run} follows local.schedule={local.schedule} over its "
-            f"{rounds} rounds; give --local.schedule-rounds {rounds} to keep it, or choose another --out"
-        )
 
 
 def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[str], None]) -> None:
@@ -131,20 +94,6 @@ def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Exper
         return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
-def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
-    """The fields in which a config differs from an earlier one as plain data, as "name: before -> now".
-
-    Sections that are `ignored` may differ. A field that an older version did not have counts as its default.
-    """
-    old, new = configs.flat_plain(configs.completed(before, now)), configs.flat_plain(configs.to_dict(now))
-    effective = ("local.schedule_rounds",)  # compared by `refuse_other_schedule`: 0 means the rounds of the run
-    for one, config in ((old, before), (new, configs.to_dict(now))):
-        for name in effective:
-            one[name] = one.get(name) or config["rounds"] if one.get("local.schedule") != "constant" else 0
-    names = [name for name in {**old, **new} if name.split(".")[0] not in ignored]
-    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
-
-
 def facts(
     config: configs.Experiment,
     plan: Any,
@@ -160,6 +109,7 @@ def facts(
         "environment": environment(plan),
         **described._asdict(),
         "data": digest._asdict(),
+        "numerics": numerics(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
         "headline": headline,
@@ -187,6 +137,12 @@ def environment(plan: Any) -> dict[str, str]:
         "git": _git(),
         **versions(),
     }
+
+
+def numerics() -> dict[str, str]:
+    """Returns the settings of JAX that decide which random numbers are drawn, and how products are rounded."""
+    names = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {name: str(jax.config.values.get(name)) for name in names}
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.fed.after import ensemble, finetune
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.evaluate import Evaluation
@@ -116,8 +117,8 @@ def conclude(run: Run, state: State) -> tuple[State, dict[str, Evaluation]]:
     root, found = jax.random.key(config.seed), dict[str, Evaluation]()
     if sim.algorithm.member is not None and sim.task.tally is not None:
         found |= ensemble.evaluate_ensemble(sim, plan, tests, state)
-    if config.distil.epochs:
-        images = config.distil.source.build(config.seed).train
+    if config.distil.epochs and config.distil.source is not None:
+        images = check.built(config.distil.source, config.seed).train
         state = ensemble.distil(sim, plan, config.distil, images, state, root)
     if config.finetune.epochs:
         found |= finetune.evaluate_finetuned(sim, plan, tests, config.finetune.epochs, state, root)

@@ -19,7 +19,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import lock, runfolder
+from fedjax_mri.run import identity, lock, runfolder
 from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 from fedjax_mri.study.study import Cell, Study
 
@@ -61,7 +61,7 @@ def differences(out: pathlib.Path, given: Study, cells: Sequence[Cell]) -> list[
     if not (out / "study.json").exists():
         return []
     before, axes = runfolder.read_json(out / "study.json"), list(cells[0].where)
-    differing = runfolder.differences(before["base"], given.base, ignored=())
+    differing = identity.differences(before["base"], given.base, ignored=())
     return differing + ([f"axes: {before['axes']} -> {axes}"] if before["axes"] != axes else [])
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fedjax_mri.core import memory
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.core.failures import describe
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.fed.engine.plan import DoesNotFit
 from fedjax_mri.run import config as configs
@@ -149,7 +150,7 @@ def cached_federations() -> Build:
     def build(config: Experiment) -> Federation:
         key = (configs.digest(config.data), config.seed)
         if key not in built:
-            built[key] = config.data.build(config.seed)
+            built[key] = check.built(config.data, config.seed)
         return built[key]
 
     return build

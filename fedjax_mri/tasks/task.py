@@ -1,6 +1,7 @@
 """A task as a small tuple of pure functions; see `classify.py` for one."""
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.check import Reads
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.conv.compute import Compute
 
@@ -86,6 +88,7 @@ class Task(NamedTuple):
     translation: Translation | None = None  # None: it does not translate
     # `predict` by a key for what noise the network has, dropout or a sampled code; None: it has none
     draw: Callable[[Params, Carry, Batch, jax.Array], PyTree] | None = None
+    reads: Reads = MappingProxyType({})  # fields of a batch that it needs, and what they must hold
     network: Any = None  # settings of the network that is all of the model, by which files of weights are read
     # (path of a trained classifier -> its feature maps) -> this task, ready; None: it needs no such encoder
     with_encoder: Callable[[Callable[[str], Encoder]], "Task"] | None = None

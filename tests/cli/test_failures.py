@@ -261,20 +261,11 @@ def test_paths_that_cannot_be_decoded_come_back_as_they_were(tmp_path) -> None:
 
 def test_all_text_files_are_utf_8() -> None:
     """Whatever the locale: each call that opens one says so."""
-    opening = {
-        "open": 2,
-        "read_text": 0,
-        "write_text": 1,
-    }
+    others = ("Image.open", "os.open", "disk.write_text", "write_text")
     for path in [*(HOME / "fedjax_mri").rglob("*.py"), *(HOME / "scripts").rglob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(call.func, "attr", getattr(call.func, "id", "")) if isinstance(call, ast.Call) else ""
-            if name not in opening or ast.unparse(call.func) in (
-                "Image.open",
-                "os.open",
-                "disk.write_text",
-                "write_text",
-            ):
+            if name not in ("open", "read_text", "write_text") or ast.unparse(call.func) in others:
                 continue
             text = ast.unparse(call)
             binary = re.search(r"'[rwa+]*b[rwa+]*'", text)

@@ -28,6 +28,7 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.run import group, parts
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.early import Early
+from fedjax_mri.study import study
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
@@ -240,6 +241,10 @@ def test_no_two_seeds_are_one(seed) -> None:
     """JAX takes a seed past the range as another one: 2^32 as 0."""
     with pytest.raises(UserError, match=f"seed={seed}: must be a whole number from 0 to 4294967295"):
         fields.check(Seeded(seed))
+    with pytest.raises(UserError, match=f"seed={seed}: must be a whole number from 0 to 4294967295"):
+        Phantom(clients=2).build(seed)
+    with pytest.raises(UserError, match=f"random: seed={seed}: must be a whole number from 0 to 4294967295"):
+        study.random(2, seed, {"seed": [1, 2]})
     keys = [jax.random.key_data(jax.random.key(one)).tolist() for one in (0, 1, 2**31, 2**32 - 1)]
     assert len({tuple(key) for key in keys}) == 4
 

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.core import modules
+from fedjax_mri.core import disk, modules
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import checkpoint, experiment, restore, runfolder
 from fedjax_mri.run.config import load
@@ -208,6 +209,17 @@ def test_evaluation_refuses_other_classes_and_says_what_else_has_changed(home, c
     copy.write_text(HELPER.replace('"bright", "dark"', '"dark", "bright"'))
     assert cli.main(["evaluate", str(home / "run")]) == 1
     assert "its model knows the classes bright, dark, and the data have dark, bright" in only_line(capsys)
+
+
+def test_a_run_goes_on_with_its_own_random_numbers(home, capsys, monkeypatch) -> None:
+    facts = runfolder.read_json(home / "run" / "run.json")
+    facts["environment"]["jax"] = "0.9.9"
+    disk.write_json(home / "run" / "run.json", facts)
+    assert train(home, "--rounds", "3") == 0
+    assert "began with jax 0.9.9, and goes on with" in capsys.readouterr().out
+    with jax.threefry_partitionable(False):
+        assert train(home, "--rounds", "4") == 1
+    assert "began with jax_threefry_partitionable=True, and it is False now" in only_line(capsys)
 
 
 # Rounds

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import launch, processes, rollcall
-from fedjax_mri.run.rollcall import Place
+from fedjax_mri.run import launch, processes, rendezvous
+from fedjax_mri.run.rendezvous import Place
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def place(index: int, count: int, port: int, host: str = "localhost") -> Place:
 def outcome(where: Place, seconds: float = 20) -> str:
     """What becomes of one process: its error, or nothing."""
     try:
-        rollcall.meet(where, seconds, lambda line: None)
+        rendezvous.meet(where, seconds, lambda line: None)
     except UserError as error:
         return str(error)
     return ""
@@ -65,7 +65,7 @@ def test_a_port_in_use_is_a_line_at_once() -> None:
 
 
 def test_a_host_that_nobody_knows_is_a_line_soon(monkeypatch) -> None:
-    monkeypatch.setattr(rollcall, "NAME_S", 0.2)
+    monkeypatch.setattr(rendezvous, "NAME_S", 0.2)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert "no host is named 'no-such-host.invalid'" in outcome(place(1, 2, 1234, "no-such-host.invalid"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")  # where a name appears with its pod
@@ -73,12 +73,12 @@ def test_a_host_that_nobody_knows_is_a_line_soon(monkeypatch) -> None:
 
 
 def test_who_has_not_come_is_said_soon_and_named_at_the_end(monkeypatch) -> None:
-    monkeypatch.setattr(rollcall, "QUIET_S", 0.1)
+    monkeypatch.setattr(rendezvous, "QUIET_S", 0.1)
     port, said = free_port(), list[str]()
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(outcome, place(2, 4, port))
         with pytest.raises(UserError, match=rf"no process with INDEX 1, 3 has come to localhost:{port} within 1 s"):
-            rollcall.meet(place(0, 4, port), 1, said.append)
+            rendezvous.meet(place(0, 4, port), 1, said.append)
         assert "no process with INDEX 1, 3" in other.result()
     assert len(said) == 1 and "waiting for 2 of 4 processes at localhost" in said[0] and "for 1 s at most" in said[0]
 
@@ -94,7 +94,7 @@ def test_one_that_ends_while_it_waits_may_come_again() -> None:
         first = pool.submit(outcome, place(0, 3, port))
         with connected(port) as gone:
             gone.sendall(b"fedjax-mri 1/3\n")
-        time.sleep(3 * rollcall.PAUSE_S)
+        time.sleep(3 * rendezvous.PAUSE_S)
         others = [pool.submit(outcome, place(index, 3, port)) for index in (1,)]
         assert outcome(place(2, 3, port)) == first.result() == others[0].result() == ""
 
