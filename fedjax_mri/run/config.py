@@ -123,7 +123,7 @@ class Experiment:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
         for name in self.explanations:
-            methods.settings(name)
+            methods.settings(name, "explanations")
 
 
 def load(path: str | pathlib.Path) -> dict[str, Experiment]:
