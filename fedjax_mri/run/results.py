@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import disk, trees
@@ -158,8 +159,8 @@ def reference(run: pathlib.Path) -> Reference | None:
         return None
     arrays = _read(run / REFERENCE)
     kinds = [name.removesuffix("/distances") for name in arrays if name.endswith("/distances")]
-    known = {kind: Gaussians(*(arrays[f"{kind}/{name}"] for name in Gaussians._fields)) for kind in kinds}
-    return Reference(known, {kind: arrays[f"{kind}/distances"] for kind in kinds})  # type: ignore[arg-type]
+    known = {kind: Gaussians(*(jnp.asarray(arrays[f"{kind}/{name}"]) for name in Gaussians._fields)) for kind in kinds}
+    return Reference(known, {kind: arrays[f"{kind}/distances"] for kind in kinds})
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
