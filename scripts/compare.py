@@ -74,7 +74,7 @@ def install(folder: str) -> str:
         done = subprocess.run([python, *words], capture_output=True, text=True)
         if done.returncode:
             return f"not installed: {last(done.stderr)}"
-    (place / "ready").write_text(wanted.read_text())
+    (place / "ready").write_text(wanted.read_text(encoding="utf-8"), encoding="utf-8")
     return ""
 
 
@@ -83,13 +83,17 @@ def missing(folder: str) -> str:
     ready, wanted = HOME / ".peers" / folder / "ready", HOME / "scripts" / "peers" / folder / "requirements.txt"
     if not ready.exists():
         return "not installed: add --install"
-    return "" if ready.read_text() == wanted.read_text() else "requirements have changed: add --install"
+    return (
+        ""
+        if ready.read_text(encoding="utf-8") == wanted.read_text(encoding="utf-8")
+        else "requirements have changed: add --install"
+    )
 
 
 def earlier(raw: pathlib.Path) -> Lines:
     """Returns the runs that a file holds."""
     lines: Lines = {}
-    for text in raw.read_text().splitlines() if raw.exists() else ():
+    for text in raw.read_text(encoding="utf-8").splitlines() if raw.exists() else ():
         line = json.loads(text)
         lines.setdefault((line["workload"], line["peer"]), []).append(line)
     return lines
@@ -103,7 +107,7 @@ def measure(chosen: argparse.Namespace, folders: dict[str, str], lines: Lines) -
             lines.setdefault((workload, name), []).append(line)
             print(f"{workload} {name}: {line.get('median_s') or line['failed']}", flush=True)
             if chosen.raw:
-                with chosen.raw.open("a") as file:
+                with chosen.raw.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({**line, "workload": workload, "peer": name}) + "\n")
 
 
@@ -175,18 +179,25 @@ def circumstances(command: list[str]) -> str:
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        cpu = next(
+            (
+                line.split(":")[1].strip()
+                for line in info.read_text(encoding="utf-8").splitlines()
+                if "model name" in line
+            ),
+            cpu,
+        )
     return f"{cpu}, {CORES} cores, {datetime.date.today()}. Medians over runs. Command: `{shlex.join(command)}`"
 
 
 def write(page: pathlib.Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Puts `text` between the page's marks and leaves the rest as it is; makes page and marks where missing."""
     start, end = marks
-    whole = page.read_text() if page.exists() else HEADING
+    whole = page.read_text(encoding="utf-8") if page.exists() else HEADING
     if start not in whole or end not in whole:
         whole = whole.rstrip() + f"\n\n{start}\n{end}\n"
     before, rest = whole.split(start, 1)
-    page.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end, 1)[1]}")
+    page.write_text(f"{before}{start}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

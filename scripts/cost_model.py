@@ -28,7 +28,7 @@ Line = dict[str, Any]
 
 
 def main() -> None:
-    lines = [json.loads(text) for text in pathlib.Path(sys.argv[1]).read_text().splitlines()]
+    lines = [json.loads(text) for text in pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
     newest = {line["workload"]: line for line in lines if line.get("peer") == "fedjax_mri" and "passes" in line}
     measured = {name: newest[name] for name in sorted(newest)}
     constants = fit([measured[name] for name in FITTED if name in measured])

@@ -56,7 +56,7 @@ def fedprox(chosen: argparse.Namespace) -> str:
         jobs = {pool.submit(_lines, job): job for job in wanted if job not in done}
         for finished in as_completed(jobs):
             done[jobs[finished]] = finished.result()
-            with chosen.raw.open("a") as file:
+            with chosen.raw.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([jobs[finished], done[jobs[finished]]]) + "\n")
     found = [line for job in wanted for line in done[job]]
     return f"{published_fedprox.table(found)}\n\n{published_fedprox.claims(found)}"
@@ -65,7 +65,7 @@ def fedprox(chosen: argparse.Namespace) -> str:
 def earlier(raw: pathlib.Path) -> dict[Job, list[Line]]:
     """Returns what a file of lines holds, and makes its folder if it is missing."""
     raw.parent.mkdir(parents=True, exist_ok=True)
-    found = map(json.loads, raw.read_text().splitlines() if raw.exists() else ())
+    found = map(json.loads, raw.read_text(encoding="utf-8").splitlines() if raw.exists() else ())
     return {tuple(job): [Line(*line) for line in lines] for job, lines in found}
 
 

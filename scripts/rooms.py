@@ -19,7 +19,7 @@ Imports = dict[str, set[str]]  # room -> the other rooms that its files import
 def imports_of(path: pathlib.Path) -> set[str]:
     """The rooms that a file imports, by statements and by names of modules in strings."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedjax_mri":
             found.add([*node.module.split(".")[1:], *(alias.name for alias in node.names)][0])
         elif isinstance(node, ast.Import):
@@ -95,5 +95,5 @@ def box(room: str, x: float, y: float) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture(rooms()))
+    PICTURE.write_text(picture(rooms()), encoding="utf-8")
     print(PICTURE)

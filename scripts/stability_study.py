@@ -173,7 +173,7 @@ def between_seeds(several: list[Explained], skew: str, method: str) -> Iterator[
 def write(table: Path, lines: list[Row]) -> None:
     """As CSV, fractions with five digits."""
     table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="") as file:
+    with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("skew", "seed", "round", "method", "measure", "mean"))
         writer.writerows((*line[:-1], f"{line[-1]:.5g}") for line in lines)

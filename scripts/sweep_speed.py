@@ -22,6 +22,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config, experiment
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.study import sweep
+from fedjax_mri.study.folder import finished_cells
 from fedjax_mri.study.study import Study
 
 WAYS = ("separate", "sweep")
@@ -98,7 +99,7 @@ def together(base: Experiment, seeds: range, folder: pathlib.Path) -> list[float
     """Returns the last losses of the seeds trained together as one study."""
     failures = sweep.run(Study(base, {"seed": seeds}), folder, say=quiet)
     assert not failures, failures
-    return [cell.history[-1].training.figures["nll"] for cell in sweep.finished_cells(folder)]
+    return [cell.history[-1].training.figures["nll"] for cell in finished_cells(folder)]
 
 
 def quiet(line: str) -> None:

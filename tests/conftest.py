@@ -31,8 +31,12 @@ gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python wo
 SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180 s down to 13 s
     "fed/test_engine.py",
     "fed/test_algorithms.py",
+    "faults/test_random_configs.py",
     "run/test_processes.py",
     "cli/test_cli.py",
+    "faults/test_cases.py",
+    "faults/test_kills.py",
+    "faults/test_matrix.py",
     "run/test_encoder.py",
     "run/test_translation_run.py",
     "data/test_phantom.py",

@@ -74,7 +74,7 @@ def test_the_core_imports_with_jax_flax_optax_and_numpy_alone() -> None:
     """In a fresh interpreter that refuses every other third-party module."""
     program = """
 import importlib, pkgutil, sys
-refused = {"grain", "dm_pix", "pydicom", "tensorflow_datasets", "PIL", "imagehash", "matplotlib", "jinja2", "tyro",
+refused = {"grain", "dm_pix", "pydicom", "tensorflow_datasets", "PIL", "imagehash", "matplotlib", "jinja2",
            "tqdm", "tensorboardX", "orbax", "nibabel", "safetensors", "torch"}
 before = set(sys.modules)
 import jax, flax.nnx, optax, numpy

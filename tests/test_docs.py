@@ -115,6 +115,7 @@ def test_commands_of_the_page_on_diagnosis_are_understood(name, rest) -> None:
         assert cli.load_experiments(HOME / words.config, flags, words.only)
 
 
-def test_scripts_of_the_page_on_diagnosis_exist() -> None:
-    for script in re.findall(r"^python (\S+)", (HOME / "docs" / "diagnosis.md").read_text(), re.M):
-        assert (HOME / script).exists(), script
+@pytest.mark.parametrize("page", ["diagnosis", "reliability"])
+def test_scripts_of_a_page_exist(page) -> None:
+    scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
+    assert scripts and all((HOME / script).exists() for script in scripts)

@@ -3,12 +3,29 @@
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from fedjax_mri.run import launch
 
-Parser = argparse.ArgumentParser
 FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def seed(word: str) -> int:
+    """Returns a seed that was typed. Raises ArgumentTypeError, saying what is expected, where it is none."""
+    from fedjax_mri.core import fields
+
+    value = int(word) if word.isdecimal() else word
+    if fields.fit("--seed", value, fields.Seed) is fields.MISFIT:
+        raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(fields.Seed)}")
+    return int(value)
 
 
 def parser(*commands: Callable[..., Any]) -> Parser:
@@ -34,7 +51,16 @@ def train(one: Parser) -> None:
     add_path(one, "--out", "run folder (default: runs/NAME)")
     add_only(one)
     add_path(one, "--resume-from", "start from another run's newest checkpoint")
+    add_waiting(one)
     launch.flags(one)
+
+
+def add_waiting(one: Parser) -> None:
+    """Adds the flags that say what to do while another process writes the folder."""
+    text = "wait that long for another process that writes the folder (default: 0)"
+    one.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
+    text = "do not watch whether a process on another machine that wrote the folder is still there"
+    one.add_argument("--take-over", action="store_true", help=text)
 
 
 def add_only(one: Parser) -> None:
@@ -55,8 +81,8 @@ def sweep(one: Parser) -> None:
     add_path(one, "study", "study file")
     add_path(one, "--out", "study folder (default: runs/NAME)")
     one.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell only, from cell I of 0..N-1")
-    text = "submit an array job of N shards; without SLURM, print the command"
-    one.add_argument("--slurm", type=int, metavar="N", help=text)
+    one.add_argument("--slurm", type=int, metavar="N", help="submit an array job of N shards to SLURM")
+    add_waiting(one)
 
 
 def report(one: Parser) -> None:
@@ -114,7 +140,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
 def phantom(one: Parser) -> None:
     """Adds the arguments of `phantom`."""
     one.add_argument("--sites", type=int, default=6)
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=seed, default=0)
     add_path(one, "--out", default=pathlib.Path("grid.png"))
 
 

@@ -3,19 +3,18 @@
 import argparse
 import os
 import pathlib
-import shlex
-import shutil
-import subprocess
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedjax_mri.cli import arguments
+from fedjax_mri.cli import arguments, ending, streams
 from fedjax_mri.cli.bar import Bar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import launch
 
+NOTHING_KEPT = "nothing is saved to go on from; the same command starts from the beginning"
 FEW_FIGURES = 12  # figures that `evaluate` prints in a line; more get a table
 
 
@@ -27,18 +26,48 @@ class Settings:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0 when done, 1 on bad input (one line on stderr), 128 + n when stopped by signal n."""
+    """Runs a command, and returns its exit code.
+
+    0: done; 1: failed, with one line on stderr that says what to do; 2: not understood; 128 + n: stopped by signal n.
+    Where an error was not foreseen, the line names the file with its traceback.
+    """
+    if given is None:  # a process of its own
+        streams.make_lasting()
+        ending.end_silently()  # while the libraries are imported, which may turn Ctrl-C into errors of their own
     options, flags = parser().parse_known_args(given)
     try:
         if launch.wanted(options):
             return launch.run(options, sys.argv[1:] if given is None else given)
+        if given is None:
+            ending.watch(lambda: kept(options) or NOTHING_KEPT)
         return run_command(options, flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        number = signal.Signals(stop.args[0] if stop.args else signal.SIGINT)
+        print(f"{number.name}: {kept(options) or NOTHING_KEPT}", file=sys.stderr)
+        return give_up(128 + number)
+    except Exception as error:
+        from fedjax_mri.core import failures
+
+        print(f"error: {failures.one_line(error, folder_of(options), kept(options))}", file=sys.stderr)
         return give_up(1)
-    except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is kept", file=sys.stderr)
-        return give_up(130)
+
+
+def folder_of(options: argparse.Namespace) -> pathlib.Path:
+    """The folder that a command writes to, be it there or not; of `evaluate`, its first run's."""
+    given = vars(options)
+    if given.get("out"):
+        return given["out"]
+    file = given.get("config") or given.get("study")
+    return pathlib.Path("runs", file.stem) if file else given.get("run") or given["runs"][0]
+
+
+def kept(options: argparse.Namespace) -> str:
+    """What a command that ends now leaves to go on from; an empty string if nothing."""
+    if options.command is train:
+        return ending.kept(folder_of(options))
+    if options.command is sweep and any(folder_of(options).glob("cells/*.json")):
+        return "finished cells are kept; the same command trains the others"
+    return "results written so far are kept" if options.command in (convert, explain) else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -46,15 +75,17 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import processes
 
     prepare_jax()
-    with processes.joined(getattr(options, "heartbeat", 0)):
-        return options.command(options, flags) or 0
+    ending.end_with_a_line()
+    with processes.joined(getattr(options, "heartbeat", 0), getattr(options, "join_timeout", 0)):
+        code = options.command(options, flags) or 0
+        sys.stdout.flush()  # an output that cannot be written is an error like others
+        return code
 
 
 def give_up(code: int) -> int:
     """The exit code of a command that has failed; one of several processes does not come back from here."""
-    from fedjax_mri.run import processes
-
-    return processes.give_up(code)
+    processes = sys.modules.get("fedjax_mri.run.processes")  # what is not imported yet has joined no others
+    return processes.give_up(code) if processes else code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,15 +94,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def prepare_jax() -> None:
-    """Makes each processor core a device of JAX, and keeps compiled programs between runs."""
+    """Makes each processor core a device of JAX, and keeps compiled programs between runs.
+
+    Raises UserError on settings of JAX that cannot train.
+    """
     import jax
 
-    from fedjax_mri.run.runfolder import cache
+    from fedjax_mri.core import cache
+    from fedjax_mri.core.environment import check_jax
 
+    check_jax()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    if cache.users_folder() is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
 
 
 def cores() -> int:
@@ -81,15 +119,15 @@ def cores() -> int:
 
 def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Trains each experiment of a config file in turn, then writes one report for all."""
-    from fedjax_mri.run import config, experiment, processes, results
+    from fedjax_mri.run import config, experiment, lock, processes, results
 
-    variants = load_experiments(options.config, flags, options.only)
-    out = options.out or pathlib.Path("runs", options.config.stem)
+    waiting = lock.Waiting(options.wait, options.take_over)
+    variants, out = load_experiments(options.config, flags, options.only), folder_of(options)
     folders = {name: out / name if name else out for name in variants}
     for name, one in variants.items():
         print(f"{one.name}: {one.rounds} rounds, config {config.digest(one)}, in {folders[name]}", flush=True)
         with Bar(one.rounds) as bar:
-            stopped = experiment.run(one, folders[name], options.resume_from, bar.say, bar.watch)
+            stopped = experiment.run(one, folders[name], options.resume_from, bar.say, bar.watch, waiting)
         if stopped:
             return 128 + stopped
         if processes.main():
@@ -124,33 +162,30 @@ def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None 
         there = ", ".join(found) if any(found) else "one experiment, without a name"
         raise UserError(f"--only {only}: {path} has {there}")
     chosen = found if only is None else {only: found[only]}
-    return {name: config.override(one, flags, f"fedjax-mri train {path}") for name, one in chosen.items()}
+    return {name: config.override(one, flags) for name, one in chosen.items()}
 
 
 def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Trains the cells of a study that are not finished, and reports it when all are; 1 where some failed."""
     from fedjax_mri.report import study as study_report
-    from fedjax_mri.run import config
-    from fedjax_mri.study import study, sweep
+    from fedjax_mri.run import config, lock
+    from fedjax_mri.study import folder, slurm, study, sweep
 
     found = study.load(options.study)
-    found = replace(found, base=config.override(found.base, flags, f"fedjax-mri sweep {options.study}"))
-    out, part = options.out or pathlib.Path("runs", options.study.stem), sweep.shard(options.shard)
+    found = replace(found, base=config.override(found.base, flags))
+    out, part, cells = folder_of(options), sweep.shard(options.shard), study.cells(found)
     if options.slurm is not None:
-        return submit(min(options.slurm, len(study.cells(found))), [str(options.study), "--out", str(out), *flags])
-    failures = sweep.run(found, out, part, lambda line: print(line, flush=True))
-    if not failures and len(sweep.finished_cells(out)) == len(study.cells(found)):
+        folder.refuse_other(out, found, cells)
+        of_lock = [*[f"--wait={options.wait}"] * bool(options.wait), *["--take-over"] * options.take_over]
+        return slurm.submit(min(options.slurm, len(cells)), options.study, out, [*of_lock, *flags])
+    try:
+        waiting = lock.Waiting(options.wait, options.take_over)
+        failures = sweep.run(found, out, part, lambda line: print(line, flush=True), waiting)
+    except sweep.Stopped as stopped:
+        return 128 + stopped.signal
+    if not failures and len(folder.finished_cells(out)) == len(cells):
         print(study_report.write(out))
     return 1 if failures else 0
-
-
-def submit(shards: int, given: Sequence[str]) -> int:
-    """Submits, or where there is no SLURM prints, the array job that trains a study; returns its exit code."""
-    if shards < 1:
-        raise UserError(f"--slurm {shards}: give the number of shards, 1 or more")
-    command = ["sbatch", f"--array=0-{shards - 1}", "scripts/slurm/sweep.sbatch", *given]
-    print(shlex.join(command), flush=True)
-    return subprocess.run(command).returncode if shutil.which("sbatch") else 0
 
 
 def evaluate(options: argparse.Namespace, flags: Sequence[str]) -> None:
@@ -219,7 +254,7 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.data.files import discover
     from fedjax_mri.run import config
 
-    settings = config.override(command.Settings(), flags, "fedjax-mri convert")
+    settings = config.override(command.Settings(), flags)
     translator = translate.translate(options.run, options.to)
     job = command.prepare(translator, options.to, options.out, options.force, options.samples, settings)
     files = discover.find(options.inputs, options.out)
@@ -235,7 +270,7 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.explain import command
     from fedjax_mri.run import config
 
-    settings = config.override(command.Settings(), flags, "fedjax-mri explain")
+    settings = config.override(command.Settings(), flags)
     runs, names = [options.run, *options.ensemble], options.methods.split(",")
     job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
     files = discover.find(options.inputs, options.out)
@@ -253,7 +288,7 @@ def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
     if options.sites < 1:
         raise UserError(f"--sites {options.sites}: must be 1 or more")
-    settings = config.override(Phantom(), flags, "fedjax-mri phantom")
+    settings = config.override(Phantom(), flags)
     save_gallery(settings, options.sites, options.seed, options.out)
     print(options.out)
 

@@ -5,7 +5,7 @@ class UserError(Exception):
     """Raised on bad input. The message is one line that names the value, the file if there is one, and the remedy."""
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """Returns the message of another library's exception, as one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 

@@ -1,11 +1,11 @@
 """Objects by their dotted import path, as configs name them."""
 
 import difflib
-import importlib
 from collections.abc import Callable
 from typing import Any
 
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core import modules
+from fedjax_mri.core.errors import UserError, brief
 
 
 def imported(name: str, field: str) -> Callable[..., Any]:
@@ -15,11 +15,17 @@ def imported(name: str, field: str) -> Callable[..., Any]:
     """
     module, _, attribute = name.rpartition(".")
     try:
-        home = importlib.import_module(module)
-        return getattr(home, attribute)
+        home = modules.load(module)
     except (ImportError, ValueError):
         raise UserError(f"{field}={name}: cannot import {module or name!r}; give a path such as optax.adam") from None
-    except AttributeError:
-        near = difflib.get_close_matches(attribute, dir(home), 1)
-        hint = f"did you mean {module}.{near[0]}?" if near else f"{module} has no such name"
-        raise UserError(f"{field}={name}: {hint}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(
+            f"{field}={name}: {module} cannot be imported: {type(error).__name__}: {brief(error)}"
+        ) from error
+    if hasattr(home, attribute):
+        return getattr(home, attribute)
+    near = difflib.get_close_matches(attribute, dir(home), 1)
+    hint = f"did you mean {module}.{near[0]}?" if near else f"{module} has no such name"
+    raise UserError(f"{field}={name}: {hint}")

@@ -98,6 +98,11 @@ def norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
+def is_finite(tree: PyTree) -> jax.Array:
+    """Returns whether all values of all leaves are finite, bool []."""
+    return jnp.stack([jnp.array(True), *(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))]).all()
+
+
 def count(tree: PyTree) -> int:
     """Returns the number of scalars in all leaves."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

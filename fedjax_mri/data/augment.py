@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import keys
+from fedjax_mri.core import fields, keys
 from fedjax_mri.core.errors import UserError
 
 TILES = 8  # CLAHE: tiles a side
@@ -38,13 +38,11 @@ class Preprocess:
     normalise: Literal["none", "unit", "zscore"] = "none"  # 0..1 as read; least and greatest to 0, 1; mean 0, std 1
 
     def __post_init__(self) -> None:
+        fields.check(self, "preprocess.")
         if self.size is not None and self.size < 1:
             raise UserError(f"size is {self.size}: give the side in pixels, such as 224, or None to leave it.")
         if self.denoise != "median":
             _check("denoise", self.denoise, math.inf)
-        for name, known in (("contrast", ("none", "stretch", "clahe")), ("normalise", ("none", "unit", "zscore"))):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}.")
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class Augment:
     contrast: float = 0.0  # factor about each channel's mean in 1 +- this
 
     def __post_init__(self) -> None:
+        fields.check(self, "augment.")
         _check("flip", self.flip, 1.0)
         _check("rotate_deg", self.rotate_deg, 180.0)
         _check("brightness", self.brightness, 1.0)
@@ -68,7 +67,7 @@ class Augment:
 
 
 def _check(name: str, value: float, most: float, words: str = "") -> None:
-    if not isinstance(value, int | float) or not 0 <= value <= most or math.isinf(value):
+    if not 0 <= value <= most or math.isinf(value):
         limit = words or ("finite" if math.isinf(most) else f"at most {most:g}")
         raise UserError(f"{name} is {value!r}: give a number that is 0 (off) or more, and {limit}.")
 

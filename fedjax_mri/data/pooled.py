@@ -25,20 +25,18 @@ class PoolStore(NamedTuple):
 class Pooled:
     """`source` as one hospital that holds everybody's examples; its test sets stay as they are."""
 
-    source: Any  # a Source
+    source: Source
 
     def build(self, seed: int) -> Federation:
         """The source's federation as one client. Raises UserError where the source does."""
-        source: Source = self.source
-        federation = source.build(seed)
+        federation = self.source.build(seed)
         tests = {name: test._replace(owner=np.full_like(test.owner, -1)) for name, test in federation.tests.items()}
         labels = federation.labels.sum(0, keepdims=True)
         return federation._replace(train=pool(federation.train), tests=tests, labels=labels, groups={})
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own test sets."""
-        source: Source = self.source
-        return source.evaluation(classes, seed)
+        return self.source.evaluation(classes, seed)
 
 
 def pool(data: ClientData) -> ClientData:

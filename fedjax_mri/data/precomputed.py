@@ -20,7 +20,7 @@ CHUNK = 128  # examples computed at once
 class Precomputed:
     """`source` with its examples held in memory as files would hold them: images in bytes, CT in whole HU, labels."""
 
-    source: Any  # a Source
+    source: Source
     fields: tuple[str, ...] = ("image", "label")  # of its examples, the ones that are kept
 
     def build(self, seed: int) -> Federation:
@@ -29,15 +29,13 @@ class Precomputed:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own test sets, precomputed."""
-        source: Source = self.source
-        tests, tables = source.evaluation(classes, seed)
+        tests, tables = self.source.evaluation(classes, seed)
         return _precomputed_tests(tests, self.fields), tables
 
 
 @functools.lru_cache(8)  # a study wraps the same ones in many ways
 def _built(settings: Precomputed, seed: int) -> Federation:
-    source: Source = settings.source
-    federation = source.build(seed)
+    federation = settings.source.build(seed)
     train, tests = precomputed(federation.train, settings.fields), _precomputed_tests(federation.tests, settings.fields)
     images = tuple(name for name in dict.fromkeys((*federation.images, "ct", "mr")) if name in settings.fields)
     return federation._replace(train=train, tests=tests, images=images)

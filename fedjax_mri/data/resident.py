@@ -22,8 +22,10 @@ class Resident(NamedTuple):
 def resident(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:
     """Client data from arrays [n, ...] and the indices of each of N clients; examples in no part are left out.
 
-    Raises UserError where the parts hold no example at all: a client may be empty, all of them may not.
+    Raises UserError where the parts hold no example at all (a client may be empty, all of them may not), and on arrays
+    that are of no numbers or too short.
     """
+    check_arrays(arrays, parts)
     sizes = count(parts)
     store = pack([{name: array[part] for name, array in arrays.items()} for part in parts])
     ends = store.offset + sizes
@@ -32,6 +34,24 @@ def resident(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) -> C
         return {name: field[store.offset[client] : ends[client]] for name, field in store.fields.items()}
 
     return ClientData(sizes, store, read, fetch)
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) -> None:
+    """Raises UserError where arrays [n, ...] differ in n, hold no numbers, or are shorter than the clients' indices."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        each = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise UserError(f"the arrays of the examples differ in length: {each}; give a row for each example")
+    for name, array in arrays.items():
+        if np.dtype(array.dtype).kind in "OSUMmc":
+            raise UserError(f"array {name!r} is of {array.dtype}: give integers, floats or bools")
+    rows = min(lengths.values())
+    for client, part in enumerate(parts):
+        if len(part) and not (int(np.min(part)) >= 0 and int(np.max(part)) < rows):
+            raise UserError(
+                f"client {client} has indices from {np.min(part)} to {np.max(part)}: give 0 to {rows - 1}, as there "
+                f"are {rows} examples"
+            )
 
 
 def count(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -23,7 +23,7 @@ from fedjax_mri.data.resident import specimen, whole
 
 LABELS, WEAR, MODALITIES = range(3)  # kinds of change; no two share their random numbers
 KINDS = ("CT only", "MR only", "CT and MR")
-TWO_CHANNELS = {"images": ("image",), "modalities": ("ct", "mr")}
+TWO_CHANNELS: dict[str, Any] = {"images": ("image",), "modalities": ("ct", "mr")}
 HAS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # CT, MR of each kind
 
 
@@ -35,7 +35,7 @@ class LabelNoise:
     the rates rise from none at round 0 to the full ones at that round.
     """
 
-    source: Any  # a Source
+    source: Source
     low: float = 0.0
     high: float = 0.4
     grows: int = 0  # rounds; 0: full from the start
@@ -60,8 +60,7 @@ class LabelNoise:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own test sets."""
-        source: Source = self.source
-        return source.evaluation(classes, seed)
+        return self.source.evaluation(classes, seed)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Wear:
     uniform over sites, as a share of white; before, in proportion to the round.
     """
 
-    source: Any  # a Source
+    source: Source
     noise: float = 0.2
     grows: int = 100  # rounds; 0: worn out from the start
 
@@ -97,8 +96,7 @@ class Wear:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own test sets."""
-        source: Source = self.source
-        return source.evaluation(classes, seed)
+        return self.source.evaluation(classes, seed)
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class ModalitySkew:
     sites lack what the training site they belong to lacks; of the others as many.
     """
 
-    source: Any  # a Source
+    source: Source
     ct_only: float = 0.3  # share of sites
     mr_only: float = 0.3
 
@@ -133,8 +131,7 @@ class ModalitySkew:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The test sets as `build` makes them; the source refuses classes that it does not know."""
-        source: Source = self.source
-        source.evaluation(classes, seed)
+        self.source.evaluation(classes, seed)
         return self.build(seed).tests, ()
 
     def _kinds(self, rng: np.random.Generator, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import ClientData, Examples
-from fedjax_mri.data.resident import count, read
+from fedjax_mri.data.resident import check_arrays, count, read
 
 
 class Records(Protocol):
@@ -23,6 +23,8 @@ def streamed(source: Mapping[str, np.ndarray] | Records, parts: Sequence[np.ndar
 
     Nothing is read here. Raises UserError where the parts hold no example at all, and later for an unreadable record.
     """
+    if isinstance(source, Mapping):
+        check_arrays(source, parts)
     sizes = count(parts)
 
     def fetch(client: int) -> Examples:

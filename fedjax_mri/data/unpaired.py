@@ -20,7 +20,7 @@ class Unpaired:
     site, half the site away. Test sets stay paired: the truth is for evaluation alone.
     """
 
-    source: Any  # a Source
+    source: Source
 
     def build(self, seed: int) -> Federation:
         """The source's federation, unpaired; sites of one patient train nothing. Raises UserError where it does."""
@@ -32,8 +32,7 @@ class Unpaired:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """The source's own test sets, which stay paired."""
-        source: Source = self.source
-        return source.evaluation(classes, seed)
+        return self.source.evaluation(classes, seed)
 
 
 def with_mr_of_others(data: ClientData) -> ClientData:

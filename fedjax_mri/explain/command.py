@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import disk, fields
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
 from fedjax_mri.data.files.images import printable
@@ -41,10 +42,11 @@ class Settings:
     batch: int = 8  # images that the model is shown at a time
     alpha: float = 0.1  # share of cases in which a set of classes may miss the truth
     accuracy: float = 0.95  # wanted of predictions that nobody reviews
-    seed: int = 0  # of methods that draw
+    seed: Seed = 0  # of methods that draw
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        fields.check(self)
         for name, good in (("batch", self.batch >= 1), ("alpha", 0 < self.alpha < 1), ("accuracy", self.accuracy > 0)):
             if not good:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more images, shares between 0 and 1")

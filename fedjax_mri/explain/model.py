@@ -12,6 +12,7 @@ from fedjax_mri.core.checks import planar
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics import ensemble, temperature
+from fedjax_mri.run import config as configs
 from fedjax_mri.run import reference, restore, runfolder
 from fedjax_mri.run.models import classifier, global_model
 from fedjax_mri.run.restore import Restored
@@ -76,7 +77,7 @@ def check_same_task(run: Path, restored: Restored, other: Path, first: Restored)
     """Raises UserError unless both runs classify the same images into the same classes by the same task."""
     classifier(restored, run)
     for name, ours, theirs in (
-        ("task", restored.config.task, first.config.task),
+        ("task", configs.to_dict(restored.config.task), configs.to_dict(first.config.task)),
         ("classes", restored.described.classes, first.described.classes),
         ("images", restored.described.image, first.described.image),
     ):

@@ -1,4 +1,9 @@
-"""The contract of a federated algorithm: a few pure functions. `algorithms/` has one file for each."""
+"""The contract of a federated algorithm: a few pure functions. `algorithms/` has one file for each.
+
+Algorithms decide about parameters. Statistics, the `carry` of a model, change without a gradient: running means and
+variances must never move by a server's rate, momentum or optimiser, beyond what any client has sent. `client_update`
+and `server_update` therefore take them to the mean of the clients' statistics, whatever an algorithm does to the rest.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,8 +64,16 @@ def same_state(server: ServerState, client: ClientState, result: LocalResult, se
     return client
 
 
+def mean_statistics(server: ServerState, aggregate: Aggregate) -> PyTree:
+    """Returns the mean of the statistics that the cohort has sent."""
+    return trees.add(server.model.carry, aggregate.delta.carry)
+
+
 class Algorithm(NamedTuple):
-    """A federated algorithm: how clients learn, and how the server uses their updates."""
+    """A federated algorithm: how clients learn, and how the server uses their updates.
+
+    `finish` and `server` may treat all leaves of the model alike: what they do to statistics is not used.
+    """
 
     init: Callable[[PyTree], ServerState]  # shared model -> the server's first state
     init_client: Callable[[PyTree], ClientState]  # shared model -> a client's first state; () if it has none
@@ -81,6 +94,34 @@ class Algorithm(NamedTuple):
     # (the task's grads, examples in the batch float32 [], share of the steps done) -> what to sum over local steps
     accumulate: Callable[[PyTree, jax.Array, jax.Array], PyTree] = accumulate_nothing
     member: Callable[[ClientState], PyTree] | None = None  # client state -> its model, if clients form an ensemble
+    # (server before the round, aggregate) -> the server's statistics after it
+    statistics: Callable[[ServerState, Aggregate], PyTree] = mean_statistics
+
+
+def client_update(
+    algorithm: Algorithm, server: ServerState, broadcast: ServerState, client: ClientState, result: LocalResult
+) -> Update:
+    """Returns the update of a client that began from `broadcast`, while `server` is the server's state now.
+
+    The change of its statistics is that from the server's present ones, so that the mean of changes leads to the mean
+    of the clients' statistics although some began from an older broadcast.
+    """
+    update = algorithm.finish(broadcast, client, result)
+    change = trees.subtract(result.model.carry, server.model.carry)
+    return update._replace(delta=update.delta._replace(carry=change))
+
+
+def server_update(algorithm: Algorithm, server: ServerState, aggregate: Aggregate) -> ServerState:
+    """Returns the server's state after a round: parameters by `algorithm.server`, statistics by `statistics`.
+
+    `algorithm.server` finds the new statistics in the server's model and no change of them in the aggregate. All that
+    it remembers of the model therefore holds the right ones.
+    """
+    statistics = algorithm.statistics(server, aggregate)
+    no_change = aggregate.delta._replace(carry=trees.zeros_like(statistics))
+    server = server._replace(model=server.model._replace(carry=statistics))
+    moved = algorithm.server(server, aggregate._replace(delta=no_change))
+    return moved._replace(model=moved.model._replace(carry=statistics))
 
 
 def sent_shapes(algorithm: Algorithm, model: PyTree) -> Update:
@@ -91,7 +132,7 @@ def sent_shapes(algorithm: Algorithm, model: PyTree) -> Update:
         server = algorithm.broadcast(algorithm.init(model), zero)
         accumulated = algorithm.accumulate(model.params, one, one)
         result = LocalResult(model, zero, one, one, zero, one, accumulated)
-        return algorithm.finish(server, algorithm.init_client(model), result)
+        return client_update(algorithm, server, server, algorithm.init_client(model), result)
 
     return jax.eval_shape(send, model)
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.layers import HE, Layers
 from fedjax_mri.nets.norm import ImageNorm, NormKind
@@ -28,13 +30,16 @@ def functional(
 ) -> Net:
     """The network that `build` makes as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics).
 
-    `norm` is its layers' norm, `init` draws its convolutions' kernels.
+    `norm` is its layers' norm, `init` draws its convolutions' kernels. Raises UserError if the network keeps a key or a
+    counter for random numbers, as `nnx.Dropout` does: they would travel and be averaged as statistics are.
     """
 
     def module(key: int | jax.Array) -> nnx.Module:
         return build(Layers(nnx.Rngs(key), compute.conv, norm, init))
 
-    graph, (params, carry) = _split(nnx.eval_shape(lambda: module(0)))
+    shapes = nnx.eval_shape(lambda: module(0))
+    refuse_random_state(shapes)
+    graph, (params, carry) = _split(shapes)
 
     def initial(key: jax.Array) -> tuple[PyTree, PyTree]:
         _, (values, statistics) = _split(module(key))
@@ -46,6 +51,17 @@ def functional(
         return output, nnx.to_pure_dict(_split(merged)[1][1])
 
     return Net(initial, compute.wrap(apply))
+
+
+def refuse_random_state(module: nnx.Module) -> None:
+    """Raises UserError, naming it, if a module holds a key or a counter for random numbers."""
+    found = list(trees.named(nnx.to_pure_dict(nnx.state(module, nnx.RngState))))
+    if found:
+        raise UserError(
+            f"network {type(module).__name__}: {found[0]} is random state, which clients cannot average; in place of "
+            "nnx.Dropout call fedjax_mri.nets.dropout.dropout(x, rate, key) with the key that __call__ is given, and "
+            "keep no nnx.Rngs"
+        )
 
 
 def _split(module: nnx.Module) -> tuple[Any, list[Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from fedjax_mri.core import fields
 from fedjax_mri.nets.dropout import check_rates, dropout
 from fedjax_mri.nets.layers import Layers
 from fedjax_mri.nets.norm import NormKind, check_groups
@@ -21,6 +22,7 @@ class HeadSettings:
     dropout: float = 0.0  # share of features dropped in training
 
     def __post_init__(self) -> None:
+        fields.check(self, "network.head.")
         check_rates({"network.head.dropout": self.dropout})
 
 

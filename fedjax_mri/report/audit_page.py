@@ -16,7 +16,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.report import figures, leave_one_out
 from fedjax_mri.report.audit import SITE, Row, audit, spreads
 from fedjax_mri.report.statistics import mean_of_known
-from fedjax_mri.run import runfolder
+from fedjax_mri.run import restore, runfolder
 
 
 def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None]) -> list[pathlib.Path]:
@@ -24,19 +24,26 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
 
     `rounds` of each training without a site; 0: as many as the run. Raises UserError where there is no such run.
     """
-    facts, config = runfolder.read_json(run / "run.json"), runfolder.read_config(run)
+    facts = runfolder.read_json(run / "run.json")
     if rounds < 0:
         raise UserError(f"--rounds {rounds}: must be 1 or more, or 0 for as many as the run had")
     if leave:
         leave_one_out.refuse_many(facts["clients"])
     found = audit(run)
-    gain = leave_one_out.gains(config, rounds or config.rounds, say) if leave else None
+    gain = gains(run, rounds, say) if leave else None
     disk.write_text(run / "audit.csv", table(facts["classes"], found))
     disk.write_text(run / "audit.md", page(facts, found, gain))
     with matplotlib.rc_context(figures.STYLE):
-        draw(found, facts["synthetic"]).savefig(run / "audit.png", dpi=150)
+        disk.write_bytes(run / "audit.png", disk.encoded(draw(found, facts["synthetic"]), 150))
     written = [run / f"audit.{kind}" for kind in ("csv", "md", "png")]
     return written if gain is None else [*written, *write_gains(run, gain, facts["synthetic"])]
+
+
+def gains(run: pathlib.Path, rounds: int, say: Callable[[str], None]) -> np.ndarray:
+    """Returns what `leave_one_out.gains` finds for a run; `rounds` as in `write`."""
+    config = runfolder.read_config(run)
+    federation = restore.rebuild_data(run, config, say)
+    return leave_one_out.gains(config, federation, rounds or config.rounds, say)
 
 
 def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pathlib.Path]:
@@ -45,7 +52,7 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
     lines = [[f"site {k}", *row.tolist()] for k, row in enumerate(gain)]
     disk.write_text(run / "leave_one_out.csv", comma_separated([heading, *lines]))
     with matplotlib.rc_context(figures.STYLE):
-        heat(gain, synthetic).savefig(run / "leave_one_out.png", dpi=150)
+        disk.write_bytes(run / "leave_one_out.png", disk.encoded(heat(gain, synthetic), 150))
     return [run / "leave_one_out.csv", run / "leave_one_out.png"]
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from PIL import Image
 
+from fedjax_mri.core.disk import encoded
 from fedjax_mri.data.contract import Table
 
 WIDE = 9.6  # inches, a figure as wide as the page
@@ -98,10 +99,3 @@ def uri(png: bytes) -> str:
 def embedded(figure: Figure) -> str:
     """The figure as a data URI of a PNG file."""
     return uri(encoded(figure))
-
-
-def encoded(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()

@@ -26,14 +26,13 @@ from fedjax_mri.run.loop import Training
 MAX_SITES = 64  # a run is trained once for each of them
 
 
-def gains(config: Experiment, rounds: int, say: Callable[[str], None]) -> np.ndarray:
+def gains(config: Experiment, federation: Federation, rounds: int, say: Callable[[str], None]) -> np.ndarray:
     """Returns what each site's taking part adds to the score of each other, float [N, N]; [k, j]: what k's adds to j's.
 
-    The run is trained for `rounds` rounds by everyone, and once without each site, all else the same. A site without
-    test examples has nan. Raises UserError for more than MAX_SITES sites, or where no test set belongs to training
-    sites.
+    The run is trained on its `federation` for `rounds` rounds by everyone, and once without each site, all else the
+    same. A site without test examples has nan. Raises UserError for more than MAX_SITES sites, where no test set
+    belongs to training sites, or where predictions are not finite.
     """
-    federation = config.data.build(config.seed)
     sites = len(federation.train.sizes)
     refuse_many(sites)
     test = next((test for test in federation.tests.values() if (test.owner >= 0).any()), None)
@@ -71,7 +70,7 @@ def scorer(
         return segments.run_rounds(simulation(without), plan, rounds, state, root, placed, length)
 
     sim, placed = simulation(-1), placement.place_examples(federation.train, plan)
-    first, evaluated = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"": test})
+    first, evaluated = initial_state(sim, plan, root), evaluate.build(sim.task, plan, {"test": test})
     program = segments.compile_rounds(plan, several, first, root, placed, np.int32(0), np.int32(-1))
 
     def score(without: int) -> np.ndarray:
@@ -81,7 +80,11 @@ def scorer(
         def scores(state: State, trained: RoundStats | None) -> np.ndarray | None:
             if trained is None:
                 return None
-            metrics = evaluated(with_mean_part(state, without))[""].metrics
+            found = evaluated(with_mean_part(state, without))
+            if failure := evaluate.failure(found):
+                who = f"without site {without}" if without >= 0 else "with everyone"
+                raise UserError(f"--leave-one-out, {rounds} rounds {who}: {failure}; give fewer --rounds")
+            metrics = found["test"].metrics
             return np.asarray(sim.task.score(trees.sum_by(metrics, test.owner, len(federation.train.sizes))))
 
         training = Training(rounds, rounds, lambda: advance, scores)

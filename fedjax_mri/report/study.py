@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Table
 from fedjax_mri.report.figures import STYLE, WIDE, Part, distinct, svg
@@ -23,7 +24,7 @@ from fedjax_mri.report.page import publish
 from fedjax_mri.report.statistics import holm_corrected, interval, sign_flip_p
 from fedjax_mri.run import runfolder
 from fedjax_mri.run.line import MODALITIES, Line, full_name
-from fedjax_mri.study import sweep
+from fedjax_mri.study import folder
 
 SEED = "seed"
 MAX_ROWS = 12  # rows of panels
@@ -46,14 +47,14 @@ class Measured(NamedTuple):
 def write(study: pathlib.Path, target: float | None = None) -> pathlib.Path:
     """Writes the report of a study folder and returns its path. Raises UserError where no cell is finished."""
     measured, parts = read(study), list[Part]()
-    sweep.write_table(study)
+    folder.write_table(study)
     for name in measured.figures:
         parts += [Part(name), Part(table=results(measured, name)), *ranking(measured, name)]
     main = next(iter(measured.figures))
     aim = 0.95 * np.nanmax(last_known(measured.figures[main])) if target is None else target
     parts += [Part(f"What {main} of {aim:.3f} costs", table=costs_of_target(measured, main, aim))]
     for name, caption, figure in drawings(measured, main):
-        figure.savefig(study / f"{name}.png", dpi=150)
+        disk.write_bytes(study / f"{name}.png", disk.encoded(figure, 150))
         parts.append(Part(svg=svg(figure), caption=caption))
     parts = [part._replace(synthetic=measured.synthetic) for part in parts]
     settings = Part("Settings", settings=measured.base)
@@ -62,7 +63,7 @@ def write(study: pathlib.Path, target: float | None = None) -> pathlib.Path:
 
 def read(study: pathlib.Path) -> Measured:
     """What the finished cells of a study have measured. Raises UserError where there is nothing to compare."""
-    finished, index = sweep.finished_cells(study), runfolder.read_json(study / "study.json")
+    finished, index = folder.finished_cells(study), runfolder.read_json(study / "study.json")
     if not finished:
         raise UserError(f"{study}: no cell of this study is finished; run `fedjax-mri sweep` again")
     histories = [cell.history for cell in finished]

@@ -20,7 +20,7 @@ from fedjax_mri.fed.uplink.contract import PyTree, Uplink
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import initial
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.tasks.task import Task
+from fedjax_mri.tasks.task import Task, check_shared
 
 
 class Method(NamedTuple):
@@ -61,13 +61,18 @@ def assemble_simulation(
 
 
 def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescription, compute: Compute) -> Task:
-    """Returns what clients of a built algorithm train; reads `config.task` and `config.init_from` alone."""
+    """Returns what clients of a built algorithm train; reads `config.task` and `config.init_from` alone.
+
+    Raises UserError on bad settings, and if a part of the model would travel that cannot be averaged.
+    """
     task = config.task.build(described, compute)
     if task.with_encoder is not None:
         from fedjax_mri.run import encoder  # here, as it restores runs, which needs this module
 
         task = task.with_encoder(encoder.of_run)
-    return algorithm.task(initial.with_initial_weights(config.init_from, described.classes, task))
+    task = algorithm.task(initial.with_initial_weights(config.init_from, described.classes, task))
+    check_shared(task)
+    return task
 
 
 def compute_of(plan: Plan) -> Compute:

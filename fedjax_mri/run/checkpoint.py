@@ -84,6 +84,11 @@ class Checkpoints:
             ) from error
 
 
+def saved_rounds(run: pathlib.Path) -> list[int]:
+    """Returns the rounds of all complete checkpoints in a run's folder, in order; reads names alone."""
+    return sorted(int(one.name) for one in (run / "checkpoints").glob("*") if one.name.isdecimal())
+
+
 def with_checkpoints(run: pathlib.Path | None) -> pathlib.Path:
     """Returns the folder of a run. Raises UserError when it holds no checkpoints."""
     if run is None or not (run / "checkpoints").is_dir():
@@ -93,6 +98,9 @@ def with_checkpoints(run: pathlib.Path | None) -> pathlib.Path:
 
 def fill_shapes(shapes: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
     """Returns the tree of `shapes` with the leaves of the same names. Raises UserError where the two do not fit."""
+    wanted = {trees.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    for extra in sorted(leaves.keys() - wanted):
+        raise UserError(f"{source}: holds {extra}, of which this run has nothing: it was saved by another method")
 
     def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> np.ndarray:
         value = leaves.get(trees.name(path))

@@ -1,14 +1,10 @@
 """The settings of an experiment: frozen dataclasses of plain data, read from a Python file, changed by flags."""
 
-import contextlib
 import dataclasses
-import difflib
 import hashlib
-import io
 import json
 import pathlib
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_mri.core import checks
+from fedjax_mri.core import checks, dotted, fields, modules
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.core.imports import imported
+from fedjax_mri.data.contract import Source
 from fedjax_mri.fed.after.ensemble import Distil
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -28,12 +26,10 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Ideal
-from fedjax_mri.run import parts
+from fedjax_mri.run import flags, parts
 from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.xai import methods
-
-EXECUTED = dict[str, bytes]()  # what each config file said when this process ran it: they are in no list of modules
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,8 @@ class LocalTraining:
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")
         checks.positive("local.learning_rate", self.learning_rate)
-        checks.not_negative("local.decay", self.decay)
+        for name in ("decay", "schedule_end"):
+            checks.not_negative(f"local.{name}", getattr(self, name))
         for pattern, factor in self.rates:
             checks.not_negative(f"local.rates {pattern}", factor)
         return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
@@ -77,7 +74,10 @@ class LocalTraining:
         start, end = self.schedule_start, self.schedule_end
         over = (self.schedule_rounds or rounds) - start
         if start < 0 or over < 1:
-            raise UserError(f"local.schedule_start={start}: must be 0 or more, and less than the schedule's rounds")
+            raise UserError(
+                f"local.schedule_start={start}, schedule_rounds={self.schedule_rounds}: the start must be 0 or more, "
+                "and less than the schedule's rounds"
+            )
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),
             "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, over, end),
@@ -93,10 +93,10 @@ class LocalTraining:
 class Experiment:
     """One run: data, task, how clients learn, how the server aggregates, for how long."""
 
-    data: Any  # a Source: Phantom, Folder or one of yours
+    data: Source  # Phantom, Folder or one of yours
     name: str = "experiment"
-    seed: int = 0
-    rounds: int = 100
+    seed: Seed = 0
+    rounds: int = 100  # a run that is done may be given more, unless the learning rate follows a schedule over them
     evaluate_every: int = 10  # rounds a segment: between two evaluations, and two checkpoints
     task: Any = field(default_factory=Classify)
     init_from: str = ""  # a file of weights, or another run's folder, that the model begins with; see initial.py
@@ -116,11 +116,14 @@ class Experiment:
     pictures: bool = False  # a few examples after each evaluation, in RUN/pictures, where the task has pictures to show
 
     def __post_init__(self) -> None:
+        parts.refuse_names(self)
+        for name, value in fields.plain(self).items():
+            object.__setattr__(self, name, value)
         for name in ("rounds", "evaluate_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be 1 or more")
         for name in self.explanations:
-            methods.settings(name)
+            methods.settings(name, "explanations")
 
 
 def load(path: str | pathlib.Path) -> dict[str, Experiment]:
@@ -136,9 +139,8 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
     """Returns what a Python file defines, by name. Raises UserError where it cannot be run."""
     if not pathlib.Path(path).is_file():
         raise UserError(f"{path}: no such config file; see configs/ for examples")
-    EXECUTED[str(path)] = pathlib.Path(path).read_bytes()
     try:
-        return runpy.run_path(str(path))
+        return vars(modules.execute(pathlib.Path(path)))
     except UserError:
         raise
     except Exception as error:
@@ -147,72 +149,26 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
 
 def with_field(config: Any, path: str, value: Any) -> Any:
     """Returns `config` with another value in the field of a dotted path. Raises UserError where there is none."""
-
-    def put(section: Any, name: str, *rest: str) -> Any:
-        if isinstance(section, tuple) and name.isdecimal() and int(name) < len(section):
-            place = int(name)
-            return (*section[:place], put(section[place], *rest) if rest else value, *section[place + 1 :])
-        if dataclasses.is_dataclass(section) and name in {one.name for one in dataclasses.fields(section)}:
-            changed = {name: put(getattr(section, name), *rest) if rest else value}
-            return dataclasses.replace(section, **changed)  # type: ignore[type-var]
-        raise UserError(f"unknown field {path}")
-
-    return put(config, *path.split("."))
+    return dotted.with_values(config, {path: value})
 
 
-def override(config: Any, flags: Sequence[str], program: str = "fedjax-mri") -> Any:
+def override(config: Any, given: Sequence[str]) -> Any:
     """Returns a dataclass with `--fed.part name` and then `--section.field value` flags applied.
 
-    Raises UserError naming the nearest part or field.
+    Raises UserError naming the flag, its value and what is expected, or the nearest part or field.
     """
-    import tyro
-
-    config, flags = parts.choose(config, flags, with_field)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            changed, unknown = tyro.cli(
-                type(config),
-                prog=program,
-                default=config,
-                args=list(flags),
-                return_unknown_args=True,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_first_words(said.getvalue())) from None
-    if unknown:
-        raise UserError(_nearest(unknown[0], [f"--{name}" for name in flat(config)]))
-    return changed
+    return flags.apply(*parts.choose(config, given, with_field))
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any) -> dict[str, Any]:
     """Returns each leaf field of nested dataclasses by its dotted name; the type of each section is a leaf as well.
 
     Sections in a tuple are named by their place: uplink.stages.0.bound.
     """
-    leaves: dict[str, Any] = {}
-    for name, value in _children(config):
-        if _has_sections(value):
-            leaves |= {f"{prefix}{name}": type(value).__name__} | flat(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
-
-
-def _children(config: Any) -> list[tuple[str, Any]]:
-    if isinstance(config, tuple):
-        return [(str(place), value) for place, value in enumerate(config)]
-    return [(one.name, getattr(config, one.name)) for one in dataclasses.fields(config)]
-
-
-def _has_sections(value: Any) -> bool:
-    """Whether a value is a section of a config, or a tuple of sections."""
-    if isinstance(value, tuple):
-        return any(dataclasses.is_dataclass(one) for one in value)
-    return dataclasses.is_dataclass(value)
+    return {
+        name: type(value).__name__ if dotted.is_section(value) else value
+        for name, value, _ in dotted.annotations(config)
+    }
 
 
 def to_dict(config: Any) -> Any:
@@ -222,8 +178,8 @@ def to_dict(config: Any) -> Any:
     if not dataclasses.is_dataclass(config):
         return config
     kind = type(config)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}"} | {
-        name: to_dict(value) for name, value in _children(config)
+    return {"class": f"{modules.home(kind)}.{kind.__qualname__}"} | {
+        name: to_dict(value) for name, value in dotted.children(config).items()
     }
 
 
@@ -241,6 +197,43 @@ def from_dict(plain: dict[str, Any]) -> Any:
     return made(**values)
 
 
+def flat_plain(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns each leaf of what `to_dict` gives by its dotted name; the class of each section is a leaf as well."""
+    leaves: dict[str, Any] = {}
+    for name, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+        if isinstance(value, dict):
+            leaves |= {f"{prefix}{name}": value.get("class")} | flat_plain(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
+            leaves |= flat_plain(value, f"{prefix}{name}.")
+        elif name != "class":
+            leaves[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def completed(before: Any, now: Any) -> Any:
+    """Returns plain data with the default of each field that a section of the same class in `now` has and it lacks."""
+    if not (isinstance(before, Mapping) and dataclasses.is_dataclass(now)) or before["class"] != to_dict(now)["class"]:
+        return before
+    defaults = {
+        one.name: to_dict(one.default if one.default_factory is dataclasses.MISSING else one.default_factory())
+        for one in dataclasses.fields(now)
+        if one.name not in before and (one.default, one.default_factory) != (dataclasses.MISSING,) * 2
+    }
+    return defaults | {name: completed(value, getattr(now, name, None)) for name, value in before.items()}
+
+
+def module_names(plain: Any) -> set[str]:
+    """Returns the names of loaded modules that plain data name: those of classes and of functions by dotted path."""
+    words = [value for value in flat_plain(plain).values() if isinstance(value, str)] + [plain["class"]]
+    return {word.rpartition(".")[0] for word in words if word.rpartition(".")[0] in modules.loaded_names()}
+
+
+def nameless(plain: Any) -> list[str]:
+    """Returns the classes in plain data that no other process can import."""
+    classes = [value for value in flat_plain(plain).values() if isinstance(value, str) and "." in value]
+    return sorted({name for name in classes if name.startswith("__main__.") or ".<locals>." in name})
+
+
 def digest(config: Any) -> str:
     """Returns twelve hex digits that name a resolved config."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
@@ -250,13 +243,3 @@ def _restored(value: Any) -> Any:
     if isinstance(value, dict) and "class" in value:
         return from_dict(value)
     return tuple(_restored(item) for item in value) if isinstance(value, list) else value
-
-
-def _nearest(flag: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(flag.split("=")[0].replace("-", "_").replace("__", "--", 1), known, 1, 0.3)
-    return f"unknown field {flag}" + (f"; did you mean {near[0]}?" if near else "; see `fedjax-mri show`")
-
-
-def _first_words(boxed: str) -> str:
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
-    return " ".join([line for line in lines if line][1:2]) or "the flags cannot be read; see --help"

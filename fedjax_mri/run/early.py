@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedjax_mri.core import fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run.line import Line, flat
 
@@ -17,6 +18,7 @@ class Early:
     patience: int = 0  # evaluations without a better one, after which training ends; 0: it does not
 
     def __post_init__(self) -> None:
+        fields.check(self, "early.")
         if self.patience < 0 or (self.patience and not self.figure):
             raise UserError(f"early.patience={self.patience}: must be 0 or more, and needs an early.figure")
 

@@ -61,11 +61,10 @@ def found(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
 
 
 def code() -> Iterator[str]:
-    """Digests of this package's source, of all modules in use that no package manager has installed, and of config
-    files."""
+    """Digests of this package's source, and of all modules in use that no package manager has installed."""
     files = {str(path) for path in PACKAGE.rglob("*.py")}
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
     ours = {path for path in modules if path.endswith(".py") and not code_installed.is_installed_file(path)}
     texts = [pathlib.Path(path).read_bytes() for path in sorted(files | ours)]
-    for text in (*texts, *configs.EXECUTED.values()):
+    for text in texts:
         yield hashlib.sha256(text).hexdigest()

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ import numpy as np
 from fedjax_mri.core import trees
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
-from fedjax_mri.fed.engine import members
+from fedjax_mri.fed.engine import evaluate, members
 from fedjax_mri.fed.engine.evaluate import Evaluation
-from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.members import Group, Member
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State
@@ -24,12 +24,12 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.run import loop, results
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.line import Line, SegmentFigures, TestFigures
-from fedjax_mri.run.loop import Advance, Progress, Training
+from fedjax_mri.run.line import Line, SegmentFigures
+from fedjax_mri.run.loop import Advance, Observer, Progress, Training
 from fedjax_mri.run.prepare import Say, choose_plan
-from fedjax_mri.run.train import divergence_message, segment_figures
+from fedjax_mri.run.train import segment_figures, training_failure
 
-Tested = dict[str, TestFigures]  # test set -> one member's figures on it
+Tested = dict[str, Evaluation]  # test set -> one member's results on it
 PER_MEMBER = {"name": "", "seed": 0, "data": None}  # fields in which members always may differ
 LABELS = "labels"  # among a member's numbers: its training examples of each class
 
@@ -46,7 +46,6 @@ class MemberStates(NamedTuple):
 
     round: int
     state: State  # [M, ...]
-    failures: tuple[str, ...]  # why a member no longer trains, or an empty string
 
 
 class MembersTrained(NamedTuple):
@@ -58,6 +57,7 @@ class MembersTrained(NamedTuple):
 
 
 GroupProgress = Progress[MemberStates, MembersTrained, list[Line]]
+GroupObserver = Observer[MemberStates, MembersTrained, list[Line]]
 
 
 def program_settings(config: Experiment) -> str:
@@ -89,19 +89,39 @@ def differing_numbers(several: Sequence[Experiment]) -> list[str]:
     return [name for name in numbers if len({one[name] for one in flat}) > 1]
 
 
-def train(several: Sequence[Experiment], federations: Sequence[Federation], say: Say) -> tuple[list[Outcome], Plan]:
+def train(
+    several: Sequence[Experiment],
+    federations: Sequence[Federation],
+    say: Say,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[Outcome], Plan]:
     """Trains each experiment on its federation, all in one program; returns what became of them, and the plan.
 
+    Training ends after the segment in which `stop` returns True; the histories then end there.
+
     The experiments have equal `program_settings`, the federations equal `data_signature`. An experiment whose training
-    loss is no longer finite stops, and the others go on. Raises UserError on bad settings, and TypeError where the
-    code must know one of the `differing_numbers` to build its program.
+    loss or evaluation is not finite stops, and the others go on. Raises UserError on bad settings, and TypeError where
+    the code must know one of the `differing_numbers` to build its program.
     """
     described, by_rule = [describe(one) for one in federations], several[0].plan.resolve()
     sims = [assemble(c, d, f.train, by_rule) for c, d, f in zip(several, described, federations)]  # or refuses bad ones
+    federations = with_checked_examples(several, federations, sims[0])
     sim, plan = choose_plan(several[0], described[0], sims[0], by_rule, say)
     plan = members.resolve_members(plan, trees.count(jax.eval_shape(sim.task.init, jax.random.key(0)).params))
     group = place_members(several, federations, described, plan)
-    return train_members(several, group, evaluator(group, sim, federations), sim, say), plan
+    return train_members(several, group, evaluator(group, federations), sim, say, stop), plan
+
+
+def with_checked_examples(
+    several: Sequence[Experiment], federations: Sequence[Federation], sim: Simulation
+) -> list[Federation]:
+    """Returns the federations; those that occur several times still do. Raises UserError on unfit examples."""
+    checked = dict[int, Federation]()
+    for config, one in zip(several, federations):
+        if id(one) not in checked:
+            checked[id(one)] = check.contents(one, sim.task.reads, type(config.data).__name__)
+            check.computed(one, sim.task.reads, type(config.data).__name__)
+    return [checked[id(one)] for one in federations]
 
 
 def place_members(
@@ -134,67 +154,74 @@ def place_members(
     return members.place(make, plan, parts, [one.train for one in unique])
 
 
-def evaluator(group: Group, sim: Simulation, federations: Sequence[Federation]) -> Callable[[State], list[Tested]]:
-    """Returns a function that gives figures of each member's test sets for states [M, ...]."""
+def evaluator(group: Group, federations: Sequence[Federation]) -> Callable[[State], list[Tested]]:
+    """Returns a function that gives the results of each member on its test sets for states [M, ...]."""
     unique = {id(one): one for one in federations}.values()
     on_tests = members.evaluator(group, [one.tests for one in unique])
-
-    def figures(state: State) -> list[Tested]:
-        found = on_tests(state)
-        each = [jax.tree.map(lambda x: x[number], found) for number in range(len(federations))]  # noqa: B023
-        return [results.figures(sim.task, {name: Evaluation(m, {}) for name, m in one.items()}) for one in each]
-
-    return figures
+    return lambda state: each_member(on_tests(state), len(federations))
 
 
 def train_members(
-    several: Sequence[Experiment], group: Group, tested: Callable[[State], list[Tested]], sim: Simulation, say: Say
+    several: Sequence[Experiment],
+    group: Group,
+    tested: Callable[[State], list[Tested]],
+    sim: Simulation,
+    say: Say,
+    stop: Callable[[], bool],
 ) -> list[Outcome]:
-    """Trains all members segment by segment; returns what became of each."""
+    """Trains all members segment by segment, until `stop` returns True; returns what became of each."""
     histories: list[list[Line]] = [[] for _ in several]
-    clock, start = Clock(), MemberStates(0, members.first_states(group), ("",) * len(several))
+    failures = [""] * len(several)  # why a member no longer trains, or an empty string
+    clock, start = Clock(), MemberStates(0, members.first_states(group))
 
-    def evaluate(now: MemberStates, trained: MembersTrained | None) -> list[Line]:
-        figures = [None] * len(several) if trained is None else trained.figures
-        return [Line(now.round, tests, one) for tests, one in zip(tested(now.state), figures)]
+    def evaluate_members(now: MemberStates, trained: MembersTrained | None) -> list[Line]:
+        figures, found = [None] * len(several) if trained is None else trained.figures, tested(now.state)
+        note_failures(failures, several, now.round, map(evaluate.failure, found))
+        return [Line(now.round, results.figures(sim.task, tests), one) for tests, one in zip(found, figures)]
 
     def remember(progress: GroupProgress) -> bool:
-        for history, line, failure in zip(histories, progress.evaluated, progress.state.failures):
+        for history, line, failure in zip(histories, progress.evaluated, failures):
             history += [] if failure else [line]
-        return all(progress.state.failures)
+        return all(failures)
 
     rounds, every = several[0].rounds, several[0].evaluate_every
-    training = Training(rounds, every, partial(compiled, several, group, start.state, sim, clock), evaluate)
-    last = loop.train(training, start, 0, [remember, partial(say_speed, say)], clock)
-    return [Outcome(history, failure) for history, failure in zip(histories, last.state.failures)]
+    compile_segment = partial(compiled, several, group, start.state, sim, failures, clock)
+    observers: list[GroupObserver] = [remember, partial(say_speed, say), lambda _: stop()]
+    loop.train(Training(rounds, every, compile_segment, evaluate_members), start, 0, observers, clock)
+    return [Outcome(history, failure) for history, failure in zip(histories, failures)]
 
 
 def compiled(
-    several: Sequence[Experiment], group: Group, states: State, sim: Simulation, clock: Clock
+    several: Sequence[Experiment], group: Group, states: State, sim: Simulation, failures: list[str], clock: Clock
 ) -> Advance[MemberStates, MembersTrained]:
-    """Returns the compiled segment of all members, for `states` of these shapes; failed members stay as they are."""
+    """Returns the compiled segment of all members, for `states` of these shapes.
+
+    Members that have failed stay as they are; those whose training fails are noted in `failures`.
+    """
     segment = members.build(group, states, min(several[0].evaluate_every, several[0].rounds))
 
     def advance(now: MemberStates, length: int) -> tuple[MemberStates, MembersTrained]:
         with clock.measure("train"):
-            state, work = segment(now.state, np.array([0 if failure else length for failure in now.failures]))
-        seconds, round = clock.last, now.round + length
-        figures = member_figures(sim, work, seconds / len(several))
-        failures = [
-            f or divergence_message(round, one, config) for f, one, config in zip(now.failures, figures, several)
-        ]
-        return MemberStates(round, state, tuple(failures)), MembersTrained(figures, length, seconds)
+            state, work = segment(now.state, np.array([0 if failure else length for failure in failures]))
+        each, seconds, round = each_member(work, len(several)), clock.last, now.round + length
+        figures = [segment_figures(sim, one, seconds / len(several), 0.0) for one in each]
+        note_failures(failures, several, round, map(training_failure, each, figures))
+        return MemberStates(round, state), MembersTrained(figures, length, seconds)
 
     return advance
 
 
-def member_figures(sim: Simulation, work: RoundStats, seconds: float) -> list[SegmentFigures]:
-    """Returns figures of each member's training in a segment, of which its share of the time is `seconds`.
+def each_member(tree: Any, count: int) -> list[Any]:
+    """Returns the rows of the leading axis [M] of all leaves, those of the first `count` members."""
+    return [jax.tree.map(lambda x: x[number], tree) for number in range(count)]  # noqa: B023
 
-    work: leading axes [M, rounds].
-    """
-    each = [jax.tree.map(lambda x: x[number], work) for number in range(len(work.steps))]  # noqa: B023
-    return [segment_figures(sim, one, seconds, 0.0) for one in each]
+
+def note_failures(failures: list[str], several: Sequence[Experiment], round: int, found: Iterable[str]) -> None:
+    """Writes what was `found` wrong after `round` into `failures`, but for members that have failed before."""
+    for place, (config, failure) in enumerate(zip(several, found)):
+        if failure and not failures[place]:
+            rate = config.local.learning_rate
+            failures[place] = f"round {round}: {failure}; lower local.learning_rate (now {rate})"
 
 
 def say_speed(say: Say, progress: GroupProgress) -> None:

@@ -33,7 +33,7 @@ def with_initial_weights(source: str, classes: tuple[str, ...], task: Task) -> T
     """
     if not source:
         return task
-    fill = weight_filler(source, task.network, classes)
+    fill = weight_filler(source, task.network, classes, version(source))
     jax.eval_shape(lambda key: fill(task.init(key))[:2], jax.random.key(0))  # refuses now
     return task._replace(init=lambda key: Model(*fill(task.init(key))[:2]))
 
@@ -42,14 +42,24 @@ def notes(source: str, classes: tuple[str, ...], task: Task) -> tuple[str, ...]:
     """Returns a line for each part of the weights at `source` that was not taken as it stood there."""
     said = list[str]()
     if source:
-        fill = weight_filler(source, task.network, classes)
+        fill = weight_filler(source, task.network, classes, version(source))
         jax.eval_shape(lambda key: said.extend(fill(task.init(key)).notes), jax.random.key(0))
     return tuple(f"{source}: {note}" for note in said)
 
 
+def version(source: str) -> Any:
+    """Returns what changes when other weights are written at `source`: sizes and times of its newest files."""
+    place = pathlib.Path(source).expanduser()
+    files = [place] if place.is_file() else sorted((place / "checkpoints").glob("*"))
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
 @functools.cache  # several programs start from the same weights
-def weight_filler(source: str, network: Any, classes: tuple[str, ...]) -> Fill:
-    """Returns a function that puts the weights at `source` into a model that is one network of these settings."""
+def weight_filler(source: str, network: Any, classes: tuple[str, ...], version: Any) -> Fill:
+    """Returns a function that puts the weights at `source` into a model that is one network of these settings.
+
+    They are read once for each `version`.
+    """
     place = pathlib.Path(source).expanduser()
     if not place.is_dir():
         tensors = weights.read(place)

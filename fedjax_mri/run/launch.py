@@ -44,6 +44,8 @@ def flags(command: argparse.ArgumentParser) -> None:
     ways.add_argument("--distributed", nargs="?", const=CLUSTER, metavar="PLACE", help=text)
     text = "seconds after which a silent process counts as dead (default: 30)"
     command.add_argument("--heartbeat", type=int, default=30, metavar="SECONDS", help=text)
+    text = "seconds to wait for the other processes at the start (default: 300)"
+    command.add_argument("--join-timeout", type=int, default=300, metavar="SECONDS", help=text)
 
 
 def wanted(words: argparse.Namespace) -> bool:
@@ -79,11 +81,17 @@ def start(number: int, place: str, count: int, arguments: Sequence[str]) -> Chil
     """Process `number` of `count` launched here, on its share of the cores, deaf to the terminal's Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fedjax_mri", *arguments],
-        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, PLACE: place, "PYTHONUNBUFFERED": "1"},
+        env={
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **os.environ,
+            PLACE: place,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8",
+        },
         stdin=subprocess.PIPE,  # closes when this process dies, however it dies
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )

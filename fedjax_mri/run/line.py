@@ -5,6 +5,7 @@ A line of metrics.jsonl is one flat dict, because users, TensorBoard and `early.
 `parse` alone know how these names are made; all other code reads the fields of `Line`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -96,6 +97,19 @@ def flat(line: Line) -> dict[str, float]:
     for test, figures in line.tests.items():
         found |= _prefixed(test, named(figures))
     return found
+
+
+def with_nulls(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures as strict JSON holds them: null where one is undefined, as that of a class without examples, or infinite.
+
+    JSON has no word for either, and bare NaN or Infinity make a file that only Python reads.
+    """
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def with_nans(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Figures as read from JSON, with nan for null."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def parse(values: Mapping[str, float]) -> Line:

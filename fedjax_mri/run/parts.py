@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -46,10 +46,25 @@ def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]
     return config, rest
 
 
+def refuse_names(config: Any) -> None:
+    """Raises UserError where a field of a config holds the name of a part, in place of its settings."""
+    for part in PARTS:
+        own = _own(config, part)
+        if isinstance(own, str):
+            made = settings(part).get(own.lower())
+            remedy = f"give {made.__name__}()" if made else f"choose one of {', '.join(settings(part))}"
+            chosen = own.lower() if made else "NAME"
+            raise UserError(f"{part}={own!r}: must be settings, not text: {remedy}, or --fed.{part} {chosen}")
+
+
+def _own(config: Any, part: str) -> Any:
+    """A config's own part; None where it has no such section."""
+    return functools.reduce(lambda section, name: getattr(section, name, None), part.split("."), config)
+
+
 def _refuse_other_networks(flag: str, part: str, config: Any) -> None:
     """Raises UserError where the config's own part is built in another way than those that can be chosen by name."""
-    own = functools.reduce(lambda section, name: getattr(section, name, None), part.split("."), config)
-    if part in BUILT_FROM and not _is_built_from(own, BUILT_FROM[part]):
+    if part in BUILT_FROM and not _is_built_from(_own(config, part), BUILT_FROM[part]):
         raise UserError(
             f"{flag}: the network of {type(config.task).__name__} is not chosen by name; set it in the config"
         )
@@ -74,9 +89,20 @@ def _names(words: list[str]) -> list[str]:
 
 def _made(flag: str, name: str, known: dict[str, type]) -> Any:
     if name in known:
-        return known[name]()
+        return _with_defaults(flag, name, known[name])
     near = difflib.get_close_matches(name, known, 1)
     raise UserError(f"{flag} {name}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"))
+
+
+def _with_defaults(flag: str, name: str, kind: Any) -> Any:
+    """The settings of a class with its defaults. Raises UserError where a field has none."""
+    for one in fields(kind):
+        if one.init and one.default is MISSING and one.default_factory is MISSING:
+            raise UserError(
+                f"{flag} {name}: {kind.__name__}.{one.name} has no default: give it one, or set {kind.__name__}(...) "
+                "in the config"
+            )
+    return kind()
 
 
 def settings(part: str) -> dict[str, type]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_mri.core import disk
 from fedjax_mri.run.record import TranslatedExamples
 from fedjax_mri.run.results import translated_examples
 
@@ -48,4 +49,4 @@ def save(folder: Path, round: int, shown: Mapping[str, np.ndarray], synthetic: b
         return
     folder.mkdir(parents=True, exist_ok=True)
     caption = f"after round {round}" + (", synthetic data" if synthetic else "")
-    draw(examples, caption).savefig(folder / f"round_{round:05}.png", dpi=110)
+    disk.write_bytes(folder / f"round_{round:05}.png", disk.encoded(draw(examples, caption)))

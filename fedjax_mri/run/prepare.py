@@ -1,16 +1,17 @@
 """All that a run needs before it trains: method, data, simulation, plan, folder and first state, each built once."""
 
-import hashlib
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import cache, disk
 from fedjax_mri.core.clock import Clock
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.programs import ProgramCache
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import auto
@@ -23,11 +24,12 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
+from fedjax_mri.run import checkpoint, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import fingerprint, initial, processes, runfolder
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.data_digest import DataDigest, data_digest, refuse_other_classes, refuse_other_data
 from fedjax_mri.run.line import SIMULATED, TRAIN, UPLINK
 
 Say = Callable[[str], None]
@@ -38,7 +40,18 @@ class Data(NamedTuple):
 
     federation: Federation
     described: DataDescription
-    digest: str
+    digest: DataDigest
+
+
+class Prepared(NamedTuple):
+    """What a run trains, with all settings accepted; nothing has been written."""
+
+    config: Experiment
+    data: Data
+    sim: Simulation
+    plan: Plan
+    clock: Clock
+    name: str | None  # of the programs; None where they cannot be told from those of other code
 
 
 class Run(NamedTuple):
@@ -55,33 +68,67 @@ class Run(NamedTuple):
     programs: ProgramCache | None  # traced ones; None where they cannot be told from those of other code
 
 
-def prepare(config: Experiment, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> tuple[Run, State]:
-    """Returns a run in folder `out`, and its first state: its newest checkpoint's, another run's, or a fresh one.
+def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
+    """Returns what a run in folder `out` trains. Writes nothing there.
 
-    Raises UserError on bad settings, data or checkpoints.
+    Raises UserError on bad settings and data, and where `out` holds something else.
     """
     refuse_differing_processes(config)
     clock, method = Clock(), build_method(config)  # bad settings are refused before any data are read
     refuse_patience(config, method.algorithm)
     by_rule = config.plan.resolve()
-    create_folder(out, config)
+    processes.together(lambda: identity.refuse_other_run(out, config))
     with clock.measure("prepare"):
         data = build_data(config)
     with clock.measure("plan"):
         sim, plan = build_simulation(config, method, data, by_rule, say)
     with clock.measure("prepare"):
         check_simulation(sim, plan)  # what cannot fit is refused before anything large is made
-        checkpoints = Checkpoints(out, config.keep)
-        state = first_state(sim, config, plan, checkpoints, resume_from, say)
-    processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
+        data, sim, name = checked_examples(config, data, sim, plan)
     say_notes(config, data, sim, say)
+    return Prepared(config, data, sim, plan, clock, name)
+
+
+def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> tuple[Run, State]:
+    """Returns a run in folder `out`, and its first state: its newest checkpoint's, another run's, or a fresh one.
+
+    The folder is held (`lock.py`). It is written when nothing can be refused any more. Raises UserError where it holds
+    something else or a checkpoint does not fit.
+    """
+    config, data, sim, plan, clock, name = prepared
+    processes.together(lambda: identity.refuse_other_run(out, config))  # it may have changed while we waited for it
+    with clock.measure("prepare"):
+        state = first_state(prepared, out, resume_from, say)
+    goes_on = bool(checkpoint.saved_rounds(out))
+    processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
     if processes.main():
-        facts = runfolder.facts(config, plan, data.federation, data.described, sim.task.headline)
+        if goes_on:
+            runfolder.say_missing_lines(out, int(state.round), say)
+        else:
+            runfolder.clear(out)
+        runfolder.write_config(out, config, say)
+        facts = runfolder.facts(config, plan, data.federation, data.described, data.digest, sim.task.headline)
         disk.write_json(out / "run.json", facts)
-    log = runfolder.Log(out, int(state.round))
-    name = fingerprint.of_run(config, plan, data.digest, sim, data.federation.tests)
-    programs = None if name is None else ProgramCache(runfolder.cache() / "programs", name, say)
+    processes.everyone(None)  # nobody saves before the folder is cleared
+    log = runfolder.Log(out, int(state.round) if goes_on else -1)
+    programs = None if name is None else ProgramCache(cache.folder() / "programs", name, say)
+    checkpoints = Checkpoints(out, config.keep)
     return Run(config, data.federation, sim, plan, out, checkpoints, log, clock, programs), state
+
+
+@contextlib.contextmanager
+def hold_folder(out: pathlib.Path, waiting: lock.Waiting, say: Say) -> Iterator[Callable[[], None]]:
+    """Keeps other runs out of the folder while entered; gives a function that raises UserError when one took it over.
+
+    Process 0 holds it for all. Raises UserError, in each process, where another run is in it, or where it is not one
+    folder for all.
+    """
+    with contextlib.ExitStack() as held:
+        check = processes.together(
+            lambda: held.enter_context(lock.hold(out, waiting, say)) if processes.main() else lambda: None
+        )
+        processes.together(lambda: runfolder.refuse_unshared(out))
+        yield check
 
 
 def refuse_differing_processes(config: Experiment) -> None:
@@ -101,30 +148,14 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
     return bool(config.finetune.epochs or config.distil.epochs) or algorithm.member is not None
 
 
-def create_folder(out: pathlib.Path, config: Experiment) -> None:
-    """Creates the run's folder, or accepts it if it holds this run.
-
-    Raises UserError, in each process, where it is another run's or not a shared one.
-    """
-    processes.together(lambda: runfolder.create(out, config))
-    processes.together(lambda: runfolder.refuse_unshared(out))
-
-
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
-    federation = processes.together(lambda: config.data.build(config.seed))
+    federation = processes.together(lambda: check.built(config.data, config.seed))
     for name in {TRAIN, SIMULATED, UPLINK} & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
-    processes.same({"the data": digest}, "give all processes the same files")
+    processes.same({"the data": " ".join(digest)}, "give all processes the same files")
     return Data(federation, describe(federation), digest)
-
-
-def data_digest(federation: Federation) -> str:
-    """Returns a name for a federation, of the sizes and labels of its clients and tests."""
-    tests = {name: test.data.sizes.tolist() for name, test in federation.tests.items()}
-    whole = (federation.train.sizes.tolist(), federation.labels.tolist(), federation.classes, tests)
-    return f"{federation.train.sizes.sum()} examples, {hashlib.sha256(repr(whole).encode()).hexdigest()[:12]}"
 
 
 def build_simulation(
@@ -133,6 +164,29 @@ def build_simulation(
     """Returns the simulation of a config, and its plan with nothing left open; `by_rule` is it before measuring."""
     sim = assemble_simulation(config, method, data.described, data.federation.train, by_rule)
     return choose_plan(config, data.described, sim, by_rule, say)
+
+
+def checked_examples(
+    config: Experiment, data: Data, sim: Simulation, plan: Plan
+) -> tuple[Data, Simulation, str | None]:
+    """Returns the data and the simulation with examples that are what the task reads, and the name of their programs.
+
+    Computed examples are looked at when their programs are new here. Raises UserError, in each process, where
+    examples are something else.
+    """
+    source, reads = type(config.data).__name__, sim.task.reads
+    federation = processes.together(lambda: check.contents(data.federation, reads, source))
+    name = fingerprint.of_run(config, plan, " ".join(data.digest[:-1]), sim, federation.tests)
+    file = None if name is None else cache.folder() / "checked" / name
+
+    def look() -> None:
+        if file is None or not file.exists():
+            check.computed(federation, reads, source)
+        if file is not None:
+            disk.remember(file, b"")
+
+    processes.together(look)
+    return data._replace(federation=federation), sim._replace(data=federation.train), name
 
 
 def choose_plan(
@@ -148,7 +202,7 @@ def choose_plan(
             return sim
         return sim._replace(task=assemble_task(config, sim.algorithm, described, compute_of(plan)))
 
-    plan = auto.choose_plan(config.plan, planned, runfolder.cache() / "plans", say)
+    plan = auto.choose_plan(config.plan, planned, cache.folder() / "plans", say)
     return planned(plan), plan
 
 
@@ -160,22 +214,37 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, say: Say) -> None
         say(f"warning: {warning}")
 
 
-def first_state(
-    sim: Simulation,
-    config: Experiment,
-    plan: Plan,
-    checkpoints: Checkpoints,
-    resume_from: pathlib.Path | None,
-    say: Say,
-) -> State:
-    """Returns the state of this run's newest checkpoint, or of another run's, or a fresh one."""
-    root = jax.random.key(config.seed)
-    goes_on = checkpoints.latest() is not None
-    if not goes_on and resume_from is None:
-        return initial_state(sim, plan, root)
-    source = checkpoints if goes_on else Checkpoints(with_checkpoints(resume_from))
-    state = source.restore(state_shapes(sim))
-    say(f"going on after round {int(state.round)} of {source.folder.parent}")
+def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> State:
+    """Returns the state of this run's newest checkpoint, or of another run's, or a fresh one.
+
+    Raises UserError where that is damaged or was saved with other data or by another method.
+    """
+    config, sim, plan = prepared.config, prepared.sim, prepared.plan
+    if checkpoint.saved_rounds(out):
+        source, known = out, runfolder.read_json(out / "run.json")
+        refuse_other_data(source, known.get("data", {}), prepared.data.digest)
+        identity.refuse_other_numerics(source, known, say)
+    elif resume_from is None:
+        return initial_state(sim, plan, jax.random.key(config.seed))
+    else:
+        source = with_checkpoints(resume_from)
+        refuse_other_beginning(source, config, prepared.data.described.classes)
+    state = Checkpoints(source).restore(state_shapes(sim))
+    say(f"going on after round {int(state.round)} of {source}")
     if int(state.round) > config.rounds:
-        raise UserError(f"rounds={config.rounds}: {source.folder.parent} has done {int(state.round)}; ask for more")
+        raise UserError(f"rounds={config.rounds}: {source} has done {int(state.round)}; ask for more")
     return place_state(plan, state)
+
+
+def refuse_other_beginning(source: pathlib.Path, config: Experiment, classes: tuple[str, ...]) -> None:
+    """Raises UserError where the state of run `source` is another algorithm's, or its model one of other classes."""
+    run = source.parent if source.name == "best" else source
+    refuse_other_classes(source, runfolder.read_json(run / "run.json")["classes"], classes)
+    theirs, ours = (
+        plain["algorithm"]["class"] for plain in (runfolder.read_json(run / "config.json"), configs.to_dict(config))
+    )
+    if theirs != ours:
+        raise UserError(
+            f"--resume-from {source}: a run by {theirs.rpartition('.')[2]}, and this one is by "
+            f"{ours.rpartition('.')[2]}; to begin with its model alone, give --init-from {source}"
+        )

@@ -11,15 +11,16 @@ import os
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # JAX has no public name for the key-value store
+from jax._src import clusters, distributed  # JAX has no public names for the key-value store and the place
 
+from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.run import rendezvous
 from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
 
 T = TypeVar("T")
@@ -40,51 +41,71 @@ def main() -> bool:
 
 
 @contextlib.contextmanager
-def joined(heartbeat: int) -> Iterator[None]:
-    """The body as one of the processes that `launch` has started, if it has; `heartbeat` is in seconds.
+def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
+    """The body as one of the processes that `launch` has started, if it has; both arguments are in seconds.
 
-    Raises UserError in place of whatever the body raises, so that the others are not kept waiting for this one.
+    Raises UserError where an error of the body means that another process is gone.
     """
     if PLACE in os.environ:
         threading.Thread(target=outlive_nobody, daemon=True).start()
-        join(os.environ[PLACE], heartbeat)
+        join(os.environ[PLACE], heartbeat, join_timeout)
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if not several():
-            raise
-        raise lost(error) or unexpected(error) from error
+        if gone := lost(error):
+            raise gone from error
+        raise
 
 
-def join(place: str, heartbeat: int) -> None:
-    """Makes this process one of several, before the first array. `place` is "INDEX/COUNT@HOST:PORT" or CLUSTER.
+def join(text: str, heartbeat: int, join_timeout: int) -> None:
+    """Makes this process one of several, before the first array. `text` is "INDEX/COUNT@HOST:PORT" or CLUSTER.
 
     Raises UserError when there is no such place or the others are not there in time.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # signals are stopping.py's
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells its threads' errors there, stack and all
-    settings: dict[str, Any] = {} if place == CLUSTER else placed(place)
+    place = detected(join_timeout) if text == CLUSTER else placed(text)
+    rendezvous.meet(place, join_timeout, lambda line: print(line, flush=True))
+    settings: dict[str, Any] = {} if text == CLUSTER else settings_of(place)
     waits = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": DAY}
     try:
-        jax.distributed.initialize(**{**settings, **waits})
+        jax.distributed.initialize(**{**settings, **waits}, initialization_timeout=join_timeout)
     except (RuntimeError, ValueError) as error:
-        remedy = "no cluster found here; give INDEX/COUNT@HOST:PORT" if "coordinator" in str(error) else brief(error)
-        named = "--distributed" if place == CLUSTER else f"--distributed {place}"
-        raise UserError(f"{named}: cannot join the others ({remedy})") from error
+        raise UserError(f"{place.flag}: cannot join the others ({brief(error)})") from error
     if not main():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (it stays so until the end)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
-def placed(place: str) -> dict[str, Any]:
-    """The settings of JAX for "INDEX/COUNT@HOST:PORT"."""
-    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", place)
+def placed(text: str) -> rendezvous.Place:
+    """The place that "INDEX/COUNT@HOST:PORT" stands for."""
+    found = re.fullmatch(r"(\d+)/(\d+)@(.+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise UserError(f"--distributed {place}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
-    address = {"coordinator_address": found[3], "cluster_detection_method": "deactivate"}
-    return {"process_id": int(found[1]), "num_processes": int(found[2]), **address}
+        raise UserError(f"--distributed {text}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
+    return rendezvous.Place(int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}")
+
+
+def detected(seconds: int) -> rendezvous.Place:
+    """The place that SLURM, Open MPI, a TPU pod, ... give to this process, as `jax.distributed.initialize` finds it."""
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    try:
+        address, count, index, _ = find(address, None, None, None, None, seconds)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--distributed: cannot join the others ({brief(error)})") from error
+    if address is None or count is None or index is None:
+        raise UserError("--distributed: no cluster found here; give INDEX/COUNT@HOST:PORT")
+    host, _, port = address.rpartition(":")
+    return rendezvous.Place(index, count, host.strip("[]"), int(port), "--distributed")
+
+
+def settings_of(place: rendezvous.Place) -> dict[str, Any]:
+    """The settings of JAX for a place."""
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    address = {"coordinator_address": f"{host}:{place.port}", "cluster_detection_method": "deactivate"}
+    return {"process_id": place.number, "num_processes": place.processes, **address}
 
 
 def outlive_nobody() -> None:
@@ -114,16 +135,16 @@ def highest(number: int) -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` gives. Raises UserError in every process when it does in any."""
+    """What `work` gives. Raises UserError in every process when it fails in any."""
     failure = None
     try:
         result = work()
-    except UserError as error:
+    except Exception as error:
         failure = error
-    failures = everyone(failure and str(failure))
+    lines = everyone(failure and failures.describe(failure))
     if failure:
         raise failure
-    for number, line in enumerate(failures):
+    for number, line in enumerate(lines):
         if line:
             raise UserError(f"process {number}: {line}")
     return result
@@ -146,12 +167,6 @@ def lost(error: BaseException | None) -> UserError | None:
     if CONTACT.search(str(error)):
         return UserError(f"lost contact with another process; {AGAIN}")
     return lost(error.__cause__ or error.__context__)
-
-
-def unexpected(error: Exception) -> UserError:
-    """The line below the traceback of an error that nobody foresaw."""
-    traceback.print_exception(error)
-    return UserError(f"{type(error).__name__}: {brief(error)}")
 
 
 def give_up(code: int) -> int:

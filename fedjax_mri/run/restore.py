@@ -8,17 +8,19 @@ from typing import NamedTuple
 
 import jax
 
-from fedjax_mri.data.contract import DataDescription, Source
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
+from fedjax_mri.data.contract import DataDescription, Federation, Source
 from fedjax_mri.fed.algorithm import Algorithm
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_one_client
 from fedjax_mri.fed.uplink.contract import Uplink
-from fedjax_mri.run import config as configs
 from fedjax_mri.run import results, runfolder
 from fedjax_mri.run.assemble import assemble_task, compute_of
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.data_digest import data_differences, data_digest, refuse_other_classes
 from fedjax_mri.run.line import TestFigures
 from fedjax_mri.tasks.task import Task
 
@@ -53,8 +55,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
 def read_model_config(run: pathlib.Path) -> Experiment:
     """Returns the config of a run, with defaults in the sections that are NOT_NEEDED: their classes may be gone."""
-    sections = runfolder.read_json(run / "config.json")
-    return configs.from_dict({name: value for name, value in sections.items() if name not in NOT_NEEDED})
+    return runfolder.read_config(run, NOT_NEEDED)
 
 
 def state_shapes(task: Task, algorithm: Algorithm, uplink: Uplink, clients: int) -> State:
@@ -75,16 +76,32 @@ def evaluate_run(
 ) -> dict[str, TestFigures]:
     """Returns figures of a run's newest model, or its best, on its own test sets, or on the data of another source.
 
-    Raises UserError when that data has classes or channels that the model does not know.
+    Raises UserError when that data has classes or channels that the model does not know, or predictions are not finite.
     """
     restored = restore(run, best)
     config, classes = restored.config, restored.described.classes
-    other = source.evaluation(classes, config.seed) if source else None
-    tests, tables = other or (config.data.build(config.seed).tests, ())
+    other = check.evaluation(source, classes, config.seed) if source else None
+    tests, tables = other or (rebuild_data(run, config, say).tests, ())
+    tests = check.tests_with_contents(tests, restored.task.reads, classes, type(source or config.data).__name__)
     for table in tables:
         for row in table.rows:
             say(f"{table.title}: " + ", ".join(map(str, row)))
-    return results.figures(restored.task, evaluate.build(restored.task, restored.plan, tests)(restored.state))
+    found = evaluate.build(restored.task, restored.plan, tests)(restored.state)
+    if failure := evaluate.failure(found):
+        raise UserError(f"{run}: {failure}; check its images, or take an earlier checkpoint")
+    return results.figures(restored.task, found)
+
+
+def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], None]) -> Federation:
+    """Returns the data of a run's config; says what has changed since the run.
+
+    Raises UserError when the classes have: the model's answers would be taken for others.
+    """
+    federation, facts = check.built(config.data, config.seed), runfolder.read_json(run / "run.json")
+    refuse_other_classes(run, facts["classes"], federation.classes)
+    for line in data_differences(facts.get("data", {}), data_digest(federation)):
+        say(f"warning: the data have changed since {run} was trained: {line}")
+    return federation
 
 
 def figure_table(columns: Mapping[str, Mapping[str, float]]) -> str:

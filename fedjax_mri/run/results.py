@@ -159,7 +159,9 @@ def reference(run: pathlib.Path) -> Reference | None:
         return None
     arrays = _read(run / REFERENCE)
     kinds = [name.removesuffix("/distances") for name in arrays if name.endswith("/distances")]
-    known = {kind: Gaussians(*(jnp.asarray(arrays[f"{kind}/{name}"]) for name in Gaussians._fields)) for kind in kinds}
+    known = {
+        kind: Gaussians._make(jnp.asarray(arrays[f"{kind}/{name}"]) for name in Gaussians._fields) for kind in kinds
+    }
     return Reference(known, {kind: arrays[f"{kind}/distances"] for kind in kinds})
 
 

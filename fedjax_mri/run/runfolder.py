@@ -1,7 +1,9 @@
 """The files of a run: what was run, where, and how it went.
 
 RUN/config.json         the resolved config
-RUN/run.json            versions, git state, device, plan; classes and partition
+RUN/run.json            versions, git state, device, plan; classes, partition and digests of the data
+RUN/code/               copies of the config file and of the user's modules that the config needs
+RUN/lock, lock.json     which process writes the folder
 RUN/metrics.jsonl       one line a segment
 RUN/events.*            the same for TensorBoard
 RUN/checkpoints/        by Orbax
@@ -19,29 +21,25 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import disk, modules
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import processes
-from fedjax_mri.run.line import Line, flat, parse
+from fedjax_mri.run.data_digest import DataDigest
+from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 
-# What may differ when a run is continued: none of it changes what a round does.
-CHANGEABLE = ("rounds", "plan", "keep", "early", "pictures", "explanations")
+CODE = "code"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
-
-
-def cache() -> pathlib.Path:
-    """The folder in which compiled programs and measured plans are kept between runs."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "fedjax_mri"
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -54,41 +52,55 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def create(run: pathlib.Path, config: configs.Experiment) -> None:
-    """Creates the folder of a run with its config. Raises UserError, naming what differs, when another run is there."""
-    if not processes.main():
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / "config.json"
-    if path.exists():
-        differing = differences(read_config(run), config)
-        if differing:
-            raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
-    disk.write_json(path, configs.to_dict(config))
+def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[str], None]) -> None:
+    """Writes config.json, and copies of the user's source files that the config needs; says which have changed."""
+    plain = configs.to_dict(config)
+    files = modules.sources(configs.module_names(plain))
+    for path, file in files.items():
+        copy, text = run / CODE / path, file.read_bytes()
+        if copy.exists() and copy.read_bytes() != text:
+            say(f"warning: {file} has changed since this run began; it goes on with the new one")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_bytes(copy, text)
+    for name in configs.nameless(plain):
+        say(f"warning: {name} is in no file: this run can be continued in this session alone, and not evaluated later")
+    disk.write_json(run / "config.json", plain)
+
+
+def clear(run: pathlib.Path) -> None:
+    """Removes what a run that has saved no checkpoint has left in its folder."""
+    for name in ("best", "pictures", "checkpoints", CODE):
+        shutil.rmtree(run / name, ignore_errors=True)
+    names = ("run.json", "metrics.jsonl", "timings.json", "report.html", "*.npz", "events.out.tfevents.*")
+    for file in [file for name in names for file in run.glob(name)]:
+        file.unlink()
 
 
 def refuse_unshared(run: pathlib.Path) -> None:
-    """Raises UserError when this process does not see the folder that process 0 has created."""
-    if not (run / "config.json").exists():
+    """Raises UserError when this process does not see the folder that process 0 writes."""
+    if not (run / "lock.json").exists():
         raise UserError(
             f"{run}: not the folder that process 0 writes; give an --out on a disk that all processes share"
         )
 
 
-def read_config(run: pathlib.Path) -> configs.Experiment:
-    """The config a run was started with."""
-    return configs.from_dict(read_json(run / "config.json"))
+def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
+    """The config a run was started with, with defaults in the sections `without` which it is read.
 
-
-def differences(before: configs.Experiment, now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
-    """The fields in which two configs differ, as "name: before -> now", but for sections that are `ignored`."""
-    old, new = configs.flat(before), configs.flat(now)
-    names = [name for name in {**old, **new} if name.split(".")[0] not in ignored]
-    return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+    The user's classes in it are those of the copies that the run keeps.
+    """
+    sections = read_json(run / "config.json")
+    with modules.copies_in(run / CODE):
+        return configs.from_dict({name: value for name, value in sections.items() if name not in without})
 
 
 def facts(
-    config: configs.Experiment, plan: Any, federation: Federation, described: DataDescription, headline: Sequence[str]
+    config: configs.Experiment,
+    plan: Any,
+    federation: Federation,
+    described: DataDescription,
+    digest: DataDigest,
+    headline: Sequence[str],
 ) -> dict[str, Any]:
     """The content of run.json; `described` is what must be known of the data to rebuild the model without them."""
     return {
@@ -96,6 +108,8 @@ def facts(
         "hash": configs.digest(config),
         "environment": environment(plan),
         **described._asdict(),
+        "data": digest._asdict(),
+        "numerics": numerics(),
         "synthetic": federation.synthetic,
         "warnings": federation.warnings,
         "headline": headline,
@@ -125,6 +139,12 @@ def environment(plan: Any) -> dict[str, str]:
     }
 
 
+def numerics() -> dict[str, str]:
+    """Returns the settings of JAX that decide which random numbers are drawn, and how products are rounded."""
+    names = ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
+    return {name: str(jax.config.values.get(name)) for name in names}
+
+
 def versions() -> dict[str, str]:
     """The installed versions of the packages that a result may depend on."""
     return {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
@@ -141,7 +161,7 @@ def _git() -> str:
     home = pathlib.Path(__file__).parent
     asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 
@@ -161,7 +181,7 @@ class Log:
             return
         from tensorboardX import SummaryWriter
 
-        disk.write_text(self.path, "".join(json.dumps(values) + "\n" for values in lines))
+        disk.write_text(self.path, "".join(json_line(values) for values in lines))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
     def write(self, line: Line) -> None:
@@ -170,11 +190,12 @@ class Log:
         if self._events is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(flat(line)) + "\n")
+            file.write(json_line(flat(line)))
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flat(line).items():
-            self._events.add_scalar(name, value, line.round)
+        for name, value in with_nulls(flat(line)).items():
+            if value is not None:  # TensorBoard draws no undefined figure, and warns of each
+                self._events.add_scalar(name, value, line.round)
         self._events.flush()
 
     def close(self) -> None:
@@ -183,14 +204,41 @@ class Log:
             self._events.close()
 
 
+def json_line(values: Mapping[str, float]) -> str:
+    """One line of metrics.jsonl, in strict JSON."""
+    return json.dumps(with_nulls(values), allow_nan=False) + "\n"
+
+
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
 
-    A last line cut short by a crash is left out.
+    A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """
     path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    if lines and not lines[-1].endswith(b"}"):
+        lines.pop()
+    return [read_line(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
+    """The figures of one line of metrics.jsonl, nan where undefined. Raises UserError where the line is damaged."""
+    try:
+        values = json.loads(line)
+        values["round"] + 0
+    except (ValueError, KeyError, TypeError):
+        remedy = "put the file back as it was, or delete that line to go on without its figures"
+        raise UserError(f"{path}: line {number} is damaged; {remedy}") from None
+    return with_nans(values)
+
+
+def say_missing_lines(run: pathlib.Path, round: int, say: Callable[[str], None]) -> None:
+    """Says so where metrics.jsonl does not reach to `round`, that of a checkpoint: lines of it were lost."""
+    rounds = [line["round"] for line in read_history(run)]
+    if round not in rounds:
+        before = [one for one in rounds if one < round]
+        lost = f"after round {max(before)} up to" if before else "up to"
+        say(f"warning: {run / 'metrics.jsonl'}: the lines {lost} round {round} are lost; the run goes on without them")
 
 
 def save_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

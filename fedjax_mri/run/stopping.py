@@ -1,22 +1,31 @@
 """SIGTERM and Ctrl-C as requests to stop, granted when nothing would be lost."""
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from fedjax_mri.core import patience
 from fedjax_mri.run import processes
 
 
 class StopSignal:
-    """While entered, a first signal only sets `received`; a Ctrl-C after it stops at once."""
+    """While entered, a first signal only sets `received` if segments are trained; a Ctrl-C after it stops at once.
+
+    Before the first segment there is nothing to save, so a signal stops at once: it raises KeyboardInterrupt with its
+    number. Outside the main thread signals stay as they are, because Python lets only the main thread change them.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.received: signal.Signals | None = None
         self._say = say
+        self._training = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._before = {one: signal.signal(one, self._receive) for one in (signal.SIGTERM, signal.SIGINT)}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._receive) for one in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -26,9 +35,12 @@ class StopSignal:
     def received_by_any(self) -> signal.Signals | None:
         """Returns the signal that any process has received, so that all stop at the same place.
 
-        All processes must call it.
+        All processes must call it, before the first and after each segment.
         """
-        number = processes.highest(self.received or 0)
+        self._training = True
+        patience.note_answer()
+        # Python's answer to a signal, an exception, is lost where a library or C++ drops it.
+        number = processes.highest(self.received or patience.asked)
         if not number:
             return None  # one that arrives just now waits for the next call
         self.received = signal.Signals(number)
@@ -37,4 +49,6 @@ class StopSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not self._training:
+            raise KeyboardInterrupt(number)
         self._say(f"{self.received.name}: finishing this segment, then saving")

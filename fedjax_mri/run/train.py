@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.fed.after import ensemble, finetune
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import loop, observers, results
-from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures, Simulated
 from fedjax_mri.run.loop import Advance, Training
 from fedjax_mri.run.observers import Evaluated, RunObserver, RunProgress, Trained
@@ -26,16 +26,23 @@ Examples = dict[str, np.ndarray]  # fields [s, ...] of a few test examples
 
 
 def train(
-    run: Run, state: State, stop: StopSignal, watch: Callable[[RunProgress], None], say: Say
+    run: Run,
+    state: State,
+    stop: StopSignal,
+    still_held: Callable[[], None],
+    watch: Callable[[RunProgress], None],
+    say: Say,
 ) -> tuple[RunProgress, Examples]:
     """Trains a run to its last round, or until it ends early; returns the last progress and a few examples to show.
 
-    Raises UserError when the training loss is no longer finite.
+    Raises UserError when the training loss or an evaluation is not finite, and then saves nothing of it; and from
+    `still_held` when another process writes the folder by now.
     """
     config, examples = run.config, examples_of(run)
     training = Training(config.rounds, config.evaluate_every, partial(compile_segment, run), evaluator(run))
     has_pictures = config.pictures and run.sim.task.shown is not None
     watching: list[RunObserver] = [
+        observers.after_segments(lambda progress: still_held()),
         # The line comes before the checkpoint: on resuming a line too many is cut off, but a lost one is lost.
         observers.write_lines(run.log),
         observers.save_best(config.early, run.log, run.folder, run.clock),
@@ -59,8 +66,8 @@ def compile_segment(run: Run) -> Advance[State, Trained]:
         with run.clock.measure("train"):
             state, work, waited = rounds(state, length)
         figures = segment_figures(run.sim, work, run.clock.last, waited)
-        if failure := divergence_message(int(state.round), figures, run.config):
-            raise UserError(f"{failure}; the last checkpoint is from before")
+        if failure := training_failure(work, figures):
+            raise UserError(divergence_message(run, int(state.round), failure))
         if int(state.round) < run.config.rounds:
             return state, Trained(figures, {})
         with run.clock.measure("evaluate"):
@@ -71,12 +78,18 @@ def compile_segment(run: Run) -> Advance[State, Trained]:
 
 
 def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
-    """Returns what evaluates a state on the run's test sets, compiled when it is first used."""
+    """Returns what evaluates a state on the run's test sets, compiled when it is first used.
+
+    It raises UserError when predictions are not finite. Figures may be undefined all the same, see `evaluate.failure`.
+    """
     on_tests = evaluate.build(run.sim.task, run.plan, run.federation.tests, run.programs)
 
     def evaluated(state: State, trained: Trained | None) -> Evaluated:
         tests = on_tests(state)
         concluded = trained.concluded if trained else {}
+        if failure := evaluate.failure({**tests, **concluded}):
+            told = divergence_message if trained else bad_start_message
+            raise UserError(told(run, int(state.round), failure))
         figures = results.figures(run.sim.task, {**tests, **concluded})
         line = Line(int(state.round), figures, trained.figures if trained else None)
         return Evaluated(line, tests, run.sim.task.headline[0])
@@ -104,8 +117,8 @@ def conclude(run: Run, state: State) -> tuple[State, dict[str, Evaluation]]:
     root, found = jax.random.key(config.seed), dict[str, Evaluation]()
     if sim.algorithm.member is not None and sim.task.tally is not None:
         found |= ensemble.evaluate_ensemble(sim, plan, tests, state)
-    if config.distil.epochs:
-        images = config.distil.source.build(config.seed).train
+    if config.distil.epochs and config.distil.source is not None:
+        images = check.built(config.distil.source, config.seed).train
         state = ensemble.distil(sim, plan, config.distil, images, state, root)
     if config.finetune.epochs:
         found |= finetune.evaluate_finetuned(sim, plan, tests, config.finetune.epochs, state, root)
@@ -132,11 +145,31 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
     )
 
 
-def divergence_message(round: int, figures: SegmentFigures, config: Experiment) -> str:
-    """Returns why training cannot go on when its figures are no longer finite, else an empty string."""
-    if all(map(math.isfinite, figures.figures.values())):
-        return ""
-    return (
-        f"round {round}: the training loss is no longer finite; lower local.learning_rate "
-        f"(now {config.local.learning_rate})"
-    )
+def training_failure(work: RoundStats, trained: SegmentFigures) -> str:
+    """Returns what shows that the training of a segment has failed, or an empty string; work: axis [rounds].
+
+    It looks at the sums over local steps that figures are computed from. They are finite as long as losses are, whereas
+    a figure may be undefined, such as the precision of a class that does not occur. If all figures are undefined
+    although clients have trained, the updates of all of them have counted as zero.
+    """
+    finite = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(work.metrics))
+    some = not trained.figures or any(map(math.isfinite, trained.figures.values()))
+    return "" if finite and some else "the training loss is no longer finite"
+
+
+def divergence_message(run: Run, round: int, failure: str) -> str:
+    """Returns why training cannot go on after `round`, and what to do."""
+    rate, saved = f"(now {run.config.local.learning_rate})", run.checkpoints.latest()
+    if saved is None:
+        remedy = f"nothing was saved: lower local.learning_rate {rate} and run the same command again"
+    else:
+        remedy = (
+            f"round {saved} is saved: to go on from it, lower local.learning_rate {rate} and give another folder, "
+            f"--out NEW --resume-from {run.folder}"
+        )
+    return f"round {round}: {failure}; {remedy}"
+
+
+def bad_start_message(run: Run, round: int, failure: str) -> str:
+    """Returns why training cannot begin with a model of `round`, and what to do."""
+    return f"round {round}, before training: {failure}; check the weights that it starts from, and the test images"

@@ -13,6 +13,7 @@ import optax
 from fedjax_mri.core import checks, paths, trees
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.data.augment import Augment, Preprocess, prepared_shape, preprocess, training_images
+from fedjax_mri.data.check import Holds, Reads
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics import classification
 from fedjax_mri.nets.cnn import CNNSettings
@@ -91,7 +92,13 @@ def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:
     resizes = settings.preprocess.size is not None
     steps = Classifier(partial(preprocess, settings.preprocess), partial(logits, net), answer, resizes)
     task = classifier(net, Phase(loss, moves, penalty(settings)), scores, settings.statistics)
-    return task._replace(classifier=steps, network=settings.network)
+    reads: Reads = {"image": greys(settings.preprocess), "label": "class"}
+    return task._replace(classifier=steps, network=settings.network, reads=reads)
+
+
+def greys(settings: Preprocess) -> Holds:
+    """What an image must hold: any numbers where the preprocessing brings them into one range."""
+    return "grey" if settings.normalise == "none" else "any"
 
 
 def logits(net: Net, params: Params, carry: Carry, x: jax.Array) -> jax.Array:
@@ -177,6 +184,7 @@ def matching(params: Params, patterns: Sequence[str]) -> PyTree:
 
 def check(settings: Classify, described: DataDescription) -> None:
     """Raises UserError, naming the field, where the loss cannot be made of the settings."""
+    checks.not_negative("task.weight_decay", settings.weight_decay)
     checks.fraction("task.label_smoothing", settings.label_smoothing)
     checks.fraction("task.mixup", settings.mixup)
     weights, classes = settings.class_weights, len(described.classes)

@@ -37,7 +37,7 @@ from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.dropout import check_rates
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.nets.fusion import MODALITIES, OWN, Cross, Outputs
-from fedjax_mri.tasks.classify import DROPS, TINY, classifier
+from fedjax_mri.tasks.classify import DROPS, TINY, classifier, greys
 from fedjax_mri.tasks.intensities import Window, displayed, limits
 from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, everything, labelled, mean
 from fedjax_mri.tasks.translation import check_weights
@@ -120,6 +120,7 @@ def fusion(settings: Fuse, net: Net) -> Task:
         kept=lambda prediction, batch: {**labelled(prediction, batch), "has": modalities_there(batch)},
         shown=shown,
         network=settings.network,
+        reads={"ct": "hu" if settings.window else "unit", "mr": greys(settings.preprocess), "label": "class"},
     )
 
 

@@ -1,11 +1,15 @@
 """A task as a small tuple of pure functions; see `classify.py` for one."""
 
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.check import Reads
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.conv.compute import Compute
 
@@ -84,6 +88,7 @@ class Task(NamedTuple):
     translation: Translation | None = None  # None: it does not translate
     # `predict` by a key for what noise the network has, dropout or a sampled code; None: it has none
     draw: Callable[[Params, Carry, Batch, jax.Array], PyTree] | None = None
+    reads: Reads = MappingProxyType({})  # fields of a batch that it needs, and what they must hold
     network: Any = None  # settings of the network that is all of the model, by which files of weights are read
     # (path of a trained classifier -> its feature maps) -> this task, ready; None: it needs no such encoder
     with_encoder: Callable[[Callable[[str], Encoder]], "Task"] | None = None
@@ -95,6 +100,20 @@ class TaskSettings(Protocol):
     def build(self, described: DataDescription, compute: Compute) -> Task:
         """The task on data of that description. Raises UserError on impossible settings."""
         ...
+
+
+def check_shared(task: Task) -> None:
+    """Raises UserError, naming it, if a part of the model travels that is no floating-point number.
+
+    The mean of keys, counters or flags means nothing.
+    """
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    for name, leaf in trees.named(trees.split(task.shared(model), model)[0]).items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"task: {name} is {leaf.dtype} and cannot be averaged over clients; let `shared` of the task be False "
+                "there, or keep no such state in the model"
+            )
 
 
 def everything(tree: PyTree) -> PyTree:

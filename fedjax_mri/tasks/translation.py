@@ -66,6 +66,7 @@ def task(window: Window, discriminators: DiscriminatorSharing, method: Translati
         shown=partial(images_shown, window, method),
         headline=tuple(f"{to}/{figure}" for figure in ("ssim", "mae") for to in ("mr", "ct") if to in makes),
         translation=Translation(makes, window),
+        reads={"ct": "hu" if window else "unit", "mr": "unit"},
         draw=predict,
     )
 

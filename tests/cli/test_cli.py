@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
@@ -150,23 +149,6 @@ def test_another_run_s_end_may_be_a_beginning(home, tmp_path, capsys) -> None:
     assert runfolder.read_history(tmp_path / "next")[-1]["round"] == 8
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(home) -> None:
-    flags = ("--rounds", "40")
-    subprocess.run(command(home, "whole", *flags), check=True, capture_output=True)
-    chance = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(command(home, "killed", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        wait_for_progress(home / "killed", process)
-        time.sleep(chance.random() * 0.5)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    subprocess.run(command(home, "killed", *flags), check=True, capture_output=True)
-    same(final(home / "whole"), final(home / "killed"))
-    rounds = [line["round"] for line in runfolder.read_history(home / "killed")]
-    assert rounds == list(range(0, 41, 2))
-
-
 def wait_for_progress(run: pathlib.Path, process: subprocess.Popen) -> None:
     """Until the run has logged one more segment, or has ended."""
     before = len(runfolder.read_history(run))
@@ -193,7 +175,7 @@ def test_a_signal_finishes_the_segment_and_saves(home, sent) -> None:
 
 
 MISTAKES = {  # one of each part of the command; the tests of the parts have their other bad settings
-    "--local.learning-rate 1e30": "no longer finite; lower local.learning_rate",
+    "--local.learning-rate 1e30": "no longer finite; nothing was saved: lower local.learning_rate",
     "--data.root /nowhere/at/all": "/nowhere/at/all",
     "--data.train Trainig": "Trainig",
     "--loacl.batch 3": "did you mean --local.batch?",

@@ -15,13 +15,14 @@ from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
-from fedjax_mri.fed.algorithm import LocalResult
+from fedjax_mri.fed.algorithm import LocalResult, client_update, server_update
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.client.batches import Batches
-from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient
+from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient, step_counts
 from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.engine.rounds import cohort_turnout
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.fed.sampling import Everyone, Poisson, Population, Uniform
 from fedjax_mri.fed.uplink.chain import chain
@@ -55,7 +56,7 @@ from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05
-USUAL = mean()
+EXPECTED = mean("expected")
 AS_GIVEN = Compute()
 shuffled = jax.jit(shuffled)
 
@@ -236,7 +237,7 @@ def simulation(
     base = Simulation(
         task,
         FedAvg().build(),
-        Uplink(weigh, chain(*stages), reduce or USUAL),
+        Uplink(weigh, chain(*stages), reduce or mean()),
         Everyone().build(Population(data.sizes)),
         local,
         data,
@@ -275,7 +276,7 @@ CASES: dict[str, Callable[[], Simulation]] = {
         classifier(), images(), reduce=matrix(half_median()), algorithm=FedNova().build()
     ),
     "expected divisor, Poisson cohort": lambda: simulation(
-        classifier(), images(), reduce=mean("expected"), sampler=Poisson(0.5).build(Population(SIZES))
+        classifier(), images(), reduce=EXPECTED, sampler=Poisson(0.5).build(Population(SIZES))
     ),
     "examples clipped, drawn by coins": lambda: simulation(
         classifier(), images(), local=adam()._replace(gradient=clip_each(0.1), batches=coin_batches)
@@ -290,18 +291,20 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean or a rule."""
     round_key, uplink, (stages, reduced) = jax.random.fold_in(root, state.round), sim.uplink, state.uplink
     cohort = sim.sampler.draw(keys.purpose(round_key, keys.Purpose.SAMPLE), state.round)
+    full_steps = jnp.where(cohort.present, step_counts(sim.local, jnp.asarray(sim.data.sizes)[cohort.client]), 0)
+    turnout = cohort_turnout(sim, cohort, full_steps, state, root)
     updates, clients = [], state.clients
     for place, client in enumerate(np.asarray(cohort.client)):
-        if not cohort.present[place] or sim.data.sizes[client] == 0:
+        if not turnout.steps[place]:  # absent, without examples, or lost
             continue
         row, staleness = trees.take(clients, client), cohort.staleness[place]
-        server, times = sim.algorithm.broadcast(state.server, staleness), cohort.times[place]
+        server, times = sim.algorithm.broadcast(state.server, staleness), cohort.times[place] * turnout.share[place]
         start = ClientStart(trees.join(server.model, row.model), server, row.state)
-        model, steps, accumulated = plain_client(sim, state, start, int(client), root)
+        model, steps, accumulated = plain_client(sim, state, start, int(client), root, int(turnout.steps[place]))
         shared, rest = trees.split(sim.task.shared(model), model)
         examples, rate = jnp.float32(sim.data.sizes[client]), sim.local.schedule(state.round)
         result = LocalResult(shared, jnp.int32(steps), examples, rate, staleness, times, accumulated)
-        update = sim.algorithm.finish(server, row.state, result)
+        update = client_update(sim.algorithm, state.server, server, row.state, result)
         update = update._replace(weight=uplink.weigh(update.weight) * times)
         key = keys.purpose(keys.client(root, state.round, jnp.int32(client)), keys.Purpose.UPLINK)
         sender = Sender(jnp.int32(client), state.round, key, examples, times)
@@ -316,7 +319,8 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     key = keys.purpose(round_key, keys.Purpose.SERVER)
     at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
-    return State(state.round + 1, sim.algorithm.server(state.server, aggregate), UplinkState(stages, reduced), clients)
+    server = server_update(sim.algorithm, state.server, aggregate)
+    return State(state.round + 1, server, UplinkState(stages, reduced), clients)
 
 
 def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: float, before: Model):
@@ -335,9 +339,12 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     if reduce.name == "half median":
         now = jax.tree.map(middle, *deltas)
         delta, before = trees.scale(0.5, trees.add(now, before)), now
+    elif reduce.name == "median":
+        delta = jax.tree.map(middle, *deltas)
     else:
-        expected = reduce is not USUAL and reduce.name == "mean"
-        delta = jax.tree.map(partial(weighted, everyone * rate if expected else total), *deltas)
+        delta = jax.tree.map(partial(weighted, total), *deltas)
+        if reduce is EXPECTED:  # of parameters alone
+            delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
 
 

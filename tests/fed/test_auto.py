@@ -71,7 +71,7 @@ def test_candidates_take_turns_and_the_fastest_trial_counts() -> None:
     ready = [
         (Plan(lanes=n), lambda name=name: turns.append(name) or next(times[name])) for n, name in enumerate("ab", 1)
     ]
-    found = auto.time_candidates(ready)
+    found, _ = auto.time_candidates(ready)
     assert turns[:4] == list("abab") and [trial.ms for trial in found] == [2.0, 3.0]
 
 
@@ -102,6 +102,90 @@ def test_what_does_not_fit_is_passed_over_and_remat_is_the_last_resort(tmp_path,
     with pytest.raises(UserError, match="does not fit"):
         choose(tmp_path / "other")
     assert asked[-1].remat
+
+
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+NO_TILES = jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes\n  at line 3")
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Candidates of which some are refused when they are compiled, or when they are run: by (conv, lanes)."""
+    compiling: dict[tuple, Exception] = {}
+    running: dict[tuple, Exception] = {}
+
+    def compiled(plan: Plan, *_):
+        name = plan.conv, plan.lanes
+        if name in compiling:
+            raise compiling[name]
+        if name in running:
+            return lambda: raise_(running[name])
+        return lambda: 2.0
+
+    monkeypatch.setattr(auto, "compile_trial", compiled)
+    return compiling, running
+
+
+def raise_(error: Exception) -> float:
+    raise error
+
+
+def test_a_candidate_that_the_compiler_refuses_is_passed_over_and_counted(tmp_path, refused) -> None:
+    compiling, _ = refused
+    compiling.update(
+        {("direct", 1): NO_TILES, ("direct", 2): NotImplementedError("no rule"), ("gemm", 1): UserError("x")}
+    )
+    plan, said = choose(tmp_path)
+    assert (plan.conv, plan.lanes) == ("direct", 4) and len(said) == 1 and "\n" not in said[0]
+    assert (
+        "1 did not fit; 2 refused, the first by JaxRuntimeError: INTERNAL: Couldn't find output tile sizes" in said[0]
+    )
+    assert "remembered" in choose(tmp_path)[1][0]  # the compiler will refuse it again
+
+
+def test_a_candidate_whose_run_ends_in_an_error_is_passed_over_and_the_choice_not_kept(tmp_path, refused) -> None:
+    _, running = refused
+    running[("direct", 1)] = OUT_OF_MEMORY
+    plan, said = choose(tmp_path)
+    assert (plan.conv, plan.lanes) == ("direct", 2)
+    assert "1 refused, the first by JaxRuntimeError: RESOURCE_EXHAUSTED" in said[0] and "measured again" in said[0]
+    running.clear()
+    assert choose(tmp_path)[0].lanes == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"), [(OUT_OF_MEMORY, "--plan.lanes 1 or a smaller local.batch"), (NO_TILES, "--plan.conv xla")]
+)
+def test_where_all_candidates_are_refused_one_line_has_the_first_reason_and_a_remedy(
+    tmp_path, refused, error, remedy
+) -> None:
+    compiling, running = refused
+    compiling.update({("direct", lanes): error for lanes in (1, 2, 4)})
+    running.update({("gemm", lanes): MemoryError() for lanes in (1, 4)})
+    with pytest.raises(UserError, match=f"none of 5 plans works; direct.*: {str(error)[:20]}.*{remedy}") as caught:
+        choose(tmp_path)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [TypeError("a bug"), NotImplementedError("to do")])
+def test_an_error_of_the_task_itself_is_shown_as_it_is(tmp_path, error) -> None:
+    def loss(*_):
+        raise error
+
+    def broken(plan: Plan) -> Simulation:
+        sim = assemble(plan)
+        phases = tuple(phase._replace(loss=loss) for phase in sim.task.phases)
+        return sim._replace(task=sim.task._replace(phases=phases))
+
+    with pytest.raises(type(error), match=str(error)):
+        auto.choose_plan(Plan(devices=2), broken, tmp_path, lambda line: None)
+
+
+def test_an_error_of_a_task_that_only_one_candidate_meets_is_shown_as_it_is(tmp_path, refused) -> None:
+    compiling, _ = refused
+    compiling[("direct", 2)] = TypeError("a bug")
+    with pytest.raises(TypeError, match="a bug"):
+        choose(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from simulations import SIZES, images, procedural, simulation, two_players
 
+from fedjax_mri.core import memory
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
@@ -102,6 +103,24 @@ STATE = {"weights": jax.ShapeDtypeStruct((9, 100_000), np.float32)}  # 3.6 MB
 def test_what_cannot_fit_is_refused_with_what_can(data, plan, kept, says) -> None:
     with pytest.raises(UserError, match=says):
         placement.check_memory(data(), plan.resolve(), 3, kept)
+
+
+@pytest.mark.parametrize(
+    ("host", "plan", "says"),
+    [
+        (
+            3e6,
+            Plan(devices=1, memory_mb=1),
+            "--plan.data replicated --plan.clients host comes closest and lacks 0.6 MB",
+        ),
+        (3e6, Plan(devices=1, clients="host"), "the host would hold 3.6 MB, 0.6 MB more than its 3.0 .*the job"),
+        (5e6, Plan(devices=1, memory_mb=1), "choose --plan.data replicated --plan.clients host$"),
+    ],
+)
+def test_the_host_is_proposed_only_where_it_has_the_memory(host, plan, says, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "host_limit", lambda: memory.Limit(host, "the job"))
+    with pytest.raises(UserError, match=says):
+        placement.check_memory(procedural(), plan.resolve(), 3, STATE)
 
 
 def wide(megabytes: int) -> ClientData:

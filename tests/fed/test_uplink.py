@@ -12,9 +12,12 @@ from simulations import SIZES, classifier, error_feedback, half_median, images, 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
+from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.algorithms.fedbn import FedBN
 from fedjax_mri.fed.algorithms.feddyn import FedDyn
 from fedjax_mri.fed.algorithms.fednova import FedNova
+from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
@@ -22,12 +25,13 @@ from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, init_
 from fedjax_mri.fed.sampling import Poisson, Population, Sampler, cohort_of
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update
-from fedjax_mri.fed.uplink.reductions.matrix import matrix
+from fedjax_mri.fed.uplink.reductions.matrix import finite_rows, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import Clip, NonfiniteCount, clip, nonfinite_counts
 from fedjax_mri.fed.uplink.weigh import by_examples
+from fedjax_mri.tasks.task import Model
 
 SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1))
 PLAN = Plan(devices=2, lanes=2)
@@ -78,6 +82,26 @@ def test_one_bad_client_leaves_the_others_update_whole() -> None:
     assert np.isfinite(np.concatenate(jax.tree.leaves(state.server.model.params))).all()
     np.testing.assert_array_equal(stats.notes["clip/nonfinite"], [1, 1])
     np.testing.assert_array_equal(nonfinite_counts(state.clients.uplink), np.where(np.arange(len(SIZES)) == 2, 2, 0))
+
+
+@pytest.mark.parametrize("settings", [FedAvg(), Ditto(), OneShot(), FedBN()], ids=str)
+def test_a_bad_client_keeps_what_it_had_and_the_round_s_metrics_are_those_of_the_others(settings) -> None:
+    """As if client 2 had no examples, but that it is counted and that its weight is in the mean."""
+    A, b = matrices(SIZES.sum())
+    b[np.repeat(np.arange(len(SIZES)), SIZES) == 2] = np.inf
+    sim = with_stages(four(settings), clip(0.5))._replace(data=clients(A, b, SIZES))
+    sim = sim._replace(sampler=simulation(classifier(), images()).sampler)
+    without = sim._replace(data=sim.data._replace(sizes=np.where(np.arange(len(SIZES)) == 2, 0, SIZES)))
+    plan = PLAN.resolve()
+    first = jax.tree.map(np.array, initial_state(sim, plan, ROOT))
+    state, stats, _ = segments.build(sim, plan, ROOT, 1)(initial_state(sim, plan, ROOT), 1)
+    _, others, _ = segments.build(without, plan, ROOT, 1)(initial_state(without, plan, ROOT), 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats.metrics, others.metrics)
+    assert stats.clients == others.clients + 1 and float(others.metrics.weight[0]) > 0
+    own = lambda state: jax.tree.leaves((state.clients.model, state.clients.state))  # noqa: E731
+    for after, before in zip(own(state), own(first), strict=True):
+        assert np.isfinite(after).all()
+        np.testing.assert_array_equal(after[2], before[2])
 
 
 def test_if_all_clients_are_bad_the_model_stays() -> None:
@@ -152,10 +176,10 @@ def test_the_expected_divisor_is_a_constant_that_no_client_moves() -> None:
 
     def reduced(divisor, deltas):
         reduce = mean(divisor)
-        several = update({"w": np.stack(deltas)}, weight=0)._replace(weight=jnp.ones(len(deltas)))
+        several = update(Model({"w": np.stack(deltas)}, {}), weight=0)._replace(weight=jnp.ones(len(deltas)))
         total = reduce.zero(jax.tree.map(lambda x: x[0], several), 3)
         places = jnp.arange(len(deltas), dtype=jnp.int32)
-        return np.asarray(reduce.finish(reduce.add(total, several, places), (), at())[0].delta["w"])
+        return np.asarray(reduce.finish(reduce.add(total, several, places), (), at())[0].delta.params["w"])
 
     two, third = [np.float32([1, 0]), np.float32([0, 1])], np.float32([1, 1])
     np.testing.assert_allclose(reduced("expected", [*two, third]) - reduced("expected", two), third / 4)
@@ -170,14 +194,19 @@ def test_the_expected_divisor_is_unbiased_over_poisson_cohorts() -> None:
     def one(key: jax.Array) -> jax.Array:
         cohort = sampler.draw(key, jnp.int32(0))
         values = jnp.asarray(deltas, jnp.float32)[cohort.client]
-        sent = Update(values, (), jnp.ones(values.shape))
+        sent = Update(Model(values, ()), (), jnp.ones(values.shape))
         places = jnp.where(cohort.present, jnp.arange(len(values), dtype=jnp.int32), -1)
-        total = reduce.add(reduce.zero(Update(jnp.float32(0), (), jnp.float32(0)), 5), sent, places)
-        return reduce.finish(total, (), at(5.0, 5.0 * sampler.rate))[0].delta
+        total = reduce.add(reduce.zero(Update(Model(jnp.float32(0), ()), (), jnp.float32(0)), 5), sent, places)
+        return reduce.finish(total, (), at(5.0, 5.0 * sampler.rate))[0].delta.params
 
     found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), draws)))
     error = np.sqrt(np.sum(deltas**2) * q * (1 - q)) / (q * 5) / np.sqrt(draws)
     assert abs(found.mean() - deltas.mean()) < 4 * error
+
+
+def test_a_rule_takes_updates_of_which_nothing_is_shared() -> None:
+    """As under local training alone."""
+    assert finite_rows({}) == {}
 
 
 def test_the_median_is_numpy_s_and_bad_rows_count_as_zero() -> None:

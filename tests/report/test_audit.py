@@ -143,7 +143,7 @@ def retrained(without: int) -> np.ndarray:
 
 
 def test_gains_are_those_of_training_without(run) -> None:
-    gain = leave_one_out.gains(CONFIG, 3, silent)
+    gain = leave_one_out.gains(CONFIG, CONFIG.data.build(CONFIG.seed), 3, silent)
     assert gain.shape == (4, 4) and np.isnan(gain[:, 3]).all()
     np.testing.assert_allclose(gain[2, :3], retrained(-1) - retrained(2), atol=1e-6)
     assert gain[2, 2] != 0
@@ -172,7 +172,7 @@ def test_too_many_sites_are_refused_before_anything_is_trained(run, tmp_path, ca
 
 def test_nobody_can_gain_without_a_test_set_of_its_own() -> None:
     with pytest.raises(UserError, match="no test set belongs to the sites that train"):
-        leave_one_out.gains(dataclasses.replace(CONFIG, data=Wards(unseen=True)), 1, silent)
+        leave_one_out.gains(CONFIG, Wards(unseen=True).build(CONFIG.seed), 1, silent)
 
 
 @pytest.mark.parametrize("words", [["--rounds", "-1"], ["--nothing"]])

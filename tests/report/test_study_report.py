@@ -18,7 +18,7 @@ from fedjax_mri.report import statistics
 from fedjax_mri.report import study as study_report
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.study import sweep
+from fedjax_mri.study import folder
 from fedjax_mri.study.study import Study, cells
 
 RATES, ALPHAS, SEEDS = (1.0, 1.5, 0.5), (10.0, 20.0), range(4)
@@ -37,7 +37,7 @@ def out(tmp_path_factory) -> pathlib.Path:
     axes = {"algorithm.server_rate": RATES, "data.noise": ALPHAS, "seed": SEEDS}
     given = Study(Experiment(data=Grey(), algorithm=FedAvg(), rounds=6), axes)
     every = cells(given)
-    sweep.claim(out, given, every)
+    folder.claim(out, given, every)
     for cell in every:
         rate, alpha, seed = cell.where.values()
         history = [{"round": 0, "sites/accuracy": accuracy(rate, alpha, seed, 0)}]
@@ -47,7 +47,7 @@ def out(tmp_path_factory) -> pathlib.Path:
                 {"round": 2 * at, "train/accuracy": 1.0, **costs, "sites/accuracy": accuracy(rate, alpha, seed, at)}
             )
         content = {"id": cell.id, "where": cell.where, "synthetic": True, "history": history}
-        disk.write_json(sweep.cell_path(out, cell.id), content)
+        disk.write_json(folder.cell_path(out, cell.id), content)
     return out
 
 
@@ -151,12 +151,13 @@ def test_the_page_is_whole_and_says_the_numbers(out, capsys) -> None:
 def test_one_cell_alone_is_reported(tmp_path) -> None:
     given = Study(Experiment(data=Grey()), {"seed": [0]})
     (cell,) = cells(given)
-    sweep.claim(tmp_path, given, [cell])
+    folder.claim(tmp_path, given, [cell])
     with pytest.raises(UserError, match="no cell of this study is finished"):
         study_report.write(tmp_path)
     history = [{"round": 0, "a/accuracy": 0.1}, {"round": 5, "a/accuracy": 0.2}]
     disk.write_json(
-        sweep.cell_path(tmp_path, cell.id), {"id": cell.id, "where": cell.where, "synthetic": False, "history": history}
+        folder.cell_path(tmp_path, cell.id),
+        {"id": cell.id, "where": cell.where, "synthetic": False, "history": history},
     )
     page = Page(study_report.write(tmp_path).read_text("utf-8"))
     assert page.open == [] and "synthetic data" not in page.text and "0.200" in page.text

@@ -84,7 +84,7 @@ def test_the_code_of_its_network_is_part_of_what_it_is(classifier, tmp_path, mon
 def test_what_it_cannot_see_is_refused(classifier, tmp_path) -> None:
     with pytest.raises(UserError, match="encoder_path is empty"):
         prepare.prepare(replace(TRANSLATION, task=replace(TRANSLATION.task, extras=Extras(perceptual=1.0))),
-                           tmp_path / "run", None, print)  # fmt: skip
+                           tmp_path / "run", print)  # fmt: skip
     for path, channels, says in ((tmp_path, 1, str(tmp_path)), (classifier, 3, "sees 1 channels, images have 3")):
         with pytest.raises(UserError, match=says):
             encoder.of_run(str(path))(jnp.zeros((1, 8, 8, channels)))

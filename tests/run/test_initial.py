@@ -79,7 +79,7 @@ def test_the_head_of_other_classes_is_not_taken(first, tmp_path) -> None:
         head = server(first)["logits.kernel"] if taken else drawn["logits"]["kernel"]
         np.testing.assert_array_equal(params["logits"]["kernel"], head)
     said = list[str]()
-    prepare.prepare(replace(CONFIG, data=Renamed(2), init_from=str(first)), tmp_path / "renamed", None, said.append)
+    prepare.prepare(replace(CONFIG, data=Renamed(2), init_from=str(first)), tmp_path / "renamed", said.append)
     assert f"{first}: logits: of other classes: it stays" in said
 
 

@@ -210,7 +210,7 @@ def test_commands_of_scripts_and_page_are_understood(path) -> None:
         words, flags = cli.parser().parse_known_args(line.split())
         assert launch.wanted(words) and not flags
         if words.distributed not in (None, launch.CLUSTER):
-            assert processes.placed(words.distributed)["num_processes"] > 1
+            assert processes.placed(words.distributed).processes > 1
 
 
 def test_alone_all_is_trivial() -> None:

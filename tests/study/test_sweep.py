@@ -20,7 +20,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
-from fedjax_mri.study import study, sweep
+from fedjax_mri.study import folder, study, sweep
 from fedjax_mri.study.study import Study, choice, log_range, log_uniform, random, uniform
 from fedjax_mri.tasks.classify import Classify
 
@@ -140,7 +140,7 @@ def test_cells_of_one_program_are_the_runs_they_stand_for(done, tmp_path) -> Non
     for cell in study.cells(given)[::3]:
         config = configs.with_field(cell.config, "plan.devices", 1)
         assert experiment.run(config, tmp_path / cell.id, say=silent) is None
-        ours = runfolder.read_json(sweep.cell_path(out, cell.id))["history"]
+        ours = runfolder.read_json(folder.cell_path(out, cell.id))["history"]
         theirs = runfolder.read_history(tmp_path / cell.id)
         assert [line["round"] for line in ours] == [0, 2, 3]
         for mine, other in zip(ours, theirs, strict=True):
@@ -159,7 +159,7 @@ def test_each_cell_of_one_program_balances_the_classes_of_its_own_data(tmp_path)
     assert sweep.run(given, tmp_path / "study", say=lines.append) == {}
     assert "2 cells in one program" in lines
     experiment.run(configs.with_field(cell.config, "plan.devices", 1), tmp_path / "run", say=silent)
-    ours = runfolder.read_json(sweep.cell_path(tmp_path / "study", cell.id))["history"][-1]
+    ours = runfolder.read_json(folder.cell_path(tmp_path / "study", cell.id))["history"][-1]
     theirs = runfolder.read_history(tmp_path / "run")[-1]
     for name in ours.keys() - TIMES:
         assert ours[name] == pytest.approx(theirs[name], rel=1e-6, abs=2e-6), name  # rounded to 1e-6
@@ -172,7 +172,7 @@ def test_the_table_has_a_row_for_each_cell_and_evaluation(done) -> None:
     ids = [cell.id for cell in study.cells(given)]
     assert [row["cell"] for row in table] == [id for id in ids for _ in range(3)]
     assert list(table[0])[:5] == ["cell", "local.learning_rate", "algorithm.server_rate", "seed", "round"]
-    history = runfolder.read_json(sweep.cell_path(out, ids[2]))["history"]
+    history = runfolder.read_json(folder.cell_path(out, ids[2]))["history"]
     assert float(table[8]["new sites/accuracy"]) == history[2]["new sites/accuracy"]
     assert table[6]["train/nll"] == ""  # before the first round nobody has trained
 
@@ -204,8 +204,9 @@ def test_failed_cells_do_not_stop_the_others(tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert cli.main(["sweep", str(tmp_path / "mine.py"), "--out", str(out)]) == 1
     said = capsys.readouterr().out
-    assert said.count("failed: ") == 2 and said.count("the training loss is no longer finite") == 2
-    assert sorted(cell.where["local.learning_rate"] for cell in sweep.finished_cells(out)) == [0.01, 0.01]
+    assert said.count("failed: ") == 1 and said.count("the training loss is no longer finite") == 1
+    assert "failed: 2 cells, such as " in said and len(list((out / "failures").iterdir())) == 2
+    assert sorted(cell.where["local.learning_rate"] for cell in folder.finished_cells(out)) == [0.01, 0.01]
 
     negative = {"algorithm.server_rate": [-1.0], "seed": range(2)}
     assert "server_rate=-1.0" in " ".join(sweep.run(Study(BASE, negative), tmp_path / "bad", say=silent).values())
@@ -221,7 +222,7 @@ def test_numbers_that_decide_what_is_compiled_get_a_program_each(tmp_path) -> No
     lines = list[str]()
     assert sweep.run(given, tmp_path, say=lines.append) == {}
     assert sum("differ in what is compiled" in line for line in lines) == 1
-    assert sum(line == "2 cells in one program" for line in lines) == 2 and len(sweep.finished_cells(tmp_path)) == 4
+    assert sum(line == "2 cells in one program" for line in lines) == 2 and len(folder.finished_cells(tmp_path)) == 4
 
 
 def test_a_number_that_switches_a_part_off_is_in_another_program(tmp_path) -> None:
@@ -229,7 +230,7 @@ def test_a_number_that_switches_a_part_off_is_in_another_program(tmp_path) -> No
     given = Study(BASE, {"uplink.clip": [0.0, 0.1, 1e9], "seed": [0]})
     assert sweep.run(given, tmp_path, say=silent) == {}
     final = {
-        one.where["uplink.clip"]: one.history[-1].training.figures["nll"] for one in sweep.finished_cells(tmp_path)
+        one.where["uplink.clip"]: one.history[-1].training.figures["nll"] for one in folder.finished_cells(tmp_path)
     }
     assert final[0.0] == pytest.approx(final[1e9], rel=1e-5) and abs(final[0.1] - final[0.0]) > 1e-3
 
@@ -242,14 +243,6 @@ def test_shards_share_the_cells(tmp_path, monkeypatch) -> None:
     for number in range(3):
         assert sweep.run(given, tmp_path, (number, 3), say=silent) == {}
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
-
-
-def test_slurm_gets_an_array_job_of_no_more_shards_than_cells(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("PATH", "")
-    (tmp_path / "mine.py").write_text(FILE.format(axes="{'seed': range(3)}"))
-    assert cli.main(["sweep", str(tmp_path / "mine.py"), "--out", "x y", "--slurm", "8", "--rounds", "2"]) == 0
-    said = capsys.readouterr().out.strip()
-    assert said.startswith("sbatch --array=0-2 scripts/slurm/sweep.sbatch") and said.endswith("--out 'x y' --rounds 2")
 
 
 def test_phantoms_of_any_seed_and_label_skew_share_a_program() -> None:

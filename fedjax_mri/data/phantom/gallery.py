@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError
+
 from .lesions import CLASSES
 from .physics import NAMES
 from .source import Phantom, census, origin, reader
@@ -44,11 +47,17 @@ def tissue_colours(tissue: np.ndarray) -> np.ndarray:
     return tissue @ np.asarray(palette)
 
 
-def save_gallery(config: Phantom, sites: int, seed: int, path: str | Path) -> None:
-    """PNG of `sites` rows: CT in the brain window, MR, tissues, and MR with the tumour outlined."""
+def save_gallery(config: Phantom, sites: int, seed: int, path: Path) -> None:
+    """Draws `sites` rows: CT in the brain window, MR, tissues, and MR with the tumour outlined.
+
+    Raises UserError where the name of the file does not end like a kind of picture.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FigureCanvasAgg.get_supported_filetypes():
+        raise UserError(f"--out {path}: give a name that ends in .png, .jpg, .pdf or .svg")
     traits, _ = census(config, origin(config, seed), sites)
     scans = {name: value[:, 0] for name, value in patients(config, sites, seed).items()}
     names = list(config.sites.protocols)
@@ -68,4 +77,4 @@ def save_gallery(config: Phantom, sites: int, seed: int, path: str | Path) -> No
             axis.set_title(title, color="white", fontsize=8)
             axis.axis("off")
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, facecolor="black")
+    disk.write_bytes(path, disk.encoded(figure, kind=kind, facecolor="black"))

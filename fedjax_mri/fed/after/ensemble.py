@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_mri.core import trees
+from fedjax_mri.core import fields, trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Batch, ClientData, Test
+from fedjax_mri.data.contract import Batch, ClientData, Source, Test
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.fed.algorithm import Algorithm, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -36,12 +36,13 @@ from fedjax_mri.tasks.task import Carry, Metrics, Model, Params, Phase, Task, ev
 class Distil:
     """Settings of distillation, after the last round."""
 
-    source: Any = None  # a Source, of whose training examples the images are used and not the labels
+    source: Source | None = None  # of whose training examples the images are used and not the labels
     epochs: int = 0  # over those images; 0: no distillation
     batch: int = 32
     learning_rate: float = 1e-3  # Adam's
 
     def __post_init__(self) -> None:
+        fields.check(self, "distil.")
         if self.epochs < 0 or self.batch < 1 or not self.learning_rate > 0:
             raise UserError(
                 f"distil.epochs={self.epochs}, distil.batch={self.batch}, distil.learning_rate={self.learning_rate}: "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import trees
+from fedjax_mri.core import fields, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData, Test
 from fedjax_mri.fed.algorithms.localonly import LocalOnly, alone
@@ -35,6 +35,7 @@ class FineTune:
     epochs: int = 0  # over the training examples of each test client's owner; 0: no fine-tuning
 
     def __post_init__(self) -> None:
+        fields.check(self, "finetune.")
         if self.epochs < 0:
             raise UserError(f"finetune.epochs={self.epochs}: must be 1 or more, or 0 for none")
 

@@ -6,7 +6,6 @@ minimises another weighted sum than intended. Each client therefore sends its ch
 weight of its steps' gradients in it, and the server moves by tau_eff = sum p_i |a_i|_1 times their mean.
 
 For plain SGD a_i has a one for each step. With momentum rho the last step counts 1, the one before 1 + rho, and so on.
-Running statistics, which change without a gradient, are averaged as they are.
 """
 
 from dataclasses import dataclass
@@ -34,15 +33,14 @@ class FedNova:
         algorithm = FedAvg(self.server_rate).build()
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
-            mean, effective = aggregate.delta, aggregate.aside
-            change = mean._replace(params=trees.scale(effective, mean.params))
+            change = trees.scale(aggregate.aside, aggregate.delta)
             return algorithm.server(server, aggregate._replace(delta=change))
 
         return algorithm._replace(finish=self._finish, server=server)
 
     def _finish(self, server: ServerState, client: ClientState, result: LocalResult) -> Update:
         delta, total = trees.subtract(result.model, server.model), total_gradient_weight(result.steps, self.momentum)
-        return Update(delta._replace(params=trees.scale(1.0 / total, delta.params)), total, result.examples)
+        return Update(trees.scale(1.0 / total, delta), total, result.examples)
 
 
 def total_gradient_weight(steps: jax.Array, momentum: float) -> jax.Array:

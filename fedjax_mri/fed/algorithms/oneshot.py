@@ -43,6 +43,7 @@ class OneShot:
                 server=_server,
                 broadcast=lambda server, staleness: ServerState(server.extra.start, ()),
                 member=lambda client: client,
+                statistics=_statistics,
             )
         )
 
@@ -52,3 +53,8 @@ def _server(server: ServerState, aggregate: Aggregate) -> ServerState:
     cohort_mean = trees.add(server.extra.start, aggregate.delta)
     step = trees.scale(aggregate.weight / weight, trees.subtract(cohort_mean, server.model))
     return ServerState(trees.add(server.model, step), server.extra._replace(weight=weight))
+
+
+def _statistics(server: ServerState, aggregate: Aggregate) -> PyTree:
+    share = aggregate.weight / (server.extra.weight + aggregate.weight)
+    return trees.add(server.model.carry, trees.scale(share, aggregate.delta.carry))

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import disk
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core import disk, memory
+from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.client.local import step_counts
@@ -39,8 +39,29 @@ CANDIDATES: dict[str, tuple[tuple[Conv, int], ...]] = {  # backend -> (conv, lan
     "tpu": (("gemm", 16), ("xla", 16), ("gemm", 64), ("gemm", 4)),
 }
 
+# Errors of a compiler or a device, with which one candidate is refused. Errors of a task's own code have come before,
+# when `cache_key` traced it.
+REFUSING = (UserError, jax.errors.JaxRuntimeError, MemoryError, NotImplementedError)
+
 Assemble = Callable[[Plan], Simulation]
 CompiledTrial = tuple[Plan, Callable[[], float]]  # a plan, and a function that measures milliseconds an example
+
+
+class Refusal(NamedTuple):
+    """Why a candidate does not work."""
+
+    plan: Plan
+    reason: str
+    foreseen: bool  # found by calculation, not by an error of the compiler or the device
+    transient: bool  # memory ran out, perhaps because another program used it
+
+
+class Choice(NamedTuple):
+    """The plan that was chosen by measurement."""
+
+    plan: Plan
+    reason: str
+    lasting: bool  # whether another measurement would find the same
 
 
 class Trial(NamedTuple):
@@ -54,8 +75,8 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
     """Returns `plan` with the fields that it leaves open filled in, and reports the reason with `say`.
 
     The choice is read from `folder` if it has been measured for this task on such a machine, and measured otherwise.
-    It follows fixed rules if nothing is open, `tune_s` is 0 or there are several processes. Raises UserError if no
-    candidate fits into memory.
+    It follows fixed rules if nothing is open, `tune_s` is 0 or there are several processes. A choice for which memory
+    ran out is not kept: another program may have used the memory. Raises UserError if no candidate works.
     """
     by_rule = plan.resolve()
     plans = list(candidates(plan))
@@ -67,11 +88,13 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
         chosen = replace(by_rule, **remembered["choice"])
         say(f"plan: {describe_plan(chosen)}: {remembered['reason']}, remembered in {path}")
         return chosen
-    best, reason = fastest_candidate(plans, assemble, plan.tune_s)
-    say(f"plan: {describe_plan(best)}: {reason}")
-    memory = {"choice": {name: getattr(best, name) for name in MEASURED}, "reason": reason, "made_with": versions()}
-    disk.remember(path, json.dumps(memory, indent=1).encode())
-    return best
+    best = fastest_candidate(plans, assemble, plan.tune_s)
+    say(f"plan: {describe_plan(best.plan)}: {best.reason}" + ("" if best.lasting else "; measured again next time"))
+    if best.lasting:
+        choice = {name: getattr(best.plan, name) for name in MEASURED}
+        content = {"choice": choice, "reason": best.reason, "made_with": versions()}
+        disk.remember(path, json.dumps(content, indent=1).encode())
+    return best.plan
 
 
 def candidates(plan: Plan) -> Iterator[Plan]:
@@ -84,56 +107,98 @@ def candidates(plan: Plan) -> Iterator[Plan]:
     return iter(dict.fromkeys(candidate.resolve() for candidate in filled))
 
 
-def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float) -> tuple[Plan, str]:
+def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float) -> Choice:
     """Returns the fastest plan and the measured times as text.
 
-    Plans are compiled for `seconds`, at least the first one that fits. Of plans about as fast as each other the first
-    is taken. Raises UserError if none fits into memory.
+    Plans are compiled for `seconds`, at least the first one that works. Of plans about as fast as each other the first
+    is taken. Raises UserError if none works.
     """
-    compiled, refusals = compile_candidates(plans, assemble, time.perf_counter() + seconds)
-    if not compiled:  # keep less for the backward pass
-        compiled, refusals = compile_candidates(
-            [replace(plan, remat=True) for plan in plans], assemble, time.perf_counter() + seconds
-        )
-    if not compiled:
-        raise refusals[-1]
-    trials = time_candidates(compiled)
+    trials, refusals = measure_candidates(plans, assemble, seconds)
+    if not trials:  # keep less for the backward pass
+        trials, more = measure_candidates([replace(plan, remat=True) for plan in plans], assemble, seconds)
+        refusals = [*refusals, *more]
+    if not trials:
+        raise all_refused(refusals)
     limit = NOISE * min(trial.ms for trial in trials)
     best = next(trial for trial in trials if trial.ms <= limit)
     others = sorted((trial for trial in trials if trial is not best), key=lambda trial: trial.ms)
-    rest = "; ".join(f"{describe_plan(trial.plan)} {trial.ms:.3g}" for trial in others)
-    misfits = f"; {len(refusals)} did not fit" if refusals else ""
-    return best.plan, f"{best.ms:.3g} ms an example ({rest or 'nothing else measured'}{misfits})"
+    rest = "; ".join(f"{describe_plan(trial.plan)} {trial.ms:.3g}" for trial in others) or "nothing else measured"
+    reason = "; ".join([f"{best.ms:.3g} ms an example ({rest}", *count_refusals(refusals)]) + ")"
+    return Choice(best.plan, reason, lasting=not any(refusal.transient for refusal in refusals))
 
 
-def compile_candidates(
-    plans: list[Plan], assemble: Assemble, end: float
-) -> tuple[list[CompiledTrial], list[UserError]]:
-    """Returns trials of the plans that fit into memory, and the errors of those that do not.
+def measure_candidates(plans: list[Plan], assemble: Assemble, seconds: float) -> tuple[list[Trial], list[Refusal]]:
+    """Returns the times of the candidates that work, and why the others do not. Compiles for about `seconds`."""
+    compiled, refusals = compile_candidates(plans, assemble, time.perf_counter() + seconds)
+    trials, more = time_candidates(compiled)
+    return trials, [*refusals, *more]
+
+
+def compile_candidates(plans: list[Plan], assemble: Assemble, end: float) -> tuple[list[CompiledTrial], list[Refusal]]:
+    """Returns trials of the plans that compile and fit into memory, and why the others do not.
 
     No further plan is compiled once one is ready and the clock (`time.perf_counter`) has passed `end`.
     """
-    compiled, refusals = list[CompiledTrial](), list[UserError]()
+    compiled, refusals = list[CompiledTrial](), list[Refusal]()
     clients = max(plan.lanes for plan in plans)
     for plan in plans:
         if compiled and time.perf_counter() > end:
             break
         try:
             compiled.append((plan, compile_trial(plan, assemble, clients)))
-        except UserError as refusal:
-            refusals.append(refusal)
+        except REFUSING as error:
+            refusals.append(refusal_of(plan, error))
     return compiled, refusals
 
 
-def time_candidates(compiled: list[CompiledTrial]) -> list[Trial]:
-    """Returns the fastest trial of each candidate. They take turns, so that a slow spell of the machine hits all."""
+def time_candidates(compiled: list[CompiledTrial]) -> tuple[list[Trial], list[Refusal]]:
+    """Returns the fastest trial of each candidate, and why some could not be run.
+
+    They take turns, so that a slow spell of the machine hits all.
+    """
     times, end = {plan: list[float]() for plan, _ in compiled}, time.perf_counter() + LONG_S * len(compiled)
+    refused = dict[Plan, Refusal]()
     for turn in range(REPEATS):
         if turn and time.perf_counter() > end:
             break
         for plan, trial in compiled:
-            times[plan].append(trial())
-    return [Trial(plan, min(measured)) for plan, measured in times.items()]
+            if plan in refused:
+                continue
+            try:
+                times[plan].append(trial())
+            except REFUSING as error:
+                refused[plan] = refusal_of(plan, error)
+    return [Trial(plan, min(times[plan])) for plan in times if plan not in refused], list(refused.values())
+
+
+def refusal_of(plan: Plan, error: Exception) -> Refusal:
+    """Returns why a plan does not work. The error itself is not kept: its traceback would keep arrays in memory."""
+    if isinstance(error, UserError):
+        return Refusal(plan, str(error), foreseen=True, transient=False)
+    reason = f"{type(error).__name__}: {brief(error)}"
+    return Refusal(plan, reason, foreseen=False, transient=memory.ran_out(error))
+
+
+def count_refusals(refusals: list[Refusal]) -> list[str]:
+    """Returns how many candidates did not fit, how many compiler or device refused, and the first reason of these."""
+    unforeseen = [refusal for refusal in refusals if not refusal.foreseen]
+    misfits = len(refusals) - len(unforeseen)
+    said = [f"{misfits} did not fit"] if misfits else []
+    return said + ([f"{len(unforeseen)} refused, the first by {unforeseen[0].reason}"] if unforeseen else [])
+
+
+def all_refused(refusals: list[Refusal]) -> UserError:
+    """Returns the error for a run of which no candidate works, with the first reason of compiler or device if any."""
+    unforeseen = [refusal for refusal in refusals if not refusal.foreseen]
+    if not unforeseen:
+        return UserError(refusals[-1].reason)
+    first = unforeseen[0]
+    if first.transient:
+        remedy = "choose --plan.lanes 1 or a smaller local.batch, or free the memory that other programs use"
+    else:
+        remedy = "choose --plan.conv xla --plan.lanes 1 --plan.tune-s 0, or install another version of JAX"
+    number = len({replace(refusal.plan, remat=False) for refusal in refusals})
+    return UserError(f"plan: none of {number} plans works; {describe_plan(first.plan)}: {first.reason}; {remedy}")
 
 
 def compile_trial(plan: Plan, assemble: Assemble, clients: int) -> Callable[[], float]:
@@ -221,10 +286,10 @@ def cache_key(by_rule: Plan, sim: Simulation, plans: list[Plan]) -> str:
 def read_remembered(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """Returns the choice kept in a file; None if there is none, or, with one message, if it is damaged or outdated."""
     try:
-        memory = json.loads(path.read_text(encoding="utf-8"))
-        if memory["made_with"] == versions() and set(memory["choice"]) == set(MEASURED) and memory["reason"]:
-            return memory
-        say(f"plan: {path} was measured with {memory['made_with']}, not {versions()}; measuring again")
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["made_with"] == versions() and set(kept["choice"]) == set(MEASURED) and kept["reason"]:
+            return kept
+        say(f"plan: {path} was measured with {kept['made_with']}, not {versions()}; measuring again")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -26,6 +26,7 @@ class Evaluation(NamedTuple):
 
     metrics: Metrics  # [M, ...]
     kept: dict[str, np.ndarray]  # fields [n, ...], what the task keeps of each example
+    nonfinite: np.ndarray  # int32 [M], examples whose prediction is not finite
 
 
 def build(
@@ -52,11 +53,25 @@ def build(
         parts = (on_device if isinstance(state.clients.rounds, jax.Array) else client_parts)(state.clients, test.owner)
         program = programs_by_read[test.data.read]
         results = program(state.server.model, parts, stores[name], test.owner, *chunks[name])
-        metrics, examples = process_allgather(results, tiled=True)  # NumPy, in every process
+        (metrics, nonfinite), examples = process_allgather(results, tiled=True)  # NumPy, in every process
         count = int(np.sum(test.data.sizes))
-        return Evaluation(metrics, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples))
+        kept = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], examples)
+        return Evaluation(metrics, kept, nonfinite)
 
     return lambda state: {name: evaluate_one(state, name, test) for name, test in tests.items()}
+
+
+def failure(results: Mapping[str, Evaluation]) -> str:
+    """Returns what shows that a model has failed on a test set, or an empty string.
+
+    It looks at predictions, which are finite whatever the examples are. Figures are no sign of failure: precision of a
+    class that does not occur, the score of a client without examples, the Frechet distance of one image and the
+    correlation with a constant image are undefined, and the PSNR of equal images is infinite.
+    """
+    for name, one in results.items():
+        if bad := int(np.sum(one.nonfinite)):
+            return f"the evaluation is not finite (predictions for {bad} examples of {name!r})"
+    return ""
 
 
 def showing_task(task: Task) -> Task:
@@ -103,18 +118,23 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
     """Returns a function that evaluates a model on all devices.
 
     Its arguments are the shared model, the clients' own parts [M, ...], the store, the owners int32 [M] and the three
-    arrays of `chunk_examples`. It returns metrics by client [M, ...], and kept fields by example in chunks.
+    arrays of `chunk_examples`. It returns, by client, metrics [M, ...] and the number of examples whose prediction is
+    not finite, int32 [M]; and kept fields by example in chunks.
     """
 
     def on_one_device(shared: PyTree, parts: PyTree, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
         if task.newcomer is not None:
             parts = jax.vmap(partial(newcomer_part, task, shared))(parts, owner)
 
-        def evaluate_example(client: jax.Array, index: jax.Array, weight: jax.Array) -> tuple[Metrics, PyTree]:
+        def evaluate_example(
+            client: jax.Array, index: jax.Array, weight: jax.Array
+        ) -> tuple[tuple[Metrics, jax.Array], PyTree]:
             params, carry = trees.join(shared, trees.take(parts, client))
             batch = {**read(store, client, index[None]), "weight": weight[None]}
-            examples = task.kept(task.predict(params, carry, batch), batch)
-            return task.evaluate(params, carry, batch), jax.tree.map(lambda x: x[0], examples)
+            prediction = task.predict(params, carry, batch)
+            nonfinite = (weight > 0) & ~trees.is_finite(prediction)
+            kept = jax.tree.map(lambda x: x[0], task.kept(prediction, batch))
+            return (task.evaluate(params, carry, batch), nonfinite.astype(jnp.int32)), kept
 
         return sum_by_client(evaluate_example, owner.size, chunks)
 
@@ -140,17 +160,17 @@ def newcomer_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) ->
 
 
 def sum_by_client(evaluate_example: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:
-    """Returns metrics of this device's examples, summed by client [clients, ...], and their kept fields in chunks.
+    """Returns sums over this device's examples by client [clients, ...], and their kept fields in chunks.
 
-    Examples are evaluated a chunk at a time.
+    `evaluate_example` returns what is summed and what is kept. Examples are evaluated a chunk at a time.
     """
     evaluate_example = jax.jit(evaluate_example, inline=True)  # traced once, for its shapes and for the loop
     shapes = jax.eval_shape(evaluate_example, *(column[0, 0] for column in chunks))[0]
     zero = trees.zeros_like(jax.tree.map(lambda x: jax.ShapeDtypeStruct((clients, *x.shape), x.dtype), shapes))
 
-    def body(total: Metrics, chunk: tuple[jax.Array, ...]) -> tuple[Metrics, PyTree]:
-        metrics, examples = jax.vmap(evaluate_example)(*chunk)
-        return jax.tree.map(lambda t, m: t.at[chunk[0]].add(m), total, metrics), examples
+    def body(total: PyTree, chunk: tuple[jax.Array, ...]) -> tuple[PyTree, PyTree]:
+        summed, examples = jax.vmap(evaluate_example)(*chunk)
+        return jax.tree.map(lambda t, m: t.at[chunk[0]].add(m), total, summed), examples
 
     return jax.lax.scan(body, zero, chunks)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import keys, trees
-from fedjax_mri.fed.algorithm import LocalResult, ServerState
+from fedjax_mri.fed.algorithm import LocalResult, ServerState, client_update
 from fedjax_mri.fed.client.local import ClientStart, init_optimizers, local_step, nothing_accumulated, read_batch
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.placement import PlacedData
@@ -53,10 +53,19 @@ class Lane(NamedTuple):
     accumulated: PyTree  # what the algorithm has summed over this client's steps
 
 
+class FinishedClient(NamedTuple):
+    """What becomes of a lane's client when it is done."""
+
+    sent: Update
+    row: ClientRow  # what stays with it
+    notes: Notes  # of the uplink's stages
+    counts: jax.Array  # bool [], False if its update was not finite and a stage has made it so
+
+
 class RoundStats(NamedTuple):
     """Statistics of a round, or of a device's share of it."""
 
-    metrics: Metrics  # sums over the cohort's local steps
+    metrics: Metrics  # sums over the local steps of the clients that count, see `FinishedClient`
     examples: jax.Array  # float32 [], examples trained on, each counted as often as it was used
     steps: jax.Array  # int32 [], local steps of clients, without passes of idle lanes
     slots: jax.Array  # int32 [], lane passes, idle ones too: steps / slots is the useful share
@@ -106,29 +115,33 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
     step = jax.jit(partial(lane_step, sim), inline=True)  # traced once, for its shapes and for the loop
     lanes = jax.vmap(lambda position: start_lane(sim, inputs, position))(start)
     totals = empty_totals(sim, inputs, jax.eval_shape(step, inputs, store, trees.take(lanes, jnp.int32(0))))
+    metrics = trees.repeat(totals.stats.metrics, start.size)  # sums over the steps of each lane's client
 
-    def body(carry: tuple[Lane, DeviceTotals]) -> tuple[Lane, DeviceTotals]:
-        lanes, totals = carry
+    def body(carry: tuple[Lane, Metrics, DeviceTotals]) -> tuple[Lane, Metrics, DeviceTotals]:
+        lanes, metrics, totals = carry
         active = lanes.position < stop
         # An idle lane goes on computing with its last client; the result is never used.
-        lanes, sums = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
-        totals = totals._replace(stats=add_step_stats(totals.stats, sums, active))
+        lanes, (step_metrics, examples) = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
+        metrics = trees.add(metrics, step_metrics)
+        totals = totals._replace(stats=add_step_stats(totals.stats, examples, active))
         done = active & (lanes.step >= inputs.steps[cohort_place(inputs, lanes.position)])
         return jax.lax.cond(
-            done.any(), lambda: finish_and_refill(sim, inputs, lanes, totals, done), lambda: (lanes, totals)
+            done.any(),
+            lambda: finish_and_refill(sim, inputs, lanes, metrics, totals, done),
+            lambda: (lanes, metrics, totals),
         )
 
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, totals))[1]
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, metrics, totals))[2]
 
 
 def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepSums]) -> DeviceTotals:
     """Returns the totals of a device before its first step; `shapes` are those of the results of `lane_step`."""
     lane, sums = shapes
-    update, _, notes = jax.eval_shape(lambda lane: finish_client(sim, inputs, lane), lane)
-    metrics, examples, notes = trees.zeros_like((*sums, notes))
+    client = jax.eval_shape(lambda lane: finish_client(sim, inputs, lane), lane)
+    metrics, examples, notes = trees.zeros_like((*sums, client.notes))
     cost, zero = RoundCost(*(jnp.float32(0) for _ in RoundCost._fields)), jnp.int32(0)
     stats = RoundStats(metrics, examples, zero, zero, zero, cost, notes)
-    updates = sim.uplink.reduce.zero(update, inputs.client.size)
+    updates = sim.uplink.reduce.zero(client.sent, inputs.client.size)
     return DeviceTotals(updates, trees.zeros_like(inputs.rows), stats)
 
 
@@ -169,43 +182,58 @@ def lane_step(sim: Simulation, inputs: RoundInputs, store: PyTree, lane: Lane) -
 
 
 def finish_and_refill(
-    sim: Simulation, inputs: RoundInputs, lanes: Lane, totals: DeviceTotals, done: jax.Array
-) -> tuple[Lane, DeviceTotals]:
-    """Returns lanes and totals after the lanes that are `done`, bool [L], have changed clients.
+    sim: Simulation, inputs: RoundInputs, lanes: Lane, metrics: Metrics, totals: DeviceTotals, done: jax.Array
+) -> tuple[Lane, Metrics, DeviceTotals]:
+    """Returns lanes, their metrics [L, ...] and totals after the lanes that are `done`, bool [L], have changed clients.
 
-    Each adds the update of its client to the totals and starts the next client of its queue.
+    Each adds the update and the metrics of its client to the totals and starts the next client of its queue.
     """
-    updates, rows, notes = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
+    clients = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
     place = cohort_place(inputs, lanes.position)
-    accumulated = sim.uplink.reduce.add(totals.updates, updates, jnp.where(done, place, -1))
-    rows = trees.put(totals.rows, jnp.where(done, place, inputs.client.size), rows)
+    accumulated = sim.uplink.reduce.add(totals.updates, clients.sent, jnp.where(done, place, -1))
+    rows = trees.put(totals.rows, jnp.where(done, place, inputs.client.size), clients.row)
     fresh = jax.vmap(lambda lane: start_lane(sim, inputs, lane.position + 1))(lanes)
-    stats = totals.stats
-    noted = jax.tree.map(lambda total, note: total + jnp.where(done, note, 0.0).sum(), stats.notes, notes)
-    stats = stats._replace(clients=stats.clients + jnp.sum(done).astype(jnp.int32), notes=noted)
-    return trees.select(done, fresh, lanes), DeviceTotals(accumulated, rows, stats)
+    none, stats = trees.zeros_like(metrics), totals.stats
+    stats = stats._replace(
+        metrics=add_rows(stats.metrics, trees.select(done & clients.counts, metrics, none)),
+        clients=stats.clients + jnp.sum(done).astype(jnp.int32),
+        notes=add_rows(stats.notes, trees.select(done, clients.notes, trees.zeros_like(clients.notes))),
+    )
+    return trees.select(done, fresh, lanes), trees.select(done, none, metrics), DeviceTotals(accumulated, rows, stats)
 
 
-def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> tuple[Update, ClientRow, Notes]:
-    """Returns what a lane's client sends, the row that stays with it, and the notes of the uplink's stages."""
+def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> FinishedClient:
+    """Returns what becomes of a lane's client when it is done.
+
+    A client whose update was not finite, and was made so by a stage such as `clip`, keeps the model and the state that
+    it had before, and its metrics do not count.
+    """
     place = cohort_place(inputs, lane.position)
     client, row, staleness = inputs.client[place], trees.take(inputs.rows, place), inputs.staleness[place]
     shared, rest = trees.split(sim.task.shared(lane.model), lane.model)
     examples, times = inputs.size[place].astype(jnp.float32), inputs.times[place]
     result = LocalResult(shared, lane.step, examples, inputs.rate, staleness, times, lane.accumulated)
     server = sim.algorithm.broadcast(inputs.server, staleness)
-    update = sim.algorithm.finish(server, row.state, result)
+    update = client_update(sim.algorithm, inputs.server, server, row.state, result)
     update = update._replace(weight=sim.uplink.weigh(update.weight) * times)
     key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
     sender = Sender(client, inputs.round, key, examples, times)
     sent, uplink, notes = sim.uplink.stages.client(update, row.uplink, sender)
     state = sim.algorithm.remember(server, row.state, result, sent)
-    return sent, ClientRow(rest, state, uplink, row.rounds + 1), notes
+    counts = jnp.isfinite(trees.norm(update.delta)) | ~jnp.isfinite(trees.norm(sent.delta))
+    model, state = trees.select(counts, (rest, state), (row.model, row.state))
+    return FinishedClient(sent, ClientRow(model, state, uplink, row.rounds + 1), notes, counts)
 
 
-def add_step_stats(stats: RoundStats, sums: StepSums, active: jax.Array) -> RoundStats:
-    """Returns `stats` after one pass of the lanes, where `sums` [L, ...] counts only for lanes `active`, bool [L]."""
-    counted = trees.select(active, sums, trees.zeros_like(sums))
-    metrics, examples = trees.add((stats.metrics, stats.examples), jax.tree.map(lambda x: x.sum(0), counted))
-    steps, slots = stats.steps + jnp.sum(active), stats.slots + active.size
-    return stats._replace(metrics=metrics, examples=examples, steps=steps, slots=slots)
+def add_step_stats(stats: RoundStats, examples: jax.Array, active: jax.Array) -> RoundStats:
+    """Returns `stats` after one pass of the lanes, of which those `active`, bool [L], trained on `examples` [L]."""
+    return stats._replace(
+        examples=stats.examples + jnp.sum(jnp.where(active, examples, 0.0)),
+        steps=stats.steps + jnp.sum(active),
+        slots=stats.slots + active.size,
+    )
+
+
+def add_rows(total: PyTree, rows: PyTree) -> PyTree:
+    """Returns `total` plus the sum of `rows` [L, ...]."""
+    return jax.tree.map(lambda whole, each: whole + each.sum(0), total, rows)

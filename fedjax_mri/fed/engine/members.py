@@ -21,6 +21,7 @@ from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, Test
 from fedjax_mri.data.resident import Resident
 from fedjax_mri.fed.engine import evaluate, placement, segments
+from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import AXIS, Plan
@@ -177,16 +178,18 @@ def build(group: Group, state: State, max_rounds: int) -> Segment:
     return segment
 
 
-def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Metrics]]:
-    """Returns a function from states [M, ...] to metrics [M, clients, ...] of each test set.
+def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Evaluation]]:
+    """Returns a function from states [M, ...] to results [M, clients, ...] on each test set, which keep no fields.
 
     `tests` holds the test sets of each of the group's data sets.
     """
     arrays = {name: group.plan.put(stack_tests([sets[name] for sets in tests], group.each)) for name in tests[0]}
 
     @functools.cache
-    def program(read: Callable[..., Any]) -> Callable[..., Metrics]:
-        def evaluate_member(shared: tuple[GroupTest, PlacedData], row: tuple[State, Member]) -> Metrics:
+    def program(read: Callable[..., Any]) -> Callable[..., tuple[Metrics, jax.Array]]:
+        def evaluate_member(
+            shared: tuple[GroupTest, PlacedData], row: tuple[State, Member]
+        ) -> tuple[Metrics, jax.Array]:
             state, member = row
             test, task = trees.take(shared[0], member.data), member_simulation(group, shared[1], member).task
             on_devices = evaluate.evaluate_on_devices(task, group.each, read)
@@ -195,10 +198,11 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
 
         return jax.jit(over_members(group, evaluate_member), compiler_options=programs.xla_options())
 
-    def evaluate_all(state: State) -> dict[str, Metrics]:
+    def evaluate_all(state: State) -> dict[str, Evaluation]:
         rows = state, group.members
         results = {name: program(tests[0][name].data.read)((test, group.placed), rows) for name, test in arrays.items()}
-        return {name: jax.tree.map(np.asarray, metrics) for name, metrics in results.items()}
+        found = {name: jax.tree.map(np.asarray, one) for name, one in results.items()}
+        return {name: Evaluation(metrics, {}, nonfinite) for name, (metrics, nonfinite) in found.items()}
 
     return evaluate_all
 

@@ -7,17 +7,17 @@ Sharded data do this once with all clients, streamed data before each round with
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import trees
+from fedjax_mri.core import memory, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import Batch, ClientData, Examples
-from fedjax_mri.fed.engine.plan import AXIS, Plan
+from fedjax_mri.fed.engine.plan import AXIS, DoesNotFit, Plan
 from fedjax_mri.fed.engine.schedule import longest_first
 
 PyTree = Any
@@ -30,6 +30,13 @@ class PlacedData(NamedTuple):
     home: Any  # int32 [N], the device that holds a client's examples; -1: all devices, or none
     number: Any  # int32 [N], the client's number in the store of that device
     size: Any  # int32 [N], examples of each client
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes for examples and client state."""
+
+    device: float  # on each device
+    host: float  # of each process
 
 
 class StoreShape(NamedTuple):
@@ -186,7 +193,7 @@ def prefetch(make: Callable[[int], PyTree]) -> Callable[[int], PyTree]:
 
 
 def check_memory(data: ClientData, plan: Plan, cohort: int, kept: PyTree) -> None:
-    """Raises UserError if the data cannot be divided, or examples and client state exceed the plan's memory.
+    """Raises UserError if the data cannot be divided, or DoesNotFit if examples and client state exceed the memory.
 
     `kept` has the shapes of the state of all clients.
     """
@@ -195,26 +202,57 @@ def check_memory(data: ClientData, plan: Plan, cohort: int, kept: PyTree) -> Non
             f"plan.data={plan.data}: these examples are computed where they are read, or not kept by client; "
             "choose --plan.data replicated"
         )
-    state = trees.nbytes(kept) if plan.clients == "device" else 0
-    examples, budget = example_bytes(data, plan, cohort), plan.budget()
-    if examples + state > budget:
-        raise UserError(
-            f"plan.data={plan.data}, plan.clients={plan.clients}: each device would hold {examples / 1e6:.1f} MB of "
-            f"examples and {state / 1e6:.1f} MB of client state, {(examples + state - budget) / 1e6:.1f} MB more than "
-            f"its {budget / 1e6:.1f}; {placement_that_fits(data, plan, cohort, state)}"
+    state, limit = trees.nbytes(kept), MemoryNeed(plan.budget(), memory.host_limit().bytes)
+    excess = memory_excess(data, plan, cohort, state, limit)
+    if excess:
+        remedy = placement_that_fits(data, plan, cohort, state, limit)
+        raise DoesNotFit(f"plan.data={plan.data}, plan.clients={plan.clients}: {excess}; {remedy}")
+
+
+def memory_excess(data: ClientData, plan: Plan, cohort: int, state: int, limit: MemoryNeed) -> str:
+    """Returns in words what exceeds the `limit` and by how much; nothing if all fits."""
+    need = memory_need(data, plan, cohort, state)
+    if need.device > limit.device:
+        examples, on_device = example_bytes(data, plan, cohort), state if plan.clients == "device" else 0
+        return (
+            f"each device would hold {examples / 1e6:.1f} MB of examples and {on_device / 1e6:.1f} MB of client state, "
+            f"{(need.device - limit.device) / 1e6:.1f} MB more than its {limit.device / 1e6:.1f}"
         )
+    if need.host > limit.host:
+        return (
+            f"the host would hold {need.host / 1e6:.1f} MB, {(need.host - limit.host) / 1e6:.1f} MB more than its "
+            f"{limit.host / 1e6:.1f} ({memory.host_limit().source})"
+        )
+    return ""
 
 
-def placement_that_fits(data: ClientData, plan: Plan, cohort: int, state: int) -> str:
-    """Returns a remedy: the first other placement that fits, or else a smaller cohort."""
-    others = [replace(plan, data="replicated")]
-    if data.fetch is not None:
-        others += [replace(plan, data="sharded"), replace(plan, data="streamed")]
-    for clients, state_bytes in (("device", state), ("host", 0)):
-        for other in others:
-            if example_bytes(data, other, cohort) + state_bytes <= plan.budget():
-                return f"choose --plan.data {other.data} --plan.clients {clients}"
-    return "choose a smaller sampling.cohort"
+def placement_that_fits(data: ClientData, plan: Plan, cohort: int, state: int, limit: MemoryNeed) -> str:
+    """Returns a remedy: the first placement that fits, or by how much the one that comes closest does not."""
+    places: list[Literal["replicated", "sharded", "streamed"]] = ["replicated"]
+    places += ["sharded", "streamed"] if data.fetch is not None else []
+    others = [replace(plan, data=place, clients=clients) for clients in ("device", "host") for place in places]
+    lacks = list[float]()
+    for other in others:
+        need = memory_need(data, other, cohort, state)
+        lacks.append(max(need.device - limit.device, need.host - limit.host))
+    least = min(lacks)
+    closest = next(other for other, lack in zip(others, lacks) if lack == least or lack <= 0)
+    flags = f"--plan.data {closest.data} --plan.clients {closest.clients}"
+    if least <= 0:
+        return f"choose {flags}"
+    return f"{flags} comes closest and lacks {least / 1e6:.1f} MB; choose a smaller sampling.cohort or fewer clients"
+
+
+def memory_need(data: ClientData, plan: Plan, cohort: int, state: int) -> MemoryNeed:
+    """Returns what a plan needs for examples and for the client state, which has `state` bytes in all.
+
+    The devices of a CPU hold theirs in the memory of the host.
+    """
+    on_device = example_bytes(data, plan, cohort) + (state if plan.clients == "device" else 0)
+    on_host = state if plan.clients == "host" else 0
+    if jax.default_backend() == "cpu":
+        on_host += on_device * plan.devices // jax.process_count()
+    return MemoryNeed(on_device, on_host)
 
 
 def example_bytes(data: ClientData, plan: Plan, cohort: int) -> int:

@@ -1,18 +1,22 @@
 """How a run is executed on the machine. A plan changes how long a result takes, not the result itself."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from fedjax_mri.core import memory
 from fedjax_mri.core.errors import UserError
 
 Conv = Literal["auto", "xla", "gemm", "direct"]
 PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
+
+
+class DoesNotFit(UserError):
+    """Raised if a program or its data need more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Plan:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
+        if self.tune_s < 0:
+            raise UserError(f"plan.tune_s={self.tune_s}: must be a number of seconds, or 0 for fixed rules")
         on_cpu = jax.default_backend() == "cpu"
         default_conv: Conv = "direct" if on_cpu else "gemm"
         lanes, conv = self.lanes or (1 if on_cpu else 16), default_conv if self.conv == "auto" else self.conv
@@ -78,17 +84,16 @@ class Plan:
         return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), arrays)
 
     def memory(self) -> float:
-        """Returns the memory of each device in bytes. Devices of a CPU share the memory of the machine equally."""
+        """Returns the memory of each device in bytes. Devices of a CPU share the memory of the host equally."""
         stats = jax.local_devices()[0].memory_stats() or {}
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
-        return stats.get("bytes_limit", total / self.devices)
+        return stats.get("bytes_limit", memory.host_limit().bytes * jax.process_count() / self.devices)
 
     def budget(self) -> float:
         """Returns the bytes that each device may use for examples and client state."""
         return self.memory_mb * 1e6 or self.memory()
 
     def refuse_excess(self, analysis: Any) -> None:
-        """Raises UserError if a compiled program needs more memory than a device has, by its memory `analysis`."""
+        """Raises DoesNotFit if a compiled program needs more memory than a device has, by its memory `analysis`."""
         if analysis is None:  # some backends have no such analysis
             return
         arguments = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -96,7 +101,7 @@ class Plan:
         if need > available:
             lanes = int(self.lanes * available / need)
             smaller = "--plan.remat, or a smaller local.batch" if self.remat is False else "a smaller local.batch"
-            raise UserError(
+            raise DoesNotFit(
                 f"plan.lanes={self.lanes}: the program needs {need / 1e6:.0f} MB on each device, "
                 f"{(need - available) / 1e6:.0f} MB more than its {available / 1e6:.0f}; "
                 + (f"choose --plan.lanes {lanes}" if lanes else f"choose {smaller}")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import keys, trees
-from fedjax_mri.fed.algorithm import ServerState, traffic
+from fedjax_mri.fed.algorithm import ServerState, server_update, traffic
 from fedjax_mri.fed.client.local import step_counts
 from fedjax_mri.fed.engine.lanes import RoundInputs, RoundStats, train_on_devices
 from fedjax_mri.fed.engine.placement import PlacedData
@@ -63,7 +63,7 @@ def server_step(
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))
     aggregate, staged = sim.uplink.stages.server(aggregate, state.uplink.stages, at)
-    return sim.algorithm.server(state.server, aggregate), UplinkState(staged, reduced)
+    return server_update(sim.algorithm, state.server, aggregate), UplinkState(staged, reduced)
 
 
 def prepare_round(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, cohort_of
 from fedjax_mri.fed.world.speeds import ClientSpeeds, link_seconds
 
@@ -33,7 +34,7 @@ class Asynchronous:
     latest: int = 20  # most server steps that an update may be behind; later ones are dropped and not counted
     speeds: ClientSpeeds = field(default_factory=ClientSpeeds)
     jitter: float = 0.0  # sigma of the logarithm of a random factor on the time of each training
-    seed: int = 0  # of the choice of the next client, and of the jitter
+    seed: Seed = 0  # of the choice of the next client, and of the jitter
 
     def build(self, population: Population) -> Sampler:
         """Returns the sampler. Raises UserError if there are too few clients or a number is out of range."""

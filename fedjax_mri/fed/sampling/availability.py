@@ -11,6 +11,7 @@ import numpy as np
 
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, checked_size, cohort_of
 
 
@@ -38,7 +39,7 @@ class Diurnal:
     day: float = 24.0  # rounds
     awake: float = 0.5  # share of the day that a client is available
     spread: float = 1.0  # share of the day over which clients' phases are spread; 0: all have the same phase
-    seed: int = 0  # of the phases
+    seed: Seed = 0  # of the phases
 
     def build(self, population: Population) -> Sampler:
         """Returns the sampler. Raises UserError unless the day is positive and the shares are from 0 to 1."""
@@ -62,7 +63,7 @@ class Markov:
     cohort: int = 32
     present: float = 10.0  # mean number of rounds that a client stays available
     absent: float = 10.0  # mean number of rounds that it stays away
-    seed: int = 0  # of the Markov chains
+    seed: Seed = 0  # of the Markov chains
 
     def build(self, population: Population) -> Sampler:
         """Returns the sampler. Raises UserError if a mean stay is below one round."""

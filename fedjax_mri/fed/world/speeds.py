@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import checks, keys
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.traffic import Traffic
 
 COLUMNS = ("client", "steps_per_s", "mbit_per_s")
@@ -34,7 +35,7 @@ class ClientSpeeds:
     mbit_sigma: float = 0.5  # standard deviation of the logarithm; the factor is the same in both directions
     correlation: float = 0.0  # between the logarithms of computing and link speed
     table: str = ""  # a CSV file client,steps_per_s,mbit_per_s with a line for each client, instead of the above
-    seed: int = 0
+    seed: Seed = 0
 
     def build(self, clients: int) -> Speeds:
         """Returns the speeds of all clients. Raises UserError on numbers out of range or a table that is incomplete."""

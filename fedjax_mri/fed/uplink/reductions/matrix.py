@@ -68,5 +68,7 @@ def matrix(rule: Rule) -> Reduce:
 
 def finite_rows(rows: PyTree) -> PyTree:
     """Returns `rows` [K, ...] with zeros in each row that holds a value that is not finite."""
+    if not jax.tree.leaves(rows):  # clients share nothing
+        return rows
     finite = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(rows)]
     return trees.select(jnp.stack(finite).all(0), rows, trees.zeros_like(rows))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, ServerRound, State, Update
+from fedjax_mri.tasks.task import Model
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
     """Returns the reduction to the weighted sum of updates, divided by the sum of the cohort's weights.
 
     With "expected" it is divided by the weight of an average cohort, a constant that does not depend on who takes part:
-    differential privacy needs that, and the mean over cohorts is then unbiased. `aside` is always divided by the sum
-    of the cohort's weights.
+    differential privacy needs that, and the mean over cohorts is then unbiased. `aside` and statistics are always
+    divided by the sum of the cohort's weights: a variance that moved further than to the mean could become negative.
     """
 
     def zero(sent: Update, places: int) -> PyTree:
@@ -44,7 +45,8 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
         (delta, aside), weight, clients = total
         realised = 1.0 / jnp.maximum(weight, 1e-12)
         expected = 1.0 / jnp.maximum(at.expected_weight, 1e-12)
-        mean = trees.scale(realised if divisor == "realised" else expected, delta)
+        params = trees.scale(realised if divisor == "realised" else expected, delta.params)
+        mean = Model(params, trees.scale(realised, delta.carry))
         share = weight / jnp.maximum(at.total_weight, 1e-12)
         return Aggregate(mean, trees.scale(realised, aside), weight, clients, share), state
 
