@@ -77,7 +77,6 @@ def test_the_code_of_the_page_on_explanation_explains_each_client_s_model() -> N
 
 COMMAND = re.compile(r"^(?:\.venv/bin/)?fedjax-mri (\w+)(.*)$", re.M)
 COMMANDS = COMMAND.findall((HOME / "README.md").read_text())
-EXPERIMENT = config.load(HOME / "configs" / "quickstart.py")[""]
 EXPLAINING = COMMAND.findall((HOME / "docs" / "explanation.md").read_text())
 
 
@@ -90,9 +89,8 @@ def test_the_readme_shows_commands() -> None:
 def test_commands_of_the_readme_are_understood(name, rest) -> None:
     words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert words.command.__name__ == name
-    settings = {"explain": Settings(), "train": EXPERIMENT}.get(name)
-    if settings is not None and (name, rest) in EXPLAINING:
-        config.override(settings, flags)
+    if (name, rest) in EXPLAINING and name in ("explain", "train"):
+        config.override(Settings() if name == "explain" else config.load(HOME / words.config)[""], flags)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", (HOME / "README.md").read_text(), re.M))

@@ -38,10 +38,10 @@ TITLES = {  # as papers write them
 }
 
 
-def settings(name: str) -> Any:
-    """A method's settings, which have `build`. Raises UserError, with the known names, on an unknown one."""
+def settings(name: str, field: str = "method") -> Any:
+    """A method's settings, which have `build`. Raises UserError, with `field` and all names, on an unknown name."""
     if name not in METHODS:
-        raise UserError(f"method={name}: give one of {', '.join(METHODS)}")
+        raise UserError(f"{field}={name}: give one of {', '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -51,7 +51,7 @@ class Command(NamedTuple):
     words: Callable[[Home, pathlib.Path], list[str]]
     begun: str  # a pattern of files below the trial's folder that are there when the work has begun
     results: Callable[[pathlib.Path, Seen | None], Results]
-    several: bool = False  # whether it may be several processes
+    rounding: float = 0.0  # by which figures may differ, as a share
 
 
 def start(
@@ -120,9 +120,10 @@ def of_run(trial: pathlib.Path, seen: Seen | None) -> Results:
 
 
 def of_study(trial: pathlib.Path, seen: Seen | None) -> Results:
-    """Returns the lines of figures of each finished cell."""
+    """Returns the lines of figures of each finished cell, but for the share of useful steps, which the lanes decide."""
     cells = (json.loads(path.read_text(encoding="utf-8")) for path in (trial / "study" / "cells").glob("*.json"))
-    return {cell["id"]: [untimed(line) for line in cell["history"]] for cell in cells}
+    lines = {cell["id"]: [untimed(line) for line in cell["history"]] for cell in cells}
+    return {name: [{**line, "useful_share": 1.0} for line in history] for name, history in lines.items()}
 
 
 def of_evaluation(trial: pathlib.Path, seen: Seen | None) -> Results:
@@ -159,14 +160,15 @@ def explaining(home: Home, trial: pathlib.Path) -> list[str]:
 
 
 COMMANDS = (
-    Command("train", "", training, "run/checkpoints/[0-9]*", of_run, several=True),
-    Command("resume", "half", training, "run/checkpoints/[3-9][0-9]", of_run, several=True),
+    Command("train", "", training, "run/checkpoints/[0-9]*", of_run),
+    Command("resume", "half", training, "run/checkpoints/[3-9][0-9]", of_run),
     Command(
         "sweep",
         "",
         lambda home, trial: ["sweep", str(home.study), "--out", str(trial / "study")],
         "study/cells/*.json",
         of_study,
+        rounding=1e-3,  # a cell that is trained without the others of its program is compiled otherwise
     ),
     Command(
         "evaluate",
@@ -174,7 +176,6 @@ COMMANDS = (
         lambda home, trial: ["evaluate", str(trial / "run"), *several(home)],
         "",
         of_evaluation,
-        several=True,
     ),
     Command(
         "convert",

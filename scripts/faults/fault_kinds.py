@@ -41,6 +41,15 @@ class Trial(NamedTuple):
         """Returns what the command has left by now."""
         return self.command.results(self.folder, seen)
 
+    def assert_same_so_far(self) -> None:
+        """Asserts that all that is there is whole, and as the command leaves it without a fault."""
+        assert_same_so_far(self.results(), self.wanted, self.command.rounding)
+
+    def assert_complete(self, seen: Seen) -> None:
+        """Asserts that the command has come to its end, and all is there."""
+        assert seen.code == 0, seen
+        assert_complete(self.results(seen), self.wanted, self.command.rounding)
+
 
 Fault = Callable[[Trial], None]
 
@@ -65,8 +74,7 @@ def left_alone(command: Command, home: Home) -> Results:
 def assert_goes_on(trial: Trial) -> None:
     """Asserts that the same command, again, comes to the end that it would have come to without the fault."""
     seen = trial.home.call(trial.words())
-    assert seen.code == 0, seen
-    assert_complete(trial.results(seen), trial.wanted)
+    trial.assert_complete(seen)
 
 
 def assert_one_line(seen: Seen, code: int, pattern: str) -> None:
@@ -85,7 +93,7 @@ def interrupted(sent: signal.Signals) -> Fault:
         seen = interrupt(process, sent)
         assert seen.code in (-sent, 128 + sent), seen
         assert "Traceback" not in seen.errors, seen
-        assert_same_so_far(trial.results(), trial.wanted)
+        trial.assert_same_so_far()
         assert_goes_on(trial)
 
     return act
@@ -101,8 +109,7 @@ def clock_jumps(trial: Trial) -> None:
     (shim / "sitecustomize.py").write_text(JUMP, encoding="utf-8")
     path = os.pathsep.join([str(shim), os.environ.get("PYTHONPATH", "")])
     seen = finish(start(trial.words(), {"PYTHONPATH": path}))
-    assert seen.code == 0, seen
-    assert_complete(trial.results(seen), trial.wanted)
+    trial.assert_complete(seen)
     assert_goes_on(trial)
 
 
@@ -119,7 +126,7 @@ def disk_full(trial: Trial) -> None:
             assert_one_line(seen, 1, r"disk is full|[Ss]pace|[Tt]oo large|MB free")
         else:
             assert seen.code == 0, seen  # nothing is written
-        assert_same_so_far(trial.results(), trial.wanted)
+        trial.assert_same_so_far()
         filler.unlink(missing_ok=True)
         assert_goes_on(trial)
 
@@ -153,7 +160,7 @@ def loses_a_peer(trial: Trial) -> None:
     seen = finish(process)
     assert seen.code == 128 + signal.SIGKILL, seen
     assert seen.errors.splitlines()[-1].startswith("error: process 1 was ended by SIGKILL"), seen
-    assert_same_so_far(trial.results(), trial.wanted)
+    trial.assert_same_so_far()
     assert_goes_on(trial)
 
 
@@ -178,7 +185,7 @@ def damaged(name: str, says: str = "") -> Fault:
         seen = trial.home.call(trial.words())
         if not says:
             assert seen.code == 0 and "Traceback" not in seen.errors, seen
-            assert_complete(trial.results(seen), trial.wanted)
+            trial.assert_complete(seen)
             return
         assert_one_line(seen, 1, rf"{re.escape(found.name)}.*{says}")
         shutil.rmtree(found) if found.is_dir() else found.unlink()
@@ -219,7 +226,7 @@ def cache_damaged(trial: Trial) -> None:
     cut_in_half(cache)
     seen = finish(start(trial.words(), {"XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}))
     assert seen.code == 0 and "Traceback" not in seen.errors, seen
-    assert_complete(trial.results(seen), trial.wanted)
+    trial.assert_complete(seen)
 
 
 def lock_left(name: str) -> Fault:

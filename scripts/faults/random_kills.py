@@ -94,25 +94,29 @@ def newest(folder: pathlib.Path) -> str:
     return f"round {max(rounds)} is saved" if rounds else "nothing is saved"
 
 
-def same(found: object, wanted: object) -> bool:
-    """Returns whether two results are equal to the last bit."""
+def same(found: object, wanted: object, rounding: float = 0.0) -> bool:
+    """Returns whether two results are equal to the last bit, or up to `rounding`, as a share, in each number."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        return found.keys() == wanted.keys() and all(same(found[name], wanted[name]) for name in found)
+        return found.keys() == wanted.keys() and all(same(found[name], wanted[name], rounding) for name in found)
+    if isinstance(found, list) and isinstance(wanted, list):
+        return len(found) == len(wanted) and all(same(*pair, rounding) for pair in zip(found, wanted))
     if isinstance(found, np.ndarray):
         return np.array_equal(found, wanted, equal_nan=found.dtype.kind == "f")
+    if rounding and isinstance(found, float) and isinstance(wanted, float):
+        return bool(np.isclose(found, wanted, rtol=rounding, atol=rounding))
     return found == wanted
 
 
-def assert_same_so_far(found: commands.Results, whole: commands.Results) -> None:
+def assert_same_so_far(found: commands.Results, whole: commands.Results, rounding: float = 0.0) -> None:
     """Asserts that nothing is there that an undisturbed command does not leave."""
     for name, value in found.items():
         assert name in whole, f"{name} is in no undisturbed run"
-        assert same(value, whole[name]), f"{name} differs from that of the undisturbed run"
+        assert same(value, whole[name], rounding), f"{name} differs from that of the undisturbed run"
 
 
-def assert_complete(found: commands.Results, whole: commands.Results) -> None:
+def assert_complete(found: commands.Results, whole: commands.Results, rounding: float = 0.0) -> None:
     """Asserts that all is there, of a run's checkpoints at least the last."""
-    assert_same_so_far(found, whole)
+    assert_same_so_far(found, whole, rounding)
     rounds = [int(name.split()[1]) for name in whole if name.startswith("checkpoint ")]
     last = {f"checkpoint {max(rounds)}"} if rounds else set()
     missing = ({name for name in whole if not name.startswith("checkpoint ")} | last) - found.keys()

@@ -1,5 +1,8 @@
 """The names of metrics.jsonl: a line is written as it was read, whatever the names of test sets and figures are."""
 
+import json
+import math
+
 import pytest
 
 from fedjax_mri.run.line import (
@@ -12,6 +15,8 @@ from fedjax_mri.run.line import (
     flat,
     named,
     parse,
+    with_nans,
+    with_nulls,
 )
 
 UPLINK = {"clip/clipped": 4.0, "mine/client_std": 1.0}
@@ -78,6 +83,15 @@ def test_a_line_is_read_into_its_fields() -> None:
 @pytest.mark.parametrize("values", [WRITTEN, TRANSLATED, {"round": 5, "seconds": 1.0, "sites/accuracy": 0.5}])
 def test_a_line_is_written_as_it_was_read_in_the_same_order(values) -> None:
     assert list(flat(parse(values)).items()) == list(values.items())
+
+
+def test_undefined_and_infinite_figures_are_null_in_strict_json_and_nan_when_read() -> None:
+    values = {"round": 3, "a/accuracy": math.nan, "a/psnr": math.inf, "a/mae": -math.inf, "a/nll": 0.5}
+    text = json.dumps(with_nulls(values), allow_nan=False)
+    assert json.loads(text) == {"round": 3, "a/accuracy": None, "a/psnr": None, "a/mae": None, "a/nll": 0.5}
+    read = with_nans(json.loads(text))
+    assert read["round"] == 3 and read["a/nll"] == 0.5
+    assert all(math.isnan(read[name]) for name in ("a/accuracy", "a/psnr", "a/mae"))
 
 
 def test_before_the_first_round_there_is_no_training() -> None:

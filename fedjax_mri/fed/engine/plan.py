@@ -53,6 +53,8 @@ class Plan:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
+        if self.tune_s < 0:
+            raise UserError(f"plan.tune_s={self.tune_s}: must be a number of seconds, or 0 for fixed rules")
         on_cpu = jax.default_backend() == "cpu"
         default_conv: Conv = "direct" if on_cpu else "gemm"
         lanes, conv = self.lanes or (1 if on_cpu else 16), default_conv if self.conv == "auto" else self.conv
