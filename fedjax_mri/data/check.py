@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import programs
+from fedjax_mri.core import dotted, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, Examples, Federation, Source, Table, Test
@@ -162,6 +162,19 @@ def with_contents(name: str, data: ClientData, reads: Reads, classes: tuple[str,
         return examples
 
     return data._replace(fetch=checked)
+
+
+def computed_by_users(federation: Federation, reads: Reads, source: Source) -> None:
+    """Raises UserError as `computed` does, where a source is a user's: what this package's compute is tested."""
+    if not is_of_this_package(source):
+        computed(federation, reads, type(source).__name__)
+
+
+def is_of_this_package(source: Any) -> bool:
+    """Returns whether a source and all settings within it are this package's."""
+    inner = [one for one in dotted.children(source).values() if dotted.is_section(one)]
+    own = isinstance(source, tuple) or type(source).__module__.startswith("fedjax_mri.")
+    return own and all(map(is_of_this_package, inner))
 
 
 def computed(federation: Federation, reads: Reads, name: str) -> None:

@@ -313,3 +313,8 @@ def test_a_mistake_is_found_before_anything_is_written(tmp_path) -> None:
 def test_jax_arrays_in_a_store_are_looked_at() -> None:
     store = HELD.store._replace(fields={name: jnp.asarray(x) for name, x in HELD.store.fields.items()})
     look(lambda: federation(HELD._replace(store=store)), CLASSIFY)
+
+
+def test_what_this_package_computes_is_not_looked_at_again() -> None:
+    """Unless some of it is a user's."""
+    assert check.is_of_this_package(Pooled(Phantom())) and not check.is_of_this_package(Pooled(Ward(lambda: None)))
