@@ -36,6 +36,7 @@ def main(given: Sequence[str] | None = None) -> int:
         ending.end_silently()  # while the libraries are imported, which may turn Ctrl-C into errors of their own
     options, flags = parser().parse_known_args(given)
     try:
+        check_seconds(options)
         if launch.wanted(options):
             return launch.run(options, sys.argv[1:] if given is None else given)
         if given is None:
@@ -50,6 +51,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
         print(f"error: {failures.one_line(error, folder_of(options), kept(options))}", file=sys.stderr)
         return give_up(1)
+
+
+def check_seconds(options: argparse.Namespace) -> None:
+    """Raises UserError where a flag that is a number of seconds cannot be one."""
+    for name, least in (("heartbeat", 1), ("join_timeout", 1), ("wait", 0)):
+        value = vars(options).get(name, least)
+        if not least <= value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more seconds")
 
 
 def folder_of(options: argparse.Namespace) -> pathlib.Path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PACKAGE = str(pathlib.Path(__file__).parents[1]) + os.sep
+OWN = __name__.partition(".")[0]
 PLACES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 INSTALLED = tuple(place + os.sep for path in PLACES for place in (path, os.path.realpath(path)))
 
@@ -34,7 +35,7 @@ def is_installed_module(name: str) -> bool:
 def is_importable(name: str) -> bool:
     """Whether a module, loaded or not, belongs to Python, an installed package or this package."""
     top = name.partition(".")[0]
-    if top in sys.stdlib_module_names or top == __package__ or is_installed_module(top):
+    if top in sys.stdlib_module_names or top == OWN or is_installed_module(top):
         return True
     spec = None if top in sys.modules else importlib.util.find_spec(top)
     return spec is not None and is_installed_file(spec.origin or "")
@@ -138,5 +139,5 @@ def is_foreign(function: types.FunctionType) -> bool:
     """
     path, home = function.__code__.co_filename, function.__module__ or ""
     if path == "<string>":
-        return not (is_installed_module(home) or home.partition(".")[0] == __package__)
+        return not (is_installed_module(home) or home.partition(".")[0] == OWN)
     return not (is_installed_file(path) or is_own_file(path))

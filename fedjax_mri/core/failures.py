@@ -30,6 +30,7 @@ FILE_SYSTEM = {  # what an error of the file system means for a path, and the re
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine; close some programs",
 }
+OTHER_PATH = {one for one, words in FILE_SYSTEM.items() if "choose another path" in words}
 LESS_MEMORY = (
     "a run needs less with --plan.lanes 1, a smaller --local.batch, --plan.clients host or --plan.data streamed, "
     "and --plan.memory-mb tells it how much there is"
@@ -45,8 +46,9 @@ def one_line(error: BaseException, folder: pathlib.Path, kept: str = "") -> str:
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     file = keep_traceback(error, folder)
-    where = f"the traceback is in {file}" if file else "no disk takes its traceback"
-    return "; ".join(filter(None, (describe(error), kept, where)))
+    where = f"the traceback is in {file}" if file else "its traceback could not be written"
+    again = "" if isinstance(error, OSError) and error.errno in OTHER_PATH else kept  # the same command would not help
+    return "; ".join(filter(None, (describe(error), again, where)))
 
 
 def describe(error: BaseException) -> str:

@@ -16,11 +16,13 @@ def imported(name: str, field: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     try:
         home = modules.load(module)
-    except (ImportError, ValueError):
-        raise UserError(f"{field}={name}: cannot import {module or name!r}; give a path such as optax.adam") from None
+    except (ImportError, ValueError) as error:
+        said = "" if isinstance(error, ModuleNotFoundError) and error.name == module else f" ({brief(error)})"
+        remedy = "give a path such as optax.adam" if "." in field or field != "class" else "put that module back"
+        raise UserError(f"{field}={name}: cannot import {module or name!r}{said}; {remedy}") from None
     except UserError:
         raise
-    except Exception as error:  # whatever a user's module raises
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise UserError(
             f"{field}={name}: {module} cannot be imported: {type(error).__name__}: {brief(error)}"
         ) from error

@@ -47,7 +47,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         fields.check(self)
-        for name, good in (("batch", self.batch >= 1), ("alpha", 0 < self.alpha < 1), ("accuracy", self.accuracy > 0)):
+        for name, good in (
+            ("batch", self.batch >= 1),
+            ("alpha", 0 < self.alpha < 1),
+            ("accuracy", 0 < self.accuracy <= 1),
+        ):
             if not good:
                 raise UserError(f"--{name} {getattr(self, name)}: give 1 or more images, shares between 0 and 1")
 

@@ -85,8 +85,9 @@ class Checkpoints:
 
 
 def saved_rounds(run: pathlib.Path) -> list[int]:
-    """Returns the rounds of all complete checkpoints in a run's folder, in order; reads names alone."""
-    return sorted(int(one.name) for one in (run / "checkpoints").glob("*") if one.name.isdecimal())
+    """Returns the rounds of all complete checkpoints in a run's folder, in order; reads no checkpoint."""
+    found = [file.parent.name for file in (run / "checkpoints").glob("*/_CHECKPOINT_METADATA")]
+    return sorted(int(name) for name in found if name.isdecimal())
 
 
 def with_checkpoints(run: pathlib.Path | None) -> pathlib.Path:

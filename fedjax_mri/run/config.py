@@ -132,6 +132,10 @@ def load(path: str | pathlib.Path) -> dict[str, Experiment]:
     found = names.get("configs", {"": names["config"]} if "config" in names else None)
     if not found or not all(isinstance(one, Experiment) for one in found.values()):
         raise UserError(f"{path}: must define `config = Experiment(...)` or `configs = {{name: Experiment(...)}}`")
+    for name in found:
+        plain = isinstance(name, str) and name == pathlib.PurePath(name).name and name not in (".", "..")
+        if not plain or (not name and len(found) > 1):
+            raise UserError(f"{path}: configs has the name {name!r}, by which no folder can be named; give another")
     return found
 
 
@@ -143,7 +147,7 @@ def definitions(path: str | pathlib.Path) -> dict[str, Any]:
         return vars(modules.execute(pathlib.Path(path)))
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: cannot be read as a config: {type(error).__name__}: {error}") from error
 
 
@@ -190,6 +194,8 @@ def from_dict(plain: dict[str, Any]) -> Any:
     of the package has written it, with fields that there are no more.
     """
     made: Any = imported(plain["class"], "class")
+    if not dataclasses.is_dataclass(made):
+        raise UserError(f"class={plain['class']}: is no settings class; put back a copy of config.json")
     values = {name: _restored(value) for name, value in plain.items() if name != "class"}
     gone = values.keys() - {one.name for one in dataclasses.fields(made)}
     if gone:

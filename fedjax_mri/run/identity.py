@@ -24,6 +24,7 @@ def refuse_other_run(run: pathlib.Path, config: configs.Experiment) -> None:
         raise UserError(f"{run}: holds a study, not a run; choose another --out")
     saved = checkpoint.saved_rounds(run)
     if not saved:
+        runfolder.refuse_foreign(run)
         return
     before = runfolder.read_json(run / "config.json")
     refuse_other_schedule(run, before, config)

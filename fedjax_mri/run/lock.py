@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import filelock
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import checks, disk
 from fedjax_mri.core.errors import UserError
 
 BEAT = 10.0  # seconds between two signs of life in lock.json
@@ -59,6 +59,7 @@ def hold(
     Gives a function that raises UserError when another process has taken over. Raises UserError, naming the holder,
     when another process holds the folder and does not leave it in time.
     """
+    checks.not_negative("--wait", waiting.seconds)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock, file = filelock.FileLock(folder / name), folder / f"{name}.json"

@@ -4,6 +4,7 @@ Only this file knows the names of the arrays in these files.
 """
 
 import pathlib
+import zipfile
 from collections.abc import Mapping
 
 import jax
@@ -169,7 +170,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path}: missing or damaged; run `fedjax-mri train` again to finish the run") from None
 
 

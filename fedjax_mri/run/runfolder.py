@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from fedjax_mri.core import disk, modules
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import processes
@@ -39,17 +39,46 @@ from fedjax_mri.run.data_digest import DataDigest
 from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
 
 CODE = "code"
+FILES = (  # that a run writes, and a run in its place would write again
+    "run.json",
+    "metrics.jsonl",
+    "timings.json",
+    "results.npz",
+    "explanations.npz",
+    "reference.npz",
+    "report.html",
+)
+NEEDED = {  # what a file must hold to be one of ours
+    "config.json": ("class", "data", "rounds", "local", "algorithm"),
+    "run.json": ("name", "classes", "image", "clients", "environment", "synthetic", "headline", "tables", "warnings"),
+    "study.json": ("base", "axes", "cells"),
+    "timings.json": (),
+}
+OF_CELL = ("id", "where", "synthetic", "history")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-pix", "numpy")
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file. Raises UserError when it is missing or cannot be read."""
+    """The content of a JSON file of a run or a study. Raises UserError when it is missing, or is not what it was."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; is {path.parent} a run folder?") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read ({brief(error)}); {remedy(path)}") from None
+    lacking = [name for name in NEEDED.get(path.name, OF_CELL) if not isinstance(content, dict) or name not in content]
+    if lacking or not isinstance(content, dict):
+        raise UserError(f"{path}: cannot be read, as it lacks {', '.join(lacking) or 'names'}; {remedy(path)}")
+    return content
+
+
+def remedy(path: pathlib.Path) -> str:
+    """Returns what to do about a damaged JSON file."""
+    if path.name == "timings.json":
+        return "delete it, and run `fedjax-mri train` again to finish the run"
+    if path.name in NEEDED:
+        return "put back a copy of it, or choose another --out"
+    return "delete it, and run `fedjax-mri sweep` again to train this cell"
 
 
 def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[str], None]) -> None:
@@ -57,6 +86,7 @@ def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[s
     for name in modules.use_homes(configs.classes(config)):
         say(f"warning: {name} is in no file: this run can be continued in this session alone, and not evaluated later")
     plain = configs.to_dict(config)
+    disk.write_json(run / "config.json", plain)  # first: by it the folder is known as a run's
     files = modules.sources(configs.module_names(plain))
     for path, file in files.items():
         copy, text = run / CODE / path, file.read_bytes()
@@ -64,16 +94,30 @@ def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[s
             say(f"warning: {file} has changed since this run began; it goes on with the new one")
         copy.parent.mkdir(parents=True, exist_ok=True)
         disk.write_bytes(copy, text)
-    disk.write_json(run / "config.json", plain)
 
 
 def clear(run: pathlib.Path) -> None:
     """Removes what a run that has saved no checkpoint has left in its folder."""
     for name in ("best", "pictures", "checkpoints", CODE):
         shutil.rmtree(run / name, ignore_errors=True)
-    names = ("run.json", "metrics.jsonl", "timings.json", "report.html", "*.npz", "events.out.tfevents.*")
-    for file in [file for name in names for file in run.glob(name)]:
-        file.unlink()
+    for file in (*(run / name for name in FILES), *run.glob("events.out.tfevents.*")):
+        file.unlink(missing_ok=True)
+
+
+def refuse_foreign(run: pathlib.Path) -> None:
+    """Raises UserError when a folder that no run has written holds what a run would write."""
+    names = ("config.json", "best", "pictures", "checkpoints", CODE, *FILES)
+    there = [name for name in names if (run / name).exists()]
+    if there and not is_run(run):
+        raise UserError(f"{run}: holds {there[0]}, which no run has written; choose another --out")
+
+
+def is_run(run: pathlib.Path) -> bool:
+    """Returns whether a folder holds the config of a run."""
+    try:
+        return "rounds" in read_json(run / "config.json")
+    except UserError:
+        return False
 
 
 def refuse_unshared(run: pathlib.Path) -> None:
