@@ -23,7 +23,7 @@ SCORED = ("features", "appearance")  # kinds by which an image is called unlike
 WORDS = {  # kinds that say in what it is
     "features": "features of the network",
     "grey values": "extent of grey values",
-    "outline": "size, proportions or outline of the head",
+    "outline": "size or shape of the head",
 }
 
 
