@@ -46,10 +46,12 @@ class Section(NamedTuple):
     example: str  # how such settings are written, in a few words
 
 
-def check_value(name: str, value: Any, kind: Kind) -> None:
-    """Raises UserError unless an annotation, such as Seed, admits a value."""
-    if fit(name, value, kind) is MISFIT:
+def fitted(name: str, value: Any, kind: Kind) -> Any:
+    """Returns a value as plain data. Raises UserError unless an annotation, such as Seed, admits it."""
+    found = fit(name, value, kind)
+    if found is MISFIT:
         raise UserError(f"{name}={shown(value)}: must be {words(kind)}{remedy(value, kind)}")
+    return found
 
 
 def check(settings: Any, prefix: str = "") -> None:
@@ -70,15 +72,9 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
     Tracers, which stand for numbers in a sweep's program, pass. Raises UserError, naming the field, its value and what
     is expected, where a value is not of the kind that its annotation says.
     """
-    changed = {}
-    for name, kind in kinds(type(settings)).items():  # type: ignore[arg-type]
-        value = getattr(settings, name)
-        found = fit(prefix + name, value, kind)
-        if found is MISFIT:
-            raise UserError(f"{prefix}{name}={shown(value)}: must be {words(kind)}{remedy(value, kind)}")
-        if found is not value:
-            changed[name] = found
-    return changed
+    each = kinds(type(settings))  # type: ignore[arg-type]
+    found = {name: fitted(prefix + name, getattr(settings, name), kind) for name, kind in each.items()}
+    return {name: value for name, value in found.items() if value is not getattr(settings, name)}
 
 
 @functools.cache

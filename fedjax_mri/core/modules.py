@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_mri.core import code_installed
 
@@ -24,6 +24,7 @@ class Folder(NamedTuple):
     before: frozenset[str]  # modules that were loaded before it was used
     wrote_none: bool  # `sys.dont_write_bytecode` before
     texts: Mapping[str, bytes] | None  # of a run's copies when they were first used; None for another folder
+    hidden: Mapping[str, ModuleType]  # modules of other folders that have the name of one of this folder's
 
 
 _used: list[Folder] = []
@@ -102,8 +103,9 @@ def copies_in(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         if serves_config:
-            sys.path.remove(_used.pop().path)
-            sys.modules.update(kept)
+            folder_used = _used.pop()
+            sys.path.remove(folder_used.path)
+            sys.modules.update({**folder_used.hidden, **kept})
 
 
 def use_main(copies: dict[str, pathlib.Path]) -> None:
@@ -128,6 +130,24 @@ def loaded_names() -> set[str]:
 def home(kind: type) -> str:
     """Returns the module in which a class is found again; a script's own, for a class of the script that runs."""
     return script_name(sys.modules["__main__"]) if kind.__module__ == "__main__" else kind.__module__
+
+
+def is_found(kind: type) -> bool:
+    """Returns whether a class is found again by the names of its module and itself."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind and home(kind) != "__main__"
+
+
+def use_homes(kinds: Iterable[type]) -> list[str]:
+    """Returns the names of those classes that no other process can find.
+
+    Ends the use of a folder whose modules have the names of those in which the classes are.
+    """
+    if not all(map(is_found, kinds)):
+        forget()
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if not is_found(kind))
 
 
 def sources(names: Iterable[str]) -> dict[str, pathlib.Path]:
@@ -192,10 +212,25 @@ def is_loaded(name: str, file: pathlib.Path) -> bool:
 
 def use_path(folder: pathlib.Path, texts: Mapping[str, bytes] | None = None) -> None:
     """Puts a folder at the head of the path; `texts` are those of its modules, where it holds a run's copies."""
-    _used.append(Folder(str(folder), frozenset(sys.modules), sys.dont_write_bytecode, texts))
+    before, wrote_none = frozenset(sys.modules), sys.dont_write_bytecode
+    _used.append(Folder(str(folder), before, wrote_none, texts, hide_others(folder)))
     sys.dont_write_bytecode = True  # compiled files are told apart by the second: two edits in one would be the same
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
+
+
+def hide_others(folder: pathlib.Path) -> dict[str, ModuleType]:
+    """Takes the user's modules of other folders that have the name of a module in `folder` off the list of loaded ones.
+
+    Returns them. An import would give the loaded module, and not that in the folder.
+    """
+    names = {one.stem for one in folder.glob("*.py")} | {one.parent.name for one in folder.glob("*/__init__.py")}
+    hidden = {}
+    for name in names & sys.modules.keys():
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and not is_foreign(file) and root_of(name, file) != str(folder):
+            hidden[name] = sys.modules.pop(name)
+    return hidden
 
 
 def forget() -> None:
@@ -207,13 +242,15 @@ def forget() -> None:
             sys.path.remove(folder.path)
         for name in list(modules_of(folder)):
             del sys.modules[name]
+        sys.modules.update(folder.hidden)
 
 
 def modules_of(folder: Folder) -> Iterator[str]:
     """Yields the names of modules that were loaded from a folder since it is in use."""
     for name, module in sys.modules.items():
         file = getattr(module, "__file__", None)
-        if file is None or is_foreign(file) or name in folder.before or name == "__main__":
+        old = name in folder.before and name not in folder.hidden
+        if file is None or is_foreign(file) or old or name == "__main__":
             continue
         if os.path.realpath(file).startswith(folder.path + os.sep):
             yield name

@@ -228,10 +228,10 @@ def module_names(plain: Any) -> set[str]:
     return {word.rpartition(".")[0] for word in words if word.rpartition(".")[0] in modules.loaded_names()}
 
 
-def nameless(plain: Any) -> list[str]:
-    """Returns the classes in plain data that no other process can import."""
-    classes = [value for value in flat_plain(plain).values() if isinstance(value, str) and "." in value]
-    return sorted({name for name in classes if name.startswith("__main__.") or ".<locals>." in name})
+def classes(config: Any) -> set[type]:
+    """Returns the classes of nested settings."""
+    own = {type(config)} if dataclasses.is_dataclass(config) else set()
+    return own.union(*(classes(one) for one in dotted.children(config).values()))
 
 
 def digest(config: Any) -> str:

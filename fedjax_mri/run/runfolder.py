@@ -54,6 +54,8 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[str], None]) -> None:
     """Writes config.json, and copies of the user's source files that the config needs; says which have changed."""
+    for name in modules.use_homes(configs.classes(config)):
+        say(f"warning: {name} is in no file: this run can be continued in this session alone, and not evaluated later")
     plain = configs.to_dict(config)
     files = modules.sources(configs.module_names(plain))
     for path, file in files.items():
@@ -62,8 +64,6 @@ def write_config(run: pathlib.Path, config: configs.Experiment, say: Callable[[s
             say(f"warning: {file} has changed since this run began; it goes on with the new one")
         copy.parent.mkdir(parents=True, exist_ok=True)
         disk.write_bytes(copy, text)
-    for name in configs.nameless(plain):
-        say(f"warning: {name} is in no file: this run can be continued in this session alone, and not evaluated later")
     disk.write_json(run / "config.json", plain)
 
 

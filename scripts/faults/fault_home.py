@@ -17,10 +17,11 @@ from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 
 quick = runpy.run_path({quickstart!r})["config"]
+few = replace(quick.data.sites, patients_mean=6.0, patients_max=8)
 config = replace(
     quick,
     name="small sibling of the quick-start",
-    data=replace(quick.data, clients=12, test_clients=4, test_patients=2),
+    data=replace(quick.data, clients=12, test_clients=4, test_patients=2, sites=few),
     task=replace(quick.task, network=CNNSettings(widths=(4, 8))),
     sampling=Uniform(4),
     rounds=40,

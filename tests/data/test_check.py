@@ -19,6 +19,7 @@ from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
 from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import experiment
@@ -168,9 +169,9 @@ CONTENTS = [  # arrays, what a task reads, and the line
     (
         arrays(image=nan(7)),
         CLASSIFY,
-        "'image': 2 values in 1 of 12 examples are NaN or inf, first in 7; replace them, or leave",
+        "'image': 2 values in 1 of 12 examples are NaN or inf, first in example 7; replace them, or leave",
     ),
-    (arrays(age=nan(3)), CLASSIFY, "'age': 2 values in 1 of 12 examples are NaN or inf, first in 3"),
+    (arrays(age=nan(3)), CLASSIFY, "'age': 2 values in 1 of 12 examples are NaN or inf, first in example 3"),
     ({"image": GREYS, "labels": LABELS}, CLASSIFY, "the task reads 'label', the examples hold image, labels; add it"),
     (arrays(), TRANSLATE, "the task reads 'ct', the examples hold image, label; add it"),
     (
@@ -201,7 +202,7 @@ def test_computed_examples_are_looked_at_as_well() -> None:
     look(lambda: federation(scaled(HELD, 1.0)), CLASSIFY)
     for by, says in (
         (255.0, "'image' is float32 from 0 to 255"),
-        (float("nan"), "in 24 of 24 examples are NaN"),
+        (float("nan"), "in 16 of 16 examples are NaN"),
     ):
         with pytest.raises(UserError, match=says):
             look(lambda by=by: federation(scaled(HELD, by)), CLASSIFY)
@@ -281,7 +282,7 @@ def test_tasks_say_what_they_read() -> None:
     assert reads(task) == CLASSIFY
     scaled_by_task = replace(task, preprocess=replace(task.preprocess, normalise="zscore"))
     assert reads(scaled_by_task) == {"image": "any", "label": "class"}
-    images = described._replace(image=(16, 16, 1))
+    images = described._replace(image=(32, 32, 1))
     assert reads(CycleGAN(), images) == TRANSLATE and reads(CycleGAN(window=None), images) == PICTURES
     assert reads(Fuse(), images) == {"ct": "hu", "mr": "grey", "label": "class"}
 
@@ -292,7 +293,7 @@ def test_a_source_without_test_sets_of_its_own_is_named() -> None:
 
 
 def test_a_mistake_is_found_before_anything_is_written(tmp_path) -> None:
-    """By a run as by a study; the class of the source is named."""
+    """The class of the source is named."""
 
     @dataclass(frozen=True)
     class Bright:
@@ -302,14 +303,18 @@ def test_a_mistake_is_found_before_anything_is_written(tmp_path) -> None:
             """Refused."""
             return federation(resident(arrays(image=GREYS * 255), PARTS))
 
+    task = Classify(network=CNNSettings(widths=(4,)))
+    config = Experiment(data=Bright(), task=task, sampling=Everyone(), rounds=1, plan=Plan(tune_s=0))
     with pytest.raises(UserError, match="data: Bright: train: 'image' is float32 from 0 to 255"):
-        task = Classify(network=CNNSettings(widths=(4,)))
-        experiment.run(
-            Experiment(data=Bright(), task=task, rounds=1, plan=Plan(tune_s=0)), tmp_path / "run", say=lambda line: None
-        )
+        experiment.run(config, tmp_path / "run", say=lambda line: None)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_jax_arrays_in_a_store_are_looked_at() -> None:
     store = HELD.store._replace(fields={name: jnp.asarray(x) for name, x in HELD.store.fields.items()})
     look(lambda: federation(HELD._replace(store=store)), CLASSIFY)
+
+
+def test_what_this_package_computes_is_not_looked_at_again() -> None:
+    """Unless some of it is a user's."""
+    assert check.is_of_this_package(Pooled(Phantom())) and not check.is_of_this_package(Pooled(Ward(lambda: None)))

@@ -221,9 +221,6 @@ CASES = {
     "from another algorithm": Case(
         NEW + " --resume-from {home}/run --fed.algorithm scaffold", "(?i)scaffold|algorithm", after=no_folder
     ),
-    "no cell possible": Case(
-        "sweep {home}/study.py --out {home}/new", "cohort", study_of("1000, 2000"), corrected_study
-    ),
     "a black image": Case(
         "explain {home}/run {home}/black.png --methods gradinput --out {home}/new",
         "",
@@ -271,6 +268,14 @@ def test_a_mistake_is_one_line_and_loses_nothing(name: str, place: Place, capfd)
     else:
         assert code == 0 and "error: " not in errors, errors
     case.after(place)
+
+
+def test_a_study_without_a_possible_cell_says_why_and_its_folder_takes_the_corrected_one(place, capsys) -> None:
+    study_of("1000, 1000 + 1")(place)
+    assert cli.main(["sweep", str(place.home / "study.py"), "--out", str(place.home / "new")]) == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if "cohort" in line and "failed" in line]
+    assert len(said) == 2, said  # two reasons, as the line names the value
+    corrected_study(place)
 
 
 def test_a_folder_that_is_written_is_refused(place, capsys) -> None:

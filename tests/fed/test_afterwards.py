@@ -28,6 +28,7 @@ from simulations import plain_client
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
+from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.resident import resident, whole
 from fedjax_mri.fed.after import ensemble, finetune
 from fedjax_mri.fed.algorithms.ditto import Ditto
@@ -88,7 +89,7 @@ def test_one_shot_clients_start_from_the_first_model_in_every_round() -> None:
 def test_a_student_learns_what_the_ensemble_predicts() -> None:
     sim, images = four(OneShot()), noise(8, 5).data
     state = run(sim, 1)
-    settings = ensemble.Distil(source="any", epochs=60, batch=8, learning_rate=0.03)
+    settings = ensemble.Distil(source=Phantom(), epochs=60, batch=8, learning_rate=0.03)
     student = ensemble.distil(sim, ALONE, settings, images, state, ROOT)
     test = Test(images, np.full(5, -1, np.int32))
     (taught,) = ensemble.evaluate_ensemble(sim, ALONE, {"": test}, state).values()

@@ -1,5 +1,6 @@
 """A run is known by its config, its data, its classes and its code, and its folder by what has been saved there."""
 
+import importlib
 import pathlib
 import shutil
 import subprocess
@@ -137,6 +138,19 @@ def test_two_runs_with_modules_of_the_same_names_do_not_meet(home, tmp_path, cap
     assert cli.main(["evaluate", str(home / "run"), str(tmp_path / "theirs")]) == 0
 
 
+def test_a_config_imports_the_module_beside_it_and_not_one_of_another_folder(home, tmp_path, monkeypatch) -> None:
+    """Although a script has imported that before; it has it again when another config is read."""
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "helper.py").write_text(HELPER.replace('"bright", "dark"', '"no", "yes"'))
+    modules.forget()
+    monkeypatch.syspath_prepend(str(tmp_path / "script"))
+    loaded = importlib.import_module("helper")
+    (config,) = load(home / "project" / "mine.py").values()
+    assert config.data.build(0).classes == ("bright", "dark")
+    modules.forget()
+    assert sys.modules.pop("helper") is loaded and loaded.CLASSES == ("no", "yes")
+
+
 def test_changed_code_is_said(home, capsys) -> None:
     helper = home / "project" / "helper.py"
     helper.write_text(helper.read_text() + "# a word\n")
@@ -188,7 +202,6 @@ def test_a_class_that_no_other_process_can_find_is_said(tmp_path) -> None:
     [
         ('"bright", "dark"', '"dark", "bright"', "classes: bright, dark -> dark, bright"),
         ("0.5", "0.4", "contents: "),
-        ('"bright", "dark"', '"bright", "dark", "grey"', "classes: bright, dark -> bright, dark, grey"),
     ],
 )
 def test_a_run_goes_on_with_its_own_data_alone(home, capsys, before, after, says) -> None:

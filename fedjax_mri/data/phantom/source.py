@@ -12,7 +12,7 @@ import numpy as np
 
 from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.fields import Seed, check_value
+from fedjax_mri.core.fields import Seed, fitted
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 
 from .lesions import CLASSES, LesionModel
@@ -86,7 +86,7 @@ class Origin(NamedTuple):
 
 def origin(phantom: Phantom, seed: int) -> Origin:
     """The store of the training sites. Raises UserError on a seed that would be another one's."""
-    check_value("seed", seed, Seed)
+    fitted("seed", seed, Seed)
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return Origin(key, np.float32(phantom.sites.class_alpha), np.int32(0), np.int32(0))
 
