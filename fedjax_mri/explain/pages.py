@@ -118,7 +118,7 @@ def row(trained: Trained, one: Patient) -> tuple[object, ...]:
     """An image's row in the list, linked to its page."""
     link = quote(f"{one.name}/{PAGE}")
     span = one.image.max() - one.image.min()
-    small = png((one.image - one.image.min()) / (span or 1.0))
+    small = png((one.image - one.image.min()) / span if span else np.clip(one.image, 0, 1))
     picture = Markup('<a href="{}"><img class="small" src="{}" alt=""></a>').format(link, small)
     chosen = one.verdict.prediction_set
     names = "" if chosen is None else ", ".join(name for name, is_in in zip(trained.classes, chosen) if is_in)

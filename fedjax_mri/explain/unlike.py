@@ -23,7 +23,7 @@ SCORED = ("features", "appearance")  # kinds by which an image is called unlike
 WORDS = {  # kinds that say in what it is
     "features": "features of the network",
     "grey values": "extent of grey values",
-    "outline": "size, proportions or outline of the head",
+    "outline": "size or shape of the head",
 }
 
 
@@ -57,7 +57,7 @@ def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: M
         ]
     if not usual.images:
         return [Unlikeness(None, fault) for fault in faults]
-    p = np.asarray(outliers.p_value(outliers.energy(logits), jnp.asarray(usual.energies)))
+    p = outliers.p_value(np.asarray(outliers.energy(logits)), usual.energies)
     return [Unlikeness(float(one), [*fault, *odd_energy(usual.images, one)]) for one, fault in zip(p, faults)]
 
 
@@ -71,10 +71,10 @@ def shown_faults(shown: tuple[Any, Any]) -> list[str]:
 def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """p values [n] of descriptions [n, d] among the validation images: by kind, and of all kinds together."""
     found = distances(reference, described)
-    pairs = {kind: (jnp.asarray(one), jnp.asarray(reference.distances[kind])) for kind, one in found.items()}
-    each = {kind: np.asarray(outliers.p_value(*pairs[kind])) for kind in WORDS if kind in pairs}
-    scores, known = (jnp.stack(columns, 1) for columns in zip(*(pairs[kind] for kind in SCORED if kind in pairs)))
-    return each, np.asarray(outliers.combined_p_value(scores, known))
+    pairs = {kind: (one, reference.distances[kind]) for kind, one in found.items()}
+    each = {kind: outliers.p_value(*pairs[kind]) for kind in WORDS if kind in pairs}
+    scores, known = (np.stack(columns, 1) for columns in zip(*(pairs[kind] for kind in SCORED if kind in pairs)))
+    return each, outliers.combined_p_value(scores, known)
 
 
 def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:

@@ -1,9 +1,12 @@
-"""Scores of how much an example differs from the data that a model knows: the larger, the more it differs."""
+"""Scores of how much an example differs from the data that a model knows: the larger, the more it differs.
+
+Distances and p values are computed by NumPy on the host: there are few examples, and nothing has to be compiled.
+"""
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 
 def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -14,45 +17,46 @@ def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
 class Gaussians(NamedTuple):
     """A normal distribution for each class, with one covariance for all."""
 
-    means: jax.Array  # [C, D]
-    precision: jax.Array  # [D, D]
+    means: np.ndarray  # float32 [C, D]
+    precision: np.ndarray  # float32 [D, D]
 
 
-def gaussians(features: jax.Array, labels: jax.Array, classes: int, ridge: float = 1e-3) -> Gaussians:
+def gaussians(features: np.ndarray, labels: np.ndarray, classes: int, ridge: float = 1e-3) -> Gaussians:
     """The distributions of features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
 
     Features count in units of their own deviation. `ridge` times the mean variance in these units is added to each:
     there may be fewer examples than features. Classes without an example have the mean of all.
     """
-    unit = jnp.maximum(features.std(0), jnp.maximum(1e-3 * features.std(0).max(), 1e-6))
-    features = features / unit[None]
-    belongs = jax.nn.one_hot(labels, classes, dtype=features.dtype)
-    count = belongs.sum(0)[:, None]
-    means = jnp.matmul(belongs.T, features, precision="highest") / jnp.maximum(count, 1.0)
-    means = jnp.where(count > 0, means, features.mean(0, keepdims=True))
-    centred = features - means[labels]
-    spread = jnp.matmul(centred.T, centred, precision="highest") / len(features)
-    size = jnp.maximum(jnp.trace(spread) / len(spread), 1e-12)
-    precision = jnp.linalg.inv(spread + ridge * size * jnp.eye(len(spread), dtype=spread.dtype))
-    return Gaussians(means * unit[None], precision / unit[:, None] / unit[None])
+    features = np.asarray(features, np.float64)
+    deviation = features.std(0)
+    unit = np.maximum(deviation, max(1e-3 * deviation.max(), 1e-6))
+    scaled = features / unit
+    present = [scaled[labels == label] for label in range(classes)]
+    means = np.stack([(one if len(one) else scaled).mean(0) for one in present])
+    centred = scaled - means[labels]
+    spread = centred.T @ centred / len(scaled)
+    size = max(np.trace(spread) / len(spread), 1e-12)
+    precision = np.linalg.inv(spread + ridge * size * np.eye(len(spread)))
+    return Gaussians(*(one.astype(np.float32) for one in (means * unit, precision / unit[:, None] / unit)))
 
 
-def mahalanobis(known: Gaussians, features: jax.Array) -> jax.Array:
+def mahalanobis(known: Gaussians, features: np.ndarray) -> np.ndarray:
     """Squared distance to the nearest class's mean, [n] from [n, D] (Lee et al. 2018, eq. 2)."""
-    gaps = features[:, None] - known.means[None]
-    return jnp.einsum("ncd,de,nce->nc", gaps, known.precision, gaps, precision="highest").min(1)
+    precision = known.precision.astype(np.float64)
+    gaps = [np.asarray(features, np.float64) - mean for mean in known.means]
+    return np.stack([((gap @ precision) * gap).sum(1) for gap in gaps]).min(0)
 
 
-def p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
+def p_value(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The chance that an example like the reference's has a score this high, [n]: (1 + how many have it) / (1 + m).
 
     scores [n], reference [m]. Uniform or larger for exchangeable examples (Bates et al. 2023, conformal p-values).
     """
-    higher = (reference[None] >= scores[:, None]).sum(1)
-    return (1 + higher).astype(jnp.float32) / (1 + len(reference))
+    higher = (np.asarray(reference)[None] >= np.asarray(scores)[:, None]).sum(1)
+    return (1 + higher) / (1 + len(reference))
 
 
-def combined_p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
+def combined_p_value(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The chance that an example like the reference's is this extreme by several scores taken together, [n].
 
     scores [n, J], reference [m, J], all 0 or more, the larger the more extreme. Each score counts in units of the
@@ -60,5 +64,5 @@ def combined_p_value(scores: jax.Array, reference: jax.Array) -> jax.Array:
     scores depend on one another, p is uniform or larger for exchangeable examples, but for the little that one example
     would move the quantiles.
     """
-    unit = jnp.maximum(jnp.quantile(reference, 0.95, axis=0, keepdims=True), 1e-12)
+    unit = np.maximum(np.quantile(reference, 0.95, axis=0), 1e-12)
     return p_value((scores / unit).max(1), (reference / unit).max(1))

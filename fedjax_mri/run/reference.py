@@ -71,10 +71,7 @@ def projected(x: jax.Array) -> jax.Array:
 
 def distances(reference: Reference, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Squared distances [n] of described images to the nearest class of the training images, by kind."""
-    return {
-        kind: np.asarray(outliers.mahalanobis(known, jnp.asarray(described[kind])))
-        for kind, known in reference.gaussians.items()
-    }
+    return {kind: outliers.mahalanobis(known, described[kind]) for kind, known in reference.gaussians.items()}
 
 
 def build(run: Run, last: State) -> Reference | None:
@@ -86,13 +83,14 @@ def build(run: Run, last: State) -> Reference | None:
     if steps is None or len(describe_data(run.federation).image) != 3:
         return None
     train, test = run.federation.train, tests[calibration_set({name: one.owner for name, one in tests.items()})].data
-    chosen = spread_over_clients(train.sizes), np.flatnonzero(is_validation(int(test.sizes.sum())))
+    validated = np.flatnonzero(is_validation(int(test.sizes.sum())))
+    limit = FITTED if train.fetch is not None else min(FITTED, len(validated))  # procedural images take time to make
+    chosen = spread_over_clients(train.sizes, limit), validated
     fitted, validation = described(run, steps, explained_state(run, last), [train, test], chosen)
-    label, count = jnp.asarray(fitted.pop("label")), len(run.federation.classes)
-    fit = jax.jit(partial(outliers.gaussians, ridge=RIDGE), static_argnums=2)
+    label, count = fitted.pop("label"), len(run.federation.classes)
     known = {
         # Classes differ in their features; what needs no network is described for all classes together.
-        kind: fit(jnp.asarray(x), label if kind == "features" else jnp.zeros_like(label), count)
+        kind: outliers.gaussians(x, *((label, count) if kind == "features" else (np.zeros_like(label), 1)), RIDGE)
         for kind, x in fitted.items()
     }
     return Reference(known, distances(Reference(known, {}), validation))
@@ -105,12 +103,12 @@ def explained_state(run: Run, last: State) -> State:
     return place_state(run.plan, Checkpoints(run.folder / "best").restore(state_shapes(run.sim)))
 
 
-def spread_over_clients(sizes: np.ndarray) -> np.ndarray:
-    """The places of at most FITTED examples, spread evenly over at most CLIENTS clients that have any."""
+def spread_over_clients(sizes: np.ndarray, limit: int) -> np.ndarray:
+    """The places of at most `limit` examples, spread evenly over at most CLIENTS clients that have any."""
     some = np.flatnonzero(sizes)
     some = some[np.linspace(0, len(some) - 1, min(CLIENTS, len(some))).astype(int)]
     places = np.flatnonzero(np.isin(resident.positions(sizes)[0], some))
-    return places[np.linspace(0, len(places) - 1, min(FITTED, len(places))).astype(int)]
+    return places[np.linspace(0, len(places) - 1, min(limit, len(places))).astype(int)]
 
 
 def described(

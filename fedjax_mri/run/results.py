@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import disk, trees
@@ -150,7 +149,7 @@ def save_reference(run: pathlib.Path, reference: Reference) -> None:
     """Writes what a run keeps of its images into its reference.npz."""
     arrays = {f"{kind}/distances": found for kind, found in reference.distances.items()}
     for kind, known in reference.gaussians.items():
-        arrays |= {f"{kind}/{name}": np.asarray(value) for name, value in known._asdict().items()}
+        arrays |= {f"{kind}/{name}": value for name, value in known._asdict().items()}
     runfolder.save_arrays(run / REFERENCE, arrays)
 
 
@@ -160,9 +159,7 @@ def reference(run: pathlib.Path) -> Reference | None:
         return None
     arrays = _read(run / REFERENCE)
     kinds = [name.removesuffix("/distances") for name in arrays if name.endswith("/distances")]
-    known = {
-        kind: Gaussians._make(jnp.asarray(arrays[f"{kind}/{name}"]) for name in Gaussians._fields) for kind in kinds
-    }
+    known = {kind: Gaussians._make(arrays[f"{kind}/{name}"] for name in Gaussians._fields) for kind in kinds}
     return Reference(known, {kind: arrays[f"{kind}/distances"] for kind in kinds})
 
 

@@ -84,20 +84,20 @@ def test_outliers() -> None:
     x = RNG.normal(size=(200, 3)).astype(np.float32) @ RNG.normal(size=(3, 3)).astype(np.float32)
     labels = RNG.integers(0, 2, 200)
     x[labels == 1] += 5
-    known = outliers.gaussians(jnp.asarray(x), jnp.asarray(labels), 2, ridge=0.0)
+    known = outliers.gaussians(x, labels, 2, ridge=0.0)
     means = np.stack([x[labels == c].mean(0) for c in range(2)])
     inverse = np.linalg.inv(np.cov((x - means[labels]).T, bias=True))
     apart = x[:5, None] - means
     expected = np.einsum("ncd,de,nce->nc", apart, inverse, apart).min(1)
-    np.testing.assert_allclose(outliers.mahalanobis(known, jnp.asarray(x[:5])), expected, rtol=1e-3)
+    np.testing.assert_allclose(outliers.mahalanobis(known, x[:5]), expected, rtol=1e-3)
     scaled = np.array([10, 1, 0.1], np.float32)  # units do not matter, even with a ridge
-    one, other = (outliers.gaussians(jnp.asarray(x * by), jnp.asarray(labels), 3, ridge=1e-2) for by in (1, scaled))
-    found = outliers.mahalanobis(one, jnp.asarray(x[:5])), outliers.mahalanobis(other, jnp.asarray(x[:5] * scaled))
+    one, other = (outliers.gaussians(x * by, labels, 3, ridge=1e-2) for by in (1, scaled))
+    found = outliers.mahalanobis(one, x[:5]), outliers.mahalanobis(other, x[:5] * scaled)
     np.testing.assert_allclose(*found, rtol=1e-2)
     np.testing.assert_allclose(one.means[2], x.mean(0), rtol=1e-4)  # of a class that has no example
     logits = jnp.asarray([[1.0, 2.0], [-1.0, 0.0]])
     np.testing.assert_allclose(outliers.energy(logits), -special.logsumexp(logits, axis=1), rtol=1e-6)
-    p = outliers.p_value(jnp.asarray([0.0, 2.5, 9.0]), jnp.asarray([1.0, 2.0, 3.0]))
+    p = outliers.p_value(np.array([0.0, 2.5, 9.0]), np.array([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(p, [1, 0.5, 0.25])
 
 
@@ -111,14 +111,14 @@ def test_scores_taken_together_give_as_many_false_alarms_as_asked() -> None:
     """On exchangeable examples, though the scores depend on one another; what is extreme in one score is found."""
     shared = RNG.normal(size=(40, 139, 1))
     scores = np.exp(shared + 0.5 * RNG.normal(size=(40, 139, 3))).astype(np.float32)
-    p = np.stack([outliers.combined_p_value(jnp.asarray(one[:40]), jnp.asarray(one[40:])) for one in scores])
+    p = np.stack([outliers.combined_p_value(one[:40], one[40:]) for one in scores])
     expected = [combined_by_hand(score, scores[0, 40:]) for score in scores[0, :40]]
     np.testing.assert_allclose(p[0], expected, rtol=1e-6)
     for level in (0.05, 0.2):
         alarms = (p <= level).mean(1)
         assert abs(alarms.mean() - level) < 0.01 + 3 * alarms.std() / np.sqrt(len(alarms))
     far = np.stack([*scores[0, 40:].min(0)[:2], np.float32(99)])[None]
-    assert float(outliers.combined_p_value(jnp.asarray(far), jnp.asarray(scores[0, 40:]))[0]) <= 0.05
+    assert float(outliers.combined_p_value(far, scores[0, 40:])[0]) <= 0.05
 
 
 def test_appearance_is_that_of_simple_shapes() -> None:

@@ -85,8 +85,7 @@ def test_distances_are_those_of_the_model_that_explain_loads(tmp_path, algorithm
 
 def test_examples_come_from_a_few_clients_and_are_those_at_their_places(monkeypatch) -> None:
     monkeypatch.setattr(reference, "CLIENTS", 2)
-    monkeypatch.setattr(reference, "FITTED", 5)
-    places = spread_over_clients(np.array([3, 0, 4, 4], np.int32))
+    places = spread_over_clients(np.array([3, 0, 4, 4], np.int32), 5)
     assert places.tolist() == [0, 1, 7, 8, 10]  # clients 0 and 3
     data = Grey(clients=3).build(0).train
     chosen = np.array([0, 2, data.sizes.sum() - 1])
