@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.core import dotted, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import ClientData, Examples, Federation, Source, Table, Test
@@ -25,7 +26,7 @@ WITHOUT_WINDOW = "give HU as int16 or float32, or set task.window to None and gi
 LARGEST = 2.0  # of floats of which 1 is white; some room for what interpolation adds
 STANDARDISED = 100.0  # no image that was standardised has a value farther from 0
 BRIGHT = 20.0  # nor do several images without any value below 0 have a larger one
-CLIENTS, EXAMPLES = 4, 8  # of computed data, so many examples of so many clients are looked at
+CLIENTS, EXAMPLES = 2, 8  # of computed data, so many examples of so many clients are looked at
 
 
 def built(source: Source, seed: int) -> Federation:
@@ -163,6 +164,19 @@ def with_contents(name: str, data: ClientData, reads: Reads, classes: tuple[str,
     return data._replace(fetch=checked)
 
 
+def computed_by_users(federation: Federation, reads: Reads, source: Source) -> None:
+    """Raises UserError as `computed` does, where a source is a user's: what this package's compute is tested."""
+    if not is_of_this_package(source):
+        computed(federation, reads, type(source).__name__)
+
+
+def is_of_this_package(source: Any) -> bool:
+    """Returns whether a source and all settings within it are this package's."""
+    inner = [one for one in dotted.children(source).values() if dotted.is_section(one)]
+    own = isinstance(source, tuple) or type(source).__module__.startswith("fedjax_mri.")
+    return own and all(map(is_of_this_package, inner))
+
+
 def computed(federation: Federation, reads: Reads, name: str) -> None:
     """Raises UserError where a few of the examples that are computed, if any are, are not what a task `reads`."""
     there = {"train": federation.train, **{f"test set {title!r}": one.data for title, one in federation.tests.items()}}
@@ -174,21 +188,21 @@ def computed(federation: Federation, reads: Reads, name: str) -> None:
 def few(data: ClientData) -> Examples:
     """Returns a few examples of a few clients as `read` gives them, fields [n, ...]."""
     filled = np.flatnonzero(data.sizes)
-    clients = filled[np.linspace(0, len(filled) - 1, min(CLIENTS, len(filled))).astype(int)].astype(np.int32)
-    share = np.linspace(0, 1, EXAMPLES)[None]
-    indices = np.rint(share * (data.sizes[clients, None] - 1)).astype(np.int32)
+    clients = filled[np.linspace(0, len(filled) - 1, min(CLIENTS, len(filled))).astype(int)]
     store, numbers = data.store, clients
     if data.fetch is not None:
-        store = resident.pack([data.fetch(int(one)) for one in clients])
-        numbers = np.arange(len(clients), dtype=np.int32)
-    found = jax.device_get(reader(data.read)(store, jnp.asarray(numbers), jnp.asarray(indices)))
-    return {field: x.reshape(-1, *x.shape[2:]) for field, x in found.items()}
+        store, numbers = resident.pack([data.fetch(int(one)) for one in clients]), np.arange(len(clients))
+    read, store = reader(data.read), jax.device_put(store)
+    chosen = [np.linspace(0, data.sizes[one] - 1, EXAMPLES).astype(np.int32) for one in clients]
+    batches = [jax.device_get(read(store, jnp.int32(one), jnp.asarray(some))) for one, some in zip(numbers, chosen)]
+    return {field: np.concatenate([batch[field] for batch in batches]) for field in batches[0]}
 
 
 @functools.cache  # one program for all that are read alike
 def reader(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `read` for several clients at once."""
-    return jax.jit(jax.vmap(read, (None, 0, 0)))
+    """Returns `read` as a program that takes little time to compile, as it is run a few times only."""
+    options = programs.xla_options()
+    return jax.jit(read, compiler_options=options and {**options, "xla_backend_optimization_level": 0})
 
 
 def check_fields(

@@ -120,7 +120,7 @@ def with_checked_examples(
     for config, one in zip(several, federations):
         if id(one) not in checked:
             checked[id(one)] = check.contents(one, sim.task.reads, type(config.data).__name__)
-            check.computed(one, sim.task.reads, type(config.data).__name__)
+            check.computed_by_users(one, sim.task.reads, config.data)
     return [checked[id(one)] for one in federations]
 
 

@@ -171,8 +171,8 @@ def checked_examples(
 ) -> tuple[Data, Simulation, str | None]:
     """Returns the data and the simulation with examples that are what the task reads, and the name of their programs.
 
-    Computed examples are looked at when their programs are new here. Raises UserError, in each process, where
-    examples are something else.
+    Examples that a user's source computes are looked at when their programs are new here. Raises UserError, in each
+    process, where examples are something else.
     """
     source, reads = type(config.data).__name__, sim.task.reads
     federation = processes.together(lambda: check.contents(data.federation, reads, source))
@@ -181,7 +181,7 @@ def checked_examples(
 
     def look() -> None:
         if file is None or not file.exists():
-            check.computed(federation, reads, source)
+            check.computed_by_users(federation, reads, config.data)
         if file is not None:
             disk.remember(file, b"")
 

@@ -116,6 +116,22 @@ def check_shared(task: Task) -> None:
             )
 
 
+def predicting_with(task: Task, part: Callable[[Model], Model]) -> Task:
+    """Returns `task` evaluated, shown and explained with a part of the model that is trained."""
+
+    def of_part(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, carry, *rest: function(*part(Model(params, carry)), *rest)
+
+    steps = task.classifier
+    return task._replace(
+        evaluate=of_part(task.evaluate),
+        predict=of_part(task.predict),
+        shown=task.shown and of_part(task.shown),
+        draw=task.draw and of_part(task.draw),
+        classifier=steps and steps._replace(logits=of_part(steps.logits), answer=of_part(steps.answer)),
+    )
+
+
 def everything(tree: PyTree) -> PyTree:
     """A mask that is True at each leaf of `tree`."""
     return jax.tree.map(lambda _: True, tree)

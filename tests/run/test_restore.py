@@ -14,6 +14,7 @@ from tiny import Grey
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.explain import model
+from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedbuff import FedBuff
 from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
@@ -83,3 +84,15 @@ def test_its_state_has_the_shapes_of_a_whole_simulation_s(algorithm) -> None:
     sim = assemble(config, describe(federation), federation.train, config.plan.resolve())
     wanted = jax.eval_shape(partial(init_state, sim), jax.random.key(0))
     assert restore.state_shapes(sim.task, sim.algorithm, config.uplink.build(), 5) == wanted
+
+
+def test_a_run_of_ditto_is_explained_with_one_model_of_the_pair() -> None:
+    """A site that took no part is classified by the shared model, as the task's prediction does it."""
+    federation = CONFIG.data.build(0)
+    config = replace(CONFIG, sampling=Everyone(), algorithm=Ditto())
+    task = assemble(config, describe(federation), federation.train, config.plan.resolve()).task
+    model = task.newcomer(task.init(jax.random.key(0)))
+    images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
+    logits = task.classifier.answer(*model, task.classifier.preprocess(images))
+    batch = {"image": images, "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
+    np.testing.assert_allclose(jax.nn.softmax(logits), task.predict(*model, batch), rtol=1e-5)

@@ -6,7 +6,6 @@ minimises F_k(v) + lambda / 2 |v - w|^2. Both take the same local steps on the s
 Clients are evaluated with their personal models, a site that took no part with the shared one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -16,7 +15,7 @@ from fedjax_mri.core.checks import not_negative
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, PyTree, ServerState
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import proximal_gradient
-from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Model, Params, Phase, Task, predicting_with
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,11 @@ def doubled(task: Task) -> Task:
         mask = task.shared(select(model, "shared"))
         return pair(mask, jax.tree.map(lambda _: False, mask))
 
-    def personal(evaluate: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        return lambda params, carry, batch: evaluate(*select(Model(params, carry), "personal"), batch)
-
     phases = tuple(map(train_both, task.phases))
-    evaluate, predict = personal(task.evaluate), personal(task.predict)
     newcomer = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
-    return task._replace(init=init, phases=phases, shared=shared, newcomer=newcomer, evaluate=evaluate, predict=predict)
+    personal = predicting_with(task, lambda model: select(model, "personal"))
+    return personal._replace(init=init, phases=phases, shared=shared, newcomer=newcomer)
 
 
 def pair(shared: Model, personal: Model) -> Model:
