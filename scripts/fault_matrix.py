@@ -116,7 +116,7 @@ def count_kills(home: pathlib.Path, kills: int, seed: int) -> int:
     )
 
     def train(folder: pathlib.Path, flags: list[str]) -> list[str]:
-        return ["train", str(config), "--out", str(folder), *flags]
+        return ["train", str(config), "--out", str(folder), "--rounds", "200", "--evaluate-every", "5", *flags]
 
     outcome = random_kills.kill_at_random(train, home, kills, seed, lambda line: print(line, flush=True))
     print(f"{outcome.identical} of {outcome.kills} kills, in {outcome.runs} runs: the same bits. {versions()}")
