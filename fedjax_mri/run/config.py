@@ -194,7 +194,7 @@ def from_dict(plain: dict[str, Any]) -> Any:
     of the package has written it, with fields that there are no more.
     """
     made: Any = imported(plain["class"], "class")
-    if not dataclasses.is_dataclass(made):
+    if not (isinstance(made, type) and dataclasses.is_dataclass(made)):
         raise UserError(f"class={plain['class']}: is no settings class; put back a copy of config.json")
     values = {name: _restored(value) for name, value in plain.items() if name != "class"}
     gone = values.keys() - {one.name for one in dataclasses.fields(made)}

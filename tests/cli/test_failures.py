@@ -118,7 +118,7 @@ def test_tracebacks_are_added_and_go_elsewhere_where_a_folder_cannot_be_written(
     (tmp_path / "traceback.txt").unlink()
     (tmp_path / "traceback.txt").mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nowhere"))
-    assert failures.one_line(KeyError("one"), tmp_path).endswith("no disk takes its traceback")
+    assert failures.one_line(KeyError("one"), tmp_path).endswith("its traceback could not be written")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -274,7 +274,8 @@ def test_all_text_files_are_utf_8() -> None:
 
 BUSY = """
 import hashlib, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: None)  # as a run does, whose handlers wait for the main thread
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)  # as a run does, whose handlers wait for the main thread
 from fedjax_mri.cli import ending
 from fedjax_mri.core import patience
 patience.GRACE = float(sys.argv[1])

@@ -258,13 +258,14 @@ def test_a_digest_is_the_same_in_every_process() -> None:
     """Whatever the order of sets and the addresses; with the code read from Python's cache of it, and without."""
     program = """
 import itertools, jax, numpy as np, optax
+from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.core.code_digest import digest
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.run import config
 from fedjax_mri.fed.algorithms import scaffold
 a = {"x", "y", "z"}
 f = lambda x: (x in {"p", "q", "r"}, a, np.random.normal(), jax.random.key(3))
-print(digest(f, segments.build, evaluate.build, scaffold, config.Experiment(None), optax.adam(1e-3)))
+print(digest(f, segments.build, evaluate.build, scaffold, config.Experiment(Phantom()), optax.adam(1e-3)))
 """
     root = str(pathlib.Path(__file__).parent.parent)
     said = [
