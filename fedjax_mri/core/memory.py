@@ -20,13 +20,17 @@ class Limit(NamedTuple):
     source: str  # what sets the limit, in words
 
 
-def host_limit(root: pathlib.Path = ROOT, environment: Mapping[str, str] = os.environ) -> Limit:
+def host_limit(root: pathlib.Path = ROOT, environment: Mapping[str, str] | None = None) -> Limit:
     """Returns the lowest of the limits that the machine, its control groups, SLURM and `ulimit -v` set.
 
     Files of the system are looked up below `root`.
     """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Limit(physical, "the memory of the machine"), *cgroup_limits(root), *slurm_limits(environment)]
+    limits = [
+        Limit(physical, "the memory of the machine"),
+        *cgroup_limits(root),
+        *slurm_limits(os.environ if environment is None else environment),
+    ]
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
         limits.append(Limit(address_space, "ulimit -v"))
