@@ -1,4 +1,4 @@
-"""Measures how well `explain` tells images that are unlike those of a run: a table of images of twelve kinds.
+"""Measures how well `explain` tells images that are unlike those of a run: a table of images of other kinds.
 
     python scripts/unlike_images.py split ROOT OUT
     fedjax-mri train configs/brain_tumor_federated.py --data.root OUT/kept --out RUN

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from fedjax_mri.core import patience
 
-SILENCE = 1.0  # seconds after a first signal before a line says that the process is still busy
+BUSY_AFTER = 1.0  # seconds after a first signal before a line says that the process is still busy
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -33,35 +33,38 @@ def end_with_a_line() -> None:
 
 
 def watch(kept: Callable[[], str]) -> None:
-    """From now on ends this process at a signal that it does not heed; `kept` tells what is on disk then."""
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
-    signal.set_wakeup_fd(mouth.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=end, args=(ear, kept), daemon=True).start()
+    """Starts a thread that ends this process if its main thread does not answer a signal.
+
+    `kept` tells what is on disk then.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=end, args=(receiver, kept), daemon=True).start()
 
 
-def end(ear: socket.socket, kept: Callable[[], str]) -> None:
+def end(receiver: socket.socket, kept: Callable[[], str]) -> None:
     """Waits for a first signal, gives the main thread the time to heed it, and ends the process."""
-    first = next_signal(ear, None)
+    first = next_signal(receiver, None)
     if first is None:
         return
     patience.asked = first
-    seconds, again = patience.seconds(), next_signal(ear, SILENCE)
+    seconds, again = patience.seconds(), next_signal(receiver, BUSY_AFTER)
     if again is None:
         say(f"{first.name}: still busy; ends within {seconds:.0f} s, or at once if you ask again")
-        again = next_signal(ear, seconds - SILENCE)
+        again = next_signal(receiver, seconds - BUSY_AFTER)
     way = f"after {seconds:.0f} s without an answer" if again is None else "at once"
     say(f"{first.name}: ended {way}; {kept()}")
     os._exit(128 + first)
 
 
-def next_signal(ear: socket.socket, seconds: float | None) -> signal.Signals | None:
+def next_signal(receiver: socket.socket, seconds: float | None) -> signal.Signals | None:
     """Returns the next signal that should stop this process; None if none comes in so many seconds."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while deadline is None or time.monotonic() < deadline:
-        ear.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
+        receiver.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
         try:
-            numbers = ear.recv(64)
+            numbers = receiver.recv(64)
         except TimeoutError:
             return None
         found = [number for number in STOPPING if number in numbers]

@@ -8,7 +8,7 @@ import tempfile
 
 
 def folder() -> pathlib.Path:
-    """Returns the folder of what is kept. Where the user has none, it is a temporary one of this process."""
+    """Returns our part of the user's cache folder, or a temporary folder where there can be none."""
     return users_folder() or pathlib.Path(temporary().name)
 
 

@@ -1,4 +1,4 @@
-"""Every error as one line that says what to do. Its traceback goes to a file."""
+"""Turns every error into one line that says what to do. Its traceback goes to a file."""
 
 import contextlib
 import errno

@@ -32,7 +32,7 @@ _executing: list[pathlib.Path] = []
 
 
 def execute(path: pathlib.Path) -> ModuleType:
-    """Returns the module that a Python file is, executed anew. Raises whatever the file raises."""
+    """Executes a Python file and returns it as a module. Raises whatever the file raises."""
     file = path.resolve()
     if not _executing:  # a file that loads another one still needs its own folder
         forget()
@@ -82,8 +82,8 @@ def executing() -> pathlib.Path | None:
 def copies_in(folder: pathlib.Path) -> Iterator[None]:
     """Makes the modules in a run's folder of copies importable while entered; loaded ones of the same text are kept.
 
-    They stay importable afterwards, in place of those of the run before. But a config file that is in use keeps its own
-    modules: of the copies it sees nothing.
+    They stay importable afterwards, in place of those of the run before. While a config file is in use, its own modules
+    are put back afterwards.
     """
     copies = {module: file for file in sorted(folder.rglob("*.py")) for module in [dotted(file.relative_to(folder))]}
     use_main(copies)
@@ -214,7 +214,7 @@ def use_path(folder: pathlib.Path, texts: Mapping[str, bytes] | None = None) -> 
     """Puts a folder at the head of the path; `texts` are those of its modules, where it holds a run's copies."""
     before, wrote_none = frozenset(sys.modules), sys.dont_write_bytecode
     _used.append(Folder(str(folder), before, wrote_none, texts, hide_others(folder)))
-    sys.dont_write_bytecode = True  # compiled files are told apart by the second: two edits in one would be the same
+    sys.dont_write_bytecode = True  # Python compares .pyc files by whole seconds, and would miss a second edit
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
 

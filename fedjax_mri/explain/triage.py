@@ -147,9 +147,9 @@ def reasons(verdict: Verdict, calibration: Calibration | None, classes: Sequence
         said.append("the run has kept no predictions to calibrate by")
     elif verdict.confidence < calibration.threshold:
         asked = calibration.threshold
-        limit = f"the {asked:.2f} from which" if np.isfinite(asked) else "what it would take; at none"
+        limit = f"confidence {verdict.confidence:.2f} is below the {asked:.2f} from which"
         said.append(
-            f"confidence {verdict.confidence:.2f} is below {limit} predictions on {calibration.test} were "
+            f"{limit if np.isfinite(asked) else 'at no confidence'} predictions on {calibration.test} were "
             f"{percent(calibration.required.accuracy)} right"
         )
     if verdict.prediction_set is not None and verdict.prediction_set.sum() > 1:

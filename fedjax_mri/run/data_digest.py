@@ -59,7 +59,7 @@ def short_hash(*parts: bytes) -> str:
 
 
 def data_differences(before: Mapping[str, Any], now: DataDigest) -> list[str]:
-    """Returns what of the data differs, as "name: before -> now"; nothing that an older run has not kept."""
+    """Returns what of the data differs, as "name: before -> now"; fields that an older run did not save are skipped."""
     found = {name: (before[name], value) for name, value in now._asdict().items() if name in before}
     return [f"{name}: {old} -> {new}" for name, (old, new) in found.items() if old != new]
 

@@ -21,8 +21,8 @@ import filelock
 from fedjax_mri.core import checks, disk
 from fedjax_mri.core.errors import UserError
 
-BEAT = 10.0  # seconds between two signs of life in lock.json
-WATCH = 4 * BEAT  # seconds without a sign after which a holder on another machine counts as gone
+HEARTBEAT = 10.0  # seconds between two heartbeats in lock.json
+HEARTBEAT_TIMEOUT = 4 * HEARTBEAT  # seconds without one after which a holder on another machine counts as gone
 POLL = 0.5  # seconds between two tries while waiting
 BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")  # tells machines apart that have the same name
 
@@ -34,7 +34,7 @@ class Holder(NamedTuple):
     process: int
     since: str  # date and time
     machine: str
-    token: str  # of this one holding
+    token: str  # differs each time the lock is taken
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} since {self.since}"
@@ -43,7 +43,7 @@ class Holder(NamedTuple):
 class Waiting(NamedTuple):
     """What to do when another process writes the folder."""
 
-    seconds: float = 0.0  # to wait for it
+    seconds: float = 0.0  # how long to wait for it
     take_over: bool = False  # from a process on another machine, without watching whether it lives
 
 
@@ -68,7 +68,7 @@ def hold(
     ended = threading.Event()
     try:
         write(file, me)
-        threading.Thread(target=show_life, args=(file, me, ended), daemon=True).start()
+        threading.Thread(target=send_heartbeats, args=(file, me, ended), daemon=True).start()
         yield lambda: refuse_taken_over(file, me)
     finally:
         ended.set()
@@ -90,8 +90,8 @@ def acquire(lock: filelock.BaseFileLock, file: pathlib.Path, waiting: Waiting, s
     elsewhere = read(file)
     if elsewhere is None or elsewhere.machine == this_process().machine or waiting.take_over:
         return  # the lock of a process of this machine is gone with the process
-    say(f"{file.parent}: last written by {elsewhere}; watching for {WATCH:g} s whether it is still there")
-    if not is_gone(file, max(waiting.seconds, WATCH)):
+    say(f"{file.parent}: last written by {elsewhere}; watching for {HEARTBEAT_TIMEOUT:g} s whether it is still there")
+    if not is_gone(file, max(waiting.seconds, HEARTBEAT_TIMEOUT)):
         lock.release()
         raise in_use(file, str(elsewhere))
 
@@ -104,10 +104,10 @@ def in_use(file: pathlib.Path, holder: str) -> UserError:
 
 
 def is_gone(file: pathlib.Path, seconds: float) -> bool:
-    """Returns whether a holder shows no sign of life for WATCH seconds; False when that takes more than `seconds`."""
+    """Returns whether a holder sends no heartbeat for HEARTBEAT_TIMEOUT; False when that takes more than `seconds`."""
     end, since, before = time.monotonic() + seconds, time.monotonic(), content(file)
-    while before is not None and time.monotonic() - since < WATCH:
-        time.sleep(min(POLL, BEAT / 2))
+    while before is not None and time.monotonic() - since < HEARTBEAT_TIMEOUT:
+        time.sleep(min(POLL, HEARTBEAT / 2))
         if (now := content(file)) != before:
             before, since = now, time.monotonic()
         if time.monotonic() > end + POLL:
@@ -115,9 +115,9 @@ def is_gone(file: pathlib.Path, seconds: float) -> bool:
     return True
 
 
-def show_life(file: pathlib.Path, me: Holder, ended: threading.Event) -> None:
+def send_heartbeats(file: pathlib.Path, me: Holder, ended: threading.Event) -> None:
     """Rewrites lock.json at each beat until this process has `ended` holding, or another one has taken over."""
-    while not ended.wait(BEAT):
+    while not ended.wait(HEARTBEAT):
         if read(file) not in (me, None):
             return
         with contextlib.suppress(OSError):  # a full disk stops the checkpoint, with words
@@ -126,7 +126,7 @@ def show_life(file: pathlib.Path, me: Holder, ended: threading.Event) -> None:
 
 def write(file: pathlib.Path, me: Holder) -> None:
     """Writes lock.json, each time with another content."""
-    disk.write_json(file, {**me._asdict(), "sign of life": uuid.uuid4().hex})
+    disk.write_json(file, {**me._asdict(), "heartbeat": uuid.uuid4().hex})
 
 
 def read(file: pathlib.Path) -> Holder | None:

@@ -44,7 +44,7 @@ def calibration_set(owners: Mapping[str, np.ndarray | None]) -> str:
 
 
 def is_validation(count: int) -> np.ndarray:
-    """Which of the examples of that test set choices are made by, bool [count]; figures are made of the others."""
+    """Returns bool [count]: True for validation images, every second one. Figures are made of the others."""
     return np.arange(count) % 2 == 0
 
 

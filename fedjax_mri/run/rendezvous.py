@@ -149,7 +149,7 @@ def admit(server: socket.socket, place: Place, peers: list[Peer]) -> None:
 
 
 def is_gone(peer: Peer) -> bool:
-    """Whether a process has ended since it came: it sends nothing while it waits."""
+    """Returns whether a process has ended since it came. A waiting one sends nothing, so data mean an end."""
     return bool(select.select([peer.line], [], [], 0)[0])
 
 

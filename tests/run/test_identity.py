@@ -259,6 +259,59 @@ def test_a_refused_command_leaves_no_folder(home, capsys) -> None:
     assert not (home / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "report.html", "code/thesis.py", "pictures/cat.png"])
+def test_a_folder_with_files_of_somebody_else_is_left_alone(home, capsys, name) -> None:
+    file = home / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("[]")
+    assert train(home, out="mine") == 1
+    assert f"holds {name.split('/')[0]}, which no run has written" in only_line(capsys)
+    assert [one for one in (home / "mine").rglob("*") if one.is_file()] == [file]
+
+
+@pytest.mark.parametrize("flags", [["--wait", "-5"], ["--wait", "nan"], ["--heartbeat", "0"]])
+def test_seconds_that_cannot_be_are_refused(home, capsys, flags) -> None:
+    assert train(home, *flags, out="new") == 1
+    assert f"{flags[0]} {float(flags[1]):g}" in only_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "ending, says",
+    [
+        ("raise SystemExit(0)", "cannot be read as a config: SystemExit"),
+        ('configs = {"../escaped": config}', "'../escaped', by which no folder can be named"),
+        ('configs = {"": config, "b": config}', "'', by which no folder can be named"),
+        ("configs = {1: config}", "1, by which no folder can be named"),
+    ],
+)
+def test_a_config_file_that_would_escape_is_refused(home, capsys, ending, says) -> None:
+    config = home / "project" / "mine.py"
+    config.write_text(config.read_text() + ending + "\n")
+    assert train(home, out="new") == 1
+    assert says in only_line(capsys) and not (home / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate {run}", "train {config} --out {run} --rounds 3", "report {run}"])
+@pytest.mark.parametrize("name", ["config.json", "run.json", "results.npz", "timings.json"])
+def test_a_damaged_file_is_named_with_the_remedy(home, capsys, command, name) -> None:
+    """It is JSON, but not ours; or it is cut short."""
+    used = {"evaluate": ("config.json", "run.json"), "train": ("config.json", "run.json")}
+    if name not in used.get(command.split()[0], ("run.json", "results.npz", "timings.json")):
+        pytest.skip(f"{command.split()[0]} does not read {name}")
+    file = home / "run" / name
+    file.write_bytes(file.read_bytes()[:999] if name.endswith("npz") else b"[]")
+    words = command.format(run=home / "run", config=home / "project" / "mine.py").split()
+    assert cli.main(words) == 1
+    assert name in (line := only_line(capsys)) and ("put back" in line or "fedjax-mri train" in line)
+
+
+def test_a_copy_that_is_missing_is_named(home, capsys) -> None:
+    (home / "run" / "code" / "helper.py").unlink()
+    modules.forget()
+    assert cli.main(["evaluate", str(home / "run")]) == 1
+    assert "cannot import 'mine' (No module named 'helper'); put that module back" in only_line(capsys)
+
+
 def test_fewer_rounds_than_are_done_are_refused_and_change_nothing(home, capsys) -> None:
     before = {file: file.read_bytes() for file in (home / "run").glob("*.json*")}
     assert train(home, "--rounds", "1") == 1

@@ -69,8 +69,8 @@ def test_a_damaged_file_keeps_nobody_out(tmp_path, damaged) -> None:
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
-    """Beats and watches of fractions of a second."""
-    for name, value in (("BEAT", 0.05), ("WATCH", 0.4), ("POLL", 0.02)):
+    """Heartbeats and their timeout of fractions of a second."""
+    for name, value in (("HEARTBEAT", 0.05), ("HEARTBEAT_TIMEOUT", 0.4), ("POLL", 0.02)):
         monkeypatch.setattr(lock, name, value)
 
 
@@ -81,7 +81,7 @@ def elsewhere(folder: pathlib.Path) -> lock.Holder:
     return holder
 
 
-def test_a_holder_on_another_machine_without_a_sign_of_life_is_gone(tmp_path, quick) -> None:
+def test_a_holder_on_another_machine_without_a_heartbeat_is_gone(tmp_path, quick) -> None:
     elsewhere(tmp_path)
     said = []
     with lock.hold(tmp_path, say=said.append):
@@ -94,7 +94,7 @@ def test_a_living_holder_on_another_machine_keeps_it_unless_it_is_taken_over(tmp
     import threading
 
     holder, ended = elsewhere(tmp_path), threading.Event()
-    living = threading.Thread(target=lock.show_life, args=(tmp_path / "lock.json", holder, ended))
+    living = threading.Thread(target=lock.send_heartbeats, args=(tmp_path / "lock.json", holder, ended))
     living.start()
     try:
         if not take_over:
