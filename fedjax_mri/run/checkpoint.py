@@ -31,7 +31,7 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Returns the rounds of all complete checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        return saved_rounds(self.folder.parent)
 
     def save(self, round: int, state: PyTree) -> None:
         """Saves the state; it is on disk when this returns.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import checkpoint, runfolder
 
 TIMES = {"seconds", "clients_per_second", "images_per_second", "waited_share"}  # figures that no two runs share
@@ -110,13 +111,22 @@ def untimed(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_run(trial: pathlib.Path, seen: Seen | None) -> Results:
-    """Returns all arrays of each checkpoint, and each line of figures."""
+    """Returns all arrays of each checkpoint, and each line of figures.
+
+    A checkpoint that is not the newest may be in the middle of its removal, and is left out if it cannot be read.
+    """
     run = trial / "run"
     if not (run / "checkpoints").is_dir():
         return {}
     saved = checkpoint.Checkpoints(run)
-    lines = {f"line {line['round']}": untimed(line) for line in runfolder.read_history(run)}
-    return {f"checkpoint {round}": saved._read(round) for round in saved.rounds()} | lines
+    lines: Results = {f"line {line['round']}": untimed(line) for line in runfolder.read_history(run)}
+    for round in saved.rounds():
+        try:
+            lines[f"checkpoint {round}"] = saved._read(round)
+        except UserError:
+            if round == saved.latest():
+                raise
+    return lines
 
 
 def of_study(trial: pathlib.Path, seen: Seen | None) -> Results:

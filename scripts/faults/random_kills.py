@@ -10,6 +10,8 @@ from typing import NamedTuple
 import fault_commands as commands
 import numpy as np
 
+from fedjax_mri.core.errors import UserError
+
 # (folder of the run, more flags) -> words of the command that trains there
 Train = Callable[[pathlib.Path, list[str]], list[str]]
 
@@ -42,7 +44,7 @@ def kill_at_random(
                 assert_same_so_far(commands.of_run(folder, None), whole)
             assert_complete(commands.of_run(folder, None), whole)
             identical += made - before
-        except AssertionError as error:
+        except (AssertionError, UserError) as error:
             say(f"failed: {folder}: {error}")
     return Outcome(made, identical, runs)
 
