@@ -18,7 +18,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine.plan import DoesNotFit
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import experiment, lock
+from fedjax_mri.run import experiment, lock, runfolder
 from fedjax_mri.study import folder, study, sweep
 from fedjax_mri.study.study import Study
 
@@ -95,7 +95,7 @@ def test_an_error_in_one_cell_leaves_its_traceback_and_the_others_train(tmp_path
         if config.seed == 0:
             raise RuntimeError("a bug of mine")
         run.mkdir(parents=True)
-        disk.write_json(run / "run.json", {"synthetic": True})
+        disk.write_json(run / "run.json", {"synthetic": True, **dict.fromkeys(runfolder.NEEDED["run.json"])})
 
     monkeypatch.setattr(experiment, "run", act)
     monkeypatch.setattr(sweep.results, "history", lambda run: [])
