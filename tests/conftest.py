@@ -65,7 +65,7 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180
     "run/test_nonfinite.py",
     "cli/test_failures.py",
     "run/test_reference.py",
-    "data/test_check.py",
+    "data/test_data_check.py",
     "run/test_lock.py",
 )
 QUICK = (  # what `make check` runs: some of each folder

@@ -50,7 +50,7 @@ FILES = (  # that a run writes, and a run in its place would write again
 )
 NEEDED = {  # what a file must hold to be one of ours
     "config.json": ("class", "data", "rounds", "local", "algorithm"),
-    "run.json": ("name", "classes", "image", "clients"),
+    "run.json": ("name", "classes"),
     "study.json": ("base", "axes", "cells"),
     "timings.json": (),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import results
+from fedjax_mri.run import results, runfolder
 from fedjax_mri.run.record import Explained
 
 FACTS = {"name": "old", "environment": {"jax": "0"}, "classes": ["a", "b"], "tables": [], "warnings": []}
@@ -18,7 +18,12 @@ LABELS, PROBABILITIES = np.array([0, 1, 1]), np.array([[0.75, 0.25], [0.5, 0.5],
 def saved(run: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
     """A run folder with these arrays in results.npz."""
     facts = {**FACTS, "synthetic": True, "headline": ["accuracy"]}
-    contents = {"run.json": facts, "config.json": {"seed": 0}, "timings.json": {"train": 2.0}, "metrics.jsonl": LINE}
+    contents = {
+        "run.json": facts,
+        "config.json": {"seed": 0, **dict.fromkeys(runfolder.NEEDED["config.json"], 0)},
+        "timings.json": {"train": 2.0},
+        "metrics.jsonl": LINE,
+    }
     for name, content in contents.items():
         (run / name).write_text(json.dumps(content) + "\n")
     np.savez(run / "results.npz", **{"labels": np.ones((2, 2), int), "sampled": np.array("seen sites"), **arrays})
