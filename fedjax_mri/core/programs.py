@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import devices, disk
 
 Program = Callable[..., Any]
 
@@ -45,16 +45,23 @@ class Shardings(NamedTuple):
         return jax.jit(program, donate_argnums=self.consumed, in_shardings=self.arguments, out_shardings=self.results)
 
 
-@functools.cache
 def xla_options() -> dict[str, Any] | None:
-    """Returns compiler options for XLA; None for the defaults, on any device but a CPU.
+    """Returns compiler options for XLA on the devices that programs are compiled for; None for the defaults."""
+    here = devices.current()
+    if here.platform == "cpu":
+        return cpu_options()
+    # XLA finds the sizes of Triton's tiles by timing them on the device; without one it refuses such products.
+    return {"xla_gpu_enable_triton_gemm": False} if here.platform == "gpu" and not here.present else None
 
-    On a CPU the time goes into library kernels and memory: a higher optimisation level makes programs no faster and
+
+@functools.cache
+def cpu_options() -> dict[str, Any]:
+    """Returns compiler options for a CPU.
+
+    There the time goes into library kernels and memory: a higher optimisation level makes programs no faster and
     doubles the time to compile them. XLA's newer fusion emitters vectorise some fusions badly: the gradient of a
     pooling after a normalisation takes ten times as long.
     """
-    if jax.default_backend() != "cpu":
-        return None
     options = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
     emitters = {"xla_cpu_use_fusion_emitters": False}
     return {**options, **emitters} if has_options(emitters) else options

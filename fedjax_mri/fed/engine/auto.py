@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import disk, memory
+from fedjax_mri.core import devices, disk, memory
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
@@ -99,7 +99,7 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
 
 def candidates(plan: Plan) -> Iterator[Plan]:
     """Yields plans that fill in what `plan` leaves open, the likely fastest first."""
-    pairs = CANDIDATES.get(jax.default_backend(), CANDIDATES["gpu"])
+    pairs = CANDIDATES.get(devices.current().platform, CANDIDATES["gpu"])
     filled = (
         replace(plan, conv=conv if plan.conv == "auto" else plan.conv, lanes=plan.lanes or lanes)
         for conv, lanes in pairs
