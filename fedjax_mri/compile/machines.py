@@ -31,17 +31,17 @@ class Machine(NamedTuple):
     """A number of accelerators of one kind, on as many hosts as that takes."""
 
     accelerator: Accelerator
-    count: int
+    size: int  # accelerators
 
     @property
     def hosts(self) -> int:
         """Returns the number of hosts."""
-        return -(-self.count // self.accelerator.per_host)
+        return -(-self.size // self.accelerator.per_host)
 
     @property
     def name(self) -> str:
         """Returns the name by which the machine is asked for, such as "h200:8"."""
-        return f"{self.accelerator.name}:{self.count}"
+        return f"{self.accelerator.name}:{self.size}"
 
 
 # NVIDIA: data sheets of A100 80GB SXM, H100 SXM, H200 SXM and HGX B200; fp32 outside tensor cores, TF32 and bf16 in
@@ -86,7 +86,7 @@ def parse(text: str) -> Machine:
         known = ", ".join(ACCELERATORS)
         raise UserError(f"--for {text}: give KIND:NUMBER such as h200:8, of the kinds {known}")
     machine = Machine(ACCELERATORS[found[1]], int(found[2]))
-    if machine.hosts > 1 and machine.count % machine.accelerator.per_host:
+    if machine.hosts > 1 and machine.size % machine.accelerator.per_host:
         raise UserError(
             f"--for {text}: a host has {machine.accelerator.per_host} of them; give a number up to that or a multiple"
         )

@@ -54,7 +54,7 @@ def devices_of(machine: Machine) -> Devices:
     module, extra = PLUGINS[platform]
     with contextlib.suppress(ModuleNotFoundError):  # of the package around it
         if importlib.util.find_spec(module) is not None:
-            every = topology(machine).devices[: machine.count]
+            every = topology(machine).devices[: machine.size]
             return Devices(tuple(every), platform, machine.hosts, USABLE * machine.accelerator.memory, False)
     raise UserError(f"--for {machine.name}: the compiler for it is missing; pip install 'fedjax-mri[{extra}]'")
 
@@ -65,9 +65,9 @@ def topology(machine: Machine) -> topologies.TopologyDescription:
         os.environ.setdefault(name, value)
     try:
         if machine.accelerator.platform == "gpu":
-            shape = f"1x{machine.hosts}x{-(-machine.count // machine.hosts)}"
+            shape = f"1x{machine.hosts}x{-(-machine.size // machine.hosts)}"
             return topologies.get_topology_desc("", "cuda", target_config=gpu_text(machine), topology=shape)
-        host = (1, 1, 1) if machine.count == 1 else (2, 2, 1)
+        host = (1, 1, 1) if machine.size == 1 else (2, 2, 1)
         return topologies.get_topology_desc(tpu_shape(machine), "tpu", chips_per_host_bounds=host)
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise UserError(f"--for {machine.name}: the compiler does not know this machine: {brief(error)}") from error
@@ -78,7 +78,7 @@ def tpu_shape(machine: Machine) -> str:
 
     Raises UserError where there is no such slice.
     """
-    name, count = machine.accelerator.name, machine.count
+    name, count = machine.accelerator.name, machine.size
     dimensions = 3 if name == "v5p" else 2
     if count & (count - 1) or count > 2 ** (4 * dimensions) or (count == 2):
         raise UserError(f"--for {machine.name}: {name} comes in slices of 1, 4, 8, 16, ... chips")
