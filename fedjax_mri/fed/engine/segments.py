@@ -101,7 +101,8 @@ def run_rounds(
         state, work = next_round(carry[0], root, placed)
         return state, trees.put(carry[1], number, work)
 
-    return jax.lax.fori_loop(0, rounds, body, (state, log))
+    with jax.named_scope("rounds"):  # by this name `compile/kernels.py` knows the loop in the compiled program
+        return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
 def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: ProgramCache | None) -> Segment:
