@@ -134,7 +134,7 @@ def test_direct_takes_many_images_of_one_kernel() -> None:
 
 
 def compiled_convolutions(policy: str, x: tuple[int, ...], kernel: tuple[int, ...]) -> list[int]:
-    """Returns the groups of each convolution in the passes of clients with kernels [clients, h, w, C, O] of their own."""
+    """Returns the groups of each convolution that three clients with kernels of their own need for a step."""
     shapes = (jax.ShapeDtypeStruct(x, "float32"), jax.ShapeDtypeStruct(kernel, "float32"))
     loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
     text = jax.jit(jax.vmap(jax.grad(loss, (0, 1)))).lower(*shapes).as_text()
