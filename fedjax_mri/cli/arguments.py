@@ -125,7 +125,7 @@ def compile_for(one: Parser) -> None:
     add_path(one, "--out", "JSON file of all that is found (default: CONFIG-MACHINE.json)")
     text = "try these (default: those that training would measure)"
     one.add_argument("--lanes", type=int, nargs="+", default=[], metavar="N", help=text)
-    one.add_argument("--conv", nargs="+", default=[], choices=("xla", "gemm", "direct"), help=text)
+    one.add_argument("--conv", nargs="+", default=[], choices=("xla", "gemm", "direct", "each"), help=text)
     text = "try these (default: as the config says)"
     one.add_argument("--precision", nargs="+", default=[], choices=("float32", "tf32", "bf16"), help=text)
     one.add_argument("--remat", nargs="+", default=[], choices=("no", "yes"), help=text)

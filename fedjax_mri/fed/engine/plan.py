@@ -10,7 +10,7 @@ import numpy as np
 from fedjax_mri.core import devices, memory
 from fedjax_mri.core.errors import UserError
 
-Conv = Literal["auto", "xla", "gemm", "direct"]
+Conv = Literal["auto", "xla", "gemm", "direct", "each"]
 Precision = Literal["float32", "tf32", "bf16"]
 PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
