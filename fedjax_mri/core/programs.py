@@ -52,8 +52,7 @@ def xla_options() -> dict[str, Any] | None:
     What the user sets in XLA_FLAGS is left to them.
     """
     here = devices.current()
-    by_platform = {"cpu": cpu_options, "gpu": gpu_options}
-    options = by_platform[here.platform]() if here.platform in by_platform else {}
+    options = cpu_options() if here.platform == "cpu" else gpu_options() if here.platform == "gpu" else {}
     set_by_user = {flag.lstrip("-").partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
     return {name: value for name, value in options.items() if name not in set_by_user} or None
 
