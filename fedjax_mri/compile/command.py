@@ -15,7 +15,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.fed.engine import auto
 from fedjax_mri.fed.engine.plan import Conv, Plan, Precision
-from fedjax_mri.fed.engine.simulation import check_simulation
+from fedjax_mri.fed.engine.simulation import Simulation, check_simulation
 from fedjax_mri.run import costs
 from fedjax_mri.run.assemble import assemble_simulation, build_method, describe
 from fedjax_mri.run.config import Experiment
@@ -59,9 +59,14 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
     """
     with devices.compiling_for(targets.devices_of(machine)):
         method, federation = build_method(config), check.built(config.data, config.seed)
+        described = describe(federation)
+
+        def assemble(plan: Plan) -> Simulation:
+            return assemble_simulation(config, method, described, federation.train, plan)
+
         found = Sizing(machine, [], [], [])
-        for plan in plans(config.plan, choices):
-            sim = assemble_simulation(config, method, describe(federation), federation.train, plan)
+        for plan in plans(config.plan, choices, assemble):
+            sim = assemble(plan)
             check_simulation(sim, plan)
             idle = costs.idle_lanes(sim, plan)
             if idle and any(each.plan.lanes < plan.lanes for each in found.estimates):
@@ -74,14 +79,14 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
         return found
 
 
-def plans(plan: Plan, choices: Choices) -> Iterator[Plan]:
+def plans(plan: Plan, choices: Choices, assemble: auto.Assemble) -> Iterator[Plan]:
     """Yields the plans to try, each once."""
+    by_rule = auto.plan_by_rule(plan, assemble)
     if choices.lanes or choices.conv:
-        base = plan.resolve()
-        pairs = itertools.product(choices.conv or (base.conv,), choices.lanes or (base.lanes,))
-        laid_out = [dataclasses.replace(base, conv=conv, lanes=lanes) for conv, lanes in pairs]
+        pairs = itertools.product(choices.conv or (by_rule.conv,), choices.lanes or (by_rule.lanes,))
+        laid_out = [dataclasses.replace(by_rule, conv=conv, lanes=lanes) for conv, lanes in pairs]
     else:
-        laid_out = list(auto.candidates(plan))
+        laid_out = list(auto.candidates(plan, by_rule.lanes))
     finish = itertools.product(choices.precision or (plan.precision,), choices.remat or (plan.remat,))
     for (precision, remat), one in itertools.product(list(finish), laid_out):
         yield dataclasses.replace(one, precision=precision, remat=remat).resolve()

@@ -7,6 +7,7 @@ exported to a file whose name is a digest of everything that determines the prog
 import contextlib
 import functools
 import hashlib
+import os
 import pathlib
 import pickle
 import threading
@@ -46,12 +47,25 @@ class Shardings(NamedTuple):
 
 
 def xla_options() -> dict[str, Any] | None:
-    """Returns compiler options for XLA on the devices that programs are compiled for; None for the defaults."""
+    """Returns compiler options for XLA on the devices that programs are compiled for; None for the defaults.
+
+    What the user sets in XLA_FLAGS is left to them.
+    """
     here = devices.current()
-    if here.platform == "cpu":
-        return cpu_options()
-    # XLA finds the sizes of Triton's tiles by timing them on the device; without one it refuses such products.
-    return {"xla_gpu_enable_triton_gemm": False} if here.platform == "gpu" and not here.present else None
+    options = cpu_options() if here.platform == "cpu" else gpu_options() if here.platform == "gpu" else {}
+    set_by_user = {flag.lstrip("-").partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
+    return {name: value for name, value in options.items() if name not in set_by_user} or None
+
+
+def gpu_options() -> dict[str, Any]:
+    """Returns compiler options for GPUs.
+
+    Where there are several, sums over devices are to run beside other work. XLA finds the sizes of Triton's tiles by
+    timing them on the device; without one it refuses such products.
+    """
+    here = devices.current()
+    overlap = {"xla_gpu_enable_latency_hiding_scheduler": True} if len(here.every) > 1 else {}
+    return overlap if here.present else {**overlap, "xla_gpu_enable_triton_gemm": False}
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import workloads
 
 from fedjax_mri.compile.kernels import Kernel
 from fedjax_mri.compile.roofline import Schedule
+from fedjax_mri.fed.engine import work
 from fedjax_mri.fed.engine.plan import Plan
 
 TINY = workloads.Workload("tiny", np.array([16, 16, 5, 64], np.int32), (8, 8, 1), 3, 0.05, "cnn")
@@ -31,14 +32,14 @@ def test_products_are_counted_as_often_as_they_run() -> None:
 
     batched, first, scanned = 2 * 3 * 4 * 5 * 6, 2 * 6 * 5 * 6, 10 * 2 * (2 * 6 * 6 * 5)
     expected = batched + first + scanned + 2 * 2 * 8 * 8 * 7 * 27
-    assert benchmark.products(jax.make_jaxpr(both)(a, b, image, kernel).jaxpr) == expected
+    assert work.product_flops(jax.make_jaxpr(both)(a, b, image, kernel).jaxpr) == expected
 
 
 def test_a_local_step_of_w1_has_the_flops_of_its_layers(monkeypatch) -> None:
     sim = benchmark.simulations("W1")(Plan(devices=1, lanes=1, conv="gemm").resolve())
     conv1, conv2, dense = 32 * 32 * 9 * 32, 16 * 16 * 288 * 64, 4096 * 10
     wanted = 2 * 16 * (2 * conv1 + 3 * conv2 + 3 * dense)  # the images need no gradient
-    assert benchmark.products(benchmark.one_step(sim).jaxpr.jaxpr) == pytest.approx(wanted, rel=0.01)
+    assert work.product_flops(benchmark.one_step(sim).jaxpr.jaxpr) == pytest.approx(wanted, rel=0.01)
 
 
 def test_a_line_says_all_there_is_to_say(monkeypatch) -> None:

@@ -57,9 +57,9 @@ class Plan:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
         if self.tune_s < 0:
             raise UserError(f"plan.tune_s={self.tune_s}: must be a number of seconds, or 0 for fixed rules")
-        on_cpu = here.platform == "cpu"
-        default_conv: Conv = "direct" if on_cpu else "gemm"
-        lanes, conv = self.lanes or (1 if on_cpu else 16), default_conv if self.conv == "auto" else self.conv
+        by_platform: dict[str, tuple[int, Conv]] = {"cpu": (1, "direct"), "tpu": (4, "xla")}
+        lanes, conv = by_platform.get(here.platform, (4, "each"))
+        lanes, conv = self.lanes or lanes, conv if self.conv == "auto" else self.conv
         return dataclasses.replace(self, devices=self.devices or available, lanes=lanes, conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:
