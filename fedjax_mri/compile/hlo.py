@@ -29,9 +29,18 @@ class Array(NamedTuple):
         """
         if "S(1)" in self.layout or "S(2)" in self.layout:
             return 0.0
+        return self.width * prod(self.padded())
+
+    @property
+    def payload(self) -> float:
+        """Returns the bytes of its elements, wherever they are."""
+        return self.width * prod(self.shape)
+
+    @property
+    def width(self) -> float:
+        """Returns the bytes of an element."""
         digits = re.search(r"\d+", self.dtype)
-        width = WIDTHS.get(self.dtype, int(digits[0]) / 8 if digits else 4)
-        return width * prod(self.padded())
+        return WIDTHS.get(self.dtype, int(digits[0]) / 8 if digits else 4)
 
     def padded(self) -> list[int]:
         """Returns the sides from the slowest to the fastest dimension, rounded up to whole tiles."""

@@ -9,7 +9,7 @@ from fedjax_mri.compile.hlo import Array, Computation, Operation, Program
 
 FREE = {
     "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "replica-id",
-    "opt-barrier", "copy-done", "slice-done", "async-update", "async-done", "domain",
+    "opt-barrier", "async-update", "domain",
 }  # fmt: skip
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
 SLICES = {"dynamic-slice", "slice", "gather"}
@@ -59,10 +59,10 @@ def _events(program: Program, name: str, part: str, times: int) -> Iterator[Even
     computation = program.computations[name]
     for operation in computation.values():
         kind = operation.kind.removesuffix("-start") if "async" not in operation.kind else operation.kind
-        if operation.kind in FREE or operation.kind.removesuffix("-done") in COLLECTIVES:
+        if operation.kind in FREE or operation.kind.endswith("-done"):
             continue
         if kind in COLLECTIVES:
-            yield Collective(part, times, kind, sum(array.bytes for array in operation.results))
+            yield Collective(part, times, kind, sum(array.payload for array in operation.results))
         elif kind == "while":
             yield from _loop(program, operation, part, times)
         elif kind == "conditional":
@@ -206,14 +206,14 @@ def _fusion_traffic(inner: Computation, computation: Computation, operation: Ope
 
 def _read_bytes(parameter: Operation, users: dict[str, list[Operation]], whole: float) -> float:
     """Returns the bytes that a fusion reads of a parameter: of the slices alone, if it is only sliced."""
-    uses = users.get(parameter.name, [])
+    name, uses = parameter.name, users.get(parameter.name, [])
     while len(uses) == 1 and uses[0].kind in ("bitcast", "copy", "convert", "reshape") and uses[0].name in users:
-        uses = users[uses[0].name]
-    if not uses or not all(use.kind in (*SLICES, "dynamic-update-slice") for use in uses):
+        name, uses = uses[0].name, users[uses[0].name]
+    # What a slice is taken of, or put into, is an operation's first operand. What is put into is not read.
+    if not all(use.kind in (*SLICES, "dynamic-update-slice") and use.operands.index(name) == 0 for use in uses):
         return whole
     width = parameter.results[0].bytes / max(prod(parameter.results[0].shape), 1)
-    slices = [prod(use.results[0].shape) for use in uses if use.kind in SLICES]
-    return min(whole, width * sum(slices))  # what is updated in place is not read
+    return min(whole, width * sum(prod(use.results[0].shape) for use in uses if use.kind in SLICES))
 
 
 def _written_bytes(inner: Computation, operation: Operation) -> float:

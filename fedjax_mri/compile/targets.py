@@ -1,6 +1,5 @@
-"""Devices of machines that are not here, as JAX's compiler knows them."""
+"""Devices of machines that are not here, as JAX's compilers know them."""
 
-import contextlib
 import importlib.util
 import os
 from typing import NamedTuple
@@ -46,17 +45,28 @@ CHIPS = {
 
 
 def devices_of(machine: Machine) -> Devices:
-    """Returns the devices of a machine that need not be here.
+    """Returns the devices of a machine that need not be here, to compile programs for them.
 
     Raises UserError where the compiler's plug-in is missing, or knows no such machine.
     """
-    platform = machine.accelerator.platform
-    module, extra = PLUGINS[platform]
-    with contextlib.suppress(ModuleNotFoundError):  # of the package around it
-        if importlib.util.find_spec(module) is not None:
-            every = topology(machine).devices[: machine.size]
-            return Devices(tuple(every), platform, machine.hosts, USABLE * machine.accelerator.memory, False)
-    raise UserError(f"--for {machine.name}: the compiler for it is missing; pip install 'fedjax-mri[{extra}]'")
+    module, extra = PLUGINS[machine.accelerator.platform]
+    if not is_installed(module):
+        raise UserError(f"--for {machine.name}: the compiler for it is missing; pip install 'fedjax-mri[{extra}]'")
+    return counted(machine)._replace(every=tuple(topology(machine).devices[: machine.size]))
+
+
+def counted(machine: Machine) -> Devices:
+    """Returns the devices of a machine as far as they can be described without a compiler."""
+    kind = machine.accelerator
+    return Devices(machine.size, kind.platform, machine.hosts, (), USABLE * kind.memory, present=False)
+
+
+def is_installed(module: str) -> bool:
+    """Whether Python finds a module."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
 
 
 def topology(machine: Machine) -> topologies.TopologyDescription:

@@ -11,6 +11,7 @@ from fedjax_mri.core import devices, memory
 from fedjax_mri.core.errors import UserError
 
 Conv = Literal["auto", "xla", "gemm", "direct", "each"]
+Precision = Literal["float32", "tf32", "bf16"]
 PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
 
@@ -29,7 +30,7 @@ class Plan:
     devices: int = 0  # devices the clients are spread over
     lanes: int = 0  # clients trained side by side on each device
     conv: Conv = "auto"  # how convolutions are computed, see nets/conv/conv2d.py
-    precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/conv/compute.py
+    precision: Precision = "float32"  # of products, see nets/conv/compute.py
     remat: bool = False  # recompute all but products in the backward pass: less memory, more time
     loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
     evaluate_batch: int = 256  # examples judged at once on each device
@@ -45,7 +46,7 @@ class Plan:
         Raises UserError if a field is out of range or asks for more devices than there are.
         """
         here = devices.current()
-        available = len(here.every)
+        available = here.number
         if not 0 <= self.devices <= available:
             raise UserError(f"plan.devices={self.devices}: this machine has {available}; choose 1 to {available}")
         if self.devices % here.processes:
