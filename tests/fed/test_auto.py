@@ -286,7 +286,13 @@ def on(monkeypatch, platform: str) -> None:
 
 @pytest.mark.parametrize(
     ("platform", "gflop", "wanted"),
-    [("gpu", 15, ("each", 4)), ("gpu", 480, ("each", 1)), ("gpu", 3, ("gemm", 16)), ("tpu", 15, ("xla", 4))],
+    [
+        ("gpu", 15, ("each", 4)),
+        ("gpu", 480, ("each", 1)),
+        ("gpu", 3, ("gemm", 16)),
+        ("tpu", 0.5, ("xla", 4)),
+        ("tpu", 15, ("xla", 1)),
+    ],
 )
 def test_by_rule_an_accelerator_has_lanes_by_the_work_of_a_step(monkeypatch, platform, gflop, wanted) -> None:
     on(monkeypatch, platform)

@@ -106,13 +106,14 @@ def plan_by_rule(plan: Plan, assemble: Assemble) -> Plan:
     On an accelerator it has as many lanes as fill a device with the network's products. A CPU has one lane on a device.
     """
     resolved = plan.resolve()
-    if devices.current().platform == "cpu" or (plan.lanes and plan.conv != "auto"):
+    platform = devices.current().platform
+    if platform == "cpu" or (plan.lanes and plan.conv != "auto"):
         return resolved
     sim = assemble(resolved)
     cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
     clients = -(-cohort.client.size // resolved.devices)
     step_flops = work.product_flops(traced_round(sim, resolved).jaxpr)
-    lanes = plan.lanes or work.filling_lanes(step_flops, clients)
+    lanes = plan.lanes or work.filling_lanes(platform, step_flops, clients)
     return next(candidates(plan, lanes))
 
 
