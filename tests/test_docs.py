@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from fedjax_mri.cli import commands as cli
+from fedjax_mri.compile import machines
 from fedjax_mri.core import trees
 from fedjax_mri.explain.command import Settings
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -81,7 +82,7 @@ EXPLAINING = COMMAND.findall((HOME / "docs" / "explanation.md").read_text())
 
 
 def test_the_readme_shows_commands() -> None:
-    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert", "explain"}
+    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert", "explain", "compile"}
     assert {name for name, _ in COMMANDS} == names
 
 
@@ -101,6 +102,17 @@ def test_make_targets_of_the_readme_exist(target) -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", (HOME / "README.md").read_text()):
         assert link.startswith("http") or (HOME / link).exists(), link
+
+
+SCALING = re.findall(r"^fedjax-mri (\w+) (.*)$", (HOME / "docs" / "scaling.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(("name", "rest"), SCALING)
+def test_commands_of_the_page_on_scaling_are_understood(name, rest) -> None:
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name and cli.load_experiments(HOME / words.config, flags)
+    if name in ("show", "compile"):
+        assert machines.parse(words.machine)
 
 
 DIAGNOSIS = re.findall(r"^fedjax-mri (\w+) (.*)$", (HOME / "docs" / "diagnosis.md").read_text(), re.M)

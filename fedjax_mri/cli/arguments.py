@@ -34,8 +34,7 @@ def parser(*commands: Callable[..., Any]) -> Parser:
     each = top.add_subparsers(required=True, metavar="command")
     for command in commands:
         text, add_arguments = COMMANDS[command.__name__]
-        name = command.__name__.removesuffix("_for")  # `compile` is a function of Python
-        one = each.add_parser(name, help=text, description=text, allow_abbrev=False)
+        one = each.add_parser(command.__name__, help=text, description=text, allow_abbrev=False)
         add_arguments(one)
         one.set_defaults(command=command)
     return top
@@ -117,7 +116,7 @@ def add_machine(one: Parser, text: str, **more: Any) -> None:
     one.add_argument("--for", dest="machine", metavar="MACHINE", help=text, **more)
 
 
-def compile_for(one: Parser) -> None:
+def compile(one: Parser) -> None:
     """Adds the arguments of `compile`."""
     add_path(one, "config", "config file")
     add_machine(one, "the machine to compile for", required=True)
@@ -176,9 +175,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "report": ("write the report of a run or a study again", report),
     "audit": ("write how well a run's model serves each site: audit.csv, .md and .png in its folder", audit),
     "show": ("print the resolved config, and what training will cost" + FIELDS, show),
-    "compile_for": (
+    "compile": (
         "compile a config for a machine that need not be here: its memory, its exchanges, estimated times" + FIELDS,
-        compile_for,
+        compile,
     ),
     "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),

@@ -99,7 +99,7 @@ def give_up(code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    return arguments.parser(train, evaluate, sweep, report, audit, show, compile_for, convert, explain, phantom)
+    return arguments.parser(train, evaluate, sweep, report, audit, show, compile, convert, explain, phantom)
 
 
 def prepare_jax() -> None:
@@ -262,7 +262,7 @@ def show(options: argparse.Namespace, flags: Sequence[str]) -> None:
                 print(f"{field:32} {value}")
 
 
-def compile_for(options: argparse.Namespace, flags: Sequence[str]) -> None:
+def compile(options: argparse.Namespace, flags: Sequence[str]) -> None:
     """Compiles a config for a machine that need not be here, and prints what each plan needs and would take."""
     from fedjax_mri.compile import command, machines
     from fedjax_mri.core import disk
