@@ -32,7 +32,7 @@ def conv2d(
     - `xla` is the compiler's convolution with the compiler's gradients.
     - `gemm` is one matrix product over windows, which stays a batched product under `vmap` over kernels.
     - `direct` is the compiler's forward convolution for the result and both gradients, one client after another. It
-      takes layers of stride 1 whose shape suits it, and leaves the others to `gemm`.
+      takes layers whose shape suits it, and leaves the others to `gemm`.
     """
     reach = [(side - 1) * dilation + 1 for side in kernel.shape[:2]]
     pads = pads_of(padding, x.shape[1:3], reach, stride)
@@ -40,11 +40,10 @@ def conv2d(
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), pads, rhs_dilation=(dilation, dilation), dimension_numbers=LAYOUT
         )
-    if stride == dilation == 1:
-        if FEWER_OUTPUTS * kernel.shape[3] <= kernel.shape[2]:
-            return few_outputs(x, kernel, pads)
-        if policy == "direct" and suits_direct(x, kernel, pads):
-            return direct(x, kernel, pads)
+    if stride == dilation == 1 and FEWER_OUTPUTS * kernel.shape[3] <= kernel.shape[2]:
+        return few_outputs(x, kernel, pads)
+    if policy == "direct" and suits_direct(x, kernel, stride, pads, dilation):
+        return direct(x, kernel, stride, pads, dilation)
     return gemm(x, kernel, stride, pads, dilation)
 
 
