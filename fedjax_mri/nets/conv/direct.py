@@ -7,6 +7,7 @@ kernels makes. Where its forward convolution is slow, the pass is a product over
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +48,26 @@ def direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: i
 def _backward(
     stride: int, pads: Pads, dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # Both are computed once as they lie in memory: a copy in another layout would compute them again, column by column.
-    (x, gradient), kernel = jax.lax.optimization_barrier((saved[0], gradient)), saved[1]
+    (x, kernel), gradient = saved, computed_once(gradient)
     by_input = input_gradient(x, kernel, gradient, stride, pads, dilation)
     return by_input, kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
 
 
-direct.defvjp(lambda x, kernel, *static: (direct(x, kernel, *static), (x, kernel)), _backward)
+def _forward(x: jax.Array, kernel: jax.Array, *static: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x = computed_once(x)
+    return direct(x, kernel, *static), (x, kernel)
+
+
+direct.defvjp(_forward, _backward)
+
+
+def computed_once(x: jax.Array) -> jax.Array:
+    """x itself, as a selection by two arrays, which the compiler does not repeat for each of its readers.
+
+    A copy of x in another layout would else compute x again, column by column: 4 ms in place of .3 for an activation of
+    16 x 16 px and 64 channels behind a norm and a residual sum.
+    """
+    return jnp.where(x == x, x, jnp.nan)
 
 
 def suits_direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> bool:
