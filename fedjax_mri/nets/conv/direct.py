@@ -32,8 +32,10 @@ LARGE_KERNEL, BROAD_CHANNELS = 256, 64
 FAST_OUTPUTS = 32
 
 # Up to so many taps of a window and its channels, and fewer than FAST_OUTPUTS, a sum over taps is taken: .06 ms for .9
-# at 9 taps (docs/performance.md, "A first layer by taps"). 27, a window of three channels, is a choice by rule.
-FEW_TAPS = 27
+# at 9 taps (docs/performance.md, "A first layer by taps"). 27, a window of three channels, is a choice by rule. The
+# kernel's gradient is a product over windows up to so many: .20 ms for .35 at 9 taps to 32 of 32 x 32 px, 1.9 for 2.7
+# at 49 taps to 64 of 64 x 64 px at stride 2.
+FEW_TAPS, FEW_TAPS_BY_KERNEL = 27, 49
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -48,7 +50,7 @@ def direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: i
 def _backward(
     stride: int, pads: Pads, dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), gradient = saved, computed_once(gradient)
+    x, kernel = saved
     by_input = input_gradient(x, kernel, gradient, stride, pads, dilation)
     return by_input, kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
 
@@ -103,28 +105,17 @@ def kernel_gradient(
 ) -> jax.Array:
     """The gradient [h, w, C, O] by the kernel of x [B, H, W, C], from the output's [B, H', W', O].
 
-    It is a convolution over examples as channels, in which either of x and the output's gradient can be the kernel, or
+    It is a convolution over examples as channels, in which the smaller of x and the output's gradient is the kernel, or
     for a large one a few products.
     """
     large, plain = math.prod(gradient.shape[1:3]) > LARGE_KERNEL, stride == dilation == 1
-    if large and not plain:
+    if large and (not plain or math.prod(window) * x.shape[3] <= FEW_TAPS_BY_KERNEL):
         return gemm_kernel_gradient(x, gradient, window, stride, pads, dilation)
     if large and min(x.shape[3], gradient.shape[3]) >= BROAD_CHANNELS:
         return kernel_gradient_by_rows(x, gradient, pads)
-    if plain and _input_is_kernel(x.shape, gradient.shape):
+    if plain and not _covers(x.shape[1:3], gradient.shape[1:3]):
         return kernel_gradient_input_as_kernel(x, gradient, pads)
     return kernel_gradient_output_as_kernel(x, gradient, window, stride, pads, dilation)
-
-
-def _input_is_kernel(x: tuple[int, ...], gradient: tuple[int, ...]) -> bool:
-    """Whether x [B, H, W, C] is to be the kernel of the convolution that gives the kernel's gradient.
-
-    The smaller of x and the output's gradient is the kernel. Of two of one size it is the one with fewer channels,
-    unless these are fewer than FAST_OUTPUTS.
-    """
-    if not _covers(x[1:3], gradient[1:3]):
-        return True
-    return _covers(gradient[1:3], x[1:3]) and FAST_OUTPUTS <= x[3] <= gradient[3]
 
 
 def kernel_gradient_input_as_kernel(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
