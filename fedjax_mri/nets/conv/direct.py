@@ -24,7 +24,7 @@ from fedjax_mri.nets.conv.windows import LAYOUT, Pads, backward_pads, pad_zeros
 MANY_OUTPUTS, FEW_POSITIONS, FEW_POSITIONS_BY_INPUT = 256, 256, 1024
 
 # An output's gradient with more positions in an image is slow as a kernel: 35 ms at 64 channels of 32 x 32 px, where
-# products by row take 25; 2.9 and 4.2 of 16 x 16 px. Products by row need so many channels.
+# one product takes 25; 2.9 and 4.1 of 16 x 16 px. The product needs so many channels.
 LARGE_KERNEL, BROAD_CHANNELS = 256, 64
 
 # The compiler's forward convolution is fast from so many outputs. Measured when it was set, not by the script: with 32
@@ -112,7 +112,7 @@ def kernel_gradient(
     if large and (not plain or math.prod(window) * x.shape[3] <= FEW_TAPS_BY_KERNEL):
         return gemm_kernel_gradient(x, gradient, window, stride, pads, dilation)
     if large and min(x.shape[3], gradient.shape[3]) >= BROAD_CHANNELS:
-        return kernel_gradient_by_rows(x, gradient, pads)
+        return kernel_gradient_as_product(x, gradient, pads)
     if plain and not _covers(x.shape[1:3], gradient.shape[1:3]):
         return kernel_gradient_input_as_kernel(x, gradient, pads)
     return kernel_gradient_output_as_kernel(x, gradient, window, stride, pads, dilation)
@@ -138,16 +138,20 @@ def kernel_gradient_output_as_kernel(
     return forward(images, kernel, (rows, columns), dilation, stride).transpose(1, 2, 0, 3)
 
 
-def kernel_gradient_by_rows(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
-    """The kernel's gradient as a product for each row of the window, of what the row's taps see and the gradient."""
+def kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    """The kernel's gradient as one product of x as each column of the window sees it, and the gradient as each row does.
+
+    Shifting x by columns and the gradient by rows takes h + w copies in place of the h w that windows are.
+    """
     x = pad_zeros(x, pads)
     height, width = gradient.shape[1:3]
     rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-    taps = jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1)
-    flat, positions = gradient.reshape(-1, gradient.shape[3]), (((0,), (0,)), ((), ()))
-    by_row = (taps[:, i : i + height].reshape(len(flat), -1) for i in range(rows))
-    stacked = jnp.stack([jax.lax.dot_general(flat, row, positions) for row in by_row])  # [h, O, w C]
-    return stacked.reshape(rows, -1, columns, x.shape[3]).transpose(0, 2, 3, 1)
+    by_column = jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1)
+    shifts = [((0, 0), (i, rows - 1 - i), (0, 0), (0, 0)) for i in range(rows)]
+    by_row = jnp.concatenate([jnp.pad(gradient, shift) for shift in shifts], -1)
+    flat = (part.reshape(-1, part.shape[-1]) for part in (by_column, by_row))
+    product = jnp.einsum("pk,po->ko", *flat)  # [w C, h O]
+    return product.reshape(columns, x.shape[3], rows, -1).transpose(2, 0, 1, 3)
 
 
 def _covers(image: tuple[int, ...] | list[int], window: tuple[int, ...]) -> bool:
