@@ -113,7 +113,7 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
     The queue of lane l has the positions start[l]..stop[l] - 1; both are int32 [L]. Returns the device's totals.
     """
     step = jax.jit(partial(lane_step, sim), inline=True)  # traced once, for its shapes and for the loop
-    lanes = jax.vmap(lambda position: start_lane(sim, inputs, position))(start)
+    lanes = each_lane(partial(start_lane, sim, inputs), start)
     totals = empty_totals(sim, inputs, jax.eval_shape(step, inputs, store, trees.take(lanes, jnp.int32(0))))
     metrics = trees.repeat(totals.stats.metrics, start.size)  # sums over the steps of each lane's client
 
@@ -121,7 +121,7 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
         lanes, metrics, totals = carry
         active = lanes.position < stop
         # An idle lane goes on computing with its last client; the result is never used.
-        lanes, (step_metrics, examples) = jax.vmap(step, (None, None, 0))(inputs, store, lanes)
+        lanes, (step_metrics, examples) = each_lane(partial(step, inputs, store), lanes)
         metrics = trees.add(metrics, step_metrics)
         totals = totals._replace(stats=add_step_stats(totals.stats, examples, active))
         done = active & (lanes.step >= inputs.steps[cohort_place(inputs, lanes.position)])
@@ -133,6 +133,17 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
 
     with jax.named_scope("lanes"):  # by this name `compile/kernels.py` knows the loop in the compiled program
         return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, metrics, totals))[2]
+
+
+def each_lane(work: Callable[[Any], Any], lanes: PyTree) -> Any:
+    """Returns `work` of each lane, whose arrays have a leading axis [L].
+
+    A single lane is not batched: a batched product is another one for the compiler, which copies weights for it.
+    """
+    if len(jax.tree.leaves(lanes)[0]) > 1:
+        return jax.vmap(work)(lanes)
+    result = work(jax.tree.map(lambda leaf: leaf[0], lanes))
+    return jax.tree.map(lambda leaf: leaf[None], result)
 
 
 def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepSums]) -> DeviceTotals:
@@ -189,11 +200,12 @@ def finish_and_refill(
 
     Each adds the update and the metrics of its client to the totals and starts the next client of its queue.
     """
-    clients = jax.vmap(lambda lane: finish_client(sim, inputs, lane))(lanes)
+    done = done | (done.size == 1)  # a single lane is: as a constant it spares the compiler a choice in each leaf
+    clients = each_lane(partial(finish_client, sim, inputs), lanes)
     place = cohort_place(inputs, lanes.position)
     accumulated = sim.uplink.reduce.add(totals.updates, clients.sent, jnp.where(done, place, -1))
     rows = trees.put(totals.rows, jnp.where(done, place, inputs.client.size), clients.row)
-    fresh = jax.vmap(lambda lane: start_lane(sim, inputs, lane.position + 1))(lanes)
+    fresh = each_lane(partial(start_lane, sim, inputs), lanes.position + 1)
     none, stats = trees.zeros_like(metrics), totals.stats
     stats = stats._replace(
         metrics=add_rows(stats.metrics, trees.select(done & clients.counts, metrics, none)),

@@ -33,7 +33,7 @@ def conv2d(
     - `xla` is the compiler's convolution with the compiler's gradients.
     - `gemm` is one matrix product over windows, which stays a batched product under `vmap` over kernels.
     - `direct` is the compiler's forward convolution for the result and both gradients, one client after another. It
-      takes layers of stride 1 whose shape suits it, and leaves the others to `gemm`.
+      takes layers whose shape suits it, and leaves the others to `gemm`.
     - `each` is the compiler's convolution with the compiler's gradients, one client after another. It leaves layers
       whose windows are small to `gemm`.
     """
@@ -41,11 +41,10 @@ def conv2d(
     pads = pads_of(padding, x.shape[1:3], reach, stride)
     if policy == "xla":
         return library(x, kernel, stride, pads, dilation)
-    if stride == dilation == 1:
-        if FEWER_OUTPUTS * kernel.shape[3] <= kernel.shape[2]:
-            return few_outputs(x, kernel, pads)
-        if policy == "direct" and suits_direct(x, kernel, pads):
-            return direct(x, kernel, pads)
+    if stride == dilation == 1 and FEWER_OUTPUTS * kernel.shape[3] <= kernel.shape[2]:
+        return few_outputs(x, kernel, pads)
+    if policy == "direct" and suits_direct(x, kernel, stride, pads, dilation):
+        return direct(x, kernel, stride, pads, dilation)
     result = [(size + sum(pad) - side) // stride + 1 for size, side, pad in zip(x.shape[1:3], reach, pads)]
     if policy == "each" and not windows_are_small(x, kernel, result):
         return each(x, kernel, stride, pads, dilation)

@@ -8,18 +8,44 @@ import jax.numpy as jnp
 from fedjax_mri.nets.conv.windows import Pads, backward_pads, pad_zeros, windows
 
 
-def gemm(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int = 1) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def gemm(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> jax.Array:
     """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O] as a product over windows.
 
-    Windows are cheap to cut and h w times the size of x, so the backward pass cuts them again.
+    Windows are cheap to cut and h w times the size of x, so the backward pass cuts them again. Both gradients are
+    products that read and give the kernel as it lies in memory; the compiler's own would be a transposed one.
     """
+    cut = windows(x, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
+    return jnp.einsum("bhwk,ko->bhwo", cut, kernel.reshape(-1, kernel.shape[-1]))
 
-    @jax.checkpoint
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        cut = windows(x, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
-        return jnp.einsum("bhwk,ko->bhwo", cut, kernel.reshape(-1, kernel.shape[-1]))
 
-    return product(x, kernel)
+def _gemm_backward(
+    stride: int, pads: Pads, dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    by_kernel = gemm_kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), stride, pads, dilation)
+    return gemm_input_gradient(x, kernel, gradient, stride, pads, dilation), by_kernel
+
+
+gemm.defvjp(lambda x, kernel, *static: (gemm(x, kernel, *static), (x, kernel)), _gemm_backward)
+
+
+def gemm_input_gradient(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, pads: Pads, dilation: int
+) -> jax.Array:
+    """The gradient by x [B, H, W, C] from the output's [B, H', W', O]: a product gives that of windows, which add up."""
+    window = kernel.shape[0], kernel.shape[1]
+    cut = jnp.einsum("bhwo,ko->bhwk", gradient, kernel.reshape(-1, kernel.shape[-1]))
+    return jax.linear_transpose(lambda x: windows(x, window, stride, pads, dilation), x)(cut)[0]
+
+
+def gemm_kernel_gradient(
+    x: jax.Array, gradient: jax.Array, window: tuple[int, int], stride: int, pads: Pads, dilation: int
+) -> jax.Array:
+    """The gradient [h, w, C, O] by the kernel from the output's [B, H', W', O]: a product of windows with it."""
+    cut = windows(x, window, stride, pads, dilation)
+    by_tap = jnp.einsum("pk,po->ko", cut.reshape(-1, cut.shape[-1]), gradient.reshape(-1, gradient.shape[-1]))
+    return by_tap.reshape(*window, x.shape[-1], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
