@@ -31,6 +31,7 @@ from fedjax_mri.fed.sampling import Everyone, Poisson, Uniform
 from fedjax_mri.fed.sampling.asynchronous import Asynchronous
 from fedjax_mri.fed.sampling.availability import Diurnal, Markov
 from fedjax_mri.fed.sampling.draws import Cyclic, Weighted
+from fedjax_mri.fed.uplink.reductions.exact import Exact
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -107,7 +108,8 @@ CONDITIONS: dict[str, st.SearchStrategy] = {  # by the names of `--fed.condition
     "stragglers": STRAGGLERS,
 }
 STAGES = {"clip": st.builds(Clip, number(0.01, 1))}
-REDUCTIONS = {"mean": st.builds(Mean, st.sampled_from(["realised", "expected"])), "median": st.just(Median())}
+DIVISORS = st.sampled_from(["realised", "expected"])
+REDUCTIONS = {"mean": st.builds(Mean, DIVISORS), "exact": st.builds(Exact, DIVISORS), "median": st.just(Median())}
 LINEAR = st.just(LinearSettings())
 CNN = st.builds(CNNSettings, st.just((4,)), hidden=st.sampled_from([0, 4]), norm=st.sampled_from(["group", "batch"]))
 NETWORKS = st.one_of(LINEAR, CNN)
@@ -187,7 +189,7 @@ def trained_by_engine(config: Experiment) -> tuple[State, State]:
 def trained_by_plain_loop(config: Experiment, state: State) -> State:
     """The state after the config's rounds by a loop over clients, whose aggregate is computed by NumPy."""
     sim, root = simulation_of(config, PLAIN), jax.random.key(config.seed)
-    if config.uplink.reduce == Mean("expected"):
+    if config.uplink.reduce in (Mean("expected"), Exact("expected")):
         sim = sim._replace(uplink=sim.uplink._replace(reduce=EXPECTED))
     state = jax.tree.map(jnp.asarray, state)
     for _ in range(config.rounds):
