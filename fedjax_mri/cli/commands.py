@@ -269,14 +269,15 @@ def compile(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
     machine = machines.parse(options.machine)
     choices = command.Choices(options.lanes, options.conv, options.precision, [each == "yes" for each in options.remat])
+    path = options.out or pathlib.Path(f"{options.config.stem}-{machine.accelerator.name}-{machine.size}.json")
+    experiments = []
     for name, one in load_experiments(options.config, flags, options.only).items():
+        print(f"# {name or one.name} on {machine.name}", flush=True)
         found = command.size(one, machine, choices, lambda line: print(line, file=sys.stderr, flush=True))
-        print(f"# {name or one.name} on {machine.name}")
         print("\n".join([command.table(found), *command.lines(found)]))
-        stem = "-".join(filter(None, (options.config.stem, name, machine.accelerator.name, str(machine.size))))
-        path = options.out or pathlib.Path(f"{stem}.json")
-        disk.write_json(path, command.as_json(found, name or one.name))
-        print(path)
+        experiments.append(command.plain(found, name or one.name))
+        disk.write_json(path, {**command.ABOUT, "machine": machine.name, "experiments": experiments})
+    print(path)
 
 
 def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:

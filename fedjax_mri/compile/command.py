@@ -21,6 +21,7 @@ from fedjax_mri.run.assemble import assemble_simulation, build_method, describe
 from fedjax_mri.run.config import Experiment
 
 Say = Callable[[str], None]
+ABOUT = {"what": "estimates from compiled programs and data sheets; nothing was run", "jax": jax.__version__}
 
 
 class Choices(NamedTuple):
@@ -57,6 +58,8 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
 
     Raises UserError on bad settings, and where the machine's compiler is missing.
     """
+    if wrong := [lanes for lanes in choices.lanes if lanes < 1]:
+        raise UserError(f"--lanes {wrong[0]}: must be 1 or more")
     with devices.compiling_for(targets.devices_of(machine)):
         method, federation = build_method(config), check.built(config.data, config.seed)
         described = describe(federation)
@@ -137,14 +140,11 @@ def lines(found: Sizing) -> Iterator[str]:
     yield "Times are estimates from the compiled program and data sheets; nothing was run."
 
 
-def as_json(found: Sizing, name: str) -> dict[str, Any]:
-    """Returns all that was found as plain values."""
+def plain(found: Sizing, name: str) -> dict[str, Any]:
+    """Returns all that was found for an experiment as values that JSON can hold."""
     best = found.best
     return {
-        "config": name,
-        "machine": found.machine.name,
-        "jax": jax.__version__,
-        "what": "estimates from compiled programs and data sheets; nothing was run",
+        "name": name,
         "best": flags(best.plan),
         "helpful_devices": helpful_devices(best.rounds_by_devices),
         "plans": [_plain(each) for each in found.estimates],

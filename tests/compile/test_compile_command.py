@@ -53,7 +53,9 @@ def found(request, tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("found") / "found.json"
     words = ["compile", str(CONFIG), "--for", request.param, "--lanes", "1", "2", "--out", str(path)]
     assert main([*words, *TINY]) == 0
-    return json.loads(path.read_text())
+    content = json.loads(path.read_text())
+    assert content["machine"] == request.param and "nothing was run" in content["what"]
+    return content["experiments"][0]
 
 
 def model_bytes(config: Experiment) -> int:
@@ -99,7 +101,6 @@ def test_the_memory_is_that_of_the_state_and_the_examples(found, tiny) -> None:
 
 
 def test_the_estimate_names_a_plan_that_training_accepts(found, tmp_path) -> None:
-    assert "nothing was run" in found["what"]
     run = ["train", str(CONFIG), "--out", str(tmp_path / "run"), *TINY, *found["best"].split()]
     assert main(run) == 0
     plan = json.loads((tmp_path / "run" / "config.json").read_text())["plan"]
@@ -139,6 +140,11 @@ def test_a_machine_that_cannot_be_is_refused(machine, says, capsys) -> None:
     assert main(["compile", str(CONFIG), "--for", machine]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: --for {machine}: ") and says in error and error.count("\n") == 1
+
+
+def test_lanes_that_cannot_be_are_refused(capsys) -> None:
+    assert main(["compile", str(CONFIG), "--for", "h200:8", "--lanes", "4", "0"]) == 1
+    assert capsys.readouterr().err == "error: --lanes 0: must be 1 or more\n"
 
 
 @pytest.mark.parametrize(("machine", "shape"), [("v5e:1", "1x1"), ("v5e:8", "2x4"), ("v5e:256", "16x16")])
