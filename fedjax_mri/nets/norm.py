@@ -1,6 +1,7 @@
 """Norms of images: GroupNorm, BatchNorm, InstanceNorm, none."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import jax
@@ -43,17 +44,46 @@ def group_norm(x: jax.Array, groups: int, epsilon: float = 1e-5) -> jax.Array:
 
     Sums run over positions first and over a group's channels after: one pass over x each, no copy by group.
     """
-    members, dtype = x.shape[-1] // groups, x.dtype
+    return _normalised(x, groups, epsilon)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalised(x: jax.Array, groups: int, epsilon: float) -> jax.Array:
+    return _scaled(x, *_statistics(x, groups, epsilon)).astype(x.dtype)
+
+
+def _statistics(x: jax.Array, groups: int, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and 1 / deviation of each image's groups, [B, 1, 1, C] each, in float32."""
     x = x.astype(jnp.float32)
+    mean = _group_mean(x, groups)
+    variance = jnp.maximum(_group_mean(jnp.square(x), groups) - jnp.square(mean), 0.0)
+    return mean, jax.lax.rsqrt(variance + epsilon)
 
-    def moment(values: jax.Array) -> jax.Array:
-        by_group = values.mean((1, 2)).reshape(-1, groups, members).mean(-1)
-        return jnp.repeat(by_group, members, axis=-1)[:, None, None, :]
 
-    mean = moment(x)
-    variance = jnp.maximum(moment(jnp.square(x)) - jnp.square(mean), 0.0)
-    factor = jax.lax.rsqrt(variance + epsilon)
-    return (x * factor - mean * factor).astype(dtype)
+def _group_mean(x: jax.Array, groups: int) -> jax.Array:
+    members = x.shape[-1] // groups
+    by_group = x.mean((1, 2)).reshape(-1, groups, members).mean(-1)
+    return jnp.repeat(by_group, members, axis=-1)[:, None, None, :]
+
+
+def _scaled(x: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) * factor - mean * factor
+
+
+def _forward(x: jax.Array, groups: int, epsilon: float) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    mean, factor = _statistics(x, groups, epsilon)
+    return _scaled(x, mean, factor).astype(x.dtype), (x, mean, factor)
+
+
+def _backward(groups: int, epsilon: float, saved: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array]:
+    """Returns the gradient by x. Only x is saved at full size; the gradient that JAX derives would save x twice."""
+    x, mean, factor = saved
+    y, wide = _scaled(x, mean, factor), gradient.astype(jnp.float32)
+    slope = wide - _group_mean(wide, groups) - y * _group_mean(wide * y, groups)
+    return ((factor * slope).astype(x.dtype),)
+
+
+_normalised.defvjp(_forward, _backward)
 
 
 def instance_norm(x: jax.Array) -> jax.Array:
