@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_mri.core import devices
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.shuffle import shuffled
@@ -60,6 +61,19 @@ def test_a_shuffle_is_uniform() -> None:
     np.add.at(counts, (np.tile(np.arange(n), draws), np.asarray(orders).ravel()), 1)
     statistic, freedom = ((counts - draws / n) ** 2 / (draws / n)).sum(), (n - 1) ** 2
     assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 7, 57, 900])
+def test_an_accelerator_has_the_same_permutation_and_asks_less_often(monkeypatch, size: int) -> None:
+    positions, here = jnp.arange(size + 2, dtype=jnp.int32), devices.current()
+    wanted = shuffled(jax.random.key(size), positions, jnp.int32(size))
+    length = dict[str, int]()
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(devices, "current", lambda platform=platform: here._replace(platform=platform))
+        np.testing.assert_array_equal(shuffled(jax.random.key(size), positions, jnp.int32(size)), wanted)
+        traced = jax.make_jaxpr(shuffled)(jax.random.key(size), positions, jnp.int32(size))
+        length[platform] = len(str(traced))
+    assert length["gpu"] > length["cpu"]
 
 
 def test_neighbours_do_not_stay_neighbours() -> None:

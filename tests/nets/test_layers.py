@@ -196,6 +196,18 @@ def test_group_norm_equals_flax() -> None:
     np.testing.assert_allclose(group_norm(x, 8), reference(x), atol=2e-5)
 
 
+def test_the_gradient_of_instance_norm_equals_that_of_flax_and_saves_one_image() -> None:
+    x, weight = (jax.random.normal(jax.random.key(i), (2, 5, 4, 16)) for i in range(2))
+    x = 3 + 2 * x
+    reference = nnx.GroupNorm(16, 16, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    wanted = jax.grad(lambda x: jnp.sum(jnp.sin(weight * reference(x))))(x)
+    found = jax.grad(lambda x: jnp.sum(jnp.sin(weight * instance_norm(x))))(x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    saved = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(instance_norm, x)[1], x))
+    assert sum(leaf.size == x.size for leaf in saved) == 1
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(jnp.sin(instance_norm(x))))(jnp.ones_like(x))).all()
+
+
 def test_batch_norm_leaves_padding_out() -> None:
     x, present = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)), jnp.array([1.0, 1, 1, 0])
     norm = Norm(2, "batch", rngs=nnx.Rngs(0))
