@@ -1,6 +1,7 @@
-"""Times the forward and backward pass of W1's layers by each way to compute a convolution, on one core.
+"""Times the layers of W1 by each way to compute a convolution, and the passes of W6's convolutions, on one core.
 
     python scripts/layers.py
+    python scripts/layers.py --resnet18  # forward, gradient by input and by kernel of each convolution of W6
     python scripts/layers.py --thresholds  # CPU time on both sides of each threshold by which nets/conv/ chooses
 
 Layers run in a loop, as in a client's training. Prints a line of JSON for each. `scripts/peers/pytorch/layers.py`
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from workloads import RESNET18, ConvLayer
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
 from fedjax_mri.core import programs
 from fedjax_mri.nets.conv import direct
 from fedjax_mri.nets.conv.conv2d import ConvPolicy, conv2d
-from fedjax_mri.nets.conv.gemm import few_outputs, gemm
+from fedjax_mri.nets.conv.gemm import few_outputs, gemm, gemm_input_gradient, gemm_kernel_gradient
 from fedjax_mri.nets.conv.pool import max_pool
 from fedjax_mri.nets.conv.windows import Pads
 
@@ -41,6 +43,13 @@ def of_workload() -> None:
         for name, layer, x, kernel, flop in layers(policy):
             ms = 1e3 * seconds(layer, x, kernel, name != "conv1")
             print(json.dumps({"layer": name, "policy": policy, "ms": ms, "gflop_per_s": flop / ms / 1e6}), flush=True)
+
+
+def of_resnet18() -> None:
+    for layer in RESNET18:
+        ms = {name: 1e3 * seconds(*way, layer.inputs > 1) for name, way in resnet_passes(layer).items()}
+        rates = {name: layer.flop(BATCH) / took / 1e6 for name, took in ms.items()}
+        print(json.dumps({"layer": str(layer), "count": layer.count, "ms": ms, "gflop_per_s": rates}), flush=True)
 
 
 def of_thresholds() -> None:
@@ -65,18 +74,44 @@ def layers(policy: ConvPolicy) -> Iterator[tuple[str, Layer, jax.Array, jax.Arra
     yield "relu and pool 2", after, noise(16, 16, 64), none, 0
 
 
+def resnet_passes(layer: ConvLayer) -> Ways:
+    """The three passes of a convolution as `direct` computes them; images of the first layer need no gradient."""
+
+    def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return conv2d(x, kernel, layer.stride, "direct", layer.window // 2)
+
+    x, kernel = (
+        noise(layer.side, layer.side, layer.inputs),
+        noise(layer.window, layer.window, layer.inputs * layer.outputs),
+    )
+    kernel = kernel[0].reshape(layer.window, layer.window, layer.inputs, layer.outputs)
+    y = noise(*jax.eval_shape(conv, x, kernel).shape[1:])
+    ways: Ways = {
+        "forward": (alone(conv), x, kernel),
+        "by input": (alone(lambda y, kernel: jax.vjp(lambda x: conv(x, kernel), x)[1](y)[0]), y, kernel),
+        "by kernel": (alone(lambda x, y: jax.vjp(lambda kernel: conv(x, kernel), kernel)[1](y)[0]), x, y),
+    }
+    return ways if layer.inputs > 1 else {name: way for name, way in ways.items() if name != "by input"}
+
+
 def choices() -> Iterator[tuple[str, str, Ways]]:
     """A threshold of nets/conv/, the shape of a 3 x 3 layer, and the ways to compute it between which it decides."""
     for outputs in (32, 16, 8, 1):
-        yield "FEWER_OUTPUTS", *passes(32, 64, outputs, few_outputs=few_outputs, gemm=one_product, direct=direct.direct)
+        yield "FEWER_OUTPUTS", *passes(32, 64, outputs, few_outputs=few_outputs, gemm=one_product, direct=plain)
     for channels, side in ((128, 4), (256, 4), (512, 4), (256, 8), (512, 8), (256, 16)):
-        yield "MANY_OUTPUTS, FEW_POSITIONS", *passes(side, channels, channels, gemm=one_product, direct=direct.direct)
-    by_rows, by_input = direct.kernel_gradient_by_rows, direct.kernel_gradient_input_as_kernel
-    by_output = direct.kernel_gradient_output_as_kernel
-    for channels in (64, 128, 256):
-        yield "BROAD_CHANNELS", *gradients(32, channels, channels, rows=by_rows, input=by_input, output=by_output)
+        yield (
+            "MANY_OUTPUTS, FEW_POSITIONS",
+            *forward(side, channels, channels, gemm=one_product, compiled=direct.compiled),
+        )
+    for channels, side in ((128, 4), (256, 4), (512, 4), (256, 8)):
+        yield "FEW_POSITIONS_BY_INPUT", *forward(side, channels, channels, gemm=folded, compiled=turned)
+    for channels, side in ((64, 16), (64, 32), (128, 16), (128, 32)):
+        ways = {"product": direct.kernel_gradient_as_product, "compiled": by_output}
+        yield "LARGE_KERNEL, BROAD_CHANNELS", *gradients(side, channels, channels, **ways)
     for inputs, outputs in ((16, 16), (16, 64), (32, 32), (32, 64)):
-        yield "FAST_OUTPUTS", *gradients(16, inputs, outputs, input=by_input, output=by_output)
+        yield "FAST_OUTPUTS", *gradients(16, inputs, outputs, compiled=by_output)
+    for inputs, outputs in ((1, 32), (3, 32), (8, 32)):
+        yield "FEW_TAPS_BY_KERNEL", *gradients(32, inputs, outputs, product=by_windows, compiled=by_output)
     for inputs, outputs in ((1, 16), (3, 16), (8, 16), (1, 32), (3, 32)):
         yield (
             "FAST_OUTPUTS, FEW_TAPS",
@@ -84,8 +119,28 @@ def choices() -> Iterator[tuple[str, str, Ways]]:
         )
 
 
+def plain(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    return direct.direct(x, kernel, 1, pads, 1)
+
+
+def folded(gradient: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    return gemm_input_gradient(gradient, kernel, gradient, 1, pads, 1)
+
+
+def turned(gradient: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    return direct.compiled(gradient, kernel[::-1, ::-1].swapaxes(2, 3), pads)
+
+
+def by_output(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    return direct.kernel_gradient_output_as_kernel(x, gradient, (3, 3), 1, pads, 1)
+
+
+def by_windows(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
+    return gemm_kernel_gradient(x, gradient, (3, 3), 1, pads, 1)
+
+
 def one_product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    return gemm(x, kernel, 1, pads)
+    return gemm(x, kernel, 1, pads, 1)
 
 
 def at_pads(way: Way) -> Layer:
@@ -166,4 +221,4 @@ if __name__ == "__main__":
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
     jax.config.update("jax_num_cpu_devices", 1)
-    of_thresholds() if "--thresholds" in sys.argv[1:] else of_workload()
+    of_resnet18() if "--resnet18" in sys.argv else of_thresholds() if "--thresholds" in sys.argv else of_workload()

@@ -6,6 +6,7 @@ batches from the same initial weights. All data are synthetic: a pattern for eac
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,41 @@ class Workload:
     def offsets(self) -> np.ndarray:
         """Row of each client's first example, int [N]."""
         return np.cumsum(self.sizes) - self.sizes
+
+
+class ConvLayer(NamedTuple):
+    """A convolution padded on each side by half its window."""
+
+    side: int  # pixels of the square image it sees
+    inputs: int
+    outputs: int
+    window: int
+    stride: int
+    count: int  # how often the network has it
+
+    def flop(self, batch: int) -> float:
+        """Floating-point operations of one pass, for `batch` images."""
+        result = batch * (self.side // self.stride) ** 2
+        return 2.0 * result * self.window**2 * self.inputs * self.outputs
+
+    def __str__(self) -> str:
+        what = f"{self.window} x {self.window}, {self.inputs} to {self.outputs}, {self.side} px"
+        return f"{what}, stride {self.stride}" if self.stride > 1 else what
+
+
+RESNET18 = (  # of W6
+    ConvLayer(64, 1, 64, 7, 2, 1),
+    ConvLayer(16, 64, 64, 3, 1, 4),
+    ConvLayer(16, 64, 128, 3, 2, 1),
+    ConvLayer(16, 64, 128, 1, 2, 1),
+    ConvLayer(8, 128, 128, 3, 1, 3),
+    ConvLayer(8, 128, 256, 3, 2, 1),
+    ConvLayer(8, 128, 256, 1, 2, 1),
+    ConvLayer(4, 256, 256, 3, 1, 3),
+    ConvLayer(4, 256, 512, 3, 2, 1),
+    ConvLayer(4, 256, 512, 1, 2, 1),
+    ConvLayer(2, 512, 512, 3, 1, 3),
+)
 
 
 def equal(clients: int, size: int) -> np.ndarray:

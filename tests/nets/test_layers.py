@@ -20,6 +20,11 @@ from fedjax_mri.nets.norm import Norm, group_norm, instance_norm
 POLICIES = ["xla", "gemm", "direct", "each"]
 
 
+def assert_all_close(actual, wanted) -> None:
+    for a, b in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("outputs", [4, 1])
 @pytest.mark.parametrize(
@@ -110,6 +115,42 @@ def test_direct_has_the_same_gradients_whichever_is_larger(side: int, pad: int) 
 
     for a, b in zip(gradient("xla"), gradient("direct")):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+STRIDED = [  # size, window, stride, dilation, padding, channels
+    ((8, 7), (3, 3), 2, 1, 1, (16, 33)),  # the window leaves out the last row of zeros
+    ((9, 6), (4, 4), 3, 1, ((0, 1), (2, 0)), (17, 32)),
+    ((35, 36), (3, 3), 2, 1, 0, (2, 32)),  # the output's gradient is too large for a kernel
+    ((34, 34), (7, 7), 2, 1, 3, (1, 32)),
+    ((17, 17), (3, 3), 1, 1, 1, (64, 64)),
+    ((17, 17), (3, 3), 1, 1, 1, (2, 64)),
+    ((17, 17), (3, 3), 1, 1, 1, (16, 32)),
+    ((9, 9), (3, 3), 1, 3, 3, (8, 32)),
+    ((12, 12), (3, 3), 2, 2, 2, (8, 32)),
+    ((4, 4), (3, 3), 2, 1, 1, (8, 256)),  # many outputs at few positions
+    ((8, 8), (1, 1), 2, 1, 0, (8, 32)),
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "window", "stride", "dilation", "padding", "channels"),
+    [*(("direct", *shape) for shape in STRIDED), *(("gemm", *shape) for shape in STRIDED[:9:4])],
+)
+def test_strides_and_dilations_have_the_same_gradients_in_each_way(
+    policy, size, window, stride, dilation, padding, channels
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, *size, channels[0]))
+    kernels = jax.random.normal(jax.random.key(1), (2, *window, *channels)) / 10
+
+    def gradient(policy):
+        return jax.grad(lambda x, k: jnp.sum(jnp.sin(conv2d(x, k, stride, policy, padding, dilation))), (0, 1))
+
+    wanted = [jax.jit(gradient("xla"))(x, kernel) for kernel in kernels]
+    together = jax.jit(jax.vmap(gradient(policy), (None, 0)))(x, kernels)
+    alone = jax.jit(gradient(policy))(x, kernels[0])
+    for number in range(2):
+        assert_all_close([part[number] for part in together], wanted[number])
+    assert_all_close(alone, wanted[0])
 
 
 def test_direct_leaves_to_others_what_the_compiler_has_no_fast_kernel_for() -> None:

@@ -19,8 +19,8 @@ from fedjax_mri.nets.conv.windows import LAYOUT, Pads, backward_pads, pad_zeros
 # Figures: `python scripts/layers.py --thresholds`, ms of CPU time on one core, 3 x 3, batch of 16; docs/performance.md.
 
 # From so many outputs, a product over windows is as fast or faster at fewer positions of a batch. Forward: 1.4 for 2.0
-# at 256 channels of 4 x 4 px to 512 at stride 2 (64 positions), 2.5 for 2.2 at 256 channels of 4 x 4 px (256). By input,
-# where the convolution needs the kernel turned round: 2.6 for 3.1 at 256 channels of 4 x 4 px, 9.9 for 9.1 of 8 x 8 px.
+# at 256 channels of 4 x 4 px to 512 at stride 2 (64 positions), 2.5 for 2.2 at 256 of 4 x 4 px (256 positions). By
+# input, where the convolution needs the kernel turned round: 2.6 for 3.1 at 256 of 4 x 4 px, 9.9 for 9.1 of 8 x 8 px.
 MANY_OUTPUTS, FEW_POSITIONS, FEW_POSITIONS_BY_INPUT = 256, 256, 1024
 
 # An output's gradient with more positions in an image is slow as a kernel: 35 ms at 64 channels of 32 x 32 px, where
@@ -40,7 +40,7 @@ FEW_TAPS, FEW_TAPS_BY_KERNEL = 27, 49
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> jax.Array:
-    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O]; each pad is below the window's reach."""
+    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O]; pads are below the window's reach."""
     few_positions = x.shape[0] * math.prod(result_size(x, kernel, stride, pads, dilation)) < FEW_POSITIONS
     if kernel.shape[3] >= MANY_OUTPUTS and few_positions:
         return gemm(x, kernel, stride, pads, dilation)
@@ -132,16 +132,18 @@ def kernel_gradient_output_as_kernel(
     """The kernel's gradient as a convolution of x with the output's gradient, in which stride and dilation swap."""
     sizes = zip(x.shape[1:3], gradient.shape[1:3], window, pads)
     after = [(taps - 1) * dilation + (out - 1) * stride + 1 - size - pad[0] for size, out, taps, pad in sizes]
-    seen = x[:, : x.shape[1] + min(after[0], 0), : x.shape[2] + min(after[1], 0)]  # a stride may leave the last ones out
+    seen = x[
+        :, : x.shape[1] + min(after[0], 0), : x.shape[2] + min(after[1], 0)
+    ]  # a stride may leave the last ones out
     rows, columns = ((pad[0], max(end, 0)) for pad, end in zip(pads, after))
     images, kernel = seen.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     return forward(images, kernel, (rows, columns), dilation, stride).transpose(1, 2, 0, 3)
 
 
 def kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
-    """The kernel's gradient as one product of x as each column of the window sees it, and the gradient as each row does.
+    """The kernel's gradient as one product, of x shifted by the window's columns and the gradient shifted by its rows.
 
-    Shifting x by columns and the gradient by rows takes h + w copies in place of the h w that windows are.
+    This takes h + w copies in place of the h w that windows are.
     """
     x = pad_zeros(x, pads)
     height, width = gradient.shape[1:3]

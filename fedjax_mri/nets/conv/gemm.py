@@ -33,7 +33,7 @@ gemm.defvjp(lambda x, kernel, *static: (gemm(x, kernel, *static), (x, kernel)), 
 def gemm_input_gradient(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The gradient by x [B, H, W, C] from the output's [B, H', W', O]: a product gives that of windows, which add up."""
+    """The gradient by x [B, H, W, C] from the output's [B, H', W', O]: a product gives that of the windows."""
     window = kernel.shape[0], kernel.shape[1]
     cut = jnp.einsum("bhwo,ko->bhwk", gradient, kernel.reshape(-1, kernel.shape[-1]))
     return jax.linear_transpose(lambda x: windows(x, window, stride, pads, dilation), x)(cut)[0]
