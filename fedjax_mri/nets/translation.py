@@ -5,8 +5,10 @@ discriminator to (params, carry, x, present, train), and each ignores what it ha
 without the others all examples count, norms use running statistics, and nothing is dropped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +57,13 @@ class Generator(nnx.Module):
     ) -> jax.Array:
         """x [B, H, W, channels] in -1..1 -> [B, H, W, channels] in -1..1."""
         del present, train, key
-        x = _norm_relu(self.first(reflect_pad(x, 3)))
+        x = self.first(reflect_pad(x, 3))
         for conv in self.down:
-            x = _norm_relu(conv(x))
-        x = apply_blocks(self.blocks, x)
-        for double in self.up:
-            x = _norm_relu(double(x))
-        return jnp.tanh(self.last(reflect_pad(x, 3)))
+            x = _applied(conv, _norm_relu, x)
+        x = apply_blocks(self.blocks, _norm_relu(x))
+        x = self.up[0](x)
+        x = _applied(self.up[1], _norm_relu, x)
+        return jnp.tanh(_applied(self.last, lambda x: reflect_pad(_norm_relu(x), 3), x))
 
 
 class ResidualBlock(nnx.Module):
@@ -72,8 +74,9 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, width] -> [B, H, W, width]."""
-        y = _norm_relu(self.first(reflect_pad(x, 1)))
-        return x + instance_norm(self.second(reflect_pad(y, 1)))
+        y = _applied(self.first, lambda x: reflect_pad(x, 1), x)
+        y = _applied(self.second, lambda y: reflect_pad(_norm_relu(y), 1), y)
+        return x + instance_norm(y)
 
 
 def residual_blocks(width: int, count: int, layers: Layers) -> ResidualBlock:
@@ -94,6 +97,14 @@ def apply_blocks(blocks: ResidualBlock, x: jax.Array) -> jax.Array:
 
 def _norm_relu(x: jax.Array) -> jax.Array:
     return nnx.relu(instance_norm(x))
+
+
+def _applied(layer: Callable[[jax.Array], jax.Array], prepare: Callable[[jax.Array], jax.Array], x: jax.Array) -> Any:
+    """Returns layer(prepare(x)) and saves x alone for the gradient; what `prepare` gives is cheap to compute again.
+
+    Otherwise norm, ReLU and mirrored border would each save an image. No convolution is computed again.
+    """
+    return jax.checkpoint(lambda x: layer(prepare(x)))(x)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.resnet import ResNetSettings
+from fedjax_mri.nets.volume import VolumeEncoder
 from fedjax_mri.nets.volume_cnn import VolumeCNNSettings
 from fedjax_mri.tasks.classify import Classify
 
@@ -37,7 +38,7 @@ def of_network(network, image: tuple[int, ...]) -> Assemble:
 NETWORKS: dict[str, Assemble] = {
     "CNN": lambda plan: simulation(classifier(compute=compute(plan)), images()),
     "ResNet": of_network(ResNetSettings(18, width=8), (32, 32, 1)),
-    "volumes": of_network(VolumeCNNSettings((8, 16)), (8, 8, 8, 1)),
+    "volumes": of_network(VolumeCNNSettings(VolumeEncoder((8, 16))), (8, 8, 8, 1)),
     "pix2pix": lambda plan: CASES["pix2pix"](),
 }
 
