@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from workloads import QUICKSTART, WORKLOADS, Workload, arrays, pairs, weights
+from lenet import LeNetSettings
+from workloads import QUICKSTART, WORKLOADS, Workload, arrays, kernel_shapes, pairs, weights
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
@@ -156,19 +157,26 @@ def labelled(workload: Workload) -> dict[str, np.ndarray]:
 
 
 def task(workload: Workload, compute: Compute) -> Task:
-    """What the workload learns; the CNN starts from the same weights as its peers."""
+    """What the workload learns; the CNNs start from the same weights as their peers."""
     classes = 0 if workload.model == "cyclegan" else workload.classes
     described = DataDescription(workload.image, tuple(map(str, range(classes))), len(workload.sizes))
     if workload.model == "cyclegan":
         return CycleGAN(GeneratorSettings(), PatchGANSettings(), window=None).build(described, compute)
-    network = CNNSettings((32, 64), norm="none") if workload.model == "cnn" else ResNetSettings(18)
-    built = Classify(network=network).build(described, compute)
-    if workload.model != "cnn":
+    networks = {"cnn": CNNSettings((32, 64), norm="none"), "lenet": LeNetSettings(), "resnet18": ResNetSettings(18)}
+    built = Classify(network=networks[workload.model]).build(described, compute)
+    if workload.model == "resnet18":
         return built
-    given = weights(workload)
-    convs = [{"kernel": given[f"{layer}.kernel"], "bias": given[f"{layer}.bias"]} for layer in ("conv1", "conv2")]
-    params = {"convs": dict(enumerate(convs)), "logits": {"kernel": given["dense.kernel"], "bias": given["dense.bias"]}}
+    params = initial_params(workload)
     return built._replace(init=lambda key: Model(jax.tree.map(jnp.asarray, params), built.init(key).carry))
+
+
+def initial_params(workload: Workload) -> dict[str, Any]:
+    """The weights that all programs start from, named as the parameters of this engine's networks."""
+    given = weights(workload)
+    layers = {name: {part: given[f"{name}.{part}"] for part in ("kernel", "bias")} for name in kernel_shapes(workload)}
+    if workload.model == "lenet":
+        return layers
+    return {"convs": {0: layers["conv1"], 1: layers["conv2"]}, "logits": layers["dense"]}
 
 
 def rates(seconds: np.ndarray, works: list[Any]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from statistics import median
@@ -30,7 +31,10 @@ PEERS: dict[str, tuple[str, tuple[str, ...]]] = {  # name in the table -> folder
     f"pfl x {CORES}": ("pfl", SEVERAL),
     "flower": ("flower", ()),
     "fedjax": ("fedjax", ()),
+    "blazefl": ("blazefl", ()),
 }
+# Interpreters of peers that this one is too old for; the first that there is makes the peer's environment.
+INTERPRETERS = {"blazefl": ("python3.14t", "python3.14", "python3.13")}
 MARKS = "<!-- peers:start -->", "<!-- peers:end -->"
 HEADING = """# Performance
 
@@ -69,8 +73,11 @@ def install(folder: str) -> str:
     if not missing(folder):
         return ""
     (place / "ready").unlink(missing_ok=True)
+    here = next(filter(None, map(shutil.which, INTERPRETERS.get(folder, (sys.executable,)))), None)
+    if here is None:
+        return f"not installed: needs one of {', '.join(INTERPRETERS[folder])}"
     for words in (["-m", "venv", place], ["-m", "pip", "install", "-q", "-r", wanted]):
-        python = sys.executable if words[1] == "venv" else place / "bin" / "python"
+        python = here if words[1] == "venv" else place / "bin" / "python"
         done = subprocess.run([python, *words], capture_output=True, text=True)
         if done.returncode:
             return f"not installed: {last(done.stderr)}"

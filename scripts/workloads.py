@@ -27,6 +27,7 @@ class Workload:
     batch: int = 16  # examples a local step; an epoch's last step may have fewer
     epochs: int = 1  # a client and round
     cohort: int = 0  # clients a round; 0: all
+    shards: int = 0  # of examples in the order of their labels, dealt out to clients; 0: labels spread alike
 
     @property
     def images(self) -> int:
@@ -99,15 +100,20 @@ WORKLOADS = {
         # This is the published size. A round is one step at each of two clients.
         Workload("W9", equal(2, 1), (256, 256, 1), 1, 2e-4, "cyclegan", batch=1),
         # The model is a dense layer on the pixels. Each client keeps a model of the same size.
+        # The settings of BlazeFL's own benchmark, and its network. It has CIFAR-10's shapes and not its images.
+        Workload("W10", equal(100, 500), (32, 32, 3), 10, 0.1, "lenet", batch=50, epochs=5, shards=200),
         Workload("W8", equal(100_000, 8), (8, 8, 1), 10, 0.05, "linear", batch=4, cohort=1_000),
     )
 }
 
 
 def arrays(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, H, W, C] and labels int32 [n], in client order; labels are spread alike over clients."""
+    """Images uint8 [n, H, W, C] and labels int32 [n], in client order."""
     rng = np.random.default_rng((SEED, 1))
     labels = rng.integers(0, workload.classes, workload.images, np.int32)
+    if workload.shards:
+        dealt = np.random.default_rng((SEED, 4)).permutation(workload.shards)
+        labels = np.sort(labels).reshape(workload.shards, -1)[dealt].ravel()
     patterns = rng.integers(0, 128, (workload.classes, *workload.image), np.uint8)
     images = rng.integers(0, 128, (workload.images, *workload.image), np.uint8)
     return np.add(images, patterns[labels], out=images), labels
@@ -120,20 +126,28 @@ def pairs(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weights(workload: Workload) -> dict[str, np.ndarray]:
-    """Initial float32 weights of the CNN: 3 x 3 convolutions to 32 and 64 channels, each with ReLU and a 2 x 2
-    max-pool, then a dense layer. Kernels are [h, w, in, out], He normal; the dense layer takes [H, W, C] flattened."""
-    if workload.model != "cnn":
-        raise ValueError(f"{workload.name} trains {workload.model}; weights are given for the CNN alone")
-    height, width, channels = workload.image
-    features = (height // 4) * (width // 4) * 64
-    shapes = {"conv1": (3, 3, channels, 32), "conv2": (3, 3, 32, 64), "dense": (features, workload.classes)}
+    """Initial float32 weights of the CNN and of LeNet: two convolutions, each with ReLU and a 2 x 2 max-pool, then one
+    or three dense layers. Kernels are [h, w, in, out], He normal; the first dense layer takes [H, W, C] flattened."""
     rng = np.random.default_rng((SEED, 2))
     found = {}
-    for name, shape in shapes.items():
+    for name, shape in kernel_shapes(workload).items():
         deviation = np.sqrt(2 / np.prod(shape[:-1]))
         found[f"{name}.kernel"] = (deviation * rng.standard_normal(shape)).astype(np.float32)
         found[f"{name}.bias"] = np.zeros(shape[-1], np.float32)
     return found
+
+
+def kernel_shapes(workload: Workload) -> dict[str, tuple[int, ...]]:
+    """Shapes of the kernels by layer: 3 x 3 with padding in the CNN, 5 x 5 without in LeNet (LeCun et al. 1998)."""
+    height, width, channels = workload.image
+    if workload.model == "cnn":
+        features = (height // 4) * (width // 4) * 64
+        return {"conv1": (3, 3, channels, 32), "conv2": (3, 3, 32, 64), "dense": (features, workload.classes)}
+    if workload.model != "lenet":
+        raise ValueError(f"{workload.name} trains {workload.model}; weights are given for the CNN and LeNet alone")
+    features = ((height - 4) // 2 - 4) // 2 * (((width - 4) // 2 - 4) // 2) * 16
+    convs = {"conv1": (5, 5, channels, 6), "conv2": (5, 5, 6, 16)}
+    return {**convs, "dense1": (features, 120), "dense2": (120, 84), "dense3": (84, workload.classes)}
 
 
 def order(workload: Workload, round: int, client: int) -> np.ndarray:

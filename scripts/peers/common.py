@@ -1,4 +1,4 @@
-"""What all peers share: arguments, clock, memory, the line of JSON, and the CNN in PyTorch's and NumPy's words."""
+"""What all peers share: arguments, clock, memory, the line of JSON, and the CNNs in PyTorch's and NumPy's words."""
 
 import argparse
 import importlib.metadata
@@ -18,6 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))
 import workloads
 from workloads import Workload
 
+CNNS = ("cnn", "lenet")  # the models whose initial weights are given
 Weights = dict[str, np.ndarray]  # as `workloads.weights` names and shapes them
 
 
@@ -69,7 +70,7 @@ def report(
         "peak_mb": peak_mb,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "final_accuracy": accuracy(workload, final) if workload.model == "cnn" else None,
+        "final_accuracy": accuracy(workload, final) if workload.model in CNNS else None,
         "update_norm": float(moved),
     }
     print(json.dumps(line), flush=True)
@@ -82,35 +83,48 @@ def inputs(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(workload: Workload, weights: Weights, most: int = 2_048) -> float:
-    """Share of the first `most` training images that the CNN gets right."""
+    """Share of the first `most` training images that the network gets right."""
     images, labels = (array[:most] for array in inputs(workload))
     parts = [logits(weights, part).argmax(-1) for part in np.array_split(images, -(-len(images) // 64))]
     return float((np.concatenate(parts) == labels).mean())
 
 
 def logits(weights: Weights, x: np.ndarray) -> np.ndarray:
-    """The CNN's forward pass, x [B, H, W, C] -> [B, classes]."""
+    """The forward pass of the CNN or of LeNet, x [B, H, W, C] -> [B, classes]."""
     for name in ("conv1", "conv2"):
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
         kernel = weights[f"{name}.kernel"]
+        pad = 1 if len(kernel) == 3 else 0
+        padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], (1, 2))
         x = np.tensordot(windows, kernel, ((3, 4, 5), (2, 0, 1))) + weights[f"{name}.bias"]
         squares = np.maximum(x, 0).reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1)
         x = squares.max((2, 4))
-    return x.reshape(len(x), -1) @ weights["dense.kernel"] + weights["dense.bias"]
+    x = x.reshape(len(x), -1)
+    for number, name in enumerate(dense := [name for name in layers(weights) if name.startswith("dense")], 1):
+        x = x @ weights[f"{name}.kernel"] + weights[f"{name}.bias"]
+        x = np.maximum(x, 0) if number < len(dense) else x
+    return x
+
+
+def layers(weights: Weights) -> list[str]:
+    """Names of the layers, first to last."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in weights))
 
 
 def torch_cnn(workload: Workload) -> Any:
-    """The CNN as an `nn.Sequential` on [B, C, H, W], holding the initial weights."""
+    """The CNN or LeNet as an `nn.Sequential` on [B, C, H, W], holding the initial weights."""
     import torch
     from torch import nn
 
-    height, width, channels = workload.image
-    net = nn.Sequential(
-        *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), workload.classes)),
-    )
+    parts, shapes = [], workloads.kernel_shapes(workload)
+    for name, shape in shapes.items():
+        if name.startswith("conv"):
+            conv = nn.Conv2d(shape[2], shape[3], shape[0], padding=1 if shape[0] == 3 else 0)
+            parts += [conv, nn.ReLU(), nn.MaxPool2d(2)]
+        else:
+            first = parts and isinstance(parts[-1], nn.MaxPool2d)
+            parts += [nn.Flatten() if first else nn.ReLU(), nn.Linear(*shape)]
+    net = nn.Sequential(*parts)
     with torch.no_grad():
         for parameter, value in zip(net.parameters(), to_torch(workload, workloads.weights(workload))):
             parameter.copy_(torch.from_numpy(np.array(value)))
@@ -118,24 +132,38 @@ def torch_cnn(workload: Workload) -> Any:
 
 
 def to_torch(workload: Workload, weights: Weights) -> list[np.ndarray]:
-    """Weights in the order of `torch_cnn(...).parameters()`: kernels [out, in, h, w], dense [out, C * H * W]."""
-    height, width, _ = workload.image
-    dense = weights["dense.kernel"].reshape(height // 4, width // 4, 64, -1).transpose(3, 2, 0, 1)
-    kernels = [weights[f"{name}.kernel"].transpose(3, 2, 0, 1) for name in ("conv1", "conv2")]
-    biases = [weights[f"{name}.bias"] for name in ("conv1", "conv2", "dense")]
-    return [kernels[0], biases[0], kernels[1], biases[1], dense.reshape(len(dense), -1), biases[2]]
+    """Weights in the order of `torch_cnn(...).parameters()`: kernels [out, in, h, w], dense [out, in].
+
+    PyTorch flattens [C, H, W], so the rows of the first dense kernel come in another order.
+    """
+    shapes, found = workloads.kernel_shapes(workload), []
+    for name, shape in shapes.items():
+        kernel = weights[f"{name}.kernel"]
+        if after_pool(name):
+            kernel = kernel.reshape(*pooled(shapes), -1).transpose(2, 0, 1, 3).reshape(shape)
+        found += [kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T, weights[f"{name}.bias"]]
+    return found
 
 
 def from_torch(workload: Workload, parameters: Sequence[np.ndarray]) -> Weights:
     """The inverse of `to_torch`."""
-    height, width, _ = workload.image
-    kernel1, bias1, kernel2, bias2, dense, bias = parameters
-    dense = dense.reshape(-1, 64, height // 4, width // 4).transpose(2, 3, 1, 0)
-    return {
-        "conv1.kernel": kernel1.transpose(2, 3, 1, 0),
-        "conv1.bias": bias1,
-        "conv2.kernel": kernel2.transpose(2, 3, 1, 0),
-        "conv2.bias": bias2,
-        "dense.kernel": dense.reshape(-1, dense.shape[-1]),
-        "dense.bias": bias,
-    }
+    shapes, found = workloads.kernel_shapes(workload), {}
+    for (name, shape), kernel, bias in zip(shapes.items(), parameters[::2], parameters[1::2]):
+        kernel = kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+        if after_pool(name):
+            height, width, channels = pooled(shapes)
+            kernel = kernel.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(shape)
+        found |= {f"{name}.kernel": kernel, f"{name}.bias": bias}
+    return found
+
+
+def after_pool(name: str) -> bool:
+    """Whether a layer is the first dense one."""
+    return name in ("dense", "dense1")
+
+
+def pooled(shapes: dict[str, tuple[int, ...]]) -> tuple[int, int, int]:
+    """Shape [H, W, C] of what the first dense layer is given; images are square."""
+    channels = shapes["conv2"][-1]
+    side = round((next(shape[0] for name, shape in shapes.items() if after_pool(name)) / channels) ** 0.5)
+    return side, side, channels

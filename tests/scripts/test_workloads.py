@@ -23,6 +23,7 @@ FILES = sorted((compare.HOME / "scripts" / "peers").glob("*/requirements.txt"))
         ("W6", 10, 640, 64, 64, (64, 64, 1), 16),
         ("W7", 4, 32, 8, 8, (128, 128, 1), 1),
         ("W9", 2, 2, 1, 1, (256, 256, 1), 1),
+        ("W10", 100, 50_000, 500, 500, (32, 32, 3), 50),
         ("W8", 100_000, 800_000, 8, 8, (8, 8, 1), 4),
     ],
 )
@@ -34,7 +35,7 @@ def test_sizes(name, clients, images, least, most, shape, batch) -> None:
 
 
 def test_every_workload_is_there() -> None:
-    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 10)}
+    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 11)}
     assert all((compare.HOME / config).exists() for config in workloads.QUICKSTART.values())
 
 
@@ -83,10 +84,10 @@ def test_a_round_visits_each_example_once_and_each_round_in_another_order(name) 
     np.testing.assert_array_equal(first[: workload.sizes[0]], workloads.order(workload, 0, 0))
 
 
-def test_there_are_five_peers_that_train_and_one_that_explains() -> None:
+def test_there_are_six_peers_that_train_and_one_that_explains() -> None:
     assert all((file.parent / "run.py").exists() for file in FILES)
     trains = {folder for folder, _ in compare.PEERS.values()}
-    assert len(trains) == 5 and trains | {"captum"} == {file.parent.name for file in FILES}
+    assert len(trains) == 6 and trains | {"captum"} == {file.parent.name for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)

@@ -1,4 +1,4 @@
-"""What the PyTorch loop trains: the CNN, ResNet-18 with GroupNorm, CycleGAN; each as parameters and a step."""
+"""What the PyTorch loop trains: the CNNs, ResNet-18 with GroupNorm, CycleGAN; each as parameters and a step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ def learner(workload, device: str, bf16: bool) -> Learner:
     cast = partial(torch.autocast, device, torch.bfloat16, enabled=bf16)
     if workload.model == "cyclegan":
         return cyclegan(workload, device, cast)
-    net = common.torch_cnn(workload) if workload.model == "cnn" else resnet18(workload)
+    net = common.torch_cnn(workload) if workload.model in common.CNNS else resnet18(workload)
     net = net.to(device, memory_format=torch.channels_last)
     parameters = list(net.parameters())
 
@@ -36,7 +36,7 @@ def learner(workload, device: str, bf16: bool) -> Learner:
         loss.backward()
         optimizer.step()
 
-    named = partial(common.from_torch, workload) if workload.model == "cnn" else by_number
+    named = partial(common.from_torch, workload) if workload.model in common.CNNS else by_number
     return Learner(
         parameters,
         lambda: torch.optim.SGD(parameters, workload.rate),

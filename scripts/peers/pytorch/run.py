@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def main() -> None:
-    words = common.parser(("cnn", "resnet18", "cyclegan"))
+    words = common.parser((*common.CNNS, "resnet18", "cyclegan"))
     words.add_argument("--processes", type=int, default=1)
     words.add_argument("--threads", type=int, default=0, help="in each process; 0: all with one process, else 1")
     words.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="its peak memory is reported")
@@ -81,7 +81,7 @@ def train(workload, learn, average, data, number: int, client: int) -> None:
     optimizers = learn.optimizers()
     rows = torch.from_numpy(workloads.rows(workload, number, client))
     parts = (field[rows.to(field.device)].split(workload.batch) for field in data)
-    for batch in zip(*parts):
+    for batch in [*zip(*parts)] * workload.epochs:
         learn.step(optimizers, *batch)
 
 
