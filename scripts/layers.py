@@ -108,8 +108,6 @@ def choices() -> Iterator[tuple[str, str, Ways]]:
     for channels, side in ((64, 16), (64, 32), (128, 16), (128, 32)):
         ways = {"product": direct.kernel_gradient_as_product, "compiled": by_output}
         yield "LARGE_KERNEL, BROAD_CHANNELS", *gradients(side, channels, channels, **ways)
-    for inputs, outputs in ((16, 16), (16, 64), (32, 32), (32, 64)):
-        yield "FAST_OUTPUTS", *gradients(16, inputs, outputs, compiled=by_output)
     for inputs, outputs in ((1, 32), (3, 32), (8, 32)):
         yield "FEW_TAPS_BY_KERNEL", *gradients(32, inputs, outputs, product=by_windows, compiled=by_output)
     for inputs, outputs in ((1, 16), (3, 16), (8, 16), (1, 32), (3, 32)):

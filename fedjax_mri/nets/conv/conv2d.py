@@ -13,8 +13,8 @@ from fedjax_mri.nets.conv.windows import Padding, pads_of
 ConvPolicy = Literal["xla", "gemm", "direct", "each"]
 
 # With so many times fewer outputs than inputs, products by tap come first. `python scripts/layers.py --thresholds`, 64
-# inputs of 32 x 32 px, batch of 16, ms of CPU time for both passes: 21 (`direct` 17, `gemm` 69) for 16 outputs, 12 (16,
-# 70) for 8, 3 (12, 49) for 1; for 32 outputs, which do not pass the threshold, 54 (27, 82).
+# inputs of 32 x 32 px, batch of 16, ms of CPU time for both passes: 17 (`direct` 16, `gemm` 60) for 16 outputs, 10 (14,
+# 54) for 8, 2 (10, 39) for 1; for 32 outputs, which do not pass the threshold, 50 (24, 64).
 FEWER_OUTPUTS = 4
 
 

@@ -19,16 +19,16 @@ from fedjax_mri.nets.conv.windows import LAYOUT, Pads, backward_pads, pad_zeros
 # Figures: `python scripts/layers.py --thresholds`, ms of CPU time on one core, 3 x 3, batch of 16; docs/performance.md.
 
 # From so many outputs, a product over windows is as fast or faster at fewer positions of a batch. Forward: 1.4 for 2.0
-# at 256 channels of 4 x 4 px to 512 at stride 2 (64 positions), 2.5 for 2.2 at 256 of 4 x 4 px (256 positions). By
-# input, where the convolution needs the kernel turned round: 2.6 for 3.1 at 256 of 4 x 4 px, 9.9 for 9.1 of 8 x 8 px.
+# at 256 channels of 4 x 4 px to 512 at stride 2 (64 positions), 2.9 for 2.5 at 256 of 4 x 4 px (256 positions). By
+# input, where the convolution needs the kernel turned round: 2.8 for 3.4 at 256 of 4 x 4 px, 9.8 for 9.0 of 8 x 8 px.
 MANY_OUTPUTS, FEW_POSITIONS, FEW_POSITIONS_BY_INPUT = 256, 256, 1024
 
-# An output's gradient with more positions in an image is slow as a kernel: 35 ms at 64 channels of 32 x 32 px, where
-# one product takes 25; 2.9 and 4.1 of 16 x 16 px. The product needs so many channels.
+# An output's gradient with more positions in an image is slow as a kernel: 36 ms at 64 channels of 32 x 32 px, where
+# one product takes 25; 3.9 and 4.5 of 16 x 16 px. The product needs so many channels.
 LARGE_KERNEL, BROAD_CHANNELS = 256, 64
 
 # The compiler's forward convolution is fast from so many outputs. Measured when it was set, not by the script: with 32
-# the convolution that is a kernel's gradient took .39 ms where with 16 it took 1.65.
+# a convolution took .39 ms where with 16 it took 1.65.
 FAST_OUTPUTS = 32
 
 # Up to so many taps of a window and its channels, and fewer than FAST_OUTPUTS, a sum over taps is taken: .06 ms for .9
