@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import resource
 import sys
 import tempfile
@@ -30,12 +29,12 @@ from workloads import QUICKSTART, WORKLOADS, Workload, arrays, kernel_shapes, pa
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
-from fedjax_mri.core import programs, trees
+from fedjax_mri.core import trees
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.data.resident import resident, specimen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, local_step, read_batch, step_counts
-from fedjax_mri.fed.engine import auto, segments
+from fedjax_mri.fed.engine import auto, segments, work
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client, initial_state
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
@@ -196,16 +195,14 @@ def efficiency(
     steps, slots = (sum(float(getattr(work, name)) for work in works) for name in ("steps", "slots"))
     sim = assemble(plan)
     traced = one_step(assemble(dataclasses.replace(plan, conv="gemm", remat=False)))
-    flops, peak = products(traced.jaxpr.jaxpr), peak_flops(plan)
-    rate, compiled = flops * steps / sum(seconds), one_step(sim).lower().compile(programs.xla_options())
+    flops, peak = work.product_flops(traced.jaxpr.jaxpr), peak_flops(plan)
+    rate = flops * steps / sum(seconds)
     return {
         "useful_share": steps / slots,
         "best_useful_share": best_share(sim, plan),
         "passes": slots / (plan.devices * plan.lanes * len(works)),
         "ms_per_step_and_device": 1e3 * sum(seconds) * plan.devices / steps,
         "gflop_per_step": flops / 1e9,
-        "gbyte_per_step": compiled.cost_analysis()["bytes accessed"] / 1e9,
-        "kernels": kernels(compiled.as_text()),
         "update_mb": trees.nbytes(shapes(sim).server.model) / 1e6,
         "gflop_per_s": rate / 1e9,
         "peak_gflop_per_s": peak / 1e9,
@@ -240,28 +237,6 @@ def one_step(sim: Simulation) -> jax.stages.Traced:
 def shapes(sim: Simulation) -> State:
     """The state with one client's in place of N, without values."""
     return jax.eval_shape(functools.partial(init_one_client, sim.task, sim.algorithm, sim.uplink), jax.random.key(0))
-
-
-def products(jaxpr: Any) -> float:
-    """Floating-point operations of all products and convolutions, those of a scan as often as it runs."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(products(one) for one in inner if hasattr(one, "eqns"))
-        if equation.primitive.name == "dot_general":
-            shape, contracted = equation.invars[0].aval.shape, equation.params["dimension_numbers"][0][0]
-            total += 2.0 * equation.outvars[0].aval.size * np.prod([shape[axis] for axis in contracted])
-        if equation.primitive.name == "conv_general_dilated":
-            kernel, outputs = equation.invars[1].aval, equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[outputs]
-    return total
-
-
-def kernels(program: str) -> int:
-    """Operations that a compiled program does one after another."""
-    found = re.findall(r"^ +(?:ROOT )?\S+ = .*? ([a-z-]+)\(", program[program.index("ENTRY") :], re.M)
-    return sum(name not in ("parameter", "tuple", "get-tuple-element", "bitcast", "constant") for name in found)
 
 
 def peak_flops(plan: Plan) -> float:

@@ -20,7 +20,7 @@ os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_
 import jax
 import pytest
 
-from fedjax_mri.core import programs
+from fedjax_mri.core import devices, programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -78,6 +78,8 @@ QUICK = (  # what `make check` runs: some of each folder
     "test_docs.py::test_the_readme_shows_commands",
     "cli/test_cli.py::test_help_everywhere",
     "cli/test_cli.py::test_a_folder_that_is_no_run_is_named",
+    "compile/test_kernels.py",
+    "compile/test_roofline.py",
     "convert/test_files.py",
     "data/test_partition.py",
     "data/test_unpaired.py",
@@ -127,5 +129,5 @@ def users_options() -> Iterator[Callable]:
     """
     with pytest.MonkeyPatch.context() as patch:
         given = programs.xla_options
-        patch.setattr(programs, "xla_options", lambda: None)
+        patch.setattr(programs, "xla_options", lambda: None if devices.current().present else given())
         yield given

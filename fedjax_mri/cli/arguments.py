@@ -34,7 +34,8 @@ def parser(*commands: Callable[..., Any]) -> Parser:
     each = top.add_subparsers(required=True, metavar="command")
     for command in commands:
         text, add_arguments = COMMANDS[command.__name__]
-        one = each.add_parser(command.__name__, help=text, description=text, allow_abbrev=False)
+        name = command.__name__.removesuffix("_for")  # `compile` is a function of Python
+        one = each.add_parser(name, help=text, description=text, allow_abbrev=False)
         add_arguments(one)
         one.set_defaults(command=command)
     return top
@@ -107,6 +108,27 @@ def show(one: Parser) -> None:
     """Adds the arguments of `show`."""
     add_path(one, "config", "config file")
     add_only(one)
+    add_machine(one, "tell the costs on this machine, which need not be here")
+
+
+def add_machine(one: Parser, text: str, **more: Any) -> None:
+    """Adds the flag that names a machine."""
+    text += ": a100, h100, h200, b200, v5e, v5p or v6e, and how many of them, such as h200:8"
+    one.add_argument("--for", dest="machine", metavar="MACHINE", help=text, **more)
+
+
+def compile_for(one: Parser) -> None:
+    """Adds the arguments of `compile`."""
+    add_path(one, "config", "config file")
+    add_machine(one, "the machine to compile for", required=True)
+    add_only(one)
+    add_path(one, "--out", "JSON file of all that is found (default: CONFIG-MACHINE.json)")
+    text = "try these (default: those that training would measure)"
+    one.add_argument("--lanes", type=int, nargs="+", default=[], metavar="N", help=text)
+    one.add_argument("--conv", nargs="+", default=[], choices=("xla", "gemm", "direct", "each"), help=text)
+    text = "try these (default: as the config says)"
+    one.add_argument("--precision", nargs="+", default=[], choices=("float32", "tf32", "bf16"), help=text)
+    one.add_argument("--remat", nargs="+", default=[], choices=("no", "yes"), help=text)
 
 
 def convert(one: Parser) -> None:
@@ -154,6 +176,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "report": ("write the report of a run or a study again", report),
     "audit": ("write how well a run's model serves each site: audit.csv, .md and .png in its folder", audit),
     "show": ("print the resolved config, and what training will cost" + FIELDS, show),
+    "compile_for": (
+        "compile a config for a machine that need not be here: its memory, its exchanges, estimated times" + FIELDS,
+        compile_for,
+    ),
     "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),
     "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),

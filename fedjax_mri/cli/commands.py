@@ -99,7 +99,7 @@ def give_up(code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    return arguments.parser(train, evaluate, sweep, report, audit, show, convert, explain, phantom)
+    return arguments.parser(train, evaluate, sweep, report, audit, show, compile_for, convert, explain, phantom)
 
 
 def prepare_jax() -> None:
@@ -110,9 +110,10 @@ def prepare_jax() -> None:
     import jax
 
     from fedjax_mri.core import cache
-    from fedjax_mri.core.environment import check_jax
+    from fedjax_mri.core.environment import check_jax, prefer_cpu_without_devices
 
     check_jax()
+    prefer_cpu_without_devices()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
@@ -248,13 +249,34 @@ def audit(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 def show(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    """Prints every field of a config, and what its training will cost."""
+    """Prints every field of a config, and what its training will cost here or on another machine."""
+    from fedjax_mri.compile import machines, targets
+    from fedjax_mri.core import devices
     from fedjax_mri.run import config, costs
 
+    there = devices.current() if options.machine is None else targets.counted(machines.parse(options.machine))
+    with devices.compiling_for(there):
+        for name, one in load_experiments(options.config, flags, options.only).items():
+            print(f"# {name or one.name}, config {config.digest(one)}")
+            for field, value in {**config.flat(one), **costs.costs(one)}.items():
+                print(f"{field:32} {value}")
+
+
+def compile_for(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Compiles a config for a machine that need not be here, and prints what each plan needs and would take."""
+    from fedjax_mri.compile import command, machines
+    from fedjax_mri.core import disk
+
+    machine = machines.parse(options.machine)
+    choices = command.Choices(options.lanes, options.conv, options.precision, [each == "yes" for each in options.remat])
     for name, one in load_experiments(options.config, flags, options.only).items():
-        print(f"# {name or one.name}, config {config.digest(one)}")
-        for field, value in {**config.flat(one), **costs.costs(one)}.items():
-            print(f"{field:32} {value}")
+        found = command.size(one, machine, choices, lambda line: print(line, file=sys.stderr, flush=True))
+        print(f"# {name or one.name} on {machine.name}")
+        print("\n".join([command.table(found), *command.lines(found)]))
+        stem = "-".join(filter(None, (options.config.stem, name, machine.accelerator.name, str(machine.size))))
+        path = options.out or pathlib.Path(f"{stem}.json")
+        disk.write_json(path, command.as_json(found, name or one.name))
+        print(path)
 
 
 def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:

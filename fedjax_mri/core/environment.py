@@ -1,4 +1,9 @@
-"""Settings of JAX with which this package would fail or compute something else."""
+"""Settings of JAX with which this package would fail or compute something else, and the choice of its platform."""
+
+import glob
+import importlib.util
+import pathlib
+import pkgutil
 
 import jax
 
@@ -15,3 +20,28 @@ def check_jax() -> None:
     for name, reason in REFUSED.items():
         if getattr(jax.config, name):
             raise UserError(f"{name.upper()}=1 (JAX's {name}): {reason}; leave it unset")
+
+
+NVIDIA_FILES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvgpu*", "/dev/dxg")  # of drivers: Linux, Jetson, Windows (WSL)
+GOOGLE = "0x1ae0"  # the vendor of TPUs on the PCI bus
+
+
+def prefer_cpu_without_devices() -> None:
+    """Makes JAX use the CPU where it has plug-ins for GPUs or TPUs and the machine has none.
+
+    They may be installed as compilers (extras aot-cuda and aot-tpu). JAX would look for their devices at each start,
+    which takes a second and warns. A choice by JAX_PLATFORMS stands, and so does a plug-in of another maker.
+    """
+    spec = importlib.util.find_spec("jax_plugins")
+    found = {module.name for module in pkgutil.iter_modules(spec.submodule_search_locations or ())} if spec else set()
+    cuda, tpu = {name for name in found if "cuda" in name}, importlib.util.find_spec("libtpu") is not None
+    if getattr(jax.config, "jax_platforms", None) or not (cuda or tpu) or found - cuda:
+        return
+    if not any(map(glob.glob, NVIDIA_FILES)) and not has_tpu():
+        jax.config.update("jax_platforms", "cpu")
+
+
+def has_tpu() -> bool:
+    """Whether a device of Google's is on the PCI bus, as JAX itself looks for TPUs."""
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(path.read_text().strip() == GOOGLE for path in vendors)

@@ -7,6 +7,7 @@ exported to a file whose name is a digest of everything that determines the prog
 import contextlib
 import functools
 import hashlib
+import os
 import pathlib
 import pickle
 import threading
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 
-from fedjax_mri.core import disk
+from fedjax_mri.core import devices, disk
 
 Program = Callable[..., Any]
 
@@ -45,16 +46,36 @@ class Shardings(NamedTuple):
         return jax.jit(program, donate_argnums=self.consumed, in_shardings=self.arguments, out_shardings=self.results)
 
 
-@functools.cache
 def xla_options() -> dict[str, Any] | None:
-    """Returns compiler options for XLA; None for the defaults, on any device but a CPU.
+    """Returns compiler options for XLA on the devices that programs are compiled for; None for the defaults.
 
-    On a CPU the time goes into library kernels and memory: a higher optimisation level makes programs no faster and
+    What the user sets in XLA_FLAGS is left to them.
+    """
+    here = devices.current()
+    options = cpu_options() if here.platform == "cpu" else gpu_options() if here.platform == "gpu" else {}
+    set_by_user = {flag.lstrip("-").partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
+    return {name: value for name, value in options.items() if name not in set_by_user} or None
+
+
+def gpu_options() -> dict[str, Any]:
+    """Returns compiler options for GPUs.
+
+    Where there are several, sums over devices are to run beside other work. XLA finds the sizes of Triton's tiles by
+    timing them on the device; without one it refuses such products.
+    """
+    here = devices.current()
+    overlap = {"xla_gpu_enable_latency_hiding_scheduler": True} if len(here.every) > 1 else {}
+    return overlap if here.present else {**overlap, "xla_gpu_enable_triton_gemm": False}
+
+
+@functools.cache
+def cpu_options() -> dict[str, Any]:
+    """Returns compiler options for a CPU.
+
+    There the time goes into library kernels and memory: a higher optimisation level makes programs no faster and
     doubles the time to compile them. XLA's newer fusion emitters vectorise some fusions badly: the gradient of a
     pooling after a normalisation takes ten times as long.
     """
-    if jax.default_backend() != "cpu":
-        return None
     options = {"xla_backend_optimization_level": 1, "xla_cpu_prefer_vector_width": 512}
     emitters = {"xla_cpu_use_fusion_emitters": False}
     return {**options, **emitters} if has_options(emitters) else options

@@ -8,7 +8,9 @@ from fedjax_mri.core import trees
 from fedjax_mri.data import check
 from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.client.local import init_optimizers, step_counts
-from fedjax_mri.fed.engine.simulation import state_shapes
+from fedjax_mri.fed.engine.auto import describe_plan
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 
@@ -25,6 +27,7 @@ def costs(config: Experiment) -> dict[str, str]:
     cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
     lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, sim.uplink, shared)
+    idle = idle_lanes(sim, plan)
     return {
         "parameters": f"{trees.count(model.params):,}",
         "clients": f"{described.clients:,} with {sizes.sum():,} examples",
@@ -32,4 +35,16 @@ def costs(config: Experiment) -> dict[str, str]:
         "bytes per round": f"{cohort * up / 1e6:.2f} MB up and {cohort * down / 1e6:.2f} down: {cohort} clients x "
         f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
+        **({"idle lanes": idle} if idle else {}),
     }
+
+
+def idle_lanes(sim: Simulation, plan: Plan) -> str:
+    """Returns in words how many lanes the cohort leaves idle; empty if there are fewer lanes than clients."""
+    cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
+    lanes = plan.devices * plan.lanes
+    if lanes <= cohort:
+        return ""
+    fitting = max(1, cohort // plan.devices)
+    advice = f"choose --plan.lanes {fitting}" if plan.lanes > 1 else f"choose --plan.devices {cohort} or fewer"
+    return f"{describe_plan(plan)}: {lanes} lanes for a cohort of {cohort}, so {lanes - cohort} stay idle; {advice}"

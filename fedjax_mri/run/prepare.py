@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
-from fedjax_mri.run import checkpoint, fingerprint, identity, initial, lock, processes, runfolder
+from fedjax_mri.run import checkpoint, costs, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
@@ -85,7 +85,7 @@ def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
     with clock.measure("prepare"):
         check_simulation(sim, plan)  # what cannot fit is refused before anything large is made
         data, sim, name = checked_examples(config, data, sim, plan)
-    say_notes(config, data, sim, say)
+    say_notes(config, data, sim, plan, say)
     return Prepared(config, data, sim, plan, clock, name)
 
 
@@ -206,12 +206,14 @@ def choose_plan(
     return planned(plan), plan
 
 
-def say_notes(config: Experiment, data: Data, sim: Simulation, say: Say) -> None:
-    """Says which initial weights were not taken as they stood, and what is odd about the data."""
+def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: Say) -> None:
+    """Says which initial weights were not taken as they stood, what is odd about the data, and which lanes are idle."""
     for note in initial.notes(config.init_from, data.described.classes, sim.task):
         say(note)
     for warning in data.federation.warnings:
         say(f"warning: {warning}")
+    if idle := costs.idle_lanes(sim, plan):
+        say(f"plan: {idle}")
 
 
 def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> State:

@@ -134,7 +134,7 @@ PLANS = st.builds(
     Plan,
     devices=st.sampled_from([1, 2, 2, 8]),
     lanes=st.integers(1, 3),
-    conv=st.sampled_from(["xla", "direct", "gemm"]),
+    conv=st.sampled_from(["xla", "direct", "gemm", "each"]),
     remat=st.booleans(),
     loop=st.sampled_from(["segment", "round"]),
     data=st.sampled_from(["replicated", "sharded", "streamed"]),

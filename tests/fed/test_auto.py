@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from simulations import CASES, classifier, images, simulation
 
-from fedjax_mri.core import trees
+from fedjax_mri.core import devices, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.engine import auto, segments
+from fedjax_mri.fed.engine import auto, segments, work
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
+from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.nets.conv.compute import Compute
 
 ROOT = jax.random.key(11)
@@ -275,3 +276,47 @@ def test_what_lanes_wait_in_the_tail_counts(lanes: int, slots: float) -> None:
     sim = simulation(classifier(), images(np.full(10, 2, np.int32)))
     sim = sim._replace(local=sim.local._replace(epochs=1))
     assert auto.slots_per_step(auto.first_cohort_steps(sim), 2 * lanes) == pytest.approx(slots)
+
+
+def on(monkeypatch, platform: str) -> None:
+    """Lets this machine's devices pass for those of another platform, for which nothing is run."""
+    here = devices.current()
+    monkeypatch.setattr(devices, "current", lambda: here._replace(platform=platform))
+
+
+@pytest.mark.parametrize(
+    ("platform", "gflop", "wanted"),
+    [("gpu", 15, ("each", 4)), ("gpu", 480, ("each", 1)), ("gpu", 3, ("gemm", 16)), ("tpu", 15, ("xla", 4))],
+)
+def test_by_rule_an_accelerator_has_lanes_by_the_work_of_a_step(monkeypatch, platform, gflop, wanted) -> None:
+    on(monkeypatch, platform)
+    monkeypatch.setattr(work, "product_flops", lambda jaxpr: 1e9 * gflop)
+    everyone = np.full(64, 3, np.int32)
+
+    def many(plan: Plan) -> Simulation:
+        sim = assemble(plan)
+        return sim._replace(sampler=Everyone().build(Population(everyone)))
+
+    plan = auto.plan_by_rule(Plan(devices=1), many)
+    assert (plan.conv, plan.lanes) == wanted
+    assert auto.plan_by_rule(Plan(devices=1, lanes=3, conv="gemm"), many).lanes == 3
+    assert auto.choose_plan(Plan(devices=1, tune_s=0), many, pathlib.Path(), lambda line: None) == dataclasses.replace(
+        plan, tune_s=0
+    )
+
+
+def test_a_device_has_no_more_lanes_by_rule_than_clients_in_a_round(monkeypatch) -> None:
+    on(monkeypatch, "gpu")
+    cohort = jax.eval_shape(assemble(Plan().resolve()).sampler.draw, ROOT, 0).client.size
+    assert 2 < auto.plan_by_rule(Plan(devices=1), assemble).lanes == cohort < 64
+    assert auto.plan_by_rule(Plan(devices=2), assemble).lanes == -(-cohort // 2)
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+@pytest.mark.parametrize("lanes", [1, 4, 16, 64])
+def test_candidates_of_an_accelerator_begin_with_the_plan_by_rule_and_differ(monkeypatch, platform, lanes) -> None:
+    on(monkeypatch, platform)
+    found = list(auto.candidates(Plan(devices=1), lanes))
+    assert found[0].lanes == lanes and len(set(found)) == len(found) >= 3
+    assert {one.conv for one in auto.candidates(Plan(devices=1, lanes=3), lanes)} == {one.conv for one in found}
+    assert {one.lanes for one in auto.candidates(Plan(devices=1, lanes=3), lanes)} == {3}

@@ -18,6 +18,7 @@ WAYS = {
     "gemm, kept": (Compute("gemm", remat=True), 1e-5),
     "direct": (Compute("direct"), 1e-5),
     "direct, kept": (Compute("direct", remat=True), 1e-5),
+    "each, kept": (Compute("each", remat=True), 1e-5),
     "xla, tf32": (Compute("xla", "tf32"), 1e-5),  # on a CPU the same as float32
     "gemm, bf16": (Compute("gemm", "bf16"), 0.4),
     "direct, bf16": (Compute("direct", "bf16"), 0.4),

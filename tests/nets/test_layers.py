@@ -1,5 +1,7 @@
 """The one convolution under all policies, the norms, the pools: against float64 loops and each other."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from fedjax_mri.nets.conv.pool import max_pool, overlapping_max_pool
 from fedjax_mri.nets.conv.transposed import conv2d_transpose
 from fedjax_mri.nets.norm import Norm, group_norm, instance_norm
 
-POLICIES = ["xla", "gemm", "direct"]
+POLICIES = ["xla", "gemm", "direct", "each"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -79,7 +81,7 @@ def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() ->
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["gemm", "direct"])
+@pytest.mark.parametrize("policy", ["gemm", "direct", "each"])
 @pytest.mark.parametrize("shared", [None, 0], ids=["one image batch", "a batch each"])
 @pytest.mark.parametrize(
     ("window", "inputs", "outputs"),
@@ -129,6 +131,44 @@ def test_direct_takes_many_images_of_one_kernel() -> None:
     )
     each = jax.vmap(lambda x: conv2d(x, kernel, 1, "direct"))(x)
     np.testing.assert_allclose(each, jnp.stack([conv2d(one, kernel, 1, "xla") for one in x]), atol=1e-5)
+
+
+def compiled_convolutions(policy: str, x: tuple[int, ...], kernel: tuple[int, ...]) -> list[int]:
+    """Returns the groups of each convolution that three clients with kernels of their own need for a step."""
+    shapes = (jax.ShapeDtypeStruct(x, "float32"), jax.ShapeDtypeStruct(kernel, "float32"))
+    loss = lambda x, k: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
+    text = jax.jit(jax.vmap(jax.grad(loss, (0, 1)))).lower(*shapes).as_text()
+    groups = zip(*(re.findall(rf"{kind}_group_count = (\d+)", text) for kind in ("batch", "feature")))
+    return [max(map(int, pair)) for pair in groups]
+
+
+def test_each_groups_no_clients_and_has_one_convolution_of_each_kind_for_each_client() -> None:
+    shapes = (3, 2, 12, 12, 8), (3, 3, 3, 8, 8)
+    assert compiled_convolutions("each", *shapes) == [1] * 9
+    assert max(compiled_convolutions("xla", *shapes)) == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel"),
+    [((12, 12, 8), (1, 1, 8, 8)), ((12, 12, 1), (3, 3, 1, 16)), ((2, 2, 64), (3, 3, 64, 64))],
+    ids=["a window of one pixel", "one input", "few positions"],
+)
+def test_each_leaves_layers_with_small_windows_to_a_product(x, kernel) -> None:
+    assert compiled_convolutions("each", (3, 2, *x), (3, *kernel)) == []
+
+
+@pytest.mark.parametrize(("stride", "dilation", "padding"), [(2, 1, 1), (1, 2, "SAME"), (2, 1, ((0, 2), (1, 0)))])
+def test_each_has_the_gradients_of_strides_and_dilations_under_two_maps(stride, dilation, padding) -> None:
+    x, kernels = (
+        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 2, 9, 8, 4), (2, 3, 3, 3, 4, 5)])
+    )
+
+    def gradient(policy):
+        loss = lambda k, x: jnp.sum(jnp.sin(conv2d(x, k, stride, policy, padding, dilation)))  # noqa: E731
+        return jax.jit(jax.vmap(jax.vmap(jax.grad(loss, (0, 1)))))(kernels, x)
+
+    for a, b in zip(gradient("xla"), gradient("each")):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])

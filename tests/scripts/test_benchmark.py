@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import workloads
 
+from fedjax_mri.compile.kernels import Kernel
+from fedjax_mri.compile.roofline import Schedule
+from fedjax_mri.fed.engine import work
 from fedjax_mri.fed.engine.plan import Plan
 
 TINY = workloads.Workload("tiny", np.array([16, 16, 5, 64], np.int32), (8, 8, 1), 3, 0.05, "cnn")
@@ -29,14 +32,14 @@ def test_products_are_counted_as_often_as_they_run() -> None:
 
     batched, first, scanned = 2 * 3 * 4 * 5 * 6, 2 * 6 * 5 * 6, 10 * 2 * (2 * 6 * 6 * 5)
     expected = batched + first + scanned + 2 * 2 * 8 * 8 * 7 * 27
-    assert benchmark.products(jax.make_jaxpr(both)(a, b, image, kernel).jaxpr) == expected
+    assert work.product_flops(jax.make_jaxpr(both)(a, b, image, kernel).jaxpr) == expected
 
 
 def test_a_local_step_of_w1_has_the_flops_of_its_layers(monkeypatch) -> None:
     sim = benchmark.simulations("W1")(Plan(devices=1, lanes=1, conv="gemm").resolve())
     conv1, conv2, dense = 32 * 32 * 9 * 32, 16 * 16 * 288 * 64, 4096 * 10
     wanted = 2 * 16 * (2 * conv1 + 3 * conv2 + 3 * dense)  # the images need no gradient
-    assert benchmark.products(benchmark.one_step(sim).jaxpr.jaxpr) == pytest.approx(wanted, rel=0.01)
+    assert work.product_flops(benchmark.one_step(sim).jaxpr.jaxpr) == pytest.approx(wanted, rel=0.01)
 
 
 def test_a_line_says_all_there_is_to_say(monkeypatch) -> None:
@@ -67,31 +70,24 @@ def test_the_peers_start_from_the_same_weights() -> None:
     np.testing.assert_array_equal(model.params["logits"]["kernel"], given["dense.kernel"])
 
 
-CONSTANTS = np.array([1 / 200, 1 / 20, 2e-5])  # seconds per Gflop, per GB, per kernel
+TRUE = cost_model.rates(2e11, 2e10, 2e-5)
 
 
-def made_up(name: str, passes: float, gflop: float, gbyte: float) -> dict:
-    line = {"workload": name, "passes": passes, "gflop_per_step": gflop, "gbyte_per_step": gbyte, "plan": {"lanes": 2}}
-    line["kernels"] = 50
-    line |= {"update_mb": 1.0, "steps_per_s": 40.0, "clients_per_s": 10.0}
-    return line | {"median_s": float(cost_model.terms(line) @ CONSTANTS) + cost_model.HOST_S}
+def made_up(flops: float, nbytes: float, small: int, passes: float) -> cost_model.Measured:
+    """A round on a machine of the rates TRUE: a large product, a large copy and `small` kernels in each step."""
+    kernels = [
+        Kernel("step", 1, "product", flops, 0.0, "f32", 0.0, True),
+        Kernel("step", 1, "copy", 0.0, nbytes, "", 0.0, True),
+        Kernel("step", small, "small", 0.0, 0.0, "", 0.0, True),
+    ]
+    unmeasured = cost_model.Measured(0.0, Schedule(passes, 0), kernels)
+    return unmeasured._replace(seconds=cost_model.estimated(unmeasured, TRUE).total)
 
 
-LINES = {
-    name: made_up(name, *rest) for name, *rest in (("W1", 64, 0.5, 0.03), ("W5", 100, 0.2, 0.1), ("W6", 20, 4, 0.2))
-}
-
-
-def test_the_cost_model_finds_the_constants_of_a_machine_and_predicts_another_workload() -> None:
-    found = cost_model.fit(list(LINES.values()))
-    np.testing.assert_allclose(found, CONSTANTS, rtol=1e-6)
-    other = made_up("W2", 512, 0.5, 0.03)
-    assert cost_model.predicted(other, found) == pytest.approx(other["median_s"])
-    text = cost_model.rows({**LINES, "W2": other}, found)
+def test_the_cost_model_finds_the_rates_of_a_machine_and_predicts_another_workload() -> None:
+    known = {"W1": made_up(5e8, 3e7, 50, 64), "W5": made_up(2e8, 1e8, 300, 100), "W6": made_up(4e9, 2e8, 100, 20)}
+    found = cost_model.fit(list(known.values()))
+    assert found.flops["f32"] == pytest.approx(2e11, rel=0.02) and found.bandwidth == pytest.approx(2e10, rel=0.02)
+    assert found.launch_s == pytest.approx(2e-5, rel=0.02)
+    text = cost_model.table({**known, "W2": made_up(5e8, 3e7, 50, 512)}, found)
     assert "| W2 |" in text and "+0%" in text and "200 Gflop/s and 20.0 GB/s" in text and "W1 (fitted)" in text
-
-
-def test_the_curve_ends_at_the_network() -> None:
-    cells = [row.split(" | ") for row in cost_model.curve(LINES["W1"], CONSTANTS).splitlines()[2:]]
-    million = [float(row[-1].rstrip(" |")) for row in cells]
-    assert million[0] / million[2] == pytest.approx(100, rel=0.01) and million == sorted(million, reverse=True)

@@ -53,7 +53,7 @@ SIZES = [(16, 8), (8, 8), (8, 16), (4, 16)]
 @pytest.mark.parametrize(
     ("settings", "sizes", "conv"),
     [
-        *((CNNSettings((8, 16)), SIZES, conv) for conv in ("gemm", "direct", "xla")),
+        *((CNNSettings((8, 16)), SIZES, conv) for conv in ("gemm", "direct", "each", "xla")),
         (ResNetSettings(18, 8), [(4, 8), (2, 16)], "gemm"),
     ],
 )

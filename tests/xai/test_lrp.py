@@ -148,7 +148,7 @@ def test_attention_hands_relevance_to_values_by_its_weights() -> None:
     np.testing.assert_allclose(found, weights * np.asarray(tokens(x))[..., 0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("conv", ["gemm", "direct"])
+@pytest.mark.parametrize("conv", ["gemm", "direct", "each"])
 def test_the_way_a_convolution_is_computed_does_not_matter(conv) -> None:
     wanted, found = (explained(CNNSettings((8,)), policy) for policy in ("xla", conv))
     np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-4)

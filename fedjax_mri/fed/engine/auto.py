@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import disk, memory
+from fedjax_mri.core import devices, disk, memory
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.client.local import step_counts
-from fedjax_mri.fed.engine import segments
-from fedjax_mri.fed.engine.placement import place_examples
+from fedjax_mri.fed.engine import segments, work
+from fedjax_mri.fed.engine.placement import all_examples
 from fedjax_mri.fed.engine.plan import Conv, Plan
 from fedjax_mri.fed.engine.rounds import one_round
 from fedjax_mri.fed.engine.schedule import longest_first
@@ -33,10 +33,13 @@ STEPS = 4  # local steps of each client in a trial
 REPEATS, LONG_S = 25, 1.0  # most trials of each candidate, and most seconds for them; the fastest trial counts
 NOISE = 1.05  # an earlier candidate is preferred to the fastest if its time is at most this many times as long
 MEASURED = ("lanes", "conv", "remat")  # fields that a measurement decides if the plan leaves them open
-CANDIDATES: dict[str, tuple[tuple[Conv, int], ...]] = {  # backend -> (conv, lanes), the likely fastest first
+FEW_LANES = 4  # so few lanes fill a device only if a step is large
+Pairs = tuple[tuple[Conv, float], ...]  # (conv, lanes as a multiple of those by rule), the likely fastest first
+CANDIDATES: dict[str, Pairs] = {  # by platform, and for GPUs by whether few lanes fill the device
     "cpu": (("direct", 1), ("direct", 2), ("direct", 4), ("gemm", 1), ("gemm", 4)),
-    "gpu": (("gemm", 16), ("gemm", 64), ("gemm", 4), ("xla", 16), ("direct", 4)),
-    "tpu": (("gemm", 16), ("xla", 16), ("gemm", 64), ("gemm", 4)),
+    "gpu, large steps": (("each", 1), ("xla", 1), ("each", 4), ("gemm", 1), ("each", 1 / 4)),
+    "gpu": (("gemm", 1), ("xla", 1), ("each", 1 / 4), ("gemm", 4), ("gemm", 1 / 4)),
+    "tpu": (("xla", 1), ("xla", 1 / 4), ("xla", 4), ("gemm", 1)),
 }
 
 # Errors of a compiler or a device, with which one candidate is refused. Errors of a task's own code have come before,
@@ -78,8 +81,8 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
     It follows fixed rules if nothing is open, `tune_s` is 0 or there are several processes. A choice for which memory
     ran out is not kept: another program may have used the memory. Raises UserError if no candidate works.
     """
-    by_rule = plan.resolve()
-    plans = list(candidates(plan))
+    by_rule = plan_by_rule(plan, assemble)
+    plans = list(candidates(plan, by_rule.lanes))
     if len(plans) < 2 or not plan.tune_s or jax.process_count() > 1:
         return by_rule
     path = folder / f"{cache_key(by_rule, assemble(by_rule), plans)}.json"
@@ -97,12 +100,33 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
     return best.plan
 
 
-def candidates(plan: Plan) -> Iterator[Plan]:
-    """Yields plans that fill in what `plan` leaves open, the likely fastest first."""
-    pairs = CANDIDATES.get(jax.default_backend(), CANDIDATES["gpu"])
+def plan_by_rule(plan: Plan, assemble: Assemble) -> Plan:
+    """Returns `plan` with open fields filled in by rules alone.
+
+    On an accelerator it has as many lanes as fill a device with the network's products. A CPU has one lane on a device.
+    """
+    resolved = plan.resolve()
+    if devices.current().platform == "cpu" or (plan.lanes and plan.conv != "auto"):
+        return resolved
+    sim = assemble(resolved)
+    cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
+    clients = -(-cohort.client.size // resolved.devices)
+    step_flops = work.product_flops(traced_round(sim, resolved).jaxpr)
+    lanes = plan.lanes or work.filling_lanes(step_flops, clients)
+    return next(candidates(plan, lanes))
+
+
+def candidates(plan: Plan, lanes: int = 0) -> Iterator[Plan]:
+    """Yields plans that fill in what `plan` leaves open, the likely fastest first.
+
+    `lanes` are those by rule; 0: those of a plan that knows no network.
+    """
+    platform, lanes = devices.current().platform, lanes or plan.resolve().lanes
+    large = platform not in ("cpu", "tpu") and lanes <= FEW_LANES
+    pairs = CANDIDATES["gpu, large steps" if large else platform if platform in CANDIDATES else "gpu"]
     filled = (
-        replace(plan, conv=conv if plan.conv == "auto" else plan.conv, lanes=plan.lanes or lanes)
-        for conv, lanes in pairs
+        replace(plan, conv=conv if plan.conv == "auto" else plan.conv, lanes=plan.lanes or max(1, int(times * lanes)))
+        for conv, times in pairs
     )
     return iter(dict.fromkeys(candidate.resolve() for candidate in filled))
 
@@ -270,17 +294,21 @@ def cache_key(by_rule: Plan, sim: Simulation, plans: list[Plan]) -> str:
 
     The choice of a plan is reused by runs with the same digest.
     """
-    one_lane = replace(by_rule, devices=1, lanes=1, data="replicated", clients="device")
-    full, sim = sim, trial_simulation(sim, 1)
-    state, root = state_shapes(sim), jax.random.key(0)
-    traced = jax.make_jaxpr(partial(one_round, sim, one_lane))(
-        state, root, place_examples(sim.data, one_lane), draw_cohort(sim, root, jnp.int32(0))
-    )
-    program = re.sub(r"0x[0-9a-f]+", "", str(traced))  # without the addresses of functions
-    steps, counts = first_cohort_steps(full), sorted({plan.devices * plan.lanes for plan in plans})
+    program = re.sub(r"0x[0-9a-f]+", "", str(traced_round(sim, by_rule)))  # without the addresses of functions
+    steps, counts = first_cohort_steps(sim), sorted({plan.devices * plan.lanes for plan in plans})
     tails = [round(slots_per_step(steps, lanes), 2) for lanes in counts]
     parts = (program, [asdict(plan) for plan in plans], tails, jax.devices()[0].device_kind, os.cpu_count())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def traced_round(sim: Simulation, plan: Plan) -> Any:
+    """Returns a round of one client on one lane of one device as JAX has traced it."""
+    plan = replace(plan, devices=1, lanes=1, data="replicated", clients="device")
+    sim, root = trial_simulation(sim, 1), jax.random.key(0)
+    placed = jax.tree.map(jnp.asarray, all_examples(sim.data))
+    return jax.make_jaxpr(partial(one_round, sim, plan))(
+        state_shapes(sim), root, placed, draw_cohort(sim, root, jnp.int32(0))
+    )
 
 
 def read_remembered(path: pathlib.Path, say: Callable[[str], None]) -> dict[str, Any] | None:

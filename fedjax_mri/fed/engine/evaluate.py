@@ -61,6 +61,19 @@ def build(
     return lambda state: {name: evaluate_one(state, name, test) for name, test in tests.items()}
 
 
+def compile_for_shapes(task: Task, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Any]:
+    """Returns the compiled program of each test set, for a state of shapes, without placing any examples."""
+    shardings = Shardings(plan.everywhere(), (plan.everywhere(), plan.divided()))
+
+    def compiled(test: Test) -> Any:
+        parts = jax.eval_shape(partial(client_parts, owner=test.owner), state.clients)
+        store = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), resident.whole(test.data))
+        args = (state.server.model, parts, store, test.owner, *chunk_examples(test.data.sizes, plan))
+        return programs.compile_program(evaluate_on_devices(task, plan, test.data.read), shardings, args)
+
+    return {name: compiled(test) for name, test in tests.items()}
+
+
 def failure(results: Mapping[str, Evaluation]) -> str:
     """Returns what shows that a model has failed on a test set, or an empty string.
 

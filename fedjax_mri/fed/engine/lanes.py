@@ -131,7 +131,8 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
             lambda: (lanes, metrics, totals),
         )
 
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, metrics, totals))[2]
+    with jax.named_scope("lanes"):  # by this name `compile/kernels.py` knows the loop in the compiled program
+        return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, metrics, totals))[2]
 
 
 def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepSums]) -> DeviceTotals:

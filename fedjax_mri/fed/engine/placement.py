@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import memory, trees
+from fedjax_mri.core import devices, memory, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import Batch, ClientData, Examples
@@ -162,9 +162,12 @@ def partition_specs(plan: Plan) -> PlacedData:
     return PlacedData(replicated if plan.data == "replicated" else divided, replicated, replicated, replicated)
 
 
-def streamed_shapes(data: ClientData, plan: Plan, cohort: int) -> PlacedData:
-    """Returns shapes and dtypes of the examples that are sent for a streamed round."""
-    store_on_device = resident.pack([resident.empty(data)], *store_shape(data, plan, cohort))
+def placed_shapes(data: ClientData, plan: Plan, cohort: int) -> PlacedData:
+    """Returns shapes and dtypes of the examples as `plan.data` places them; if streamed, those of `cohort` clients."""
+    if plan.data == "replicated":
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), all_examples(data))
+    clients = cohort if plan.data == "streamed" else len(data.sizes)
+    store_on_device = resident.pack([resident.empty(data)], *store_shape(data, plan, clients))
     store = jax.tree.map(lambda x: jax.ShapeDtypeStruct((plan.devices, *x.shape), x.dtype), store_on_device)
     table = jax.ShapeDtypeStruct(data.sizes.shape, jnp.int32)
     return PlacedData(store, table, table, table)
@@ -250,8 +253,9 @@ def memory_need(data: ClientData, plan: Plan, cohort: int, state: int) -> Memory
     """
     on_device = example_bytes(data, plan, cohort) + (state if plan.clients == "device" else 0)
     on_host = state if plan.clients == "host" else 0
-    if jax.default_backend() == "cpu":
-        on_host += on_device * plan.devices // jax.process_count()
+    here = devices.current()
+    if here.platform == "cpu":
+        on_host += on_device * plan.devices // here.processes
     return MemoryNeed(on_device, on_host)
 
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from fedjax_mri.core import memory
+from fedjax_mri.core import devices, memory
 from fedjax_mri.core.errors import UserError
 
-Conv = Literal["auto", "xla", "gemm", "direct"]
+Conv = Literal["auto", "xla", "gemm", "direct", "each"]
+Precision = Literal["float32", "tf32", "bf16"]
 PyTree = Any
 AXIS = "clients"  # the one axis of the mesh
 
@@ -29,7 +30,7 @@ class Plan:
     devices: int = 0  # devices the clients are spread over
     lanes: int = 0  # clients trained side by side on each device
     conv: Conv = "auto"  # how convolutions are computed, see nets/conv/conv2d.py
-    precision: Literal["float32", "tf32", "bf16"] = "float32"  # of products, see nets/conv/compute.py
+    precision: Precision = "float32"  # of products, see nets/conv/compute.py
     remat: bool = False  # recompute all but products in the backward pass: less memory, more time
     loop: Literal["segment", "round"] = "segment"  # rounds compiled as one program, or each called by the host
     evaluate_batch: int = 256  # examples judged at once on each device
@@ -44,28 +45,29 @@ class Plan:
 
         Raises UserError if a field is out of range or asks for more devices than there are.
         """
-        available = jax.device_count()
+        here = devices.current()
+        available = here.number
         if not 0 <= self.devices <= available:
             raise UserError(f"plan.devices={self.devices}: this machine has {available}; choose 1 to {available}")
-        if self.devices % jax.process_count():
-            raise UserError(f"plan.devices={self.devices}: choose a multiple of {jax.process_count()}, the processes")
+        if self.devices % here.processes:
+            raise UserError(f"plan.devices={self.devices}: choose a multiple of {here.processes}, the processes")
         if self.lanes < 0 or self.evaluate_batch < 1:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:
             raise UserError(f"plan.memory_mb={self.memory_mb}: must be a number of megabytes, or 0 for all there is")
         if self.tune_s < 0:
             raise UserError(f"plan.tune_s={self.tune_s}: must be a number of seconds, or 0 for fixed rules")
-        on_cpu = jax.default_backend() == "cpu"
-        default_conv: Conv = "direct" if on_cpu else "gemm"
-        lanes, conv = self.lanes or (1 if on_cpu else 16), default_conv if self.conv == "auto" else self.conv
+        by_platform: dict[str, tuple[int, Conv]] = {"cpu": (1, "direct"), "tpu": (4, "xla")}
+        lanes, conv = by_platform.get(here.platform, (4, "each"))
+        lanes, conv = self.lanes or lanes, conv if self.conv == "auto" else self.conv
         return dataclasses.replace(self, devices=self.devices or available, lanes=lanes, conv=conv)
 
     def mesh(self) -> jax.sharding.Mesh:
         """Returns the mesh of this plan's devices, equally many of each process, with one axis."""
-        per_process = self.devices // jax.process_count()
-        processes = range(jax.process_count())
-        devices = [device for process in processes for device in jax.local_devices(process)[:per_process]]
-        return jax.make_mesh((self.devices,), (AXIS,), (jax.sharding.AxisType.Auto,), devices=devices)
+        here = devices.current()
+        per_process = self.devices // here.processes
+        chosen = [device for process in range(here.processes) for device in here.of_process(process)[:per_process]]
+        return jax.make_mesh((self.devices,), (AXIS,), (jax.sharding.AxisType.Auto,), devices=chosen)
 
     def everywhere(self) -> jax.sharding.NamedSharding:
         """Returns the sharding of arrays that each device holds whole."""
@@ -85,8 +87,11 @@ class Plan:
 
     def memory(self) -> float:
         """Returns the memory of each device in bytes. Devices of a CPU share the memory of the host equally."""
+        here = devices.current()
+        if here.memory is not None:
+            return here.memory
         stats = jax.local_devices()[0].memory_stats() or {}
-        return stats.get("bytes_limit", memory.host_limit().bytes * jax.process_count() / self.devices)
+        return stats.get("bytes_limit", memory.host_limit().bytes * here.processes / self.devices)
 
     def budget(self) -> float:
         """Returns the bytes that each device may use for examples and client state."""

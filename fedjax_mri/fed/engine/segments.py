@@ -32,9 +32,27 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: 
     examples or holds the clients' state. Traced programs are kept in `cache`. Call `check_simulation` first. Raises
     UserError if the program does not fit into memory.
     """
-    if plan.loop == "round" or plan.data == "streamed" or plan.clients == "host":
+    if is_round_by_round(plan):
         return build_round_by_round(sim, plan, root, cache)
     return build_one_program(sim, plan, root, max_rounds, cache)
+
+
+def is_round_by_round(plan: Plan) -> bool:
+    """Whether the host calls each round, as it takes part in it, or the plan asks for it."""
+    return plan.loop == "round" or plan.data == "streamed" or plan.clients == "host"
+
+
+def compile_for_shapes(sim: Simulation, plan: Plan, max_rounds: int) -> Any:
+    """Returns the compiled program of a segment, or of a round if the host calls each, without placing any examples.
+
+    Raises UserError if the program does not fit into memory.
+    """
+    root = jax.eval_shape(jax.random.key, 0)
+    cohort = jax.eval_shape(partial(draw_cohort, sim), root, jnp.int32(0))
+    placed = placement.placed_shapes(sim.data, plan, cohort.client.size)
+    if is_round_by_round(plan):
+        return compile_one_round(sim, plan, root, placed, cohort)
+    return compile_segment(sim, plan, root, placed, max_rounds)
 
 
 def build_one_program(
@@ -42,16 +60,29 @@ def build_one_program(
 ) -> Segment:
     """Returns a segment whose rounds are one compiled program."""
     placed = placement.place_examples(sim.data, plan)
-    state = state_shapes(sim)
-    program = compile_rounds(
-        plan, partial(run_rounds, sim, plan, max_rounds), state, root, placed, np.int32(0), cache=cache
-    )
+    program = compile_segment(sim, plan, root, placed, max_rounds, cache)
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
         state, work = jax.block_until_ready(program(state, root, placed, np.int32(rounds)))
         return state, jax.tree.map(lambda x: np.asarray(x)[:rounds], work), 0.0
 
     return segment
+
+
+def compile_segment(
+    sim: Simulation,
+    plan: Plan,
+    root: jax.Array,
+    placed: PlacedData,
+    max_rounds: int,
+    cache: ProgramCache | None = None,
+) -> Any:
+    """Returns the compiled program of up to `max_rounds` rounds; `placed` may be shapes.
+
+    Raises UserError if it does not fit into memory.
+    """
+    program = partial(run_rounds, sim, plan, max_rounds)
+    return compile_rounds(plan, program, state_shapes(sim), root, placed, np.int32(0), cache=cache)
 
 
 def run_rounds(
@@ -70,7 +101,8 @@ def run_rounds(
         state, work = next_round(carry[0], root, placed)
         return state, trees.put(carry[1], number, work)
 
-    return jax.lax.fori_loop(0, rounds, body, (state, log))
+    with jax.named_scope("rounds"):  # by this name `compile/kernels.py` knows the loop in the compiled program
+        return jax.lax.fori_loop(0, rounds, body, (state, log))
 
 
 def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: ProgramCache | None) -> Segment:
@@ -79,16 +111,14 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
     A round begins when the one before has ended. That costs a millisecond, but keeps at most two rounds' examples on a
     device, and the time spent waiting for examples can be measured.
     """
-    streams = plan.data == "streamed"
     cohort = jax.tree.map(np.asarray, draw_cohort(sim, root, jnp.int32(0)))
     placed = (
-        placement.streamed_shapes(sim.data, plan, cohort.client.size)
-        if streams
+        placement.placed_shapes(sim.data, plan, cohort.client.size)
+        if plan.data == "streamed"
         else placement.place_examples(sim.data, plan)
     )
-    advance = (compile_round_of_rows if plan.clients == "host" else compile_round_of_all)(
-        sim, plan, root, placed, cohort, cache
-    )
+    program = compile_one_round(sim, plan, root, placed, cohort, cache)
+    advance = advance_rows(program, root) if plan.clients == "host" else advance_all(program, root)
     next_inputs = cohort_feed(sim, plan, root, placed)
 
     def segment(state: State, rounds: int) -> tuple[State, RoundStats, float]:
@@ -104,25 +134,28 @@ def build_round_by_round(sim: Simulation, plan: Plan, root: jax.Array, cache: Pr
     return segment
 
 
-def compile_round_of_all(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
-) -> Advance:
-    """Returns a compiled round for client state that is held on the devices."""
+def compile_one_round(
+    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None = None
+) -> Any:
+    """Returns the compiled program of one round; `placed` and `cohort` may be shapes.
+
+    If the state of the clients is held on the host, it takes and gives the rows of the cohort.
+    """
     state = state_shapes(sim)
-    program = compile_rounds(plan, partial(one_round, sim, plan), state, root, placed, cohort, cache=cache)
+    if plan.clients == "device":
+        return compile_rounds(plan, partial(one_round, sim, plan), state, root, placed, cohort, cache=cache)
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
+    server = state._replace(clients=())
+    return compile_rounds(plan, partial(cohort_round, sim, plan), server, root, placed, cohort, rows, cache=cache)
+
+
+def advance_all(program: Program, root: jax.Array) -> Advance:
+    """Returns a round for client state that is held on the devices."""
     return lambda state, placed, cohort: program(state, root, placed, cohort)
 
 
-def compile_round_of_rows(
-    sim: Simulation, plan: Plan, root: jax.Array, placed: PlacedData, cohort: Cohort, cache: ProgramCache | None
-) -> Advance:
-    """Returns a compiled round for client state held on the host: the cohort's rows are sent and written back."""
-    state = state_shapes(sim)
-    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cohort.client.size, *x.shape[1:]), x.dtype), state.clients)
-    without_clients = state._replace(clients=())
-    program = compile_rounds(
-        plan, partial(cohort_round, sim, plan), without_clients, root, placed, cohort, rows, cache=cache
-    )
+def advance_rows(program: Program, root: jax.Array) -> Advance:
+    """Returns a round for client state held on the host: the cohort's rows are sent and written back."""
 
     def advance(state: State, placed: PlacedData, cohort: Cohort) -> tuple[State, RoundStats]:
         rows, clients = trees.take(state.clients, cohort.client), state.clients

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.nets.conv.direct import direct, suits_direct
+from fedjax_mri.nets.conv.each import each, library, windows_are_small
 from fedjax_mri.nets.conv.gemm import few_outputs, gemm
-from fedjax_mri.nets.conv.windows import LAYOUT, Padding, pads_of
+from fedjax_mri.nets.conv.windows import Padding, pads_of
 
-ConvPolicy = Literal["xla", "gemm", "direct"]
+ConvPolicy = Literal["xla", "gemm", "direct", "each"]
 
 # With so many times fewer outputs than inputs, products by tap come first. `python scripts/layers.py --thresholds`, 64
 # inputs of 32 x 32 px, batch of 16, ms of CPU time for both passes: 21 (`direct` 17, `gemm` 69) for 16 outputs, 12 (16,
@@ -33,18 +34,21 @@ def conv2d(
     - `gemm` is one matrix product over windows, which stays a batched product under `vmap` over kernels.
     - `direct` is the compiler's forward convolution for the result and both gradients, one client after another. It
       takes layers of stride 1 whose shape suits it, and leaves the others to `gemm`.
+    - `each` is the compiler's convolution with the compiler's gradients, one client after another. It leaves layers
+      whose windows are small to `gemm`.
     """
     reach = [(side - 1) * dilation + 1 for side in kernel.shape[:2]]
     pads = pads_of(padding, x.shape[1:3], reach, stride)
     if policy == "xla":
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), pads, rhs_dilation=(dilation, dilation), dimension_numbers=LAYOUT
-        )
+        return library(x, kernel, stride, pads, dilation)
     if stride == dilation == 1:
         if FEWER_OUTPUTS * kernel.shape[3] <= kernel.shape[2]:
             return few_outputs(x, kernel, pads)
         if policy == "direct" and suits_direct(x, kernel, pads):
             return direct(x, kernel, pads)
+    result = [(size + sum(pad) - side) // stride + 1 for size, side, pad in zip(x.shape[1:3], reach, pads)]
+    if policy == "each" and not windows_are_small(x, kernel, result):
+        return each(x, kernel, stride, pads, dilation)
     return gemm(x, kernel, stride, pads, dilation)
 
 
