@@ -15,6 +15,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,15 @@ HOME = pathlib.Path(__file__).parents[1]
 PRECISIONS = {"float32": "fp32", "tf32": "tf32", "bf16": "bf16"}  # as the engine and as its PyTorch peer call them
 LANES = (16, 64, 256)
 BY_RULE = ("--tune_s", "0", "--devices", "1")
+COLUMNS = {  # of a line that the benchmark or its peer prints -> heading
+    "median_s": "s a round",
+    "share_of_peak": "share of peak",
+    "useful_share": "useful share",
+    "ms_per_step_and_device": "ms a step",
+    "compile_s": "compiling, s",
+    "first_round_s": "first round, s",
+    "peak_mb": "peak MB",
+}
 Row = dict[str, Any]
 
 
@@ -46,7 +56,8 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * chosen.minutes
     rows = list[Row]()
-    for step in steps(chosen.tiny, chosen.peer, chosen.out):
+    scratch = pathlib.Path(tempfile.mkdtemp(dir=chosen.out)).resolve()  # runs and programs, new each time
+    for step in steps(chosen.tiny, chosen.peer, scratch):
         if chosen.only in step.name:
             limit = step.seconds * (4 if chosen.tiny else 1)
             rows.append(run(step, min(limit, end - time.monotonic())))
@@ -59,28 +70,31 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def steps(tiny: bool, peer: str, out: pathlib.Path) -> Iterator[Step]:
+def steps(tiny: bool, peer: str, scratch: pathlib.Path) -> Iterator[Step]:
     """Yields the steps, the most important first."""
     yield Step("tests", 150, tests(tiny), {"FEDJAX_MRI_DEVICE_TESTS": "1"})
     workloads, rounds = (("W1",), "2") if tiny else (("W1", "W3", "W6", "W7"), "4")
     for precision, its_name in list(PRECISIONS.items())[: 2 if tiny else 3]:
         for workload in workloads:
             case = ("--workload", workload, "--rounds", rounds)
-            yield Step(f"{workload} {precision}", 90, benchmark(*case, "--precision", precision, *BY_RULE), cached(out))
+            yield Step(
+                f"{workload} {precision}", 90, benchmark(*case, "--precision", precision, *BY_RULE), cached(scratch)
+            )
             where = ("--device", "cpu" if tiny else "cuda", "--precision", its_name)
             yield Step(f"{workload} {precision} pytorch", 60, (peer, "scripts/peers/pytorch/run.py", *case, *where))
     for lanes in (2, 4) if tiny else LANES:
         given = ("--workload", "W3", "--rounds", "2", "--lanes", str(lanes), "--conv", "gemm", "--devices", "1")
-        yield Step(f"W3 {lanes} lanes", 60, benchmark(*given), cached(out))
+        yield Step(f"W3 {lanes} lanes", 60, benchmark(*given), cached(scratch))
     for workload in ("W1",) if tiny else ("W5", "W6"):
         tune = ("--tune_s", "5" if tiny else "20", "--devices", "1")
         yield Step(f"{workload} plan by measurement", 120, benchmark("--workload", workload, "--rounds", "2", *tune))
     loops = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer=+WHILE"}
     if not tiny:  # a CPU does not know this flag
         yield Step("W1 loops on the device", 60, benchmark("--workload", "W1", "--rounds", "4", *BY_RULE), loops)
-    for number, kept in enumerate(("nothing kept", "programs kept"), 1):
-        short = train(out / f"run{number}", 4 if tiny else 20)
-        yield Step(f"a run, {kept}", 90, short, {"XDG_CACHE_HOME": str((out / "cache").resolve())})
+    again = benchmark("--workload", "W1", "--rounds", rounds, "--precision", "float32", *BY_RULE)
+    yield Step("W1 float32, programs kept", 60, again, cached(scratch))
+    short = train(scratch / "run", 4 if tiny else 20)
+    yield Step("a run with its folder", 90, short, {"XDG_CACHE_HOME": str(scratch / "cache")})
     if not tiny:
         compiling = ("-m", "fedjax_mri", "compile", "configs/quickstart.py", "--for", "h200:1")
         yield Step("quick-start estimate", 150, (sys.executable, *compiling))
@@ -98,14 +112,16 @@ def benchmark(*words: str) -> tuple[str, ...]:
     return (sys.executable, "scripts/benchmark.py", *words)
 
 
-def cached(out: pathlib.Path) -> dict[str, str]:
+def cached(scratch: pathlib.Path) -> dict[str, str]:
     """Returns the environment in which compiled programs and what was measured for them are kept for later steps."""
-    return {"JAX_COMPILATION_CACHE_DIR": str((out / "programs").resolve())}
+    return {"JAX_COMPILATION_CACHE_DIR": str(scratch / "programs")}
 
 
 SHORT_RUN = """
 import dataclasses, pathlib, sys
+from fedjax_mri.cli.commands import prepare_jax
 from fedjax_mri.run import config, experiment
+prepare_jax()
 one = config.load(pathlib.Path("configs/synthetic.py"))[""]
 one = dataclasses.replace(one, rounds=int(sys.argv[2]), evaluate_every=2)
 experiment.run(one, pathlib.Path(sys.argv[1]), None, print)
@@ -152,18 +168,12 @@ def describe(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as a table in Markdown."""
-    head = ("step", "s a round", "share of peak", "useful share", "GB a step", "kernels", "first round, s", "peak MB",
-            "plan", "ended")  # fmt: skip
+    head = ("step", *COLUMNS.values(), "plan", "ended")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
         found = row.get("row") or {}
-        cells = [
-            row["step"],
-            *(figure(found.get(name)) for name in ("median_s", "share_of_peak", "useful_share", "gbyte_per_step",
-                                                   "kernels", "first_round_s", "peak_mb")),
-            found.get("versions", {}).get("plan", ""),
-            row["ended"],
-        ]  # fmt: skip
+        figures = (figure(found.get(name)) for name in COLUMNS)
+        cells = [row["step"], *figures, found.get("versions", {}).get("plan", ""), row["ended"]]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     day = datetime.datetime.now(datetime.UTC).date()
     return "\n".join([*lines, "", f"{day}, Python {platform.python_version()}; {device()}", ""])
