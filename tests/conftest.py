@@ -8,12 +8,14 @@ import gc
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
 )
+OWN_FLAGS = os.environ["XLA_FLAGS"]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 
@@ -127,7 +129,14 @@ def users_options() -> Iterator[Callable]:
     `tests/fed/test_options.py` and `test_members.py` train with them, and so do the tests that start the command in a
     process of its own.
     """
+    given = programs.xla_options
+
+    def of_users() -> dict[str, Any] | None:
+        with pytest.MonkeyPatch.context() as patch:
+            if os.environ.get("XLA_FLAGS") == OWN_FLAGS:  # their options would be left as they are
+                patch.delenv("XLA_FLAGS")
+            return given()
+
     with pytest.MonkeyPatch.context() as patch:
-        given = programs.xla_options
         patch.setattr(programs, "xla_options", lambda: None if devices.current().present else given())
-        yield given
+        yield of_users
