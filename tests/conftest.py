@@ -15,7 +15,6 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
 )
-OWN_FLAGS = os.environ["XLA_FLAGS"]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 
@@ -30,6 +29,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python would look for garbage all the time
 
+OWN_FLAGS = os.environ["XLA_FLAGS"]
 SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180 s down to 13 s
     "fed/test_engine.py",
     "fed/test_algorithms.py",
