@@ -34,7 +34,7 @@ class StepWork(NamedTuple):
     flops: float
     bytes: float
     kernels: int
-    waits: int  # loops and branches whose condition the host reads
+    waits: int  # loops whose condition the host reads
 
     @property
     def intensity(self) -> float:

@@ -40,11 +40,10 @@ class Collective(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A loop or branch whose condition the host of a GPU has to read."""
+    """A loop of unknown length, whose condition the host of a GPU has to read. Branches are decided on the device."""
 
     part: str
     times: int
-    kind: str
 
 
 Event = Kernel | Collective | Wait
@@ -66,7 +65,6 @@ def _events(program: Program, name: str, part: str, times: int) -> Iterator[Even
         elif kind == "while":
             yield from _loop(program, operation, part, times)
         elif kind == "conditional":
-            yield Wait(part, times, kind)
             yield from _branch(program, operation, part, times)
         elif kind in CALLS:
             for called in operation.called():
@@ -80,7 +78,7 @@ def _loop(program: Program, operation: Operation, part: str, times: int) -> Iter
     inner = LOOPS.get(operation.scope.removesuffix("/while").rpartition("/")[2])
     part, times = (inner, 1) if inner else (part, times * (operation.trips or 1))
     if operation.trips is None:
-        yield Wait(part, times, "while")
+        yield Wait(part, times)
     yield from _events(program, operation.attribute("body").lstrip("%"), part, times)
 
 

@@ -23,7 +23,7 @@ class Accelerator(NamedTuple):
     bandwidth: float  # bytes/s of its memory
     flops: dict[str, float]  # precision -> floating-point operations a second, dense
     launch_s: float  # time that a kernel takes to start
-    wait_s: float  # until the host has read the condition of a loop or branch; 0: the device reads it itself
+    wait_s: float  # until the host has read the condition of a loop; 0: the device reads it itself
     clock_hz: float  # of a TPU, whose compiler counts cycles; 0: it does not
     per_host: int  # devices of one host
     within: Network  # between devices of a host; of a TPU, of its slice

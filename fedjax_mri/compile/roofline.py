@@ -18,7 +18,7 @@ class Rates(NamedTuple):
     flops: Mapping[str, float]  # operations a second in products, by the type of their factors
     bandwidth: float  # bytes/s of its memory
     launch_s: float  # seconds that each kernel takes to start
-    wait_s: float = 0.0  # seconds until the host has read the condition of a loop or branch
+    wait_s: float = 0.0  # seconds until the host has read the condition of a loop
     clock_hz: float = 0.0  # with which the compiler's cycles are turned into seconds; 0: they are not used
 
 

@@ -12,6 +12,7 @@ from fedjax_mri.core.devices import Devices
 from fedjax_mri.core.errors import UserError, brief
 
 PLUGINS = {"gpu": ("jax_plugins.xla_cuda13", "aot-cuda"), "tpu": ("libtpu", "aot-tpu")}  # module and extra
+CUDA = "13.0.0"  # of the driver and the libraries; from 12.3 on, branches are decided on the device
 USABLE = 0.92  # share of a device's memory that JAX leaves to programs, by its default for GPUs
 # Otherwise both plug-ins look for their devices, and warn when there are none; and one process locks out all others.
 ENVIRONMENT = {
@@ -120,6 +121,9 @@ gpu_device_info {{
   cuda_compute_capability {{ major: {chip.capability[0]} minor: {chip.capability[1]} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
+  driver_version: "{CUDA}"
+  runtime_version: "{CUDA}"
+  compile_time_toolkit_version: "{CUDA}"
 }}
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 patch: 0 }}

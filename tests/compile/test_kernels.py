@@ -90,7 +90,7 @@ def test_loops_say_which_part_of_a_run_runs_in_them(handmade) -> None:
     assert [event for event in handmade if isinstance(event, Collective)] == [
         Collective("round", 1, "all-reduce", 3200.0)
     ]
-    assert [event for event in handmade if isinstance(event, Wait)] == [Wait("step", 1, "while")]
+    assert [event for event in handmade if isinstance(event, Wait)] == [Wait("step", 1)]
 
 
 def test_tiles_and_scratch_memory_of_a_tpu_count_as_they_are_laid_out() -> None:

@@ -31,7 +31,7 @@ def test_a_round_is_its_passes_its_refills_and_the_rest() -> None:
     events = [
         kernel("segment", 9e12, 0),
         kernel("round", 0, 1e8),
-        Wait("step", 1, "while"),
+        Wait("step", 1),
         kernel("step", 1e9, 0, times=3),
         kernel("client", 0, 1e7),
         Collective("round", 1, "all-reduce", 1e6),
