@@ -16,6 +16,7 @@ os.environ.setdefault(
     " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # of processes that tests start: all is kept
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 
 import jax
