@@ -13,7 +13,9 @@ from fedjax_mri.core.errors import UserError, brief
 
 PLUGINS = {"gpu": ("jax_plugins.xla_cuda13", "aot-cuda"), "tpu": ("libtpu", "aot-tpu")}  # module and extra
 CUDA = "13.0.0"  # of the driver and the libraries; from 12.3 on, branches are decided on the device
-USABLE = 0.92  # share of a device's memory that JAX leaves to programs, by its default for GPUs
+# Share of a device's memory that programs can have: of a GPU's what JAX takes at its start by default
+# (XLA_PYTHON_CLIENT_MEM_FRACTION), of a TPU's all but what its runtime keeps.
+USABLE = {"gpu": 0.75, "tpu": 0.97}
 # Otherwise both plug-ins look for their devices, and warn when there are none; and one process locks out all others.
 ENVIRONMENT = {
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
@@ -59,7 +61,7 @@ def devices_of(machine: Machine) -> Devices:
 def counted(machine: Machine) -> Devices:
     """Returns the devices of a machine as far as they can be described without a compiler."""
     kind = machine.accelerator
-    return Devices(machine.size, kind.platform, machine.hosts, (), USABLE * kind.memory, present=False)
+    return Devices(machine.size, kind.platform, machine.hosts, (), USABLE[kind.platform] * kind.memory, present=False)
 
 
 def is_installed(module: str) -> bool:
