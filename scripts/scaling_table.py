@@ -1,7 +1,7 @@
 """Estimates rounds on H200 and TPU v5e from programs compiled here. Prints two tables; nothing is run.
 
     python scripts/scaling_table.py --raw scaling.jsonl
-    python scripts/scaling_table.py --raw scaling.jsonl --only quickstart "H200"
+    python scripts/scaling_table.py --raw scaling.jsonl --only quick-start
 
 It needs the extras aot-cuda and aot-tpu. Each workload is compiled for eight devices of each kind under the plan that
 the rules choose. The rounds of other numbers of devices and clients are computed from that program: clients are as many
@@ -20,7 +20,7 @@ from typing import Any
 import benchmark
 import numpy as np
 
-from fedjax_mri.compile import hlo, kernels, machines, roofline, schedule, targets
+from fedjax_mri.compile import estimate, machines, roofline, schedule, targets
 from fedjax_mri.core import devices, environment
 from fedjax_mri.data import check
 from fedjax_mri.fed.engine import auto, segments, work
@@ -51,10 +51,13 @@ Line = dict[str, Any]
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--raw", type=pathlib.Path, required=True, help="file of lines, which is read and added to")
-    words.add_argument("--only", nargs="*", default=None, help="compile these workloads alone; none: only print")
+    names = [*CONFIGS, *WORKLOADS]
+    words.add_argument(
+        "--only", nargs="*", default=None, choices=names, help="compile these workloads alone; none: only print"
+    )
     given = words.parse_args()
     environment.prefer_cpu_without_devices()
-    for name in [*CONFIGS, *WORKLOADS] if given.only is None else given.only:
+    for name in names if given.only is None else given.only:
         for kind in KINDS:
             print(f"compiling {name} for {kind}", file=sys.stderr, flush=True)
             with given.raw.open("a", encoding="utf-8") as file:
@@ -63,7 +66,11 @@ def main() -> None:
     for text in given.raw.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         newest[line["workload"], line["kind"]] = line
-    print("\n\n".join([table(list(newest.values())), curve([newest["quick-start", kind] for kind in KINDS])]))
+    print(
+        "\n\n".join(
+            [table(list(newest.values())), curve([line for (name, _), line in newest.items() if name == "quick-start"])]
+        )
+    )
 
 
 def workload(name: str) -> tuple[Callable[[Plan], Simulation], Plan]:
@@ -87,17 +94,17 @@ def plan_by_rule(open_plan: Plan, build: Callable[[Plan], Simulation], clients: 
 def compiled(name: str, machine: machines.Machine) -> Line:
     """Returns what is found of a workload compiled for a machine: memory, the work of a step, and estimated times."""
     build, open_plan = workload(name)
-    with devices.compiling_for(targets.devices_of(machine)):
+    with devices.compiling_for(targets.compile_devices(machine)):
         plan, begin = plan_by_rule(open_plan, build, CLIENTS // machine.size), time.perf_counter()
         sim = build(plan)
         program = segments.compile_for_shapes(sim, plan, 1)
-        analysis, steps = program.memory_analysis(), np.asarray(auto.first_cohort_steps(sim))
-    events = kernels.events(hlo.parse(program.as_text()))
-    rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine)
+        steps = np.asarray(auto.first_cohort_steps(sim))
+    events, memory = estimate.events_of(program, plan), estimate.memory_of(program, plan)
+    rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine, plan.devices)
     step = roofline.part_seconds(events, "step", rates, links)
 
     def seconds(number: int, clients: int) -> roofline.Seconds:
-        several = machines.links(machine._replace(size=number))
+        several = machines.links(machine._replace(size=number), number)
         passes = schedule.schedule(np.resize(steps[steps > 0], clients), number, plan.lanes)
         return roofline.round_seconds(events, passes, rates, several)
 
@@ -106,15 +113,15 @@ def compiled(name: str, machine: machines.Machine) -> Line:
         "kind": machine.accelerator.name,
         "plan": f"{plan.lanes} lane{'s' * (plan.lanes > 1)}, {plan.conv}, {plan.precision}",
         "compile_s": time.perf_counter() - begin,
-        "memory_mb": (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) / 1e6,
-        "kernels": sum(event.times for event in events if event.part == "step" and isinstance(event, kernels.Kernel)),
+        "memory_mb": sum(memory[:3]) / 1e6,
+        "kernels": estimate.work_of(events).kernels,
         "step_ms": 1e3 * step.total,
         "step_shares": {field: part / step.total for field, part in step._asdict().items()},
         "round_s": {number: seconds(number, CLIENTS).total for number in DEVICES},
         "network_share": {
             number: seconds(number, CLIENTS).network / seconds(number, CLIENTS).total for number in DEVICES
         },
-        "curve_s": {number: [seconds(number, cohort).total for cohort in COHORTS[:3]] for number in (1, 10, 100, 1000)},
+        "curve_s": {number: [seconds(number, cohort).total for cohort in COHORTS[:3]] for number in DEVICES},
     }
 
 

@@ -254,7 +254,7 @@ def show(options: argparse.Namespace, flags: Sequence[str]) -> None:
     from fedjax_mri.core import devices
     from fedjax_mri.run import config, costs
 
-    there = devices.current() if options.machine is None else targets.counted(machines.parse(options.machine))
+    there = devices.current() if options.machine is None else targets.described_devices(machines.parse(options.machine))
     with devices.compiling_for(there):
         for name, one in load_experiments(options.config, flags, options.only).items():
             print(f"# {name or one.name}, config {config.digest(one)}")
@@ -270,14 +270,16 @@ def compile(options: argparse.Namespace, flags: Sequence[str]) -> None:
     machine = machines.parse(options.machine)
     choices = command.Choices(options.lanes, options.conv, options.precision, [each == "yes" for each in options.remat])
     path = options.out or pathlib.Path(f"{options.config.stem}-{machine.accelerator.name}-{machine.size}.json")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):  # compiling takes minutes
+        raise UserError(f"--out {path}: cannot be written; name a file in a folder that is there and can be written")
     experiments = []
     for name, one in load_experiments(options.config, flags, options.only).items():
-        print(f"# {name or one.name} on {machine.name}", flush=True)
         found = command.size(one, machine, choices, lambda line: print(line, file=sys.stderr, flush=True))
-        print("\n".join([command.table(found), *command.lines(found)]))
-        experiments.append(command.plain(found, name or one.name))
+        print(f"# {name or one.name} on {machine.name}\n{command.table(found)}", flush=True)
+        print("\n".join(command.lines(found)))
+        experiments.append(command.to_json(found, name or one.name))
         disk.write_json(path, {**command.ABOUT, "machine": machine.name, "experiments": experiments})
-    print(path)
+    print(f"all figures: {path}")
 
 
 def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:

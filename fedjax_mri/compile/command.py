@@ -60,7 +60,7 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
     """
     if wrong := [lanes for lanes in choices.lanes if lanes < 1]:
         raise UserError(f"--lanes {wrong[0]}: must be 1 or more")
-    with devices.compiling_for(targets.devices_of(machine)):
+    with devices.compiling_for(targets.compile_devices(machine)):
         method, federation = build_method(config), check.built(config.data, config.seed)
         described = describe(federation)
 
@@ -75,8 +75,9 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
             if idle and any(each.plan.lanes < plan.lanes for each in found.estimates):
                 found.notes.append(f"{idle}; left out")
                 continue
-            found.notes.extend([idle] if idle else [])
-            say(f"compiling {auto.describe_plan(plan)}, {plan.precision}")
+            unused = "" if plan.devices == machine.size else f"{plan.devices} of {machine.size} devices are used"
+            found.notes.extend(note for note in (idle, unused) if note and note not in found.notes)
+            say(f"compiling: {auto.describe_plan(plan)}, {plan.precision}")
             result = estimate.estimate(config, sim, federation.tests, plan, machine)
             (found.estimates if isinstance(result, Estimate) else found.refused).append(result)  # type: ignore
         return found
@@ -104,8 +105,8 @@ def flags(plan: Plan) -> str:
 def table(found: Sizing) -> str:
     """Returns the plans as lines of text."""
     head = (
-        "lanes  conv    precision remat  compile  memory MB      step: Gflop      MB flop/byte kernels waits      ms"
-        "   round s     run s   products memory starts network"
+        "devices lanes  conv    precision remat  compile  memory MB      step: Gflop      MB flop/byte kernels waits"
+        "      ms   round s     run s   products memory starts network"
     )
     return "\n".join([head, *(_row(each) for each in found.estimates), *(_refusal(each) for each in found.refused)])
 
@@ -114,7 +115,7 @@ def _row(each: Estimate) -> str:
     plan, step, memory = each.plan, each.step, each.memory
     shares = [part / max(each.round_s.total, 1e-12) for part in each.round_s]
     return (
-        f"{plan.lanes:5}  {plan.conv:7} {plan.precision:9} {'yes' if plan.remat else 'no':5} {each.compile_s:6.0f} s "
+        f"{_named(plan)} {each.compile_s:6.0f} s "
         f"{sum(memory[:3]) / 1e6:7.0f} of {memory.available / 1e6:<7.0f} {step.flops / 1e9:9.3g} "
         f"{step.bytes / 1e6:7.3g} "
         f"{step.intensity:9.1f} {step.kernels:7} {step.waits:5} {1e3 * each.step_s.total:7.3g} "
@@ -123,8 +124,12 @@ def _row(each: Estimate) -> str:
 
 
 def _refusal(each: Refused) -> str:
-    plan = each.plan
-    return f"{plan.lanes:5}  {plan.conv:7} {plan.precision:9} {'yes' if plan.remat else 'no':5} {each.reason}"
+    return f"{_named(each.plan)} {each.reason}"
+
+
+def _named(plan: Plan) -> str:
+    remat = "yes" if plan.remat else "no"
+    return f"{plan.devices:7} {plan.lanes:5}  {plan.conv:7} {plan.precision:9} {remat:5}"
 
 
 def lines(found: Sizing) -> Iterator[str]:
@@ -135,12 +140,18 @@ def lines(found: Sizing) -> Iterator[str]:
         yield f"{each.kind} of {each.bytes / 1e6:.3g} MB, {often}"
     yield f"fastest by this estimate: {flags(best.plan)}"
     by_devices = ", ".join(f"{count}: {seconds:.3g} s" for count, seconds in best.rounds_by_devices.items())
-    yield f"a round by devices: {by_devices}; up to {helpful_devices(best.rounds_by_devices)} devices help"
+    yield f"a round by devices: {by_devices}; {worthwhile(best.rounds_by_devices)}"
     yield from found.notes
     yield "Times are estimates from the compiled program and data sheets; nothing was run."
 
 
-def plain(found: Sizing, name: str) -> dict[str, Any]:
+def worthwhile(rounds: dict[int, float]) -> str:
+    """Returns in words up to how many devices help."""
+    devices = helpful_devices(rounds)
+    return "one device is enough" if devices == 1 else f"up to {devices} devices help"
+
+
+def to_json(found: Sizing, name: str) -> dict[str, Any]:
     """Returns all that was found for an experiment as values that JSON can hold."""
     best = found.best
     return {

@@ -1,5 +1,6 @@
 """What one plan of a config would need on a machine: memory, work of a local step, exchanges, and estimated times."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,13 +11,14 @@ from fedjax_mri.compile import hlo, kernels, machines, roofline, schedule
 from fedjax_mri.compile.kernels import Collective, Event, Kernel, Wait
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.compile.roofline import Seconds
+from fedjax_mri.core import trees
 from fedjax_mri.core.errors import brief
 from fedjax_mri.fed.engine import auto, evaluate, segments
 from fedjax_mri.fed.engine.plan import DoesNotFit, Plan
 from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
 from fedjax_mri.run.config import Experiment
 
-WORTH = 1.25  # twice as many devices help if they make a round this many times as fast
+WORTHWHILE = 1.25  # twice as many devices help if they make a round this many times as fast
 
 
 class Memory(NamedTuple):
@@ -69,15 +71,15 @@ def estimate(config: Experiment, sim: Simulation, tests: Any, plan: Plan, machin
     begin = time.perf_counter()
     try:
         segment = segments.compile_for_shapes(sim, plan, config.evaluate_every)
-        judges = evaluate.compile_for_shapes(sim.task, plan, tests, state_shapes(sim))
+        evaluators = evaluate.compile_for_shapes(sim.task, plan, tests, state_shapes(sim))
     except (*auto.REFUSING, DoesNotFit) as error:
         return Refused(plan, str(error) if isinstance(error, DoesNotFit) else brief(error))
     seconds = time.perf_counter() - begin
-    rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine)
-    events = kernels.events(hlo.parse(segment.as_text()))
+    rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine, plan.devices)
+    events = events_of(segment, plan)
     round_s = roofline.round_seconds(events, schedule.first_round(sim, plan), rates, links)
     evaluation_s = Seconds()
-    for program in judges.values():
+    for program in evaluators.values():
         of_test = kernels.events(hlo.parse(program.as_text()))
         evaluation_s = evaluation_s.plus(roofline.part_seconds(of_test, "segment", rates, links))
     evaluations = 1 + -(-config.rounds // config.evaluate_every)
@@ -91,8 +93,20 @@ def estimate(config: Experiment, sim: Simulation, tests: Any, plan: Plan, machin
         round_s,
         evaluation_s,
         round_s.times(config.rounds).plus(evaluation_s.times(evaluations)),
-        rounds_by_devices(events, sim, plan, machine),
+        rounds_by_devices(with_exchange(events, sim, plan), sim, plan, machine),
     )
+
+
+def events_of(segment: Any, plan: Plan) -> list[Event]:
+    """Returns what a compiled segment does, or a round, if the host calls each.
+
+    Raises RuntimeError if the engine's loops are not found in it.
+    """
+    whole = "round" if segments.is_round_by_round(plan) else "segment"
+    events = kernels.events(hlo.parse(segment.as_text()), whole)
+    if not {"round", "step"} <= {event.part for event in events}:
+        raise RuntimeError("the compiled program does not name its loops over rounds and local steps")
+    return events
 
 
 def memory_of(program: Any, plan: Plan) -> Memory:
@@ -115,20 +129,30 @@ def work_of(events: Sequence[Event]) -> StepWork:
 
 
 def rounds_by_devices(events: list[Event], sim: Simulation, plan: Plan, machine: Machine) -> dict[int, float]:
-    """Returns the estimated seconds of a round on 1, 2, 4, ... devices with the same program, up to the cohort."""
-    steps = np.asarray(auto.first_cohort_steps(sim))
-    rates, found = machines.rates(machine.accelerator, plan.precision), dict[int, float]()
-    devices = 1
-    while devices * plan.lanes < 2 * len(steps):
-        other, passes = machine._replace(size=devices), schedule.schedule(steps, devices, plan.lanes)
-        found[devices] = roofline.round_seconds(events, passes, rates, machines.links(other)).total
-        devices *= 2
+    """Returns the estimated seconds of a round by the number of devices, with the same program on each.
+
+    They are the plan's, and 1, 2, 4, ... up to the first number with a lane for each client.
+    """
+    steps, rates = np.asarray(auto.first_cohort_steps(sim)), machines.rates(machine.accelerator, plan.precision)
+    doublings = math.ceil(math.log2(max(len(steps) / plan.lanes, 1)))
+    found = dict[int, float]()
+    for devices in sorted({plan.devices, *(2**number for number in range(doublings + 1))}):
+        passes = schedule.schedule(steps, devices, plan.lanes)
+        links = machines.links(machine._replace(size=devices), devices)
+        found[devices] = roofline.round_seconds(events, passes, rates, links).total
     return found
 
 
+def with_exchange(events: list[Event], sim: Simulation, plan: Plan) -> list[Event]:
+    """Returns `events` with the exchange that other numbers of devices need where the program is for one device."""
+    if plan.devices > 1:
+        return events
+    return [*events, Collective("round", 1, "all-reduce", trees.nbytes(state_shapes(sim).server.model))]
+
+
 def helpful_devices(rounds: dict[int, float]) -> int:
-    """Returns the largest number of devices up to which each doubling makes a round WORTH times as fast."""
+    """Returns the largest number of devices up to which each doubling makes a round WORTHWHILE times as fast."""
     devices = 1
-    while 2 * devices in rounds and rounds[devices] >= WORTH * rounds[2 * devices]:
+    while 2 * devices in rounds and rounds[devices] >= WORTHWHILE * rounds[2 * devices]:
         devices *= 2
     return devices

@@ -14,6 +14,7 @@ FREE = {
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
 SLICES = {"dynamic-slice", "slice", "gather"}
 CALLS = {"call", "async-start"}
+ENDED = "ended_clients"  # scope that the engine gives to what follows a client's last step
 LOOPS = {"rounds": "round", "lanes": "step"}  # scope that the engine gives to a loop -> part of the program in it
 
 
@@ -49,19 +50,22 @@ class Wait(NamedTuple):
 Event = Kernel | Collective | Wait
 
 
-def events(program: Program) -> list[Event]:
-    """Returns all that a program does, in order. A loop whose length the compiler does not know counts as one pass."""
-    return list(_events(program, program.entry, "segment", 1))
+def events(program: Program, part: str = "segment") -> list[Event]:
+    """Returns all that a program does, in order; `part` is what the whole program is, "segment" or "round".
+
+    A loop whose length the compiler does not know counts as one pass.
+    """
+    return list(_events(program, program.entry, part, 1))
 
 
 def _events(program: Program, name: str, part: str, times: int) -> Iterator[Event]:
     computation = program.computations[name]
     for operation in computation.values():
         kind = operation.kind.removesuffix("-start") if "async" not in operation.kind else operation.kind
-        if operation.kind in FREE or operation.kind.endswith("-done"):
+        if operation.kind in FREE or operation.kind.endswith("-done") or _is_scalar_of_tpu(operation):
             continue
         if kind in COLLECTIVES:
-            yield Collective(part, times, kind, sum(array.payload for array in operation.results))
+            yield Collective(part, times, kind, _exchanged_bytes(computation, operation))
         elif kind == "while":
             yield from _loop(program, operation, part, times)
         elif kind == "conditional":
@@ -83,10 +87,29 @@ def _loop(program: Program, operation: Operation, part: str, times: int) -> Iter
 
 
 def _branch(program: Program, operation: Operation, part: str, times: int) -> Iterator[Event]:
-    """Yields the events of the longest branch. The branch among local steps is that of clients that are done."""
-    inner = "client" if part == "step" else part
+    """Yields the events of the branch that moves most bytes. The engine's branch of clients that are done is a part."""
+    inner = "client" if part == "step" and ENDED in operation.scope else part
     branches = [list(_events(program, called, inner, times)) for called in operation.called()]
-    yield from max(branches, key=len, default=[])
+
+    def moved(branch: list[Event]) -> float:
+        return sum(event.times * event.bytes for event in branch if isinstance(event, Kernel))
+
+    yield from max(branches, key=moved, default=[])
+
+
+def _is_scalar_of_tpu(operation: Operation) -> bool:
+    """Whether an operation computes scalars on a TPU, whose scalar unit does so beside the kernels."""
+    scalars = all(prod(array.shape) == 1 and "T(" in array.layout for array in operation.results)
+    return bool(operation.results) and scalars and operation.kind not in ("while", "conditional", *COLLECTIVES)
+
+
+def _exchanged_bytes(computation: Computation, operation: Operation) -> float:
+    """Returns the bytes of an exchange's operands or results, whichever are more."""
+    operands = [array for name in operation.operands for array in computation[name].results]
+    results = list(operation.results)
+    if operation.kind.endswith("-start") and "all-reduce" not in operation.kind:  # (operands, results, and counters)
+        results = results[len(operands) : 2 * len(operands)]
+    return max(sum(array.payload for array in arrays) for arrays in (operands, results))
 
 
 def kernel(program: Program, computation: Computation, operation: Operation, part: str, times: int) -> Kernel:
@@ -138,8 +161,7 @@ def _convolution_flops(operation: Operation, operands: list[Array]) -> float:
         sides = (operands[0].shape[image.index(axis)], operation.results[0].shape[result.index(axis)])
         positions *= _valid_taps(*sides, operands[1].shape[kernel.index(axis)], window, number)
     shape = dict(zip(result, operation.results[0].shape))
-    groups = int(operation.attribute("batch_group_count") or 1)
-    return 2.0 * positions * shape["b"] * shape["f"] * operands[1].shape[kernel.index("i")] / groups
+    return 2.0 * positions * shape["b"] * shape["f"] * operands[1].shape[kernel.index("i")]
 
 
 def _valid_taps(side: int, result: int, taps: int, window: dict[str, str], number: int) -> int:

@@ -54,21 +54,25 @@ PRODUCTS_SHARE, BANDWIDTH_SHARE = 0.6, 0.8
 # NVIDIA: data sheets of A100 80GB SXM, H100 SXM, H200 SXM and HGX B200; float32 is outside tensor cores, TF32 and bf16
 # in them without sparsity. NVLink is given for both directions together, so half of it counts. Hosts are joined by 400
 # Gbit/s for each GPU, 200 for an A100. Google: pages "TPU v5e", "v5p" and "v6e" of the documentation of Cloud TPU. A
-# product in float32 takes six passes of bf16. A chip's links are given together, and a ring over them uses half.
+# product in float32 takes six passes of bf16 (JAX's precision "highest", which float32 is here). A chip's links are
+# given together. Exchanges run along one axis of the torus in both directions, which is half of them, or a third of a v5p's.
 _NVLINK_4, _NDR = Network(450e9, 3e-6), Network(50e9, 10e-6)
 
 
-def _nvidia(name: str, gigabytes: float, terabytes_per_s: float, teraflops: tuple[float, float, float]) -> Accelerator:
+def _nvidia(name: str, gibibytes: float, terabytes_per_s: float, teraflops: tuple[float, float, float]) -> Accelerator:
     flops = dict(zip(("float32", "tf32", "bf16"), (each * 1e12 for each in teraflops)))
     return Accelerator(
-        name, "gpu", gigabytes * 1e9, terabytes_per_s * 1e12, flops, 2e-6, 10e-6, 0.0, 8, _NVLINK_4, _NDR
+        name, "gpu", gibibytes * 2**30, terabytes_per_s * 1e12, flops, 2e-6, 10e-6, 0.0, 8, _NVLINK_4, _NDR
     )
 
 
-def _google(name: str, gigabytes: float, terabytes_per_s: float, teraflops: float, gigabits: float) -> Accelerator:
+def _google(name: str, gibibytes: float, terabytes_per_s: float, teraflops: float, gigabits: float) -> Accelerator:
     flops = {"float32": teraflops * 1e12 / 6, "tf32": teraflops * 1e12 / 6, "bf16": teraflops * 1e12}
-    links, clock = Network(gigabits / 8 * 1e9 / 2, 1e-6), 1.5e9 if name == "v5e" else 1.75e9
-    return Accelerator(name, "tpu", gigabytes * 1e9, terabytes_per_s * 1e12, flops, 0.5e-6, 0.0, clock, 4, links, links)
+    axes, clock = 3 if name == "v5p" else 2, 1.5e9 if name == "v5e" else 1.75e9
+    links = Network(gigabits / 8 * 1e9 / axes, 1e-6)
+    return Accelerator(
+        name, "tpu", gibibytes * 2**30, terabytes_per_s * 1e12, flops, 0.5e-6, 0.0, clock, 4, links, links
+    )
 
 
 ACCELERATORS = {
@@ -79,7 +83,7 @@ ACCELERATORS = {
         ),
         _nvidia("h100", 80, 3.35, (67, 494.5, 989.5)),
         _nvidia("h200", 141, 4.8, (67, 494.5, 989.5)),
-        _nvidia("b200", 180, 7.7, (75, 1125, 2250))._replace(within=Network(900e9, 3e-6)),
+        _nvidia("b200", 179, 7.7, (75, 1125, 2250))._replace(within=Network(900e9, 3e-6)),
         _google("v5e", 16, 0.819, 197, 1600),
         _google("v5p", 95, 2.765, 459, 4800),
         _google("v6e", 32, 1.64, 918, 3584),
@@ -97,11 +101,13 @@ def rates(accelerator: Accelerator, precision: str) -> Rates:
     return Rates(flops, bandwidth, accelerator.launch_s, accelerator.wait_s, accelerator.clock_hz)
 
 
-def links(machine: Machine) -> Links:
-    """Returns the networks between the devices of a machine."""
+def links(machine: Machine, devices: int) -> Links:
+    """Returns the networks between so many devices of a machine, equally many of each host."""
     kind = machine.accelerator
     within, between = kind.within, kind.between
-    return Links(machine.size, machine.hosts, within.bytes_per_s, between.bytes_per_s, within.hop_s, between.hop_s)
+    return Links(
+        devices, min(machine.hosts, devices), within.bytes_per_s, between.bytes_per_s, within.hop_s, between.hop_s
+    )
 
 
 def parse(text: str) -> Machine:

@@ -82,27 +82,29 @@ def _seconds(event: Event, rates: Rates, links: Links) -> Seconds:
 def kernel_seconds(kernel: Kernel, rates: Rates) -> Seconds:
     """Returns the time of a kernel. Where the compiler expects more cycles than the roofline, these count."""
     launch = rates.launch_s if kernel.launched else 0.0
-    products = kernel.flops / rates.flops.get(kernel.dtype, math.inf)
+    # Factors of a type without a rate of its own count at the slowest.
+    products = kernel.flops / rates.flops.get(kernel.dtype, min(rates.flops.values()))
     memory = kernel.bytes / rates.bandwidth
     longest = max(products, memory, kernel.cycles / rates.clock_hz if rates.clock_hz else 0.0)
-    if products >= memory or (longest > memory and kernel.flops):
+    if kernel.flops and (products >= memory or longest > memory):
         return Seconds(products=longest, launches=launch)
     return Seconds(memory=longest, launches=launch)
 
 
 def collective_seconds(collective: Collective, links: Links) -> float:
-    """Returns the time of an exchange: a ring in each host, then one of the hosts, in which all devices send.
+    """Returns the time of an exchange: one in each host, then one of the hosts, in which all devices send.
 
-    In a ring of n each device sends 2 (n - 1) / n times the bytes of an all-reduce, and half of that of any other.
+    Among n devices each sends 2 (n - 1) / n times the bytes of an all-reduce, as in a ring, and half of that of any
+    other. The latency is that of a tree, which libraries choose for few bytes.
     """
-    inner = links.devices // links.hosts
-    rounds = 2 if collective.kind == "all-reduce" else 1
-    within = _ring(rounds * collective.bytes, inner, links.within, links.within_s)
-    return within + _ring(rounds * collective.bytes / inner, links.hosts, links.between, links.between_s)
+    inner = max(1, links.devices // links.hosts)
+    times = 2 if collective.kind == "all-reduce" else 1
+    within = _exchange(collective.bytes, inner, links.within, links.within_s)
+    return times * (within + _exchange(collective.bytes / inner, links.hosts, links.between, links.between_s))
 
 
-def _ring(sent: float, devices: int, rate: float, latency: float) -> float:
-    """Returns the time in which each of `devices` sends its share of `sent` bytes."""
+def _exchange(sent: float, devices: int, rate: float, latency: float) -> float:
+    """Returns the time in which each of `devices` sends all but its own share of `sent` bytes."""
     return sent * (devices - 1) / devices / rate + latency * math.ceil(math.log2(devices)) if devices > 1 else 0.0
 
 

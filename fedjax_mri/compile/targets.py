@@ -47,7 +47,7 @@ CHIPS = {
 }
 
 
-def devices_of(machine: Machine) -> Devices:
+def compile_devices(machine: Machine) -> Devices:
     """Returns the devices of a machine that need not be here, to compile programs for them.
 
     Raises UserError where the compiler's plug-in is missing, or knows no such machine.
@@ -55,12 +55,17 @@ def devices_of(machine: Machine) -> Devices:
     module, extra = PLUGINS[machine.accelerator.platform]
     if not is_installed(module):
         raise UserError(f"--for {machine.name}: the compiler for it is missing; pip install 'fedjax-mri[{extra}]'")
-    return counted(machine)._replace(every=tuple(topology(machine).devices[: machine.size]))
+    return described_devices(machine)._replace(every=tuple(topology(machine).devices[: machine.size]))
 
 
-def counted(machine: Machine) -> Devices:
-    """Returns the devices of a machine as far as they can be described without a compiler."""
+def described_devices(machine: Machine) -> Devices:
+    """Returns the devices of a machine as far as they can be described without a compiler.
+
+    Raises UserError where there is no such machine.
+    """
     kind = machine.accelerator
+    if kind.platform == "tpu":
+        tpu_shape(machine)  # there may be no slice of that size
     return Devices(machine.size, kind.platform, machine.hosts, (), USABLE[kind.platform] * kind.memory, present=False)
 
 
@@ -94,7 +99,8 @@ def tpu_shape(machine: Machine) -> str:
     name, count = machine.accelerator.name, machine.size
     dimensions = 3 if name == "v5p" else 2
     if count & (count - 1) or count > 2 ** (4 * dimensions) or (count == 2):
-        raise UserError(f"--for {machine.name}: {name} comes in slices of 1, 4, 8, 16, ... chips")
+        most = 2 ** (4 * dimensions)
+        raise UserError(f"--for {machine.name}: {name} comes in slices of 1, 4, 8, 16, ... up to {most} chips")
     doublings = count.bit_length() - 1
     sides = sorted(2 ** ((doublings + number) // dimensions) for number in range(dimensions))
     return f"{name}:" + "x".join(map(str, sides if dimensions == 2 else sides[::-1]))

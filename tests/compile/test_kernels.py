@@ -130,3 +130,24 @@ CONVOLUTION = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "
 def test_products_are_counted_as_xla_counts_them(f, shapes) -> None:
     ours, theirs = compiled_flops(f, *shapes)
     assert ours > 0 and ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_the_gradient_of_a_grouped_convolution_is_counted_as_xla_counts_it() -> None:
+    grouped = partial(CONVOLUTION, window_strides=(1, 1), padding="SAME", feature_group_count=4)
+    ours, theirs = compiled_flops(jax.grad(lambda kernel, x: grouped(x, kernel).sum()), (3, 3, 2, 12), (2, 6, 6, 8))
+    assert ours > 0 and ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_a_program_of_one_round_says_so() -> None:
+    (exchange,) = [event for event in kernels.events(hlo.parse(ONE_ROUND), "round") if isinstance(event, Collective)]
+    assert exchange == Collective("round", 1, "all-gather", 64.0)
+
+
+ONE_ROUND = """HloModule jit_f
+
+ENTRY %main (rows: f32[8]) -> f32[16] {
+  %rows = f32[8]{0} parameter(0)
+  %start = (f32[8]{0}, f32[16]{0}) all-gather-start(%rows), dimensions={0}
+  ROOT %done = f32[16]{0} all-gather-done(%start)
+}
+"""

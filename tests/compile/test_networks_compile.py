@@ -45,7 +45,7 @@ def compiled(machine: str, assemble: Assemble, plan: Plan):
     described = machines.parse(machine)
     if not targets.is_installed(targets.PLUGINS[described.accelerator.platform][0]):
         pytest.skip(f"the compiler for {machine} is not installed")
-    with devices.compiling_for(targets.devices_of(described)):
+    with devices.compiling_for(targets.compile_devices(described)):
         plan = auto.plan_by_rule(plan, assemble)
         return segments.compile_for_shapes(assemble(plan), plan, 2)
 

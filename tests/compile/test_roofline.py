@@ -41,15 +41,15 @@ def test_a_round_is_its_passes_its_refills_and_the_rest() -> None:
     assert found.products == pytest.approx(10 * 3 * 1e-3)
     assert found.memory == pytest.approx(2 * 1e-4 + 1e-3)
     assert found.launches == pytest.approx(10 * (3e-6 + 1e-5) + 2e-6 + 1e-6)
-    assert found.network == pytest.approx(2 * 1e6 * 3 / 4 / 1e9 + 2 * 1e-6)
+    assert found.network == pytest.approx(2 * (1e6 * 3 / 4 / 1e9 + 2 * 1e-6))
     assert found.total == pytest.approx(sum(found))
 
 
 def test_an_exchange_runs_in_each_host_and_then_between_hosts() -> None:
     links = Links(devices=16, hosts=2, within=4e9, between=1e9, within_s=1e-6, between_s=1e-5)
     found = roofline.collective_seconds(Collective("round", 1, "all-reduce", 8e6), links)
-    within, between = 2 * 8e6 * 7 / 8 / 4e9 + 3e-6, 2 * 1e6 * 1 / 2 / 1e9 + 1e-5
-    assert found == pytest.approx(within + between)
+    within, between = 8e6 * 7 / 8 / 4e9 + 3e-6, 1e6 * 1 / 2 / 1e9 + 1e-5
+    assert found == pytest.approx(2 * (within + between))
     assert roofline.collective_seconds(Collective("round", 1, "all-reduce", 8e6), ALONE) == 0
 
 

@@ -125,11 +125,12 @@ def run_lanes(sim: Simulation, inputs: RoundInputs, start: jax.Array, stop: jax.
         metrics = trees.add(metrics, step_metrics)
         totals = totals._replace(stats=add_step_stats(totals.stats, examples, active))
         done = active & (lanes.step >= inputs.steps[cohort_place(inputs, lanes.position)])
-        return jax.lax.cond(
-            done.any(),
-            lambda: finish_and_refill(sim, inputs, lanes, metrics, totals, done),
-            lambda: (lanes, metrics, totals),
-        )
+        with jax.named_scope("ended_clients"):  # as with the loop's name below
+            return jax.lax.cond(
+                done.any(),
+                lambda: finish_and_refill(sim, inputs, lanes, metrics, totals, done),
+                lambda: (lanes, metrics, totals),
+            )
 
     with jax.named_scope("lanes"):  # by this name `compile/kernels.py` knows the loop in the compiled program
         return jax.lax.while_loop(lambda carry: jnp.any(carry[0].position < stop), body, (lanes, metrics, totals))[2]

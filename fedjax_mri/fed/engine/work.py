@@ -12,9 +12,10 @@ MOST_LANES = 64
 
 
 def filling_lanes(platform: str, step_flops: float, clients: int) -> int:
-    """Returns the lanes, a power of two, that fill a device when a client's local step has `step_flops` operations.
+    """Returns how many lanes fill a device when a client's local step has `step_flops` operations.
 
-    No more than `clients`, those that a device trains in a round. A platform that is no TPU counts as a GPU.
+    It is a power of two, or `clients`, those that a device trains in a round, if these are fewer. A platform that is no
+    TPU counts as a GPU.
     """
     pass_flops = PASS_FLOPS.get(platform, PASS_FLOPS["gpu"])
     wanted = 2 ** round(math.log2(max(pass_flops / max(step_flops, 1.0), 1.0)))
@@ -24,13 +25,14 @@ def filling_lanes(platform: str, step_flops: float, clients: int) -> int:
 def product_flops(jaxpr: Any) -> float:
     """Returns the floating-point operations of all products and convolutions, those of a scan as often as it runs.
 
-    The body of a loop of unknown length counts once.
+    The body of a loop of unknown length counts once, and of branches the one with most operations.
     """
     total = 0.0
     for equation in jaxpr.eqns:
         inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += times * sum(product_flops(one) for one in inner if hasattr(one, "eqns"))
+        total += max((product_flops(branch.jaxpr) for branch in equation.params.get("branches", ())), default=0.0)
         if equation.primitive.name == "dot_general":
             total += _product(equation)
         if equation.primitive.name == "conv_general_dilated":
