@@ -55,7 +55,7 @@ PRODUCTS_SHARE, BANDWIDTH_SHARE = 0.6, 0.8
 # in them without sparsity. NVLink is given for both directions together, so half of it counts. Hosts are joined by 400
 # Gbit/s for each GPU, 200 for an A100. Google: pages "TPU v5e", "v5p" and "v6e" of the documentation of Cloud TPU. A
 # product in float32 takes six passes of bf16 (JAX's precision "highest", which float32 is here). A chip's links are
-# given together. Exchanges run along one axis of the torus in both directions, which is half of them, or a third of a v5p's.
+# given together. Exchanges run along one axis of the torus in both directions: half of the links, a third of a v5p's.
 _NVLINK_4, _NDR = Network(450e9, 3e-6), Network(50e9, 10e-6)
 
 
