@@ -63,7 +63,7 @@ def main() -> None:
             rows.append(run(step, min(limit, end - time.monotonic())))
             with (chosen.out / "rows.jsonl").open("a") as file:
                 print(json.dumps(rows[-1]), file=file)
-            (chosen.out / "table.md").write_text(table(rows))
+            (chosen.out / "table.md").write_text(table(rows), encoding="utf-8")
             print(describe(rows[-1]), flush=True)
     failed = [row["step"] for row in rows if row["ended"] != "done"]
     print(f"{len(rows) - len(failed)} of {len(rows)} steps done; {chosen.out / 'table.md'}")

@@ -1,7 +1,6 @@
 """The devices that programs are compiled for: those of this machine, or those of a machine that is not here."""
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,25 +24,26 @@ class Devices(NamedTuple):
         return [device for device in self.every if device.process_index == process]
 
 
-_absent: contextvars.ContextVar[Devices | None] = contextvars.ContextVar("absent devices", default=None)
+_chosen: Devices | None = None  # by `compiling_for`
 
 
 def current() -> Devices:
     """Returns the devices that `compiling_for` has chosen, or else those of this machine."""
-    chosen = _absent.get()
-    if chosen is not None:
-        return chosen
+    if _chosen is not None:
+        return _chosen
     return Devices(jax.device_count(), jax.default_backend(), jax.process_count(), tuple(jax.devices()))
 
 
 @contextlib.contextmanager
 def compiling_for(devices: Devices) -> Iterator[None]:
     """Plans and programs that are made while this is entered are for `devices`."""
-    token, caching = _absent.set(devices), getattr(jax.config, CACHE)
+    global _chosen
+    before, caching = _chosen, getattr(jax.config, CACHE)
+    _chosen = devices
     if not devices.present:  # programs in XLA's cache can be read by the devices that are to run them alone
         jax.config.update(CACHE, False)
     try:
         yield
     finally:
         jax.config.update(CACHE, caching)
-        _absent.reset(token)
+        _chosen = before

@@ -213,7 +213,7 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: 
     for warning in data.federation.warnings:
         say(f"warning: {warning}")
     if idle := costs.idle_lanes(sim, plan):
-        say(f"plan: {idle}")
+        say(f"idle lanes: {idle}")
 
 
 def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | None, say: Say) -> State:

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from jax.interpreters import partial_eval
+
 # A pass of all lanes should have so many operations in products. On a GPU they are a millisecond of an H200 in float32,
 # so that its some hundred kernels take longer than their starts. On a TPU they are fewer: the compiler keeps the arrays
 # of a small pass in the chip's own memory. W1 on a v5e moves .001 GB a step with one lane and .094 with 16, by its
@@ -25,14 +27,19 @@ def filling_lanes(platform: str, step_flops: float, clients: int) -> int:
 def product_flops(jaxpr: Any) -> float:
     """Returns the floating-point operations of all products and convolutions, those of a scan as often as it runs.
 
-    The body of a loop of unknown length counts once, and of branches the one with most operations.
+    The body of a loop of unknown length counts once, and of branches the one with most operations. What no result needs
+    does not count, such as the gradient by the images.
     """
+    return _count(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+def _count(jaxpr: Any) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(product_flops(one) for one in inner if hasattr(one, "eqns"))
-        total += max((product_flops(branch.jaxpr) for branch in equation.params.get("branches", ())), default=0.0)
+        total += times * sum(_count(one) for one in inner if hasattr(one, "eqns"))
+        total += max((_count(branch.jaxpr) for branch in equation.params.get("branches", ())), default=0.0)
         if equation.primitive.name == "dot_general":
             total += _product(equation)
         if equation.primitive.name == "conv_general_dilated":
