@@ -61,7 +61,7 @@ def main() -> None:
         if chosen.only in step.name:
             limit = step.seconds * (4 if chosen.tiny else 1)
             rows.append(run(step, min(limit, end - time.monotonic())))
-            with (chosen.out / "rows.jsonl").open("a") as file:
+            with (chosen.out / "rows.jsonl").open("a", encoding="utf-8") as file:
                 print(json.dumps(rows[-1]), file=file)
             (chosen.out / "table.md").write_text(table(rows), encoding="utf-8")
             print(describe(rows[-1]), flush=True)
