@@ -118,9 +118,6 @@ def compiled(name: str, machine: machines.Machine) -> Line:
         "step_ms": 1e3 * step.total,
         "step_shares": {field: part / step.total for field, part in step._asdict().items()},
         "round_s": {number: seconds(number, CLIENTS).total for number in DEVICES},
-        "network_share": {
-            number: seconds(number, CLIENTS).network / seconds(number, CLIENTS).total for number in DEVICES
-        },
         "curve_s": {number: [seconds(number, cohort).total for cohort in COHORTS[:3]] for number in DEVICES},
     }
 

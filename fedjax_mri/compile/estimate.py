@@ -22,7 +22,7 @@ WORTHWHILE = 1.25  # twice as many devices help if they make a round this many t
 
 
 class Memory(NamedTuple):
-    """Bytes on each device."""
+    """The bytes that a compiled program needs on each device, and those that there are."""
 
     arguments: float  # state, examples, and what the program is given besides
     results: float  # that do not take the place of arguments
@@ -40,7 +40,7 @@ class StepWork(NamedTuple):
 
     @property
     def intensity(self) -> float:
-        """Returns operations per byte."""
+        """Returns the floating-point operations of the step for each byte that it moves."""
         return self.flops / max(self.bytes, 1.0)
 
 
@@ -72,7 +72,7 @@ def estimate(config: Experiment, sim: Simulation, tests: Any, plan: Plan, machin
     try:
         segment = segments.compile_for_shapes(sim, plan, config.evaluate_every)
         evaluators = evaluate.compile_for_shapes(sim.task, plan, tests, state_shapes(sim))
-    except (*auto.REFUSING, DoesNotFit) as error:
+    except auto.REFUSING as error:
         return Refused(plan, str(error) if isinstance(error, DoesNotFit) else brief(error))
     seconds = time.perf_counter() - begin
     rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine, plan.devices)

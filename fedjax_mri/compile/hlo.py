@@ -97,7 +97,7 @@ Computation = Mapping[str, Operation]  # by name, in the order in which they run
 
 
 class Program(NamedTuple):
-    """A compiled program."""
+    """The computations of a compiled program, and the one with which it begins."""
 
     computations: Mapping[str, Computation]
     entry: str

@@ -32,7 +32,7 @@ class Kernel(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One exchange between devices."""
+    """One operation in which devices exchange data, such as a sum over all of them."""
 
     part: str
     times: int

@@ -13,7 +13,7 @@ from fedjax_mri.compile.kernels import Collective, Event, Kernel, Wait
 
 
 class Rates(NamedTuple):
-    """What a device attains."""
+    """The speeds of a device with which times are estimated."""
 
     flops: Mapping[str, float]  # operations a second in products, by the type of their factors
     bandwidth: float  # bytes/s of its memory
@@ -43,7 +43,7 @@ class Seconds(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Returns the whole time."""
+        """Returns the seconds of all that the time is spent on."""
         return sum(self)
 
     def times(self, count: float) -> "Seconds":

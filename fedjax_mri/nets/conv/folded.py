@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.nets.conv.conv2d import ConvPolicy, conv2d
+from fedjax_mri.nets.conv.pool import max_and_argmax_of_four
 
 
 def conv_max_pool(x: jax.Array, kernel: jax.Array, policy: ConvPolicy) -> jax.Array:
@@ -49,10 +50,7 @@ def max_of_four(y: jax.Array) -> jax.Array:
 
 
 def _max_and_argmax(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    a, b, c, d = jnp.split(y, 4, -1)
-    top, bottom = jnp.maximum(a, b), jnp.maximum(c, d)
-    which = jnp.where(top >= bottom, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
-    return jnp.maximum(top, bottom), which.astype(jnp.uint8)
+    return max_and_argmax_of_four(*jnp.split(y, 4, -1))
 
 
 def _spread(which: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:

@@ -19,7 +19,11 @@ def _max_of_squares(x: jax.Array) -> jax.Array:
 
 def _max_and_argmax(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest of each square, and which of its four it was (the first of equals): all its gradient needs."""
-    a, b, c, d = (x[:, i::2, j::2] for i in (0, 1) for j in (0, 1))
+    return max_and_argmax_of_four(*(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)))
+
+
+def max_and_argmax_of_four(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the largest of four arrays in each place, and which it is, uint8 0 to 3: the first of equals."""
     top, bottom = jnp.maximum(a, b), jnp.maximum(c, d)
     which = jnp.where(top >= bottom, jnp.where(a >= b, 0, 1), jnp.where(c >= d, 2, 3))
     return jnp.maximum(top, bottom), which.astype(jnp.uint8)

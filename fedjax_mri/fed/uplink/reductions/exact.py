@@ -34,7 +34,7 @@ class Exact:
     divisor: Literal["realised", "expected"] = "realised"  # the cohort's weights, or those of an average cohort
 
     def build(self) -> Reduce:
-        """Returns the reduction."""
+        """Returns the reduction that these settings describe."""
         return exact(self.divisor)
 
 
