@@ -108,7 +108,8 @@ def encode(
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    text = f"fedjax-mri {conversion.model}: {conversion.source} to {conversion.to}" + ", sd" * deviation
+    confined = f", {conversion.bounds}" if whole else ""
+    text = f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation
     header["descrip"] = text.encode("ascii", "replace")[:79]
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     content = kind(array, affine, header).to_bytes()
