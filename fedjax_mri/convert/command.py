@@ -15,8 +15,8 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.picture import Conversion, Limits, Picture
 from fedjax_mri.data.files.read import read
+from fedjax_mri.data.files.scan import Conversion, Limits, Scan
 from fedjax_mri.data.files.units import check_units
 
 
@@ -74,12 +74,10 @@ def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: C
 
     height, width, _ = job.translator.image
     model = stream.batch_model(job.translator, job.conversion, job.samples)
-    pictures = readable(job, files, refuse)
-    for file, picture, made in stream.translate_pictures(
-        pictures, model, job.conversion, (height, width), job.settings.batch
-    ):
+    scans = readable(job, files, refuse)
+    for file, scan, made in stream.translate_scans(scans, model, job.conversion, (height, width), job.settings.batch):
         try:
-            contents = encoded(job, picture, made)
+            contents = encoded(job, scan, made)
         except UserError as error:
             refuse(file, error)
             continue
@@ -88,21 +86,19 @@ def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: C
     return done[True], done[False]
 
 
-def readable(
-    job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]
-) -> Iterator[tuple[File, Picture]]:
-    """Yields the pictures that can be converted; the others are refused."""
+def readable(job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]) -> Iterator[tuple[File, Scan]]:
+    """Yields the scans that can be converted; the others are refused."""
     claimed: set[Path] = set()
     for file in files:
         try:
             check_targets(job, file, claimed)
-            picture = read(file.path, job.conversion.source, job.settings.limits)
-            check_units(picture, job.conversion)
+            scan = read(file.path, job.conversion.source, job.settings.limits)
+            check_units(scan, job.conversion)
         except UserError as error:
             refuse(file, error)
             continue
         claimed |= set(targets(job, file))
-        yield file, picture
+        yield file, scan
 
 
 def targets(job: Job, file: File) -> list[Path]:
@@ -122,10 +118,10 @@ def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
             raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
-def encoded(job: Job, picture: Picture, made: Sequence[np.ndarray]) -> list[bytes]:
+def encoded(job: Job, scan: Scan, made: Sequence[np.ndarray]) -> list[bytes]:
     """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
-        return [picture.encode(job.conversion, values, place > 0) for place, values in enumerate(made)]
+        return [scan.encode(job.conversion, values, place > 0)[0] for place, values in enumerate(made)]
     except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be written as its own kind ({type(error).__name__}: {brief(error)})") from error
 

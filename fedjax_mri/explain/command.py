@@ -17,7 +17,7 @@ from fedjax_mri.core.fields import Seed
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.discover import File
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.picture import Limits
+from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.explain import inputs, maps, model, pages, triage, unlike, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say

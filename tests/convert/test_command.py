@@ -19,7 +19,7 @@ from fedjax_mri.convert import command, translate
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover, nifti
-from fedjax_mri.data.files.picture import Limits
+from fedjax_mri.data.files.scan import Limits
 
 LIMITS = Limits(pixels=20_000, bytes=10_000_000)
 
@@ -233,7 +233,7 @@ def test_a_volume_s_slices_are_seen_as_a_radiologist_sees_them(tmp_path) -> None
     array[1, 2, 3] = 1
     affine = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
     nifti_of(tmp_path / "a.nii", array, affine)
-    slices = nifti.read(tmp_path / "a.nii", "ct", Limits()).slices
+    slices = nifti.read(tmp_path / "a.nii", "ct", Limits()).voxels
     assert slices.shape == (10, 12, 11)
     assert np.argwhere(slices).tolist() == [[10 - 1 - 1, 12 - 1 - 3, 11 - 1 - 2]]
 

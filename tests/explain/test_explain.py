@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.picture import Conversion, Limits
+from fedjax_mri.data.files.scan import Conversion, Limits
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
 from fedjax_mri.explain import command, inputs, maps, rounds, triage, unlike, words

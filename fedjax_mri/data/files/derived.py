@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_mri.data.files.picture import Conversion
+from fedjax_mri.data.files.scan import Conversion
 
 EMPTY_IF_UNKNOWN = [
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
@@ -53,8 +53,8 @@ def metadata(source: Any) -> Any:
     return few
 
 
-def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
-    """The bytes of a DICOM file of values [1, h, w] in HU or 0..1."""
+def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> list[bytes]:
+    """The bytes of one DICOM file of values [1, h, w] in HU or 0..1."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -66,7 +66,7 @@ def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: b
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+    return [file.getvalue()]
 
 
 def has_position(source: Any) -> bool:

@@ -9,12 +9,12 @@ import io
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.picture import HEAD, Conversion, Limits, Picture, Reader, check_bytes, check_slice
+from fedjax_mri.data.files.scan import HEAD, Conversion, Limits, Origin, Reader, Scan, check_bytes, check_slice
 
 GZIP = b"\x1f\x8b"
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
@@ -26,7 +26,7 @@ def marked(head: bytes) -> bool:
     return head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
 
 
-def read(path: Path, source: str, limits: Limits) -> Picture:
+def read(path: Path, modality: str, limits: Limits) -> Scan:
     """All axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
@@ -37,7 +37,9 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
     oriented = turn(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(three(image.shape)))
     slices = np.ascontiguousarray(oriented.transpose(2, 1, 0))
     check_slice(slices.shape[1], slices.shape[2], limits)
-    return Picture(slices, False, partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed))
+    units: Literal["hu", "arbitrary"] = "hu" if modality == "ct" else "arbitrary"
+    written = partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed)
+    return Scan(slices, units, written, origin=Origin(modality))
 
 
 def volume(stream: BinaryIO, held: int | None, limits: Limits) -> Any:
@@ -102,8 +104,8 @@ def encode(
     conversion: Conversion,
     values: np.ndarray,
     deviation: bool,
-) -> bytes:
-    """The bytes of a file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
+) -> list[bytes]:
+    """The bytes of one file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
 
     Extensions, which speak of the source, are left out.
     """
@@ -121,7 +123,7 @@ def encode(
     header["descrip"] = text.encode("ascii", "replace")[:79]
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     content = kind(array, affine, header).to_bytes()
-    return gzip.compress(content, 6, mtime=0) if packed else content
+    return [gzip.compress(content, 6, mtime=0) if packed else content]
 
 
 READER = Reader(("NIfTI",), (".nii.gz", ".nii"), lambda head: head[:2] == GZIP or marked(head), read)

@@ -1,10 +1,14 @@
-"""The types that readers of files share: a file as it was read, the limits on it, and one command's conversion."""
+"""The types that all readers of image files share: what a reader gives, the limits on files, one command's conversion.
+
+A scan is a slice or a volume in a known place. Axes are those of DICOM's patient coordinates: axial slices from the
+feet to the head, rows from the front to the back, columns from the patient's right to the left.
+"""
 
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -37,13 +41,28 @@ class Conversion(NamedTuple):
         return self.to == "ct" and self.window is not None
 
 
-class Picture(NamedTuple):
-    """A file as it was read."""
+class Origin(NamedTuple):
+    """Whose scan it is, and where it was made; "" where the file does not say."""
 
-    slices: np.ndarray  # float32 [D, h, w]: HU, MR magnitude of any scale, or a display picture in 0..1
-    displayed: bool  # whether they are a display picture in 0..1
-    # (conversion, float32 [D, h, w] in HU or 0..1, whether they are a standard deviation) -> the file to be written
-    encode: Callable[[Conversion, np.ndarray, bool], bytes]
+    modality: str = ""  # "ct" or "mr"
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    frame: str = ""  # the frame of reference: scans of equal frames lie in the same coordinates
+    site: str = ""  # institution, else scanner: the natural client of a federation
+
+
+class Scan(NamedTuple):
+    """A slice or volume as it lies in the patient; where a file does not say how, as it is stored."""
+
+    voxels: np.ndarray  # float32 [D, H, W]
+    units: Literal["hu", "arbitrary", "display"]  # HU; MR or anything else of any scale; a display picture in 0..1
+    # (conversion, float32 [D, H, W] in HU or 0..1, whether they are a standard deviation)
+    # -> contents of the files to be written, one for each file that was read
+    encode: Callable[[Conversion, np.ndarray, bool], list[bytes]]
+    spacing: tuple[float, ...] = ()  # mm between slices, rows and columns; () where not known
+    origin: Origin = Origin()
+    notes: tuple[str, ...] = ()  # what was changed or is doubtful: one sentence each, to be shown to the user
 
 
 class Reader(NamedTuple):
@@ -52,8 +71,9 @@ class Reader(NamedTuple):
     kinds: tuple[str, ...]  # as messages name them: "PNG"
     endings: tuple[str, ...]  # of the names of such files, in lower case: ".png"
     recognizes: Callable[[bytes], bool]  # whether a file that begins with these bytes is of this kind
-    # (file, modality "ct" or "mr", limits) -> its picture. Raises UserError, with the reason and the remedy alone.
-    read: Callable[[Path, str, Limits], Picture]
+    # (file, modality "ct" or "mr", "" for whatever the file says, limits) -> its scan.
+    # Raises UserError, with the reason and the remedy alone.
+    read: Callable[[Path, str, Limits], Scan]
 
 
 HEAD = 540  # bytes from the start of a file that `Reader.recognizes` is given; the header of NIfTI-2 is as long
@@ -73,8 +93,8 @@ def check_bytes(count: int, what: str, limits: Limits) -> None:
         raise UserError(f"{what} {count / 1e9:.1f} GB: raise --limits.bytes, now {limits.bytes}, if you trust it")
 
 
-def check_finite(slices: np.ndarray) -> None:
+def check_finite(voxels: np.ndarray) -> None:
     """Raises UserError where values are missing or infinite."""
-    bad = slices.size - int(np.isfinite(slices).sum())
+    bad = voxels.size - int(np.isfinite(voxels).sum())
     if bad:
-        raise UserError(f"{bad} of {slices.size} voxels are NaN or infinite: replace them")
+        raise UserError(f"{bad} of {voxels.size} voxels are NaN or infinite: replace them")
