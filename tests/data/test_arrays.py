@@ -190,8 +190,13 @@ def spoilt(tmp_path: pathlib.Path, kind: str) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("none", "No such file"), ("text", "not an .npz file"), ("cut", "not an .npz file"), ("npy", "a single array")]
-    + [("objects", "not an .npz file of plain arrays")],
+    [
+        ("none", "No such file"),
+        ("text", "not an .npz file"),
+        ("cut", "not an .npz file"),
+        ("npy", "a single array"),
+        ("objects", "not an .npz file of plain arrays"),
+    ],
 )
 def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, kind, words) -> None:
     with pytest.raises(UserError, match=words) as caught:
