@@ -117,8 +117,9 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
 
 
 def printable(path: Path) -> str:
-    """A path as text that any file or terminal takes, whatever bytes its name is made of."""
-    return str(path).encode("utf-8", "replace").decode()
+    """A path as one line of text that any file or terminal takes, whatever its name is made of."""
+    text = str(path).encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _eight_bit(image: "Image") -> "Image":
