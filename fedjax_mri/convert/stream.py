@@ -8,8 +8,7 @@ import numpy as np
 
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.data.files import resample, units
-from fedjax_mri.data.files.discover import File
-from fedjax_mri.data.files.scan import Conversion, Scan
+from fedjax_mri.data.files.scan import Conversion, Item, Scan
 
 Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> the image made, perhaps its deviation: [B, H, W]
 
@@ -17,34 +16,34 @@ Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> the image made,
 class Slice(NamedTuple):
     """One slice of a scan, and where it belongs."""
 
-    file: File
+    item: Item
     scan: Scan
     image: np.ndarray  # float32 [h, w]
     last: bool  # of its scan
 
 
 def translate_scans(
-    scans: Iterable[tuple[File, Scan]],
+    scans: Iterable[tuple[Item, Scan]],
     model: Model,
     conversion: Conversion,
     size: tuple[int, int],
     batch: int,
-) -> Iterator[tuple[File, Scan, list[np.ndarray]]]:
+) -> Iterator[tuple[Item, Scan, list[np.ndarray]]]:
     """Yields each scan as soon as its last slice is made, with what the model makes of it, each [D, h, w]."""
     rows: list[list[np.ndarray]] = []
     for group in batches(slices(scans), batch):
         for one, *made in zip(group, *model(stacked(group, conversion, size, batch))):
             rows.append([resample.unfit(image, one.image.shape) for image in made])
             if one.last:
-                yield one.file, one.scan, [np.stack(column) for column in zip(*rows)]
+                yield one.item, one.scan, [np.stack(column) for column in zip(*rows)]
                 rows = []
 
 
-def slices(scans: Iterable[tuple[File, Scan]]) -> Iterator[Slice]:
+def slices(scans: Iterable[tuple[Item, Scan]]) -> Iterator[Slice]:
     """All slices of all scans, in order."""
-    for file, scan in scans:
+    for item, scan in scans:
         for place, image in enumerate(scan.voxels, 1):
-            yield Slice(file, scan, image, place == len(scan.voxels))
+            yield Slice(item, scan, image, place == len(scan.voxels))
 
 
 def batches(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:

@@ -34,18 +34,21 @@ def reader(trained: Trained, limits: Limits) -> Reader:
     return Reader(trained.image, conversion, data.pictures, data.pictures or trained.resizes, limits)
 
 
-def image(reader: Reader, path: Path) -> np.ndarray:
-    """The image of a file, float32 0..1 [H, W, C]. Raises UserError where the run's classifier cannot take the file."""
+def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The image of a file, float32 0..1 [H, W, C], and notes on it.
+
+    Raises UserError where the run's classifier cannot take the file.
+    """
     scan = read.read(path, reader.conversion.source, reader.limits)
     check(reader, scan)
     height, width, channels = reader.image
     if reader.decodes and scan.units == "display":
-        return decoded(path, height, channels)
+        return decoded(path, height, channels), scan.notes
     ready = stream.model_input(scan.voxels[0], scan.units == "display", reader.conversion, (height, width))
     window = reader.conversion.window
     in_hu = reader.conversion.source == "ct" and window is not None
     shown = np.asarray(displayed(window, "ct", jnp.asarray(ready))) if in_hu else ready
-    return np.repeat(shown[..., None], channels, -1).astype(np.float32)
+    return np.repeat(shown[..., None], channels, -1).astype(np.float32), scan.notes
 
 
 def check(reader: Reader, scan: Scan) -> None:

@@ -7,11 +7,13 @@ import functools
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import files
-from fedjax_mri.data.files.scan import HEAD, Limits, Reader, Scan, check_bytes, check_finite
+from fedjax_mri.data.files import series
+from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes, check_finite
 
 
 @functools.cache
@@ -32,10 +34,24 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
 
     Raises UserError, with the reason and the remedy alone, where there is none.
     """
+    return quietly(lambda: reader_of(head(path, limits)).read(path, modality, limits))
+
+
+def read_item(item: Item, modality: str, limits: Limits) -> Scan:
+    """The scan of an item: that in its file, or the volume of its DICOM series. Otherwise like `read`."""
+    if len(item.paths) == 1:
+        return read(item.paths[0], modality, limits)
+    for path in item.paths:
+        head(path, limits)
+    return quietly(lambda: series.read(item.paths, modality, limits))
+
+
+def quietly(read: Callable[[], Scan]) -> Scan:
+    """What `read` gives, without warnings of its decoder, which name no file; all that goes wrong as a UserError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of decoders; what matters is checked here
-            scan = reader_of(head(path, limits)).read(path, modality, limits)
+            warnings.simplefilter("ignore")  # what matters is checked here
+            scan = read()
     except UserError:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
