@@ -28,7 +28,8 @@ def split(dataset: Any) -> list[Any]:
     for index in range(frames):
         frame = Dataset()
         frame.update({tag: element for tag, element in dataset.items() if tag not in left_out})
-        frame.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+        implicit, little = dataset.original_encoding
+        frame.set_original_encoding(implicit, little, dataset.original_character_set)
         frame.InstanceNumber = frame.ReferencedFrameNumber = index + 1
         for group in [*(shared or [])[:1], *own[index : index + 1]]:
             for name in GROUPS:
