@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import files
-from fedjax_mri.data.files.scan import HEAD, Limits, Reader, Scan, check_bytes, check_finite
+from fedjax_mri.data.files.scan import HEAD, Limits, Reader, Scan, check_bytes
+from fedjax_mri.data.files.units import settled
 
 
 @functools.cache
@@ -40,8 +41,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
-    check_finite(scan.voxels)
-    return scan
+    return settled(scan)
 
 
 def head(path: Path, limits: Limits) -> bytes:
