@@ -80,7 +80,7 @@ def decode(path: str, size: int, channels: int) -> Decoded | str:
 
     try:
         with raster.opened(path) as image:
-            rgb = raster.as_picture(image).rgb
+            rgb = raster.as_picture(image, path).rgb
             mode = "L" if channels == 1 else "RGB"
             square = ImageOps.pad(rgb.convert(mode), (size, size), Image.Resampling.LANCZOS)
             pixels = np.asarray(square).reshape(size, size, channels)
@@ -90,8 +90,9 @@ def decode(path: str, size: int, channels: int) -> Decoded | str:
 
 
 def printable(path: Path) -> str:
-    """A path as text that any file or terminal takes, whatever bytes its name is made of."""
-    return str(path).encode("utf-8", "replace").decode()
+    """A path as one line of text that any file or terminal takes, whatever its name is made of."""
+    text = str(path).encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _sort_out(files: list[File], results: list[Decoded | str]) -> Images:

@@ -51,8 +51,8 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     form = (image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     encode = partial(encoded, kind, form, packed, turn_back)
     step = spacing(affine)
-    units = "unstated" if modality == "ct" else "arbitrary"
-    return Scan(volume.axial(array, turn), units, encode, step, Origin(modality), volume.doubts(affine, step))  # type: ignore[arg-type]
+    said = volume.doubts(affine, step)
+    return Scan(volume.axial(array, turn), volume.units_of(modality), encode, step, Origin(modality), said)
 
 
 def sitk() -> Any:

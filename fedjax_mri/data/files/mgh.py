@@ -34,8 +34,8 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     check_slice(height, width, limits)
     encode = partial(encoded, header.copy(), turn_back, volume.is_packed_name(path))
     step = spacing(affine)
-    units = "unstated" if modality == "ct" else "arbitrary"
-    return Scan(volume.axial(array, turn), units, encode, step, Origin(modality), (*notes, *volume.doubts(affine, step)))  # type: ignore[arg-type]
+    said = (*notes, *volume.doubts(affine, step))
+    return Scan(volume.axial(array, turn), volume.units_of(modality), encode, step, Origin(modality), said)
 
 
 def shape_of(header: Any) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All axial slices. Raises UserError on a header that lies, on more than one volume, on colours and without form."""
+    """All axial slices. Raises UserError on a header that lies or has no form, on several volumes and on colours."""
     header, whole, said = stored(path, limits)
     form, (slope, intercept, scaled) = placed(header), scaling(header)
     shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
@@ -44,7 +44,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     encode = partial(encoded, header.copy(), form.affine, turn_back, volume.is_packed_name(path))
     step = tuple(side * form.millimetres for side in spacing(form.affine))
     notes = (*said, *form.notes, *scaled, *labels(header), *volume.doubts(form.affine, step))
-    return Scan(slices, "unstated" if modality == "ct" else "arbitrary", encode, step, Origin(modality), notes)
+    return Scan(slices, volume.units_of(modality), encode, step, Origin(modality), notes)
 
 
 def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]]:
@@ -113,10 +113,10 @@ def placed(header: Any) -> Form:
         return Form(header.get_base_affine(), 1.0, (said,))
     sform, qform = header.get_sform(coded=True)[0], rotation(header)
     millimetres = MM.get(header.get_xyzt_units()[0], 1.0)
-    if sform is None and qform is None:
-        raise UserError("does not say how it lies in the patient: write its sform or qform")
-    if sform is None or (qform is not None and flat(sform)):
+    if qform is not None and (sform is None or flat(sform)):
         return Form(qform, millimetres, ())
+    if sform is None:
+        raise UserError("does not say how it lies in the patient: write its sform or qform")
     return Form(sform, millimetres, differing(sform, qform))
 
 

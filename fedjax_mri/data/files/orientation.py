@@ -36,6 +36,13 @@ def turns(affine: np.ndarray) -> tuple[Turn, Turn]:
     return turn, turn_back
 
 
+def is_axial(affine: np.ndarray) -> bool:
+    """Whether arrays [x, y, z] of this affine are axial slices, one for each z."""
+    from nibabel import orientations
+
+    return bool(orientations.io_orientation(affine)[2, 0] == 2)
+
+
 def spacing(affine: np.ndarray) -> tuple[float, float, float]:
     """Distances in mm between the slices, rows and columns that `turns` gives."""
     from nibabel import orientations

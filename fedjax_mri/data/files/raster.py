@@ -57,7 +57,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     """The picture as one slice. Raises UserError on files that are not a single picture of a sensible size."""
     with opened(path, limits.pixels) as image:
         check_slice(image.height, image.width, limits)
-        kind, picture = str(image.format).replace("MPO", "JPEG"), as_picture(image)
+        kind, picture = str(image.format).replace("MPO", "JPEG"), as_picture(image, path)
     written = partial(encode, kind, picture.full, picture.pixels.dtype)
     return Scan(picture.grey[None], "display", written, notes=picture.notes)
 
@@ -84,16 +84,16 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
         raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
 
 
-def as_picture(image: "Image") -> Picture:
+def as_picture(image: "Image", path: str | Path) -> Picture:
     """The picture in an opened file. Raises UserError on several frames, and on values that are no grey levels."""
     from PIL import Image, ImageOps
 
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{frames} frames: give one picture a file")
-    depth, colour = png_depth(image)
+    depth, colour = png_depth(path)
     if (depth, colour) == (16, 4):
-        return deep(grey_and_alpha(image))
+        return deep(grey_and_alpha(path))
     inverse = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
@@ -104,8 +104,8 @@ def as_picture(image: "Image") -> Picture:
         ground = Image.new("RGBA", image.size, "black")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    notes = [f"the first of its {frames} pictures counts"] * (frames > 1) + ["16 bits a colour are read at 8"] * (depth > 8)
-    return Picture(pixels, 255, (*notes, *dim(pixels, 255)))
+    first = ["the first of its pictures counts"] * (frames > 1)
+    return Picture(pixels, 255, (*first, *["its colours of 16 bits are read at 8"] * (depth > 8), *dim(pixels, 255)))
 
 
 def deep(values: np.ndarray) -> Picture:
@@ -118,32 +118,31 @@ def deep(values: np.ndarray) -> Picture:
         raise UserError(f"values from {least} to {most}: give 0 to 65535")
     bits = next(bits for bits in DEPTHS if most < 2**bits)
     full = 2**bits - 1
-    said = f"its values, up to {most}, need {bits} of 16 bits: {full} counts as white"
-    return Picture(values.astype(np.uint16), full, (*([said] * (bits < 16)), *dim(values, full)))
+    said = [f"its values need {bits} of 16 bits: {full} counts as white"] * (bits < 16 and most > least)
+    return Picture(values.astype(np.uint16), full, (*said, *dim(values, full)))
 
 
 def dim(values: np.ndarray, full: int) -> tuple[str, ...]:
-    """A sentence on a picture whose brightest value is far from white."""
-    most = int(values.max())
-    return (f"its brightest value is {most}, and {full} counts as white",) if most < full / 8 else ()
+    """A sentence on a picture whose brightest value is far from white; one without contrast says nothing."""
+    dark = values.min() < values.max() < full / 8
+    return (f"its brightest value is less than an eighth of white, which is {full}",) if dark else ()
 
 
-def png_depth(image: "Image") -> tuple[int, int]:
+def png_depth(path: str | Path) -> tuple[int, int]:
     """Bits of each colour and kind of colours in a PNG's header; 0 and 0 of another file."""
-    with open(image.filename, "rb") as file:
+    with open(path, "rb") as file:
         head = file.read(26)
     return (head[24], head[25]) if head.startswith(BEGINNINGS[0]) and len(head) == 26 else (0, 0)
 
 
-def grey_and_alpha(image: "Image") -> np.ndarray:
+def grey_and_alpha(path: str | Path) -> np.ndarray:
     """A PNG of grey and alpha of 16 bits each over black, uint16 [h, w], upright.
 
     Pillow reads it at 8 bits. But each pixel has four bytes, as RGBA of 8 bits has, and is filtered alike.
     """
     from PIL import Image, ImageOps
 
-    with open(image.filename, "rb") as file:
-        content = bytearray(file.read())
+    content = bytearray(Path(path).read_bytes())
     content[24:26] = b"\x08\x06"
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     with Image.open(io.BytesIO(content), formats=("PNG",)) as bytewise:
@@ -151,7 +150,9 @@ def grey_and_alpha(image: "Image") -> np.ndarray:
     return np.rint(pairs[..., 0] * pairs[..., 1] / 65535)
 
 
-def encode(kind: str, full: int, dtype: np.dtype, conversion: Conversion, values: np.ndarray, deviation: bool) -> list[bytes]:
+def encode(
+    kind: str, full: int, dtype: np.dtype, conversion: Conversion, values: np.ndarray, deviation: bool
+) -> list[bytes]:
     """The bytes of a file of the same `kind` and depth whose `full` value is white; JPEG at quality 95."""
     from PIL import Image
 

@@ -40,6 +40,11 @@ class Conversion(NamedTuple):
         """Whether what is made is in HU; else it is in 0..1."""
         return self.to == "ct" and self.window is not None
 
+    @property
+    def bounds(self) -> str:
+        """What no value of a made CT in HU can be outside of, in words; "" of what is not in HU."""
+        return "{:g} to {:g} HU".format(*self.window) if self.to == "ct" and self.window is not None else ""
+
 
 class Origin(NamedTuple):
     """Whose scan it is, and where it was made; "" where the file does not say."""
@@ -65,6 +70,20 @@ class Scan(NamedTuple):
     spacing: tuple[float, ...] = ()  # mm between slices, rows and columns; () where not known
     origin: Origin = Origin()
     notes: tuple[str, ...] = ()  # what was changed or is doubtful: one sentence each, to be shown to the user
+
+
+class File(NamedTuple):
+    """A file to be read."""
+
+    path: Path
+    name: Path  # of the result, below the output folder
+
+
+class Item(NamedTuple):
+    """The files of one scan: a single file, or the images of a DICOM series in order of position."""
+
+    paths: tuple[Path, ...]
+    names: tuple[Path, ...]  # of the results, one for each file that `Scan.encode` gives, below the output folder
 
 
 class Reader(NamedTuple):
@@ -93,4 +112,3 @@ def check_bytes(count: int, what: str, limits: Limits) -> None:
     """Raises UserError on more bytes than are allowed."""
     if count > limits.bytes:
         raise UserError(f"{what} {count / 1e9:.1f} GB: raise --limits.bytes, now {limits.bytes}, if you trust it")
-

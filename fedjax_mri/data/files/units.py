@@ -3,11 +3,11 @@
 CT: HU. A display picture, in 0..1, is read as the run's window; of a run without a window, as it is. A file that does
 not say that it is in HU is held against what every CT shows (`check_hounsfield`).
 
-MR: any scale is brought to 0..1. Its background becomes 0, and what is shown as white is found for a whole scan, not
-slice by slice: the slices of a volume keep their brightness to each other, and one that holds nothing but noise stays
-dark. The phantom, whose slices stand alone, finds it slice by slice; over a head both agree within some per cent, since
-white follows the intensity-weighted mean, which neither background nor the size of the head moves. A display picture
-for a run without a window, which was trained on such pictures, is taken as it is.
+MR: any scale is brought to 0..1. Background and least value are a whole scan's, white is each slice's own, as the
+phantom's is: a slice means the same whether it comes alone, in a series or in a volume. White follows the
+intensity-weighted mean, which neither background nor the size of the head moves. In a volume it is at least a quarter
+of the whole volume's, so that a slice of nothing but noise stays dark. A display picture for a run without a window,
+which was trained on such pictures, is taken as it is.
 """
 
 import numpy as np
@@ -20,6 +20,7 @@ AIR = -1000.0  # HU
 LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
 NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
 SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
+DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
 RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
 REMEDY = "give the scanner's own HU, or --ct-offset with what is to be added (0: it is in HU)"
 Window = tuple[float, float] | None
@@ -97,10 +98,10 @@ def check_units(scan: Scan, conversion: Conversion) -> None:
 
 def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -> np.ndarray:
     """All slices of a scan as a model of this modality and window takes them: float32 [D, H, W] of the size [H, W]."""
-    pixel, displayed = scan.spacing[1:] or resample.SQUARE, scan.units == "display"
+    displayed = scan.units == "display"
 
     def fitted(slices: np.ndarray, fill: float) -> np.ndarray:
-        return np.stack([resample.fit(image, size, fill, pixel) for image in slices])
+        return np.stack([resample.fit(image, size, fill, pixel(scan)) for image in slices])
 
     if displayed and window is None:
         return fitted(scan.voxels, 0.0)
@@ -113,13 +114,19 @@ def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -
     return low + fitted(scan.voxels, 0.0) * (high - low)
 
 
+def pixel(scan: Scan) -> tuple[float, float]:
+    """Distances between rows and columns; 1 and 1 where they are not known."""
+    return (scan.spacing[1], scan.spacing[2]) if scan.spacing else resample.SQUARE
+
+
 def show(magnitude: np.ndarray) -> np.ndarray:
-    """An MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; an empty one stays empty."""
-    total = magnitude.sum(dtype=np.float64)
-    if not total:
+    """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
+    squares = np.square(magnitude).sum((1, 2), dtype=np.float64)
+    totals = magnitude.sum((1, 2), dtype=np.float64)
+    if not totals.any():
         return magnitude
-    white = 1.8 * np.square(magnitude).sum(dtype=np.float64) / total
-    return np.clip(magnitude / np.float32(white), 0, 1)
+    white = np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
+    return np.clip(magnitude / (1.8 * white[:, None, None]).astype(np.float32), 0, 1)
 
 
 def magnitude(voxels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -26,7 +26,8 @@ STEPS = 2**16  # of 0..1 in what is written as float32: noise in further bits co
 def content(path: Path, claim: Callable[[bytes], int]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The bytes of a file, packed by gzip or not, as many as `claim` says of the first ones; and notes.
 
-    A packed file is unpacked to its end, where its checksum lies. Raises UserError where the file is shorter, or damaged.
+    A packed file is unpacked to its end, where its checksum lies. Raises UserError where the file is shorter, or
+    damaged.
     """
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
@@ -156,13 +157,17 @@ def is_packed_name(path: Path) -> bool:
     return path.name.lower().endswith((".gz", ".mgz"))
 
 
+def units_of(modality: str) -> Literal["unstated", "arbitrary"]:
+    """The units of a volume whose header knows none."""
+    return "unstated" if modality == "ct" else "arbitrary"
+
+
 def stored_type(conversion: Conversion, deviation: bool) -> np.dtype:
     """HU are whole numbers; a standard deviation, and what is in 0..1, are not."""
     return np.dtype(np.int16 if conversion.hounsfield and not deviation else np.float32)
 
 
 def description(conversion: Conversion, deviation: bool) -> str:
-    """What was made, of what, and by which model, for a header."""
-    text = f"fedjax-mri {conversion.model}: {conversion.source} to {conversion.to}" + ", sd" * deviation
-    limits = conversion.hounsfield and conversion.window is not None and not deviation
-    return text + (f", {conversion.window[0]:g} to {conversion.window[1]:g} HU" if limits else "")  # type: ignore[index]
+    """What was made, of what, by which model, and what no value can be outside of, for a header."""
+    confined = f", {conversion.bounds}" if conversion.hounsfield and not deviation else ""
+    return f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation
