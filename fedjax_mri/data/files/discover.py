@@ -11,7 +11,6 @@ from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import endings, readers
 from fedjax_mri.data.files.scan import HEAD, File, Item
 
-
 HEADERS = {".img": ".hdr", ".raw": ".mhd", ".zraw": ".mhd"}  # of files that hold voxels alone: that beside them
 SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a pair of files is one file
 

@@ -50,7 +50,7 @@ def encoded(
     made = header.copy()
     made.set_data_dtype(volume.stored_type(conversion, deviation))
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [volume.written([made.binaryblock[:OFFSET], *pieces], packed)]
+    return [volume.written(made.binaryblock[:OFFSET], pieces, packed)]
 
 
 READER = Reader(("MGH",), (".mgz", ".mgh"), lambda head: volume.first_unpacked(head)[:4] == VERSION, read)

@@ -183,7 +183,7 @@ def encoded(
     made["descrip"] = volume.description(conversion, deviation).encode("ascii", "replace")[:79]
     made["vox_offset"] = len(made.binaryblock) + 4
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [volume.written([made.binaryblock + bytes(4), *pieces], packed)]
+    return [volume.written(made.binaryblock + bytes(4), pieces, packed)]
 
 
 def single(header: Any, affine: np.ndarray) -> Any:

@@ -49,7 +49,7 @@ def read_item(item: Item, modality: str, limits: Limits, ct_offset: float | None
 
 
 def quietly(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
-    """What `read` gives, settled, without warnings of its decoder, which name no file; all that fails as a UserError."""
+    """What `read` gives, settled, without its decoder's warnings, which name no file; all that fails as a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here

@@ -3,11 +3,13 @@
 Of a file of some 100 MB, neither a second copy as stored nor one as written is held in memory.
 """
 
+import io
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -41,7 +43,7 @@ def content(path: Path, claim: Callable[[bytes], int]) -> tuple[np.ndarray, tupl
         if not packed and size < claimed:
             raise UserError(f"the header claims {claimed} bytes, the file has {size}: it was cut short")
         whole, size = np.empty(claimed, np.uint8), 0
-        for piece in chain_first(head, pieces):
+        for piece in itertools.chain([head], pieces):
             part = np.frombuffer(piece, np.uint8)[: max(claimed - size, 0)]
             whole[size : size + len(part)] = part
             size += len(piece)
@@ -52,12 +54,6 @@ def content(path: Path, claim: Callable[[bytes], int]) -> tuple[np.ndarray, tupl
     if packed and size > claimed + SURPLUS:
         raise UserError(f"unpacks to more than the {claimed} bytes that its header claims: write it again")
     return whole, tuple(notes)
-
-
-def chain_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """Yields the first piece, then the rest."""
-    yield first
-    yield from rest
 
 
 def unpacked(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
@@ -144,12 +140,25 @@ def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return (np.rint(values * np.float32(STEPS)) / np.float32(STEPS)).astype(dtype)
 
 
-def written(pieces: Iterable[bytes], packed: bool) -> bytes:
-    """The bytes of a file. Packed at the lowest level: higher ones take five times as long and gain a few per cent."""
-    if not packed:
-        return b"".join(pieces)
-    packer = zlib.compressobj(1, wbits=31)
-    return b"".join([*map(packer.compress, pieces), packer.flush()])
+def written(header: bytes, pieces: Iterator[bytes], packed: bool) -> bytes:
+    """The bytes of a file; pieces are taken one at a time."""
+    pack, file = packer(), io.BytesIO()
+    for piece in itertools.chain([header], pieces):
+        file.write(pack.compress(piece) if packed else piece)
+    file.write(pack.flush() if packed else b"")
+    return file.getvalue()  # without a copy
+
+
+def packer() -> Any:
+    """What packs by gzip: ISA-L where it is installed, which is five times as fast as zlib at its lowest level.
+
+    Higher levels of zlib take five times as long again, and gain a few per cent.
+    """
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(1, wbits=31)
+    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
 
 
 def is_packed_name(path: Path) -> bool:
