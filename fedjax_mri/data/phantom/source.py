@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.fields import Seed, fitted
-from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Table, Test
 
 from .lesions import CLASSES, LesionModel
 from .patient import diagnose, draw_patient, picture
@@ -24,6 +24,7 @@ Read = Callable[[Any, jax.Array, jax.Array], Batch]
 SIZES = (64, 128, 240, 256)
 UNSEEN = 2**30  # first site that takes no part in training
 NEW = 2**30  # first patient who takes no part in training
+VALIDATED = 2**29  # first patient of the validation set
 CHUNK = 250  # sites counted at once
 
 
@@ -34,6 +35,7 @@ class Phantom:
     clients: int = 1000
     test_clients: int = 100  # unseen sites; as many training sites are tested on new patients
     test_patients: int = 16  # per site of either test set
+    validation_patients: int | None = None  # new ones of the training sites tested; None: as many as test; 0: none
     size: int = 64  # pixels
     image: Literal["mr", "ct"] = "mr"  # what the classifier sees
     sites: SiteModel = field(default_factory=SiteModel)
@@ -51,6 +53,7 @@ class Phantom:
             tests={
                 "unseen sites": self.test(unseen, store._replace(site=np.int32(UNSEEN))),
                 "seen sites": self.test(seen, store._replace(patient=np.int32(NEW))),
+                **self.validation(seen, store._replace(patient=np.int32(VALIDATED))),
             },
             synthetic=True,
             classes=CLASSES,
@@ -70,9 +73,14 @@ class Phantom:
         require("classes", CLASSES, classes == CLASSES, f"this model knows {', '.join(classes)}")
         return dict(self.build(seed).tests), ()
 
-    def test(self, owner: np.ndarray, store: "Origin") -> Test:
-        """A test set with as many patients at every site; owner is int32 [M]."""
-        return Test(ClientData(np.full(len(owner), self.test_patients, np.int32), store, reader(self)), owner)
+    def test(self, owner: np.ndarray, store: "Origin", patients: int | None = None) -> Test:
+        """A test set with as many patients at every site, `test_patients` by default; owner is int32 [M]."""
+        patients = self.test_patients if patients is None else patients
+        return Test(ClientData(np.full(len(owner), patients, np.int32), store, reader(self)), owner)
+
+    def validation(self, owner: np.ndarray, store: "Origin") -> dict[str, Test]:
+        """The validation set by its name; nothing where it has no patients."""
+        return {} if self.validation_patients == 0 else {VALIDATION: self.test(owner, store, self.validation_patients)}
 
 
 class Origin(NamedTuple):
@@ -176,12 +184,12 @@ def site_table(model: SiteModel, sites: Site) -> Table:
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and value of every number in nested dataclasses."""
+    """Name and value of every setting in nested dataclasses, but for those that are None."""
     for setting in fields(config):
         value, name = getattr(config, setting.name), prefix + setting.name
         if is_dataclass(value):
             yield from settings(value, name + ".")
-        else:
+        elif value is not None:
             yield name, value
 
 
@@ -195,6 +203,8 @@ def check(phantom: Phantom) -> None:
     for name in (*shares, "one_modality"):
         share = getattr(phantom.lesions, name)
         require(f"lesions.{name}", share, share <= 1, "give a share from 0 to 1")
+    validated = phantom.validation_patients
+    require("validation_patients", validated, validated is None or isinstance(validated, int), "give a whole number")
     require("size", phantom.size, phantom.size in SIZES, f"choose one of {', '.join(map(str, SIZES))}")
     require("image", phantom.image, phantom.image in ("mr", "ct"), "choose mr or ct")
 
