@@ -1,6 +1,5 @@
 """Files of any kind as images of one size and grey scale: pictures, DICOM series and volumes, cut to axial slices."""
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +11,11 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import decoding, duplicates
 from fedjax_mri.data.decoding import Found, Images
-from fedjax_mri.data.files import images, raster, read, resample, series, units
+from fedjax_mri.data.files import images, raster, read, series, units
 from fedjax_mri.data.files.images import Decoded, printable
-from fedjax_mri.data.files.scan import Conversion, File, Item, Limits, Scan
+from fedjax_mri.data.files.scan import File, Item, Limits, Scan
 
-BLANK = 1.0  # grey levels of deviation; a slice of a volume with less shows nothing
+BLANK = 1.0  # grey levels of deviation; a slice with less shows nothing
 
 
 @dataclass(frozen=True)
@@ -71,31 +70,41 @@ def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Readin
     try:
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
             found = images.decode(str(paths[0]), size, channels)
-            return Found(reason=found) if isinstance(found, str) else Found([found])
+            return Found(reason=found) if isinstance(found, str) else Found([found], notes=found.notes)
         scan = read.read_item(Item(paths, ()), reading.modality, Limits())
+        slices = list(chosen(shown(scan, size, reading.window), reading.slices))
     except UserError as error:
-        return Found(reason=str(error))
-    slices = list(chosen(shown(scan, size, reading.window), reading.slices))
-    reason = "" if slices else "nothing is to be seen on any slice"
+        return one_by_one(paths, size, channels, reading) if len(paths) > 1 else Found(reason=str(error))
     made, kind = [decoded(image, channels) for image in slices], "ct" if scan.units == "hu" else "mr"
-    return Found(made, reason, kind, scan.origin.patient, scan.origin.site, scan.notes)
+    reason = "" if slices else "nothing is to be seen on any slice"
+    return Found(made, reason, kind, scan.origin.patient or scan.origin.series, scan.origin.site, scan.notes)
+
+
+def one_by_one(paths: tuple[Path, ...], size: int, channels: int, reading: Reading) -> Found:
+    """The images of a series that is no volume, each read alone."""
+    found = [read_item((path,), size, channels, reading) for path in paths]
+    good = [one for one in found if one.images]
+    if not good:
+        return Found(reason=found[0].reason)
+    made = [image for one in good for image in one.images]
+    note = "a series that is no volume was read image by image"
+    lost = (f"{len(found) - len(good)} of its images could not be read",) if len(good) < len(found) else ()
+    return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes))
 
 
 def shown(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:
     """The slices of a scan as pictures, uint8 [D, size, size]: a CT in its window, an MR up to its white."""
-    is_ct = scan.units == "hu"
-    conversion = Conversion("ct" if is_ct else "mr", "mr", window if is_ct else None, "", uuid.UUID(int=0))
-    displayed = scan.units == "display"
-    fitted = (resample.fit(image, (size, size), units.background(displayed, conversion)) for image in scan.voxels)
-    values = np.stack([units.to_model(image, displayed, conversion) for image in fitted])
-    if is_ct:
-        values = (values - np.float32(window[0])) / np.float32(window[1] - window[0])
+    if scan.units == "hu":
+        low, high = (np.float32(edge) for edge in window)
+        values = (units.to_model(scan, "ct", window, (size, size)) - low) / (high - low)
+    else:
+        values = units.to_model(scan, "mr", None, (size, size))
     return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
 
 def chosen(slices: np.ndarray, count: int) -> Iterator[np.ndarray]:
     """Those of the slices [D, H, W] that show something; at most `count`, evenly spaced, where that is not 0."""
-    some = slices if len(slices) == 1 else slices[slices.std((1, 2)) >= BLANK]
+    some = slices[slices.std((1, 2)) >= BLANK]
     yield from some[np.unique(np.linspace(0, len(some) - 1, count or len(some)).round().astype(int))]
 
 

@@ -159,14 +159,14 @@ def break_files(folder: pathlib.Path) -> dict[str, str]:
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").touch()
     (folder / "text.png").write_text("not an image\n" * 20)
-    picture(1).save(folder / "bitmap.jpeg", format="BMP")
+    picture(1).save(folder / "web.jpeg", format="WEBP")
     Image.new("L", (12_000, 12_000)).save(folder / "bomb.png")
     Image.new("L", (20_000, 10_000)).save(folder / "larger bomb.png")
     picture(2, (400, 400)).save(folder / "cut.jpg", quality=95)
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-3000])
     (folder / "gone.png").symlink_to("nowhere")
     reasons = {"cut.png": "runcated", "empty.jpg": "empty file", "text.png": "of no kind that can be read"}
-    reasons |= {"bitmap.jpeg": "of no kind", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
+    reasons |= {"web.jpeg": "of no kind", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
     return reasons | {"cut.jpg": "truncated", "gone.png": "no such file"}
 
 

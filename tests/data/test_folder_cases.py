@@ -58,7 +58,8 @@ def test_what_is_not_read_is_counted(build) -> None:
 
 def test_a_class_of_dicom_beside_one_of_pictures_is_warned_of(build) -> None:
     federation = build("f03c_dicom", split="grouped")
-    assert any("files of several kinds" in line and "6 mr" in line for line in federation.warnings)
+    assert any("files of several kinds" in line and "1 mr" in line for line in federation.warnings)
+    assert sum(counts(federation)) == 6 + 12 + 8, "six copies of one slice among the gliomas"
 
 
 def test_a_folder_below_a_class_is_a_patient_who_stays_together(build) -> None:
