@@ -11,7 +11,8 @@ from fedjax_mri.core.errors import UserError
 
 from .lesions import CLASSES
 from .physics import NAMES
-from .source import Phantom, census, origin, reader
+from .procedural import census, origin
+from .source import Phantom, pictures, reader
 
 BRAIN_WINDOW = (0.0, 80.0)  # HU
 COLOURS = {
@@ -58,7 +59,7 @@ def save_gallery(config: Phantom, sites: int, seed: int, path: Path) -> None:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FigureCanvasAgg.get_supported_filetypes():
         raise UserError(f"--out {path}: give a name that ends in .png, .jpg, .pdf or .svg")
-    traits, _ = census(config, origin(config, seed), sites)
+    traits, _ = census(pictures(config), config.sites, origin(config, seed), sites)
     scans = {name: value[:, 0] for name, value in patients(config, sites, seed).items()}
     names = list(config.sites.protocols)
     figure = Figure(figsize=(8.8, 2.25 * sites + 0.3), facecolor="black", layout="constrained")
