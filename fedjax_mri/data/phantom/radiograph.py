@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .scanner import filtered
-from .shapes import ellipse, expand, field_basis, inside, spindle, turn
+from .shapes import ellipse, inside, turn
 
 SOFT, LUNG = 0.020, 0.005  # attenuation of soft tissue and of inflated lung, 1/mm, near 65 keV
 SPECKS = 6  # foci of pneumonia in a patient at most
@@ -65,11 +65,11 @@ def ball(x: jax.Array, y: jax.Array, a: float | jax.Array, b: float | jax.Array,
 
 def trunk(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
     """The path through the body: an elliptic cylinder that widens to the shoulders, and the neck."""
-    shoulder = jnp.clip((y - 70.0) / 90.0, 0.0, 1.0)
-    taper = chest.width * (1.0 - 0.04 * jnp.clip(-y / 150.0, 0.0, 1.0)) + 70.0 * jnp.square(shoulder)
-    slope = 168.0 - 0.28 * jnp.abs(x)  # upper edge of the shoulders
-    chest_path = rod(x, taper, 2.0 * chest.depth) * inside(y - slope, 24.0)
-    return jnp.maximum(chest_path, rod(x, 58.0, 110.0) * inside(130.0 - y, 30.0))
+    shoulder = jnp.clip((y - 20.0) / 100.0, 0.0, 1.0)
+    half = chest.width + 60.0 * jnp.square(shoulder) * (3.0 - 2.0 * shoulder)
+    top = 168.0 - 0.0019 * jnp.square(x)  # upper edge of the shoulders
+    path = rod(x, half, 2.0 * chest.depth) * jnp.sqrt(jnp.clip((top - y) / 70.0, 0.0, 1.0))
+    return jnp.maximum(path, rod(x, 58.0, 110.0) * inside(120.0 - y, 30.0))
 
 
 def lungs(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -90,26 +90,26 @@ def middle(chest: Chest, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Arr
     heart = ball(across, along, 66.0 * size, 48.0 * size, 1.1 * chest.depth * size)
     right = ball(x + 14.0, y + 44.0 + chest.inflation, 36.0 * size, 46.0 * size, 0.9 * chest.depth * size)
     knob = ellipse(x - 27.0, y - 62.0, 15.0, 16.0)
-    hilum = ellipse(jnp.abs(x) - 36.0, y - 14.0, 13.0, 24.0) + 6.0
-    band = jnp.abs(x) - 26.0 + 6.0 * jnp.clip(y / 110.0, -1.0, 1.0)
-    edge = jnp.minimum(jnp.minimum(band, knob), hilum)
-    return jnp.maximum(heart, right), 1.0 - 0.9 * inside(edge, 5.0)
+    hilum = ellipse(jnp.abs(x) - 30.0, y - 12.0, 14.0, 30.0)
+    band = jnp.abs(x) - 27.0 + 7.0 * jnp.clip(y / 110.0, -1.0, 1.0)
+    taken = jnp.maximum(0.92 * inside(band, 7.0), jnp.maximum(0.7 * inside(knob, 9.0), 0.5 * inside(hilum, 22.0)))
+    return jnp.maximum(heart, right), 1.0 - taken
 
 
 def bones(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
     """The path through spine, ribs and clavicles, in mm of compact bone."""
     s = jnp.abs(x)
     discs = 0.72 + 0.28 * jnp.cos(2.0 * jnp.pi * y / 25.0)
-    spine = rod(x, 17.0, 15.0) * discs
+    spine = rod(x, 17.0, 22.0) * discs
     reach = 0.92 * chest.width * jnp.sqrt(jnp.clip(1.0 - jnp.square((y + 20.0) / 220.0), 0.1, 1.0))
     caged = inside(s - reach, 10.0) * inside(y - 138.0 + 0.25 * s, 12.0) * inside(-112.0 - 0.25 * s - y, 20.0)
     back = y + chest.slope * (s - 20.0) + 0.0028 * jnp.square(s - 20.0) - 14.0 * inside(s - 55.0, 90.0)
     front = y - 0.75 * (s - 60.0) + 0.0016 * jnp.square(s - 60.0)
-    posterior = rod(nearest(back, chest.pitch), 0.27 * chest.pitch, 3.4) * inside(14.0 - s, 8.0)
-    anterior = rod(nearest(front, 1.15 * chest.pitch), 0.30 * chest.pitch, 1.8) * inside(62.0 - s, 20.0)
-    clavicle = rod(spindle_across(s - 66.0, y - 118.0 + 0.0012 * jnp.square(s - 66.0)), 6.5, 6.0)
-    collar = clavicle * inside(jnp.abs(s - 66.0) - 54.0, 10.0)
-    return chest.bone * (spine + (posterior + anterior) * caged + collar)
+    posterior = rod(nearest(back, chest.pitch), 0.27 * chest.pitch, 6.0) * inside(14.0 - s, 8.0)
+    anterior = rod(nearest(front, 1.15 * chest.pitch), 0.30 * chest.pitch, 3.0) * inside(62.0 - s, 20.0)
+    _, across = turn(s - 66.0, y - 118.0 + 0.0012 * jnp.square(s - 66.0), 9.0)
+    clavicle = rod(across, 6.5, 9.0) * inside(jnp.abs(s - 66.0) - 54.0, 10.0)
+    return chest.bone * (spine + (posterior + anterior) * caged + clavicle)
 
 
 def nearest(value: jax.Array, pitch: jax.Array) -> jax.Array:
@@ -117,20 +117,12 @@ def nearest(value: jax.Array, pitch: jax.Array) -> jax.Array:
     return (value / pitch - jnp.round(value / pitch)) * pitch
 
 
-def spindle_across(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The distance across a clavicle that rises to the shoulder."""
-    return turn(x, y, 9.0)[1]
-
-
 def filled_share(opacity: Opacity, x: jax.Array, y: jax.Array, rough: jax.Array) -> jax.Array:
     """The share of the air that fluid has replaced, [S, S]: ragged foci that fade out."""
-    left = jnp.ones_like(x)
-    for one in range(SPECKS):
-        radius = jnp.maximum(opacity.radius[one], 1.0)
-        away = jnp.sqrt(jnp.square(x - opacity.x[one]) + 0.7 * jnp.square(y - opacity.y[one])) / radius + 0.28 * rough
-        here = jnp.where(opacity.radius[one] > 0.0, opacity.filled[one], 0.0)
-        left = left * (1.0 - here * jax.nn.sigmoid((0.8 - away) / 0.12))
-    return 1.0 - left
+    centre_x, centre_y, radius, filled = (trait[:, None, None] for trait in opacity)
+    away = jnp.sqrt(jnp.square(x - centre_x) + 0.7 * jnp.square(y - centre_y)) / jnp.maximum(radius, 1.0)
+    filled = jnp.where(radius > 0.0, filled, 0.0) * jax.nn.sigmoid((0.8 - away - 0.34 * rough) / 0.10)
+    return 1.0 - jnp.prod(1.0 - filled, 0)
 
 
 def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: jax.Array) -> Rays:
@@ -141,9 +133,9 @@ def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: j
     x, y = x + 1.5 * bend, y + 2.0 * bend
     air = jnp.maximum(lungs(chest, x, y) * free - heart, 0.0)
     hilum = jnp.exp(-(jnp.square(jnp.abs(x) - 36.0) + jnp.square(y - 10.0)) / 2.0 / 38.0**2)
-    branch = jnp.exp(-0.5 * jnp.square(fine / 0.16)) + 0.25 * jax.nn.relu(rough)
-    vessel = chest.vessels * (4.0 + 14.0 * hilum) * branch * jnp.clip(air / 60.0, 0.0, 1.0)
-    filled = filled_share(opacity, x, y, rough) * jnp.clip(air / 10.0, 0.0, 1.0)
+    branch = jnp.exp(-0.5 * jnp.square(fine / 0.25)) + 0.25 * jax.nn.relu(rough)
+    vessel = chest.vessels * (6.0 + 24.0 * hilum) * branch * jnp.clip(air / 60.0, 0.0, 1.0)
+    filled = filled_share(opacity, x, y, rough + 0.4 * fine) * jnp.clip(air / 10.0, 0.0, 1.0)
     kept = jnp.maximum(air - vessel, 0.0) * (1.0 - filled)
     breasts = ball(jnp.abs(x) - 78.0, y + 62.0, 56.0, 50.0, jax.nn.relu(chest.breast)) * inside(-y - 108.0, 20.0)
     trachea = jnp.minimum(rod(x, 8.5, 15.0) * inside(20.0 - y, 20.0), body)

@@ -13,7 +13,7 @@ from . import procedural
 from .cases import CaseMix, Range, between, diagnose, draw_mix, draw_patients
 from .procedural import Pictures, quartile_rows, require, site_table
 from .radiograph import HIGH, LOW, SPECKS, Chest, Opacity, exposed, optical_depth, trace
-from .shapes import expand, field_basis, turn
+from .shapes import textures, turn
 
 CLASSES = ("normal", "pneumonia")
 
@@ -27,8 +27,8 @@ class ThoraxSites(CaseMix):
     scatter: Range = (0.03, 0.20)  # share of scattered rays behind the grid
     noise: Range = (0.01, 0.04)  # relative, at the mean exposure
     blur: Range = (0.3, 1.2)  # mm
-    latitude: Range = (0.55, 0.95)  # optical depth over which the display goes from black to white; small: hard
-    brightness: Range = (-0.25, 0.25)  # shift of the optical depth that is shown as mid grey
+    latitude: Range = (0.75, 1.25)  # optical depth over which the display goes from black to white; small: hard
+    brightness: Range = (-0.9, -0.3)  # of the optical depth shown as mid grey, to the mean of soft tissue
     field_of_view: Range = (330.0, 390.0)  # mm
     tilt: float = 3.0  # degrees, standard deviation of a patient's rotation
 
@@ -95,9 +95,7 @@ def _pictures(size: int, density: float, sites: ThoraxSites) -> Pictures:
     def site(class_alpha: Any, key: jax.Array) -> ThoraxSite:
         return draw_site(replace(sites, class_alpha=class_alpha), key)
 
-    return Pictures(
-        site, functools.partial(draw_patient, density), functools.partial(picture, sites.tilt, size)
-    )
+    return Pictures(site, functools.partial(draw_patient, density), functools.partial(picture, sites.tilt, size))
 
 
 def draw_site(model: ThoraxSites, key: jax.Array) -> ThoraxSite:
@@ -126,7 +124,9 @@ def draw_opacity(key: jax.Array, label: jax.Array, density: float) -> Opacity:
     u = jax.random.uniform(place, (5, SPECKS), jnp.float32)
     number = jnp.arange(SPECKS)
     count = jnp.where(lobar < 0.5, 1 + (u[4, 0] < 0.3), 3 + jnp.floor((SPECKS - 2) * u[4, 0]))
-    side = jnp.where(lobar < 0.5, jnp.where(one_side < 0.5, -1.0, 1.0), jnp.where((number + (one_side < 0.5)) % 2, 1, -1))
+    side = jnp.where(
+        lobar < 0.5, jnp.where(one_side < 0.5, -1.0, 1.0), jnp.where((number + (one_side < 0.5)) % 2, 1, -1)
+    )
     radius = jnp.where(lobar < 0.5, between((32.0, 52.0), u[2]), between((18.0, 34.0), u[2]))
     filled = jnp.where(lobar < 0.5, between((0.55, 0.9), u[3]), between((0.30, 0.6), u[3]))
     here = (label == CLASSES.index("pneumonia")) & (number < count)
@@ -140,7 +140,7 @@ def picture(tilt: float, size: int, site: ThoraxSite, patient: ThoraxPatient) ->
     turned, right, up = patient.pose
     line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * site.field_of_view / size
     x, y = turn(line[None, :] - 4.0 * right, -line[:, None] - 6.0 * up, tilt * turned)
-    rays = trace(patient.chest, patient.opacity, x, y, draw_texture(patient.looks, size))
+    rays = trace(patient.chest, patient.opacity, x, y, textures(patient.looks, size, (5, 22, 10)))
     depth = optical_depth(rays, site.bone)
     reading = exposed(patient.quanta, depth, site.scatter, site.noise, site.blur * size / site.field_of_view)
     middle = jnp.sum(reading * rays.soft) / jnp.sum(rays.soft) + site.brightness
@@ -151,13 +151,3 @@ def picture(tilt: float, size: int, site: ThoraxSite, patient: ThoraxPatient) ->
         "depth": depth[..., None],
         "mask": rays.opacity[..., None],
     }
-
-
-def draw_texture(key: jax.Array, size: int) -> jax.Array:
-    """Standard normal fields over the picture, [3, S, S]: one coarse, one fine, one between."""
-    fields = []
-    for number, knots in enumerate((5, 22, 10)):
-        basis, _ = field_basis(size, knots)
-        weights = jax.random.normal(jax.random.fold_in(key, number), (knots, knots), jnp.float32)
-        fields.append(expand(weights, basis, basis))
-    return jnp.stack(fields)
