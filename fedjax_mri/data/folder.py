@@ -9,11 +9,13 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import duplicates
-from fedjax_mri.data.contract import Federation, Table, Test
+from fedjax_mri.data.contract import VALIDATION, Federation, Table, Test
 from fedjax_mri.data.files import images
-from fedjax_mri.data.partition import Partition, Sizes, follow, holdout
+from fedjax_mri.data.labelled import TEST, TRAINING, Labelled, divide, federation
+from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import resident
 
+VALIDATION_FOLDERS = ("val", "valid", "validation", "dev")
 FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 
 
@@ -25,7 +27,8 @@ class Folder:
     or only the cohort's.
 
     The published split keeps the folders `train` and `test`, and warns of test images that have a twin in training.
-    The grouped split pools all images and holds out a share of each class with no duplicate group on both sides.
+    The grouped split pools all images and holds out a share of each class with no duplicate group on both sides. A
+    folder `val`, `valid` or `validation` of the published split validates; else a share of the images that train does.
     """
 
     root: str
@@ -35,44 +38,37 @@ class Folder:
     train: str = "Training"  # the published splits
     test: str = "Testing"
     holdout: float = 0.15  # share of the grouped split that tests
+    validation: float = 0.1  # share of the training images that validates, where no folder does; 0: none
     partition: Partition = FOUR_HOSPITALS
 
     def build(self, seed: int) -> Federation:
         """One test client per training client, with the same mix of classes. Raises UserError on unusable folders."""
-        rng = np.random.default_rng(seed)
         found = images.find(self.root)
         files = self._used(found)
-        classes = tuple(sorted({file.label for file in files if self.split == "grouped" or file.split == self.train}))
+        splits = {file.split: self._side(file.split) for file in files}
+        classes = tuple(
+            sorted({file.label for file in files if self.split == "grouped" or splits[file.split] == TRAINING})
+        )
         _check_known(files, classes)
 
         read = images.read(files, self.size, self.channels)
         labels = _labels(read.files, classes)
         groups = duplicates.group(read.hashes, read.digests)
-        train, test = self._sides(read.files, labels, groups, rng)
-        _check_sides(self.root, classes, labels[train], labels[test])
+        sides = None if self.split == "grouped" else np.array([splits[file.split] for file in read.files])
+        examples = Labelled({"image": read.pixels, "label": labels}, classes, groups, sides)
+        divided = divide(self.root, examples, (self.holdout, self.validation), self.partition, seed)
 
-        parts = [train[part] for part in self.partition.split(labels[train], groups[train], rng)]
-        counts = _count(labels, parts, classes)
-        test_parts = [test[part] for part in follow(labels[test], counts, rng)]
-        arrays = {"image": read.pixels, "label": labels}
-        tested = Test(resident(arrays, test_parts), np.arange(len(parts), dtype=np.int32))
-        leaks = _leaks(classes, labels[test], *duplicates.leak(groups, read.digests, train, test))
+        learnt, test = np.concatenate([divided.train.all, divided.validation.all]), divided.test.all
+        leaks = _leaks(classes, labels[test], *duplicates.leak(groups, read.digests, learnt, test))
         tables = (
             *_quarantine(read),
             _duplicates(groups, read.digests),
             *_disagreements(read.files, labels, groups),
             leaks,
-            _clients(classes, counts, _count(labels, test_parts, classes)),
         )
-        return Federation(
-            resident(arrays, parts),
-            {f"{self.split} test": tested},
-            classes,
-            counts,
-            tables=tables,
-            warnings=tuple(_warnings(found, files, read, leaks, counts)),
-            pictures=True,
-        )
+        built = federation(examples, divided, f"{self.split} test", tables)
+        said = (*_warnings(found, files, read, leaks), *built.warnings)
+        return built._replace(warnings=said, pictures=True)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images under the root, whatever their split, as one test set named after it.
@@ -102,16 +98,12 @@ class Folder:
                 raise UserError(
                     f"{Path(self.root, name)}: no such split, found {there}: set train and test, or split='grouped'"
                 )
-        return [file for file in found if file.split in (self.train, self.test)]
+        return [file for file in found if self._side(file.split)]
 
-    def _sides(
-        self, files: list[images.File], labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of training images, and of test images."""
-        if self.split == "grouped":
-            return holdout(labels, groups, self.holdout, rng)
-        trains = np.array([file.split == self.train for file in files])
-        return np.flatnonzero(trains), np.flatnonzero(~trains)
+    def _side(self, split: str) -> str:
+        """The side of the files of a split; "" where they are not used."""
+        named = {self.train: TRAINING, self.test: TEST}
+        return named.get(split) or (VALIDATION if split.lower() in VALIDATION_FOLDERS else "")
 
 
 def _check_known(files: list[images.File], classes: tuple[str, ...]) -> None:
@@ -123,21 +115,8 @@ def _check_known(files: list[images.File], classes: tuple[str, ...]) -> None:
             )
 
 
-def _check_sides(root: str, classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> None:
-    for label, name in enumerate(classes):
-        if label not in train:
-            raise UserError(f"{root}: no readable image of class {name!r} is left to train on: add some or remove it")
-    if len(test) == 0:
-        raise UserError(f"{root}: no readable image is left to test on: add some, or raise holdout")
-
-
 def _labels(files: list[images.File], classes: tuple[str, ...]) -> np.ndarray:
     return np.array([classes.index(file.label) for file in files], np.int32)
-
-
-def _count(labels: np.ndarray, parts: list[np.ndarray], classes: tuple[str, ...]) -> np.ndarray:
-    """Examples per client and class, int32 [N, C]."""
-    return np.stack([np.bincount(labels[part], minlength=len(classes)) for part in parts]).astype(np.int32)
 
 
 def _quarantine(read: images.Images) -> tuple[Table, ...]:
@@ -181,29 +160,16 @@ def _leaks(classes: tuple[str, ...], labels: np.ndarray, copied: np.ndarray, nea
     return Table("Test images with a twin in training", ("class", "test images", "exact", "near"), [*rows, total])
 
 
-def _clients(classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> Table:
-    """A table of the partition: counts [N, C] of training and test images."""
-    rows = [(client, int(own.sum()), *own.tolist(), int(test[client].sum())) for client, own in enumerate(train)]
-    return Table("Clients", ("client", "training images", *classes, "test images"), rows)
-
-
-def _warnings(
-    found: list[images.File], files: list[images.File], read: images.Images, leaks: Table, counts: np.ndarray
-) -> Iterator[str]:
+def _warnings(found: list[images.File], files: list[images.File], read: images.Images, leaks: Table) -> Iterator[str]:
     unused = sorted({file.split or "no split" for file in found} - {file.split for file in files})
     if unused:
         yield f"unused images: {len(found) - len(files)}, in {', '.join(unused)}"
     if read.quarantined:
         path, reason = read.quarantined[0]
         yield f"{len(read.quarantined)} of {len(files)} files could not be read, such as {path}: {reason}"
-    *rows, (_, tested, exact, near) = leaks.rows
+    _, tested, exact, near = leaks.rows[-1]
     if exact + near:
         yield (
             f"{exact + near} of {tested} test images have a twin in training ({exact} exact, {near} near): "
             "figures on this split flatter; take split='grouped' for honest ones"
         )
-    untested = [name for name, n, *_ in rows if n == 0]
-    if untested:
-        yield f"no test images of {', '.join(untested)}: its accuracy is not measured"
-    if idle := int((counts.sum(1) == 0).sum()):
-        yield f"{idle} of {len(counts)} clients have no training images"

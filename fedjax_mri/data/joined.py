@@ -72,7 +72,9 @@ class Joined:
         names = dict.fromkeys(name for tests in several for name in tests)
         joined = {name: self._side_by_side([tests[name] for tests in several if name in tests]) for name in names}
         validation = {name: joined.pop(name) for name in [VALIDATION] if name in joined}
-        firsts = [(f"{name}: {first}", tests[first]) for name, tests in zip(self.names, several) for first in [*tests][:1]]
+        firsts = [
+            (f"{name}: {first}", tests[first]) for name, tests in zip(self.names, several) for first in [*tests][:1]
+        ]
         return {**joined, **{name: self._side_by_side([test]) for name, test in firsts}, **validation}
 
     def _side_by_side(self, tests: Sequence[Test]) -> Test:
@@ -92,9 +94,11 @@ def named(source: str, classes: Sequence[str]) -> list[str]:
 
 
 def held(data: ClientData) -> ClientData:
-    """Client data that can be fetched, computed once where they are not. Raises UserError on data that rounds change."""
+    """Client data that can be fetched, computed once where need be. Raises UserError on data that rounds change."""
     if data.shift is not unchanged:
-        raise UserError("data.sources: a source whose training examples change with the round cannot be joined; join first")
+        raise UserError(
+            "data.sources: a source whose training examples change with the round cannot be joined; join first"
+        )
     return data if data.fetch is not None else precomputed(data)
 
 
@@ -118,8 +122,11 @@ def join(several: Sequence[ClientData], members: Sequence[Sequence[Member]], cha
 
 
 def in_colour(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images [n, H, W, channels] in bytes, from grey or coloured ones in bytes or in 0..1. Raises UserError on others."""
+    """Images [n, H, W, channels] in bytes, from grey or coloured ones of any type. Raises UserError on other channels."""
     if images.shape[-1] not in (1, channels):
-        raise UserError(f"data.channels={channels}: images have {images.shape[-1]} channels; give as many, or grey ones")
-    pixels = images if images.dtype == np.uint8 else np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
+        raise UserError(
+            f"data.channels={channels}: images have {images.shape[-1]} channels; give as many, or grey ones"
+        )
+    white = np.iinfo(images.dtype).max if images.dtype.kind in "iu" else 1.0
+    pixels = images if white == 255 else np.rint(images * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
     return np.broadcast_to(pixels, (*pixels.shape[:-1], channels))

@@ -8,17 +8,18 @@ import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.files import images
 from fedjax_mri.data.resident import Resident, resident
 
 SLICE = 3  # digits at the end of a name that count slices; what stands before them is the case
 CLASSES = ("slice",)
+SIDES = ("training", "test", VALIDATION)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A hospital for each case that trains, a test client for each that does not; no case is on both sides.
+    """A hospital for each case that trains, a client for each that tests or validates; no case is on two sides.
 
     Batches are {"ct", "mr": float32 [B, size, size, 1] in 0..1, "label": int32 [B], all 0}. The CT is a picture of a
     display window, not Hounsfield units.
@@ -27,22 +28,21 @@ class Pairs:
     root: str
     size: int = 256
     holdout: int = 2  # cases that test
+    validation: int = 1  # cases that validate
     ct: str = "CT"  # folders
     mr: str = "MRI"
 
     def build(self, seed: int) -> Federation:
-        """Cases that test are drawn by `seed`. Raises UserError on folders that hold no pairs, or too few cases."""
+        """Sides of cases are drawn by `seed`. Raises UserError on folders that hold no pairs, or too few cases."""
         names, cases, pixels = self._read()
         known = sorted(set(cases))
-        if not 1 <= self.holdout < len(known):
-            raise UserError(f"data.holdout={self.holdout}: there are {len(known)} cases; choose 1 to {len(known) - 1}")
-        held = set(np.random.default_rng(seed).permutation(known)[: self.holdout].tolist())
+        sides = self._sides(known, seed)
         parts = {case: np.flatnonzero(np.asarray(cases) == case) for case in known}
-        train = [parts[case] for case in known if case not in held]
-        rows = [(case, len(parts[case]), "test" if case in held else "training") for case in known]
+        train, test, validation = ([parts[case] for case in known if sides[case] == side] for side in SIDES)
+        rows = [(case, len(parts[case]), sides[case]) for case in known]
         return Federation(
             examples(pixels, train),
-            {"unseen cases": unseen(pixels, [parts[case] for case in known if case in held])},
+            {"unseen cases": unseen(pixels, test), **({VALIDATION: unseen(pixels, validation)} if validation else {})},
             CLASSES,
             np.array([[len(part)] for part in train], np.int32),
             tables=(Table("Cases", ("case", "slices", "side"), rows, f"{len(names)} pairs of {self.root}"),),
@@ -55,6 +55,18 @@ class Pairs:
         _, cases, pixels = self._read()
         parts = [np.flatnonzero(np.asarray(cases) == case) for case in sorted(set(cases))]
         return {Path(self.root).name: unseen(pixels, parts)}, ()
+
+    def _sides(self, cases: Sequence[str], seed: int) -> dict[str, str]:
+        """The side of each case. Raises UserError where none would be left to train."""
+        count, held = len(cases), self.holdout + self.validation
+        if not (self.holdout >= 1 and self.validation >= 0 and held < count):
+            raise UserError(
+                f"data.holdout={self.holdout}, data.validation={self.validation}: there are {count} cases; let 1 or "
+                f"more test, 0 or more validate, and at most {count - 1} do either"
+            )
+        sides = np.repeat(SIDES, [count - held, self.holdout, self.validation])
+        drawn = np.random.default_rng(seed).permutation(cases)  # those that test come first
+        return dict(zip(drawn.tolist(), np.roll(sides, held - count).tolist()))
 
     def _read(self) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
         """Names and cases of the pairs, and their pixels uint8 [n, size, size, 1] by modality."""

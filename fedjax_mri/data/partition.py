@@ -122,18 +122,21 @@ Partition = IID | Sizes | Quantity | Dirichlet | Shards
 
 
 def holdout(
-    labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+    labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices: `share` of every class is held out, and no group is on both sides."""
+    """Indices that are left and that are held out: `share` of every class, and no group is on both sides.
+
+    Of every class at least `least` are held out.
+    """
     if not 0 < share < 1:
-        raise UserError(f"holdout {share}: the share held out for testing must lie between 0 and 1")
+        raise UserError(f"holdout {share}: the share held out must lie between 0 and 1")
     units = _units(labels, groups, 1)
     side = np.zeros(len(units.size), np.int64)
     for label in np.unique(units.label):
         mine = np.flatnonzero(units.label == label)
         total = units.size[mine].sum()
-        tested = max(1, round(share * total))
-        side[mine] = _deal(units.size[mine], np.array([total - tested, tested]), rng)
+        held = max(least, round(share * total))
+        side[mine] = _deal(units.size[mine], np.array([total - held, held]), rng)
     train, test = _parts(side[units.of], 2)
     return train, test
 

@@ -45,7 +45,7 @@ def root(tmp_path):
 
 
 def build(root, seed=0, partition=IID(4), **settings):  # noqa: B008, a frozen dataclass of plain data
-    return Folder(str(root), **{"size": 16, "partition": partition, **settings}).build(seed)
+    return Folder(str(root), **{"size": 16, "partition": partition, "validation": 0.0, **settings}).build(seed)
 
 
 def table(tables, title):
@@ -81,6 +81,36 @@ def test_grouped_split_has_no_leak(root):
     assert len(set(held(federation.train) + held(test.data))) == 51, "all images but the one exact copy"
     assert table(federation.tables, "Test images with a twin in training")[-1] == ("all", 12, 0, 0)
     assert not federation.warnings
+
+
+@pytest.mark.parametrize("split", ["published", "grouped"])
+def test_a_tenth_of_the_training_images_validates_and_the_test_set_stays(root, split):
+    without, federation = (build(root, split=split, validation=share) for share in (0.0, 0.1))
+    assert list(federation.tests) == [f"{split} test", "validation"] and list(without.tests) == [f"{split} test"]
+    assert sorted(held(federation.tests[f"{split} test"].data)) == sorted(held(without.tests[f"{split} test"].data))
+    validation = federation.tests["validation"]
+    assert validation.data.sizes.sum() == 4 and sorted(label for _, label in held(validation.data)) == [0, 0, 1, 1]
+    assert sorted(held(federation.train) + held(validation.data)) == sorted(held(without.train))
+    assert validation.owner.tolist() == [0, 1, 2, 3]
+    rows = [row[-2:] for row in table(federation.tables, "Clients")]
+    assert np.sum(rows, 0).tolist() == [4, without.tests[f"{split} test"].data.sizes.sum()]
+
+
+def test_copies_are_not_divided_between_training_and_validation(root):
+    for path in [*root.glob("Training/*/*")]:
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    federation = build(root, size=40, validation=0.2)
+    train, validation = held(federation.train), held(federation.tests["validation"].data)
+    assert len(validation) == 16 and not set(train) & set(validation)
+
+
+def test_a_folder_of_validation_images_validates(root):
+    for label, seed in (("cyst", 50), ("none", 150)):
+        save(seed, root / "val" / label / "x.png")
+    federation = build(root, size=40, validation=0.1)
+    assert not [line for line in federation.warnings if "unused" in line]
+    assert set(held(federation.tests["validation"].data)) == {(picture(50).tobytes(), 0), (picture(150).tobytes(), 1)}
+    assert federation.train.sizes.sum() == 40
 
 
 def test_every_image_reaches_one_client_with_its_label(root):
@@ -262,10 +292,10 @@ def test_class_folders_without_splits_can_be_grouped(root):
 
 
 def test_says_what_it_leaves_out(root):
-    save(1000, root / "Validation" / "cyst" / "x.png")
+    save(1000, root / "Extra" / "cyst" / "x.png")
     save(5, root / "Training" / "none" / "same as a cyst.png")
     federation = build(root)
-    assert "unused images: 1, in Validation" in federation.warnings
+    assert "unused images: 1, in Extra" in federation.warnings
     ((count, labels, _),) = table(federation.tables, "Duplicates with different labels")
     assert (count, labels) == (2, "cyst, none")
 

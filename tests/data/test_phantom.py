@@ -52,6 +52,26 @@ def read_jit(data, *names):
     return jax.jit(read)
 
 
+def test_validation_patients_are_new_ones_of_the_training_sites_and_change_nothing_else(federation) -> None:
+    without = replace(SMALL, validation_patients=0).build(SEED)
+    assert list(federation.tests) == ["unseen sites", "seen sites", "validation"]
+    assert list(without.tests) == ["unseen sites", "seen sites"]
+    for ours, theirs in [(federation.train, without.train)] + [
+        (federation.tests[name].data, test.data) for name, test in without.tests.items()
+    ]:
+        jax.tree.map(np.testing.assert_array_equal, (ours.sizes, ours.store), (theirs.sizes, theirs.store))
+    validation = federation.tests["validation"]
+    assert validation.owner.tolist() == [0, 1, 2, 3] and validation.data.sizes.tolist() == [6] * 4
+    assert replace(SMALL, validation_patients=2).build(SEED).tests["validation"].data.sizes.tolist() == [2] * 4
+    parts = {"train": federation.train, **{name: test.data for name, test in federation.tests.items()}}
+    indices = jnp.arange(6, dtype=jnp.int32)
+    images = {
+        name: np.asarray(data.read(data.store, jnp.int32(1), indices)["image"]).reshape(6, -1)
+        for name, data in parts.items()
+    }
+    assert len(np.unique(np.concatenate([*images.values()]), axis=0)) == 24
+
+
 @pytest.fixture(scope="module")
 def read(federation):
     return read_jit(federation.train)

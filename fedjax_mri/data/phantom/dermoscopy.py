@@ -17,8 +17,12 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")  # as HAM10000 name
 HARMONICS = range(3, 13)  # of the outline's irregularity
 HAIRS = 5
 # Optical density of red, green and blue light in the skin, for a unit of each pigment.
-MELANIN, DEEP, BLOOD = np.float32([0.55, 0.95, 1.25]), np.float32([1.00, 0.62, 0.38]), np.float32([0.12, 0.80, 0.62])
-SKIN, KERATIN = np.float32([0.93, 0.78, 0.69]), np.float32([0.96, 0.91, 0.80])
+MELANIN, DEEP, BLOOD = (
+    np.array([0.55, 0.95, 1.25], np.float32),
+    np.array([1.00, 0.62, 0.38], np.float32),
+    np.array([0.12, 0.80, 0.62], np.float32),
+)
+SKIN, KERATIN = np.array([0.93, 0.78, 0.69], np.float32), np.array([0.96, 0.91, 0.80], np.float32)
 
 Looks = tuple[tuple[float, float], ...]
 # Uniform ranges, one for each class.

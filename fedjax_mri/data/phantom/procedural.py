@@ -16,7 +16,7 @@ import numpy as np
 from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.fields import Seed, fitted
-from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.merge import positions_in, relabelled_tests
 
 from .cases import CaseMix, diagnose, given_patients
@@ -24,6 +24,7 @@ from .cases import CaseMix, diagnose, given_patients
 Read = Callable[[Any, jax.Array, jax.Array], Batch]
 UNSEEN = 2**30  # first site that takes no part in training
 NEW = 2**30  # first patient who takes no part in training
+VALIDATED = 2**29  # first patient of the validation set
 CHUNK = 250  # sites counted at once
 
 
@@ -44,6 +45,8 @@ class Settings(Protocol):
     def test_clients(self) -> int: ...
     @property
     def test_patients(self) -> int: ...
+    @property
+    def validation_patients(self) -> int | None: ...
     @property
     def sites(self) -> CaseMix: ...
 
@@ -69,15 +72,19 @@ def federation(phantom: Settings, pictures: Pictures, classes: tuple[str, ...], 
     store, read = origin(phantom, seed), reader(pictures)
     sites, labels = census(pictures, phantom.sites, store, phantom.clients)
 
-    def test(owner: np.ndarray, store: Origin) -> Test:
-        return Test(ClientData(np.full(len(owner), phantom.test_patients, np.int32), store, read), owner)
+    def test(owner: np.ndarray, store: Origin, patients: int) -> Test:
+        return Test(ClientData(np.full(len(owner), patients, np.int32), store, read), owner)
 
+    tested, validated = phantom.test_patients, phantom.validation_patients
+    validated = tested if validated is None else validated
     seen = np.arange(min(phantom.test_clients, phantom.clients), dtype=np.int32)
     unseen = np.full(phantom.test_clients, -1, np.int32)
     tests = {
-        "unseen sites": test(unseen, store._replace(site=np.int32(UNSEEN))),
-        "seen sites": test(seen, store._replace(patient=np.int32(NEW))),
+        "unseen sites": test(unseen, store._replace(site=np.int32(UNSEEN)), tested),
+        "seen sites": test(seen, store._replace(patient=np.int32(NEW)), tested),
     }
+    if validated:
+        tests[VALIDATION] = test(seen, store._replace(patient=np.int32(VALIDATED)), validated)
     train = ClientData(np.asarray(sites.patients), store, read)
     return Federation(train, tests, classes, labels, synthetic=True), sites
 
@@ -158,19 +165,19 @@ def site_table(title: str, rows: list[tuple[Any, ...]]) -> Table:
     return Table(title, ("trait", "share or quartiles"), rows, note)
 
 
-def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and value of every number in nested dataclasses."""
+def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting in nested dataclasses, but for those that are None."""
     for setting in fields(config):
         value, name = getattr(config, setting.name), prefix + setting.name
         if is_dataclass(value):
-            yield from numbers(value, name + ".")
-        else:
+            yield from settings_of(value, name + ".")
+        elif value is not None:
             yield name, value
 
 
 def check(phantom: Any, classes: tuple[str, ...]) -> None:
     """Raises UserError on the first setting that makes no sense for any phantom."""
-    for name, value in numbers(phantom):
+    for name, value in settings_of(phantom):
         check_number(name, value)
     check_counts(phantom)
     sites, given = phantom.sites, phantom.sites.patients_shares
@@ -198,6 +205,8 @@ def check_counts(phantom: Any) -> None:
     for name, count in {**counts, "sites.patients_min": least, "sites.patients_max": most}.items():
         require(name, count, isinstance(count, int), "give a whole number")
         require(name, count, count >= 1, "give at least 1")
+    validated = phantom.validation_patients
+    require("validation_patients", validated, validated is None or isinstance(validated, int), "give a whole number")
     require("sites.patients_min, patients_max", (least, most), least <= most, "give the smaller as patients_min")
 
 

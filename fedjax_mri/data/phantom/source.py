@@ -27,6 +27,7 @@ class Phantom:
     clients: int = 1000
     test_clients: int = 100  # unseen sites; as many training sites are tested on new patients
     test_patients: int = 16  # per site of either test set
+    validation_patients: int | None = None  # new ones of the training sites tested; None: as many as test; 0: none
     size: int = 64  # pixels
     image: Literal["mr", "ct"] = "mr"  # what the classifier sees
     sites: SiteModel = field(default_factory=SiteModel)

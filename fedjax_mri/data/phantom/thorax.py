@@ -65,6 +65,7 @@ class Thorax:
     clients: int = 100
     test_clients: int = 20  # unseen sites; as many training sites are tested on new patients
     test_patients: int = 16  # per site of either test set
+    validation_patients: int | None = None  # new ones of the training sites tested; None: as many as test; 0: none
     size: int = 64  # pixels
     density: float = 1.0  # scale of the share of air that pneumonia replaces; small: hard to see
     sites: ThoraxSites = field(default_factory=ThoraxSites)
@@ -112,7 +113,7 @@ def draw_patient(density: float, site: ThoraxSite, key: jax.Array) -> ThoraxPati
     label = diagnose(site, key)
     body, foci, pose, looks, quanta = jax.random.split(jax.random.fold_in(key, 1), 5)
     share = jax.random.uniform(body, (len(Chest._fields),), jnp.float32)
-    chest = Chest(*(between((low, high), share[i]) for i, (low, high) in enumerate(zip(LOW, HIGH))))
+    chest = Chest(*(low + (high - low) * share[i] for i, (low, high) in enumerate(zip(LOW, HIGH))))
     opacity = draw_opacity(foci, label, density)
     return ThoraxPatient(label, chest, opacity, jax.random.normal(pose, (3,), jnp.float32), looks, quanta)
 
