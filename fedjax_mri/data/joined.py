@@ -122,7 +122,7 @@ def join(several: Sequence[ClientData], members: Sequence[Sequence[Member]], cha
 
 
 def in_colour(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images [n, H, W, channels] in bytes, from grey or coloured ones of any type. Raises UserError on other channels."""
+    """Images [n, H, W, channels] in bytes, from grey ones or such. Raises UserError on another number of channels."""
     if images.shape[-1] not in (1, channels):
         raise UserError(
             f"data.channels={channels}: images have {images.shape[-1]} channels; give as many, or grey ones"

@@ -17,12 +17,12 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")  # as HAM10000 name
 HARMONICS = range(3, 13)  # of the outline's irregularity
 HAIRS = 5
 # Optical density of red, green and blue light in the skin, for a unit of each pigment.
-MELANIN, DEEP, BLOOD = (
-    np.array([0.55, 0.95, 1.25], np.float32),
-    np.array([1.00, 0.62, 0.38], np.float32),
-    np.array([0.12, 0.80, 0.62], np.float32),
-)
-SKIN, KERATIN = np.array([0.93, 0.78, 0.69], np.float32), np.array([0.96, 0.91, 0.80], np.float32)
+MELANIN = np.array([0.55, 0.95, 1.25], np.float32)
+DEEP = np.array([1.00, 0.62, 0.38], np.float32)  # melanin in the dermis, which looks blue
+BLOOD = np.array([0.12, 0.80, 0.62], np.float32)
+# Colours of bare skin and of keratin.
+SKIN = np.array([0.93, 0.78, 0.69], np.float32)
+KERATIN = np.array([0.86, 0.82, 0.72], np.float32)
 
 Looks = tuple[tuple[float, float], ...]
 # Uniform ranges, one for each class.
@@ -37,7 +37,7 @@ RANGES: dict[str, Looks] = {
     "uneven": ((.1, .3), (.1, .3), (.1, .40), (.0, .15), (.30, .9), (.05, .35), (.0, .1)),  # share of the pigments
     "network": ((.0, .1), (.0, .05), (.0, .1), (.25, .5), (.2, .55), (.3, .65), (.0, .0)),  # of the melanin
     "globules": ((.0, .2), (.0, .2), (.2, .6), (.0, .1), (.2, .7), (.0, .4), (.0, .0)),  # of melanin
-    "deep": ((.0, .05), (.0, .1), (.0, .12), (.0, .0), (.05, .5), (.0, .08), (.0, .25)),  # melanin in the dermis: blue
+    "deep": ((.0, .05), (.0, .1), (.0, .12), (.0, .0), (.05, .5), (.0, .08), (.0, .25)),
     "nests": ((.0, .0), (.3, .7), (.0, .0), (.0, .0), (.0, .2), (.0, .0), (.0, .0)),  # blue-grey ovoids
     "blood": ((.35, .7), (.25, .5), (.0, .12), (.05, .25), (.05, .25), (.0, .12), (.5, .9)),
     "vessels": ((.1, .3), (.5, 1.), (.0, .05), (.0, .2), (.0, .2), (.0, .05), (.0, .1)),  # branching, over the blood
@@ -138,8 +138,8 @@ def colours(lesion: Lesion, person: Person, x: jax.Array, y: jax.Array, texture:
         + (pigment * deep)[..., None] * DEEP
         + (person.blood * (1.0 + 0.25 * middle) + pigment * blood)[..., None] * BLOOD
     )
-    left = SKIN * jnp.exp(-density)
-    seen = left + here[..., None] * specks * (KERATIN * 0.9 - left)
+    left = jnp.exp(-density) * SKIN
+    seen = left + here[..., None] * specks * (KERATIN - left)
     return seen * (1.0 - 0.9 * hair(person, x, y))[..., None], here
 
 

@@ -175,10 +175,10 @@ def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def check(phantom: Any, classes: tuple[str, ...]) -> None:
-    """Raises UserError on the first setting that makes no sense for any phantom."""
+def check(phantom: Any, classes: tuple[str, ...], signed: tuple[str, ...] = ()) -> None:
+    """Raises UserError on the first setting that makes no sense for any phantom; those `signed` may be negative."""
     for name, value in settings_of(phantom):
-        check_number(name, value)
+        check_number(name, value, name in signed)
     check_counts(phantom)
     sites, given = phantom.sites, phantom.sites.patients_shares
     require("sites.class_alpha", sites.class_alpha, sites.class_alpha > 0, "give a number above 0")
@@ -189,12 +189,12 @@ def check(phantom: Any, classes: tuple[str, ...]) -> None:
     require("sites.patients_shares", given, of_each, f"give {phantom.clients} shares above 0, one for each client")
 
 
-def check_number(name: str, value: Any) -> None:
-    """Numbers are finite and not negative, ranges in order."""
+def check_number(name: str, value: Any, signed: bool) -> None:
+    """Numbers are finite and not negative, but for those that are `signed`; ranges are in order."""
     require(name, value, isinstance(value, str) or bool(np.isfinite(value).all()), "give a finite number")
     if isinstance(value, tuple) and len(value) == 2 and not name.endswith(("_share", "_shares")):
         require(name, value, value[0] <= value[1], "give the lower limit first")
-    if not isinstance(value, str):
+    if not isinstance(value, str) and not signed:
         require(name, value, np.min(value, initial=0) >= 0, "give 0 or more")
 
 

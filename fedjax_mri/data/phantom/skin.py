@@ -75,7 +75,7 @@ class Skin:
 
     def build(self, seed: int) -> Federation:
         """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
-        procedural.check(replace(self, sites=replace(self.sites, warmth=(0.0, 0.0))), CLASSES)
+        procedural.check(self, CLASSES, signed=("sites.warmth",))
         require("size", self.size, self.size >= 16, "give 16 pixels or more")
         require("sites.hairy", self.sites.hairy, self.sites.hairy <= 1, "give a share from 0 to 1")
         federation, sites = procedural.federation(self, pictures(self), CLASSES, seed)

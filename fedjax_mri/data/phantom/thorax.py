@@ -72,7 +72,7 @@ class Thorax:
 
     def build(self, seed: int) -> Federation:
         """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
-        procedural.check(self, CLASSES)
+        procedural.check(self, CLASSES, signed=("sites.brightness",))
         require("size", self.size, self.size >= 16, "give 16 pixels or more")
         require("density", self.density, self.density <= 1, "give a share from 0 to 1")
         federation, sites = procedural.federation(self, pictures(self), CLASSES, seed)
