@@ -12,14 +12,13 @@ The hospitals have 5,000, 6,000, 6,500 and 5,401 images, which are all images of
 has its share of each.
 """
 
+import pathlib
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.data.joined import Joined
 from fedjax_mri.data.merge import MergeClasses
-from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.phantom.site import SiteModel
 from fedjax_mri.data.phantom.skin import Skin, SkinSites
 from fedjax_mri.data.phantom.thorax import Thorax, ThoraxSites
 from fedjax_mri.data.pooled import Pooled
@@ -27,7 +26,7 @@ from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.standin import StandIn
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.config import Experiment, LocalTraining, load
 from fedjax_mri.tasks.classify import Classify
 
 SIZE = 224  # pixels
@@ -39,11 +38,14 @@ CHEST = StandIn(
     Folder("", size=SIZE, train="train", test="test"),
     Precomputed(Thorax(**HOSPITALS, sites=ThoraxSites(**ALIKE, patients_total=5863))),
 )
+HEAD = load(pathlib.Path(__file__).with_name("quickstart.py"))[""].data  # with its tumours and scanners
+TUMOURS = ("glioma", "glioma_tumor", "meningioma", "meningioma_tumor", "pituitary", "pituitary_tumor")
 BRAIN = MergeClasses(
-    StandIn(Folder("", size=SIZE), Precomputed(Phantom(**HOSPITALS, sites=SiteModel(**ALIKE, patients_total=7023)))),
-    tuple((name, "tumour") for name in ("glioma", "glioma_tumor", "meningioma", "meningioma_tumor"))
-    + tuple((name, "tumour") for name in ("pituitary", "pituitary_tumor"))
-    + tuple((name, "no tumour") for name in ("no tumour", "no_tumor", "notumor")),
+    StandIn(
+        Folder("", size=SIZE),
+        Precomputed(replace(HEAD, **HOSPITALS, sites=replace(HEAD.sites, **ALIKE, patients_total=7023))),
+    ),
+    (*((name, "tumour") for name in TUMOURS), *((name, "no tumour") for name in ("no tumour", "no_tumor", "notumor"))),
 )
 SKIN = StandIn(
     Folder("", size=SIZE, channels=3, split="grouped"),

@@ -17,12 +17,12 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")  # as HAM10000 name
 HARMONICS = range(3, 13)  # of the outline's irregularity
 HAIRS = 5
 # Optical density of red, green and blue light in the skin, for a unit of each pigment.
-MELANIN = np.array([0.55, 0.95, 1.25], np.float32)
-DEEP = np.array([1.00, 0.62, 0.38], np.float32)  # melanin in the dermis, which looks blue
-BLOOD = np.array([0.12, 0.80, 0.62], np.float32)
+MELANIN = np.array([[[0.55, 0.95, 1.25]]], np.float32)
+DEEP = np.array([[[1.00, 0.62, 0.38]]], np.float32)  # melanin in the dermis, which looks blue
+BLOOD = np.array([[[0.12, 0.80, 0.62]]], np.float32)
 # Colours of bare skin and of keratin.
-SKIN = np.array([0.93, 0.78, 0.69], np.float32)
-KERATIN = np.array([0.86, 0.82, 0.72], np.float32)
+SKIN = np.array([[[0.93, 0.78, 0.69]]], np.float32)
+KERATIN = np.array([[[0.86, 0.82, 0.72]]], np.float32)
 
 Looks = tuple[tuple[float, float], ...]
 # Uniform ranges, one for each class.
@@ -152,6 +152,6 @@ def lattice(x: jax.Array, y: jax.Array) -> jax.Array:
 def hair(person: Person, x: jax.Array, y: jax.Array) -> jax.Array:
     """The opacity of hairs, [S, S]: thin bent lines across the picture."""
     angle, place, bend, width = (person.hairs[:, i, None, None] for i in range(4))
-    along, across = turn(x, y, 360.0 * angle)
+    along, across = turn(x[None], y[None], 360.0 * angle)
     distance = across - 12.0 * (place - 0.5) - 0.06 * (bend - 0.5) * jnp.square(along)
     return person.hairy * jnp.max(inside(jnp.abs(distance) - 0.03 - 0.05 * width, 0.08), 0)

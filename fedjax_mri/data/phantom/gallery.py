@@ -1,7 +1,6 @@
 """Pictures of the phantoms: a row per site, of the head with the registered scans and tissues of one patient."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 
 from .lesions import CLASSES
 from .physics import NAMES
@@ -20,7 +20,7 @@ from .source import Phantom, pictures, reader
 from .thorax import Thorax
 
 BRAIN_WINDOW = (0.0, 80.0)  # HU
-COLUMNS = 6  # patients of a site on a sheet
+COLUMNS = 8  # patients of a site on a sheet
 COLOURS = {
     "air": "#000000",
     "fat": "#e8d9a0",
@@ -81,17 +81,17 @@ def save_gallery(config: Phantom, sites: int, seed: int, path: Path) -> None:
 
 
 def save_sheet(config: Thorax | Skin, sites: int, seed: int, path: Path) -> None:
-    """Draws `sites` rows of six patients each, with their classes and the outlines of what makes them.
+    """Draws `sites` rows of eight patients each, with their classes and the outlines of what makes them.
 
     Raises UserError where the name of the file does not end like a kind of picture.
     """
     check_name(path)
-    federation = replace(config, clients=sites).build(seed)
-    read, store = jax.jit(jax.vmap(federation.train.read, (None, 0, None))), federation.train.store
-    batch = jax.device_get(read(store, jnp.arange(sites, dtype=jnp.int32), jnp.arange(COLUMNS, dtype=jnp.int32)))
+    federation = config.build(seed)
+    read, several = check.reader(federation.train.read), jnp.arange(COLUMNS, dtype=jnp.int32)
 
     def draw(row: int, axes: Any) -> None:
-        for axis, image, mask, label in zip(axes, *(batch[name][row] for name in ("image", "mask", "label"))):
+        batch = jax.device_get(read(federation.train.store, jnp.int32(row), several))
+        for axis, image, mask, label in zip(axes, batch["image"], batch["mask"], batch["label"]):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
             if mask.max() > 0.3:
                 axis.contour(mask[..., 0], [0.3], colors="#ffb000", linewidths=0.6)

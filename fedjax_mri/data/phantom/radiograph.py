@@ -120,8 +120,8 @@ def nearest(value: jax.Array, pitch: jax.Array) -> jax.Array:
 def filled_share(opacity: Opacity, x: jax.Array, y: jax.Array, rough: jax.Array) -> jax.Array:
     """The share of the air that fluid has replaced, [S, S]: ragged foci that fade out."""
     centre_x, centre_y, radius, filled = (trait[:, None, None] for trait in opacity)
-    away = jnp.sqrt(jnp.square(x - centre_x) + 0.7 * jnp.square(y - centre_y)) / jnp.maximum(radius, 1.0)
-    filled = jnp.where(radius > 0.0, filled, 0.0) * jax.nn.sigmoid((0.8 - away - 0.34 * rough) / 0.10)
+    away = jnp.sqrt(jnp.square(x[None] - centre_x) + 0.7 * jnp.square(y[None] - centre_y)) / jnp.maximum(radius, 1.0)
+    filled = jnp.where(radius > 0.0, filled, 0.0) * jax.nn.sigmoid((0.8 - away - 0.34 * rough[None]) / 0.10)
     return 1.0 - jnp.prod(1.0 - filled, 0)
 
 

@@ -141,7 +141,7 @@ def photographed(key: jax.Array, seen: jax.Array, site: SkinSite, line: jax.Arra
     """The camera's picture [S, S, 3] in 0..1 of colours [S, S, 3]; `line` [S] is where its pixels are, in mm."""
     square = jnp.square(line)[:, None] + jnp.square(line)[None, :]
     light = site.exposure * (1.0 - site.vignette * square / jnp.square(0.7 * site.field_of_view))
-    balance = 1.0 + site.warmth * np.array([1.0, 0.0, -1.0], np.float32)
+    balance = 1.0 + site.warmth * np.array([[[1.0, 0.0, -1.0]]], np.float32)
     weights = jnp.exp(-0.5 * jnp.square((line[:, None] - line[None, :]) / site.blur))
     weights = weights / weights.sum(1, keepdims=True)
     sharp = seen * light[..., None] * balance

@@ -121,15 +121,13 @@ def draw_patient(density: float, site: ThoraxSite, key: jax.Array) -> ThoraxPati
 def draw_opacity(key: jax.Array, label: jax.Array, density: float) -> Opacity:
     """The foci of a patient: one dense lobe, or several thin ones in both lungs; none of a normal chest."""
     kind, place = jax.random.split(key)
-    lobar, one_side = jax.random.uniform(kind, (2,), jnp.float32)
-    u = jax.random.uniform(place, (5, SPECKS), jnp.float32)
-    number = jnp.arange(SPECKS)
-    count = jnp.where(lobar < 0.5, 1 + (u[4, 0] < 0.3), 3 + jnp.floor((SPECKS - 2) * u[4, 0]))
-    side = jnp.where(
-        lobar < 0.5, jnp.where(one_side < 0.5, -1.0, 1.0), jnp.where((number + (one_side < 0.5)) % 2, 1, -1)
-    )
-    radius = jnp.where(lobar < 0.5, between((32.0, 52.0), u[2]), between((18.0, 34.0), u[2]))
-    filled = jnp.where(lobar < 0.5, between((0.55, 0.9), u[3]), between((0.30, 0.6), u[3]))
+    dense, on_right = jax.random.uniform(kind, (2,), jnp.float32) < 0.5
+    u, number = jax.random.uniform(place, (5, SPECKS), jnp.float32), jnp.arange(SPECKS, dtype=jnp.int32)
+    few, many = jnp.where(u[4, 0] < 0.3, 2.0, 1.0), 3.0 + jnp.floor((SPECKS - 2) * u[4, 0])
+    count = jnp.where(dense, few, many).astype(jnp.int32)
+    side = jnp.where(on_right, -1.0, 1.0) * jnp.where(dense | (number % 2 == 0), 1.0, -1.0)
+    radius = jnp.where(dense, between((32.0, 52.0), u[2]), between((18.0, 34.0), u[2]))
+    filled = jnp.where(dense, between((0.55, 0.9), u[3]), between((0.30, 0.6), u[3]))
     here = (label == CLASSES.index("pneumonia")) & (number < count)
     x, y = side * between((52.0, 100.0), u[0]), between((-80.0, 70.0), u[1])
     return Opacity(x, y, jnp.where(here, radius, 0.0), density * filled)
