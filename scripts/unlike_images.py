@@ -104,7 +104,7 @@ def verdicts(job: Job, several: Iterator[np.ndarray]) -> Iterator[Verdict]:
         for one in several:
             path = pathlib.Path(folder, "image.png")
             Image.fromarray(one).save(path, compress_level=1)
-            image = inputs.image(job.reader, path)[None]
+            image = inputs.image(job.reader, path)[0][None]
             logits = command.preprocess_and_predict(job.trained, image, 1)[1]
             found = unlike.unlikeness(job.usual, image, logits, command.describe(job.trained, image, 1))
             yield from triage.verdicts(logits, job.calibration, found, job.trained.classes)

@@ -17,8 +17,8 @@ from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import files as data_files
-from fedjax_mri.data.files.picture import Limits
 from fedjax_mri.data.files.read import read, readers
+from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
@@ -168,11 +168,11 @@ class DoubleSettings(LinearSettings):
 """
 READER = """
 import numpy as np
-from fedjax_mri.data.files.picture import Picture, Reader
+from fedjax_mri.data.files.scan import Reader, Scan
 
-def read(path, source, limits):
+def read(path, modality, limits):
     lines = path.read_text().splitlines()[1:]
-    return Picture(np.array([[line.split() for line in lines]], np.float32), True, None)
+    return Scan(np.array([[line.split() for line in lines]], np.float32), "display", None)
 
 READER = Reader(("GREY",), (".grey",), lambda head: head.startswith(b"GREY"), read)
 """
@@ -190,7 +190,7 @@ def test_a_network_and_a_reader_are_one_file_each(tmp_path, monkeypatch) -> None
     assert (type(found).__name__, found.times) == ("DoubleSettings", 3.0)
     file = tmp_path / "slice.grey"
     file.write_text("GREY\n0 1 0\n1 0 1")
-    np.testing.assert_array_equal(read(file, "mr", Limits()).slices, [[[0, 1, 0], [1, 0, 1]]])
+    np.testing.assert_array_equal(read(file, "mr", Limits()).voxels, [[[0, 1, 0], [1, 0, 1]]])
     readers.cache_clear()
 
 

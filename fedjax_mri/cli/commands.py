@@ -291,7 +291,9 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     settings = config.override(command.Settings(), flags)
     translator = translate.translate(options.run, options.to)
     job = command.prepare(translator, options.to, options.out, options.force, options.samples, settings)
-    files = discover.find(options.inputs, options.out)
+    files, lines = discover.find(options.inputs, options.out)
+    for line in lines:
+        print(line)
     with Bar(len(files), "file") as bar:
         converted, refused = command.convert(job, files, bar.say, bar.step)
     print(f"{converted} converted, {refused} refused")
@@ -307,7 +309,9 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
     settings = config.override(command.Settings(), flags)
     runs, names = [options.run, *options.ensemble], options.methods.split(",")
     job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
-    files = discover.find(options.inputs, options.out)
+    files, lines = discover.find(options.inputs, options.out)
+    for line in lines:
+        print(line)
     with Bar(len(files), "file") as bar:
         explained, refused = command.explain(job, files, bar.say, bar.step)
     print(f"{explained} explained, {refused} refused" + (f": {options.out / 'index.html'}" if explained else ""))

@@ -1,4 +1,4 @@
-"""Runs the slices of many pictures through a model in batches of one size."""
+"""Runs the slices of many scans through a model in batches of one size."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -8,43 +8,42 @@ import numpy as np
 
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.data.files import resample, units
-from fedjax_mri.data.files.discover import File
-from fedjax_mri.data.files.picture import Conversion, Picture
+from fedjax_mri.data.files.scan import Conversion, Item, Scan
 
 Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> the image made, perhaps its deviation: [B, H, W]
 
 
 class Slice(NamedTuple):
-    """One slice of a picture, and where it belongs."""
+    """One slice of a scan, and where it belongs."""
 
-    file: File
-    picture: Picture
+    item: Item
+    scan: Scan
     image: np.ndarray  # float32 [h, w]
-    last: bool  # of its picture
+    last: bool  # of its scan
 
 
-def translate_pictures(
-    pictures: Iterable[tuple[File, Picture]],
+def translate_scans(
+    scans: Iterable[tuple[Item, Scan]],
     model: Model,
     conversion: Conversion,
     size: tuple[int, int],
     batch: int,
-) -> Iterator[tuple[File, Picture, list[np.ndarray]]]:
-    """Yields each picture as soon as its last slice is made, with what the model makes of it, each [D, h, w]."""
+) -> Iterator[tuple[Item, Scan, list[np.ndarray]]]:
+    """Yields each scan as soon as its last slice is made, with what the model makes of it, each [D, h, w]."""
     rows: list[list[np.ndarray]] = []
-    for group in batches(slices(pictures), batch):
+    for group in batches(slices(scans), batch):
         for one, *made in zip(group, *model(stacked(group, conversion, size, batch))):
             rows.append([resample.unfit(image, one.image.shape) for image in made])
             if one.last:
-                yield one.file, one.picture, [np.stack(column) for column in zip(*rows)]
+                yield one.item, one.scan, [np.stack(column) for column in zip(*rows)]
                 rows = []
 
 
-def slices(pictures: Iterable[tuple[File, Picture]]) -> Iterator[Slice]:
-    """All slices of all pictures, in order."""
-    for file, picture in pictures:
-        for place, image in enumerate(picture.slices, 1):
-            yield Slice(file, picture, image, place == len(picture.slices))
+def slices(scans: Iterable[tuple[Item, Scan]]) -> Iterator[Slice]:
+    """All slices of all scans, in order."""
+    for item, scan in scans:
+        for place, image in enumerate(scan.voxels, 1):
+            yield Slice(item, scan, image, place == len(scan.voxels))
 
 
 def batches(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:
@@ -55,7 +54,7 @@ def batches(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:
 
 def stacked(group: list[Slice], conversion: Conversion, size: tuple[int, int], batch: int) -> np.ndarray:
     """A batch of slices as the model takes them, [batch, H, W]; the last is repeated where there are fewer."""
-    images = [model_input(one.image, one.picture.displayed, conversion, size) for one in group]
+    images = [model_input(one.image, one.scan.units == "display", conversion, size) for one in group]
     return np.stack(images + images[-1:] * (batch - len(group)))
 
 

@@ -11,11 +11,10 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import duplicates
 from fedjax_mri.data.contract import VALIDATION, Federation, Table, Test
 from fedjax_mri.data.files import images
-from fedjax_mri.data.labelled import TEST, TRAINING, Labelled, divide, federation
+from fedjax_mri.data.labelled import SIDE_WORDS, TEST, TRAINING, Labelled, divide, federation
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import resident
 
-VALIDATION_FOLDERS = ("val", "valid", "validation", "dev")
 FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 
 
@@ -103,7 +102,7 @@ class Folder:
     def _side(self, split: str) -> str:
         """The side of the files of a split; "" where they are not used."""
         named = {self.train: TRAINING, self.test: TEST}
-        return named.get(split) or (VALIDATION if split.lower() in VALIDATION_FOLDERS else "")
+        return named.get(split) or (VALIDATION if split.lower() in SIDE_WORDS[VALIDATION] else "")
 
 
 def _check_known(files: list[images.File], classes: tuple[str, ...]) -> None:

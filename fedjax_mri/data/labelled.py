@@ -14,6 +14,7 @@ from fedjax_mri.data.partition import Partition, follow, holdout
 from fedjax_mri.data.resident import resident
 
 TRAINING, TEST = "training", "test"  # the third side is VALIDATION
+SIDE_WORDS = {TRAINING: ("training", "train"), VALIDATION: ("validation", "valid", "val"), TEST: ("testing", "test")}
 
 
 class Labelled(NamedTuple):
@@ -72,11 +73,11 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
         return Divided(*(by_site(examples.sites, clients, places) for places in (train, test, validation)))
     parts = [train[part] for part in partition.split(examples.labels[train], examples.groups[train], rng)]
     counts = count(examples, parts)
-    return Divided(
-        numbered(parts),
-        numbered([test[part] for part in follow(examples.labels[test], counts, rng)]),
-        numbered([validation[part] for part in follow(examples.labels[validation], counts, rng_validation)]),
-    )
+
+    def dealt(places: np.ndarray, rng: np.random.Generator) -> Part:
+        return numbered([places[p] for p in follow(examples.labels[places], examples.groups[places], counts, rng)])
+
+    return Divided(numbered(parts), dealt(test, rng), dealt(validation, rng_validation))
 
 
 def held_out(
@@ -157,3 +158,54 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
         yield f"no test images of {', '.join(untested)}: its accuracy is not measured"
     if idle := sum(len(places) == 0 for places in divided.train.places):
         yield f"{idle} of {len(divided.train.places)} clients have no training images"
+
+
+def sides(name: str, splits: np.ndarray) -> np.ndarray:
+    """The side of each example, str [n], from the names of splits. Raises UserError on a name that says no side."""
+    words = {word: side for side, several in SIDE_WORDS.items() for word in several}
+    for split in np.unique(splits).tolist():
+        if split.strip().lower() not in words:
+            raise UserError(f"{name}: split {split!r}: give one of {', '.join(words)}")
+    return np.array([words[split.strip().lower()] for split in splits.tolist()])
+
+
+def joined(*several: np.ndarray) -> np.ndarray:
+    """Groups int [n]: examples are together where one of `several` groupings [n] has them together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n, pairs = len(several[0]), []
+    for grouping in several:
+        _, first, of = np.unique(grouping, return_index=True, return_inverse=True)
+        pairs.append((np.arange(n), first[of]))
+    rows, columns = (np.concatenate(ends) for ends in zip(*pairs))
+    return connected_components(coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n)), directed=False)[1]
+
+
+def check_patients(name: str, patients: np.ndarray | None, kept_in: Mapping[str, np.ndarray | None]) -> None:
+    """Raises UserError, naming them, where patients [n] are in two sites or splits; `kept_in`: "site" -> str [n]."""
+    for what, of_each in kept_in.items():
+        if patients is None or of_each is None:
+            continue
+        pairs = np.unique(np.stack([patients, of_each]), axis=1)
+        known, times = np.unique(pairs[0], return_counts=True)
+        if several := known[times > 1].tolist():
+            some = ", ".join(several[:5]) + (", ..." if len(several) > 5 else "")
+            raise UserError(f"{name}: {len(several)} patients are in more than one {what} ({some}): put each into one")
+
+
+def relabelled(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:
+    """Examples with labels that are places in `classes`. Raises UserError on a class that is not among them."""
+    there = [examples.classes[label] for label in np.unique(examples.labels)]
+    if unknown := [one for one in there if one not in classes]:
+        raise UserError(
+            f"{name}: unknown class {unknown[0]!r}, training knows {', '.join(classes)}: rename or remove it"
+        )
+    numbers = np.array([classes.index(one) if one in classes else -1 for one in examples.classes], np.int32)
+    return examples._replace(arrays={**examples.arrays, "label": numbers[examples.labels]}, classes=classes)
+
+
+def one_test(examples: Labelled) -> Test:
+    """All examples as the test set of one site that took no part in training."""
+    part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
+    return Test(clients(examples, part), part.owner)

@@ -141,13 +141,19 @@ def holdout(
     return train, test
 
 
-def follow(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C]."""
-    owner = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        mine = rng.permutation(np.flatnonzero(labels == label))
-        owner[mine] = np.repeat(np.arange(len(counts)), apportion(counts[:, label], len(mine)))
-    return _parts(owner, len(counts))
+def follow(labels: np.ndarray, groups: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C].
+
+    A group goes to one client as a whole.
+    """
+    if len(labels) == 0:
+        return [np.empty(0, np.int64)] * len(counts)
+    units = _units(labels, groups, 1)
+    owner = np.empty(len(units.size), np.int64)
+    for label in np.unique(units.label):
+        mine = np.flatnonzero(units.label == label)
+        owner[mine] = _deal(units.size[mine], apportion(counts[:, label], units.size[mine].sum()), rng)
+    return _parts(owner[units.of], len(counts))
 
 
 def apportion(weights: np.ndarray, n: int) -> np.ndarray:

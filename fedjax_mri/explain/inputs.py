@@ -10,7 +10,7 @@ import numpy as np
 from fedjax_mri.convert import stream
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import images, raster, read, resample, units
-from fedjax_mri.data.files.picture import Conversion, Limits, Picture
+from fedjax_mri.data.files.scan import Conversion, Limits, Scan
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.tasks.intensities import displayed
 
@@ -34,26 +34,29 @@ def reader(trained: Trained, limits: Limits) -> Reader:
     return Reader(trained.image, conversion, data.pictures, data.pictures or trained.resizes, limits)
 
 
-def image(reader: Reader, path: Path) -> np.ndarray:
-    """The image of a file, float32 0..1 [H, W, C]. Raises UserError where the run's classifier cannot take the file."""
-    picture = read.read(path, reader.conversion.source, reader.limits)
-    check(reader, picture)
+def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The image of a file, float32 0..1 [H, W, C], and notes on it.
+
+    Raises UserError where the run's classifier cannot take the file.
+    """
+    scan = read.read(path, reader.conversion.source, reader.limits)
+    check(reader, scan)
     height, width, channels = reader.image
-    if reader.decodes and picture.displayed:
-        return decoded(path, height, channels)
-    ready = stream.model_input(picture.slices[0], picture.displayed, reader.conversion, (height, width))
+    if reader.decodes and scan.units == "display":
+        return decoded(path, height, channels), scan.notes
+    ready = stream.model_input(scan.voxels[0], scan.units == "display", reader.conversion, (height, width))
     window = reader.conversion.window
     in_hu = reader.conversion.source == "ct" and window is not None
     shown = np.asarray(displayed(window, "ct", jnp.asarray(ready))) if in_hu else ready
-    return np.repeat(shown[..., None], channels, -1).astype(np.float32)
+    return np.repeat(shown[..., None], channels, -1).astype(np.float32), scan.notes
 
 
-def check(reader: Reader, picture: Picture) -> None:
+def check(reader: Reader, scan: Scan) -> None:
     """Raises UserError on volumes, on HU where the run knows none, and on sizes that the run does not resize."""
-    count, height, width = picture.slices.shape
+    count, height, width = scan.voxels.shape
     if count > 1:
         raise UserError(f"{count} slices: give PNG, JPEG or DICOM, one slice a file")
-    units.check_units(picture, reader.conversion)
+    units.check_units(scan, reader.conversion)
     if (height, width) != reader.image[:2] and not reader.resizes:
         raise UserError(
             f"{width} x {height} pixels, and the run knows {reader.image[1]} x {reader.image[0]}: resize it, or train "
@@ -73,5 +76,5 @@ def mask(reader: Reader, path: Path, size: tuple[int, int]) -> np.ndarray:
     """The true lesion from a PNG that is white inside: float32 0..1 [S, S], of the network's size."""
     if not path.is_file():
         raise UserError(f"{path}: no such mask: leave --masks, or give a PNG of that name")
-    picture = raster.read(path, "mask", reader.limits)
-    return resample.resize(resample.fit(picture.slices[0], reader.image[:2], 0.0), size)
+    scan = raster.read(path, "mask", reader.limits)
+    return resample.resize(resample.fit(scan.voxels[0], reader.image[:2], 0.0), size)

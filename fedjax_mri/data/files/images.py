@@ -44,6 +44,7 @@ class Decoded(NamedTuple):
     pixels: np.ndarray  # uint8 [size, size, channels]
     digest: int
     hash: int
+    mirrored: int  # the hash of the mirror image
 
 
 def find(root: str) -> list[File]:
@@ -89,7 +90,7 @@ def decode(path: str, size: int, channels: int) -> Decoded | str:
             mode = "L" if channels == 1 else "RGB"
             square = ImageOps.pad(rgb.convert(mode), (size, size), Image.Resampling.LANCZOS)
             pixels = np.asarray(square).reshape(size, size, channels)
-            return Decoded(pixels, duplicates.exact(rgb), duplicates.perceptual(rgb))
+            return Decoded(pixels, duplicates.exact(rgb), *duplicates.perceptual_pair(rgb))
     except UserError as error:
         return str(error)
 
@@ -116,8 +117,9 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
 
 
 def printable(path: Path) -> str:
-    """A path as text that any file or terminal takes, whatever bytes its name is made of."""
-    return str(path).encode("utf-8", "replace").decode()
+    """A path as one line of text that any file or terminal takes, whatever its name is made of."""
+    text = str(path).encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _eight_bit(image: "Image") -> "Image":
@@ -137,7 +139,7 @@ def _sort_out(files: list[File], results: list[Decoded | str]) -> Images:
     if not good:
         raise UserError(f"none of {len(files)} images could be read, such as {bad[0][0]} ({bad[0][1]}): replace them")
     kept, decoded = zip(*good)
-    pixels, digests, hashes = zip(*decoded)
+    pixels, digests, hashes, _ = zip(*decoded)
     return Images(list(kept), np.stack(pixels), np.array(digests, np.uint64), np.array(hashes, np.uint64), bad)
 
 

@@ -9,12 +9,13 @@ import io
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.picture import HEAD, Conversion, Limits, Picture, Reader, check_bytes, check_slice
+from fedjax_mri.data.files.orientation import spacing, turns
+from fedjax_mri.data.files.scan import HEAD, Conversion, Limits, Origin, Reader, Scan, check_bytes, check_slice
 
 GZIP = b"\x1f\x8b"
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
@@ -26,7 +27,7 @@ def marked(head: bytes) -> bool:
     return head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
 
 
-def read(path: Path, source: str, limits: Limits) -> Picture:
+def read(path: Path, modality: str, limits: Limits) -> Scan:
     """All axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
@@ -34,10 +35,13 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
         stream: Any = gzip.GzipFile(fileobj=file) if packed else file
         image = volume(stream, None if packed else path.stat().st_size, limits)
     turn, turn_back = turns(image.affine)
-    oriented = turn(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(three(image.shape)))
-    slices = np.ascontiguousarray(oriented.transpose(2, 1, 0))
+    slices = np.ascontiguousarray(
+        turn(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(three(image.shape)))
+    )
     check_slice(slices.shape[1], slices.shape[2], limits)
-    return Picture(slices, False, partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed))
+    units: Literal["hu", "arbitrary"] = "hu" if modality == "ct" else "arbitrary"
+    written = partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed)
+    return Scan(slices, units, written, spacing(image.affine), Origin(modality))
 
 
 def volume(stream: BinaryIO, held: int | None, limits: Limits) -> Any:
@@ -80,19 +84,6 @@ def three(shape: Any) -> tuple[int, int, int]:
     return x, y, z
 
 
-def turns(affine: np.ndarray) -> tuple[Any, Any]:
-    """Two functions: arrays [x, y, z] of this affine to axes left, posterior, superior; and back."""
-    from nibabel import orientations
-
-    if not np.isfinite(affine).all():
-        raise UserError("its affine is not finite: write its sform or qform again")
-    own, wanted = orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
-    if np.isnan(own).any():
-        raise UserError("its affine has no volume: write its sform or qform again")
-    there, back = (orientations.ornt_transform(*pair) for pair in ((own, wanted), (wanted, own)))
-    return tuple(partial(orientations.apply_orientation, ornt=ornt) for ornt in (there, back))  # type: ignore[return-value]
-
-
 def encode(
     header: Any,
     affine: np.ndarray,
@@ -102,26 +93,27 @@ def encode(
     conversion: Conversion,
     values: np.ndarray,
     deviation: bool,
-) -> bytes:
-    """The bytes of a file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
+) -> list[bytes]:
+    """The bytes of one file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
 
     Extensions, which speak of the source, are left out.
     """
     import nibabel
 
     whole = conversion.hounsfield and not deviation
-    array = turn_back(values.transpose(2, 1, 0)).reshape(shape)
+    array = turn_back(values).reshape(shape)
     array = np.rint(array).astype(np.int16) if whole else array.astype(np.float32)
     header = header.copy()
     header.extensions.clear()
     header.set_data_dtype(array.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    text = f"fedjax-mri {conversion.model}: {conversion.source} to {conversion.to}" + ", sd" * deviation
+    confined = f", {conversion.bounds}" if whole else ""
+    text = f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation
     header["descrip"] = text.encode("ascii", "replace")[:79]
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     content = kind(array, affine, header).to_bytes()
-    return gzip.compress(content, 6, mtime=0) if packed else content
+    return [gzip.compress(content, 6, mtime=0) if packed else content]
 
 
 READER = Reader(("NIfTI",), (".nii.gz", ".nii"), lambda head: head[:2] == GZIP or marked(head), read)

@@ -8,10 +8,10 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.images import opened
-from fedjax_mri.data.files.picture import Conversion, Limits, Picture, Reader, check_slice
+from fedjax_mri.data.files.scan import Conversion, Limits, Reader, Scan, check_slice
 
 
-def read(path: Path, source: str, limits: Limits) -> Picture:
+def read(path: Path, modality: str, limits: Limits) -> Scan:
     """The picture as one slice. Raises UserError on files that are not a single picture of a sensible size."""
     with opened(path, limits.pixels) as image:
         check_slice(image.height, image.width, limits)
@@ -21,10 +21,10 @@ def read(path: Path, source: str, limits: Limits) -> Picture:
         deep = image.mode.startswith("I")
         grey = np.asarray(image if deep else image.convert("L"), np.float32)
         full = 65535 if deep else 255
-        return Picture(grey[None] / np.float32(full), True, partial(encode, str(image.format), full))
+        return Scan(grey[None] / np.float32(full), "display", partial(encode, str(image.format), full))
 
 
-def encode(kind: str, full: int, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
+def encode(kind: str, full: int, conversion: Conversion, values: np.ndarray, deviation: bool) -> list[bytes]:
     """The bytes of a file of the same `kind` whose `full` value is the top of the display; JPEG at quality 95."""
     from PIL import Image
 
@@ -33,7 +33,7 @@ def encode(kind: str, full: int, conversion: Conversion, values: np.ndarray, dev
     levels = np.rint(np.clip(displayed(values[0], conversion, deviation), 0, 1) * full)
     file = io.BytesIO()
     Image.fromarray(levels.astype(np.uint16 if full > 255 else np.uint8)).save(file, kind, quality=95)
-    return file.getvalue()
+    return [file.getvalue()]
 
 
 def displayed(values: np.ndarray, conversion: Conversion, deviation: bool) -> np.ndarray:

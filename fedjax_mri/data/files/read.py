@@ -1,4 +1,4 @@
-"""Any file as a picture: its kind is told by its first bytes, whatever its name.
+"""Any file as a scan: its kind is told by its first bytes, whatever its name.
 
 A new kind of file is one module of this folder with a `READER`.
 """
@@ -7,11 +7,13 @@ import functools
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import files
-from fedjax_mri.data.files.picture import HEAD, Limits, Picture, Reader, check_bytes, check_finite
+from fedjax_mri.data.files import series
+from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes, check_finite
 
 
 @functools.cache
@@ -27,18 +29,35 @@ def endings() -> tuple[str, ...]:
     return tuple(ending for reader in readers() for ending in reader.endings)
 
 
-def read(path: Path, source: str, limits: Limits) -> Picture:
-    """A picture of modality `source`. Raises UserError, with the reason and the remedy alone, where there is none."""
+def read(path: Path, modality: str, limits: Limits) -> Scan:
+    """The scan in a file, of modality "ct" or "mr", or "" for whatever the file says.
+
+    Raises UserError, with the reason and the remedy alone, where there is none.
+    """
+    return quietly(lambda: reader_of(head(path, limits)).read(path, modality, limits))
+
+
+def read_item(item: Item, modality: str, limits: Limits) -> Scan:
+    """The scan of an item: that in its file, or the volume of its DICOM series. Otherwise like `read`."""
+    if len(item.paths) == 1:
+        return read(item.paths[0], modality, limits)
+    for path in item.paths:
+        head(path, limits)
+    return quietly(lambda: series.read(item.paths, modality, limits))
+
+
+def quietly(read: Callable[[], Scan]) -> Scan:
+    """What `read` gives, without warnings of its decoder, which name no file; all that goes wrong as a UserError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of decoders; what matters is checked here
-            picture = reader_of(head(path, limits)).read(path, source, limits)
+            warnings.simplefilter("ignore")  # what matters is checked here
+            scan = read()
     except UserError:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
-    check_finite(picture.slices)
-    return picture
+    check_finite(scan.voxels)
+    return scan
 
 
 def head(path: Path, limits: Limits) -> bytes:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.picture import Conversion, Picture
+from fedjax_mri.data.files.scan import Conversion, Scan
 from fedjax_mri.data.phantom.scanner import show_mr
 
 AIR = -1000.0  # HU
@@ -17,9 +17,9 @@ LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
 _show_mr = jax.jit(show_mr)
 
 
-def check_units(picture: Picture, conversion: Conversion) -> None:
+def check_units(scan: Scan, conversion: Conversion) -> None:
     """Raises UserError on HU for a model that knows none."""
-    if conversion.source == "ct" and conversion.window is None and not picture.displayed:
+    if conversion.source == "ct" and conversion.window is None and scan.units != "display":
         raise UserError("in HU, and the run knows CT only as display pictures: give PNG or JPEG, or another run")
 
 
