@@ -20,8 +20,10 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     from nibabel import MGHImage
 
     def claim(head: bytes) -> int:
+        if len(head) < OFFSET:
+            raise UserError("its header was cut short: copy it again")
         header = MGHImage.header_class(head[:OFFSET], check=False)
-        return volume.claimed_bytes(shape_of(header), header.get_data_dtype(), OFFSET, limits)
+        return volume.claimed_bytes(shape_of(header), volume.dtype_of(header), OFFSET, limits)
 
     whole, notes = packing.content(path, claim)
     header = MGHImage.header_class(whole[:OFFSET].tobytes(), check=False)
