@@ -132,7 +132,7 @@ def test_z_scores_of_a_head_alone_lose_nothing_of_it(mr) -> None:
     found, plain = seen(mr / "n15_zscore.nii.gz"), seen(mr / "n01_base.nii.gz")
     assert not found[plain == 0].any()  # the ground, whose value lies in the middle of the head's
     inside = plain > plain[plain > 0].min() + 1e-3
-    assert (found[inside] > 0.3).all()  # today: half of them 0
+    assert (found[inside] > 0.2).all()  # where negative values count as 0, half of them are
     np.testing.assert_allclose(found, plain, atol=0.07)
 
 
@@ -160,7 +160,7 @@ def test_results_open_under_their_names_on_their_grids(mr, tmp_path, modality, t
         made = nibabel.load(path)
         made.get_fdata()
         source = folder / path.name if path.suffix != ".nii" else next(folder.glob(f"{path.stem}.[hng]*"))
-        if "n07" not in path.name and path.suffix != ".mgz":  # nibabel goes by names, as others do
+        if not path.name.startswith(("n07", "n02")):  # sources that nibabel cannot read
             np.testing.assert_allclose(made.affine, nibabel.load(source).affine, atol=1e-4, err_msg=path.name)
             assert made.shape == nibabel.load(source).shape
     if modality == "mr":
