@@ -90,9 +90,7 @@ def test_results_keep_kind_depth_and_size_and_are_upright(pictures, tmp_path) ->
         assert made.size == (112, 128) and made.format == source.format.replace("MPO", "JPEG"), path.name
         assert made.mode == ("I;16" if "p02" in path.name else "L") and not made.getexif().get(0x112)
     middle = (slice(20, 108), slice(20, 92))
-    upright, plain = (
-        np.asarray(Image.open(tmp_path / name), float)[middle] for name in ("p10_exif6.jpg", "p01_L.png")
-    )
+    upright, plain = (np.asarray(Image.open(tmp_path / name), float)[middle] for name in ("p10_exif6.jpg", "p01_L.png"))
     assert np.abs(upright - plain).mean() < 3 < np.abs(upright[::-1] - plain).mean()
     deep = np.asarray(Image.open(tmp_path / "p02b_12in16.png"))
     assert 3000 < deep.max() <= 4095  # the depth of the source
