@@ -192,3 +192,15 @@ def test_volumes_are_packed_with_and_without_isal(tmp_path, monkeypatch, library
     packed = (tmp_path / "out" / "a.nii.gz").read_bytes()
     assert len(gzip.decompress(packed)) == 352 + 2 * values.size
     assert nibabel.load(tmp_path / "out" / "a.nii.gz").shape == (16, 16, 5)
+
+
+def test_a_wrong_checksum_at_the_end_of_a_larger_file_is_found(tmp_path) -> None:
+    """Of a small file all is unpacked at once; here the checksum comes pieces after the last voxel is there."""
+    values = np.random.default_rng(0).integers(0, 999, (64, 64, 300)).astype(np.int16)
+    content = nibabel.Nifti1Image(values, np.eye(4)).to_bytes() + bytes(2**22)
+    sound = gzip.compress(content, 1)
+    (tmp_path / "a.nii.gz").write_bytes(sound)
+    assert scan(tmp_path / "a.nii.gz").voxels.shape == (300, 64, 64)
+    (tmp_path / "a.nii.gz").write_bytes(sound[:-6] + bytes([sound[-6] ^ 255]) + sound[-5:])
+    with pytest.raises(UserError, match="its packed content is damaged"):
+        scan(tmp_path / "a.nii.gz")
