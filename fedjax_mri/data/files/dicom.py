@@ -10,12 +10,13 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, dicom_frames, dicom_pixels, dicom_slices
 from fedjax_mri.data.files.dicom_place import place, texts
 from fedjax_mri.data.files.dicom_slices import Slice
-from fedjax_mri.data.files.scan import Limits, Origin, Reader, Scan
+from fedjax_mri.data.files.scan import HEAD, Limits, Origin, Reader, Scan
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"
 ENDINGS = (".dcm", ".dicom", ".ima")
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+LAST = 0xFFFFFFFF  # of all elements
 NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # third or later word of an MR's ImageType
 
 
@@ -46,18 +47,21 @@ def image(dataset: Any, stored: Any) -> Slice:
 def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
     """The dataset in a file's bytes, or an `mmap` of them, with a transfer syntax even where the file states none.
 
-    Where `elements` are given, only they are read, and no pixels.
+    Where `elements` are given, only they are read, and what follows them is not.
 
     Raises UserError where a deflated one is larger than the limits allow, or the syntax is none that can be read.
     """
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
+    from pydicom.tag import BaseTag, Tag
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    syntax, end = file_header(content)
-    if syntax == DEFLATED:
-        content = inflated(content[end:], limits)
+    if DEFLATED.encode() in content[:HEAD]:
+        syntax, end = file_header(content)
+        content = inflated(content[end:], limits) if syntax == DEFLATED else content
     file = io.BytesIO(content) if isinstance(content, bytes) else content
-    dataset = dcmread(file, stop_before_pixels=bool(elements), specific_tags=list(elements) or None, force=True)
+    tags: list[BaseTag | int] = [Tag(name) for name in elements]
+    beyond = max(tags, default=LAST)
+    dataset = read_partial(file, lambda tag, vr, length: tag > beyond, force=True, specific_tags=tags or None)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
             raise UserError("compressed, and states no transfer syntax: write it again with a complete file header")
