@@ -133,7 +133,7 @@ def compile(one: Parser) -> None:
 def convert(one: Parser) -> None:
     """Adds the arguments of `convert`."""
     add_path(one, "run", "run folder")
-    add_files(one, "PNG, JPEG, DICOM, NIfTI", "files of the same names")
+    add_files(one, "pictures, DICOM, NIfTI, MetaImage, NRRD, MGH", "files of the same names")
     one.add_argument("--to", choices=("mr", "ct"), required=True, help="modality of the results")
     text = "write the mean of N draws of the model, and their standard deviation as a second file"
     one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
@@ -142,7 +142,7 @@ def convert(one: Parser) -> None:
 def explain(one: Parser) -> None:
     """Adds the arguments of `explain`."""
     add_path(one, "run", "run folder")
-    add_files(one, "PNG, JPEG, DICOM slices", "results, a folder for each image")
+    add_files(one, "pictures, DICOM slices", "results, a folder for each image")
     text = "names of methods, separated by commas (default: gradcam,ig,lrp)"
     one.add_argument("--methods", default="gradcam,ig,lrp", help=text)
     text = "another run of the same task, such as another seed: predictions and maps are means over all runs"

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import volume
+from fedjax_mri.data.files import packing, volume
 from fedjax_mri.data.files.orientation import spacing, turns
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan, check_slice
 
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
 PAIRED = (b"ni1\0", b"ni2\0")
-MM = {"meter": 1000.0, "micron": 0.001}  # of the units that a header may name
+MM = {1: 1000.0, 3: 0.001}  # of the codes for metre and micron; 2 and all others are taken as mm
 LABELS = 1002  # the intent of a map of labels
 
 
@@ -41,7 +41,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
     slices = volume.axial(array, turn, slope, intercept)
-    encode = partial(encoded, header.copy(), form.affine, turn_back, volume.is_packed_name(path))
+    encode = partial(encoded, header.copy(), form.affine, turn_back, packing.is_packed_name(path))
     step = tuple(side * form.millimetres for side in spacing(form.affine))
     notes = (*said, *form.notes, *scaled, *labels(header), *volume.doubts(form.affine, step))
     return Scan(slices, volume.units_of(modality), encode, step, Origin(modality), notes)
@@ -54,11 +54,11 @@ def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]
         header = header_of(head)
         return claimed(header, limits) if in_one(header) else 348 if header["sizeof_hdr"] == 348 else 540
 
-    whole, notes = volume.content(path, claim)
+    whole, notes = packing.content(path, claim)
     header = header_of(whole.tobytes() if len(whole) < 1000 else whole[:540].tobytes())
     if in_one(header):
         return header, whole[int(start(header)) :], notes
-    whole, more = volume.content(partner(path), lambda head: claimed(header, limits))
+    whole, more = packing.content(partner(path), lambda head: claimed(header, limits))
     return header, whole[int(start(header)) :], (*notes, *more)
 
 
@@ -72,6 +72,8 @@ def header_of(head: bytes) -> Any:
     kind = kinds.get(head[344:348]) or kinds.get(head[4:8]) or (AnalyzeHeader if is_analyze(head) else None)
     if kind is None:
         raise UserError("compressed, but no NIfTI inside: give .nii.gz")
+    if len(head) < kind.template_dtype.itemsize:
+        raise UserError("its header was cut short: copy it again")
     header = kind(head[: kind.template_dtype.itemsize], check=False)  # whose warnings would name no file
     header["pixdim"][1:] = np.abs(header["pixdim"][1:])
     if kind is not AnalyzeHeader and header["pixdim"][0] not in (-1, 1):
@@ -87,7 +89,7 @@ def in_one(header: Any) -> bool:
 def claimed(header: Any, limits: Limits) -> int:
     """Bytes that the file of the voxels must have."""
     shape = tuple(map(int, header.get_data_shape()))
-    return volume.claimed_bytes(shape, header.get_data_dtype(), start(header), limits)
+    return volume.claimed_bytes(shape, volume.dtype_of(header), start(header), limits)
 
 
 def start(header: Any) -> float:
@@ -112,7 +114,7 @@ def placed(header: Any) -> Form:
         said = "an Analyze file, which does not say which side is left: taken as usual"
         return Form(header.get_base_affine(), 1.0, (said,))
     sform, qform = header.get_sform(coded=True)[0], rotation(header)
-    millimetres = MM.get(header.get_xyzt_units()[0], 1.0)
+    millimetres = MM.get(int(header["xyzt_units"]) % 8, 1.0)
     if qform is not None and (sform is None or flat(sform)):
         return Form(qform, millimetres, ())
     if sform is None:
@@ -183,7 +185,7 @@ def encoded(
     made["descrip"] = volume.description(conversion, deviation).encode("ascii", "replace")[:79]
     made["vox_offset"] = len(made.binaryblock) + 4
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [volume.written(made.binaryblock + bytes(4), pieces, packed)]
+    return [packing.written(made.binaryblock + bytes(4), pieces, packed)]
 
 
 def single(header: Any, affine: np.ndarray) -> Any:
@@ -213,7 +215,7 @@ def is_analyze(head: bytes) -> bool:
 def recognizes(head: bytes) -> bool:
     """Whether these first bytes are such a header's, or of a packed file."""
     marked = head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
-    return head[:2] == volume.GZIP or marked or is_analyze(head)
+    return head[:2] == packing.GZIP or marked or is_analyze(head)
 
 
 READER = Reader(("NIfTI", "Analyze"), (".nii.gz", ".nii", ".hdr"), recognizes, read)
