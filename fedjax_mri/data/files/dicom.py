@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, dicom_frames, dicom_pixels, dicom_slices
 from fedjax_mri.data.files.dicom_place import place, texts
@@ -22,7 +24,7 @@ NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # th
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
     """All frames of a file, in HU or MR magnitude. Raises UserError on all that is no image of that modality."""
-    return dicom_slices.scan(slices(path, modality, limits), limits)
+    return dicom_slices.scan(slices(path, modality, limits), limits, volume=False)
 
 
 def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
@@ -33,13 +35,15 @@ def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
     frames = dicom_frames.count(dataset)
     dicom_pixels.check_pixels(dataset, frames, limits)
     stored = dicom_pixels.decoded(dataset, content, frames)
-    return [image(frame, pixels) for frame, pixels in zip(dicom_frames.split(dataset), stored, strict=True)]
+    padding = dicom_pixels.padded(dataset, stored)
+    masks = [None] * frames if padding is None else padding
+    return [image(*one) for one in zip(dicom_frames.split(dataset), stored, masks, strict=True)]
 
 
-def image(dataset: Any, stored: Any) -> Slice:
-    """One image of a dataset of one frame and its stored numbers [rows, columns]."""
+def image(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> Slice:
+    """One image of a dataset of one frame, its stored numbers [rows, columns], and which of these are padding."""
     check_kind(dataset)
-    values, notes = dicom_pixels.measured(dataset, stored)
+    values, notes = dicom_pixels.measured(dataset, stored, padding)
     source, dropped = derived.metadata(dataset)
     return Slice(values, place(dataset), origin(dataset), source, (*notes, *dropped))
 
@@ -86,7 +90,10 @@ def inflated(packed: bytes, limits: Limits) -> bytes:
     from pydicom.uid import ExplicitVRLittleEndian
 
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    dataset = unpacker.decompress(packed, limits.bytes + 1)
+    try:
+        dataset = unpacker.decompress(packed, limits.bytes + 1)
+    except zlib.error:
+        raise UserError("deflated, and damaged: write it again") from None
     if len(dataset) > limits.bytes:
         raise UserError(f"deflated, of more than {limits.bytes / 1e9:.1f} GB: raise --limits.bytes if you trust it")
     if not unpacker.eof:
