@@ -138,7 +138,7 @@ def outcomes(seed: Seed, count: int) -> Iterator[tuple[int, Outcome, float]]:
         there.close()
         try:
             while first < count:
-                if not here.poll(SECONDS):
+                if not here.poll(SECONDS) and not here.poll(SECONDS):  # twice: both may have been stopped meanwhile
                     yield first, Outcome("hang", "", SECONDS), 0.0
                     first += 1
                     break

@@ -160,6 +160,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
 
 def phantom(one: Parser) -> None:
     """Adds the arguments of `phantom`."""
+    one.add_argument("--kind", choices=("head", "thorax", "skin"), default="head")
     one.add_argument("--sites", type=int, default=6)
     one.add_argument("--seed", type=seed, default=0)
     add_path(one, "--out", default=pathlib.Path("grid.png"))

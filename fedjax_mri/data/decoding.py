@@ -29,6 +29,7 @@ class Found(NamedTuple):
     images: Sequence[Decoded] = ()
     reason: str = ""  # why there are no images
     kind: str = ""  # "ct" or "mr"; "" for pictures
+    label: str = ""  # of records, which carry it
     patient: str = ""
     site: str = ""
     notes: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class Images(NamedTuple):
     digests: np.ndarray  # uint64 [n], equal for exact copies
     hashes: np.ndarray  # uint64 [n, 2], near for near copies; the second is that of the mirror image
     kinds: np.ndarray  # str [sources], "ct" or "mr"; "" for pictures and for what gave no image
+    labels: np.ndarray  # str [sources], of records
     patients: np.ndarray  # str [sources]; "" where not known
     sites: np.ndarray  # str [sources], their hospitals; "" where not known
     quarantined: list[tuple[int, str]]  # a source, and the reason why it gave no image
@@ -105,12 +107,12 @@ def results(sources: Sequence[Any], read: Callable[[Any], Found]) -> Iterator[Fo
 def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict[str, np.ndarray]:
     """All that is to be known of the images, as arrays; the pixels themselves are given to `keep`, one by one."""
     rows: list[tuple[int, int, int, int]] = []
-    sources: list[tuple[str, str, str]] = []
+    sources: list[tuple[str, ...]] = []
     bad: list[tuple[str, str]] = []
     notes: Counter[str] = Counter()
     shape, dtype = (0,), np.dtype(np.uint8)
     for number, one in enumerate(found):
-        sources.append((one.kind, one.patient, one.site))
+        sources.append((one.kind, one.label, one.patient, one.site))
         notes.update(one.notes)
         if one.reason:
             bad.append((str(number), one.reason))
@@ -120,7 +122,7 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
             rows.append((number, image.digest, image.hash, image.mirrored))
     return {
         "rows": np.array(rows, np.uint64).reshape(-1, 4),
-        "sources": np.array(sources, str).reshape(-1, 3),
+        "sources": np.array(sources, str).reshape(-1, 4),
         "bad": np.array(bad, str).reshape(-1, 2),
         "notes": np.array([(note, str(count)) for note, count in notes.items()], str).reshape(-1, 2),
         "shape": np.array((len(rows), *shape)),
@@ -136,6 +138,6 @@ def loaded(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[
         why = f", such as {names[quarantined[0][0]]} ({quarantined[0][1]})" if quarantined else ""
         raise UserError(f"none of {len(names)} images could be read{why}: replace them")
     notes = {note: int(count) for note, count in index["notes"].tolist()}
-    kinds, patients, sites = index["sources"].T
+    kinds, labels, patients, sites = index["sources"].T
     source, hashes = number.astype(np.int64), np.stack([hashed, mirrored], 1)
-    return Images(pixels, source, digests, hashes, kinds, patients, sites, quarantined, notes)
+    return Images(pixels, source, digests, hashes, kinds, labels, patients, sites, quarantined, notes)

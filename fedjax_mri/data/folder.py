@@ -57,7 +57,8 @@ class Folder:
         unused = sorted({at.split or "no split" for at in found.values()} - {at.split for at in used.values()})
         if unused:
             lines.append(f"unused images: {len(found) - len(used)}, in {', '.join(unused)}")
-        shares, test = (self.holdout, self.validation), f"{self.split} test"
+        tested = self.holdout if self.split == "grouped" else 0.0
+        shares, test = (tested, self.validation), f"{self.split} test"
         window = self.reading.window
         return findings.federation(self.root, read, examples, shares, self.partition, seed, test, window, lines)
 

@@ -39,13 +39,9 @@ class Read(NamedTuple):
     """Images of files, of which those of a DICOM series are one source."""
 
     images: Images
-    files: list[tuple[Path, ...]]  # of each source
+    names: list[str]  # of each source
     lines: list[str]  # on what was left out
-
-    @property
-    def names(self) -> list[str]:
-        """What each source is called."""
-        return [printable(paths[0]) for paths in self.files]
+    files: Sequence[tuple[Path, ...]] = ()  # of each source
 
 
 def read_files(paths: Sequence[Path], size: int, channels: int, reading: Reading) -> Read:
@@ -56,13 +52,14 @@ def read_files(paths: Sequence[Path], size: int, channels: int, reading: Reading
     one = partial(read_item, size=size, channels=channels, reading=reading)
     facts = facts_of(paths, size, channels, reading) if reading.cached else None
     files = [item.paths for item in items]
-    return Read(decoding.decode(files, one, [printable(each[0]) for each in files], facts), files, lines)
+    names = [printable(each[0]) for each in files]
+    return Read(decoding.decode(files, one, names, facts), names, lines, files)
 
 
 def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) -> list[object]:
     """What decides the images of files: their names, sizes and times, and the settings."""
-    stats = [path.stat() for path in paths]
-    files = [(printable(path), stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats)]
+    stats = [(path, path.stat() if path.exists() else None) for path in paths]
+    files = [(printable(path), stat and stat.st_size, stat and stat.st_mtime_ns) for path, stat in stats]
     return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
@@ -78,7 +75,8 @@ def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Readin
         return one_by_one(paths, size, channels, reading) if len(paths) > 1 else Found(reason=str(error))
     made, kind = [decoded(image, channels) for image in slices], "ct" if scan.units == "hu" else "mr"
     reason = "" if slices else "nothing is to be seen on any slice"
-    return Found(made, reason, kind, scan.origin.patient or scan.origin.series, scan.origin.site, scan.notes)
+    patient, site = scan.origin.patient or scan.origin.series, scan.origin.site
+    return Found(made, reason, kind, patient=patient, site=site, notes=scan.notes)
 
 
 def one_by_one(paths: tuple[Path, ...], size: int, channels: int, reading: Reading) -> Found:
