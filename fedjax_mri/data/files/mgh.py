@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import volume
+from fedjax_mri.data.files import packing, volume
 from fedjax_mri.data.files.orientation import spacing, turns
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan, check_slice
 
@@ -23,7 +23,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
         header = MGHImage.header_class(head[:OFFSET], check=False)
         return volume.claimed_bytes(shape_of(header), header.get_data_dtype(), OFFSET, limits)
 
-    whole, notes = volume.content(path, claim)
+    whole, notes = packing.content(path, claim)
     header = MGHImage.header_class(whole[:OFFSET].tobytes(), check=False)
     if not header["goodRASFlag"]:
         raise UserError("does not say how it lies in the patient: write its direction cosines")
@@ -32,7 +32,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     array = np.ndarray(shape[:3], header.get_data_dtype(), whole, OFFSET, order="F")
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
-    encode = partial(encoded, header.copy(), turn_back, volume.is_packed_name(path))
+    encode = partial(encoded, header.copy(), turn_back, packing.is_packed_name(path))
     step = spacing(affine)
     said = (*notes, *volume.doubts(affine, step))
     return Scan(volume.axial(array, turn), volume.units_of(modality), encode, step, Origin(modality), said)
@@ -50,7 +50,7 @@ def encoded(
     made = header.copy()
     made.set_data_dtype(volume.stored_type(conversion, deviation))
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [volume.written(made.binaryblock[:OFFSET], pieces, packed)]
+    return [packing.written(made.binaryblock[:OFFSET], pieces, packed)]
 
 
-READER = Reader(("MGH",), (".mgz", ".mgh"), lambda head: volume.first_unpacked(head)[:4] == VERSION, read)
+READER = Reader(("MGH",), (".mgz", ".mgh"), lambda head: packing.first_unpacked(head)[:4] == VERSION, read)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import volume
+from fedjax_mri.data.files import packing, volume
 from fedjax_mri.data.files.orientation import spacing, turns
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan, check_slice
 
@@ -41,7 +41,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
     slices = volume.axial(array, turn, slope, intercept)
-    encode = partial(encoded, header.copy(), form.affine, turn_back, volume.is_packed_name(path))
+    encode = partial(encoded, header.copy(), form.affine, turn_back, packing.is_packed_name(path))
     step = tuple(side * form.millimetres for side in spacing(form.affine))
     notes = (*said, *form.notes, *scaled, *labels(header), *volume.doubts(form.affine, step))
     return Scan(slices, volume.units_of(modality), encode, step, Origin(modality), notes)
@@ -54,11 +54,11 @@ def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]
         header = header_of(head)
         return claimed(header, limits) if in_one(header) else 348 if header["sizeof_hdr"] == 348 else 540
 
-    whole, notes = volume.content(path, claim)
+    whole, notes = packing.content(path, claim)
     header = header_of(whole.tobytes() if len(whole) < 1000 else whole[:540].tobytes())
     if in_one(header):
         return header, whole[int(start(header)) :], notes
-    whole, more = volume.content(partner(path), lambda head: claimed(header, limits))
+    whole, more = packing.content(partner(path), lambda head: claimed(header, limits))
     return header, whole[int(start(header)) :], (*notes, *more)
 
 
@@ -183,7 +183,7 @@ def encoded(
     made["descrip"] = volume.description(conversion, deviation).encode("ascii", "replace")[:79]
     made["vox_offset"] = len(made.binaryblock) + 4
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [volume.written(made.binaryblock + bytes(4), pieces, packed)]
+    return [packing.written(made.binaryblock + bytes(4), pieces, packed)]
 
 
 def single(header: Any, affine: np.ndarray) -> Any:
@@ -213,7 +213,7 @@ def is_analyze(head: bytes) -> bool:
 def recognizes(head: bytes) -> bool:
     """Whether these first bytes are such a header's, or of a packed file."""
     marked = head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
-    return head[:2] == volume.GZIP or marked or is_analyze(head)
+    return head[:2] == packing.GZIP or marked or is_analyze(head)
 
 
 READER = Reader(("NIfTI", "Analyze"), (".nii.gz", ".nii", ".hdr"), recognizes, read)

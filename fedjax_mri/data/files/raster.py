@@ -2,7 +2,7 @@
 
 Grey of 8 or 16 bits keeps its depth; of colour, read at 8 bits, use takes the luminance. A picture is turned upright as
 its EXIF data say, and what is transparent is black, as the ground of a medical image is. GIF, WebP and JPEG 2000, which
-hold no slices in practice, are refused.
+hold no slices in practice, are refused, and so are compressed TIFF files, whose decoder is a stranger to its input.
 """
 
 import io
@@ -91,6 +91,8 @@ def as_picture(image: "Image", path: str | Path) -> Picture:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{frames} frames: give one picture a file")
+    if image.format == "TIFF" and any(tile[0] != "raw" for tile in getattr(image, "tile", ())):
+        raise UserError("a compressed TIFF: write it without compression, or as PNG")
     depth, colour = png_depth(path)
     if (depth, colour) == (16, 4):
         return deep(grey_and_alpha(path))
