@@ -26,22 +26,17 @@ def head(image: np.ndarray) -> np.ndarray:
     return filled(largest(ndimage.binary_opening(bright)))
 
 
-def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask."""
+def largest(mask: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """The largest connected part of a mask, and those that have at least a `share` of its size."""
     parts, count = ndimage.label(mask)
-    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) if count else mask
+    sizes = np.bincount(parts.ravel(), minlength=2)
+    sizes[0] = 0
+    return (sizes >= share * sizes.max())[parts] & mask if count else mask
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
     """A mask without holes; of a volume in each slice, for a scan ends where the neck goes on."""
     return ndimage.binary_fill_holes(mask) if mask.ndim == 2 else np.stack([filled(one) for one in mask])
-
-
-def ball(radius: float, spacing: tuple[float, ...]) -> np.ndarray:
-    """The voxels within `radius` mm of one, as a structuring element."""
-    reach = [int(radius / step) for step in spacing]
-    places = np.meshgrid(*(np.arange(-most, most + 1) * step for most, step in zip(reach, spacing)), indexing="ij")
-    return np.asarray(sum(place**2 for place in places) <= radius**2)
 
 
 def eroded(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.ndarray:
@@ -53,3 +48,11 @@ def eroded(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.nd
 def dilated(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.ndarray:
     """What is within `radius` mm of a mask."""
     return ndimage.distance_transform_edt(~mask, spacing) <= radius if mask.any() else mask
+
+
+def closed(mask: np.ndarray, radius: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """A mask with gaps of up to 2 `radius` mm bridged, and what is then enclosed filled."""
+    wide = [int(radius / step) + 1 for step in spacing]
+    padded = filled(dilated(np.pad(mask, [(most, most) for most in wide]), radius, spacing))
+    grown = ndimage.distance_transform_edt(padded, spacing) > radius
+    return grown[tuple(slice(most, -most) for most in wide)] | mask

@@ -20,7 +20,7 @@ import optax
 from fedjax_mri.data.prepare.smooth import gaussian, sample
 
 BINS = 32  # of each image's histogram
-RADIUS = 70.0  # mm; a turn counts as much as the shift of a point at this distance
+RADIUS = 50.0  # mm; a turn counts as much as the shift of a point at this distance
 
 
 class Level(NamedTuple):
@@ -32,7 +32,12 @@ class Level(NamedTuple):
     stride: float  # mm, the first step's length
 
 
-LEVELS = (Level(6.0, 4_000, 60, 3.0), Level(3.0, 8_000, 50, 0.8), Level(1.0, 24_000, 50, 0.25))
+LEVELS = (
+    Level(6.0, 4_000, 60, 3.0),
+    Level(3.0, 8_000, 60, 1.5),
+    Level(1.0, 16_000, 100, 1.0),
+    Level(0.5, 50_000, 40, 0.2),
+)
 
 
 class Rigid(NamedTuple):

@@ -3,7 +3,8 @@
 On MR it is the Brain Extraction Tool's deformable surface (Smith 2002, doi 10.1002/hbm.10062): a sphere, of a slice a
 circle, that grows from within the head until what lies inside of it is no longer brain. Each vertex goes towards the
 mean of its neighbours, and outwards or inwards by how the least intensity below it compares with a threshold between
-that and the greatest. All lengths are in mm.
+that and the greatest. What is dark below that surface, and what hangs on the brain by a thread, is then taken off.
+All lengths are in mm.
 """
 
 from functools import cache, partial
@@ -20,7 +21,10 @@ from fedjax_mri.data.prepare.smooth import sample
 STEPS = 1000  # of the surface
 DEPTH, SHALLOW = 20.0, 10.0  # mm below the surface within which the least and the greatest intensity are sought
 ROUND, SHARP = 10.0, 3.33  # mm: radii of curvature that are smoothed little, and much
+TISSUE = 0.6  # of the brain's median intensity above the background; what is darker at the edge is no brain
+THREAD, SULCUS = 3.0, 6.0  # mm: half the width of what connects other tissue to the brain, and of what is filled
 BONE = 200.0  # HU
+GAP = 12.0  # mm, half the width of holes in the skull, such as sinuses
 BRAIN = (-10.0, 110.0)  # HU
 
 
@@ -97,15 +101,27 @@ def mr_brain(image: np.ndarray, spacing: tuple[float, ...], threshold: float = 0
     levels = jnp.array([low, floor, middle], jnp.float32)
     shape = sphere(image.ndim)
     start = jnp.asarray(centre + 0.5 * radius * shape.points, jnp.float32)
-    vertices = np.asarray(grown(jnp.asarray(image, jnp.float32), jnp.asarray(mm), start, levels, jnp.float32(threshold)))
-    return within(vertices / mm, shape.faces, image.shape)
+    vertices, outwards = grown(jnp.asarray(image, jnp.float32), jnp.asarray(mm), start, levels, jnp.float32(threshold))
+    surface = np.asarray(vertices) / mm - 0.5 * np.asarray(outwards)  # `within` counts the voxels that it touches
+    mask = within(surface, shape.faces, image.shape)
+    # In a single slice, sulci and falx part the brain as threads part other tissue from it.
+    return mask if image.ndim == 2 else tightened(image, mask, float(low), spacing)
+
+
+def tightened(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """The part of a brain mask that is brain and what it encloses."""
+    if not mask.any():
+        return mask
+    tissue = mask & (image > low + TISSUE * (np.median(image[mask]) - low))
+    core = foreground.dilated(foreground.largest(foreground.eroded(tissue, THREAD, spacing), 0.1), THREAD, spacing)
+    return foreground.closed(core, SULCUS, spacing) & mask
 
 
 @jax.jit
 def grown(
     image: jax.Array, spacing: jax.Array, vertices: jax.Array, levels: jax.Array, threshold: jax.Array
-) -> jax.Array:
-    """The surface's vertices [V, n] in mm when it has grown; `levels` as BET's t2, t and tm."""
+) -> tuple[jax.Array, jax.Array]:
+    """The surface's vertices [V, n] in mm when it has grown, and its normals; `levels` as BET's t2, t and tm."""
     size = image.ndim
     form = sphere(size)
     depths = jnp.arange(1.0, DEPTH + 1)
@@ -121,7 +137,7 @@ def grown(
         curvature = 2 * jnp.abs(along) / length**2
         smoothing = 0.5 * (1 + jnp.tanh(gain * (curvature - turning)))
         lines = vertices[:, None] - depths[:, None] * normal[:, None]
-        values = sample(image, lines / spacing, "mirror")
+        values = low + sample(image - low, lines / spacing, "constant")
         darkest = jnp.maximum(low, jnp.minimum(middle, values.min(1)))
         brightest = jnp.minimum(jnp.maximum(middle, floor), values[:, : int(SHALLOW)].max(1))
         brightest = jnp.maximum(floor, brightest)
@@ -130,7 +146,8 @@ def grown(
         change = (towards - along * normal) / 2 + along * normal * smoothing + 0.05 * push[:, None] * length * normal
         return vertices + change, None
 
-    return jax.lax.scan(step, vertices, length=STEPS)[0]
+    vertices, _ = jax.lax.scan(step, vertices, length=STEPS)
+    return vertices, normals(vertices, form)
 
 
 def normals(vertices: jax.Array, form: Sphere) -> jax.Array:
@@ -165,10 +182,10 @@ def within(vertices: np.ndarray, faces: np.ndarray, shape: tuple[int, ...]) -> n
 
 
 def ct_brain(hu: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """The brain in a CT [H, W] or [D, H, W] in HU as a mask: the largest soft part with bone around it."""
+    """The brain in a CT [H, W] or [D, H, W] in HU as a mask: the large soft parts with bone around them."""
     bone = hu > BONE
     smooth = ndimage.gaussian_filter(hu, [0.5 / step for step in spacing])
-    enclosed = foreground.filled(foreground.dilated(bone, 3.0, spacing))
+    enclosed = foreground.closed(bone, GAP, spacing)
     soft = enclosed & ~bone & (smooth > BRAIN[0]) & (smooth < BRAIN[1])
-    core = foreground.largest(foreground.eroded(soft, 3.0, spacing))
-    return foreground.filled(foreground.dilated(core, 4.0, spacing) & enclosed & ~bone)
+    core = foreground.largest(foreground.eroded(soft, THREAD, spacing), 0.1)
+    return foreground.filled(foreground.dilated(core, THREAD + 1.0, spacing) & enclosed & ~bone)
