@@ -33,7 +33,7 @@ config = Experiment(
     ),
     sampling=Everyone(),
     rounds=60,
-    early=Early("unseen cases/cycle"),
+    early=Early("validation/cycle"),
     pictures=True,
     plan=Plan(tune_s=0),
 )

@@ -26,7 +26,7 @@ config = Experiment(
     ),
     sampling=Uniform(cohort=10),
     rounds=200,
-    early=Early("unseen sites/cycle", patience=5),
+    early=Early("validation/cycle", patience=5),
     pictures=True,
     plan=Plan(precision="bf16"),
 )

@@ -13,5 +13,5 @@ from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.pix2pix import Pix2Pix
 
 unpaired = runpy.run_path(str(pathlib.Path(__file__).with_name("cyclegan_phantom.py")))["config"]
-early = Early("unseen sites/l1", patience=5)
+early = Early("validation/l1", patience=5)
 config = replace(unpaired, name="pix2pix", data=unpaired.data.source, task=Pix2Pix(), early=early)

@@ -56,7 +56,7 @@ BASE = Experiment(
     sampling=Everyone(),
     rounds=60,
     evaluate_every=10,
-    early=Early("unseen sites/cycle"),
+    early=Early("validation/cycle"),
     pictures=True,
     plan=Plan(tune_s=0),
 )
@@ -74,7 +74,7 @@ configs = {
         task=Pix2Pix(
             generator=UNetSettings(depth=5, width=24, norm="instance"), discriminator=JUDGE, window=WINDOW, gan="lsgan"
         ),
-        early=Early("unseen sites/l1"),
+        early=Early("validation/l1"),
     ),
     "unit": replace(
         BASE,

@@ -71,8 +71,7 @@ def finished(one: Experiment, run: pathlib.Path) -> TestResult:
     """Returns the test result of a run, and trains it first if it is not finished."""
     if stopped := experiment.run(one, run, watch=lambda progress: print(run.name, progress.round, flush=True)):
         raise UserError(f"{stopped.name}: the same command goes on from there")
-    (test,) = results.load(run).tests.values()
-    return test
+    return next(iter(results.load(run).tests.values()))
 
 
 def figures(test: TestResult) -> Figures:

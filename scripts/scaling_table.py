@@ -23,7 +23,7 @@ import numpy as np
 from fedjax_mri.compile import estimate, machines, roofline, schedule, targets
 from fedjax_mri.core import devices, environment
 from fedjax_mri.data import check
-from fedjax_mri.fed.engine import auto, segments, work
+from fedjax_mri.fed.engine import auto, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation
 from fedjax_mri.run import config
@@ -84,18 +84,11 @@ def workload(name: str) -> tuple[Callable[[Plan], Simulation], Plan]:
     return lambda plan: assemble(settings, described, federation.train, plan), settings.plan
 
 
-def plan_by_rule(open_plan: Plan, build: Callable[[Plan], Simulation], clients: int) -> Plan:
-    """Returns the plan by rule for devices that train so many clients each in a round."""
-    resolved = open_plan.resolve()
-    flops = work.product_flops(auto.traced_round(build(resolved), resolved).jaxpr)
-    return next(auto.candidates(open_plan, work.filling_lanes(devices.current().platform, flops, clients)))
-
-
 def compiled(name: str, machine: machines.Machine) -> Line:
     """Returns what is found of a workload compiled for a machine: memory, the work of a step, and estimated times."""
     build, open_plan = workload(name)
     with devices.compiling_for(targets.compile_devices(machine)):
-        plan, begin = plan_by_rule(open_plan, build, CLIENTS // machine.size), time.perf_counter()
+        plan, begin = auto.plan_by_rule(open_plan, build, CLIENTS // machine.size), time.perf_counter()
         sim = build(plan)
         program = segments.compile_for_shapes(sim, plan, 1)
         steps = np.asarray(auto.first_cohort_steps(sim))

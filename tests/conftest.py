@@ -4,9 +4,12 @@ A test's program runs a few times on small shapes, so that nearly all of its tim
 therefore told to optimise as little as it can, and to emit loops by its older way, which compiles twice as quickly.
 """
 
+import functools
 import gc
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +33,7 @@ jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python would look for garbage all the time
 
+CASES = pathlib.Path(__file__).parents[2] / "shared" / "cases"
 OWN_FLAGS = os.environ["XLA_FLAGS"]
 SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180 s down to 13 s
     "fed/test_engine.py",
@@ -141,3 +145,19 @@ def users_options() -> Iterator[Callable]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "xla_options", lambda: None if devices.current().present else given())
         yield of_users
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory) -> Callable[[str], pathlib.Path]:
+    """Gives a function from the name of a script in shared/cases, "f_folder", to the folder of files that it makes."""
+
+    @functools.cache
+    def made(script: str) -> pathlib.Path:
+        if not (CASES / f"{script}.py").is_file():
+            pytest.skip(f"the scripts that make difficult files are not there: {CASES}")
+        folder = tmp_path_factory.mktemp(script)
+        environment = {**os.environ, "CASES": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        subprocess.run([sys.executable, f"{script}.py"], cwd=CASES, env=environment, check=True, capture_output=True)
+        return folder
+
+    return made

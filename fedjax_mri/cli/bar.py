@@ -31,10 +31,10 @@ class Bar:
         else:
             self._bar.write(line)
 
-    def step(self) -> None:
-        """Counts one more unit as done."""
+    def step(self, count: int = 1) -> None:
+        """Counts more units as done."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(count)
 
     def watch(self, progress: "RunProgress") -> None:
         """Shows the figures of a segment that has just ended."""

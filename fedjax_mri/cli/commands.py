@@ -291,7 +291,9 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     settings = config.override(command.Settings(), flags)
     translator = translate.translate(options.run, options.to)
     job = command.prepare(translator, options.to, options.out, options.force, options.samples, settings)
-    files = discover.find(options.inputs, options.out)
+    files, lines = discover.find(options.inputs, options.out)
+    for line in lines:
+        print(line)
     with Bar(len(files), "file") as bar:
         converted, refused = command.convert(job, files, bar.say, bar.step)
     print(f"{converted} converted, {refused} refused")
@@ -307,7 +309,9 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
     settings = config.override(command.Settings(), flags)
     runs, names = [options.run, *options.ensemble], options.methods.split(",")
     job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
-    files = discover.find(options.inputs, options.out)
+    files, lines = discover.find(options.inputs, options.out)
+    for line in lines:
+        print(line)
     with Bar(len(files), "file") as bar:
         explained, refused = command.explain(job, files, bar.say, bar.step)
     print(f"{explained} explained, {refused} refused" + (f": {options.out / 'index.html'}" if explained else ""))
@@ -315,15 +319,20 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    """Draws a picture with a row for each synthetic site: CT, MR, tissues, tumour."""
+    """Draws a picture with a row for each synthetic site: CT, MR, tissues, tumour; or several patients."""
     from fedjax_mri.data.phantom import Phantom
-    from fedjax_mri.data.phantom.gallery import save_gallery
+    from fedjax_mri.data.phantom.gallery import save_gallery, save_sheet
+    from fedjax_mri.data.phantom.skin import Skin
+    from fedjax_mri.data.phantom.thorax import Thorax
     from fedjax_mri.run import config
 
     if options.sites < 1:
         raise UserError(f"--sites {options.sites}: must be 1 or more")
-    settings = config.override(Phantom(), flags)
-    save_gallery(settings, options.sites, options.seed, options.out)
+    if options.kind == "head":
+        save_gallery(config.override(Phantom(), flags), options.sites, options.seed, options.out)
+    else:
+        settings: Any = Thorax() if options.kind == "thorax" else Skin()
+        save_sheet(config.override(settings, flags), options.sites, options.seed, options.out)
     print(options.out)
 
 

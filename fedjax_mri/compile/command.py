@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fedjax_mri.compile import estimate, targets
-from fedjax_mri.compile.estimate import Estimate, Refused, helpful_devices
+from fedjax_mri.compile import estimate, machines, targets
+from fedjax_mri.compile.estimate import Estimate, helpful_devices
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.core import devices
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.fed.engine import auto
+from fedjax_mri.fed.engine.auto import Refusal
 from fedjax_mri.fed.engine.plan import Conv, Plan, Precision
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation
 from fedjax_mri.run import costs
@@ -38,7 +39,7 @@ class Sizing(NamedTuple):
 
     machine: Machine
     estimates: list[Estimate]
-    refused: list[Refused]
+    refused: list[Refusal]
     notes: list[str]
 
     @property
@@ -123,7 +124,7 @@ def _row(each: Estimate) -> str:
     )
 
 
-def _refusal(each: Refused) -> str:
+def _refusal(each: Refusal) -> str:
     return f"{_named(each.plan)} {each.reason}"
 
 
@@ -156,6 +157,10 @@ def to_json(found: Sizing, name: str) -> dict[str, Any]:
     best = found.best
     return {
         "name": name,
+        "assumed": {
+            precision: machines.rates(found.machine.accelerator, precision)._asdict()
+            for precision in sorted({each.plan.precision for each in found.estimates})
+        },
         "best": flags(best.plan),
         "helpful_devices": helpful_devices(best.rounds_by_devices),
         "plans": [_plain(each) for each in found.estimates],

@@ -12,9 +12,9 @@ from fedjax_mri.compile.kernels import Collective, Event, Kernel, Wait
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.compile.roofline import Seconds
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import brief
 from fedjax_mri.fed.engine import auto, evaluate, segments
-from fedjax_mri.fed.engine.plan import DoesNotFit, Plan
+from fedjax_mri.fed.engine.auto import Refusal
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
 from fedjax_mri.run.config import Experiment
 
@@ -59,21 +59,14 @@ class Estimate(NamedTuple):
     rounds_by_devices: dict[int, float]  # estimated seconds of a round on other numbers of devices
 
 
-class Refused(NamedTuple):
-    """A plan that does not compile or does not fit."""
-
-    plan: Plan
-    reason: str
-
-
-def estimate(config: Experiment, sim: Simulation, tests: Any, plan: Plan, machine: Machine) -> Estimate | Refused:
-    """Compiles the programs of a config under `plan`, and returns what they need and would take."""
+def estimate(config: Experiment, sim: Simulation, tests: Any, plan: Plan, machine: Machine) -> Estimate | Refusal:
+    """Compiles the programs of a config under `plan`, and returns what they need and would take, or why it does not."""
     begin = time.perf_counter()
     try:
         segment = segments.compile_for_shapes(sim, plan, config.evaluate_every)
         evaluators = evaluate.compile_for_shapes(sim.task, plan, tests, state_shapes(sim))
     except auto.REFUSING as error:
-        return Refused(plan, str(error) if isinstance(error, DoesNotFit) else brief(error))
+        return auto.refusal_of(plan, error)
     seconds = time.perf_counter() - begin
     rates, links = machines.rates(machine.accelerator, plan.precision), machines.links(machine, plan.devices)
     events = events_of(segment, plan)

@@ -1,6 +1,8 @@
 """The command `fedjax-mri convert`: reads, translates and writes files; a bad file costs one line, not the rest."""
 
 import uuid
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.convert import stream
+from fedjax_mri.convert.stream import Ready
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data.files import discover
-from fedjax_mri.data.files.discover import File
+from fedjax_mri.data.files import discover, notes, series
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.read import read
-from fedjax_mri.data.files.scan import Conversion, Limits, Scan
+from fedjax_mri.data.files.read import read_item
+from fedjax_mri.data.files.scan import Conversion, File, Item, Limits
 from fedjax_mri.data.files.units import check_units
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Settings:
     """What the flags of `convert` may change."""
 
     batch: int = 8  # slices that the model is shown at a time
+    ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     limits: Limits = field(default_factory=Limits)
 
 
@@ -55,62 +60,84 @@ def prepare(
     return Job(translator, conversion, out, force, samples, settings)
 
 
-def convert(job: Job, files: Sequence[File], say: Callable[[str], None], step: Callable[[], None]) -> tuple[int, int]:
+def convert(job: Job, files: Sequence[File], say: Say, step: Callable[[int], None]) -> tuple[int, int]:
     """Converts files, and returns how many were converted and how many refused.
 
-    Each refusal is a line to `say`; `step` is called after each file.
+    Each refusal is a line to `say`, and so is the first of all equal notes; `step` is called with a number of files.
 
     Raises UserError where results cannot be written.
     """
     done = {True: 0, False: 0}
+    noted: Counter[str] = Counter()
 
-    def count(converted: bool) -> None:
-        done[converted] += 1
-        step()
+    def count(item: Item, converted: bool) -> None:
+        done[converted] += len(item.paths)
+        step(len(item.paths))
 
-    def refuse(file: File, error: UserError) -> None:
-        say(f"{printable(file.path)}: {error}")
-        count(False)
+    def refuse(item: Item, error: UserError) -> None:
+        say(f"{title(item)}: {error}")
+        count(item, False)
 
-    height, width, _ = job.translator.image
+    items, lines = series.items(files, whole=False)
+    for line in lines:
+        say(line)
     model = stream.batch_model(job.translator, job.conversion, job.samples)
-    scans = readable(job, files, refuse)
-    for file, scan, made in stream.translate_scans(scans, model, job.conversion, (height, width), job.settings.batch):
+    for item, scan, made in stream.translate_scans(readable(job, items, refuse), model, job.settings.batch):
         try:
             contents = encoded(job, scan, made)
         except UserError as error:
-            refuse(file, error)
+            refuse(item, error)
             continue
-        write(targets(job, file), contents)
-        count(True)
+        finally:
+            made.clear()  # a volume may be large, and the next is read while this loop still holds it
+        write(targets(job, item), contents)
+        del contents
+        notes.say_new(say, title(item), scan.notes, noted)
+        count(item, True)
+    notes.say_more(say, noted)
     return done[True], done[False]
 
 
-def readable(job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]) -> Iterator[tuple[File, Scan]]:
+def title(item: Item) -> str:
+    """The file of an item, or the folder and number of its files, in a line to the user."""
+    first, count = item.paths[0], len(item.paths)
+    return printable(first) if count == 1 else f"{printable(first.parent)}: series of {count} images"
+
+
+def readable(
+    job: Job, items: Sequence[Item], refuse: Callable[[Item, UserError], None]
+) -> Iterator[tuple[Item, Ready]]:
     """Yields the scans that can be converted; the others are refused."""
     claimed: set[Path] = set()
-    for file in files:
+    for item in items:
         try:
-            check_targets(job, file, claimed)
-            scan = read(file.path, job.conversion.source, job.settings.limits)
-            check_units(scan, job.conversion)
+            check_targets(job, item, claimed)
+            scan = ready(job, item)
         except UserError as error:
-            refuse(file, error)
+            refuse(item, error)
             continue
-        claimed |= set(targets(job, file))
-        yield file, scan
+        claimed |= set(targets(job, item))
+        yield item, scan
 
 
-def targets(job: Job, file: File) -> list[Path]:
-    """The paths of a file's results: the image, and the standard deviation where there are draws."""
-    names = [file.name, *([discover.deviation(file.name)] if job.samples else [])]
+def ready(job: Job, item: Item) -> Ready:
+    """A scan as the model takes it. Raises UserError where it cannot be converted."""
+    scan = read_item(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
+    check_units(scan, job.conversion)
+    height, width, _ = job.translator.image
+    return stream.ready(scan, job.conversion, (height, width))
+
+
+def targets(job: Job, item: Item) -> list[Path]:
+    """The paths of an item's results: its images, and their standard deviations where there are draws."""
+    names = [*item.names, *(map(discover.deviation, item.names) if job.samples else ())]
     return [discover.absolute(job.out / name) for name in names]
 
 
-def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
+def check_targets(job: Job, item: Item, claimed: set[Path]) -> None:
     """Raises UserError where writing the results would overwrite a file that is to be kept."""
-    for target in targets(job, file):
-        if target.exists() and file.path.exists() and target.samefile(file.path):
+    for target in targets(job, item):
+        if target.exists() and any(path.exists() and target.samefile(path) for path in item.paths):
             raise UserError("would be overwritten by its own result: choose another --out")
         if target in claimed:
             raise UserError(f"another input gives {printable(target)} as well: convert it on its own")
@@ -118,10 +145,16 @@ def check_targets(job: Job, file: File, claimed: set[Path]) -> None:
             raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
-def encoded(job: Job, scan: Scan, made: Sequence[np.ndarray]) -> list[bytes]:
+def encoded(job: Job, scan: Ready, made: Sequence[np.ndarray]) -> list[bytes]:
     """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
-        return [scan.encode(job.conversion, values, place > 0)[0] for place, values in enumerate(made)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of encoders, which name no file
+            return [
+                content
+                for place, values in enumerate(made)
+                for content in scan.encode(job.conversion, values, place > 0)
+            ]
     except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be written as its own kind ({type(error).__name__}: {brief(error)})") from error
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+VALIDATION = "validation"  # name of the test set by which models, stopping times and thresholds are chosen
+
 Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B], 0 for padding
 Examples = dict[str, np.ndarray]  # field -> [size, ...], one client's
 
@@ -57,7 +59,7 @@ class Federation(NamedTuple):
     """What a source builds: the hospitals that train, the data they are judged on, and what to say about both."""
 
     train: ClientData
-    tests: Mapping[str, Test]  # name of the test set -> its examples
+    tests: Mapping[str, Test]  # name of the test set -> its examples; a set named VALIDATION comes last
     classes: tuple[str, ...]
     labels: np.ndarray  # int32 [N, C], examples per training client and class: the partition
     synthetic: bool = False  # said beside every figure made from it

@@ -122,29 +122,39 @@ Partition = IID | Sizes | Quantity | Dirichlet | Shards
 
 
 def holdout(
-    labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator
+    labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices: `share` of every class is held out, and no group is on both sides."""
+    """Indices that are left and that are held out: `share` of every class, and no group is on both sides.
+
+    Of every class at least `least` examples are held out, and at least one group where two others are left, or with
+    `least` above 0 one other.
+    """
     if not 0 < share < 1:
-        raise UserError(f"holdout {share}: the share held out for testing must lie between 0 and 1")
+        raise UserError(f"holdout {share}: the share held out must lie between 0 and 1")
     units = _units(labels, groups, 1)
     side = np.zeros(len(units.size), np.int64)
     for label in np.unique(units.label):
         mine = np.flatnonzero(units.label == label)
         total = units.size[mine].sum()
-        tested = max(1, round(share * total))
-        side[mine] = _deal(units.size[mine], np.array([total - tested, tested]), rng)
+        held = max(least, round(share * total), units.size[mine].min() if len(mine) > 2 - min(least, 1) else 0)
+        side[mine] = _deal(units.size[mine], np.array([total - held, held]), rng)
     train, test = _parts(side[units.of], 2)
     return train, test
 
 
-def follow(labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C]."""
-    owner = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        mine = rng.permutation(np.flatnonzero(labels == label))
-        owner[mine] = np.repeat(np.arange(len(counts)), apportion(counts[:, label], len(mine)))
-    return _parts(owner, len(counts))
+def follow(labels: np.ndarray, groups: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C].
+
+    A group goes to one client as a whole.
+    """
+    if len(labels) == 0:
+        return [np.empty(0, np.int64)] * len(counts)
+    units = _units(labels, groups, 1)
+    owner = np.empty(len(units.size), np.int64)
+    for label in np.unique(units.label):
+        mine = np.flatnonzero(units.label == label)
+        owner[mine] = _deal(units.size[mine], apportion(counts[:, label], units.size[mine].sum()), rng)
+    return _parts(owner[units.of], len(counts))
 
 
 def apportion(weights: np.ndarray, n: int) -> np.ndarray:

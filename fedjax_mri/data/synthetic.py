@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import VALIDATION, ClientData, Federation, Table, Test
 from fedjax_mri.data.resident import resident, whole
 
 TRAINING = 0.9  # share of a device's examples that trains
@@ -40,6 +40,7 @@ class Synthetic:
     clients: int = 30
     times: int = 1  # the sizes of the power law are multiplied by this; pFedMe's generator has 5
     iid: bool = False  # one model and one distribution of inputs for all; alpha and beta have no effect
+    validation: float = 0.0  # share of a device's training examples that validates; the published data have none
 
     def build(self, seed: int) -> Federation:
         """Test sets "held-out", a tenth of each client, and "training": its mean loss is the global objective.
@@ -53,7 +54,7 @@ class Synthetic:
         rng = np.random.RandomState(seed)
         size = (rng.lognormal(4, 2, self.clients).astype(int) + 50) * self.times
         devices = identical(size, rng) if self.iid else heterogeneous(size, self.alpha, self.beta, rng)
-        return federation(devices, CLASSES, seed)
+        return federation(devices, CLASSES, seed, self.validation)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """The test sets. Raises UserError where the saved model knows other classes."""
@@ -70,11 +71,13 @@ class LeafSynthetic:
     clients: int = 100
     classes: int = 5
     features: int = 60
+    validation: float = 0.0  # as Synthetic's
 
     def build(self, seed: int) -> Federation:
         """The same test sets as Synthetic. Raises UserError on no clients, classes or features."""
         check_counts(clients=self.clients, classes=self.classes, features=self.features)
-        return federation(leaf(self.clients, self.classes, self.features, seed), self.classes, seed)
+        devices = leaf(self.clients, self.classes, self.features, seed)
+        return federation(devices, self.classes, seed, self.validation)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """The test sets. Raises UserError where the saved model knows other classes."""
@@ -133,22 +136,32 @@ def leaf_device(size: int, basis: np.ndarray, centre: np.ndarray, rng: np.random
     return Device(x, (scores - np.logaddexp.reduce(scores, 0)).argmax(1))
 
 
-def federation(devices: Sequence[Device], classes: int, seed: int) -> Federation:
-    """The federation of these devices: each is shuffled, and trains on its first nine tenths."""
+def federation(devices: Sequence[Device], classes: int, seed: int, validation: float = 0.0) -> Federation:
+    """The federation of these devices: each is shuffled, and trains on its first nine tenths.
+
+    The last `validation` share of these validates instead. Raises UserError unless 0 <= validation < 1.
+    """
+    if not 0 <= validation < 1:
+        raise UserError(f"data.validation={validation}: give a share from 0 to below 1")
     shuffle, ends = random.Random(seed).shuffle, np.cumsum([len(device.y) for device in devices])
     orders = [list(range(end - len(device.y), end)) for device, end in zip(devices, ends)]
     for order in orders:
         shuffle(order)
     cuts = [int(TRAINING * len(order)) for order in orders]
-    train = [np.array(order[:cut], int) for order, cut in zip(orders, cuts)]
+    trained = [cut - int(validation * cut) for cut in cuts]
+    train = [np.array(order[:cut], int) for order, cut in zip(orders, trained)]
+    validated = [np.array(order[start:cut], int) for order, start, cut in zip(orders, trained, cuts)]
     held_out = [np.array(order[cut:], int) for order, cut in zip(orders, cuts)]
 
     x, labels = (np.concatenate(field) for field in zip(*devices))
     arrays = {"image": x.astype(np.float32)[:, None, None], "label": labels.astype(np.int32)}
     training, owner = resident(arrays, train), np.arange(len(devices), dtype=np.int32)
+    tests = {"held-out": Test(resident(arrays, held_out), owner), "training": Test(training, owner)}
+    if sum(map(len, validated)):
+        tests[VALIDATION] = Test(resident(arrays, validated), owner)
     return Federation(
         train=training,
-        tests={"held-out": Test(resident(arrays, held_out), owner), "training": Test(training, owner)},
+        tests=tests,
         classes=tuple(map(str, range(classes))),
         labels=np.stack([np.bincount(labels[part], minlength=classes) for part in train]).astype(np.int32),
         synthetic=True,

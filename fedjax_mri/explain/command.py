@@ -1,6 +1,7 @@
 """The command `fedjax-mri explain`: predicts, explains and measures images; a bad file costs one line, not the rest."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,10 +15,9 @@ import numpy as np
 from fedjax_mri.core import disk, fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.core.fields import Seed
-from fedjax_mri.data.files import discover
-from fedjax_mri.data.files.discover import File
+from fedjax_mri.data.files import discover, notes
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.scan import Limits
+from fedjax_mri.data.files.scan import File, Limits
 from fedjax_mri.explain import inputs, maps, model, pages, triage, unlike, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say
@@ -43,6 +43,7 @@ class Settings:
     alpha: float = 0.1  # share of cases in which a set of classes may miss the truth
     accuracy: float = 0.95  # wanted of predictions that nobody reviews
     seed: Seed = 0  # of methods that draw
+    ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ def prepare(
     check_out(out, force)
     trained = model.load(runs)
     explainers = maps.explainers(trained, names, say)
-    reader = inputs.reader(trained, settings.limits)
+    reader = inputs.reader(trained, settings.limits, settings.ct_offset)
     calibration = triage.calibrate(runs, Requirements(settings.alpha, settings.accuracy), say)
     energies, strongest = reference_responses(trained, explainers, settings)
     usual = Usual(results.reference(runs[0]), energies)
@@ -158,11 +159,12 @@ def filled(images: np.ndarray, batch: int) -> jax.Array:
 def explain(job: Job, files: Sequence[File], say: Say, step: Callable[[], None]) -> tuple[int, int]:
     """Explains files, and returns how many were explained and how many refused.
 
-    Each refusal is a line to `say`; `step` is called after each file.
+    Each refusal is a line to `say`, and so is the first of all equal notes; `step` is called after each file.
 
     Raises UserError where results cannot be written.
     """
     refused: list[File] = []
+    noted: Counter[str] = Counter()
 
     def refuse(file: File, error: UserError) -> None:
         say(f"{printable(file.path)}: {error}")
@@ -170,28 +172,35 @@ def explain(job: Job, files: Sequence[File], say: Say, step: Callable[[], None])
         step()
 
     patients: list[Patient] = []
-    readable = iter(read(job, files, refuse))
+    readable = iter(read(job, files, refuse, lambda file, said: notes.say_new(say, printable(file.path), said, noted)))
     while group := list(islice(readable, job.settings.batch)):
         for one in explain_batch(job, group):
             write(job, one)
             patients.append(one)
             step()
+    notes.say_more(say, noted)
     if patients:
         write_summary(job, patients)
     return len(patients), len(refused)
 
 
-def read(job: Job, files: Sequence[File], refuse: Callable[[File, UserError], None]) -> Iterator[InputImage]:
+def read(
+    job: Job,
+    files: Sequence[File],
+    refuse: Callable[[File, UserError], None],
+    note: Callable[[File, Sequence[str]], None],
+) -> Iterator[InputImage]:
     """Yields the images that can be explained; the others are refused."""
     for file in files:
         try:
             check_target(job, file)
-            image = inputs.image(job.reader, file.path)
+            image, said = inputs.image(job.reader, file.path)
             size = jax.eval_shape(job.trained.preprocess, jnp.asarray(image[None])).shape[1:3]
             lesion = None if job.masks is None else inputs.mask(job.reader, mask_of(job.masks, file), size)
         except UserError as error:
             refuse(file, error)
             continue
+        note(file, said)
         yield InputImage(file, image, lesion)
 
 

@@ -81,7 +81,7 @@ def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Cali
 
     Another test set tells how its sites are covered; the other half of the same one where there is no other.
     """
-    chosen = is_validation(len(tests[name].labels))
+    chosen = is_validation(name, len(tests[name].labels))
     test = some_examples(tests[name], chosen)
     logits, labels = temperature.logits(jnp.asarray(test.probabilities)), jnp.asarray(test.labels)
     fitted_temperature = float(temperature.fit(logits, labels))

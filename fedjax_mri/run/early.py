@@ -1,11 +1,12 @@
 """Early stopping: the best model is kept, and training ends when no better one has come for a while."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fedjax_mri.core import fields
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import VALIDATION
 from fedjax_mri.run.line import Line, flat
 
 
@@ -13,7 +14,7 @@ from fedjax_mri.run.line import Line, flat
 class Early:
     """Which evaluation is the best, whose checkpoint is kept in RUN/best; and how long to wait for a better one."""
 
-    figure: str = ""  # of metrics.jsonl, such as "unseen sites/cycle"; "": none is kept, and nothing stops early
+    figure: str = ""  # of metrics.jsonl, such as "validation/cycle"; "": none is kept, and nothing stops early
     larger: bool = False  # larger is better
     patience: int = 0  # evaluations without a better one, after which training ends; 0: it does not
 
@@ -40,3 +41,13 @@ def last_is_best(early: Early, history: Sequence[Line]) -> bool:
 def patience_is_over(early: Early, history: Sequence[Line]) -> bool:
     """Returns whether `early` has a patience and the best line is that many lines old."""
     return early.patience > 0 and len(history) - 1 - best_line(early, history) >= early.patience
+
+
+def leak(early: Early, tests: Collection[str]) -> str:
+    """Returns a warning where `early` chooses by a test set, given the names of all of them; else an empty string."""
+    others = [name for name in tests if name != VALIDATION and early.figure.startswith(f"{name}/")]
+    if not others:
+        return ""
+    figure = early.figure.removeprefix(max(others, key=len))
+    remedy = f"take {VALIDATION}{figure}" if VALIDATION in tests else "hold back some training data for validation"
+    return f"early.figure={early.figure} chooses the model by a test set, whose figures then flatter: {remedy}"

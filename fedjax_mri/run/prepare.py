@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
-from fedjax_mri.run import checkpoint, costs, fingerprint, identity, initial, lock, processes, runfolder
+from fedjax_mri.run import checkpoint, costs, early, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
@@ -210,8 +210,9 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: 
     """Says which initial weights were not taken as they stood, what is odd about the data, and which lanes are idle."""
     for note in initial.notes(config.init_from, data.described.classes, sim.task):
         say(note)
-    for warning in data.federation.warnings:
-        say(f"warning: {warning}")
+    for warning in (*data.federation.warnings, early.leak(config.early, data.federation.tests)):
+        if warning:
+            say(f"warning: {warning}")
     if idle := costs.idle_lanes(sim, plan):
         say(f"idle lanes: {idle}")
 

@@ -1,7 +1,8 @@
 """What a classifier's images look like to it, kept with its run, so that unlike images are recognised without its data.
 
 Gaussians are fitted to training images. Distances of validation images, which fitted nothing, say how large a distance
-is usual. Validation images are every second image of one test set; the other half is left for figures.
+is usual. Where the data have no validation set, every second image of one test set is a validation image, and the other
+half is left for figures.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from fedjax_mri.core import trees
 from fedjax_mri.data import resident
 from fedjax_mri.data.augment import scaled
-from fedjax_mri.data.contract import Batch, ClientData, Test
+from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Test
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine.simulation import State, place_state, state_shapes
 from fedjax_mri.metrics import appearance, outliers
@@ -35,17 +36,20 @@ Descriptions = dict[str, np.ndarray]  # kind -> [n, d]
 
 
 def calibration_set(owners: Mapping[str, np.ndarray | None]) -> str:
-    """The name of the test set to calibrate by: of training sites where there is one, so that new sites stay unused.
+    """The name of the test set to calibrate by: the validation set where there is one.
 
-    `owners` int [M] are each test set's training clients, -1 for other sites.
+    Else it is one of training sites where there is one, so that new sites stay unused. `owners` int [M] are each test
+    set's training clients, -1 for other sites.
     """
+    if VALIDATION in owners:
+        return VALIDATION
     of_training_sites = [name for name, owner in owners.items() if owner is not None and (owner >= 0).all()]
     return (of_training_sites or list(owners))[0]
 
 
-def is_validation(count: int) -> np.ndarray:
-    """Returns bool [count]: True for validation images, every second one. Figures are made of the others."""
-    return np.arange(count) % 2 == 0
+def is_validation(name: str, count: int) -> np.ndarray:
+    """Returns bool [count]: which images of a test set calibrate; all of the validation set, of others every second."""
+    return (np.arange(count) % 2 == 0) | (name == VALIDATION)
 
 
 def describe(steps: Classifier, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
@@ -82,8 +86,9 @@ def build(run: Run, last: State) -> Reference | None:
     steps, tests = run.sim.task.classifier, run.federation.tests
     if steps is None or len(describe_data(run.federation).image) != 3:
         return None
-    train, test = run.federation.train, tests[calibration_set({name: one.owner for name, one in tests.items()})].data
-    validated = np.flatnonzero(is_validation(int(test.sizes.sum())))
+    name = calibration_set({name: one.owner for name, one in tests.items()})
+    train, test = run.federation.train, tests[name].data
+    validated = np.flatnonzero(is_validation(name, int(test.sizes.sum())))
     limit = FITTED if train.fetch is not None else min(FITTED, len(validated))  # procedural images take time to make
     chosen = spread_over_clients(train.sizes, limit), validated
     fitted, validation = described(run, steps, explained_state(run, last), [train, test], chosen)

@@ -31,4 +31,6 @@ def run(
     """(converted, refused), and what was said."""
     said: list[str] = []
     job = command.prepare(fake or translator(), to, out, **options)
-    return command.convert(job, discover.find(inputs, out), said.append, lambda: None), said
+    files, lines = discover.find(inputs, out)
+    said += lines
+    return command.convert(job, files, said.append, lambda count: None), said

@@ -127,7 +127,7 @@ def test_holdout_refuses_an_empty_side(share):
 
 def test_test_examples_follow_what_a_client_trains_on():
     labels = np.repeat([0, 1], [30, 20])
-    parts = follow(labels, np.array([[10, 0], [20, 5], [0, 15]]), np.random.default_rng(0))
+    parts = follow(labels, np.arange(50), np.array([[10, 0], [20, 5], [0, 15]]), np.random.default_rng(0))
     assert [np.bincount(labels[part], minlength=2).tolist() for part in parts] == [[10, 0], [20, 5], [0, 15]]
 
 

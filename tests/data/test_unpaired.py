@@ -63,7 +63,7 @@ def folder(tmp_path) -> pathlib.Path:
 
 
 def test_a_case_is_on_one_side_only(folder) -> None:
-    federation = Pairs(str(folder), size=16, holdout=1).build(0)
+    federation = Pairs(str(folder), size=16, holdout=1, validation=0).build(0)
     test, train = federation.tests["unseen cases"].data, federation.train
     assert train.sizes.tolist() == test.sizes.tolist() == [3]
     shades = []
@@ -76,15 +76,15 @@ def test_a_case_is_on_one_side_only(folder) -> None:
 
 
 def test_pairs_that_are_none_are_named(folder) -> None:
-    with pytest.raises(UserError, match=r"data.holdout=2: there are 2 cases; choose 1 to 1"):
+    with pytest.raises(UserError, match=r"data.holdout=2, data.validation=1: there are 2 cases; .* at most 1 do"):
         Pairs(str(folder), size=16).build(0)
     (folder / "CT" / "2001.png").unlink()
     with pytest.raises(UserError, match=r"MRI/2001.png: has no partner"):
-        Pairs(str(folder), size=16, holdout=1).build(0)
+        Pairs(str(folder), size=16).build(0)
     (folder / "MRI" / "2001.png").unlink()
     (folder / "CT" / "2000.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"2000.png: not a PNG or JPEG image; replace it"):
-        Pairs(str(folder), size=16, holdout=1).build(0)
+    with pytest.raises(UserError, match=r"2000.png: of no kind that can be read: .*; replace it"):
+        Pairs(str(folder), size=16).build(0)
     with pytest.raises(UserError, match="no such folder"):
         Pairs(str(folder / "elsewhere")).build(0)
 
@@ -92,5 +92,6 @@ def test_pairs_that_are_none_are_named(folder) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pairs are not there")
 def test_the_real_pairs_have_seven_cases() -> None:
     federation = Pairs(str(REAL), size=32).build(0)
-    assert len(federation.train.sizes) == 5 and federation.tests["unseen cases"].data.sizes.sum() > 10
-    assert federation.train.sizes.sum() + federation.tests["unseen cases"].data.sizes.sum() == 128
+    test, validation = (federation.tests[name].data.sizes for name in ("unseen cases", "validation"))
+    assert len(federation.train.sizes) == 4 and len(test) == 2 and len(validation) == 1
+    assert federation.train.sizes.sum() + test.sum() + validation.sum() == 128

@@ -171,7 +171,7 @@ def test_sizes_are_refused_unless_the_run_brings_them_to_its_own(tmp_path) -> No
     picture(tmp_path / "a.png", side=20)
     with pytest.raises(UserError, match="20 x 20 pixels, and the run knows 16 x 16: resize it, or train with --task"):
         inputs.image(fixed(None), tmp_path / "a.png")
-    found = inputs.image(fixed(None, resizes=True), tmp_path / "a.png")
+    found, _ = inputs.image(fixed(None, resizes=True), tmp_path / "a.png")
     assert found.shape == (SIDE, SIDE, 3) and 0.7 < found.max() <= 1
     assert inputs.mask(fixed(None), tmp_path / "a.png", (8, 8)).shape == (8, 8)
     with pytest.raises(UserError, match="no such mask"):

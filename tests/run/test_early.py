@@ -3,7 +3,7 @@
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run.early import Early, best_line, last_is_best, patience_is_over
+from fedjax_mri.run.early import Early, best_line, last_is_best, leak, patience_is_over
 from fedjax_mri.run.line import Line, TestFigures
 
 
@@ -31,3 +31,14 @@ def test_mistakes_are_named() -> None:
         best_line(Early("test/cyle"), lines(1))
     with pytest.raises(UserError, match=r"early.patience=2: must be 0 or more, and needs an early.figure"):
         Early(patience=2)
+
+
+@pytest.mark.parametrize("figure", ["", "train/nll", "validation/cycle", "validation/mr/ssim"])
+def test_a_choice_without_test_images_needs_no_warning(figure) -> None:
+    assert not leak(Early(figure), ["new sites", "validation"])
+
+
+def test_a_choice_by_a_test_set_is_warned_of_with_the_remedy() -> None:
+    tests = ["new", "new/sites", "validation"]
+    assert "flatter: take validation/mr/ssim" in leak(Early("new/sites/mr/ssim"), tests)
+    assert "hold back some training data" in leak(Early("new/nll"), tests[:1])

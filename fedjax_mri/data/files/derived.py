@@ -12,10 +12,12 @@ RescaleType US, unspecified; MR in 4095 steps of the display's 0..1, an MR Image
 import importlib.metadata
 import io
 import uuid
+from collections.abc import MutableSequence
 from typing import Any
 
 import numpy as np
 
+from fedjax_mri.data.files.dicom_place import texts
 from fedjax_mri.data.files.scan import Conversion
 
 EMPTY_IF_UNKNOWN = [
@@ -29,7 +31,14 @@ IF_THERE = [
     *("SpacingBetweenSlices", "SliceLocation"),
 ]
 PLACE = ["FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
-ORIGIN = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"]
+ORIGIN = [
+    "ReferencedFrameNumber",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+]
 MORE_IF_PLACED = ["SliceThickness", "PositionReferenceIndicator"]
 UNKNOWN = {
     "ct": ["KVP", "AcquisitionNumber"],
@@ -38,43 +47,72 @@ UNKNOWN = {
 STORAGE = {"ct": "1.2.840.10008.5.1.4.1.1.2", "mr": "1.2.840.10008.5.1.4.1.1.4"}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 STEPS = 4095  # of 0..1
+Source = dict[str, Any]  # elements of the image that another is derived from, by their names
 
 
-def metadata(source: Any) -> Any:
-    """The elements of a source that a derived object needs, without pixels; text decoded, to be written as UTF-8."""
-    from pydicom import Dataset
+def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
+    """The elements of a source that a derived object needs; and which are left out, in sentences.
 
-    names = {*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED, "SpecificCharacterSet"}
-    few = Dataset()
-    few.update({source[name].tag: source[name] for name in names if name in source})
-    implicit, little = source.original_encoding
-    few.set_original_encoding(implicit, little, source.original_character_set)
-    few.decode()
-    return few
+    Left out are values that their elements may not hold, such as a date 01/01/2020. Text is decoded.
+    """
+    found, dropped = {}, []
+    for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED):
+        value = sound(dataset, name)
+        if value is not None:
+            found[name] = value
+        elif name in dataset and texts(dataset, name):
+            dropped.append(f"its {name} is not valid, and left out of what is made")
+    return found, tuple(dropped)
 
 
-def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> list[bytes]:
-    """The bytes of one DICOM file of values [1, h, w] in HU or 0..1."""
+def sound(dataset: Any, name: str) -> Any:
+    """The value of an element, as it may be written; None where it is absent, empty or not what the element holds.
+
+    Numbers are shortened to the digits that DICOM allows. Identifiers stay as they are, since others refer to them.
+    """
+    from pydicom.config import RAISE
+    from pydicom.datadict import dictionary_VR
+    from pydicom.valuerep import DSfloat, validate_value
+
+    kind = dictionary_VR(name)
+    try:
+        if kind == "DS":
+            return [DSfloat(one.replace(",", "."), auto_format=True) for one in texts(dataset, name)] or None
+        value = dataset[name].value
+        if kind == "SQ":
+            return value if all(list(item.iterall()) for item in value) else None  # which decodes their text
+        if kind == "PN":
+            value = str(value)
+        for one in value if isinstance(value, MutableSequence) else [value]:
+            if kind != "UI":
+                validate_value(kind, str(one), RAISE)
+    except Exception:  # of a value that is not of its kind, in open-ended ways
+        return None
+    return None if value in (None, "") else value
+
+
+def encode(source: Source, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
+    """The bytes of a DICOM file of values [rows, columns] in HU or 0..1."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
     made = copied(source)
     identify(made, source, conversion, deviation)
     describe(made, source, conversion, deviation)
-    store(made, values[0], conversion, deviation)
+    store(made, values, conversion, deviation)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)
-    return [file.getvalue()]
+    return file.getvalue()
 
 
-def has_position(source: Any) -> bool:
+def has_position(source: Source) -> bool:
     """Whether the source says where it lies in the patient."""
     return all(source.get(name) for name in PLACE)
 
 
-def copied(source: Any) -> Any:
+def copied(source: Source) -> Any:
     """A new dataset with the patient, study and geometry of the source."""
     from pydicom import Dataset
 
@@ -85,11 +123,13 @@ def copied(source: Any) -> Any:
     return made
 
 
-def identify(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+def identify(made: Any, source: Source, conversion: Conversion, deviation: bool) -> None:
     """Writes identifiers: the source's study, a series for each of its series and command, an instance of its own."""
-    made.StudyInstanceUID = source.StudyInstanceUID
-    made.SeriesInstanceUID = uid(conversion.id, source.SeriesInstanceUID, str(deviation))
-    made.SOPInstanceUID = uid(conversion.id, source.SOPInstanceUID, str(deviation))
+    made.StudyInstanceUID = source["StudyInstanceUID"]
+    made.SeriesInstanceUID = uid(conversion.id, source["SeriesInstanceUID"], str(deviation))
+    frame = source.get("ReferencedFrameNumber")  # of a multi-frame source
+    names = [source["SOPInstanceUID"], *([] if frame is None else [str(frame)]), str(deviation)]
+    made.SOPInstanceUID = uid(conversion.id, *names)
     made.SOPClassUID = STORAGE[conversion.to] if has_position(source) else SECONDARY_CAPTURE
     number = source.get("SeriesNumber")
     made.SeriesNumber = None if number is None else int(number) + (9500 if deviation else 9000)
@@ -100,7 +140,7 @@ def uid(command: uuid.UUID, *names: str) -> str:
     return f"2.25.{uuid.uuid5(command, ' '.join(names)).int}"
 
 
-def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+def describe(made: Any, source: Source, conversion: Conversion, deviation: bool) -> None:
     """Writes what the image is, what it was made of, and by which model."""
     from pydicom import Dataset
 
@@ -110,9 +150,13 @@ def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) ->
     made.Manufacturer, made.ManufacturerModelName = "fedjax-mri", model[:64]
     made.SoftwareVersions = importlib.metadata.version("fedjax-mri")
     made.SeriesDescription = f"{model[:24]}: {what}"[:64]
-    made.DerivationDescription = f"synthetic {what} by the model {model} of fedjax-mri; not a measurement"[:1024]
+    confined = f"; within the model's window, {conversion.bounds}" if conversion.bounds and not deviation else ""
+    about = f"synthetic {what} by the model {model[:500]} of fedjax-mri; not a measurement{confined}"
+    made.DerivationDescription = about
     origin = Dataset()
-    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source["SOPClassUID"], source["SOPInstanceUID"]
+    if "ReferencedFrameNumber" in source:
+        origin.ReferencedFrameNumber = source["ReferencedFrameNumber"]
     made.SourceImageSequence = [origin]
     if not has_position(source):
         made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "SYN"

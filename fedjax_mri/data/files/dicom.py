@@ -1,57 +1,105 @@
-"""DICOM: one single-frame CT or MR slice a file; a folder or series is its files.
-
-Transfer syntaxes are allowed by name, and only those without compression: no decoder sees what a stranger has packed.
-What the header claims is held against the limits and against the bytes that are there before pixels are touched.
-"""
+"""DICOM: CT and MR images of one frame or many; a series is its files, see `series.py`."""
 
 import io
-from functools import partial
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import derived
-from fedjax_mri.data.files.scan import Limits, Origin, Reader, Scan, check_bytes, check_slice
+from fedjax_mri.data.files import derived, dicom_frames, dicom_pixels, dicom_slices
+from fedjax_mri.data.files.dicom_place import place, texts
+from fedjax_mri.data.files.dicom_slices import Slice
+from fedjax_mri.data.files.scan import Limits, Origin, Reader, Scan
 
-ALLOWED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # implicit, explicit little, explicit big
+DEFLATED = "1.2.840.10008.1.2.1.99"
+DIRECTORY = "1.2.840.10008.1.3.10"
+ENDINGS = (".dcm", ".dicom", ".ima")
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # third or later word of an MR's ImageType
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """One slice, in HU or MR magnitude. Raises UserError on all that is no such slice of that modality."""
-    from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.pixels import apply_modality_lut
+    """All frames of a file, in HU or MR magnitude. Raises UserError on all that is no image of that modality."""
+    return dicom_slices.scan(slices(path, modality, limits), limits)
 
-    check_syntax(read_file_meta_info(path).get("TransferSyntaxUID"))
-    # From memory, where an element can be no longer than the file.
-    dataset = dcmread(io.BytesIO(path.read_bytes()))
+
+def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
+    """The images of a file, one for each frame."""
+    content = path.read_bytes()  # in memory, where an element can be no longer than the file
+    dataset = parse(content, limits)
     check_object(dataset, modality)
-    check_pixels(dataset, limits)
-    values = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
-    units: Literal["hu", "arbitrary"] = "hu" if dataset.Modality == "CT" else "arbitrary"
-    encode = partial(derived.encode, derived.metadata(dataset))
-    return Scan(values[None], units, encode, origin=origin(dataset))
+    frames = dicom_frames.count(dataset)
+    dicom_pixels.check_pixels(dataset, frames, limits)
+    stored = dicom_pixels.decoded(dataset, content, frames)
+    return [image(frame, pixels) for frame, pixels in zip(dicom_frames.split(dataset), stored, strict=True)]
 
 
-def check_syntax(syntax: Any) -> None:
-    """Raises UserError unless pixels are stored without compression."""
-    if not syntax:
-        raise UserError("states no transfer syntax: write it again with a complete file header")
-    if syntax not in ALLOWED:
-        raise UserError(f"transfer syntax {syntax.name} is not supported: decompress it, as `gdcmconv --raw` does")
+def image(dataset: Any, stored: Any) -> Slice:
+    """One image of a dataset of one frame and its stored numbers [rows, columns]."""
+    check_kind(dataset)
+    values, notes = dicom_pixels.measured(dataset, stored)
+    source, dropped = derived.metadata(dataset)
+    return Slice(values, place(dataset), origin(dataset), source, (*notes, *dropped))
+
+
+def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
+    """The dataset in a file's bytes, or an `mmap` of them, with a transfer syntax even where the file states none.
+
+    Where `elements` are given, only they are read, and no pixels.
+
+    Raises UserError where a deflated one is larger than the limits allow, or the syntax is none that can be read.
+    """
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    syntax, end = file_header(content)
+    if syntax == DEFLATED:
+        content = inflated(content[end:], limits)
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    dataset = dcmread(file, stop_before_pixels=bool(elements), specific_tags=list(elements) or None, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+            raise UserError("compressed, and states no transfer syntax: write it again with a complete file header")
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
+
+
+def file_header(content: Any) -> tuple[str, int]:
+    """The transfer syntax that the header of a file states, "" where it states none, and where the header ends."""
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    file = io.BytesIO(content[:10_000])
+    read_preamble(file, force=True)
+    syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
+    return str(syntax or ""), file.tell()
+
+
+def inflated(packed: bytes, limits: Limits) -> bytes:
+    """A whole file of the deflated part of one. Raises UserError where it is too large or not whole."""
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    dataset = unpacker.decompress(packed, limits.bytes + 1)
+    if len(dataset) > limits.bytes:
+        raise UserError(f"deflated, of more than {limits.bytes / 1e9:.1f} GB: raise --limits.bytes if you trust it")
+    if not unpacker.eof:
+        raise UserError("deflated, and its end is missing: it was cut short")
+    syntax = ExplicitVRLittleEndian.encode()
+    syntax += b"\0" * (len(syntax) % 2)
+    return bytes(128) + b"DICM\x02\x00\x10\x00UI" + len(syntax).to_bytes(2, "little") + syntax + dataset
 
 
 def origin(dataset: Any) -> Origin:
-    """Whose slice it is, and where it was made."""
+    """Whose image it is, and where it was made."""
 
     def text(*names: str) -> str:
-        return next((str(dataset.get(name)) for name in names if dataset.get(name)), "")
+        return next((str(value) for name in names if (value := derived.sound(dataset, name))), "")
 
     return Origin(
-        modality=dataset.Modality.lower(),
+        modality=str(dataset.get("Modality") or "").lower(),
         patient=text("PatientID"),
         study=text("StudyInstanceUID"),
         series=text("SeriesInstanceUID"),
@@ -61,39 +109,46 @@ def origin(dataset: Any) -> Origin:
 
 
 def check_object(dataset: Any, wanted: str) -> None:
-    """Raises UserError unless it is one slice of that modality, complete, and in units that it names."""
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1 or "SharedFunctionalGroupsSequence" in dataset:
-        raise UserError(f"multi-frame, {frames} frames: split it into files of one frame")
+    """Raises UserError unless it is a complete image of that modality whose pixels can be read."""
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY:
+        raise UserError("an index of other files (DICOMDIR): give the files")
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise UserError("pixels are floating-point numbers: write it again as integers with a slope")
     if "PixelData" not in dataset:
-        raise UserError("holds no image: give CT or MR images")
-    modality, kind = str(dataset.get("Modality") or "not stated"), list(dataset.get("ImageType") or ())
+        kind = dataset.get("Modality")
+        raise UserError(f"holds no image{f', but {kind}' if kind else ''}: give CT or MR images")
+    dicom_pixels.check_syntax(dataset.file_meta.TransferSyntaxUID)
+    modality = str(dataset.get("Modality") or "not stated")
     allowed = [wanted.upper()] if wanted else ["CT", "MR"]
     if modality not in allowed:
         raise UserError(f"its modality is {modality}, not {' or '.join(allowed)}: give {' or '.join(allowed)}")
-    if "LOCALIZER" in kind:
-        raise UserError("a localizer, not a slice: leave it out")
     missing = [name for name in NEEDED if not dataset.get(name)]
     if missing:
         raise UserError(f"has no {missing[0]}: write it again as a complete object")
-    hounsfield = "RescaleSlope" in dataset and dataset.get("RescaleType", "HU") in ("HU", "HU_MOD", "", None)
-    if modality == "CT" and not hounsfield:
-        raise UserError("its values are not in HU (RescaleSlope, RescaleType): give the scanner's own CT")
 
 
-def check_pixels(dataset: Any, limits: Limits) -> None:
-    """Raises UserError unless the header's claims are sensible and borne out by the bytes that are there."""
-    rows, columns, bits = (int(dataset.get(name) or 0) for name in ("Rows", "Columns", "BitsAllocated"))
-    colour = dataset.get("PhotometricInterpretation")
-    if dataset.get("SamplesPerPixel") != 1 or colour != "MONOCHROME2":
-        raise UserError(f"pixels are {colour or 'of no stated kind'}: give MONOCHROME2")
-    check_slice(rows, columns, limits)
-    if bits not in (8, 16, 32):
-        raise UserError(f"{bits} bits a pixel: give 8, 16 or 32")
-    claimed, held = rows * columns * bits // 8, len(dataset.PixelData)
-    check_bytes(claimed, "its header claims", limits)
-    if held < claimed:
-        raise UserError(f"the header claims {claimed} bytes of pixels, the file has {held}: it was cut short")
+def check_kind(dataset: Any) -> None:
+    """Raises UserError on images that are no slices, or no magnitude."""
+    kind = [one.upper() for one in texts(dataset, "ImageType")]
+    if "LOCALIZER" in kind:
+        raise UserError("a localizer, not a slice: leave it out")
+    if "MOSAIC" in kind:
+        raise UserError("a mosaic, many slices in one picture: split it, as `dcm2niix` does")
+    part = str(dataset.get("ComplexImageComponent") or "MAGNITUDE").upper()
+    general_electric = dataset.get((0x0043, 0x102F))  # 0 magnitude, 1 phase, 2 real, 3 imaginary
+    other = str(general_electric.value) in ("1", "2", "3") if general_electric is not None else False
+    if dataset.Modality == "MR" and (NOT_MAGNITUDE & set(kind[2:]) or part not in ("MAGNITUDE", "MIXED") or other):
+        raise UserError("a phase, real or imaginary image, not a magnitude: leave it out")
 
 
-READER = Reader(("DICOM",), (".dcm", ".dicom", ".ima"), lambda head: head[128:132] == b"DICM", read)
+def recognizes(head: bytes) -> bool:
+    """Whether these first bytes are a DICOM file's, be it without the preamble that a file should have."""
+    if head[128:132] == b"DICM":
+        return True
+    group, element = head[:2], head[2:4]
+    if group in (b"\x02\0", b"\x08\0") and element in (b"\0\0", b"\1\0", b"\5\0", b"\x08\0", b"\x12\0", b"\x16\0"):
+        return head[4:6].isupper() or head[6:8] == b"\0\0"  # explicit, or implicit and short
+    return group == b"\0\x08" and head[4:6].isupper()  # big endian is always explicit
+
+
+READER = Reader(("DICOM",), ENDINGS, recognizes, read)

@@ -1,44 +1,102 @@
-"""Which files are converted, and what the results are called."""
+"""Which files are read, which of them form one scan, and what the results are called."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.read import endings
+from fedjax_mri.data.files import folders, series
+from fedjax_mri.data.files.images import printable
+from fedjax_mri.data.files.read import endings, readers
+from fedjax_mri.data.files.scan import HEAD, File, Item
+
+# Endings of files that hold voxels alone, and of the headers that may lie beside them.
+HEADERS = {".img": (".hdr",), ".zraw": (".mhd",), ".raw": (".mhd", ".nhdr"), ".raw.gz": (".nhdr",)}
+SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a pair of files is one file
 
 
-class File(NamedTuple):
-    """A file to be converted."""
+def items(folder: Path) -> tuple[list[Item], list[str]]:
+    """The scans below a folder, whole series and volumes, and lines on what is left out; headers alone are read.
 
-    path: Path
-    name: Path  # of the result, below the output folder
+    Give each item to `read.read_item`. Raises UserError where there is not one file, or a folder cannot be read.
+    """
+    files, left = find([folder])
+    found, lines = series.items(files, whole=True)
+    return found, left + lines
 
 
-def find(inputs: Sequence[Path], out: Path) -> list[File]:
-    """The files given and those in the folders given, each once; names are theirs, and paths below the folders'.
+def find(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[File], list[str]]:
+    """The files given and the images in the folders given, each once, but for `out`; and lines on what is left out.
 
-    Where two would have the same name, all keep their path below the folder that they have in common.
+    Names are the files' own, and paths below the folders'. Where two would have the same name, all keep their path
+    below the folder that they have in common.
     Raises UserError where there is not one file, or a folder cannot be read.
     """
     names: dict[Path, Path] = {}
+    lines: list[str] = []
     for given in inputs:
-        for path in below(given, out) if given.is_dir() else [given]:
-            names.setdefault(absolute(path), path.relative_to(given) if given.is_dir() else Path(path.name))
+        if given.is_dir():
+            inside, left = images(given, out)
+            names |= {absolute(path): made(path.relative_to(given)) for path in inside if absolute(path) not in names}
+            lines += left
+        else:
+            given = header_beside(given)
+            names.setdefault(absolute(given), made(Path(given.name)))
     if not names:
-        raise UserError(f"{', '.join(map(str, inputs))}: no files there: check the path")
+        raise UserError("; ".join([f"{', '.join(map(str, inputs))}: no files there: check the path", *lines]))
     if len(set(names.values())) < len(names):
         common = os.path.commonpath([path.parent for path in names])
-        names = {path: path.relative_to(common) for path in names}
-    return [File(path, name) for path, name in names.items()]
+        names = {path: made(path.relative_to(common)) for path in names}
+    return [File(path, name) for path, name in names.items()], lines
 
 
-def below(folder: Path, out: Path) -> Iterator[Path]:
-    """All files in a folder, in order; not the hidden ones, indices of DICOM media, and what is written there now."""
-    for here, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if name[0] != "." and absolute(Path(here, name)) != absolute(out))
-        yield from (Path(here, name) for name in sorted(files) if name[0] != "." and name != "DICOMDIR")
+def images(folder: Path, out: Path | None) -> tuple[list[Path], list[str]]:
+    """The files in a folder that are images by their name or content, and a line that counts the others."""
+    found: list[Path] = []
+    left: Counter[str] = Counter()
+    for path in below(folder, out):
+        if header_beside(path) != path:
+            continue  # it is read with its header
+        if is_image(path):
+            found.append(path)
+        else:
+            left[path.suffix.lower() or "without ending"] += 1
+    counts = ", ".join(f"{count} {ending}" for ending, count in left.most_common())
+    return found, [f"{printable(folder)}: left out what is no image of a kind that can be read: {counts}"] * bool(left)
+
+
+def below(folder: Path, out: Path | None) -> Iterator[Path]:
+    """All files in a folder, in order; not what is written there now."""
+    for here, inside, files in folders.walk(folder):
+        inside[:] = [name for name in inside if out is None or absolute(here / name) != absolute(out)]
+        yield from (here / name for name in files)
+
+
+def header_beside(path: Path) -> Path:
+    """The file of the header of one that holds voxels alone; of another, that file."""
+    for ending, headers in HEADERS.items():
+        if path.name.lower().endswith(ending):
+            stem = path.name[: -len(ending)]
+            return next((path.with_name(stem + one) for one in headers if path.with_name(stem + one).is_file()), path)
+    return path
+
+
+def made(name: Path) -> Path:
+    """The name of a file that is made of one of this name."""
+    return name.with_suffix(SINGLE.get(name.suffix.lower(), name.suffix))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name or its first bytes are those of an image that can be read."""
+    if path.name.lower().endswith(endings()) or not path.is_file():
+        return True  # what is wrong with it is said when it is read
+    try:
+        with path.open("rb") as file:
+            start = file.read(HEAD)
+    except OSError:
+        return True
+    return any(reader.recognizes(start) for reader in readers())
 
 
 def absolute(path: Path) -> Path:
@@ -50,8 +108,3 @@ def deviation(name: Path) -> Path:
     """The name of the standard deviation that is written beside an image."""
     ending = next((name.name[-len(end) :] for end in endings() if name.name.lower().endswith(end)), "")
     return name.with_name(f"{name.name[: len(name.name) - len(ending)]}_std{ending}")
-
-
-def refuse(error: OSError) -> None:
-    """Raises UserError for a folder that cannot be listed."""
-    raise UserError(f"{error.filename}: {error.strerror}: make the folder readable")

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.images import MAX_PIXELS
 
+MAX_PIXELS = 2**26  # 67 megapixels; the largest mammograms have 30. A file of 100 kB can claim any number
 MIN_SIDE = 8  # pixels; what is smaller is no slice of a patient
 
 
@@ -40,6 +40,11 @@ class Conversion(NamedTuple):
         """Whether what is made is in HU; else it is in 0..1."""
         return self.to == "ct" and self.window is not None
 
+    @property
+    def bounds(self) -> str:
+        """What no value of a made CT in HU can be outside of, in words; "" of what is not in HU."""
+        return "{:g} to {:g} HU".format(*self.window) if self.to == "ct" and self.window is not None else ""
+
 
 class Origin(NamedTuple):
     """Whose scan it is, and where it was made; "" where the file does not say."""
@@ -56,13 +61,29 @@ class Scan(NamedTuple):
     """A slice or volume as it lies in the patient; where a file does not say how, as it is stored."""
 
     voxels: np.ndarray  # float32 [D, H, W]
-    units: Literal["hu", "arbitrary", "display"]  # HU; MR or anything else of any scale; a display picture in 0..1
+    # HU; MR or anything else of any scale; a display picture in 0..1. A reader gives "unstated" for a CT whose kind of
+    # file cannot say that it is in HU; `read.py` gives it no further before `units.py` has decided.
+    units: Literal["hu", "arbitrary", "display", "unstated"]
     # (conversion, float32 [D, H, W] in HU or 0..1, whether they are a standard deviation)
     # -> contents of the files to be written, one for each file that was read
     encode: Callable[[Conversion, np.ndarray, bool], list[bytes]]
     spacing: tuple[float, ...] = ()  # mm between slices, rows and columns; () where not known
     origin: Origin = Origin()
     notes: tuple[str, ...] = ()  # what was changed or is doubtful: one sentence each, to be shown to the user
+
+
+class File(NamedTuple):
+    """A file to be read."""
+
+    path: Path
+    name: Path  # of the result, below the output folder
+
+
+class Item(NamedTuple):
+    """The files of one scan: a single file, or the images of a DICOM series in order of position."""
+
+    paths: tuple[Path, ...]
+    names: tuple[Path, ...]  # of the results, one for each file that `Scan.encode` gives, below the output folder
 
 
 class Reader(NamedTuple):
@@ -91,10 +112,3 @@ def check_bytes(count: int, what: str, limits: Limits) -> None:
     """Raises UserError on more bytes than are allowed."""
     if count > limits.bytes:
         raise UserError(f"{what} {count / 1e9:.1f} GB: raise --limits.bytes, now {limits.bytes}, if you trust it")
-
-
-def check_finite(voxels: np.ndarray) -> None:
-    """Raises UserError where values are missing or infinite."""
-    bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise UserError(f"{bad} of {voxels.size} voxels are NaN or infinite: replace them")

@@ -100,10 +100,11 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
     return best.plan
 
 
-def plan_by_rule(plan: Plan, assemble: Assemble) -> Plan:
+def plan_by_rule(plan: Plan, assemble: Assemble, clients: int = 0) -> Plan:
     """Returns `plan` with open fields filled in by rules alone.
 
     On an accelerator it has as many lanes as fill a device with the network's products. A CPU has one lane on a device.
+    `clients` are those that a device trains in a round; 0: as many as in the first cohort.
     """
     resolved = plan.resolve()
     platform = devices.current().platform
@@ -111,7 +112,7 @@ def plan_by_rule(plan: Plan, assemble: Assemble) -> Plan:
         return resolved
     sim = assemble(resolved)
     cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
-    clients = -(-cohort.client.size // resolved.devices)
+    clients = clients or -(-cohort.client.size // resolved.devices)
     step_flops = work.product_flops(traced_round(sim, resolved).jaxpr)
     lanes = plan.lanes or work.filling_lanes(platform, step_flops, clients)
     return next(candidates(plan, lanes))

@@ -1,0 +1,188 @@
+"""Federations from one .npz file of images and labels, with or without sites, patients and splits; MedMNIST's too."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.data import labelled
+from fedjax_mri.data.contract import VALIDATION, Federation, Table, Test
+from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
+from fedjax_mri.data.partition import IID, Partition
+
+MEDMNIST = {"train": TRAINING, "val": VALIDATION, "test": TEST}  # its arrays are train_images, train_labels, ...
+CHANNELS = 4  # at most; a longer last axis is one of space
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images [n, H, W], [n, H, W, C], [n, D, H, W] or [n, D, H, W, C] and labels [n] of an .npz file.
+
+    It may name the site, the patient and the split ("train", "val" or "test") of each. Without sites a partition deals
+    the images to hospitals; without splits shares of the patients are held out. A MedMNIST file is read as it is
+    published. uint8 images stay as they are; others become floats in which `black` is 0 and `white` is 1.
+    """
+
+    path: str
+    images: str = "images"  # names of arrays in the file; those of sites, patients and splits may be missing
+    labels: str = "labels"
+    sites: str = "sites"
+    patients: str = "patients"
+    splits: str = "splits"
+    classes: tuple[str, ...] = ()  # names of the labels in their order; (): the labels themselves
+    black: float | None = None  # value of black; None: 0
+    white: float | None = None  # value of white; None: of floats 1, of wide integers the largest that occurs
+    holdout: float = 0.15  # share that tests where there are no splits
+    validation: float = 0.1  # share of the training images that validates where no split does; 0: none
+    partition: Partition = IID(4)
+
+    def build(self, seed: int) -> Federation:
+        """Hospitals by site, or by the partition. Raises UserError, naming the array, on a file of anything else."""
+        examples, notes = self._examples()
+        divided = labelled.divide(self.path, examples, (self.holdout, self.validation), self.partition, seed)
+        tables = (Table("Arrays", ("array", "type", "shape"), described(examples.arrays), self.path),)
+        built = labelled.federation(examples, divided, TEST, tables)
+        return built._replace(warnings=(*notes, *built.warnings))
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
+        """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
+        examples = labelled.relabelled(self.path, self._examples()[0], classes)
+        return {Path(self.path).stem: labelled.one_test(examples)}, ()
+
+    def _examples(self) -> tuple[Labelled, list[str]]:
+        """The examples, and what was done to them."""
+        found = medmnist(read(self.path)) if self.images == "images" else read(self.path)
+        for name in (self.images, self.labels):
+            if name not in found:
+                raise UserError(
+                    f"{self.path}: no array {name!r}, found {', '.join(found)}: set data.images, data.labels"
+                )
+        for name, array in found.items():
+            if name in (self.labels, self.sites, self.patients, self.splits) and len(array) != len(found[self.images]):
+                raise UserError(f"{self.path}: {len(found[self.images])} images and {len(array)} {name}: give as many")
+        laid_out, layout_note = layout(self.path, found[self.images])
+        shown, range_note = grey_levels(self.path, laid_out, self.black, self.white)
+        labels, classes = class_numbers(self.path, found[self.labels], self.classes)
+        sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
+        splits = found[self.splits].astype(str).tolist() if self.splits in found else None
+        sides = None if splits is None else np.array(labelled.sides(self.path, splits))
+        groups = labelled.joined(*([] if patients is None else [patients]), copies(shown))
+        labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
+        examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites)
+        return examples, [note for note in (layout_note, range_note) if note]
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; objects are refused, as reading them would run code. Raises UserError."""
+    try:
+        file = np.load(Path(path).expanduser(), allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise UserError(f"{path}: a single array: give an .npz file of images and labels (numpy.savez)")
+        with file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or brief(error)}: check the path") from error
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path}: not an .npz file of plain arrays ({brief(error)}): write it with numpy.savez"
+        ) from error
+
+
+def medmnist(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays under our names, where they have MedMNIST's; else as they are."""
+    splits = [split for split in MEDMNIST if f"{split}_images" in found and f"{split}_labels" in found]
+    if not splits:
+        return dict(found)
+    together = {what: np.concatenate([found[f"{split}_{what}"] for split in splits]) for what in ("images", "labels")}
+    return {**together, "splits": np.repeat(splits, [len(found[f"{split}_labels"]) for split in splits])}
+
+
+def layout(path: str, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """Images [n, (D,) H, W, C], and a note where their axes had to be moved. Raises UserError on other shapes."""
+    if images.ndim not in (3, 4, 5) or 0 in images.shape:
+        raise UserError(f"{path}: images of the shape {list(images.shape)}: give [n, H, W] or [n, H, W, C]")
+    if images.ndim == 3 or (images.ndim == 4 and min(images.shape[1], images.shape[3]) > CHANNELS):
+        return images[..., None], ""
+    if images.shape[-1] > CHANNELS and images.shape[1] <= CHANNELS:
+        return np.moveaxis(images, 1, -1), f"images {list(images.shape)} are taken as [n, channels, ...]"
+    if images.shape[-1] > CHANNELS:
+        raise UserError(f"{path}: images {list(images.shape)} have {images.shape[-1]} channels: give 1 to {CHANNELS}")
+    return images, ""
+
+
+def grey_levels(path: str, images: np.ndarray, black: float | None, white: float | None) -> tuple[np.ndarray, str]:
+    """Images as uint8, or as float32 in 0..1, and a note where their white had to be guessed.
+
+    Raises UserError where they are no numbers, not finite, or below black.
+    """
+    if images.dtype.kind not in "buif":
+        raise UserError(f"{path}: images are {images.dtype}: give integers or floats")
+    if images.dtype == bool:
+        return images.astype(np.uint8) * np.uint8(255), ""
+    low, high = float(images.min()), float(images.max())
+    said = f"images are {images.dtype} from {low:g} to {high:g}"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{path}: {said}: replace what is not finite")
+    if images.dtype == np.uint8 and black is None and white is None:
+        return images, ""
+    if low < 0 and black is None:
+        raise UserError(f"{path}: {said}: say what is black and white, as --data.black {low:g} --data.white {high:g}")
+    top, note = (white, "") if white is not None else guessed_white(images.dtype, high, said)
+    bottom = 0.0 if black is None else black
+    if not top > bottom:
+        raise UserError(f"{path}: data.black={bottom:g}, data.white={top:g}: white must be above black")
+    scaled = (images.astype(np.float32) - np.float32(bottom)) * np.float32(1 / (top - bottom))
+    return np.clip(scaled, 0, 1), note
+
+
+def guessed_white(dtype: np.dtype, high: float, said: str) -> tuple[float, str]:
+    """The value of white of images of which `high` is the largest value, and a note where it was guessed."""
+    if dtype.kind == "f" and high <= 1:
+        return 1.0, ""
+    white = 255.0 if high <= 255 else high
+    return white, f"{said}: {white:g} is taken as white; set data.white for another"
+
+
+def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int32 [n] and the names of their classes, from numbers, texts or one-hot rows. Raises UserError."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "buif":
+        if not ((labels != 0).sum(1) == 1).all():
+            raise UserError(
+                f"{path}: labels {list(labels.shape)} with several or no classes of an image: give one each"
+            )
+        labels = labels.argmax(1)
+    if labels.ndim != 1 or labels.dtype.kind not in "buifUS":
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {list(labels.shape)}: give a number or a name for each image"
+        )
+    if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
+        raise UserError(f"{path}: labels are {labels.dtype} with fractions: give whole numbers")
+    values, numbers = np.unique(labels.astype(int) if labels.dtype.kind in "bf" else labels, return_inverse=True)
+    if names and values.dtype.kind in "ui" and values[0] >= 0 and values[-1] < len(names):
+        return labels.astype(np.int32), names
+    if names and set(names) != set(values.astype(str).tolist()):
+        raise UserError(f"{path}: labels are {', '.join(map(str, values[:9]))}, data.classes {', '.join(names)}")
+    if names:
+        numbers = np.array([names.index(str(value)) for value in values])[numbers]
+    return numbers.astype(np.int32), names or tuple(map(str, values))
+
+
+def copies(images: np.ndarray) -> np.ndarray:
+    """Digests [n] that are equal for images that are, or that are one another's mirror image."""
+    return np.array([min(digest(image), digest(image[..., ::-1, :])) for image in images])
+
+
+def digest(image: np.ndarray) -> bytes:
+    """A digest of an array's values."""
+    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
+
+
+def described(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
+    """A row for each array: its name, type and shape."""
+    return [(name, str(array.dtype), str(list(array.shape))) for name, array in arrays.items()]

@@ -1,0 +1,41 @@
+"""The frames of a multi-frame DICOM object (enhanced CT and MR), each as an image of its own."""
+
+from typing import Any
+
+GROUPS = (  # sequences of functional groups whose elements an image of one frame has at its top
+    *("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
+    *("PixelValueTransformationSequence", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence"),
+)
+OF_ONE_FRAME = ("ImagePositionPatient", "SliceLocation")  # which cannot hold for several frames
+
+
+def count(dataset: Any) -> int:
+    """How many frames a dataset has."""
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def split(dataset: Any) -> list[Any]:
+    """A dataset without pixels for each frame, with its own geometry and rescaling at the top."""
+    from pydicom import Dataset
+    from pydicom.datadict import tag_for_keyword
+
+    frames, shared = count(dataset), dataset.get("SharedFunctionalGroupsSequence")
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    if frames == 1 and not shared and not own:
+        return [dataset]
+    left_out = {tag_for_keyword(name) for name in ("PixelData", *(OF_ONE_FRAME if frames > 1 else ()))}
+    made = []
+    for index in range(frames):
+        frame = Dataset()
+        frame.update({tag: element for tag, element in dataset.items() if tag not in left_out})
+        implicit, little = dataset.original_encoding
+        frame.set_original_encoding(implicit, little, dataset.original_character_set)
+        frame.InstanceNumber = frame.ReferencedFrameNumber = index + 1
+        for group in [*(shared or [])[:1], *own[index : index + 1]]:
+            for name in GROUPS:
+                for item in (group.get(name) or [])[:1]:
+                    frame.update(item)
+        if frame.get("FrameType"):
+            frame.ImageType = frame.FrameType
+        made.append(frame)
+    return made

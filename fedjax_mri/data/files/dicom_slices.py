@@ -1,0 +1,94 @@
+"""DICOM images as one scan: turned to axial slices, and turned back to be written, each with its own geometry."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import derived, orientation
+from fedjax_mri.data.files.dicom_place import NEARLY, Place, affine, depths, irregular
+from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Scan, check_slice
+
+NO_POSITION = "does not say where it lies in the patient: what is made of it is a Secondary Capture"
+NO_ORIENTATION = "does not say how it is oriented: taken as an axial slice, the patient's left on the right"
+
+
+class Slice(NamedTuple):
+    """One DICOM image of one frame."""
+
+    values: np.ndarray  # float32 [rows, columns], HU or MR magnitude
+    place: Place
+    origin: Origin
+    source: derived.Source  # what a derived object needs
+    notes: tuple[str, ...]
+
+
+def scan(slices: Sequence[Slice], limits: Limits) -> Scan:
+    """The scan that images form, of which `encode` writes one file for each, in their order.
+
+    Raises UserError where they form none.
+    """
+    first, places = slices[0], [one.place for one in slices]
+    check_stack(slices)
+    depth = depths(places)
+    known = bool(np.isfinite(depth).all())
+    order = np.argsort(depth, kind="stable") if known else np.arange(len(slices))
+    if known and len(slices) > 1 and np.diff(depth[order]).min() < NEARLY:
+        raise UserError("several images lie at the same place (echoes, times, directions): give one of them")
+    grid = affine([places[place] for place in order])
+    turn, turn_back = orientation.turns(grid)
+    stack = np.stack([slices[place].values for place in order])
+    voxels = np.ascontiguousarray(turn(stack.transpose(2, 1, 0)))
+    check_axial(voxels, len(slices), limits)
+    uneven = irregular([places[place] for place in order])
+    notes = dict.fromkeys([note for one in slices for note in one.notes] + [uneven] * bool(uneven))
+    if first.place.orientation is None:
+        notes[NO_ORIENTATION] = None
+    elif not all(one.complete for one in places):
+        notes[NO_POSITION] = None
+    return Scan(
+        voxels,
+        "hu" if first.origin.modality == "ct" else "arbitrary",
+        partial(encode, [one.source for one in slices], order, turn_back),
+        () if first.place.spacing is None else orientation.spacing(grid),
+        first.origin,
+        tuple(notes),
+    )
+
+
+def check_stack(slices: Sequence[Slice]) -> None:
+    """Raises UserError unless images are of one size, orientation and spacing."""
+    first = slices[0]
+    for other in slices[1:]:
+        if other.values.shape != first.values.shape:
+            sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (first, other)]
+            raise UserError(f"its images have {sizes[0]} and {sizes[1]} pixels: give those of one size")
+        for mine, its in zip(first.place[1:3], other.place[1:3]):
+            if (mine is None) != (its is None) or (mine is not None and np.abs(mine - its).max() > NEARLY):
+                raise UserError("its images differ in orientation or spacing: give those of one kind")
+
+
+def check_axial(voxels: np.ndarray, images: int, limits: Limits) -> None:
+    """Raises UserError where axial slices would be too small or too large."""
+    _, height, width = voxels.shape
+    if images == 1 and len(voxels) > 1:
+        raise UserError("a single sagittal or coronal image: give all images of its series in one folder")
+    if images == min(height, width) < 8:
+        raise UserError(f"{images} sagittal or coronal images: give all images of the series in one folder")
+    check_slice(height, width, limits)
+
+
+def encode(
+    sources: Sequence[derived.Source],
+    order: np.ndarray,
+    turn_back: orientation.Turn,
+    conversion: Conversion,
+    values: np.ndarray,
+    deviation: bool,
+) -> list[bytes]:
+    """The bytes of one DICOM file for each image, of values [D, H, W] in HU or 0..1."""
+    stack = turn_back(values).transpose(2, 1, 0)
+    rank = np.argsort(order)
+    return [derived.encode(source, conversion, stack[rank[at]], deviation) for at, source in enumerate(sources)]

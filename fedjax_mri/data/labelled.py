@@ -1,0 +1,211 @@
+"""Labelled examples made into a federation: who trains, validates and tests, and at which hospital.
+
+Examples of a group, such as copies of a picture or slices of a patient, stay on one side and at one hospital.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import VALIDATION, ClientData, Federation, Table, Test
+from fedjax_mri.data.partition import Partition, follow, holdout
+from fedjax_mri.data.resident import resident
+
+TRAINING, TEST = "training", "test"  # the third side is VALIDATION
+SIDE_WORDS = {TRAINING: ("training", "train"), VALIDATION: ("validation", "valid", "val"), TEST: ("testing", "test")}
+
+
+class Labelled(NamedTuple):
+    """n examples of C classes, as a file or a folder gives them."""
+
+    arrays: Mapping[str, np.ndarray]  # fields [n, ...]; "label" int32 [n] is one
+    classes: tuple[str, ...]
+    groups: np.ndarray  # int [n]; examples of the same number are never separated
+    sides: np.ndarray | None = None  # str [n], TRAINING, VALIDATION or TEST; None: to be drawn
+    sites: np.ndarray | None = None  # str [n], the hospital of each; None: to be dealt by a partition
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each example, int32 [n]."""
+        return self.arrays["label"]
+
+
+class Part(NamedTuple):
+    """The examples of one side, by client."""
+
+    names: list[str]  # of the clients
+    owner: np.ndarray  # int32 [M], training client or -1
+    places: list[np.ndarray]  # of each client's examples
+
+    @property
+    def all(self) -> np.ndarray:
+        """The places of all examples, client by client."""
+        return np.concatenate([np.empty(0, np.int64), *self.places])
+
+
+class Divided(NamedTuple):
+    """Examples by side and client."""
+
+    train: Part
+    test: Part
+    validation: Part
+
+
+def divide(name: str, examples: Labelled, shares: tuple[float, float], partition: Partition, seed: int) -> Divided:
+    """Examples on the sides and at the sites they come with; what they lack is drawn by `seed`.
+
+    `shares` of every class are held out for testing, of all examples, and for validation, of those left to train. The
+    test set does not depend on the latter. Raises UserError, about data of that `name`, where a class has no example
+    to train on, or none tests.
+    """
+    rng, rng_validation = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+    given = np.full(len(examples.labels), TRAINING) if examples.sides is None else examples.sides
+    train, test, validation = (np.flatnonzero(given == side) for side in (TRAINING, TEST, VALIDATION))
+    if len(test) == 0 and shares[0]:
+        train, test = held_out(examples, train, shares[0], rng, least=1)
+    check_sides(name, examples.classes, examples.labels[train], examples.labels[test])
+    if len(validation) == 0 and shares[1]:
+        train, validation = held_out(examples, train, shares[1], rng_validation, least=0)
+    if examples.sites is not None:
+        clients = sorted(set(examples.sites[train].tolist()))
+        return Divided(*(by_site(examples.sites, clients, places) for places in (train, test, validation)))
+    parts = [train[part] for part in partition.split(examples.labels[train], examples.groups[train], rng)]
+    counts = count(examples, parts)
+
+    def dealt(places: np.ndarray, rng: np.random.Generator) -> Part:
+        return numbered([places[p] for p in follow(examples.labels[places], examples.groups[places], counts, rng)])
+
+    return Divided(numbered(parts), dealt(test, rng), dealt(validation, rng_validation))
+
+
+def held_out(
+    examples: Labelled, places: np.ndarray, share: float, rng: np.random.Generator, least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places [n] in two parts, the second with `share` of every class, and with `least` examples of it or more."""
+    rest, held = holdout(examples.labels[places], examples.groups[places], share, rng, least)
+    return places[rest], places[held]
+
+
+def check_sides(name: str, classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> None:
+    """Raises UserError unless labels [n] of training are of all classes, and some example tests."""
+    for label, of_class in enumerate(classes):
+        if label not in train:
+            raise UserError(f"{name}: no readable image of class {of_class!r} is left to train on: add or remove some")
+    if len(test) == 0:
+        raise UserError(f"{name}: no readable image is left to test on: add some, or raise holdout")
+
+
+def numbered(parts: list[np.ndarray]) -> Part:
+    """A part whose client k belongs to training client k."""
+    return Part([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
+
+
+def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> Part:
+    """The part of examples at `places`: a client for each of their sites, in the order of training `clients`."""
+    theirs = set(sites[places].tolist())
+    names = [name for name in clients if name in theirs] + sorted(theirs - set(clients))
+    owner = np.array([clients.index(name) if name in clients else -1 for name in names], np.int32)
+    return Part(names, owner, [places[sites[places] == name] for name in names])
+
+
+def count(examples: Labelled, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Examples per client and class, int32 [N, C]."""
+    bins = [np.bincount(examples.labels[part], minlength=len(examples.classes)) for part in parts]
+    return np.stack(bins).astype(np.int32)
+
+
+def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence[Table] = ()) -> Federation:
+    """The federation of divided examples, with a test set named `test`; a table of its clients follows `tables`."""
+    counts = count(examples, divided.train.places)
+    tests = {name: part for name, part in ((test, divided.test), (VALIDATION, divided.validation)) if len(part.all)}
+    return Federation(
+        train=clients(examples, divided.train),
+        tests={name: Test(clients(examples, part), part.owner) for name, part in tests.items()},
+        classes=examples.classes,
+        labels=counts,
+        tables=(*tables, client_table(examples, divided)),
+        warnings=tuple(warnings(examples, divided)),
+    )
+
+
+def clients(examples: Labelled, part: Part) -> ClientData:
+    """The examples of a part as client data."""
+    return resident(examples.arrays, part.places)
+
+
+def client_table(examples: Labelled, divided: Divided) -> Table:
+    """A table of the partition: images of each class that train, of all classes that validate and test."""
+    held = {
+        side: {int(owner): len(places) for owner, places in zip(part.owner, part.places)}
+        for side, part in (("validation", divided.validation), ("test", divided.test))
+    }
+    rows = [
+        (name, int(own.sum()), *own.tolist(), *(of_side.get(client, 0) for of_side in held.values()))
+        for client, (name, own) in enumerate(zip(divided.train.names, count(examples, divided.train.places)))
+    ]
+    columns = ("client", "training images", *examples.classes, *(f"{side} images" for side in held))
+    return Table("Clients", columns, rows)
+
+
+def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
+    """What is odd about the sides and the clients, a line each."""
+    if len(examples.classes) == 1:
+        yield f"there is one class, {examples.classes[0]}: a model has nothing to tell apart"
+    tested = np.bincount(examples.labels[divided.test.all], minlength=len(examples.classes))
+    if untested := [name for name, images in zip(examples.classes, tested) if images == 0]:
+        yield f"no test images of {', '.join(untested)}: its accuracy is not measured"
+    if idle := sum(len(places) == 0 for places in divided.train.places):
+        yield f"{idle} of {len(divided.train.places)} clients have no training images"
+
+
+def sides(name: str, splits: Sequence[str]) -> list[str]:
+    """The side of each example from the names of splits. Raises UserError on a name that says no side."""
+    words = {word: side for side, several in SIDE_WORDS.items() for word in several}
+    for split in splits:
+        if split.strip().lower() not in words:
+            raise UserError(f"{name}: split {split!r}: give one of {', '.join(words)}")
+    return [words[split.strip().lower()] for split in splits]
+
+
+def joined(*several: np.ndarray) -> np.ndarray:
+    """Groups int [n]: examples are together where one of `several` groupings [n] has them together."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n, pairs = len(several[0]), []
+    for grouping in several:
+        _, first, of = np.unique(grouping, return_index=True, return_inverse=True)
+        pairs.append((np.arange(n), first[of]))
+    rows, columns = (np.concatenate(ends) for ends in zip(*pairs))
+    return connected_components(coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(n, n)), directed=False)[1]
+
+
+def check_patients(name: str, patients: np.ndarray | None, kept_in: Mapping[str, np.ndarray | None]) -> None:
+    """Raises UserError, naming them, where patients [n] are in two sites or splits; `kept_in`: "site" -> str [n]."""
+    for what, of_each in kept_in.items():
+        if patients is None or of_each is None:
+            continue
+        pairs = np.unique(np.stack([patients, of_each]), axis=1)
+        known, times = np.unique(pairs[0], return_counts=True)
+        if several := known[times > 1].tolist():
+            some = ", ".join(several[:5]) + (", ..." if len(several) > 5 else "")
+            raise UserError(f"{name}: {len(several)} patients are in more than one {what} ({some}): put each into one")
+
+
+def relabelled(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:
+    """Examples with labels that are places in `classes`. Raises UserError on a class that is not among them."""
+    there = [examples.classes[label] for label in np.unique(examples.labels)]
+    if unknown := [one for one in there if one not in classes]:
+        raise UserError(
+            f"{name}: unknown class {unknown[0]!r}, training knows {', '.join(classes)}: rename or remove it"
+        )
+    numbers = np.array([classes.index(one) if one in classes else -1 for one in examples.classes], np.int32)
+    return examples._replace(arrays={**examples.arrays, "label": numbers[examples.labels]}, classes=classes)
+
+
+def one_test(examples: Labelled) -> Test:
+    """All examples as the test set of one site that took no part in training."""
+    part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
+    return Test(clients(examples, part), part.owner)
