@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from fakes import run
 
+from fedjax_mri.convert import command
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import scans
 from fedjax_mri.data.files.read import read
 from fedjax_mri.data.files.scan import Limits, Scan
 from fedjax_mri.data.files.units import to_model
+from fedjax_mri.run import config
 
 WINDOW = (-1000.0, 1000.0)
 PLAIN = [  # of MR: equal to n01_base
@@ -204,3 +207,20 @@ def test_a_wrong_checksum_at_the_end_of_a_larger_file_is_found(tmp_path) -> None
     (tmp_path / "a.nii.gz").write_bytes(sound[:-6] + bytes([sound[-6] ^ 255]) + sound[-5:])
     with pytest.raises(UserError, match="its packed content is damaged"):
         scan(tmp_path / "a.nii.gz")
+
+
+def test_the_offset_is_a_flag_of_convert_and_a_field_of_training(ct, tmp_path) -> None:
+    for name in ("n01_base", "n14_offset1024_unscaled"):
+        shutil.copy(ct / f"{name}.nii.gz", tmp_path)
+    settings = config.override(command.Settings(), ["--ct-offset", "-1024"])
+    path = tmp_path / "n14_offset1024_unscaled.nii.gz"
+    assert run([path], tmp_path / "out", settings=settings) == ((1, 0), [])
+    assert run([tmp_path / "n01_base.nii.gz"], tmp_path / "out") == ((1, 0), [])
+    shifted, plain = (nibabel.load(tmp_path / "out" / one).get_fdata() for one in (path.name, "n01_base.nii.gz"))
+    np.testing.assert_array_equal(shifted, plain)
+    with pytest.raises(UserError, match=r"are HU with an offset: give --ct-offset .*--data\.reading\.ct-offset"):
+        scans.read_files([path], 32, 1, scans.Reading("ct"))
+    trained = scans.read_files([path], 32, 1, scans.Reading("ct", ct_offset=-1024.0))
+    usual = scans.read_files([tmp_path / "n01_base.nii.gz"], 32, 1, scans.Reading("ct"))
+    np.testing.assert_array_equal(trained.images.pixels, usual.images.pixels)
+    assert usual.images.pixels.shape == (6, 32, 32, 1) and usual.images.pixels.max() == 255
