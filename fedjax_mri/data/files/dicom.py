@@ -18,7 +18,6 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"
 ENDINGS = (".dcm", ".dicom", ".ima")
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-LAST = 0xFFFFFFFF  # of all elements
 NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # third or later word of an MR's ImageType
 
 
@@ -64,8 +63,9 @@ def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
         content = inflated(content[end:], limits) if syntax == DEFLATED else content
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     tags: list[BaseTag | int] = [Tag(name) for name in elements]
-    beyond = max(tags, default=LAST)
-    dataset = read_partial(file, lambda tag, vr, length: tag > beyond, force=True, specific_tags=tags or None)
+    last = int(max(tags, default=0))
+    stop = (lambda tag, vr, length: int(tag) > last) if tags else None
+    dataset = read_partial(file, stop, force=True, specific_tags=tags or None)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
             raise UserError("compressed, and states no transfer syntax: write it again with a complete file header")
