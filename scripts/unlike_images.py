@@ -23,10 +23,12 @@ from scipy.stats import rankdata
 
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import duplicates
+from fedjax_mri.data import layout
 from fedjax_mri.data.files import images
+from fedjax_mri.data.layout import Splits
 from fedjax_mri.data.partition import holdout
 from fedjax_mri.data.phantom import Phantom
+from fedjax_mri.data.scans import Reading, read_files
 from fedjax_mri.explain import command, inputs, triage, unlike
 from fedjax_mri.explain.command import Job
 from fedjax_mri.explain.triage import Verdict
@@ -61,15 +63,17 @@ def main() -> None:
 
 def split(root: pathlib.Path, out: pathlib.Path) -> None:
     """Fills OUT/kept and OUT/left_out with links to the slices below a root."""
-    read = images.read(images.find(str(root)), 64, 1)
-    classes = sorted({file.label for file in read.files})
-    labels = np.array([classes.index(file.label) for file in read.files])
-    sides = holdout(labels, duplicates.group(read.hashes, read.digests), LEFT_OUT, np.random.default_rng(0))
+    found, _ = layout.find(str(root), "split/class", Splits("Training", "Testing"))
+    read = read_files(list(found), 64, 1, Reading())
+    files = [read.files[source][0] for source in read.images.source]
+    names = [found[file].label for file in files]
+    labels = np.unique(names, return_inverse=True)[1]
+    sides = holdout(labels, read.images.groups(), LEFT_OUT, np.random.default_rng(0))
     for name, chosen in zip(("kept", "left_out"), sides):
-        for file in (read.files[place] for place in chosen):
-            link = out / name / file.path.absolute().relative_to(root.expanduser().absolute())
+        for file in (files[place] for place in chosen):
+            link = out / name / file.absolute().relative_to(root.expanduser().absolute())
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.path.resolve())
+            link.symlink_to(file.resolve())
         print(f"{out / name}: {len(chosen)} slices")
 
 

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.convert import stream
+from fedjax_mri.convert.stream import Ready
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover, notes, series
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_item
-from fedjax_mri.data.files.scan import Conversion, File, Item, Limits, Scan
+from fedjax_mri.data.files.scan import Conversion, File, Item, Limits
 from fedjax_mri.data.files.units import check_units
 
 Say = Callable[[str], None]
@@ -28,6 +29,7 @@ class Settings:
     """What the flags of `convert` may change."""
 
     batch: int = 8  # slices that the model is shown at a time
+    ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     limits: Limits = field(default_factory=Limits)
 
 
@@ -79,16 +81,17 @@ def convert(job: Job, files: Sequence[File], say: Say, step: Callable[[int], Non
     items, lines = series.items(files, whole=False)
     for line in lines:
         say(line)
-    height, width, _ = job.translator.image
     model = stream.batch_model(job.translator, job.conversion, job.samples)
-    scans = readable(job, items, refuse)
-    for item, scan, made in stream.translate_scans(scans, model, job.conversion, (height, width), job.settings.batch):
+    for item, scan, made in stream.translate_scans(readable(job, items, refuse), model, job.settings.batch):
         try:
             contents = encoded(job, scan, made)
         except UserError as error:
             refuse(item, error)
             continue
+        finally:
+            made.clear()  # a volume may be large, and the next is read while this loop still holds it
         write(targets(job, item), contents)
+        del contents
         notes.say_new(say, title(item), scan.notes, noted)
         count(item, True)
     notes.say_more(say, noted)
@@ -101,19 +104,28 @@ def title(item: Item) -> str:
     return printable(first) if count == 1 else f"{printable(first.parent)}: series of {count} images"
 
 
-def readable(job: Job, items: Sequence[Item], refuse: Callable[[Item, UserError], None]) -> Iterator[tuple[Item, Scan]]:
+def readable(
+    job: Job, items: Sequence[Item], refuse: Callable[[Item, UserError], None]
+) -> Iterator[tuple[Item, Ready]]:
     """Yields the scans that can be converted; the others are refused."""
     claimed: set[Path] = set()
     for item in items:
         try:
             check_targets(job, item, claimed)
-            scan = read_item(item, job.conversion.source, job.settings.limits)
-            check_units(scan, job.conversion)
+            scan = ready(job, item)
         except UserError as error:
             refuse(item, error)
             continue
         claimed |= set(targets(job, item))
         yield item, scan
+
+
+def ready(job: Job, item: Item) -> Ready:
+    """A scan as the model takes it. Raises UserError where it cannot be converted."""
+    scan = read_item(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
+    check_units(scan, job.conversion)
+    height, width, _ = job.translator.image
+    return stream.ready(scan, job.conversion, (height, width))
 
 
 def targets(job: Job, item: Item) -> list[Path]:
@@ -133,7 +145,7 @@ def check_targets(job: Job, item: Item, claimed: set[Path]) -> None:
             raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
-def encoded(job: Job, scan: Scan, made: Sequence[np.ndarray]) -> list[bytes]:
+def encoded(job: Job, scan: Ready, made: Sequence[np.ndarray]) -> list[bytes]:
     """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
         with warnings.catch_warnings():

@@ -13,55 +13,60 @@ from fedjax_mri.data.files.scan import Conversion, Item, Scan
 Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> the image made, perhaps its deviation: [B, H, W]
 
 
+class Ready(NamedTuple):
+    """A scan as the model takes it, without its own voxels, which may be large, and what writing a result needs."""
+
+    slices: np.ndarray  # float32 [D, H, W]
+    shape: tuple[int, int]  # [h, w] of the scan's own slices
+    pixel: tuple[float, float]  # mm between its rows and columns
+    encode: Callable[[Conversion, np.ndarray, bool], list[bytes]]
+    notes: tuple[str, ...]
+
+
 class Slice(NamedTuple):
-    """One slice of a scan, and where it belongs."""
+    """One slice as the model takes it, and where it belongs."""
 
     item: Item
-    scan: Scan
-    image: np.ndarray  # float32 [h, w]
-    last: bool  # of its scan
+    scan: Ready
+    place: int  # in its scan
+
+
+def ready(scan: Scan, conversion: Conversion, size: tuple[int, int]) -> Ready:
+    """A scan as a model of this size takes it."""
+    slices = units.to_model(scan, conversion.source, conversion.window, size)
+    _, height, width = scan.voxels.shape
+    return Ready(slices, (height, width), units.pixel(scan), scan.encode, scan.notes)
 
 
 def translate_scans(
-    scans: Iterable[tuple[Item, Scan]],
-    model: Model,
-    conversion: Conversion,
-    size: tuple[int, int],
-    batch: int,
-) -> Iterator[tuple[Item, Scan, list[np.ndarray]]]:
+    scans: Iterable[tuple[Item, Ready]], model: Model, batch: int
+) -> Iterator[tuple[Item, Ready, list[np.ndarray]]]:
     """Yields each scan as soon as its last slice is made, with what the model makes of it, each [D, h, w]."""
-    rows: list[list[np.ndarray]] = []
+    results: list[np.ndarray] = []
     for group in batches(slices(scans), batch):
-        for one, *made in zip(group, *model(stacked(group, conversion, size, batch))):
-            rows.append([resample.unfit(image, one.image.shape) for image in made])
-            if one.last:
-                yield one.item, one.scan, [np.stack(column) for column in zip(*rows)]
-                rows = []
+        images = [one.scan.slices[one.place] for one in group]
+        made = model(np.stack(images + images[-1:] * (batch - len(group))))
+        for at, (item, scan, place) in enumerate(group):
+            results = results or [np.empty((len(scan.slices), *scan.shape), np.float32) for _ in made]
+            for result, image in zip(results, made):
+                result[place] = resample.unfit(image[at], scan.shape, scan.pixel)
+            if place == len(scan.slices) - 1:
+                whole, results = results, []
+                yield item, scan, whole
+                del whole  # before the next scan is read
 
 
-def slices(scans: Iterable[tuple[Item, Scan]]) -> Iterator[Slice]:
+def slices(scans: Iterable[tuple[Item, Ready]]) -> Iterator[Slice]:
     """All slices of all scans, in order."""
     for item, scan in scans:
-        for place, image in enumerate(scan.voxels, 1):
-            yield Slice(item, scan, image, place == len(scan.voxels))
+        for place in range(len(scan.slices)):
+            yield Slice(item, scan, place)
 
 
 def batches(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:
     """The items `size` at a time; the last batch may have fewer."""
     while group := list(itertools.islice(items, size)):
         yield group
-
-
-def stacked(group: list[Slice], conversion: Conversion, size: tuple[int, int], batch: int) -> np.ndarray:
-    """A batch of slices as the model takes them, [batch, H, W]; the last is repeated where there are fewer."""
-    images = [model_input(one.image, one.scan.units == "display", conversion, size) for one in group]
-    return np.stack(images + images[-1:] * (batch - len(group)))
-
-
-def model_input(image: np.ndarray, displayed: bool, conversion: Conversion, size: tuple[int, int]) -> np.ndarray:
-    """A slice [h, w] in the file's units as the model takes it, [H, W]."""
-    fitted = resample.fit(image, size, units.background(displayed, conversion))
-    return units.to_model(fitted, displayed, conversion)
 
 
 def batch_model(translator: Translator, conversion: Conversion, samples: int) -> Model:

@@ -68,7 +68,8 @@ class Arrays:
         shown, range_note = grey_levels(self.path, laid_out, self.black, self.white)
         labels, classes = class_numbers(self.path, found[self.labels], self.classes)
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
-        sides = labelled.sides(self.path, found[self.splits].astype(str)) if self.splits in found else None
+        splits = found[self.splits].astype(str).tolist() if self.splits in found else None
+        sides = None if splits is None else np.array(labelled.sides(self.path, splits))
         groups = labelled.joined(*([] if patients is None else [patients]), copies(shown))
         labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
         examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites)

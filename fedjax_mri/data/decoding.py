@@ -28,6 +28,8 @@ class Found(NamedTuple):
 
     images: Sequence[Decoded] = ()
     reason: str = ""  # why there are no images
+    kind: str = ""  # "ct" or "mr"; "" for pictures
+    label: str = ""  # of records, which carry it
     patient: str = ""
     site: str = ""
     notes: tuple[str, ...] = ()
@@ -40,6 +42,8 @@ class Images(NamedTuple):
     source: np.ndarray  # int32 [n], which of the sources each image comes from
     digests: np.ndarray  # uint64 [n], equal for exact copies
     hashes: np.ndarray  # uint64 [n, 2], near for near copies; the second is that of the mirror image
+    kinds: np.ndarray  # str [sources], "ct" or "mr"; "" for pictures and for what gave no image
+    labels: np.ndarray  # str [sources], of records
     patients: np.ndarray  # str [sources]; "" where not known
     sites: np.ndarray  # str [sources], their hospitals; "" where not known
     quarantined: list[tuple[int, str]]  # a source, and the reason why it gave no image
@@ -50,8 +54,8 @@ class Images(NamedTuple):
         return duplicates.group(self.hashes[:, 0], self.digests, mirrored=self.hashes[:, 1])
 
 
-def decode(sources: Sequence[Any], read: Callable[[Any], Found], facts: Any = None) -> Images:
-    """The images that `read` gives of each source. Raises UserError where there is not one.
+def decode(sources: Sequence[Any], read: Callable[[Any], Found], names: Sequence[str], facts: Any = None) -> Images:
+    """The images that `read` gives of each source. Raises UserError, with one of their names, where there is not one.
 
     `facts`: text, numbers and lists of them that decide what the images are, such as settings and the sizes and times
     of files. With them the images are kept in the user's cache folder, and found there the next time.
@@ -59,14 +63,14 @@ def decode(sources: Sequence[Any], read: Callable[[Any], Found], facts: Any = No
     if facts is None:
         pixels: list[np.ndarray] = []
         index = gather(results(sources, read), pixels.append)
-        return loaded(np.stack(pixels) if pixels else np.empty(0), index)
+        return loaded(np.stack(pixels) if pixels else np.empty(0), index, names)
     folder = cache.folder() / "images" / hashlib.sha256(json.dumps([FORMAT, facts]).encode()).hexdigest()[:20]
     try:
         if not folder.exists():
             build(folder, results(sources, read))
         with np.load(folder / INDEX) as file:
             index = dict(file)
-        return loaded(np.memmap(folder / PIXELS, index["dtype"].item(), "r", shape=tuple(index["shape"])), index)
+        return loaded(np.memmap(folder / PIXELS, index["dtype"].item(), "r", shape=tuple(index["shape"])), index, names)
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}: free some space, or set XDG_CACHE_HOME to another disk"
@@ -80,7 +84,7 @@ def build(folder: Path, found: Iterator[Found]) -> None:
     try:
         with (draft / PIXELS).open("wb") as file:
             index = gather(found, lambda pixels: file.write(np.ascontiguousarray(pixels).data))
-        np.savez(draft / INDEX, **index)
+        np.savez(draft / INDEX, allow_pickle=False, **index)
         with contextlib.suppress(FileExistsError):  # another process was first
             draft.rename(folder)
     finally:
@@ -103,12 +107,12 @@ def results(sources: Sequence[Any], read: Callable[[Any], Found]) -> Iterator[Fo
 def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict[str, np.ndarray]:
     """All that is to be known of the images, as arrays; the pixels themselves are given to `keep`, one by one."""
     rows: list[tuple[int, int, int, int]] = []
-    sources: list[tuple[str, str]] = []
+    sources: list[tuple[str, ...]] = []
     bad: list[tuple[str, str]] = []
     notes: Counter[str] = Counter()
     shape, dtype = (0,), np.dtype(np.uint8)
     for number, one in enumerate(found):
-        sources.append((one.patient, one.site))
+        sources.append((one.kind, one.label, one.patient, one.site))
         notes.update(one.notes)
         if one.reason:
             bad.append((str(number), one.reason))
@@ -118,7 +122,7 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
             rows.append((number, image.digest, image.hash, image.mirrored))
     return {
         "rows": np.array(rows, np.uint64).reshape(-1, 4),
-        "sources": np.array(sources, str).reshape(-1, 2),
+        "sources": np.array(sources, str).reshape(-1, 4),
         "bad": np.array(bad, str).reshape(-1, 2),
         "notes": np.array([(note, str(count)) for note, count in notes.items()], str).reshape(-1, 2),
         "shape": np.array((len(rows), *shape)),
@@ -126,13 +130,14 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
     }
 
 
-def loaded(pixels: np.ndarray, index: Mapping[str, np.ndarray]) -> Images:
+def loaded(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[str]) -> Images:
     """The images with these pixels [n, ...] and what `gather` knows of them. Raises UserError where there are none."""
-    number, digests, *hashes = index["rows"].T
+    number, digests, hashed, mirrored = index["rows"].T
     quarantined = [(int(source), reason) for source, reason in index["bad"].tolist()]
     if len(number) == 0:
-        why = f"; such as number {quarantined[0][0]}: {quarantined[0][1]}" if quarantined else ""
-        raise UserError(f"none of {len(index['sources'])} files or records gives an image{why}")
-    patients, sites = index["sources"].T
+        why = f", such as {names[quarantined[0][0]]} ({quarantined[0][1]})" if quarantined else ""
+        raise UserError(f"none of {len(names)} images could be read{why}: replace them")
     notes = {note: int(count) for note, count in index["notes"].tolist()}
-    return Images(pixels, number.astype(np.int64), digests, np.stack(hashes, 1), patients, sites, quarantined, notes)
+    kinds, labels, patients, sites = index["sources"].T
+    source, hashes = number.astype(np.int64), np.stack([hashed, mirrored], 1)
+    return Images(pixels, source, digests, hashes, kinds, labels, patients, sites, quarantined, notes)

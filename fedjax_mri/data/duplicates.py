@@ -35,7 +35,7 @@ def perceptual_pair(image: "Image") -> tuple[int, int]:
     if ImageStat.Stat(grey).stddev[0] < 1:
         return 0, 0
     small = grey.resize((HASHED, HASHED), Image.Resampling.LANCZOS)  # as imagehash begins
-    return tuple(int(str(imagehash.phash(one)), 16) for one in (small, ImageOps.mirror(small)))
+    return int(str(imagehash.phash(small)), 16), int(str(imagehash.phash(ImageOps.mirror(small))), 16)
 
 
 def group(hashes: np.ndarray, digests: np.ndarray, distance: int = 4, mirrored: np.ndarray | None = None) -> np.ndarray:

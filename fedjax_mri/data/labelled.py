@@ -63,7 +63,7 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
     rng, rng_validation = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     given = np.full(len(examples.labels), TRAINING) if examples.sides is None else examples.sides
     train, test, validation = (np.flatnonzero(given == side) for side in (TRAINING, TEST, VALIDATION))
-    if len(test) == 0 and examples.sides is None:
+    if len(test) == 0 and shares[0]:
         train, test = held_out(examples, train, shares[0], rng, least=1)
     check_sides(name, examples.classes, examples.labels[train], examples.labels[test])
     if len(validation) == 0 and shares[1]:
@@ -160,13 +160,13 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
         yield f"{idle} of {len(divided.train.places)} clients have no training images"
 
 
-def sides(name: str, splits: np.ndarray) -> np.ndarray:
-    """The side of each example, str [n], from the names of splits. Raises UserError on a name that says no side."""
+def sides(name: str, splits: Sequence[str]) -> list[str]:
+    """The side of each example from the names of splits. Raises UserError on a name that says no side."""
     words = {word: side for side, several in SIDE_WORDS.items() for word in several}
-    for split in np.unique(splits).tolist():
+    for split in splits:
         if split.strip().lower() not in words:
             raise UserError(f"{name}: split {split!r}: give one of {', '.join(words)}")
-    return np.array([words[split.strip().lower()] for split in splits.tolist()])
+    return [words[split.strip().lower()] for split in splits]
 
 
 def joined(*several: np.ndarray) -> np.ndarray:

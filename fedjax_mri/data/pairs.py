@@ -1,5 +1,6 @@
-"""Registered CT and MR slices of real patients: root/CT/<case><SSS>.png and root/MRI/<case><SSS>.png."""
+"""Registered CT and MR slices of real patients: pictures of equal names in root/CT and root/MRI."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Table, Test
-from fedjax_mri.data.files import images
+from fedjax_mri.data.files import raster
+from fedjax_mri.data.files.folders import is_wanted
+from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.resident import Resident, resident
+from fedjax_mri.data.scans import Reading, read_files
 
-SLICE = 3  # digits at the end of a name that count slices; what stands before them is the case
+NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice, at the end of a name
 CLASSES = ("slice",)
 SIDES = ("training", "test", VALIDATION)
 
@@ -34,10 +38,10 @@ class Pairs:
 
     def build(self, seed: int) -> Federation:
         """Sides of cases are drawn by `seed`. Raises UserError on folders that hold no pairs, or too few cases."""
-        names, cases, pixels = self._read()
-        known = sorted(set(cases))
+        names, of_each, pixels = self._read()
+        known = sorted(set(of_each))
         sides = self._sides(known, seed)
-        parts = {case: np.flatnonzero(np.asarray(cases) == case) for case in known}
+        parts = {case: np.flatnonzero(np.asarray(of_each) == case) for case in known}
         train, test, validation = ([parts[case] for case in known if sides[case] == side] for side in SIDES)
         rows = [(case, len(parts[case]), sides[case]) for case in known]
         return Federation(
@@ -52,8 +56,8 @@ class Pairs:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """One test set of all cases, each a test client."""
-        _, cases, pixels = self._read()
-        parts = [np.flatnonzero(np.asarray(cases) == case) for case in sorted(set(cases))]
+        _, of_each, pixels = self._read()
+        parts = [np.flatnonzero(np.asarray(of_each) == case) for case in sorted(set(of_each))]
         return {Path(self.root).name: unseen(pixels, parts)}, ()
 
     def _sides(self, cases: Sequence[str], seed: int) -> dict[str, str]:
@@ -71,31 +75,68 @@ class Pairs:
     def _read(self) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
         """Names and cases of the pairs, and their pixels uint8 [n, size, size, 1] by modality."""
         folders = {"ct": Path(self.root).expanduser() / self.ct, "mr": Path(self.root).expanduser() / self.mr}
-        names = paired(folders["ct"], folders["mr"])
-        return names, [Path(name).stem[:-SLICE] for name in names], {
-            modality: stack([folder / name for name in names], self.size) for modality, folder in folders.items()
-        }  # fmt: skip
+        found = paired(folders["ct"], folders["mr"])
+        pixels = {modality: stack(list(paths), self.size) for modality, paths in zip(folders, zip(*found.values()))}
+        return list(found), cases(list(found)), pixels
 
 
-def paired(ct: Path, mr: Path) -> list[str]:
-    """Names that both folders have. Raises UserError where a folder is missing, or a file without its partner."""
-    for folder in (ct, mr):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; data.root must hold a folder of CT and one of MR slices")
-    here, there = ({path.name for path in folder.glob("*.png")} for folder in (ct, mr))
-    for name in sorted(here ^ there):
-        raise UserError(f"{(ct if name in here else mr) / name}: has no partner in the other folder; add or remove it")
-    if not here:
-        raise UserError(f"{ct}: no PNG files there; give the folder that holds the pairs")
-    return sorted(here)
+def paired(ct: Path, mr: Path) -> dict[str, tuple[Path, Path]]:
+    """Name of a pair without its ending -> CT and MR. Raises UserError on a missing folder or partner, or two sizes."""
+    here, there = pictures(ct), pictures(mr)
+    for name in sorted(here.keys() ^ there.keys()):
+        path, others = (here[name], there) if name in here else (there[name], here)
+        like = next((other for other in sorted(others) if other.startswith(name) or name.startswith(other)), "")
+        hint = f" ({others[like].name} is of another name: give both the same)" if like else ""
+        raise UserError(f"{printable(path)}: has no partner in the other folder{hint}; add, rename or remove it")
+    for name in sorted(here):
+        (width, height), (mr_width, mr_height) = size(here[name]), size(there[name])
+        if (width, height) != (mr_width, mr_height) and width and mr_width:
+            raise UserError(
+                f"{printable(there[name])}: {mr_width} x {mr_height} pixels, and its CT {width} x {height}: registered "
+                "pairs are of one size; replace it, or remove both"
+            )
+    return {name: (here[name], there[name]) for name in sorted(here)}
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture; 0 and 0 where it is none, which is said when it is read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError:
+        return 0, 0
+
+
+def pictures(folder: Path) -> dict[str, Path]:
+    """Pictures of a folder by their names without endings. Raises UserError where there are none, or two of a name."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; data.root must hold a folder of CT and one of MR slices")
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if is_wanted(path.name)):
+        if path.name.lower().endswith(raster.READER.endings):
+            if path.stem in found:
+                raise UserError(f"{printable(path)}: {found[path.stem].name} has the same name: remove one of them")
+            found[path.stem] = path
+    if not found:
+        raise UserError(
+            f"{folder}: no pictures ({', '.join(raster.READER.endings)}) there; give the folder of the pairs"
+        )
+    return found
+
+
+def cases(names: Sequence[str]) -> list[str]:
+    """The case of each pair: what stands before the last number of its name, p1 of p1_05; 41 of 41005."""
+    return [NUMBER.sub("", name) or name for name in names]
 
 
 def stack(paths: Sequence[Path], size: int) -> np.ndarray:
     """Pixels uint8 [n, size, size, 1]. Raises UserError on a file that is not an image."""
-    read = images.read([images.File(path, "", CLASSES[0]) for path in paths], size, 1)
-    for name, reason in read.quarantined:
-        raise UserError(f"{name}: {reason}; replace it, or remove it from both folders")
-    return read.pixels
+    read = read_files(paths, size, 1, Reading())
+    for source, reason in read.images.quarantined:
+        raise UserError(f"{read.names[source]}: {reason}; replace it, or remove it from both folders")
+    return read.images.pixels
 
 
 def examples(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:

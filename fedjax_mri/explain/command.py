@@ -43,6 +43,7 @@ class Settings:
     alpha: float = 0.1  # share of cases in which a set of classes may miss the truth
     accuracy: float = 0.95  # wanted of predictions that nobody reviews
     seed: Seed = 0  # of methods that draw
+    ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ def prepare(
     check_out(out, force)
     trained = model.load(runs)
     explainers = maps.explainers(trained, names, say)
-    reader = inputs.reader(trained, settings.limits)
+    reader = inputs.reader(trained, settings.limits, settings.ct_offset)
     calibration = triage.calibrate(runs, Requirements(settings.alpha, settings.accuracy), say)
     energies, strongest = reference_responses(trained, explainers, settings)
     usual = Usual(results.reference(runs[0]), energies)

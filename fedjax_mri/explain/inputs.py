@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.convert import stream
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import images, raster, read, resample, units
 from fedjax_mri.data.files.scan import Conversion, Limits, Scan
@@ -23,15 +22,16 @@ class Reader(NamedTuple):
     decodes: bool  # display pictures are read as in training, where that read files
     resizes: bool  # whether the run brings images of any size to its own
     limits: Limits
+    ct_offset: float | None = None  # see `read.read`
 
 
-def reader(trained: Trained, limits: Limits) -> Reader:
+def reader(trained: Trained, limits: Limits, ct_offset: float | None = None) -> Reader:
     """The reader for files of a run's modality; where its data do not say which that is, they count as MR."""
     data = trained.data
     modality = data.modalities[0] if data.modalities else "mr"
     other = {"ct": "mr", "mr": "ct"}[modality]
     conversion = Conversion(modality, other, data.window, trained.name, uuid.uuid4())
-    return Reader(trained.image, conversion, data.pictures, data.pictures or trained.resizes, limits)
+    return Reader(trained.image, conversion, data.pictures, data.pictures or trained.resizes, limits, ct_offset)
 
 
 def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -39,14 +39,14 @@ def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
     Raises UserError where the run's classifier cannot take the file.
     """
-    scan = read.read(path, reader.conversion.source, reader.limits)
+    scan = read.read(path, reader.conversion.source, reader.limits, reader.ct_offset)
     check(reader, scan)
     height, width, channels = reader.image
     if reader.decodes and scan.units == "display":
         return decoded(path, height, channels), scan.notes
-    ready = stream.model_input(scan.voxels[0], scan.units == "display", reader.conversion, (height, width))
-    window = reader.conversion.window
-    in_hu = reader.conversion.source == "ct" and window is not None
+    modality, window = reader.conversion.source, reader.conversion.window
+    ready = units.to_model(scan, modality, window, (height, width))[0]
+    in_hu = modality == "ct" and window is not None
     shown = np.asarray(displayed(window, "ct", jnp.asarray(ready))) if in_hu else ready
     return np.repeat(shown[..., None], channels, -1).astype(np.float32), scan.notes
 

@@ -71,7 +71,7 @@ def test_mr_of_any_scale_is_brought_to_one_as_the_phantom_s(tmp_path) -> None:
 
 AFFINES = {
     "axial": np.diag([-1.0, -1.0, 2.0, 1.0]),
-    "coronal, oblique": np.array([[0.9, 0.1, 0, 5], [0.1, 0, 3.0, -7], [0, -1.1, 0.2, 11], [0, 0, 0, 1.0]]),
+    "coronal, oblique": np.array([[0.9, 0.1, 0, 5], [0.1, 0, 0.9, -7], [0, -1.1, 0.1, 11], [0, 0, 0, 1.0]]),
 }
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import layout
 from fedjax_mri.data.files import images
 from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.layout import Splits
 from fedjax_mri.data.partition import IID, Dirichlet, Sizes
 from fedjax_mri.data.resident import resident
 
@@ -156,15 +159,15 @@ def break_files(folder: pathlib.Path) -> dict[str, str]:
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").touch()
     (folder / "text.png").write_text("not an image\n" * 20)
-    picture(1).save(folder / "bitmap.jpeg", format="BMP")
+    picture(1).save(folder / "web.jpeg", format="WEBP")
     Image.new("L", (12_000, 12_000)).save(folder / "bomb.png")
     Image.new("L", (20_000, 10_000)).save(folder / "larger bomb.png")
     picture(2, (400, 400)).save(folder / "cut.jpg", quality=95)
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-3000])
     (folder / "gone.png").symlink_to("nowhere")
-    reasons = {"cut.png": "runcated", "empty.jpg": "empty file", "text.png": "not a PNG or JPEG"}
-    reasons |= {"bitmap.jpeg": "not a PNG or JPEG", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
-    return reasons | {"cut.jpg": "truncated", "gone.png": "No such file"}
+    reasons = {"cut.png": "runcated", "empty.jpg": "empty file", "text.png": "of no kind that can be read"}
+    reasons |= {"web.jpeg": "of no kind", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
+    return reasons | {"cut.jpg": "truncated", "gone.png": "no such file"}
 
 
 def test_bad_files_are_quarantined_and_the_run_goes_on(root):
@@ -205,11 +208,36 @@ def test_decoding_keeps_proportions_depth_and_colour(tmp_path):
     assert images.decode(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
 
 
-def test_splits_at_any_depth_and_hidden_files(tmp_path):
-    for name in ("a/b/cyst/1.png", "cyst/2.JPEG", "a/.cache/none/3.png", "cyst/._2.jpeg"):
+@pytest.mark.parametrize(
+    ("levels", "path", "place"),
+    [
+        ("split/class", "Training/cyst/1.png", ("Training", "", "cyst", "")),
+        ("split/class", "Training/cyst/P1/day 2/1.png", ("Training", "", "cyst", "P1/day 2")),
+        ("split/class", "data/v2/Training/cyst/1.png", ("Training", "", "cyst", "")),
+        ("split/class", "cyst/.cache/1.png", None),
+        ("split/class", "cyst/__MACOSX/1.png", None),
+        ("site/class", "Rome/cyst/1.png", ("", "Rome", "cyst", "")),
+        ("split/site/class", "train/Rome/cyst/P1/1.png", ("train", "Rome", "cyst", "P1")),
+        ("split/patient/class", "Training/P1/cyst/1.png", ("Training", "", "cyst", "P1")),
+    ],
+)
+def test_folders_are_what_the_layout_says(tmp_path, levels, path, place):
+    for name in (path, str(Path(path).parent).replace("cyst", "none") + "/2.png"):
         save(0, tmp_path / name)
-    found = [(file.path.name, file.split, file.label) for file in images.find(str(tmp_path))]
-    assert found == [("1.png", "a/b", "cyst"), ("2.JPEG", "", "cyst")]
+    if place is None:
+        save(0, tmp_path / "cyst/3.png")
+        save(0, tmp_path / "none/4.png")
+    found, _ = layout.find(str(tmp_path), levels, Splits("Training", "Testing"))
+    assert found.get(tmp_path / path) == (place and layout.Place(*place))
+
+
+def test_folders_that_may_be_classes_or_patients_are_asked_about(tmp_path):
+    for name in ("cyst/P1", "cyst/P2", "none/P1", "none/P2"):
+        save(0, tmp_path / name / "1.png")
+    with pytest.raises(UserError, match=r"cyst, none each hold P1, P2: say which are classes, as --data.layout"):
+        build(tmp_path, split="grouped")
+    found, _ = layout.find(str(tmp_path), "class/patient", Splits("Training", "Testing"))
+    assert {at.label for at in found.values()} == {"cyst", "none"}
 
 
 def without_splits(root):
@@ -359,5 +387,5 @@ def test_real_brain_tumour_slices():
     assert leaks[2] == ("no_tumor", 82, 82, 0)
     assert leaks[-1][:3] == ("all", 312, 201) and 0 < leaks[-1][3] < 20
     grouped = build(REAL, split="grouped", partition=Dirichlet(20, 0.5))
-    assert table(grouped.tables, "Test images with a twin in training")[-1] == ("all", 391, 0, 0)
-    assert grouped.labels.sum() == 2609 - 391  # 15 % of 2609
+    assert table(grouped.tables, "Test images with a twin in training")[-1] == ("all", 392, 0, 0)
+    assert grouped.labels.sum() == 2609 - 392  # 15 % of 2609

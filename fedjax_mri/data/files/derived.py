@@ -47,26 +47,25 @@ UNKNOWN = {
 STORAGE = {"ct": "1.2.840.10008.5.1.4.1.1.2", "mr": "1.2.840.10008.5.1.4.1.1.4"}
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 STEPS = 4095  # of 0..1
+Source = dict[str, Any]  # elements of the image that another is derived from, by their names
 
 
-def metadata(source: Any) -> tuple[Any, tuple[str, ...]]:
-    """The elements of a source that a derived object needs, without pixels; and which are left out, in sentences.
+def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
+    """The elements of a source that a derived object needs; and which are left out, in sentences.
 
     Left out are values that their elements may not hold, such as a date 01/01/2020. Text is decoded.
     """
-    from pydicom import Dataset
-
-    few, dropped = Dataset(), []
-    for name in dict.fromkeys([*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED]):
-        value = sound(source, name)
+    found, dropped = {}, []
+    for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED):
+        value = sound(dataset, name)
         if value is not None:
-            setattr(few, name, value)
-        elif name in source and texts(source, name):
+            found[name] = value
+        elif name in dataset and texts(dataset, name):
             dropped.append(f"its {name} is not valid, and left out of what is made")
-    return few, tuple(dropped)
+    return found, tuple(dropped)
 
 
-def sound(source: Any, name: str) -> Any:
+def sound(dataset: Any, name: str) -> Any:
     """The value of an element, as it may be written; None where it is absent, empty or not what the element holds.
 
     Numbers are shortened to the digits that DICOM allows. Identifiers stay as they are, since others refer to them.
@@ -78,8 +77,8 @@ def sound(source: Any, name: str) -> Any:
     kind = dictionary_VR(name)
     try:
         if kind == "DS":
-            return [DSfloat(one.replace(",", "."), auto_format=True) for one in texts(source, name)] or None
-        value = source[name].value
+            return [DSfloat(one.replace(",", "."), auto_format=True) for one in texts(dataset, name)] or None
+        value = dataset[name].value
         if kind == "SQ":
             return value if all(list(item.iterall()) for item in value) else None  # which decodes their text
         if kind == "PN":
@@ -92,7 +91,7 @@ def sound(source: Any, name: str) -> Any:
     return None if value in (None, "") else value
 
 
-def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
+def encode(source: Source, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
     """The bytes of a DICOM file of values [rows, columns] in HU or 0..1."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -108,12 +107,12 @@ def encode(source: Any, conversion: Conversion, values: np.ndarray, deviation: b
     return file.getvalue()
 
 
-def has_position(source: Any) -> bool:
+def has_position(source: Source) -> bool:
     """Whether the source says where it lies in the patient."""
     return all(source.get(name) for name in PLACE)
 
 
-def copied(source: Any) -> Any:
+def copied(source: Source) -> Any:
     """A new dataset with the patient, study and geometry of the source."""
     from pydicom import Dataset
 
@@ -124,12 +123,12 @@ def copied(source: Any) -> Any:
     return made
 
 
-def identify(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+def identify(made: Any, source: Source, conversion: Conversion, deviation: bool) -> None:
     """Writes identifiers: the source's study, a series for each of its series and command, an instance of its own."""
-    made.StudyInstanceUID = source.StudyInstanceUID
-    made.SeriesInstanceUID = uid(conversion.id, source.SeriesInstanceUID, str(deviation))
+    made.StudyInstanceUID = source["StudyInstanceUID"]
+    made.SeriesInstanceUID = uid(conversion.id, source["SeriesInstanceUID"], str(deviation))
     frame = source.get("ReferencedFrameNumber")  # of a multi-frame source
-    names = [source.SOPInstanceUID, *([] if frame is None else [str(frame)]), str(deviation)]
+    names = [source["SOPInstanceUID"], *([] if frame is None else [str(frame)]), str(deviation)]
     made.SOPInstanceUID = uid(conversion.id, *names)
     made.SOPClassUID = STORAGE[conversion.to] if has_position(source) else SECONDARY_CAPTURE
     number = source.get("SeriesNumber")
@@ -141,7 +140,7 @@ def uid(command: uuid.UUID, *names: str) -> str:
     return f"2.25.{uuid.uuid5(command, ' '.join(names)).int}"
 
 
-def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) -> None:
+def describe(made: Any, source: Source, conversion: Conversion, deviation: bool) -> None:
     """Writes what the image is, what it was made of, and by which model."""
     from pydicom import Dataset
 
@@ -155,9 +154,9 @@ def describe(made: Any, source: Any, conversion: Conversion, deviation: bool) ->
     about = f"synthetic {what} by the model {model[:500]} of fedjax-mri; not a measurement{confined}"
     made.DerivationDescription = about
     origin = Dataset()
-    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source["SOPClassUID"], source["SOPInstanceUID"]
     if "ReferencedFrameNumber" in source:
-        origin.ReferencedFrameNumber = source.ReferencedFrameNumber
+        origin.ReferencedFrameNumber = source["ReferencedFrameNumber"]
     made.SourceImageSequence = [origin]
     if not has_position(source):
         made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "SYN"

@@ -13,10 +13,10 @@ import sys
 
 import numpy as np
 
-MEMORY = 2**30  # bytes that a decoder may use beside a multiple of what it decodes
-SECONDS = 30  # of processor time, and one more for each MB that it decodes
-REQUEST = struct.Struct("<QQQ16s")  # bytes of the file and of its pixels, seconds; plug-in of pydicom
-ANSWER = struct.Struct("<?c?Q")  # decoded?, 1 or 2 or 4 bytes a pixel, signed?; bytes that follow
+MEMORY = 2**30  # bytes that a decoder may use beside multiples of the file and its pixels
+SECONDS = 30  # of processor time, and one more for each MB of pixels
+REQUEST = struct.Struct("<QQQ16s")  # bytes of the file, bytes of memory, seconds, plug-in of pydicom
+ANSWER = struct.Struct("<??BQ")  # decoded?, signed?, bytes a pixel; bytes that follow
 _idle: list[subprocess.Popen[bytes]] = []  # processes that wait for a file; each thread takes one or starts one
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
@@ -26,25 +26,26 @@ class DecodingError(Exception):
     """Why pixels could not be decoded."""
 
 
-def decode(content: bytes, claimed: int, plugin: str, seconds: float = SECONDS) -> np.ndarray:
+def decode(content: bytes, claimed: int, plugin: str) -> np.ndarray:
     """The pixels, flat and of whatever integer type they are stored in, of a DICOM file's bytes.
 
     `claimed` is the number of bytes that the header says they take. Raises DecodingError.
     """
+    memory, seconds = MEMORY + 8 * claimed + 4 * len(content), SECONDS + claimed // 10**6
+    request = REQUEST.pack(len(content), memory, seconds, plugin.encode()) + content
     worker = waiting() or started()
-    budget = int(seconds + claimed / 1e6 + 1)
     try:
-        succeeded, width, signed, answer = ask(worker, content, claimed, plugin, budget)
+        succeeded, kind, answer = ask(worker, request, most=max(2 * claimed, 1000))
     except BaseException as error:
         worker.kill()
         worker.communicate()
         if isinstance(error, (OSError, EOFError, struct.error)):
-            raise DecodingError(f"its decoder failed, or needed more than {budget} s or too much memory") from None
+            raise DecodingError(f"the decoder failed, or needed more than {seconds} s") from None
         raise
     _idle.append(worker)
     if not succeeded:
         raise DecodingError(answer.decode("utf-8", "replace")[:200])
-    return np.frombuffer(answer, f"<{'i' if signed else 'u'}{width.decode()}")
+    return np.frombuffer(answer, kind)
 
 
 def waiting() -> "subprocess.Popen[bytes] | None":
@@ -71,20 +72,18 @@ def started() -> "subprocess.Popen[bytes]":
     )
 
 
-def ask(
-    worker: "subprocess.Popen[bytes]", content: bytes, claimed: int, plugin: str, seconds: int
-) -> tuple[bool, bytes, bool, bytes]:
-    """Whether the process decoded, bytes a pixel, signed, and pixels or reason. Raises where it ended instead."""
+def ask(worker: "subprocess.Popen[bytes]", request: bytes, most: int) -> tuple[bool, str, bytes]:
+    """Whether the process decoded, the type of pixels, and pixels or reason. Raises where it ended instead."""
     assert worker.stdin is not None and worker.stdout is not None
-    worker.stdin.write(REQUEST.pack(len(content), claimed, seconds, plugin.encode()) + content)
+    worker.stdin.write(request)
     worker.stdin.flush()
-    succeeded, width, signed, length = ANSWER.unpack(worker.stdout.read(ANSWER.size))
-    if length > max(2 * claimed, 1000) or width not in (b"1", b"2", b"4"):
-        raise OSError("more than a decoder can have to say")
+    succeeded, signed, width, length = ANSWER.unpack(worker.stdout.read(ANSWER.size))
+    if length > most or width not in (1, 2, 4):
+        raise EOFError
     answer = worker.stdout.read(length)
     if len(answer) < length:
         raise EOFError
-    return succeeded, width, signed, answer
+    return succeeded, f"<{'i' if signed else 'u'}{width}", answer
 
 
 @atexit.register
@@ -99,15 +98,16 @@ def serve() -> None:
     source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what decoders print is no answer
     while request := source.read(REQUEST.size):
-        length, claimed, seconds, plugin = REQUEST.unpack(request)
-        limit(MEMORY + 8 * claimed + 4 * length, seconds)
+        length, memory, seconds, plugin = REQUEST.unpack(request)
+        content = source.read(length)
+        limit(memory, seconds)
         try:
-            pixels = pixels_of(source.read(length), plugin.rstrip(b"\0").decode())
-            said = ANSWER.pack(True, str(pixels.itemsize).encode(), pixels.dtype.kind == "i", pixels.nbytes)
+            pixels = pixels_of(content, plugin.rstrip(b"\0").decode())
+            said = ANSWER.pack(True, pixels.dtype.kind == "i", pixels.itemsize, pixels.nbytes)
             out.write(said + pixels.tobytes())
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).encode()[:1000]
-            out.write(ANSWER.pack(False, b"1", False, len(reason)) + reason)
+            out.write(ANSWER.pack(False, False, 1, len(reason)) + reason)
         out.flush()
 
 

@@ -1,6 +1,5 @@
 """The frames of a multi-frame DICOM object (enhanced CT and MR), each as an image of its own."""
 
-import copy
 from typing import Any
 
 GROUPS = (  # sequences of functional groups whose elements an image of one frame has at its top
@@ -17,17 +16,20 @@ def count(dataset: Any) -> int:
 
 def split(dataset: Any) -> list[Any]:
     """A dataset without pixels for each frame, with its own geometry and rescaling at the top."""
+    from pydicom import Dataset
+    from pydicom.datadict import tag_for_keyword
+
     frames, shared = count(dataset), dataset.get("SharedFunctionalGroupsSequence")
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if frames == 1 and not shared and not own:
         return [dataset]
-    common = copy.copy(dataset)
-    for name in ("PixelData", *(OF_ONE_FRAME if frames > 1 else ())):
-        if name in common:
-            del common[name]
+    left_out = {tag_for_keyword(name) for name in ("PixelData", *(OF_ONE_FRAME if frames > 1 else ()))}
     made = []
     for index in range(frames):
-        frame = copy.copy(common)
+        frame = Dataset()
+        frame.update({tag: element for tag, element in dataset.items() if tag not in left_out})
+        implicit, little = dataset.original_encoding
+        frame.set_original_encoding(implicit, little, dataset.original_character_set)
         frame.InstanceNumber = frame.ReferencedFrameNumber = index + 1
         for group in [*(shared or [])[:1], *own[index : index + 1]]:
             for name in GROUPS:

@@ -73,18 +73,18 @@ def decoded(dataset: Any, content: bytes, frames: int) -> np.ndarray:
 
 def measured(dataset: Any, stored: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Float32 HU, or MR magnitude, of stored numbers [rows, columns]; and what was changed, in sentences."""
-    values, notes = rescaled(dataset, stored).astype(np.float32), []
-    padding = padded(dataset, stored)
+    values, padding, notes = rescaled(dataset, stored), padded(dataset, stored), []
     if dataset.Modality == "CT":
-        outside = (padding & ~((values >= OUTSIDE) & (values <= NOT_AIR))) | (values < OUTSIDE)
-        background = AIR
+        outside, background = values < OUTSIDE, AIR
+        if padding is not None:
+            outside |= padding & ((values < OUTSIDE) | (values > NOT_AIR))
     else:
-        kept = values[~padding] if not padding.all() else values
+        kept = values if padding is None or padding.all() else values[~padding]
         background = min(0.0, float(kept.min()))
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             values, background = kept.max() - values, 0.0
             notes.append("stored with white for nothing (MONOCHROME1), and turned to black")
-        outside = padding & (values != background)
+        outside = np.zeros(1, bool) if padding is None else padding & (values != background)
     if outside.any():
         notes.append("pixels outside the field of view are taken as background")
         values = np.where(outside, np.float32(background), values)
@@ -92,32 +92,35 @@ def measured(dataset: Any, stored: np.ndarray) -> tuple[np.ndarray, tuple[str, .
 
 
 def rescaled(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """Stored numbers in the units of the modality. Raises UserError where the file does not say how to get there."""
+    """Stored numbers in the modality's units, float32. Raises UserError where the file gives no way to them."""
     if dataset.get("ModalityLUTSequence"):
         from pydicom.pixels import apply_modality_lut
 
         kind = str(dataset.ModalityLUTSequence[0].get("ModalityLUTType") or "")
         if dataset.Modality == "CT" and kind.strip().upper() != "HU":
             raise UserError(f"its values are not in HU (ModalityLUTType {kind}): give the scanner's own CT")
-        return np.asarray(apply_modality_lut(stored, dataset))
+        return np.asarray(apply_modality_lut(stored, dataset), np.float32)
     slope, intercept = numbers(dataset, "RescaleSlope", 1), numbers(dataset, "RescaleIntercept", 1)
     kind = next(iter(texts(dataset, "RescaleType")), "HU")
     if dataset.Modality == "CT" and (slope is None or kind.upper() not in ("HU", "HU_MOD")):
         raise UserError("its values are not in HU (RescaleSlope, RescaleType): give the scanner's own CT")
     if (slope is None) != (intercept is None):
         raise UserError("has only one of RescaleSlope and RescaleIntercept: give the scanner's own image")
+    values = stored.astype(np.float32)
     if slope is None or intercept is None:
-        return stored
+        return values
     if not slope[0]:
         raise UserError("RescaleSlope is 0, so that all values are the same: give the scanner's own image")
-    return stored * slope[0] + intercept[0]
+    values *= np.float32(slope[0])
+    values += np.float32(intercept[0])
+    return values
 
 
-def padded(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """Which pixels [rows, columns] the file says are padding."""
+def padded(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
+    """Which pixels [rows, columns] the file says are padding; None where it says nothing of them."""
     ends = [int(dataset.get(name)) for name in PADDING if isinstance(dataset.get(name), int)]
     if not ends:
-        return np.zeros(stored.shape, bool)
+        return None
     whole = 1 << int(dataset.BitsAllocated)
     signed = bool(dataset.get("PixelRepresentation"))
     ends = [(end + whole // 2) % whole - whole // 2 if signed else end % whole for end in ends]

@@ -98,7 +98,10 @@ def irregular(places: Sequence[Place]) -> str:
     if len(places) < 2 or len(positions) < len(places):
         return ""
     gaps, whole = np.diff(depths(places)), float(np.linalg.norm(positions[-1] - positions[0]))
-    tilt = np.degrees(np.arccos(min(1.0, float(gaps.sum()) / whole))) if whole else 0.0
+    gaps = gaps[gaps > NEARLY]  # several images at one place are no gap
+    if not len(gaps):
+        return ""
+    tilt = np.degrees(np.arccos(min(1.0, float(gaps.sum()) / whole)))
     said = []
     if np.ptp(gaps) > max(NEARLY, 0.01 * float(np.median(gaps))):
         said.append(f"its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart")

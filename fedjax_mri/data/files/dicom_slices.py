@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Slice(NamedTuple):
     values: np.ndarray  # float32 [rows, columns], HU or MR magnitude
     place: Place
     origin: Origin
-    source: Any  # the elements that a derived object needs
+    source: derived.Source  # what a derived object needs
     notes: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ def check_axial(voxels: np.ndarray, images: int, limits: Limits) -> None:
 
 
 def encode(
-    sources: Sequence[Any],
+    sources: Sequence[derived.Source],
     order: np.ndarray,
     turn_back: orientation.Turn,
     conversion: Conversion,

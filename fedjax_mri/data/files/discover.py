@@ -11,6 +11,9 @@ from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import endings, readers
 from fedjax_mri.data.files.scan import HEAD, File, Item
 
+HEADERS = {".img": ".hdr", ".raw": ".mhd", ".zraw": ".mhd"}  # of files that hold voxels alone: that beside them
+SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a pair of files is one file
+
 
 def items(folder: Path) -> tuple[list[Item], list[str]]:
     """The scans below a folder, whole series and volumes, and lines on what is left out; headers alone are read.
@@ -34,15 +37,16 @@ def find(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[File], l
     for given in inputs:
         if given.is_dir():
             inside, left = images(given, out)
-            names |= {absolute(path): path.relative_to(given) for path in inside if absolute(path) not in names}
+            names |= {absolute(path): made(path.relative_to(given)) for path in inside if absolute(path) not in names}
             lines += left
         else:
-            names.setdefault(absolute(given), Path(given.name))
+            given = header_beside(given)
+            names.setdefault(absolute(given), made(Path(given.name)))
     if not names:
         raise UserError("; ".join([f"{', '.join(map(str, inputs))}: no files there: check the path", *lines]))
     if len(set(names.values())) < len(names):
         common = os.path.commonpath([path.parent for path in names])
-        names = {path: path.relative_to(common) for path in names}
+        names = {path: made(path.relative_to(common)) for path in names}
     return [File(path, name) for path, name in names.items()], lines
 
 
@@ -51,6 +55,8 @@ def images(folder: Path, out: Path | None) -> tuple[list[Path], list[str]]:
     found: list[Path] = []
     left: Counter[str] = Counter()
     for path in below(folder, out):
+        if header_beside(path) != path:
+            continue  # it is read with its header
         if is_image(path):
             found.append(path)
         else:
@@ -64,6 +70,17 @@ def below(folder: Path, out: Path | None) -> Iterator[Path]:
     for here, inside, files in folders.walk(folder):
         inside[:] = [name for name in inside if out is None or absolute(here / name) != absolute(out)]
         yield from (here / name for name in files)
+
+
+def header_beside(path: Path) -> Path:
+    """The file of the header of one that holds voxels alone; of another, that file."""
+    header = path.with_suffix(HEADERS.get(path.suffix.lower(), path.suffix))
+    return header if header.is_file() else path
+
+
+def made(name: Path) -> Path:
+    """The name of a file that is made of one of this name."""
+    return name.with_suffix(SINGLE.get(name.suffix.lower(), name.suffix))
 
 
 def is_image(path: Path) -> bool:

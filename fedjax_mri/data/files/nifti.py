@@ -1,93 +1,171 @@
-"""NIfTI, .nii and .nii.gz: a volume in slices as a radiologist sees them, written back onto its own grid.
+"""NIfTI, .nii, .nii.gz and .hdr with .img, and Analyze: a volume in slices as a radiologist sees them.
 
 A volume is turned to axes left, posterior, superior, whatever its own; slices are its axial ones. Nothing of it is
-read before what its header claims has been held against the file and the limits.
+read before what its header claims has been held against the file and the limits. What is made of it is one NIfTI file
+on its own grid, packed if its name says so.
 """
 
-import gzip
-import io
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import packing, volume
 from fedjax_mri.data.files.orientation import spacing, turns
-from fedjax_mri.data.files.scan import HEAD, Conversion, Limits, Origin, Reader, Scan, check_bytes, check_slice
+from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan, check_slice
 
-GZIP = b"\x1f\x8b"
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
 PAIRED = (b"ni1\0", b"ni2\0")
+MM = {"meter": 1000.0, "micron": 0.001}  # of the units that a header may name
+LABELS = 1002  # the intent of a map of labels
 
 
-def marked(head: bytes) -> bool:
-    """Whether these first bytes are a NIfTI header's."""
-    return head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
+class Form(NamedTuple):
+    """How a volume lies in the patient."""
+
+    affine: np.ndarray  # [4, 4], as the header has it
+    millimetres: float  # of the affine's unit
+    notes: tuple[str, ...]
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
-    with path.open("rb") as file:
-        packed = file.read(2) == GZIP
-        file.seek(0)
-        stream: Any = gzip.GzipFile(fileobj=file) if packed else file
-        image = volume(stream, None if packed else path.stat().st_size, limits)
-    turn, turn_back = turns(image.affine)
-    slices = np.ascontiguousarray(
-        turn(image.get_fdata(dtype=np.float32, caching="unchanged").reshape(three(image.shape)))
-    )
-    check_slice(slices.shape[1], slices.shape[2], limits)
-    units: Literal["hu", "arbitrary"] = "hu" if modality == "ct" else "arbitrary"
-    written = partial(encode, image.header.copy(), image.affine, image.shape, turn_back, packed)
-    return Scan(slices, units, written, spacing(image.affine), Origin(modality))
+    """All axial slices. Raises UserError on a header that lies or has no form, on several volumes and on colours."""
+    header, whole, said = stored(path, limits)
+    form, (slope, intercept, scaled) = placed(header), scaling(header)
+    shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+    turn, turn_back = turns(form.affine)
+    array = np.ndarray(volume.three(shape), dtype, whole, order="F")
+    height, width = turn(array).shape[1:]
+    check_slice(height, width, limits)
+    slices = volume.axial(array, turn, slope, intercept)
+    encode = partial(encoded, header.copy(), form.affine, turn_back, packing.is_packed_name(path))
+    step = tuple(side * form.millimetres for side in spacing(form.affine))
+    notes = (*said, *form.notes, *scaled, *labels(header), *volume.doubts(form.affine, step))
+    return Scan(slices, volume.units_of(modality), encode, step, Origin(modality), notes)
 
 
-def volume(stream: BinaryIO, held: int | None, limits: Limits) -> Any:
-    """A nibabel image from a stream of `held` bytes, where that is known; no more is read than the header claims."""
-    import nibabel
+def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]]:
+    """A header of nibabel, the bytes of the voxels, and notes; of a pair, the header's path is given."""
 
-    head = stream.read(HEAD)
-    if not marked(head):
+    def claim(head: bytes) -> int:
+        header = header_of(head)
+        return claimed(header, limits) if in_one(header) else 348 if header["sizeof_hdr"] == 348 else 540
+
+    whole, notes = packing.content(path, claim)
+    header = header_of(whole.tobytes() if len(whole) < 1000 else whole[:540].tobytes())
+    if in_one(header):
+        return header, whole[int(start(header)) :], notes
+    whole, more = packing.content(partner(path), lambda head: claimed(header, limits))
+    return header, whole[int(start(header)) :], (*notes, *more)
+
+
+def header_of(head: bytes) -> Any:
+    """The header in the first bytes of a file. Raises UserError where there is none."""
+    from nibabel.analyze import AnalyzeHeader
+    from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+    from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
+
+    kinds = {b"n+1\0": Nifti1Header, b"ni1\0": Nifti1PairHeader, b"n+2\0": Nifti2Header, b"ni2\0": Nifti2PairHeader}
+    kind = kinds.get(head[344:348]) or kinds.get(head[4:8]) or (AnalyzeHeader if is_analyze(head) else None)
+    if kind is None:
         raise UserError("compressed, but no NIfTI inside: give .nii.gz")
-    if head[344:348] in PAIRED or head[4:8] in PAIRED:
-        raise UserError("a NIfTI header without its image: give a single .nii or .nii.gz")
-    kind = nibabel.Nifti1Image if head[344:348] in SINGLE else nibabel.Nifti2Image
-    header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
-    claimed = claim(header, limits)
-    if held is not None and held < claimed:
-        raise UserError(f"the header claims {claimed} bytes, the file has {held}: it was cut short")
-    content = head + stream.read(max(claimed - len(head), 0))
-    if len(content) < claimed:
-        raise UserError(f"the header claims {claimed} bytes, the file has {len(content)}: it was cut short")
-    return kind.from_stream(io.BytesIO(content))
+    header = kind(head[: kind.template_dtype.itemsize], check=False)  # whose warnings would name no file
+    header["pixdim"][1:] = np.abs(header["pixdim"][1:])
+    if kind is not AnalyzeHeader and header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1  # as the format's library does
+    return header
 
 
-def claim(header: Any, limits: Limits) -> int:
-    """Bytes that a file with this header must have. Raises UserError where they cannot be a volume."""
-    shape, dtype, offset = [int(n) for n in header.get_data_shape()], header.get_data_dtype(), header["vox_offset"]
-    if min(shape, default=0) < 1 or not 0 <= float(offset) <= limits.bytes:
-        raise UserError(f"its header claims the shape {tuple(shape)} after {offset} bytes: write it again")
-    if dtype.kind not in "iuf":
-        raise UserError(f"voxels of type {dtype}: give real numbers")
-    voxels = math.prod(shape)
-    check_bytes(voxels * max(dtype.itemsize, 4), "its header claims", limits)
-    if math.prod(shape[3:]) > 1:
-        raise UserError(f"{math.prod(shape[3:])} volumes of shape {tuple(shape[:3])}: give one volume a file")
-    return int(offset) + voxels * dtype.itemsize
+def in_one(header: Any) -> bool:
+    """Whether header and voxels are in one file."""
+    return "magic" in header.keys() and bytes(header["magic"].item())[:3] in (b"n+1", b"n+2")  # noqa: SIM118
 
 
-def three(shape: Any) -> tuple[int, int, int]:
-    """The shape with exactly 3 axes; axes beyond them have length 1."""
-    x, y, z = (*shape, 1, 1)[:3]
-    return x, y, z
+def claimed(header: Any, limits: Limits) -> int:
+    """Bytes that the file of the voxels must have."""
+    shape = tuple(map(int, header.get_data_shape()))
+    return volume.claimed_bytes(shape, header.get_data_dtype(), start(header), limits)
 
 
-def encode(
+def start(header: Any) -> float:
+    """Where the voxels begin. Raises UserError where that is within the header."""
+    offset, least = float(header["vox_offset"]), len(header.binaryblock) if in_one(header) else 0
+    if 0 < offset < least:
+        raise UserError(f"its header claims that voxels begin at {offset:g}, within itself: write it again")
+    return offset or (least + 4 if least else 0)
+
+
+def partner(path: Path) -> Path:
+    """The file of the voxels beside that of a header."""
+    found = next((path.with_suffix(ending) for ending in (".img", ".IMG") if path.with_suffix(ending).is_file()), None)
+    if found is None:
+        raise UserError(f"a header without its image: put {path.with_suffix('.img').name} beside it")
+    return found
+
+
+def placed(header: Any) -> Form:
+    """Where a volume lies: by its sform, else by its qform. Raises UserError without either."""
+    if "sform_code" not in header.keys():  # noqa: SIM118  (a header iterates over more than its keys)
+        said = "an Analyze file, which does not say which side is left: taken as usual"
+        return Form(header.get_base_affine(), 1.0, (said,))
+    sform, qform = header.get_sform(coded=True)[0], rotation(header)
+    millimetres = MM.get(header.get_xyzt_units()[0], 1.0)
+    if qform is not None and (sform is None or flat(sform)):
+        return Form(qform, millimetres, ())
+    if sform is None:
+        raise UserError("does not say how it lies in the patient: write its sform or qform")
+    return Form(sform, millimetres, differing(sform, qform))
+
+
+def rotation(header: Any) -> np.ndarray | None:
+    """The qform; None where it is not set, or its quaternion is none."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):
+        return None
+
+
+def flat(affine: np.ndarray) -> bool:
+    """Whether an affine is of no use."""
+    return not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+
+
+def differing(sform: np.ndarray, qform: np.ndarray | None) -> tuple[str, ...]:
+    """A sentence where two forms lay the volume's axes in different directions."""
+    from nibabel import aff2axcodes
+
+    if qform is None or flat(qform) or flat(sform):
+        return ()
+    own, other = ("".join(map(str, aff2axcodes(form))) for form in (sform, qform))
+    return (f"its sform says {own} and its qform {other}: the sform counts",) if own != other else ()
+
+
+def scaling(header: Any) -> tuple[float, float, tuple[str, ...]]:
+    """Slope and intercept, 1 and 0 where none are set; and a sentence where they are not finite."""
+    if "scl_slope" not in header.keys():  # noqa: SIM118
+        return 1.0, 0.0, ()
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or math.isnan(slope):
+        return 1.0, 0.0, ()
+    if not math.isfinite(slope) or not math.isfinite(intercept):
+        return 1.0, 0.0, (f"its scaling, {slope} and {intercept}, is not finite: values are taken as stored",)
+    return slope, intercept, ()
+
+
+def labels(header: Any) -> tuple[str, ...]:
+    """A sentence on a header that speaks of labels."""
+    found = "intent_code" in header.keys() and int(header["intent_code"]) == LABELS  # noqa: SIM118
+    return ("its header says that it holds labels, not an image",) if found else ()
+
+
+def encoded(
     header: Any,
     affine: np.ndarray,
-    shape: tuple[int, ...],
     turn_back: Any,
     packed: bool,
     conversion: Conversion,
@@ -98,22 +176,44 @@ def encode(
 
     Extensions, which speak of the source, are left out.
     """
-    import nibabel
-
-    whole = conversion.hounsfield and not deviation
-    array = turn_back(values).reshape(shape)
-    array = np.rint(array).astype(np.int16) if whole else array.astype(np.float32)
-    header = header.copy()
-    header.extensions.clear()
-    header.set_data_dtype(array.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    confined = f", {conversion.bounds}" if whole else ""
-    text = f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation
-    header["descrip"] = text.encode("ascii", "replace")[:79]
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    content = kind(array, affine, header).to_bytes()
-    return [gzip.compress(content, 6, mtime=0) if packed else content]
+    made, dtype = single(header, affine), volume.stored_type(conversion, deviation)
+    made.set_data_dtype(dtype)
+    made["scl_slope"], made["scl_inter"] = 1, 0
+    made["cal_min"] = made["cal_max"] = 0
+    made["descrip"] = volume.description(conversion, deviation).encode("ascii", "replace")[:79]
+    made["vox_offset"] = len(made.binaryblock) + 4
+    pieces = volume.planes(values, turn_back, made.get_data_dtype())
+    return [packing.written(made.binaryblock + bytes(4), pieces, packed)]
 
 
-READER = Reader(("NIfTI",), (".nii.gz", ".nii"), lambda head: head[:2] == GZIP or marked(head), read)
+def single(header: Any, affine: np.ndarray) -> Any:
+    """The header of a single file, without extensions, of one of any kind."""
+    from nibabel import Nifti1Header, Nifti2Header
+
+    two = len(header.binaryblock) == 540
+    made = (Nifti2Header if two else Nifti1Header)(endianness=header.endianness)
+    if "magic" not in header.keys():  # noqa: SIM118
+        made.set_data_shape(header.get_data_shape())
+        made.set_qform(affine, 1)
+        made.set_sform(affine, 1)
+        return made
+    for name in header.keys():  # noqa: SIM118
+        if name not in ("magic", "vox_offset"):
+            made[name] = header[name]
+    return made
+
+
+def is_analyze(head: bytes) -> bool:
+    """Whether these first bytes may be an Analyze header's: its own length, 1 to 7 axes, and no mark of NIfTI."""
+    order: Literal["little", "big"] = "little" if head[:4] == b"\x5c\1\0\0" else "big"
+    length, axes = (int.from_bytes(part, order) for part in (head[:4], head[40:42]))
+    return length == 348 and 1 <= axes <= 7 and not head[344:348].strip(b"\0")
+
+
+def recognizes(head: bytes) -> bool:
+    """Whether these first bytes are such a header's, or of a packed file."""
+    marked = head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
+    return head[:2] == packing.GZIP or marked or is_analyze(head)
+
+
+READER = Reader(("NIfTI", "Analyze"), (".nii.gz", ".nii", ".hdr"), recognizes, read)

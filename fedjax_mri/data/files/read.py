@@ -13,7 +13,8 @@ from pathlib import Path
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import files
 from fedjax_mri.data.files import series
-from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes, check_finite
+from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes
+from fedjax_mri.data.files.units import settled
 
 
 @functools.cache
@@ -29,25 +30,26 @@ def endings() -> tuple[str, ...]:
     return tuple(ending for reader in readers() for ending in reader.endings)
 
 
-def read(path: Path, modality: str, limits: Limits) -> Scan:
+def read(path: Path, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
     """The scan in a file, of modality "ct" or "mr", or "" for whatever the file says.
 
+    `ct_offset` is added to a CT whose file does not state that it is in HU; without one it is checked (`units.py`).
     Raises UserError, with the reason and the remedy alone, where there is none.
     """
-    return quietly(lambda: reader_of(head(path, limits)).read(path, modality, limits))
+    return quietly(lambda: reader_of(head(path, limits)).read(path, modality, limits), ct_offset)
 
 
-def read_item(item: Item, modality: str, limits: Limits) -> Scan:
+def read_item(item: Item, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
     """The scan of an item: that in its file, or the volume of its DICOM series. Otherwise like `read`."""
     if len(item.paths) == 1:
-        return read(item.paths[0], modality, limits)
+        return read(item.paths[0], modality, limits, ct_offset)
     for path in item.paths:
         head(path, limits)
-    return quietly(lambda: series.read(item.paths, modality, limits))
+    return quietly(lambda: series.read(item.paths, modality, limits), ct_offset)
 
 
-def quietly(read: Callable[[], Scan]) -> Scan:
-    """What `read` gives, without warnings of its decoder, which name no file; all that goes wrong as a UserError."""
+def quietly(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
+    """What `read` gives, settled, without its decoder's warnings, which name no file; all that fails as a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here
@@ -56,8 +58,7 @@ def quietly(read: Callable[[], Scan]) -> Scan:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
-    check_finite(scan.voxels)
-    return scan
+    return settled(scan)
 
 
 def head(path: Path, limits: Limits) -> bytes:

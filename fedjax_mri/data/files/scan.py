@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files.images import MAX_PIXELS
 
+MAX_PIXELS = 2**26  # 67 megapixels; the largest mammograms have 30. A file of 100 kB can claim any number
 MIN_SIDE = 8  # pixels; what is smaller is no slice of a patient
 
 
@@ -61,7 +61,9 @@ class Scan(NamedTuple):
     """A slice or volume as it lies in the patient; where a file does not say how, as it is stored."""
 
     voxels: np.ndarray  # float32 [D, H, W]
-    units: Literal["hu", "arbitrary", "display"]  # HU; MR or anything else of any scale; a display picture in 0..1
+    # HU; MR or anything else of any scale; a display picture in 0..1. A reader gives "unstated" for a CT whose kind of
+    # file cannot say that it is in HU; `read.py` gives it no further before `units.py` has decided.
+    units: Literal["hu", "arbitrary", "display", "unstated"]
     # (conversion, float32 [D, H, W] in HU or 0..1, whether they are a standard deviation)
     # -> contents of the files to be written, one for each file that was read
     encode: Callable[[Conversion, np.ndarray, bool], list[bytes]]
@@ -110,10 +112,3 @@ def check_bytes(count: int, what: str, limits: Limits) -> None:
     """Raises UserError on more bytes than are allowed."""
     if count > limits.bytes:
         raise UserError(f"{what} {count / 1e9:.1f} GB: raise --limits.bytes, now {limits.bytes}, if you trust it")
-
-
-def check_finite(voxels: np.ndarray) -> None:
-    """Raises UserError where values are missing or infinite."""
-    bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise UserError(f"{bad} of {voxels.size} voxels are NaN or infinite: replace them")

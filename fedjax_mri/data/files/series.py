@@ -72,6 +72,8 @@ def headers(files: Sequence[File]) -> list[Header]:
 
 def header(file: File) -> Header:
     """The header of a file."""
+    if not file.path.is_file():  # opening a pipe would wait for its other end
+        return Header(file)
     try:
         with file.path.open("rb") as opened:
             if not dicom.recognizes(opened.read(HEAD)):

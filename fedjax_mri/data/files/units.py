@@ -1,20 +1,93 @@
-"""From a file's units to those the model was trained in, and bounds for what it makes.
+"""From a file's units to those a model is trained and used in: decided here alone, for training and use alike.
 
-CT: HU. A display picture, in 0..1, is read as the run's window; of a run without a window, as it is.
-MR: magnitude of any scale is brought to 0..1, slice by slice, as the phantom's is; a display picture for a run without
-a window, which was trained on such pictures, is taken as it is.
+CT: HU. A display picture, in 0..1, is read as the run's window; of a run without a window, as it is. A file that does
+not say that it is in HU is held against what every CT shows (`check_hounsfield`).
+
+MR: any scale is brought to 0..1. Background and least value are a whole scan's, white is each slice's own, as the
+phantom's is: a slice means the same whether it comes alone, in a series or in a volume. White follows the
+intensity-weighted mean, which neither background nor the size of the head moves. In a volume it is at least a quarter
+of the whole volume's, so that a slice of nothing but noise stays dark. A display picture for a run without a window,
+which was trained on such pictures, is taken as it is.
 """
 
-import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import resample
 from fedjax_mri.data.files.scan import Conversion, Scan
-from fedjax_mri.data.phantom.scanner import show_mr
 
 AIR = -1000.0  # HU
 LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
-_show_mr = jax.jit(show_mr)
+NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
+SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
+DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
+RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
+REMEDY = "give the scanner's own HU, or --ct-offset with what is to be added (0: it is in HU)"
+Window = tuple[float, float] | None
+
+
+def settled(scan: Scan, ct_offset: float | None = None) -> Scan:
+    """A scan whose units are known and whose voxels are finite; NaN around the head becomes background.
+
+    A CT whose file states no units is shifted by `ct_offset`, and without one it is checked.
+    Raises UserError on other voxels that are not finite, and on a CT that is not in HU.
+    """
+    finite = np.isfinite(scan.voxels)
+    notes = [*scan.notes, *check_missing(scan.voxels, finite)]
+    voxels, whole = scan.voxels, bool(finite.all())
+    if scan.units == "unstated":
+        if ct_offset is None:
+            notes += check_hounsfield(sample(voxels, finite))
+        else:
+            voxels = voxels + np.float32(ct_offset)
+    is_ct = scan.units in ("unstated", "hu")
+    if not whole:
+        voxels = np.where(finite, voxels, np.float32(AIR if is_ct else min(0.0, voxels[finite].min())))
+    return scan._replace(voxels=voxels, units="hu" if is_ct else scan.units, notes=tuple(notes))
+
+
+def check_missing(voxels: np.ndarray, finite: np.ndarray) -> list[str]:
+    """A sentence on NaN around the head. Raises UserError on infinite voxels, and on NaN that the head encloses."""
+    bad = voxels.size - int(finite.sum())
+    if not bad:
+        return []
+    from scipy import ndimage
+
+    closed = np.pad(finite, ((1, 1), (0, 0), (0, 0)), constant_values=True)  # a head may be cut at its top and bottom
+    enclosed = ndimage.binary_fill_holes(closed)[1:-1] & ~finite
+    if bad == voxels.size or np.isinf(voxels).any() or enclosed.any():
+        raise UserError(f"{bad} of {voxels.size} voxels are NaN or infinite: replace them")
+    return [f"{bad} of {voxels.size} voxels, all around the head, are NaN and count as background"]
+
+
+def sample(voxels: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """About a million finite voxels, evenly spread."""
+    step = (voxels.size >> 20) | 1  # odd, so that it does not fall in with the rows
+    return voxels.ravel()[::step][finite.ravel()[::step]]
+
+
+def check_hounsfield(values: np.ndarray) -> list[str]:
+    """Sentences on what is doubtful in a CT's values. Raises UserError where they cannot be HU.
+
+    A CT in HU may lack air or bone, where a window was cut out or a head was stripped. But it spans more than noise,
+    most of it is not denser than bone, and there is less dense bone (874 to 1174 HU) than other bone (200 to 800 HU).
+    With an offset of 1024 soft tissue, which is the larger part of any head, lies where dense bone would be, and
+    nothing but edges where other bone would be.
+    """
+
+    def share(low: float, high: float) -> float:
+        return float(np.mean((values >= low) & (values <= high)))
+
+    low, high = float(values.min()), float(values.max())
+    said = f"values from {low:.6g} to {high:.6g}"
+    if 0 < high - low < NARROWEST:
+        raise UserError(f"{said} are not HU: {REMEDY}")
+    if share(3100, np.inf) > 0.5:
+        raise UserError(f"{said}, most of them denser than bone, are not HU: {REMEDY}")
+    soft = share(*SHIFTED)
+    if soft > max(0.03, share(200, 800)) and share(-1200, -400) < 0.001:
+        raise UserError(f"{said}, most tissue near 1024, are HU with an offset: give --ct-offset -1024")
+    return [f"{said} hold no air: they are taken as HU, in a window"] if low > AIR / 2 and high > low else []
 
 
 def check_units(scan: Scan, conversion: Conversion) -> None:
@@ -23,28 +96,66 @@ def check_units(scan: Scan, conversion: Conversion) -> None:
         raise UserError("in HU, and the run knows CT only as display pictures: give PNG or JPEG, or another run")
 
 
-def background(displayed: bool, conversion: Conversion) -> float:
-    """The value of what is around a slice, in the file's units."""
-    return AIR if conversion.source == "ct" and not displayed else 0.0
+def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """All slices of a scan as a model of this modality and window takes them: float32 [D, H, W] of the size [H, W]."""
+    displayed = scan.units == "display"
 
+    def fitted(slices: np.ndarray, fill: float) -> np.ndarray:
+        return np.stack([resample.fit(image, size, fill, pixel(scan)) for image in slices])
 
-def to_model(image: np.ndarray, displayed: bool, conversion: Conversion) -> np.ndarray:
-    """A slice [H, W] brought from the file's units to the model's."""
-    if displayed and conversion.window is None:
-        return image
-    if conversion.source == "mr":
-        return magnitude(image)
+    if displayed and window is None:
+        return fitted(scan.voxels, 0.0)
+    if modality == "mr":
+        return show(np.maximum(fitted(magnitude(scan.voxels), 0.0), np.float32(0)))
     if not displayed:
-        return np.maximum(image, np.float32(LEAST))
-    assert conversion.window is not None
-    low, high = (np.float32(edge) for edge in conversion.window)
-    return low + image * (high - low)
+        return np.maximum(fitted(scan.voxels, AIR), np.float32(LEAST))
+    assert window is not None
+    low, high = (np.float32(edge) for edge in window)
+    return low + fitted(scan.voxels, 0.0) * (high - low)
 
 
-def magnitude(image: np.ndarray) -> np.ndarray:
-    """An MR slice [H, W] of any scale brought to 0..1; an empty slice stays empty."""
-    image = np.maximum(image, np.float32(0))
-    return np.asarray(_show_mr(image)) if image.any() else image
+def pixel(scan: Scan) -> tuple[float, float]:
+    """Distances between rows and columns; 1 and 1 where they are not known."""
+    return (scan.spacing[1], scan.spacing[2]) if scan.spacing else resample.SQUARE
+
+
+def show(magnitude: np.ndarray) -> np.ndarray:
+    """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
+    squares = np.square(magnitude).sum((1, 2), dtype=np.float64)
+    totals = magnitude.sum((1, 2), dtype=np.float64)
+    if not totals.any():
+        return magnitude
+    white = np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
+    return np.clip(magnitude / (1.8 * white[:, None, None]).astype(np.float32), 0, 1)
+
+
+def magnitude(voxels: np.ndarray) -> np.ndarray:
+    """An MR [D, H, W] of any scale, shifted so that its background is 0 and no tissue lies below.
+
+    What lies below 0 by interpolation alone is left there. Else values are z-scores, or in -1..1. Their background is
+    what most voxels at the edges of slices equal. It is the least value where all voxels were scaled; where those of
+    the head were, it lies in the middle of the range, and is then put below all of them.
+    """
+    below = -np.minimum(voxels, 0).sum(dtype=np.float64)
+    if below <= RINGING * np.abs(voxels).sum(dtype=np.float64):
+        return voxels
+    edges = np.concatenate([voxels[:, [0, -1]].ravel(), voxels[:, :, [0, -1]].ravel()])
+    ground = np.median(edges)
+    head = voxels[voxels != ground]
+    if not head.size:
+        return np.zeros_like(voxels)
+    low, middle = np.percentile(head, (0.1, 50))
+    if ground <= low and low - ground <= middle - low:
+        low = ground  # else it is a mark far below all values, such as -32768
+    shifted = np.maximum(voxels - np.float32(low), np.float32(0))
+    return np.where(around(voxels == ground), np.float32(0), shifted)
+
+
+def around(ground: np.ndarray) -> np.ndarray:
+    """Of voxels that have the background's value, bool [D, H, W], those that their slice's head does not enclose."""
+    from scipy import ndimage
+
+    return np.stack([~ndimage.binary_fill_holes(~image) for image in ground])
 
 
 def within_bounds(values: np.ndarray, conversion: Conversion) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""Decoded images as examples of a federation, and what is said of them: what could not be read, copies, and leaks."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import duplicates, labelled
+from fedjax_mri.data.contract import VALIDATION, Federation, Table
+from fedjax_mri.data.labelled import Divided, Labelled
+from fedjax_mri.data.partition import Partition
+from fedjax_mri.data.scans import Read
+
+Words = Sequence[str]  # one for each source of images
+
+
+def examples(
+    name: str,
+    read: Read,
+    classes: tuple[str, ...],
+    labels: Words,
+    sides: Words | None,
+    sites: Words | None,
+    patients: Words,
+) -> Labelled:
+    """Images as examples; copies of one another and images of a patient or a file stay together.
+
+    "" of `patients` are those whom the files name, or unknown. Raises UserError, about data of that `name`, on a
+    patient in two sites or splits, and on images of no site.
+    """
+    images, source = read.images, read.images.source
+    known = np.where(np.array(patients, str) == "", images.patients, np.array(patients, str))[source]
+    if sites is not None and "" in sites:
+        missing = read.names[list(sites).index("")]
+        raise UserError(
+            f"{name}: {list(sites).count('')} files name no site, such as {missing}: let a partition deal them"
+        )
+    sides, sites = (None if each is None else np.array(each)[source] for each in (sides, sites))
+    some = known != ""
+    kept_in = {"site": sites, "split": sides}
+    labelled.check_patients(
+        name, known[some], {what: each if each is None else each[some] for what, each in kept_in.items()}
+    )
+    together = (images.groups(), source, np.where(some, known, np.char.add("\0", source.astype(str))))
+    numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
+    return Labelled({"image": images.pixels, "label": numbers}, classes, labelled.joined(*together), sides, sites)
+
+
+def federation(
+    name: str,
+    read: Read,
+    examples: Labelled,
+    shares: tuple[float, float],
+    partition: Partition,
+    seed: int,
+    test: str,
+    window: tuple[float, float] | None = None,
+    lines: Sequence[str] = (),
+) -> Federation:
+    """The federation of examples, with a test set named `test`; `lines` are shown among its warnings.
+
+    `window` is that in which CT is shown, in HU.
+    """
+    divided = labelled.divide(name, examples, shares, partition, seed)
+    leak = leaks(read, examples, divided)
+    tables = (*quarantine(read), copies(read, examples), *disagreements(read, examples), leak)
+    built = labelled.federation(examples, divided, test, tables)
+    kinds = set(read.images.kinds[read.images.source].tolist())
+    (modality,) = kinds if len(kinds) == 1 else ("",)
+    return built._replace(
+        warnings=(*lines, *warnings(read, leak), *built.warnings),
+        pictures=True,
+        modalities=(modality,) * examples.arrays["image"].shape[-1] if modality else (),
+        window=window if modality == "ct" else None,
+    )
+
+
+def warnings(read: Read, leak: Table) -> Iterator[str]:
+    """Lines on what is odd; `leak` is the table of `leaks`."""
+    images, names = read.images, read.names
+    yield from read.lines
+    yield from (f"{count} of {len(names)} files: {note}" for note, count in images.notes.items())
+    kinds, count = np.unique(images.kinds[np.unique(images.source)], return_counts=True)
+    if len(kinds) > 1:
+        several = ", ".join(f"{n} {kind or 'pictures'}" for kind, n in zip(kinds.tolist(), count.tolist()))
+        yield f"files of several kinds ({several}): their grey values may tell the kind and not the class"
+    if images.quarantined:
+        source, reason = images.quarantined[0]
+        yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
+    _, tested, exact, near = leak.rows[-1]
+    if exact + near:
+        yield (
+            f"{exact + near} of {tested} test images have a twin in training ({exact} exact, {near} near): "
+            "figures on this split flatter; take split='grouped' for honest ones"
+        )
+
+
+def quarantine(read: Read) -> tuple[Table, ...]:
+    """A table of the sources that gave no image, where there are any."""
+    rows = [(read.names[source], reason) for source, reason in read.images.quarantined]
+    return (Table("Quarantined files", ("file", "reason"), rows),) if rows else ()
+
+
+def copies(read: Read, examples: Labelled) -> Table:
+    """A table of how many images have duplicates or are of one patient, and in how large groups."""
+    size = np.bincount(examples.groups)
+    exact = np.unique(read.images.digests, return_counts=True)[1]
+    largest = ", ".join(str(n) for n in np.sort(size[size > 1])[::-1][:5])
+    rows = [
+        ("images", len(examples.groups)),
+        ("groups of duplicates", int((size > 1).sum())),
+        ("images in these groups", int(size[size > 1].sum())),
+        ("images with an exact copy", int(exact[exact > 1].sum())),
+        ("largest groups", largest or "none"),
+    ]
+    note = "Exact by pixels, near by a perceptual hash within 4 bits, mirror images included; images of a patient."
+    return Table("Duplicates", ("figure", "value"), rows, note)
+
+
+def disagreements(read: Read, examples: Labelled) -> tuple[Table, ...]:
+    """Groups of duplicates whose members carry different labels."""
+    groups, labels = examples.groups, examples.labels
+    held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
+    rows = []
+    for group in np.flatnonzero(np.bincount(held) > 1):
+        members = np.flatnonzero(groups == group)
+        classes = ", ".join(examples.classes[label] for label in np.unique(labels[members]))
+        rows.append((len(members), classes, read.names[read.images.source[members[0]]]))
+    return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
+
+
+def leaks(read: Read, examples: Labelled, divided: Divided) -> Table:
+    """Test images with a twin in training, by class; images that validate but were drawn from training count there."""
+    test, learnt = divided.test.all, divided.train.all
+    if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():
+        learnt = np.concatenate([learnt, divided.validation.all])
+    copied, near = duplicates.leak(examples.groups, read.images.digests, learnt, test)
+    rows = [
+        (name, int(own.sum()), int(copied[own].sum()), int(near[own].sum()))
+        for name, own in ((name, examples.labels[test] == label) for label, name in enumerate(examples.classes))
+    ]
+    total = ("all", len(test), int(copied.sum()), int(near.sum()))
+    return Table("Test images with a twin in training", ("class", "test images", "exact", "near"), [*rows, total])

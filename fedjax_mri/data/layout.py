@@ -1,0 +1,134 @@
+"""Which class, split, site and patient the files below a folder are of, by the names of the folders they lie in.
+
+A layout names the levels of folders in their order, as in split/class or site/class/patient.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import discover, folders
+from fedjax_mri.data.files.images import printable
+from fedjax_mri.data.labelled import SIDE_WORDS, TEST, TRAINING
+
+MASK = re.compile(r"[ _-](mask|seg|segmentation|label)([ _-]?\d+)?$", re.IGNORECASE)
+LEVELS = ("split", "site", "class", "patient")
+
+
+class Place(NamedTuple):
+    """Where a file lies: the names of its folders; "" for levels that there are not."""
+
+    split: str = ""
+    site: str = ""
+    label: str = ""  # the class
+    patient: str = ""
+
+
+class Splits(NamedTuple):
+    """The names of the folders that train and test; the usual ones are known beside them."""
+
+    train: str
+    test: str
+
+    def side(self, split: str) -> str:
+        """The side of a folder of this name; "" where it says none."""
+        named = {self.train: TRAINING, self.test: TEST}
+        words = {word: side for side, several in SIDE_WORDS.items() for word in several}
+        return named.get(split) or words.get(split.lower(), "")
+
+
+def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) -> tuple[dict[Path, Place], list[str]]:
+    """The images below a folder in order of their paths, each with its place, and lines on what is odd.
+
+    Folders below the levels of `layout` are patients. There is a level "split" only where a folder of it has a known
+    name. Of known `classes`, the last folder of such a name is the class, wherever it lies. Raises UserError on a
+    folder that is missing, empty or unreadable, on an image in no class folder, and where folders may mean two things.
+    """
+    levels = tuple(layout.split("/"))
+    if "class" not in levels or len(set(levels)) < len(levels) or not set(levels) <= set(LEVELS):
+        raise UserError(f"data.layout={layout}: give split, site, class and patient in their order, as split/class")
+    top = Path(root).expanduser()
+    if not top.is_dir():
+        raise UserError(f"{root}: no such folder: check the path")
+    paths, lines = images_below(top)
+    inside = {path: path.relative_to(top).parts[:-1] for path in paths}
+    needed = [level for level in levels if level != "split"].index("class") + 1
+    if outer := common(list(inside.values()), splits, needed):
+        lines.append(f"all images are in the folder {printable(Path(*outer))}, which is passed over")
+    inside = {path: names[len(outer) :] for path, names in inside.items()}
+    if not any(splits.side(names[0]) for names in inside.values() if names):
+        levels = tuple(level for level in levels if level != "split")
+        if not classes:
+            refuse_unclear(root, list(inside.values()), levels)
+    return {path: place(path, names, levels, classes) for path, names in inside.items()}, lines
+
+
+def images_below(top: Path) -> tuple[list[Path], list[str]]:
+    """All images below a folder, and a line that counts by ending what is none. Raises UserError on an empty folder."""
+    found: list[Path] = []
+    masks: list[Path] = []
+    left: Counter[str] = Counter()
+    for here, below, names in folders.walk(top):
+        images = [here / name for name in names if discover.is_image(here / name)]
+        read = {path.name for path in images}
+        others = [Path(name).suffix.lower() or "without ending" for name in names if name not in read]
+        if not images and not below:
+            there = f" but {', '.join(sorted(set(others)))}" if others else ""
+            raise UserError(f"{printable(here)}: no images{there} in this folder: add some or remove it")
+        masks += [path for path in images if is_mask(path, names)]
+        images = [path for path in images if not is_mask(path, names)]
+        found += images
+        left.update(others if here != top else ())  # beside the folders lies what is for people to read
+    counts = ", ".join(f"{count} {ending}" for ending, count in left.most_common())
+    lines = [f"left out what is no image of a kind that can be read: {counts}"] * bool(counts)
+    if masks:
+        lines.append(f"left out {len(masks)} masks that lie beside their images, such as {printable(masks[0])}")
+    return found, lines
+
+
+def is_mask(path: Path, names: Sequence[str]) -> bool:
+    """Whether a file is named as the mask of an image among `names`, which lie beside it: a.png, a_mask.png."""
+    without = MASK.sub("", path.stem)
+    return without != path.stem and any(Path(name).stem == without for name in names)
+
+
+def common(inside: Sequence[tuple[str, ...]], splits: Splits, needed: int) -> tuple[str, ...]:
+    """The folders around all others: those that every path begins with, but for a split and the last ones `needed`."""
+    outer: tuple[str, ...] = ()
+    while all(len(names) > len(outer) + needed for names in inside):
+        here = {names[len(outer)] for names in inside}
+        if len(here) > 1 or any(map(splits.side, here)):
+            break
+        outer += tuple(here)
+    return outer
+
+
+def refuse_unclear(root: str, inside: Sequence[tuple[str, ...]], levels: tuple[str, ...]) -> None:
+    """Raises UserError where all first folders hold the same folders, which may be classes or patients."""
+    below: dict[str, set[str]] = {}
+    for names in inside:
+        if len(names) < len(levels) + 1 or "patient" in levels:
+            return
+        below.setdefault(names[0], set()).add(names[len(levels)])
+    several = list(below.values())
+    if len(several) > 1 and len(several[0]) > 1 and all(one == several[0] for one in several):
+        some = ", ".join(sorted(several[0])[:4])
+        raise UserError(
+            f"{root}: {', '.join(sorted(below)[:4])} each hold {some}: say which are classes, as --data.layout "
+            "class/patient or site/class; or which folder trains, by data.train and data.test"
+        )
+
+
+def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> Place:
+    """The place of a file in the folders `names`. Raises UserError where none of them is a class."""
+    known = dict(zip(levels, names))
+    rest = names[len(levels) :]
+    if own := [name for name in names if name in classes]:
+        known["class"] = own[-1]
+    if "class" not in known:
+        raise UserError(f"{printable(path)}: this image is in no class folder: move it into one, or away")
+    patient = known.get("patient", "/".join(rest))
+    return Place(known.get("split", ""), known.get("site", ""), known["class"], patient)
