@@ -78,7 +78,7 @@ def test_the_noise_of_a_budget_spends_it_and_no_more(budget: float, sampler) -> 
 
 def test_a_cycle_costs_only_the_rounds_in_which_a_client_takes_part() -> None:
     population = Population(np.ones(100, np.int32), rounds=20)
-    found = Client(noise=2.0, bands=5).guarantee(Cyclic(20).build(population), population)
+    found = Client(epsilon=0.0, noise=2.0, bands=5).guarantee(Cyclic(20).build(population), population)
     np.testing.assert_allclose(found.epsilon(20), 4.377178, rtol=1e-6)  # four times, so sigma 2 / sqrt(4)
 
 
@@ -183,8 +183,8 @@ REFUSED = {
     ),
     "control variates": (lambda: checked(algorithm=Scaffold().build()), "sends more than a change of the model"),
     "BatchNorm that travels": (lambda: checked(task=classifier(norm="batch")), 'choose a network with norm="group"'),
-    "a budget of nothing": (lambda: Client(epsilon=0.0), "privacy.epsilon=0.0: must be above 0"),
-    "no budget and no noise": (lambda: Client(epsilon=np.inf), "give a budget, or privacy.noise"),
+    "a negative budget": (lambda: Client(epsilon=-1.0), "privacy.epsilon=-1.0"),
+    "no budget and no noise": (lambda: Client(epsilon=0.0), "give a budget, or privacy.noise"),
     "a delta above one": (lambda: Client(delta=1.5), "privacy.delta=1.5"),
     "a negative noise": (lambda: Client(noise=-1.0), "privacy.noise=-1.0"),
     "a clip of nothing": (lambda: Client(clip=0.0), "privacy.clip=0.0"),

@@ -28,7 +28,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 class Client:
     """Settings of client-level privacy: each client's update is clipped, and the server adds noise to their sum."""
 
-    epsilon: float = 8.0  # budget of the whole run
+    epsilon: float = 8.0  # budget of the whole run; 0: none, the run tells what it spends
     delta: float = 1e-5
     noise: float = 0.0  # noise multiplier; 0: the smallest that keeps the budget
     clip: float = 1.0  # bound on the norm of an update; the first one if it is adaptive

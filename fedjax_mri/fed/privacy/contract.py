@@ -1,6 +1,5 @@
 """The contract of privacy: what a level of it adds to a simulation, and what it tells of the budget."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -16,7 +15,7 @@ class Guarantee(NamedTuple):
     """What a run promises: (epsilon, delta) differential privacy of a unit, after any number of rounds."""
 
     unit: str  # whose data are protected: "client"
-    budget: float  # the largest epsilon that the run may spend; infinite where it only tells
+    budget: float  # the largest epsilon that the run may spend; 0: it only tells what it spends
     delta: float
     noise: float  # noise multiplier: the standard deviation of the noise on a sum, over the bound of a unit's part
     epsilon: Callable[[int], float]  # rounds -> epsilon spent
@@ -25,7 +24,7 @@ class Guarantee(NamedTuple):
 def checked(guarantee: Guarantee, rounds: int) -> Guarantee:
     """Returns `guarantee`. Raises UserError if so many rounds spend more than its budget."""
     spent = guarantee.epsilon(rounds)
-    if spent > guarantee.budget * (1 + 1e-6):
+    if guarantee.budget and spent > guarantee.budget * (1 + 1e-6):
         raise UserError(
             f"privacy.epsilon={guarantee.budget}: {rounds} rounds with noise multiplier {guarantee.noise:.4g} spend "
             f"{spent:.4g} at delta {guarantee.delta:g}; ask for fewer rounds, or raise privacy.epsilon if you want that"
@@ -34,14 +33,13 @@ def checked(guarantee: Guarantee, rounds: int) -> Guarantee:
 
 
 def check_budget(epsilon: float, delta: float, noise: float) -> None:
-    """Raises UserError unless a budget is above 0, and finite where noise is to be found from it."""
-    if known(epsilon) and not epsilon > 0:
-        raise UserError(f"privacy.epsilon={epsilon}: must be above 0, or inf for no limit")
+    """Raises UserError unless there is a budget, or a noise multiplier, of sensible values."""
+    checks.not_negative("privacy.epsilon", epsilon)
     checks.positive("privacy.delta", delta)
     checks.fraction("privacy.delta", delta)
     checks.not_negative("privacy.noise", noise)
-    if known(epsilon) and not noise and math.isinf(epsilon):
-        raise UserError("privacy.epsilon=inf: the noise follows from the budget; give a budget, or privacy.noise")
+    if known(epsilon) and not epsilon and not noise:
+        raise UserError("privacy.epsilon=0.0: the noise follows from the budget; give a budget, or privacy.noise")
 
 
 class Privacy(Protocol):

@@ -25,7 +25,7 @@ from fedjax_mri.fed.uplink.weigh import uniformly
 class LocalSettings:
     """Settings of local privacy: each client's update is clipped and noised before it leaves the client."""
 
-    epsilon: float = 8.0  # budget of the whole run, of each client
+    epsilon: float = 8.0  # budget of the whole run; 0: none, the run tells what it spends, of each client
     delta: float = 1e-5
     noise: float = 0.0  # noise multiplier; 0: the smallest that keeps the budget
     clip: float = 1.0  # bound on the norm of an update
