@@ -24,6 +24,7 @@ class Reading:
 
     modality: Literal["", "ct", "mr"] = ""  # of files that do not say, such as NIfTI; "": these are MR
     window: tuple[float, float] = (-100.0, 300.0)  # HU that are shown as black and white
+    ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     slices: int = 0  # of a volume, evenly spaced; 0: all that show something
     cached: bool = False  # images are kept in a file of the user's cache and need not fit into memory
 
@@ -59,7 +60,7 @@ def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) 
     """What decides the images of files: their names, sizes and times, and the settings."""
     stats = [(path, path.stat() if path.exists() else None) for path in paths]
     files = [(printable(path), stat and stat.st_size, stat and stat.st_mtime_ns) for path, stat in stats]
-    return [size, channels, reading.modality, reading.window, reading.slices, files]
+    return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
 def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Reading) -> Found:
@@ -68,7 +69,7 @@ def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Readin
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
             found = images.decode(str(paths[0]), size, channels)
             return Found(reason=found) if isinstance(found, str) else Found([found], notes=found.notes)
-        scan = read.read_item(Item(paths, ()), reading.modality, Limits())
+        scan = read.read_item(Item(paths, ()), reading.modality, Limits(), reading.ct_offset)
         slices = list(chosen(shown(scan, size, reading.window), reading.slices))
     except UserError as error:
         return one_by_one(paths, size, channels, reading) if len(paths) > 1 else Found(reason=str(error))

@@ -22,7 +22,8 @@ NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a 
 SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
 DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
 RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
-REMEDY = "give the scanner's own HU, or --ct-offset with what is to be added (0: it is in HU)"
+FLAG = "--ct-offset (in training --data.reading.ct-offset)"
+REMEDY = f"give the scanner's own HU, or {FLAG} with what is to be added, 0 where it is in HU"
 Window = tuple[float, float] | None
 
 
@@ -86,7 +87,7 @@ def check_hounsfield(values: np.ndarray) -> list[str]:
         raise UserError(f"{said}, most of them denser than bone, are not HU: {REMEDY}")
     soft = share(*SHIFTED)
     if soft > max(0.03, share(200, 800)) and share(-1200, -400) < 0.001:
-        raise UserError(f"{said}, most tissue near 1024, are HU with an offset: give --ct-offset -1024")
+        raise UserError(f"{said}, most tissue near 1024, are HU with an offset: give {FLAG} -1024")
     return [f"{said} hold no air: they are taken as HU, in a window"] if low > AIR / 2 and high > low else []
 
 
