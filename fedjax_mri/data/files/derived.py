@@ -55,14 +55,11 @@ def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
 
     Left out are values that their elements may not hold, such as a date 01/01/2020. Text is decoded.
     """
-    found, dropped = {}, []
-    for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED):
-        value = sound(dataset, name)
-        if value is not None:
-            found[name] = value
-        elif name in dataset and texts(dataset, name):
-            dropped.append(f"its {name} is not valid, and left out of what is made")
-    return found, tuple(dropped)
+    present = [name for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED) if name in dataset]
+    values = {name: sound(dataset, name) for name in present}
+    bad = [name for name, value in values.items() if value is None and texts(dataset, name)]
+    dropped = tuple(f"its {name} is not valid, and left out of what is made" for name in bad)
+    return {name: value for name, value in values.items() if value is not None}, dropped
 
 
 def sound(dataset: Any, name: str) -> Any:
