@@ -1,4 +1,4 @@
-"""A private run tells its budget wherever it tells its accuracy, and neither more rounds nor another folder forge it."""
+"""A private run tells its budget beside its accuracy, and neither more rounds nor another folder forge it."""
 
 import pathlib
 from dataclasses import replace
@@ -58,18 +58,6 @@ def test_it_is_restored_and_evaluated(run) -> None:
     last = parse(read_history(run[0])[2]).tests
     for name, figures in found.items():
         assert figures.pooled["accuracy"] == pytest.approx(last[name].pooled["accuracy"])
-
-
-def test_two_halves_are_the_whole_to_the_bit(run, tmp_path) -> None:
-    known = replace(CONFIG, privacy=Client(epsilon=0.0, delta=1e-3, noise=1.5), evaluate_every=1)
-    for out, several in (("whole", (4,)), ("halves", (2, 4))):
-        for rounds in several:
-            experiment.run(replace(known, rounds=rounds), tmp_path / out, say=lambda _: None)
-    whole, halves = (read_history(tmp_path / out) for out in ("whole", "halves"))
-    timed = {name for name in whole[-1] if "second" in name or name.endswith("waited_share")}
-    assert [{name: x for name, x in line.items() if name not in timed} for line in whole] == [
-        {name: x for name, x in line.items() if name not in timed} for line in halves
-    ]
 
 
 def test_more_rounds_would_need_more_noise_than_there_was(run) -> None:
