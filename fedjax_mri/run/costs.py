@@ -37,7 +37,7 @@ def costs(config: Experiment) -> dict[str, str]:
         f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
         **({"idle lanes": idle} if idle else {}),
-        **({} if sim.guarantee is None else {"privacy": privacy(sim.guarantee, config.rounds)}),
+        **({} if sim.guarantee is None else {"guarantee": privacy(sim.guarantee, config.rounds)}),
     }
 
 

@@ -47,7 +47,7 @@ def test_the_budget_is_said_logged_and_reported(run) -> None:
     assert spent[0] == 0 and 0 < spent[1] < spent[2] and 4.99 < spent[2] <= 5
     (line,) = [line for line in said if line.startswith("privacy:")]
     assert f"epsilon {spent[2]:.4g} at delta 0.001 for each client after 4 rounds" in line
-    assert line == f"privacy: {costs(CONFIG)['privacy']}"
+    assert line == f"privacy: {costs(CONFIG)['guarantee']}"
     assert parse(read_history(out)[2]).privacy == {"epsilon": spent[2]}
     cli.main(["report", str(out)])
     assert "privacy/epsilon" in (out / "report.html").read_text(encoding="utf-8")
