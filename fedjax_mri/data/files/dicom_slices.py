@@ -10,6 +10,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, orientation
 from fedjax_mri.data.files.dicom_place import NEARLY, Place, affine, depths, irregular
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Scan, check_slice
+from fedjax_mri.data.files.volume import doubts
 
 NO_POSITION = "does not say where it lies in the patient: what is made of it is a Secondary Capture"
 NO_VOLUME = "several of its images lie at the same place (echoes, times, directions): they are no volume"
@@ -37,7 +38,8 @@ def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
     known = bool(np.isfinite(depth).all())
     order = np.argsort(depth, kind="stable") if known else np.arange(len(slices))
     ordered = [places[place] for place in order]
-    said, grid = notes(slices, ordered), affine(ordered)
+    grid = affine(ordered)
+    said = notes(slices, ordered) + doubts(grid, orientation.spacing(grid))
     if known and len(slices) > 1 and np.diff(depth[order]).min() < NEARLY:
         if volume or not orientation.is_axial(affine(places[:1])):
             raise UserError("several images lie at the same place (echoes, times, directions): give one of them")

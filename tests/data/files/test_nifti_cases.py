@@ -1,7 +1,9 @@
 """The difficult volumes of ../shared/cases: each gives the same pixels as the plain file, or one line."""
 
+import gzip
 import pathlib
 import shutil
+import sys
 
 import nibabel
 import numpy as np
@@ -176,3 +178,29 @@ def test_a_pair_may_be_given_by_either_file(mr, tmp_path) -> None:
     (tmp_path / "n09_pair.img").unlink()
     _, said = run([tmp_path / "n09_pair.hdr"], tmp_path / "out", "ct", force=True)
     assert said[0].endswith("a header without its image: put n09_pair.img beside it")
+
+
+@pytest.mark.parametrize("library", ["isal", "zlib"])
+def test_volumes_are_packed_with_and_without_isal(tmp_path, monkeypatch, library) -> None:
+    if library == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    values = np.random.default_rng(0).normal(size=(16, 16, 5)).astype(np.float32)
+    nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "a.nii.gz")
+    assert run([tmp_path / "a.nii.gz"], tmp_path / "out", "ct")[0] == (1, 0)
+    packed = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    assert len(gzip.decompress(packed)) == 352 + 2 * values.size
+    assert nibabel.load(tmp_path / "out" / "a.nii.gz").shape == (16, 16, 5)
+
+
+def test_a_wrong_checksum_at_the_end_of_a_larger_file_is_found(tmp_path) -> None:
+    """Of a small file all is unpacked at once; here the checksum comes pieces after the last voxel is there."""
+    values = np.random.default_rng(0).integers(0, 999, (64, 64, 300)).astype(np.int16)
+    content = nibabel.Nifti1Image(values, np.eye(4)).to_bytes() + bytes(2**22)
+    sound = gzip.compress(content, 1)
+    (tmp_path / "a.nii.gz").write_bytes(sound)
+    assert scan(tmp_path / "a.nii.gz").voxels.shape == (300, 64, 64)
+    (tmp_path / "a.nii.gz").write_bytes(sound[:-6] + bytes([sound[-6] ^ 255]) + sound[-5:])
+    with pytest.raises(UserError, match="its packed content is damaged"):
+        scan(tmp_path / "a.nii.gz")
