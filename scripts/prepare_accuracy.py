@@ -49,7 +49,9 @@ def case(number: int, dimensions: int) -> dict[str, np.ndarray]:
         turn[axis] = np.tan(np.deg2rad(rng.uniform(-TURN, TURN)) / 2)
         matrix = matrix @ np.asarray(register.rotation(jnp.asarray(turn)))
     shift, centre = rng.uniform(-SHIFT, SHIFT, dimensions), (np.array(ct.shape) - 1) / 2 * spacing
-    back = register.Rigid(jnp.asarray(cayley(matrix.T)), jnp.zeros(dimensions), *map(jnp.float32, (centre + shift, centre)))
+    back = register.Rigid(
+        jnp.asarray(cayley(matrix.T)), jnp.zeros(dimensions), *map(jnp.float32, (centre + shift, centre))
+    )
     moving = resample.onto(ct, tuple(spacing), back, ct.shape, tuple(spacing), 0.0)
     return {"mr": mr, "ct": moving, "spacing": spacing, "matrix": matrix, "shift": shift, "centre": centre}
 
@@ -62,7 +64,7 @@ def cayley(matrix: np.ndarray) -> np.ndarray:
 
 
 def errors(one: dict[str, np.ndarray], matrix: np.ndarray, centre_lies: np.ndarray) -> tuple[float, float]:
-    """How far the middle of the head is off, in mm, and the turn, in degrees; where the fixed centre was found to lie."""
+    """How far off the fixed centre was found to lie, in mm, and the turn, in degrees."""
     apart = matrix @ one["matrix"].T
     cosine = (np.trace(apart) - (len(apart) - 2)) / 2
     off = np.linalg.norm(centre_lies - (one["centre"] + one["shift"]))
@@ -115,14 +117,20 @@ def stripping(python: str | None) -> None:
             truth = np.asarray(1 - sum(one["tissue"][..., i] for i in heads.NOT_BRAIN)) > 0.5
             find = strip.ct_brain if modality == "ct" else strip.mr_brain
             found.append(dice(find(np.asarray(one[modality][..., 0]), step), truth))
-        print(f"| 30 slices, {modality} | {np.mean(found):.3f} | {np.median(found):.3f} | {np.min(found):.3f} |", flush=True)
+        print(
+            f"| 30 slices, {modality} | {np.mean(found):.3f} | {np.median(found):.3f} | {np.min(found):.3f} |",
+            flush=True,
+        )
         found = []
         for number, protocol in enumerate(PROTOCOLS):
             one = heads.head(jax.random.key(5 + number), heads.draw_site(jax.random.key(1), protocol, 0.2), 32, 128)
             find = strip.ct_brain if modality == "ct" else strip.mr_brain
             mask = find(np.asarray(one.ct if modality == "ct" else one.mr), tuple(map(float, one.spacing)))
             found.append(dice(mask, np.asarray(one.brain) > 0.5))
-        print(f"| 5 volumes, {modality} | {np.mean(found):.3f} | {np.median(found):.3f} | {np.min(found):.3f} |", flush=True)
+        print(
+            f"| 5 volumes, {modality} | {np.mean(found):.3f} | {np.median(found):.3f} | {np.min(found):.3f} |",
+            flush=True,
+        )
     if (TEMPLATES / "ch2.nii.gz").exists():
         colin(python)
 
@@ -134,7 +142,9 @@ def one_slice(sites, lesions, where, key):
 def colin(python: str | None) -> None:
     import nibabel
 
-    image, truth = (nibabel.load(TEMPLATES / name).get_fdata(dtype=np.float32) for name in ("ch2.nii.gz", "ch2bet.nii.gz"))
+    image, truth = (
+        nibabel.load(TEMPLATES / name).get_fdata(dtype=np.float32) for name in ("ch2.nii.gz", "ch2bet.nii.gz")
+    )
     image, truth = (np.ascontiguousarray(x.transpose(2, 1, 0)[:, ::-1]) for x in (image, truth > 0))
     strip.mr_brain(image, (1.0, 1.0, 1.0))  # compiles
     start = time.perf_counter()

@@ -32,9 +32,7 @@ class Row(NamedTuple):
 
 def write(out: Path, steps: Sequence[str], rows: Sequence[Row]) -> Path:
     """Writes the page into the folder, and returns its path."""
-    shown = [
-        (row.name.as_posix(), picture(row.before), picture(row.after), "; ".join(row.after.notes)) for row in rows
-    ]
+    shown = [(row.name.as_posix(), picture(row.before), picture(row.after), "; ".join(row.after.notes)) for row in rows]
     table = Table("Middle slices", ("file", "before", "after", "notes"), shown[:SHOWN])
     words = [f"Steps, in order: {', '.join(steps)}. {len(rows)} files; prepared.json has what was done to each."]
     return publish(

@@ -9,7 +9,7 @@ Box = tuple[slice, ...]
 
 
 def box(heads: Sequence[np.ndarray], spacing: tuple[float, ...], margin: float) -> Box:
-    """The smallest box around masks of one shape, with a margin in mm within the image; everything if they are empty."""
+    """The smallest box around masks of one shape, with a margin in mm; everything if they are empty."""
     joined = np.logical_or.reduce(heads)
     if not joined.any():
         return (slice(None),) * joined.ndim

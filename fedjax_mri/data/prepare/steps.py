@@ -1,4 +1,4 @@
-"""The steps of `fedjax-mri prepare` by name: each takes the scans of a patient that lie together, and gives them changed.
+"""The steps of `fedjax-mri prepare` by name: each takes the scans of a patient, and gives them changed.
 
 Such a group is one scan, or the CT and the MR of one patient. In `--steps` a step may have a value, as in crop:5mm.
 """
@@ -290,6 +290,7 @@ def matching(reference: Callable[[], np.ndarray]) -> Step:
 
 def reference_file(value: str) -> Step:
     """The step that matches histograms to that of a file."""
+
     @functools.cache
     def reference() -> np.ndarray:
         try:

@@ -7,7 +7,7 @@ that and the greatest. What is dark below that surface, and what hangs on the br
 All lengths are in mm.
 """
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,9 @@ def sphere(dimensions: int) -> Sphere:
     if dimensions == 2:
         angle, index = np.arange(180) * np.pi / 90, np.arange(180, dtype=np.int32)
         points = np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
-        return Sphere(points, np.stack([index - 1, (index + 1) % 180], 1) % 180, np.stack([index, (index + 1) % 180], 1))
+        return Sphere(
+            points, np.stack([index - 1, (index + 1) % 180], 1) % 180, np.stack([index, (index + 1) % 180], 1)
+        )
     golden = (1 + 5**0.5) / 2
     corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
     points = np.array([np.roll(corner, shift) for shift in range(3) for corner in corners], float)
