@@ -95,7 +95,9 @@ def attempt(path: pathlib.Path, conversion: Conversion) -> tuple[str, str]:
     except Exception as error:
         return "traceback", f"{type(error).__name__}: {error}"
     try:
-        contents = scan.encode(conversion, np.zeros(scan.voxels.shape, np.float32), False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as `convert` does
+            contents = scan.encode(conversion, np.zeros(scan.voxels.shape, np.float32), False)
         return "result", f"{len(contents)} files"
     except Exception as error:  # `convert` makes a line of it
         return "unforeseen line", f"cannot be written ({type(error).__name__}: {error})"
@@ -103,7 +105,6 @@ def attempt(path: pathlib.Path, conversion: Conversion) -> tuple[str, str]:
 
 def worker(seed: Seed, first: int, count: int, replies: Any) -> None:
     """Reads damaged copies, and sends the number and outcome of each."""
-    warnings.simplefilter("ignore")
     content = seed.path.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         for beside in seed.path.parent.iterdir():
@@ -137,7 +138,7 @@ def outcomes(seed: Seed, count: int) -> Iterator[tuple[int, Outcome, float]]:
         there.close()
         try:
             while first < count:
-                if not here.poll(SECONDS):
+                if not here.poll(SECONDS) and not here.poll(SECONDS):  # twice: both may have been stopped meanwhile
                     yield first, Outcome("hang", "", SECONDS), 0.0
                     first += 1
                     break

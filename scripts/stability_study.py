@@ -24,7 +24,8 @@ import numpy as np
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.data.phantom import Phantom, SiteModel
 from fedjax_mri.data.phantom.lesions import LesionModel
-from fedjax_mri.data.phantom.source import UNSEEN, origin, reader
+from fedjax_mri.data.phantom.procedural import UNSEEN, origin
+from fedjax_mri.data.phantom.source import reader
 from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.explain import rounds
 from fedjax_mri.fed.engine.plan import Plan

@@ -133,7 +133,7 @@ def compile(one: Parser) -> None:
 def convert(one: Parser) -> None:
     """Adds the arguments of `convert`."""
     add_path(one, "run", "run folder")
-    add_files(one, "PNG, JPEG, DICOM, NIfTI", "files of the same names")
+    add_files(one, "pictures, DICOM, NIfTI, MetaImage, NRRD, MGH", "files of the same names")
     one.add_argument("--to", choices=("mr", "ct"), required=True, help="modality of the results")
     text = "write the mean of N draws of the model, and their standard deviation as a second file"
     one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
@@ -142,7 +142,7 @@ def convert(one: Parser) -> None:
 def explain(one: Parser) -> None:
     """Adds the arguments of `explain`."""
     add_path(one, "run", "run folder")
-    add_files(one, "PNG, JPEG, DICOM slices", "results, a folder for each image")
+    add_files(one, "pictures, DICOM slices", "results, a folder for each image")
     text = "names of methods, separated by commas (default: gradcam,ig,lrp)"
     one.add_argument("--methods", default="gradcam,ig,lrp", help=text)
     text = "another run of the same task, such as another seed: predictions and maps are means over all runs"
@@ -160,6 +160,7 @@ def add_files(one: Parser, kinds: str, results: str) -> None:
 
 def phantom(one: Parser) -> None:
     """Adds the arguments of `phantom`."""
+    one.add_argument("--kind", choices=("head", "thorax", "skin"), default="head")
     one.add_argument("--sites", type=int, default=6)
     one.add_argument("--seed", type=seed, default=0)
     add_path(one, "--out", default=pathlib.Path("grid.png"))

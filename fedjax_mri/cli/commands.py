@@ -319,15 +319,20 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    """Draws a picture with a row for each synthetic site: CT, MR, tissues, tumour."""
+    """Draws a picture with a row for each synthetic site: CT, MR, tissues, tumour; or several patients."""
     from fedjax_mri.data.phantom import Phantom
-    from fedjax_mri.data.phantom.gallery import save_gallery
+    from fedjax_mri.data.phantom.gallery import save_gallery, save_sheet
+    from fedjax_mri.data.phantom.skin import Skin
+    from fedjax_mri.data.phantom.thorax import Thorax
     from fedjax_mri.run import config
 
     if options.sites < 1:
         raise UserError(f"--sites {options.sites}: must be 1 or more")
-    settings = config.override(Phantom(), flags)
-    save_gallery(settings, options.sites, options.seed, options.out)
+    if options.kind == "head":
+        save_gallery(config.override(Phantom(), flags), options.sites, options.seed, options.out)
+    else:
+        settings: Any = Thorax() if options.kind == "thorax" else Skin()
+        save_sheet(config.override(settings, flags), options.sites, options.seed, options.out)
     print(options.out)
 
 

@@ -27,10 +27,11 @@ from fedjax_mri.data.phantom.gallery import save_gallery
 from fedjax_mri.data.phantom.lesions import draw_height
 from fedjax_mri.data.phantom.patient import draw_patient, picture
 from fedjax_mri.data.phantom.physics import enhanced_t1
+from fedjax_mri.data.phantom.procedural import UNSEEN, census, open_site, origin
 from fedjax_mri.data.phantom.scanner import bias_field, filtered, rician, rician_mean, scan_ct
 from fedjax_mri.data.phantom.shapes import angle
 from fedjax_mri.data.phantom.site import draw_site
-from fedjax_mri.data.phantom.source import UNSEEN, census, open_site, origin
+from fedjax_mri.data.phantom.source import pictures
 
 SMALL = Phantom(clients=12, test_clients=4, test_patients=6)
 SEED = 3
@@ -328,7 +329,7 @@ def test_labels_count_what_read_gives(federation, read):
 
 def test_sites_are_grouped_by_what_they_are(federation):
     field, sequence = federation.groups["field strength"], federation.groups["sequence"]
-    sites, _ = census(SMALL, origin(SMALL, SEED), SMALL.clients)
+    sites, _ = census(pictures(SMALL), SMALL.sites, origin(SMALL, SEED), SMALL.clients)
     assert (np.array([float(name.removesuffix(" T")) for name in field]) == sites.field).all()
     assert set(sequence) <= set(SMALL.sites.protocols) and len(sequence) == SMALL.clients
 
@@ -356,8 +357,8 @@ def test_unseen_sites_are_new_and_seen_sites_have_new_patients(federation, batch
     for test in (unseen, seen):
         labels = np.asarray(read_jit(test.data, "label")(jnp.int32(0), index)["label"])
         assert (labels != batches["label"][:16]).any()
-    ours, _ = open_site(SMALL.sites, origin(SMALL, SEED), jnp.int32(0))
-    theirs, _ = open_site(SMALL.sites, origin(SMALL, SEED), jnp.int32(UNSEEN))
+    ours, _ = open_site(pictures(SMALL), origin(SMALL, SEED), jnp.int32(0))
+    theirs, _ = open_site(pictures(SMALL), origin(SMALL, SEED), jnp.int32(UNSEEN))
     assert ours.field_of_view != theirs.field_of_view
 
 

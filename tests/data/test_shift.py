@@ -14,7 +14,8 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import contract as client_data
 from fedjax_mri.data.contract import ClientData, Federation
 from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.phantom.source import origin, reader
+from fedjax_mri.data.phantom.procedural import origin
+from fedjax_mri.data.phantom.source import reader
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.shift import LabelNoise, ModalitySkew, Wear, with_modalities

@@ -12,7 +12,8 @@ from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.phantom.source import origin, reader
+from fedjax_mri.data.phantom.procedural import origin
+from fedjax_mri.data.phantom.source import reader
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform

@@ -11,7 +11,8 @@ from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import endings, readers
 from fedjax_mri.data.files.scan import HEAD, File, Item
 
-HEADERS = {".img": ".hdr", ".raw": ".mhd", ".zraw": ".mhd"}  # of files that hold voxels alone: that beside them
+# Endings of files that hold voxels alone, and of the headers that may lie beside them.
+HEADERS = {".img": (".hdr",), ".zraw": (".mhd",), ".raw": (".mhd", ".nhdr"), ".raw.gz": (".nhdr",)}
 SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a pair of files is one file
 
 
@@ -74,8 +75,11 @@ def below(folder: Path, out: Path | None) -> Iterator[Path]:
 
 def header_beside(path: Path) -> Path:
     """The file of the header of one that holds voxels alone; of another, that file."""
-    header = path.with_suffix(HEADERS.get(path.suffix.lower(), path.suffix))
-    return header if header.is_file() else path
+    for ending, headers in HEADERS.items():
+        if path.name.lower().endswith(ending):
+            stem = path.name[: -len(ending)]
+            return next((path.with_name(stem + one) for one in headers if path.with_name(stem + one).is_file()), path)
+    return path
 
 
 def made(name: Path) -> Path:

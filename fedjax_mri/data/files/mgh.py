@@ -13,6 +13,7 @@ from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan,
 
 VERSION = b"\0\0\0\1"  # the first bytes of a header
 OFFSET = 284  # bytes of a header
+FIELDS = 90  # of them those that are used
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
@@ -20,8 +21,10 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     from nibabel import MGHImage
 
     def claim(head: bytes) -> int:
+        if len(head) < OFFSET:
+            raise UserError("its header was cut short: copy it again")
         header = MGHImage.header_class(head[:OFFSET], check=False)
-        return volume.claimed_bytes(shape_of(header), header.get_data_dtype(), OFFSET, limits)
+        return volume.claimed_bytes(shape_of(header), volume.dtype_of(header), OFFSET, limits)
 
     whole, notes = packing.content(path, claim)
     header = MGHImage.header_class(whole[:OFFSET].tobytes(), check=False)
@@ -50,7 +53,7 @@ def encoded(
     made = header.copy()
     made.set_data_dtype(volume.stored_type(conversion, deviation))
     pieces = volume.planes(values, turn_back, made.get_data_dtype())
-    return [packing.written(made.binaryblock[:OFFSET], pieces, packed)]
+    return [packing.written(made.binaryblock[:FIELDS].ljust(OFFSET, b"\0"), pieces, packed)]
 
 
 READER = Reader(("MGH",), (".mgz", ".mgh"), lambda head: packing.first_unpacked(head)[:4] == VERSION, read)

@@ -19,7 +19,7 @@ from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan,
 
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
 PAIRED = (b"ni1\0", b"ni2\0")
-MM = {"meter": 1000.0, "micron": 0.001}  # of the units that a header may name
+MM = {1: 1000.0, 3: 0.001}  # of the codes for metre and micron; 2 and all others are taken as mm
 LABELS = 1002  # the intent of a map of labels
 
 
@@ -72,6 +72,8 @@ def header_of(head: bytes) -> Any:
     kind = kinds.get(head[344:348]) or kinds.get(head[4:8]) or (AnalyzeHeader if is_analyze(head) else None)
     if kind is None:
         raise UserError("compressed, but no NIfTI inside: give .nii.gz")
+    if len(head) < kind.template_dtype.itemsize:
+        raise UserError("its header was cut short: copy it again")
     header = kind(head[: kind.template_dtype.itemsize], check=False)  # whose warnings would name no file
     header["pixdim"][1:] = np.abs(header["pixdim"][1:])
     if kind is not AnalyzeHeader and header["pixdim"][0] not in (-1, 1):
@@ -87,7 +89,7 @@ def in_one(header: Any) -> bool:
 def claimed(header: Any, limits: Limits) -> int:
     """Bytes that the file of the voxels must have."""
     shape = tuple(map(int, header.get_data_shape()))
-    return volume.claimed_bytes(shape, header.get_data_dtype(), start(header), limits)
+    return volume.claimed_bytes(shape, volume.dtype_of(header), start(header), limits)
 
 
 def start(header: Any) -> float:
@@ -112,7 +114,7 @@ def placed(header: Any) -> Form:
         said = "an Analyze file, which does not say which side is left: taken as usual"
         return Form(header.get_base_affine(), 1.0, (said,))
     sform, qform = header.get_sform(coded=True)[0], rotation(header)
-    millimetres = MM.get(header.get_xyzt_units()[0], 1.0)
+    millimetres = MM.get(int(header["xyzt_units"]) % 8, 1.0)
     if qform is not None and (sform is None or flat(sform)):
         return Form(qform, millimetres, ())
     if sform is None:

@@ -58,7 +58,7 @@ def quietly(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
-    return settled(scan)
+    return settled(scan, ct_offset)
 
 
 def head(path: Path, limits: Limits) -> bytes:

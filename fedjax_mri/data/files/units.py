@@ -21,8 +21,10 @@ LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
 NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
 SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
 DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
+MOST = 1e12  # of any image; more is damage, and one such voxel would make all others black
 RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
-REMEDY = "give the scanner's own HU, or --ct-offset with what is to be added (0: it is in HU)"
+FLAG = "--ct-offset (in training --data.reading.ct-offset)"
+REMEDY = f"give the scanner's own HU, or {FLAG} with what is to be added, 0 where it is in HU"
 Window = tuple[float, float] | None
 
 
@@ -34,6 +36,9 @@ def settled(scan: Scan, ct_offset: float | None = None) -> Scan:
     """
     finite = np.isfinite(scan.voxels)
     notes = [*scan.notes, *check_missing(scan.voxels, finite)]
+    for end in (np.fmin.reduce(scan.voxels, None), np.fmax.reduce(scan.voxels, None)):  # NaN apart
+        if abs(end) > MOST:
+            raise UserError(f"a value of {end:.3g}, which no image has: replace it")
     voxels, whole = scan.voxels, bool(finite.all())
     if scan.units == "unstated":
         if ct_offset is None:
@@ -86,7 +91,7 @@ def check_hounsfield(values: np.ndarray) -> list[str]:
         raise UserError(f"{said}, most of them denser than bone, are not HU: {REMEDY}")
     soft = share(*SHIFTED)
     if soft > max(0.03, share(200, 800)) and share(-1200, -400) < 0.001:
-        raise UserError(f"{said}, most tissue near 1024, are HU with an offset: give --ct-offset -1024")
+        raise UserError(f"{said}, most tissue near 1024, are HU with an offset: give {FLAG} -1024")
     return [f"{said} hold no air: they are taken as HU, in a window"] if low > AIR / 2 and high > low else []
 
 
@@ -121,12 +126,12 @@ def pixel(scan: Scan) -> tuple[float, float]:
 
 def show(magnitude: np.ndarray) -> np.ndarray:
     """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
-    squares = np.square(magnitude).sum((1, 2), dtype=np.float64)
-    totals = magnitude.sum((1, 2), dtype=np.float64)
-    if not totals.any():
+    totals = np.array([image.sum(dtype=np.float64) for image in magnitude])
+    squares = np.array([np.square(image, dtype=np.float64).sum() for image in magnitude])
+    if not squares.any():
         return magnitude
-    white = np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
-    return np.clip(magnitude / (1.8 * white[:, None, None]).astype(np.float32), 0, 1)
+    white = 1.8 * np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
+    return np.stack([np.clip(image / own, 0, 1).astype(np.float32) for image, own in zip(magnitude, white)])
 
 
 def magnitude(voxels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fedjax_mri.data.files.orientation import Turn
 from fedjax_mri.data.files.scan import Conversion, Limits, check_bytes
 
 USUAL = (0.005, 50.0)  # mm from voxel to voxel
+POSSIBLE = (1e-6, 1e6)
 TILT = 15.0  # degrees; less is how scanners are set up for a head
 STEPS = 2**16  # of 0..1 in what is written as float32: noise in further bits could not be packed
 
@@ -26,6 +27,14 @@ def claimed_bytes(shape: tuple[int, ...], dtype: np.dtype, offset: float, limits
     if math.prod(shape[3:]) > 1:
         raise UserError(f"{math.prod(shape[3:])} volumes of shape {shape[:3]}: give one volume a file")
     return int(offset) + voxels * dtype.itemsize
+
+
+def dtype_of(header: Any) -> np.dtype:
+    """The type of the voxels that a header of nibabel names."""
+    try:
+        return header.get_data_dtype()
+    except (KeyError, ValueError) as error:
+        raise UserError(f"its header names a type of voxels that is unknown ({error}): write it again") from None
 
 
 def three(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -44,7 +53,12 @@ def axial(stored: np.ndarray, turn: Turn, slope: float = 1, intercept: float = 0
 
 
 def doubts(affine: np.ndarray, step: tuple[float, ...]) -> tuple[str, ...]:
-    """Sentences on distances in mm that can hardly be meant, and on slices that are not quite axial."""
+    """Sentences on distances in mm that can hardly be meant, and on slices that are not quite axial.
+
+    Raises UserError on distances that no image can have.
+    """
+    if not all(POSSIBLE[0] <= side <= POSSIBLE[1] for side in step):
+        raise UserError(f"its voxels measure {' x '.join(f'{side:.3g}' for side in step)} mm: write its size again")
     columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     tilt = np.degrees(np.arccos(np.clip(np.abs(columns).max(0).min(), 0, 1)))
     far = not all(USUAL[0] <= side <= USUAL[1] for side in step)

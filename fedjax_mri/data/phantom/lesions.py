@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .anatomy import TOP, Head, Plane, Texture, cavity_radius
+from .cases import between
 from .physics import ADENOMA, CALCIFICATION, CSF, GLIOMA, HAEMATOMA, MENINGIOMA, NECROSIS, OEDEMA
 from .shapes import Layer, ellipse, inside, turn
-from .site import between
 
 CLASSES = ("glioma", "meningioma", "pituitary", "no tumour")
 GLIOMA_CLASS, MENINGIOMA_CLASS, PITUITARY_CLASS, NO_TUMOUR = range(4)

@@ -19,6 +19,7 @@ from .anatomy import (
     hindbrain_layers,
     skull_layers,
 )
+from .cases import diagnose
 from .lesions import (
     Distractor,
     Lesion,
@@ -38,11 +39,6 @@ from .physics import properties
 from .scanner import patient_tissues, rician_mean, scan_ct, scan_mr, show_mr, tissue_signals, white_mr
 from .shapes import composite, expand, field_basis, inside, turn
 from .site import Site, SiteModel
-
-
-def diagnose(site: Site, key: jax.Array) -> jax.Array:
-    """The patient's class, int32, from the site's class mix."""
-    return jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(site.class_mix)).astype(jnp.int32)
 
 
 class Patient(NamedTuple):

@@ -61,6 +61,16 @@ def least(distances: list[jax.Array]) -> jax.Array:
     return reduce(jnp.minimum, distances)
 
 
+def textures(key: jax.Array, size: int, knots: tuple[int, ...]) -> jax.Array:
+    """Standard normal fields over the field of view, [len(knots), S, S], each of so many bumps a side."""
+    fields = []
+    for number, bumps in enumerate(knots):
+        basis, _ = field_basis(size, bumps)
+        weights = jax.random.normal(jax.random.fold_in(key, number), (bumps, bumps), jnp.float32)
+        fields.append(expand(weights, basis, basis))
+    return jnp.stack(fields)
+
+
 @cache
 def field_basis(size: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian bumps over the field of view, float32 [size, knots], for fields of unit variance; and their slope."""

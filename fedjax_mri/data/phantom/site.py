@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Range = tuple[float, float]
+from .cases import CaseMix, Range, between, draw_mix, draw_patients
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class SiteModel:
+class SiteModel(CaseMix):
     """Distributions from which a synthetic hospital is drawn; ranges are uniform."""
 
     three_tesla: float = 0.4  # share of sites at 3 T, the others at 1.5 T
@@ -40,12 +40,7 @@ class SiteModel:
     grey_white: Range = (8.0, 13.0)  # HU, grey minus white matter
     field_of_view: Range = (215.0, 250.0)  # mm
     tilt: float = 8.0  # degrees, standard deviation of a patient's head rotation
-    class_alpha: float = 2.0  # Dirichlet concentration per class; small: each site sees few classes
     class_share: tuple[float, float, float, float] = (0.27, 0.25, 0.23, 0.25)  # over all sites
-    patients_mean: float = 40.0
-    patients_sigma: float = 1.0  # of the log of the number of patients
-    patients_min: int = 8
-    patients_max: int = 200
 
     @property
     def protocols(self) -> dict[str, Protocol]:
@@ -88,7 +83,6 @@ def draw_site(model: SiteModel, key: jax.Array) -> Site:
         ranges = np.asarray([getattr(p, name) for p in model.protocols.values()], np.float32)
         return between(jnp.asarray(ranges)[protocol], u)
 
-    alpha = 4.0 * model.class_alpha * np.asarray(model.class_share, np.float32)
     return Site(
         field=jnp.where(u[0] < model.three_tesla, 3.0, 1.5).astype(jnp.float32),
         protocol=protocol,
@@ -101,19 +95,6 @@ def draw_site(model: SiteModel, key: jax.Array) -> Site:
         ct_noise=between(model.ct_noise, u[7]),
         grey_white=between(model.grey_white, u[8]),
         field_of_view=between(model.field_of_view, u[9]),
-        class_mix=jax.random.dirichlet(mix, jnp.asarray(alpha)),
+        class_mix=draw_mix(model, mix),
         patients=draw_patients(model, size),
     )
-
-
-def between(limits: Range | jax.Array, share: jax.Array) -> jax.Array:
-    """The value `share` of the way from the lower limit to the upper."""
-    return limits[0] + (limits[1] - limits[0]) * share
-
-
-def draw_patients(model: SiteModel, key: jax.Array) -> jax.Array:
-    """Number of patients, log-normal about its mean and clipped."""
-    normal = jax.random.normal(key, (), jnp.float32)
-    sigma = model.patients_sigma
-    count = model.patients_mean * jnp.exp(sigma * normal - 0.5 * sigma * sigma)
-    return jnp.clip(jnp.round(count), model.patients_min, model.patients_max).astype(jnp.int32)

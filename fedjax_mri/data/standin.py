@@ -1,0 +1,32 @@
+"""Real files where a folder is named, else the synthetic source that stands in for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedjax_mri.data.contract import Federation, Source, Table, Test
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """`files` with the folder `root`, or `synthetic` while no folder is named; one flag changes from one to the other.
+
+    The report says which it was: figures of synthetic data are marked.
+    """
+
+    files: Any  # a Source with a field `root`, such as Folder
+    synthetic: Source
+    root: str = ""
+
+    def build(self, seed: int) -> Federation:
+        """The federation of the source in use. Raises UserError where it does."""
+        return self.source.build(seed)
+
+    def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
+        """The test sets of the source in use."""
+        return self.source.evaluation(classes, seed)
+
+    @property
+    def source(self) -> Source:
+        """The source in use."""
+        return replace(self.files, root=self.root) if self.root else self.synthetic
