@@ -6,6 +6,7 @@ Hardware: a GPU; 50 rounds at 224 px. `system_b_demo.py` is the same, small enou
 Data: by default synthetic, the phantoms of thorax, head and skin. Files take their place by a flag:
   chest  --data.root PATH         train/, test/ (and val/) with a folder each of NORMAL and PNEUMONIA
   brain  --data.source.root PATH  Training/ and Testing/, each with a folder for each class; three become one
+  skin   --data.root PATH         HAM10000_metadata.csv, with its pictures in folders beside it; lesions stay together
 In an experiment that ends in _centralised, a flag has one more "source." after "data.": --data.source.root. In `mixed`
 it names the source: --data.sources.0.root, --data.sources.1.source.root, --data.sources.2.root.
 The hospitals have 5,000, 6,000, 6,500 and 5,401 images, which are all images of the three data sets: so each hospital
@@ -17,6 +18,7 @@ from dataclasses import replace
 
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
+from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.joined import Joined
 from fedjax_mri.data.merge import MergeClasses
 from fedjax_mri.data.phantom.skin import Skin, SkinSites
@@ -24,6 +26,7 @@ from fedjax_mri.data.phantom.thorax import Thorax, ThoraxSites
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.standin import StandIn
+from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run.config import Experiment, LocalTraining, load
@@ -48,8 +51,9 @@ BRAIN = MergeClasses(
     (*((name, "tumour") for name in TUMOURS), *((name, "no tumour") for name in ("no tumour", "no_tumor", "notumor"))),
 )
 SKIN = StandIn(
-    Folder("", size=SIZE, channels=3, split="grouped"),
+    ImageTable("", "", "image_id", ("dx",), "lesion_id", size=SIZE, channels=3, partition=FOUR_HOSPITALS),
     Precomputed(Skin(**HOSPITALS, sites=SkinSites(**ALIKE, patients_total=10015))),
+    field="table",
 )
 MIXED = Joined((CHEST, BRAIN, SKIN), ("chest", "brain", "skin"))
 
@@ -77,7 +81,9 @@ federated = {
     "mixed": replace(FEDERATED, name="chest X-ray, brain MR and dermoscopy", data=MIXED, task=IN_COLOUR),
 }
 centralised = {
-    f"{name}_centralised": replace(one, name=f"{one.name}, centralised", data=Pooled(one.data))
+    f"{name}_centralised": replace(
+        one, name=f"{one.name}, centralised", data=Pooled(one.data), plan=Plan(devices=1), explanations=()
+    )
     for name, one in federated.items()
 }
 configs = federated | centralised

@@ -1,4 +1,4 @@
-"""Real files where a folder is named, else the synthetic source that stands in for them."""
+"""Real files where their place is named, else the synthetic source that stands in for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,14 +9,15 @@ from fedjax_mri.data.contract import Federation, Source, Table, Test
 
 @dataclass(frozen=True)
 class StandIn:
-    """`files` with the folder `root`, or `synthetic` while no folder is named; one flag changes from one to the other.
+    """`files` at `root`, or `synthetic` while no place is named; one flag changes from one to the other.
 
     The report says which it was: figures of synthetic data are marked.
     """
 
-    files: Any  # a Source with a field `root`, such as Folder
+    files: Any  # a Source
     synthetic: Source
-    root: str = ""
+    root: str = ""  # the folder or the table of the files
+    field: str = "root"  # of `files`, that says where they are
 
     def build(self, seed: int) -> Federation:
         """The federation of the source in use. Raises UserError where it does."""
@@ -29,4 +30,4 @@ class StandIn:
     @property
     def source(self) -> Source:
         """The source in use."""
-        return replace(self.files, root=self.root) if self.root else self.synthetic
+        return replace(self.files, **{self.field: self.root}) if self.root else self.synthetic

@@ -180,6 +180,22 @@ def test_files_take_the_place_of_a_synthetic_source_where_a_folder_is_named(tmp_
     assert sum(test.data.sizes.sum() for test in tests.values()) == 24
 
 
+def test_dermoscopy_is_read_as_it_is_published(tmp_path) -> None:
+    """HAM10000's table names pictures without their ending, which lie in two folders; lesions have several."""
+    lines, rng = ["lesion_id,image_id,dx"], np.random.default_rng(0)
+    for number in range(70):
+        lines.append(f"HAM_{number // 2},ISIC_{number},{('nv', 'mel')[number // 2 % 2]}")
+        path = tmp_path / f"HAM10000_images_part_{1 + number % 2}" / f"ISIC_{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8)).save(path)
+    (tmp_path / "HAM10000_metadata.csv").write_text("\n".join(lines))
+    source = load(CONFIGS / "system_b_demo.py")["skin"].data
+    federation = replace(source, root=str(tmp_path / "HAM10000_metadata.csv")).build(0)
+    assert federation.classes == ("mel", "nv") and not federation.synthetic and len(federation.train.sizes) == 4
+    images = federation.train.sizes.sum() + sum(test.data.sizes.sum() for test in federation.tests.values())
+    assert images == 70 and federation.train.fetch(0)["image"].shape[1:] == (64, 64, 3)
+
+
 def test_the_mixed_federation_of_system_b_has_the_sizes_of_its_hospitals() -> None:
     """Each data set dealt in proportion: 22,901 images in all, and to the image as many as are published."""
     experiments = load(CONFIGS / "system_b.py")

@@ -65,10 +65,10 @@ def check_missing(voxels: np.ndarray, finite: np.ndarray) -> list[str]:
     return [f"{bad} of {voxels.size} voxels, all around the head, are NaN and count as background"]
 
 
-def sample(voxels: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """About a million finite voxels, evenly spread."""
+def sample(voxels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The wanted ones among about a million voxels, evenly spread."""
     step = (voxels.size >> 20) | 1  # odd, so that it does not fall in with the rows
-    return voxels.ravel()[::step][finite.ravel()[::step]]
+    return voxels.ravel()[::step][wanted.ravel()[::step]]
 
 
 def check_hounsfield(values: np.ndarray) -> list[str]:
@@ -146,7 +146,7 @@ def magnitude(voxels: np.ndarray) -> np.ndarray:
         return voxels
     edges = np.concatenate([voxels[:, [0, -1]].ravel(), voxels[:, :, [0, -1]].ravel()])
     ground = np.median(edges)
-    head = voxels[voxels != ground]
+    head = sample(voxels, voxels != ground)
     if not head.size:
         return np.zeros_like(voxels)
     low, middle = np.percentile(head, (0.1, 50))
