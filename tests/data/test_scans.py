@@ -14,6 +14,7 @@ from fedjax_mri.data import check
 from fedjax_mri.data.files import read, units
 from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import Reading
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
@@ -98,6 +99,58 @@ def test_two_folders_give_ct_in_hu_and_mr_of_patients_kept_apart(scans, files) -
     assert batch["ct"].dtype == jnp.float32 and float(batch["ct"].max()) > 200 and float(batch["mr"].max()) <= 1
     first = federation.tests["test"].data
     assert "unpaired" in first.read(first.store, jnp.int32(0), jnp.zeros(1, jnp.int32)) and "unpaired" not in batch
+
+
+def table_of(root: Path, path: Path, **without: str) -> str:
+    """A table of the CT and MR of each patient, who lacks what `without` says, with site and label."""
+    names = sorted({one.name.split(".")[0] for one in (root / "ct").iterdir()})
+    lines = ["ct,mr,label,site,patient"]
+    for name in names:
+        files = [next((root / kind).glob(f"{name}*")) for kind in ("ct", "mr")]
+        cells = ["" if without.get(name) == file.parent.name else str(file.relative_to(root)) for file in files]
+        lines.append(",".join([*cells, "ill" if int(name[-1]) % 2 else "well", name[:3], name]))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_path) -> None:
+    root = scans("modalities", "mixed")
+    table = table_of(root, tmp_path / "pairs.csv", S01P001="mr", S02P002="ct")
+    source = LabelledPairs(table, str(root), site="site", patient="patient", size=32, holdout=0.3, validation=0.0)
+    federation = check.built(source, 0)
+    assert federation.classes == ("ill", "well") and len(federation.train.sizes) == 3
+    parts = [federation.train, federation.tests["test"].data]
+    assert sum(int(part.sizes.sum()) for part in parts) == 36
+    fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
+    for place, name in enumerate(("ct", "mr")):
+        assert not fields[name][fields["has"][:, place] == 0].any()
+    both = fields["has"].min(1) == 1
+    head = fields["ct"][both] > -300  # a CT and an MR of one patient have the same outline
+    overlap = (
+        2
+        * (head & (fields["mr"][both] > 25)).sum((1, 2, 3))
+        / (head.sum((1, 2, 3)) + (fields["mr"][both] > 25).sum((1, 2, 3)))
+    )
+    assert overlap.min() > 0.6
+    batch = federation.train.read(federation.train.store, jnp.int32(0), jnp.arange(3, dtype=jnp.int32))
+    assert batch["ct"].dtype == batch["mr"].dtype == jnp.float32 and float(batch["mr"].max()) <= 1
+
+
+def test_pairs_of_unequal_numbers_of_slices_are_left_out_with_a_line(scans, tmp_path) -> None:
+    root = scans("modalities", "dicom")
+    lines = Path(table_of(root, tmp_path / "pairs.csv")).read_text().splitlines()
+    short = tmp_path / "short"
+    short.mkdir()
+    for file in sorted((root / "mr" / "S01P001").iterdir())[:2]:
+        (short / file.name).symlink_to(file)
+    lines[1] = lines[1].replace("mr/S01P001", str(short))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.csv"), str(root), size=32, partition=IID(2))
+    (line,) = [line for line in source.build(0).warnings if "left out" in line]
+    assert "row 1 of the table (ct/S01P001) is left out: 3 slices of CT, 2 slices of MR" in line
+    with pytest.raises(UserError, match="no column 'dose', found ct, mr, label"):
+        LabelledPairs(str(tmp_path / "pairs.csv"), str(root), label="dose").build(0)
 
 
 def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
