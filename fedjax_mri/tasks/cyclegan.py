@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
@@ -60,6 +61,7 @@ class CycleGAN:
     cycle: float = 10.0  # weight of the cycle term
     identity: float = 0.5  # weight of the identity term, as a share of `cycle`
     extras: Extras = field(default_factory=Extras)
+    augment: Augment = field(default_factory=Augment)  # CT and MR alike; of shape alone, not of brightness
     pool: int = 50  # images of each modality that a client remembers; 0: none
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
@@ -122,7 +124,7 @@ def cyclegan(
 
     start = partial(init, nets, settings.pool, image)
     method = TranslationMethod(start, (Phase(loss, everything),), terms, translate, MODALITIES, "cycle")
-    return task(settings.window, settings.discriminators, method)
+    return task(settings.window, settings.discriminators, settings.augment, method)
 
 
 def init(nets: Networks, pool: int, image: tuple[int, int, int], key: jax.Array) -> Model:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
@@ -57,6 +58,7 @@ class Pix2Pix:
     gan: GAN = "vanilla"
     l1: float = 100.0  # weight of the absolute error
     extras: Extras = field(default_factory=Extras)
+    augment: Augment = field(default_factory=Augment)  # CT and MR alike; of shape alone, not of brightness
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
@@ -113,7 +115,7 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net, encoder: Enco
 
     players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
     method = TranslationMethod(partial(init, generator, discriminator), players, terms, translate, (to,), "l1")
-    return task(settings.window, settings.discriminators, method)
+    return task(settings.window, settings.discriminators, settings.augment, method)
 
 
 def init(generator: Net, discriminator: Net, key: jax.Array) -> Model:

@@ -8,6 +8,7 @@ a task remembers beside them. All arrays of one batch share its weight [B].
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import astuple
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,13 +18,16 @@ import optax
 
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.data.augment import Augment, augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.functional import Net
 from fedjax_mri.tasks import measures
 from fedjax_mri.tasks.intensities import Images, Window, in_units, limits, network_inputs, to_unit_range
-from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, PyTree, Task, Translation
+from fedjax_mri.tasks.task import Batch, Carry, Loss, Metrics, Model, Params, Phase, PyTree, Task, Translation
 
 DiscriminatorSharing = Literal["average", "local"]  # discriminators are averaged by the server, or stay with clients
+HELD = (-1024.0, 3071.0)  # HU that a CT of 12 bits can hold; augmentation clips what lies beyond
+VIEWS = 2**31 - 1  # number of a step's key that losses leave free
 Terms = dict[str, jax.Array]  # name -> [B], or sums over examples [...]; then with their "weight"
 
 
@@ -40,9 +44,16 @@ class TranslationMethod(NamedTuple):
     score: str  # the term by which models are compared, lower is better
 
 
-def task(window: Window, discriminators: DiscriminatorSharing, method: TranslationMethod) -> Task:
-    """The translation task of `method`. Raises UserError on a window whose ends are not in order."""
+def task(
+    window: Window, discriminators: DiscriminatorSharing, augmentation: Augment, method: TranslationMethod
+) -> Task:
+    """The translation task of `method`.
+
+    Raises UserError on a window whose ends are not in order, and on an augmentation that changes intensities.
+    """
     limits(window)
+    if augmentation.brightness or augmentation.contrast:
+        raise UserError("task.augment: intensities are what is learnt; set brightness and contrast to 0")
     predict = partial(images_made, window, method)
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -56,7 +67,7 @@ def task(window: Window, discriminators: DiscriminatorSharing, method: Translati
     makes = method.makes
     return Task(
         init=method.init,
-        phases=method.phases,
+        phases=tuple(with_augmentation(window, augmentation, phase) for phase in method.phases),
         evaluate=evaluate,
         predict=lambda params, carry, batch: predict(params, carry, batch, None),
         shared=shared,
@@ -69,6 +80,25 @@ def task(window: Window, discriminators: DiscriminatorSharing, method: Translati
         reads={"ct": "hu" if window else "unit", "mr": "unit"},
         draw=predict,
     )
+
+
+def with_augmentation(window: Window, augmentation: Augment, phase: Phase) -> Phase:
+    """The phase with a loss of images changed at random, CT and MR of one place in the batch alike."""
+    if not any(astuple(augmentation)):
+        return phase
+
+    def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
+        return phase.loss(params, carry, augmented(window, augmentation, batch, jax.random.fold_in(key, VIEWS)), key)
+
+    return phase._replace(loss=loss)
+
+
+def augmented(window: Window, augmentation: Augment, batch: Batch, key: jax.Array) -> Batch:
+    """The batch with CT and MR seen through one random view for each place; around them are air and black."""
+    low, high = HELD if window else (0.0, 1.0)
+    both = jnp.concatenate([(batch["ct"] - low) / (high - low), batch["mr"]], -1)
+    ct, mr = jnp.split(augment(augmentation, key, both), 2, -1)
+    return {**batch, "ct": low + (high - low) * ct, "mr": mr}
 
 
 def images_made(

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
 from fedjax_mri.nets.conv.compute import Compute
@@ -57,6 +58,7 @@ class UNIT:
     cycle: float = 10.0
     cycle_kl: float = 0.01
     extras: Extras = field(default_factory=Extras)
+    augment: Augment = field(default_factory=Augment)  # CT and MR alike; of shape alone, not of brightness
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
@@ -105,7 +107,7 @@ def unit(settings: UNIT, coder: Autoencoder, discriminator: Net, encoder: Encode
 
     players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
     method = TranslationMethod(partial(init, nets), players, terms, translate, MODALITIES, "cycle")
-    return task(settings.window, settings.discriminators, method)
+    return task(settings.window, settings.discriminators, settings.augment, method)
 
 
 def init(nets: Networks, key: jax.Array) -> Model:

@@ -10,12 +10,13 @@ import pytest
 from described import described
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.phantom.physics import NAMES
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.extras import Extras
-from fedjax_mri.tasks.translation import adam
+from fedjax_mri.tasks.translation import adam, augmented
 
 IMAGE = (16, 16, 1)
 GENERATOR, DISCRIMINATOR = GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1)
@@ -184,3 +185,29 @@ def test_extra_terms_are_added_by_their_weights() -> None:
 def test_negative_weights_are_refused(name) -> None:
     with pytest.raises(UserError, match=f"task.{name}=-1"):
         CycleGAN(**{name: -1}).build(described((64, 64, 1)), Compute("xla"))
+
+
+def test_ct_and_mr_are_seen_through_one_random_view() -> None:
+    """A registered pair stays registered, HU beyond the window stay HU, and what is around it is air."""
+    pair = batch(0, 4)
+    grey = pair["mr"]
+    pair = pair | {"ct": 2000 * grey - 1000}
+    views = Augment(flip=0.5, rotate_deg=30, zoom=0.2)
+    moved = augmented((-200.0, 200.0), views, pair, jax.random.key(3))
+    gap = np.abs(moved["ct"] - (2000 * moved["mr"] - 1000))  # air is -1024 HU, and black would be -1000
+    assert gap.max() < 24.1 and np.mean(gap < 0.1) > 0.5
+    assert float(moved["ct"].min()) < -1023 and float(jnp.abs(moved["mr"] - grey).max()) > 0.1 and float(moved["ct"].max()) > 700
+    assert not np.allclose(moved["mr"][0] - grey[0], moved["mr"][1] - grey[1])
+
+
+def test_augmentation_is_of_training_alone_and_changes_no_intensities() -> None:
+    views, data, key = Augment(flip=1.0), batch(0), jax.random.key(1)
+    plain = SMALL.build(described(IMAGE), Compute("xla"))
+    task = dataclasses.replace(SMALL, augment=views).build(described(IMAGE), Compute("xla"))
+    model = jax.jit(task.init)(jax.random.key(0))
+    flipped = data | {name: data[name][:, :, ::-1] for name in ("ct", "mr")}
+    loss = [jax.jit(one.phases[0].loss)(*model, x, key)[0] for one, x in ((task, data), (plain, flipped))]
+    np.testing.assert_allclose(*loss, rtol=1e-4)
+    np.testing.assert_array_equal(*(jax.jit(one.predict)(*model, data)["mr"] for one in (task, plain)))
+    with pytest.raises(UserError, match="set brightness and contrast to 0"):
+        dataclasses.replace(SMALL, augment=Augment(brightness=0.1)).build(described(IMAGE), Compute("xla"))
