@@ -32,7 +32,7 @@ from fedjax_mri.data.files.scan import Conversion, Limits
 
 LIMITS = Limits(pixels=2**20, bytes=2**24)
 MEMORY = 400  # MB more than at the start: a few float32 copies of what the limits allow, and the libraries' code
-SECONDS = 45.0  # of one file; most take milliseconds, and a DICOM decoder is given 30 s
+SECONDS = 45.0  # of one file; most take milliseconds, and a DICOM decoder is given 10 s
 HEADER = 600  # bytes in which most fields of headers lie
 EXTREMES = [b"\0\0", b"\1\0", b"\0\1", b"\xff\xff", b"\xff\x7f", b"\x7f\xff", b"\0\x80", b"\x80\0"]
 CT = Conversion("ct", "mr", (-1000.0, 1000.0), "fuzz", uuid.UUID(int=0))

@@ -23,7 +23,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from fedjax_mri.data.phantom import CLASSES, Phantom
 from fedjax_mri.data.phantom.gallery import patients
-from fedjax_mri.data.phantom.source import census, origin
+from fedjax_mri.data.phantom.procedural import census, origin
+from fedjax_mri.data.phantom.source import pictures
 
 GAP = 5.0  # mm between slices
 MAKERS = (("SIEMENS", "Skyra"), ("GE MEDICAL SYSTEMS", "Discovery"), ("Philips", "Ingenia"))
@@ -43,7 +44,7 @@ class Patient(NamedTuple):
 def draw(sites: int, count: int, slices: int, size: int, seed: int) -> Iterator[Patient]:
     """Yields `count` patients of each site."""
     phantom = Phantom(size=size, clients=sites)
-    traits, _ = census(phantom, origin(phantom, seed), sites)
+    traits, _ = census(pictures(phantom), phantom.sites, origin(phantom, seed), sites)
     drawn = patients(phantom, sites, seed, each=count * slices + len(CLASSES) * (slices - 1))
     for site in range(sites):
         labels = drawn["label"][site]

@@ -56,6 +56,7 @@ def headline(line: Line, figure: str) -> dict[str, float]:
         "images/s": training.images_per_second,
         "useful": training.useful_share,
         "loss": training.figures.get("nll"),
+        **line.privacy,
         **{full_name(name, figure): figures.get(figure) for name, figures in groups.items()},
     }
     return {name: value for name, value in shown.items() if value is not None}

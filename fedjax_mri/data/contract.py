@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 VALIDATION = "validation"  # name of the test set by which models, stopping times and thresholds are chosen
+UNPAIRED = "unpaired"  # a field of test batches whose CT and MR are of different patients
 
 Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B], 0 for padding
 Examples = dict[str, np.ndarray]  # field -> [size, ...], one client's

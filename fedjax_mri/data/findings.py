@@ -75,18 +75,23 @@ def federation(
     )
 
 
-def warnings(read: Read, leak: Table) -> Iterator[str]:
-    """Lines on what is odd; `leak` is the table of `leaks`."""
+def of_files(read: Read) -> Iterator[str]:
+    """Lines on what is odd about the files."""
     images, names = read.images, read.names
     yield from read.lines
     yield from (f"{count} of {len(names)} files: {note}" for note, count in images.notes.items())
-    kinds, count = np.unique(images.kinds[np.unique(images.source)], return_counts=True)
-    if len(kinds) > 1:
-        several = ", ".join(f"{n} {kind or 'pictures'}" for kind, n in zip(kinds.tolist(), count.tolist()))
-        yield f"files of several kinds ({several}): their grey values may tell the kind and not the class"
     if images.quarantined:
         source, reason = images.quarantined[0]
         yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
+
+
+def warnings(read: Read, leak: Table) -> Iterator[str]:
+    """Lines on what is odd about labelled images; `leak` is the table of `leaks`."""
+    yield from of_files(read)
+    kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
+    if len(kinds) > 1:
+        several = ", ".join(f"{n} {kind or 'pictures'}" for kind, n in zip(kinds.tolist(), count.tolist()))
+        yield f"files of several kinds ({several}): their grey values may tell the kind and not the class"
     _, tested, exact, near = leak.rows[-1]
     if exact + near:
         yield (

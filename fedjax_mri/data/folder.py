@@ -54,9 +54,9 @@ class Folder:
         )
         check_known(used, classes)
         read, examples = self._read(used, classes, splits)
-        unused = sorted({at.split or "no split" for at in found.values()} - {at.split for at in used.values()})
-        if unused:
-            lines.append(f"unused images: {len(found) - len(used)}, in {', '.join(unused)}")
+        unused = sorted(at.split or "no split" for at in set(found.values()) - set(used.values()))
+        if len(used) < len(found):
+            lines.append(f"unused images: {len(found) - len(used)}, in {', '.join(dict.fromkeys(unused))}")
         tested = self.holdout if self.split == "grouped" else 0.0
         shares, test = (tested, self.validation), f"{self.split} test"
         window = self.reading.window

@@ -12,6 +12,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import VALIDATION, ClientData, Federation, Table, Test
 from fedjax_mri.data.partition import Partition, follow, holdout
 from fedjax_mri.data.resident import resident
+from fedjax_mri.data.streamed import streamed
 
 TRAINING, TEST = "training", "test"  # the third side is VALIDATION
 SIDE_WORDS = {TRAINING: ("training", "train"), VALIDATION: ("validation", "valid", "val"), TEST: ("testing", "test")}
@@ -131,8 +132,9 @@ def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence
 
 
 def clients(examples: Labelled, part: Part) -> ClientData:
-    """The examples of a part as client data."""
-    return resident(examples.arrays, part.places)
+    """The examples of a part as client data; those of a file that is mapped into memory stay there."""
+    mapped = any(isinstance(array, np.memmap) for array in examples.arrays.values())
+    return (streamed if mapped else resident)(examples.arrays, part.places)
 
 
 def client_table(examples: Labelled, divided: Divided) -> Table:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import discover, folders
+from fedjax_mri.data.files import dicom, discover, folders, raster, read
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import SIDE_WORDS, TEST, TRAINING
 
 MASK = re.compile(r"[ _-](mask|seg|segmentation|label)([ _-]?\d+)?$", re.IGNORECASE)
+NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice, at the end of a name
 LEVELS = ("split", "site", "class", "patient")
 
 
@@ -132,3 +133,28 @@ def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: 
         raise UserError(f"{printable(path)}: this image is in no class folder: move it into one, or away")
     patient = known.get("patient", "/".join(rest))
     return Place(known.get("split", ""), known.get("site", ""), known["class"], patient)
+
+
+def files_of_patients(root: str) -> tuple[dict[Path, str], list[str]]:
+    """The images below a folder and the patient of each by its folders or name, and lines on what is odd.
+
+    "" for DICOM files outside of any folder, which name the patient themselves. Raises UserError on a folder that is
+    missing, empty or unreadable.
+    """
+    top = Path(root).expanduser()
+    if not top.is_dir():
+        raise UserError(f"{root}: no such folder: check the path")
+    paths, lines = images_below(top)
+    return {path: patient_of(path.relative_to(top)) for path in paths}, lines
+
+
+def patient_of(path: Path) -> str:
+    """The patient of a file by its folders, else by its name: of a picture without the number of its slice."""
+    if len(path.parts) > 1:
+        return "/".join(path.parts[:-1])
+    name = path.name.lower()
+    ending = next((one for one in sorted(read.endings(), key=len, reverse=True) if name.endswith(one)), path.suffix)
+    stem = path.name[: len(path.name) - len(ending)]
+    if ending in raster.ENDINGS:
+        return NUMBER.sub("", stem) or stem
+    return "" if ending in dicom.ENDINGS or not ending else stem

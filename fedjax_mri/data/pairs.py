@@ -1,6 +1,5 @@
 """Registered CT and MR slices of real patients: pictures of equal names in root/CT and root/MRI."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, 
 from fedjax_mri.data.files import raster
 from fedjax_mri.data.files.folders import is_wanted
 from fedjax_mri.data.files.images import printable
+from fedjax_mri.data.layout import NUMBER
 from fedjax_mri.data.resident import Resident, resident
 from fedjax_mri.data.scans import Reading, read_files
 
-NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice, at the end of a name
 CLASSES = ("slice",)
 SIDES = ("training", "test", VALIDATION)
 

@@ -126,8 +126,8 @@ def holdout(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices that are left and that are held out: `share` of every class, and no group is on both sides.
 
-    Of every class at least `least` examples are held out, and at least one group where two others are left, or with
-    `least` above 0 one other.
+    Of every class at least `least` examples are held out, and at least one group; nothing of a class of one group, or
+    with `least` 0 of two.
     """
     if not 0 < share < 1:
         raise UserError(f"holdout {share}: the share held out must lie between 0 and 1")
@@ -136,7 +136,8 @@ def holdout(
     for label in np.unique(units.label):
         mine = np.flatnonzero(units.label == label)
         total = units.size[mine].sum()
-        held = max(least, round(share * total), units.size[mine].min() if len(mine) > 2 - min(least, 1) else 0)
+        enough = len(mine) > (1 if least else 2)
+        held = max(least, round(share * total), units.size[mine].min()) if enough else 0
         side[mine] = _deal(units.size[mine], np.array([total - held, held]), rng)
     train, test = _parts(side[units.of], 2)
     return train, test

@@ -1,17 +1,17 @@
 """Files of any kind as images of one size and grey scale: pictures, DICOM series and volumes, cut to axial slices."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import decoding, duplicates
+from fedjax_mri.data import decoding
 from fedjax_mri.data.decoding import Found, Images
-from fedjax_mri.data.files import images, raster, read, series, units
+from fedjax_mri.data.files import discover, images, raster, read, series, units
 from fedjax_mri.data.files.images import Decoded, printable
 from fedjax_mri.data.files.scan import File, Item, Limits, Scan
 
@@ -22,17 +22,29 @@ BLANK = 1.0  # grey levels of deviation; a slice with less shows nothing
 class Reading:
     """How files become images; of pictures, which have no units, only `cached` counts."""
 
-    modality: Literal["", "ct", "mr"] = ""  # of files that do not say, such as NIfTI; "": these are MR
+    modality: str = ""  # "ct" or "mr", of files that do not say, such as NIfTI; "": these are MR
     window: tuple[float, float] = (-100.0, 300.0)  # HU that are shown as black and white
     ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     slices: int = 0  # of a volume, evenly spaced; 0: all that show something
     cached: bool = False  # images are kept in a file of the user's cache and need not fit into memory
 
     def __post_init__(self) -> None:
+        if self.modality not in ("", "ct", "mr"):
+            raise UserError(f"data.reading.modality={self.modality}: give ct or mr, or leave it")
         if not self.window[0] < self.window[1]:
             raise UserError(f"data.reading.window={self.window}: give the lower limit first")
         if self.slices < 0:
             raise UserError(f"data.reading.slices={self.slices}: give a number of slices, or 0 for all")
+
+
+class Making(NamedTuple):
+    """How the images of one file are made."""
+
+    size: int
+    channels: int
+    reading: Reading
+    in_hu: bool  # int16, CT scans in HU; else uint8
+    blank: bool  # whether slices that show nothing are kept
 
 
 class Read(NamedTuple):
@@ -44,13 +56,29 @@ class Read(NamedTuple):
     files: Sequence[tuple[Path, ...]] = ()  # of each source
 
 
-def read_files(paths: Sequence[Path], size: int, channels: int, reading: Reading) -> Read:
-    """The images in files, uint8 [size, size, channels]. Raises UserError on a bad size, or where there is not one."""
+def read_files(
+    paths: Sequence[Path],
+    size: int,
+    channels: int,
+    reading: Reading,
+    known: Mapping[Path, str] | None = None,
+    blank: bool = False,
+) -> Read:
+    """The images in files, uint8 [size, size, channels].
+
+    Where `known` tells the modality "ct" or "mr" of each file, images are int16, and those of CT scans are in HU.
+    Slices that show nothing are left out, unless `blank`. Raises UserError on a bad size, or where there is no image.
+    """
     if size < 1 or channels not in (1, 3):
         raise UserError(f"images of size {size} with {channels} channels: size must be 1 or more, channels 1 or 3")
     items, lines = series.items([File(path, Path(path.name)) for path in paths], whole=True)
-    one = partial(read_item, size=size, channels=channels, reading=reading)
-    facts = facts_of(paths, size, channels, reading) if reading.cached else None
+    of_each = [known[path] for path in paths] if known else []
+    facts = [of_each, blank, *facts_of(paths, size, channels, reading)] if reading.cached else None
+
+    def one(paths: tuple[Path, ...]) -> Found:
+        own = replace(reading, modality=known[paths[0]]) if known else reading
+        return read_item(paths, Making(size, channels, own, known is not None, blank))
+
     files = [item.paths for item in items]
     names = [printable(each[0]) for each in files]
     return Read(decoding.decode(files, one, names, facts), names, lines, files)
@@ -63,25 +91,35 @@ def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) 
     return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
-def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Reading) -> Found:
+def read_item(paths: tuple[Path, ...], making: Making) -> Found:
     """The images of one file or series, or the reason why it cannot be read."""
+    size, channels, reading, in_hu, blank = making
     try:
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
             found = images.decode(str(paths[0]), size, channels)
-            return Found(reason=found) if isinstance(found, str) else Found([found], notes=found.notes)
+            if isinstance(found, str):
+                return Found(reason=found)
+            made = found._replace(pixels=found.pixels.astype(np.int16)) if in_hu else found
+            return Found([made], notes=found.notes)
         scan = read.read_item(Item(paths, ()), reading.modality, Limits(), reading.ct_offset)
-        slices = list(chosen(shown(scan, size, reading.window), reading.slices))
+        values = fitted(scan, size, reading.window)
     except UserError as error:
-        return one_by_one(paths, size, channels, reading) if len(paths) > 1 else Found(reason=str(error))
-    made, kind = [decoded(image, channels) for image in slices], "ct" if scan.units == "hu" else "mr"
+        alone = len(paths) == 1
+        return Found(reason=str(error)) if alone else one_by_one(paths, making)
+    kind, site = "ct" if scan.units == "hu" else "mr", scan.origin.site
+    pictures = shown(values, kind, reading.window)
+    places = np.arange(len(pictures)) if blank else chosen(pictures, reading.slices)
+    pixels = (
+        np.rint(values).astype(np.int16) if in_hu and kind == "ct" else pictures.astype(np.int16) if in_hu else pictures
+    )
+    slices = [decoded(pixels[place], channels) for place in places]
     reason = "" if slices else "nothing is to be seen on any slice"
-    patient, site = scan.origin.patient or scan.origin.series, scan.origin.site
-    return Found(made, reason, kind, patient=patient, site=site, notes=scan.notes)
+    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes)
 
 
-def one_by_one(paths: tuple[Path, ...], size: int, channels: int, reading: Reading) -> Found:
+def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:
     """The images of a series that is no volume, each read alone."""
-    found = [read_item((path,), size, channels, reading) for path in paths]
+    found = [read_item((path,), making) for path in paths]
     good = [one for one in found if one.images]
     if not good:
         return Found(reason=found[0].reason)
@@ -91,26 +129,35 @@ def one_by_one(paths: tuple[Path, ...], size: int, channels: int, reading: Readi
     return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes))
 
 
-def shown(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:
-    """The slices of a scan as pictures, uint8 [D, size, size]: a CT in its window, an MR up to its white."""
-    if scan.units == "hu":
-        low, high = (np.float32(edge) for edge in window)
-        values = (units.to_model(scan, "ct", window, (size, size)) - low) / (high - low)
-    else:
-        values = units.to_model(scan, "mr", None, (size, size))
-    return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+def fitted(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:
+    """The slices of a scan in squares, float32 [D, size, size]: a CT in HU, others in 0..1."""
+    is_ct = scan.units == "hu"
+    return units.to_model(scan, "ct" if is_ct else "mr", window if is_ct else None, (size, size))
 
 
-def chosen(slices: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Those of the slices [D, H, W] that show something; at most `count`, evenly spaced, where that is not 0."""
-    some = slices[slices.std((1, 2)) >= BLANK]
-    yield from some[np.unique(np.linspace(0, len(some) - 1, count or len(some)).round().astype(int))]
+def shown(values: np.ndarray, kind: str, window: tuple[float, float]) -> np.ndarray:
+    """Slices as pictures, uint8 [D, size, size]: a CT in its window, an MR up to its white."""
+    low, high = (np.float32(edge) for edge in (window if kind == "ct" else (0.0, 1.0)))
+    return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
-def decoded(image: np.ndarray, channels: int) -> Decoded:
-    """A slice [H, W] with what tells its copies."""
-    from PIL import Image
+def chosen(pictures: np.ndarray, count: int) -> np.ndarray:
+    """The places of pictures [D, H, W] that show something; at most `count`, evenly spaced, where that is not 0."""
+    some = np.flatnonzero(pictures.std((1, 2)) >= BLANK)
+    return some[evenly(len(some), count)]
 
-    picture = Image.fromarray(image)
-    pixels = np.repeat(image[..., None], channels, -1)
-    return Decoded(pixels, duplicates.exact(picture), *duplicates.perceptual_pair(picture))
+
+def evenly(total: int, count: int) -> np.ndarray:
+    """At most `count` places of `total`, evenly spaced; all where it is 0."""
+    return np.unique(np.linspace(0, total - 1, count or total).round().astype(int))
+
+
+def files_below(path: Path) -> list[Path]:
+    """A file itself, or the images in a folder."""
+    return sorted(discover.images(path, None)[0]) if path.is_dir() else [path]
+
+
+def decoded(pixels: np.ndarray, channels: int) -> Decoded:
+    """A slice [H, W] with what tells its exact copies. No near ones: heads of different patients are too much alike."""
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).digest()
+    return Decoded(np.repeat(pixels[..., None], channels, -1), int.from_bytes(digest, "big"), 0, 0)

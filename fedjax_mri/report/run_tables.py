@@ -11,7 +11,7 @@ from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
 from fedjax_mri.report.page import number
-from fedjax_mri.run.line import TRAIN, Figures, Line, SegmentFigures, full_name
+from fedjax_mri.run.line import PRIVACY, TRAIN, Figures, Line, SegmentFigures, full_name
 from fedjax_mri.run.record import RunRecord, TestResult
 
 
@@ -122,6 +122,7 @@ def history_row(line: Line) -> dict[str, float]:
     found: dict[str, float] = {"round": line.round}
     found |= accuracy_and_loss(TRAIN, training.figures)
     found |= {name: value for name, value in rates.items() if value is not None}
+    found |= {full_name(PRIVACY, name): value for name, value in line.privacy.items()}
     for name, test in line.tests.items():
         found |= accuracy_and_loss(name, test.pooled)
     return found

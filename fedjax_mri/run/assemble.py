@@ -1,5 +1,6 @@
 """The parts of a simulation, built from a config: the task alone, or all that is trained."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -32,9 +33,18 @@ class Method(NamedTuple):
 
 
 def build_method(config: Experiment) -> Method:
-    """Returns the method of a config. Raises UserError on bad settings."""
-    algorithm = config.algorithm.build()
-    return Method(config.local.build(config.rounds), config.uplink.build(), algorithm)
+    """Returns the method of a config. Raises UserError on bad settings.
+
+    The noise of a private run depends on its data. Here it is NaN, which no model would survive; `assemble_simulation`
+    knows it.
+    """
+    uplink, local = private_parts(config, math.nan)
+    return Method(local, uplink, config.algorithm.build())
+
+
+def private_parts(config: Experiment, noise: float) -> tuple[Uplink, Local]:
+    """Returns the uplink and the local training of a config with its privacy, which adds `noise`."""
+    return config.privacy.build(config.uplink, config.local.build(config.rounds), noise)
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -49,14 +59,18 @@ def assemble_simulation(
     task = assemble_task(config, method.algorithm, described, compute_of(plan))
     refuse_distillation(config, method.algorithm, task)
     clients = population(config, task, method, data)
+    sampler = config.sampling.build(clients)
+    guarantee = config.privacy.guarantee(sampler, clients)
+    uplink, local = private_parts(config, guarantee.noise) if guarantee else (method.uplink, method.local)
     return Simulation(
         task=task,
         algorithm=method.algorithm,
-        uplink=method.uplink,
-        sampler=config.sampling.build(clients),
-        local=method.local,
+        uplink=uplink,
+        sampler=sampler,
+        local=local,
         data=data,
         conditions=config.conditions.build(clients),
+        guarantee=guarantee,
     )
 
 

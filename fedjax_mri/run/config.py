@@ -23,6 +23,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.layerwise import layerwise
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.privacy.off import Off
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Ideal
@@ -104,6 +105,7 @@ class Experiment:
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
+    privacy: Any = field(default_factory=Off)
     algorithm: Any = field(default_factory=FedAvg)
     finetune: FineTune = field(
         default_factory=FineTune

@@ -11,6 +11,7 @@ from fedjax_mri.fed.client.local import init_optimizers, step_counts
 from fedjax_mri.fed.engine.auto import describe_plan
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
+from fedjax_mri.fed.privacy.contract import Guarantee
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 
@@ -36,7 +37,16 @@ def costs(config: Experiment) -> dict[str, str]:
         f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
         **({"idle lanes": idle} if idle else {}),
+        **({} if sim.guarantee is None else {"guarantee": privacy(sim.guarantee, config.rounds)}),
     }
+
+
+def privacy(guarantee: Guarantee, rounds: int) -> str:
+    """Returns in words what a private run promises."""
+    return (
+        f"epsilon {guarantee.epsilon(rounds):.4g} at delta {guarantee.delta:g} for each {guarantee.unit} after "
+        f"{rounds} rounds, with noise multiplier {guarantee.noise:.4g}"
+    )
 
 
 def idle_lanes(sim: Simulation, plan: Plan) -> str:

@@ -28,6 +28,7 @@ def refuse_other_run(run: pathlib.Path, config: configs.Experiment) -> None:
         return
     before = runfolder.read_json(run / "config.json")
     refuse_other_schedule(run, before, config)
+    refuse_other_noise(run, before, config)
     differing = differences(before, config)
     if differing:
         raise UserError(f"{run}: holds a run of another config ({'; '.join(differing)}); choose another --out")
@@ -48,6 +49,16 @@ def refuse_other_schedule(run: pathlib.Path, before: Mapping[str, Any], config: 
         raise UserError(
             f"rounds={config.rounds}: the learning rate of {run} follows local.schedule={local.schedule} over its "
             f"{rounds} rounds; give --local.schedule-rounds {rounds} to keep it, or choose another --out"
+        )
+
+
+def refuse_other_noise(run: pathlib.Path, before: Mapping[str, Any], config: configs.Experiment) -> None:
+    """Raises UserError where more rounds would change the noise of a private run, which was found for its rounds."""
+    found = before.get("privacy", {}).get("noise") == 0
+    if found and config.rounds != before["rounds"]:
+        raise UserError(
+            f"rounds={config.rounds}: the noise of {run} was found for the budget of its {before['rounds']} rounds; "
+            "choose another --out, and give privacy.noise where a run is to be continued later"
         )
 
 

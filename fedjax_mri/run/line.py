@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-TRAIN, SIMULATED, UPLINK = "train", "simulated", "uplink"
+TRAIN, SIMULATED, UPLINK, PRIVACY = "train", "simulated", "uplink", "privacy"
+GROUPS = (TRAIN, SIMULATED, UPLINK, PRIVACY)  # of figures that are not those of a test set
 Recorded = float | None  # None: a run of an older version has not recorded it
 Figures = Mapping[str, float]  # a task's figures by the names that its `summary` gives them: "accuracy", "mr/ssim"
 
@@ -54,6 +55,7 @@ class Line(NamedTuple):
     round: int
     tests: Mapping[str, TestFigures]  # by name of the test set
     training: SegmentFigures | None = None  # None before the first round
+    privacy: Figures = MappingProxyType({})  # of a private run: "epsilon" spent so far
 
 
 class TissueFigures(NamedTuple):
@@ -78,7 +80,7 @@ TISSUE = re.compile(r"(?P<figure>error|bias)(?P<unit>| HU) in (?P<tissue>.+)")
 
 
 def full_name(group: str, figure: str) -> str:
-    """The name under which metrics.jsonl holds a figure of the test set `group`, or of TRAIN, SIMULATED or UPLINK."""
+    """The name under which metrics.jsonl holds a figure of the test set `group`, or of one of GROUPS."""
     return f"{group}/{figure}"
 
 
@@ -94,6 +96,7 @@ def flat(line: Line) -> dict[str, float]:
         found |= _prefixed(TRAIN, line.training.figures) | _known(line.training, RATES)
         found |= _prefixed(SIMULATED, _known(line.training.simulated, Simulated._fields))
         found |= _prefixed(UPLINK, line.training.uplink)
+    found |= _prefixed(PRIVACY, line.privacy)
     for test, figures in line.tests.items():
         found |= _prefixed(test, named(figures))
     return found
@@ -118,12 +121,12 @@ def parse(values: Mapping[str, float]) -> Line:
     by_group: dict[str, dict[str, float]] = {}
     for name, (group, figure) in groups.items():
         by_group.setdefault(group, {})[figure] = values[name]
-    rates, train, simulated, uplink = (by_group.pop(group, {}) for group in ("", TRAIN, SIMULATED, UPLINK))
+    rates, train, simulated, uplink, privacy = (by_group.pop(group, {}) for group in ("", *GROUPS))
     tests = {name: _test_figures(figures) for name, figures in by_group.items()}
     costs = Simulated(**_only(simulated, Simulated._fields))
     training = SegmentFigures(train, **_only(rates, RATES), simulated=costs, uplink=uplink)
     started = train or simulated or _only(rates, RATES)
-    return Line(int(values["round"]), tests, training if started else None)
+    return Line(int(values["round"]), tests, training if started else None, privacy)
 
 
 def by_modality(figures: TestFigures) -> dict[str, ModalityFigures]:
@@ -159,9 +162,9 @@ def _only(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]
 
 def _test_sets(values: Mapping[str, float]) -> list[str]:
     """Names of the test sets, the longest first; each has a `client_std`, but for old files."""
-    ending, groups = full_name("", SPREAD[1]), (TRAIN, SIMULATED, UPLINK)
+    ending = full_name("", SPREAD[1])
     found = (name.removesuffix(ending) for name in values if name.endswith(ending))
-    return sorted((name for name in found if name.split("/")[0] not in groups), key=len, reverse=True)
+    return sorted((name for name in found if name.split("/")[0] not in GROUPS), key=len, reverse=True)
 
 
 def _split(name: str, tests: Sequence[str]) -> tuple[str, str]:

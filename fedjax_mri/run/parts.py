@@ -19,6 +19,7 @@ PARTS = {  # field of the config -> where its settings classes are
     "algorithm": "fedjax_mri.fed.algorithms",
     "sampling": "fedjax_mri.fed.sampling",
     "conditions": "fedjax_mri.fed.world.conditions",
+    "privacy": "fedjax_mri.fed.privacy",
     "uplink.stages": "fedjax_mri.fed.uplink.stages",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
     "task.network": "fedjax_mri.nets",  # of the task that classifies

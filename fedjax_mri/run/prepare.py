@@ -24,15 +24,17 @@ from fedjax_mri.fed.engine.simulation import (
     place_state,
     state_shapes,
 )
+from fedjax_mri.fed.privacy.off import Off
 from fedjax_mri.run import checkpoint, costs, early, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.data_digest import DataDigest, data_digest, refuse_other_classes, refuse_other_data
-from fedjax_mri.run.line import SIMULATED, TRAIN, UPLINK
+from fedjax_mri.run.line import GROUPS
 
 Say = Callable[[str], None]
+NOT_PRIVATE = configs.to_dict(Off())["class"]
 
 
 class Data(NamedTuple):
@@ -151,7 +153,7 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
     federation = processes.together(lambda: check.built(config.data, config.seed))
-    for name in {TRAIN, SIMULATED, UPLINK} & federation.tests.keys():
+    for name in set(GROUPS) & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
     processes.same({"the data": " ".join(digest)}, "give all processes the same files")
@@ -213,6 +215,8 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: 
     for warning in (*data.federation.warnings, early.leak(config.early, data.federation.tests)):
         if warning:
             say(f"warning: {warning}")
+    if sim.guarantee is not None:
+        say(f"privacy: {costs.privacy(sim.guarantee, config.rounds)}")
     if idle := costs.idle_lanes(sim, plan):
         say(f"idle lanes: {idle}")
 
@@ -242,10 +246,14 @@ def first_state(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path
 def refuse_other_beginning(source: pathlib.Path, config: Experiment, classes: tuple[str, ...]) -> None:
     """Raises UserError where the state of run `source` is another algorithm's, or its model one of other classes."""
     run = source.parent if source.name == "best" else source
+    before = runfolder.read_json(run / "config.json")
+    if not {before.get("privacy", {}).get("class"), configs.to_dict(config.privacy)["class"]} <= {None, NOT_PRIVATE}:
+        raise UserError(
+            f"--resume-from {source}: a budget is kept in the folder of its run, so that private runs go on there "
+            f"alone; to begin with its model, give --init-from {source}, whose own privacy then counts as well"
+        )
     refuse_other_classes(source, runfolder.read_json(run / "run.json")["classes"], classes)
-    theirs, ours = (
-        plain["algorithm"]["class"] for plain in (runfolder.read_json(run / "config.json"), configs.to_dict(config))
-    )
+    theirs, ours = (plain["algorithm"]["class"] for plain in (before, configs.to_dict(config)))
     if theirs != ours:
         raise UserError(
             f"--resume-from {source}: a run by {theirs.rpartition('.')[2]}, and this one is by "

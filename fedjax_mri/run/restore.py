@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_one_client
 from fedjax_mri.fed.uplink.contract import Uplink
 from fedjax_mri.run import results, runfolder
-from fedjax_mri.run.assemble import assemble_task, compute_of
+from fedjax_mri.run.assemble import assemble_task, compute_of, private_parts
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.data_digest import data_differences, data_digest, refuse_other_classes
@@ -48,7 +48,8 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
     described = runfolder.description(facts)
     plan, algorithm = config.plan.resolve(), config.algorithm.build()
     task = assemble_task(config, algorithm, described, compute_of(plan))
-    shapes = state_shapes(task, algorithm, config.uplink.build(), described.clients)
+    uplink, _ = private_parts(config, math.nan)
+    shapes = state_shapes(task, algorithm, uplink, described.clients)
     saved = Checkpoints(with_checkpoints(run / "best" if best else run))
     return Restored(config, described, plan, task, algorithm, saved.restore(shapes, round))
 

@@ -91,7 +91,8 @@ def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
             told = divergence_message if trained else bad_start_message
             raise UserError(told(run, int(state.round), failure))
         figures = results.figures(run.sim.task, {**tests, **concluded})
-        line = Line(int(state.round), figures, trained.figures if trained else None)
+        spent = privacy_figures(run.sim, int(state.round))
+        line = Line(int(state.round), figures, trained.figures if trained else None, spent)
         return Evaluated(line, tests, run.sim.task.headline[0])
 
     return evaluated
@@ -143,6 +144,11 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
         simulated=Simulated(**{name: float(value) for name, value in work.cost._asdict().items()}, skipped=skipped),
         uplink={name: float(value) for name, value in work.notes.items()},
     )
+
+
+def privacy_figures(sim: Simulation, round: int) -> dict[str, float]:
+    """Returns the epsilon that a private run has spent after `round`; {} without privacy."""
+    return {} if sim.guarantee is None else {"epsilon": sim.guarantee.epsilon(round)}
 
 
 def training_failure(work: RoundStats, trained: SegmentFigures) -> str:

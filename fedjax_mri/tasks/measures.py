@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.data.contract import UNPAIRED
 from fedjax_mri.data.phantom.physics import ADENOMA, GLIOMA, GREY, MENINGIOMA, NAMES, NECROSIS, OEDEMA, WHITE
 from fedjax_mri.metrics import distance, image, translation
 from fedjax_mri.metrics.distance import Moments
@@ -31,7 +32,8 @@ def measures(made: Images, batch: Batch, window: Window) -> Metrics:
 def measures_of(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any]:
     """Sums over a batch of one modality: figures [], moments of features, and tissues and lesions where known."""
     x, y, weight = displayed(window, to, made), displayed(window, to, batch[to]), batch["weight"]
-    sums: dict[str, Any] = {name: jnp.sum(jnp.where(weight > 0, v, 0.0) * weight) for name, v in figures(x, y).items()}
+    own = compared(x, y, batch)
+    sums: dict[str, Any] = {name: jnp.sum(jnp.where(weight > 0, v, 0.0) * weight) for name, v in own.items()}
     sums["moments"] = {"made": moments(x, weight), "real": moments(y, weight)}
     if "tissue" in batch:
         sums["tissue"] = translation.tissue_tally(x, y, batch["tissue"], weight)
@@ -45,9 +47,15 @@ def of_each_example(made: Images, batch: Batch, window: Window) -> dict[str, jax
     fields: dict[str, jax.Array] = {}
     for to in made:
         x, y = displayed(window, to, made[to]), displayed(window, to, batch[to])
-        own = figures(x, y) | {"made": distance.structure_features(x), "real": distance.structure_features(y)}
+        own = compared(x, y, batch) | {"made": distance.structure_features(x), "real": distance.structure_features(y)}
         fields |= {f"{to}/{name}": value for name, value in own.items()}
     return fields
+
+
+def compared(x: jax.Array, y: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """The `figures` of images made and true; nan in a batch of CT and MR of different patients, who have no truth."""
+    found = figures(x, y)
+    return jax.tree.map(lambda value: jnp.full_like(value, jnp.nan), found) if UNPAIRED in batch else found
 
 
 def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:

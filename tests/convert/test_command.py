@@ -96,7 +96,7 @@ REFUSED = {  # name -> how it is made, what is said
     "jpeg.dcm": (bundled("JPEG2000.dcm"), "its modality is NM, not CT"),
     "movie.dcm": (lambda p: slice_of_ct(p, f"{VIDEO}2"), "MPEG-4 AVC/H.264 High Profile / Level 4.1 is no"),
     "deflated.dcm": (lambda p: (slice_of_ct(p, DEFLATED), p.write_bytes(p.read_bytes()[:-300])), "it was cut short"),
-    "bits.dcm": (lambda p: slice_of_ct(p, HighBit=14, BitsStored=12), "HighBit is 14 and BitsStored 12 of 16"),
+    "bits.dcm": (lambda p: slice_of_ct(p, HighBit=14, BitsStored=12), "BitsStored 12 and HighBit 14 of 16 bits"),
     "flat.dcm": (lambda p: slice_of_ct(p, RescaleSlope="0"), "RescaleSlope is 0"),
     "sheared.dcm": (lambda p: slice_of_ct(p, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "at right angles"),
     "sagittal.dcm": (lambda p: slice_of_ct(p, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "a single sagittal"),

@@ -33,10 +33,11 @@ SIDE = 16
 
 
 def picture(path: pathlib.Path, right: float = 0.4, side: int = SIDE) -> None:
-    """A disc with a bright spot."""
+    """A disc with a bright spot, and a corner by which it is not the mirror image of another."""
     path.parent.mkdir(parents=True, exist_ok=True)
     x, y = np.meshgrid(*[np.linspace(-1, 1, side)] * 2)
     disc = 90.0 * (x**2 + y**2 < 0.7) + 120 * ((x - right) ** 2 + (y + 0.3) ** 2 < 0.05)
+    disc += 90.0 * (y - x > 1)
     noise = np.random.default_rng(int(1000 * right + 2000)).normal(0, 5, disc.shape)
     Image.fromarray(np.clip(disc + noise, 0, 255).astype(np.uint8)).save(path)
 
@@ -136,7 +137,7 @@ def test_what_is_bad_is_one_line_each_and_the_rest_goes_on(run, tmp_path, capsys
     for text in (
         "no calibration: ",
         "gradcma: no such method; choose of gradcam, ",
-        "text.png: of no kind that can be read: give one of DICOM, NIfTI, PNG, JPEG",
+        "text.png: of no kind that can be read: give one of DICOM, MetaImage, ",
         "ct.dcm: its modality is CT, not MR: give MR",
     ):
         assert sum(text in line for line in said) == 1, (text, said)

@@ -24,7 +24,8 @@ from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient, step
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.engine.rounds import cohort_turnout
 from fedjax_mri.fed.engine.simulation import Simulation, State
-from fedjax_mri.fed.sampling import Everyone, Poisson, Population, Uniform
+from fedjax_mri.fed.privacy.mechanism import MechanismState, clip_to_one, every_client, noisy_sum, normal_like
+from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population, Uniform
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
@@ -230,6 +231,7 @@ def simulation(
     stages: tuple[Stage, ...] = (),
     weigh: Callable = by_examples,
     reduce: Reduce | None = None,
+    release: bool = False,
     **changes: object,
 ) -> Simulation:
     """Defaults: everyone takes part, two epochs of batches of 4, SGD."""
@@ -237,7 +239,7 @@ def simulation(
     base = Simulation(
         task,
         FedAvg().build(),
-        Uplink(weigh, chain(*stages), reduce or mean()),
+        Uplink(weigh, chain(*stages), reduce or mean(), "release" if release else "skip"),
         Everyone().build(Population(data.sizes)),
         local,
         data,
@@ -281,6 +283,15 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "examples clipped, drawn by coins": lambda: simulation(
         classifier(), images(), local=adam()._replace(gradient=clip_each(0.1), batches=coin_batches)
     ),
+    "private, adaptive bound, correlated noise": lambda: simulation(
+        classifier(),
+        images(),
+        (clip_to_one(),),
+        every_client,
+        noisy_sum(*PRIVATE.values()),
+        sampler=Cyclic(4).build(Population(SIZES)),
+        release=True,
+    ),
     "fusion, heads at home": fusion,
     "cyclegan": cyclegan,
     "pix2pix": pix2pix,
@@ -307,15 +318,19 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         update = client_update(sim.algorithm, state.server, server, row.state, result)
         update = update._replace(weight=uplink.weigh(update.weight) * times)
         key = keys.purpose(keys.client(root, state.round, jnp.int32(client)), keys.Purpose.UPLINK)
-        sender = Sender(jnp.int32(client), state.round, key, examples, times)
+        sender = Sender(jnp.int32(client), state.round, key, examples, times, state.uplink)
         update, own, _ = uplink.stages.client(update, row.uplink, sender)
         remembered = sim.algorithm.remember(server, row.state, result, update)
         clients = trees.put(clients, client, type(row)(rest, remembered, own, row.rounds + 1))
         updates.append(update)
-    if not updates:
+    if not updates and uplink.empty_round == "skip":
         return state._replace(round=state.round + 1)
     everyone = sum(float(uplink.weigh(jnp.float32(size))) for size in sim.data.sizes)
-    aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
+    if uplink.reduce.name == "private sum":
+        key = keys.round_purpose(round_key, keys.RoundPurpose.REDUCE)
+        aggregate, reduced = plain_private_sum(updates, everyone * sim.sampler.rate, reduced, key)
+    else:
+        aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
     key = keys.purpose(round_key, keys.Purpose.SERVER)
     at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
@@ -346,6 +361,38 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         if reduce is EXPECTED:  # of parameters alone
             delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
+
+
+PRIVATE = {"clip": 0.05, "noise": 0.2, "quantile": 0.5, "bands": 3}
+
+
+def plain_private_sum(updates: list[Update], expected: float, before: MechanismState, key: jax.Array):
+    """The sum of updates of norm 1 at most, plus noise by the recursion of the bands, in NumPy; and the next bound."""
+    bound, norms = float(before.bound), [float(trees.norm(update.delta)) for update in updates]
+    assert max(norms, default=0) <= 1 + 1e-6
+    counting, quantile, bands = expected / 20, PRIVATE["quantile"], PRIVATE["bands"]
+    deviation = (PRIVATE["noise"] ** -2 - (2 * counting) ** -2) ** -0.5
+    fresh = normal_like(jax.random.fold_in(key, 0), jax.tree.map(lambda w: w[0], before.earlier))
+    c = [1.0, 1 / 2, 3 / 8][:bands]
+    c = [one / np.sqrt(sum(each**2 for each in c)) for one in c]
+    noise = jax.tree.map(
+        lambda z, w: (np.float64(z) - sum(c[j] * np.float64(w[j - 1]) for j in range(1, bands))) / c[0],
+        fresh,
+        before.earlier,
+    )
+    weights = [float(update.weight) for update in updates]
+
+    def released(noise: np.ndarray, *leaves: jax.Array) -> np.ndarray:
+        total = sum((w * np.float64(leaf) for w, leaf in zip(weights, leaves)), np.zeros(np.shape(noise)))
+        return np.float32(bound * (total + deviation * noise) / expected)
+
+    delta = jax.tree.map(released, noise, *[update.delta for update in updates])
+    count = sum(0.5 if norm < 1 - 1e-6 else -0.5 for norm in norms)
+    count += counting * float(jax.random.normal(jax.random.fold_in(key, 1)))
+    bound *= np.exp(-0.2 * (0.5 + count / expected - quantile))
+    earlier = jax.tree.map(lambda n, w: np.concatenate([np.float32(n)[None], w[:-1]]), noise, before.earlier)
+    ones = jnp.float32(expected)
+    return Aggregate(delta, (), ones, ones, ones / len(SIZES)), MechanismState(jnp.float32(bound), earlier)
 
 
 def plain_client(

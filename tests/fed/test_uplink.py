@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Poisson, Population, Sampler, cohort_of
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update, UplinkState
 from fedjax_mri.fed.uplink.reductions.matrix import finite_rows, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
@@ -33,7 +33,7 @@ from fedjax_mri.fed.uplink.stages.clip import Clip, NonfiniteCount, clip, nonfin
 from fedjax_mri.fed.uplink.weigh import by_examples
 from fedjax_mri.tasks.task import Model
 
-SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1))
+SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1), UplinkState((), ()))
 PLAN = Plan(devices=2, lanes=2)
 
 

@@ -9,6 +9,7 @@ HU are stored in steps of 1 (a standard deviation: 0.1) with RescaleType HU; dis
 RescaleType US, unspecified; MR in 4095 steps of the display's 0..1, an MR Image having no rescaling.
 """
 
+import functools
 import importlib.metadata
 import io
 import uuid
@@ -55,14 +56,11 @@ def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
 
     Left out are values that their elements may not hold, such as a date 01/01/2020. Text is decoded.
     """
-    found, dropped = {}, []
-    for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED):
-        value = sound(dataset, name)
-        if value is not None:
-            found[name] = value
-        elif name in dataset and texts(dataset, name):
-            dropped.append(f"its {name} is not valid, and left out of what is made")
-    return found, tuple(dropped)
+    present = [name for name in (*EMPTY_IF_UNKNOWN, *IF_THERE, *PLACE, *ORIGIN, *MORE_IF_PLACED) if name in dataset]
+    values = {name: sound(dataset, name) for name in present}
+    bad = [name for name, value in values.items() if value is None and texts(dataset, name)]
+    dropped = tuple(f"its {name} is not valid, and left out of what is made" for name in bad)
+    return {name: value for name, value in values.items() if value is not None}, dropped
 
 
 def sound(dataset: Any, name: str) -> Any:
@@ -148,7 +146,7 @@ def describe(made: Any, source: Source, conversion: Conversion, deviation: bool)
     what = "standard deviation of " * deviation + f"{conversion.to.upper()} from {conversion.source.upper()}"
     made.Modality = conversion.to.upper()
     made.Manufacturer, made.ManufacturerModelName = "fedjax-mri", model[:64]
-    made.SoftwareVersions = importlib.metadata.version("fedjax-mri")
+    made.SoftwareVersions = version()
     made.SeriesDescription = f"{model[:24]}: {what}"[:64]
     confined = f"; within the model's window, {conversion.bounds}" if conversion.bounds and not deviation else ""
     about = f"synthetic {what} by the model {model[:500]} of fedjax-mri; not a measurement{confined}"
@@ -166,6 +164,12 @@ def describe(made: Any, source: Source, conversion: Conversion, deviation: bool)
         setattr(made, name, None)
     if conversion.to == "mr":
         made.ScanningSequence, made.SequenceVariant = "RM", "NONE"
+
+
+@functools.cache
+def version() -> str:
+    """The version of this package, read once: that takes a tenth of the time to write a slice."""
+    return importlib.metadata.version("fedjax-mri")
 
 
 def store(made: Any, values: np.ndarray, conversion: Conversion, deviation: bool) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, dicom_frames, dicom_pixels, dicom_slices
 from fedjax_mri.data.files.dicom_place import place, texts
 from fedjax_mri.data.files.dicom_slices import Slice
-from fedjax_mri.data.files.scan import Limits, Origin, Reader, Scan
+from fedjax_mri.data.files.scan import HEAD, Limits, Origin, Reader, Scan
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -21,7 +23,7 @@ NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # th
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
     """All frames of a file, in HU or MR magnitude. Raises UserError on all that is no image of that modality."""
-    return dicom_slices.scan(slices(path, modality, limits), limits)
+    return dicom_slices.scan(slices(path, modality, limits), limits, volume=False)
 
 
 def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
@@ -32,13 +34,15 @@ def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
     frames = dicom_frames.count(dataset)
     dicom_pixels.check_pixels(dataset, frames, limits)
     stored = dicom_pixels.decoded(dataset, content, frames)
-    return [image(frame, pixels) for frame, pixels in zip(dicom_frames.split(dataset), stored, strict=True)]
+    padding = dicom_pixels.padded(dataset, stored)
+    masks = [None] * frames if padding is None else padding
+    return [image(*one) for one in zip(dicom_frames.split(dataset), stored, masks, strict=True)]
 
 
-def image(dataset: Any, stored: Any) -> Slice:
-    """One image of a dataset of one frame and its stored numbers [rows, columns]."""
+def image(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> Slice:
+    """One image of a dataset of one frame, its stored numbers [rows, columns], and which of these are padding."""
     check_kind(dataset)
-    values, notes = dicom_pixels.measured(dataset, stored)
+    values, notes = dicom_pixels.measured(dataset, stored, padding)
     source, dropped = derived.metadata(dataset)
     return Slice(values, place(dataset), origin(dataset), source, (*notes, *dropped))
 
@@ -46,18 +50,22 @@ def image(dataset: Any, stored: Any) -> Slice:
 def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
     """The dataset in a file's bytes, or an `mmap` of them, with a transfer syntax even where the file states none.
 
-    Where `elements` are given, only they are read, and no pixels.
+    Where `elements` are given, only they are read, and what follows them is not.
 
     Raises UserError where a deflated one is larger than the limits allow, or the syntax is none that can be read.
     """
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
+    from pydicom.tag import BaseTag, Tag
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    syntax, end = file_header(content)
-    if syntax == DEFLATED:
-        content = inflated(content[end:], limits)
+    if DEFLATED.encode() in content[:HEAD]:
+        syntax, end = file_header(content)
+        content = inflated(content[end:], limits) if syntax == DEFLATED else content
     file = io.BytesIO(content) if isinstance(content, bytes) else content
-    dataset = dcmread(file, stop_before_pixels=bool(elements), specific_tags=list(elements) or None, force=True)
+    tags: list[BaseTag | int] = [Tag(name) for name in elements]
+    last = int(max(tags, default=0))
+    stop = (lambda tag, vr, length: int(tag) > last) if tags else None
+    dataset = read_partial(file, stop, force=True, specific_tags=tags or None)
     if not dataset.file_meta.get("TransferSyntaxUID"):
         if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
             raise UserError("compressed, and states no transfer syntax: write it again with a complete file header")
@@ -82,7 +90,10 @@ def inflated(packed: bytes, limits: Limits) -> bytes:
     from pydicom.uid import ExplicitVRLittleEndian
 
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    dataset = unpacker.decompress(packed, limits.bytes + 1)
+    try:
+        dataset = unpacker.decompress(packed, limits.bytes + 1)
+    except zlib.error:
+        raise UserError("deflated, and damaged: write it again") from None
     if len(dataset) > limits.bytes:
         raise UserError(f"deflated, of more than {limits.bytes / 1e9:.1f} GB: raise --limits.bytes if you trust it")
     if not unpacker.eof:

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 MEMORY = 2**30  # bytes that a decoder may use beside multiples of the file and its pixels
-SECONDS = 30  # of processor time, and one more for each MB of pixels
+SECONDS = 10  # of processor time, and one more for each MB of pixels
 REQUEST = struct.Struct("<QQQ16s")  # bytes of the file, bytes of memory, seconds, plug-in of pydicom
 ANSWER = struct.Struct("<??BQ")  # decoded?, signed?, bytes a pixel; bytes that follow
 _idle: list[subprocess.Popen[bytes]] = []  # processes that wait for a file; each thread takes one or starts one

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fedjax_mri.core.errors import UserError
+
 GROUPS = (  # sequences of functional groups whose elements an image of one frame has at its top
     *("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"),
     *("PixelValueTransformationSequence", "MRImageFrameTypeSequence", "CTImageFrameTypeSequence"),
@@ -9,9 +11,15 @@ GROUPS = (  # sequences of functional groups whose elements an image of one fram
 OF_ONE_FRAME = ("ImagePositionPatient", "SliceLocation")  # which cannot hold for several frames
 
 
+MOST = 2**16  # no scan has more frames
+
+
 def count(dataset: Any) -> int:
-    """How many frames a dataset has."""
-    return int(dataset.get("NumberOfFrames") or 1)
+    """How many frames a dataset has. Raises UserError on a number that cannot be."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 < frames <= MOST:
+        raise UserError(f"{frames} frames: give 1 to {MOST}")
+    return frames
 
 
 def split(dataset: Any) -> list[Any]:

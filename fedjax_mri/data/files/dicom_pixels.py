@@ -13,7 +13,9 @@ from fedjax_mri.data.files.dicom_place import numbers, texts
 from fedjax_mri.data.files.scan import Limits, check_bytes, check_slice
 
 JPEG = "1.2.840.10008.1.2.4."
-PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # implicit, explicit little, explicit big
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", BIG_ENDIAN)  # implicit, explicit little endian, explicit big
+PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 DECODERS = {  # transfer syntax -> the plug-in of pydicom that decodes it
     "1.2.840.10008.1.2.5": "pydicom",  # RLE
     # JPEG baseline, extended, lossless; JPEG-LS; JPEG 2000; high-throughput JPEG 2000
@@ -49,7 +51,9 @@ def check_pixels(dataset: Any, frames: int, limits: Limits) -> None:
     if bits not in (8, 16, 32):
         raise UserError(f"{bits} bits a pixel: give 8, 16 or 32")
     if not 0 < stored <= bits or high != stored - 1:
-        raise UserError(f"HighBit is {high} and BitsStored {stored} of {bits}: write it again with {stored - 1}")
+        raise UserError(
+            f"BitsStored {stored} and HighBit {high} of {bits} bits are not one below the other: write it again"
+        )
     check_bytes(frames * rows * columns * max(bits // 8, 4), "its header claims", limits)
     claimed, held = frames * rows * columns * bits // 8, len(dataset.PixelData)
     if dataset.file_meta.TransferSyntaxUID in PLAIN and held < claimed:
@@ -71,9 +75,12 @@ def decoded(dataset: Any, content: bytes, frames: int) -> np.ndarray:
     return pixels.reshape(shape)
 
 
-def measured(dataset: Any, stored: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Float32 HU, or MR magnitude, of stored numbers [rows, columns]; and what was changed, in sentences."""
-    values, padding, notes = rescaled(dataset, stored), padded(dataset, stored), []
+def measured(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Float32 HU, or MR magnitude, of stored numbers [rows, columns]; and what was changed, in sentences.
+
+    `padding` bool [rows, columns] tells the pixels that are padding, if there is any.
+    """
+    values, notes = rescaled(dataset, stored), []
     if dataset.Modality == "CT":
         outside, background = values < OUTSIDE, AIR
         if padding is not None:
@@ -117,14 +124,16 @@ def rescaled(dataset: Any, stored: np.ndarray) -> np.ndarray:
 
 
 def padded(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
-    """Which pixels [rows, columns] the file says are padding; None where it says nothing of them."""
+    """Which stored numbers [frames, rows, columns] the file says are padding; None where it says nothing of them."""
     ends = [int(dataset.get(name)) for name in PADDING if isinstance(dataset.get(name), int)]
     if not ends:
         return None
-    whole = 1 << int(dataset.BitsAllocated)
-    signed = bool(dataset.get("PixelRepresentation"))
-    ends = [(end + whole // 2) % whole - whole // 2 if signed else end % whole for end in ends]
-    return (stored >= min(ends)) & (stored <= max(ends))
-
-
-PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    words, bits = stored, int(dataset.BitsAllocated)
+    if bits == 16 > int(dataset.BitsStored) and dataset.file_meta.TransferSyntaxUID in PLAIN:
+        order = ">" if dataset.file_meta.TransferSyntaxUID == BIG_ENDIAN else "<"  # padding may have all bits set
+        words = np.frombuffer(dataset.PixelData, f"{order}u2", stored.size).reshape(stored.shape)
+    if words.dtype.kind == "i":
+        ends = [(end + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1) for end in ends]
+    else:
+        ends = [end % (1 << bits) for end in ends]
+    return (words >= min(ends)) & (words <= max(ends))

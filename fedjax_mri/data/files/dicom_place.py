@@ -20,11 +20,6 @@ class Place(NamedTuple):
     thickness: float | None
 
     @property
-    def complete(self) -> bool:
-        """Whether the image has its place in the patient's coordinates."""
-        return self.position is not None and self.orientation is not None and self.spacing is not None
-
-    @property
     def normal(self) -> np.ndarray:
         """The direction [3] at right angles to the image."""
         return np.cross(*(USUAL if self.orientation is None else self.orientation))

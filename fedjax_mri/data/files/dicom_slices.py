@@ -10,8 +10,10 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, orientation
 from fedjax_mri.data.files.dicom_place import NEARLY, Place, affine, depths, irregular
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Scan, check_slice
+from fedjax_mri.data.files.volume import doubts
 
 NO_POSITION = "does not say where it lies in the patient: what is made of it is a Secondary Capture"
+NO_VOLUME = "several of its images lie at the same place (echoes, times, directions): they are no volume"
 NO_ORIENTATION = "does not say how it is oriented: taken as an axial slice, the patient's left on the right"
 
 
@@ -25,37 +27,47 @@ class Slice(NamedTuple):
     notes: tuple[str, ...]
 
 
-def scan(slices: Sequence[Slice], limits: Limits) -> Scan:
+def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
     """The scan that images form, of which `encode` writes one file for each, in their order.
 
-    Raises UserError where they form none.
+    Axial ones that are no `volume` may lie at one place. Raises UserError where images form no scan.
     """
     first, places = slices[0], [one.place for one in slices]
     check_stack(slices)
     depth = depths(places)
     known = bool(np.isfinite(depth).all())
     order = np.argsort(depth, kind="stable") if known else np.arange(len(slices))
+    ordered = [places[place] for place in order]
+    grid = affine(ordered)
+    said = notes(slices, ordered) + doubts(grid, orientation.spacing(grid))
     if known and len(slices) > 1 and np.diff(depth[order]).min() < NEARLY:
-        raise UserError("several images lie at the same place (echoes, times, directions): give one of them")
-    grid = affine([places[place] for place in order])
+        if volume or not orientation.is_axial(affine(places[:1])):
+            raise UserError("several images lie at the same place (echoes, times, directions): give one of them")
+        order, grid, said = np.arange(len(slices)), affine(places[:1]), (*said, NO_VOLUME)
     turn, turn_back = orientation.turns(grid)
     stack = np.stack([slices[place].values for place in order])
     voxels = np.ascontiguousarray(turn(stack.transpose(2, 1, 0)))
     check_axial(voxels, len(slices), limits)
-    uneven = irregular([places[place] for place in order])
-    notes = dict.fromkeys([note for one in slices for note in one.notes] + [uneven] * bool(uneven))
-    if first.place.orientation is None:
-        notes[NO_ORIENTATION] = None
-    elif not all(one.complete for one in places):
-        notes[NO_POSITION] = None
     return Scan(
         voxels,
         "hu" if first.origin.modality == "ct" else "arbitrary",
         partial(encode, [one.source for one in slices], order, turn_back),
         () if first.place.spacing is None else orientation.spacing(grid),
         first.origin,
-        tuple(notes),
+        said,
     )
+
+
+def notes(slices: Sequence[Slice], ordered: Sequence[Place]) -> tuple[str, ...]:
+    """What is to be said on images, whose places in order are given."""
+    found = [note for one in slices for note in one.notes]
+    if uneven := irregular(ordered):
+        found.append(uneven)
+    if any(one.place.orientation is None for one in slices):
+        found.append(NO_ORIENTATION)
+    elif not all(derived.has_position(one.source) for one in slices):
+        found.append(NO_POSITION)
+    return tuple(dict.fromkeys(found))
 
 
 def check_stack(slices: Sequence[Slice]) -> None:

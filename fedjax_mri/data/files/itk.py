@@ -49,7 +49,7 @@ class Header(NamedTuple):
     packed: bool
     data: str  # name of the file beside; "" where the voxels follow
     end: int  # bytes of the header
-    # (shape, type, affine, description, the voxels' bytes) -> bytes of a file
+    # (shape, type, steps and place in LPS [3, 4], description, the voxels' bytes, whether to pack) -> bytes of a file
     write: Callable[[tuple[int, ...], np.dtype, np.ndarray, str, bytes, bool], bytes]
 
 

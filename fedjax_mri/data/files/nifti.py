@@ -15,7 +15,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import packing, volume
 from fedjax_mri.data.files.orientation import spacing, turns
-from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Reader, Scan, check_slice
+from fedjax_mri.data.files.scan import HEAD, Conversion, Limits, Origin, Reader, Scan, check_slice
 
 SINGLE = (b"n+1\0", b"n+2\0")  # header and image in one file
 PAIRED = (b"ni1\0", b"ni2\0")
@@ -52,10 +52,10 @@ def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]
 
     def claim(head: bytes) -> int:
         header = header_of(head)
-        return claimed(header, limits) if in_one(header) else 348 if header["sizeof_hdr"] == 348 else 540
+        return claimed(header, limits) if in_one(header) else len(header.binaryblock)
 
     whole, notes = packing.content(path, claim)
-    header = header_of(whole.tobytes() if len(whole) < 1000 else whole[:540].tobytes())
+    header = header_of(whole[:HEAD].tobytes())
     if in_one(header):
         return header, whole[int(start(header)) :], notes
     whole, more = packing.content(partner(path), lambda head: claimed(header, limits))

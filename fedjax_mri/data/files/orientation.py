@@ -4,6 +4,7 @@ An oblique array is turned to the nearest axes and not interpolated, so that eve
 Affines are NIfTI's: from indices [x, y, z] to mm to the right, front and head of the patient (RAS).
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -20,12 +21,7 @@ def turns(affine: np.ndarray) -> tuple[Turn, Turn]:
     """
     from nibabel import orientations
 
-    if not np.isfinite(affine).all():
-        raise UserError("its affine is not finite: write its orientation again, in NIfTI sform or qform")
-    own, wanted = orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
-    if np.isnan(own).any():
-        raise UserError("its affine has no volume: write its orientation again, in NIfTI sform or qform")
-    there, back = (orientations.ornt_transform(*pair) for pair in ((own, wanted), (wanted, own)))
+    there, back = transforms(affine)
 
     def turn(array: np.ndarray) -> np.ndarray:
         return orientations.apply_orientation(array, there).transpose(2, 1, 0)
@@ -38,16 +34,31 @@ def turns(affine: np.ndarray) -> tuple[Turn, Turn]:
 
 def is_axial(affine: np.ndarray) -> bool:
     """Whether arrays [x, y, z] of this affine are axial slices, one for each z."""
-    from nibabel import orientations
-
-    return bool(orientations.io_orientation(affine)[2, 0] == 2)
+    return bool(transforms(affine)[0][2, 0] == 2)
 
 
 def spacing(affine: np.ndarray) -> tuple[float, float, float]:
     """Distances in mm between the slices, rows and columns that `turns` gives."""
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    x, y, z = (float(sizes[int(axis)]) for axis in transforms(affine)[1][:, 0])
+    return z, y, x
+
+
+def transforms(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The changes of axes, as nibabel writes them, to left, back and head, and back again."""
+    return _transforms(np.asarray(affine[:3, :3], np.float64).tobytes())
+
+
+@functools.lru_cache
+def _transforms(matrix: bytes) -> tuple[np.ndarray, np.ndarray]:
+    # The slices of a series share their directions.
     from nibabel import orientations
 
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    axes = orientations.ornt_transform(orientations.axcodes2ornt("LPS"), orientations.io_orientation(affine))[:, 0]
-    x, y, z = (float(sizes[int(axis)]) for axis in axes)
-    return z, y, x
+    affine = np.eye(4)
+    affine[:3, :3] = np.frombuffer(matrix).reshape(3, 3)
+    if not np.isfinite(affine).all():
+        raise UserError("its affine is not finite: write its orientation again, in NIfTI sform or qform")
+    own, wanted = orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
+    if np.isnan(own).any():
+        raise UserError("its affine has no volume: write its orientation again, in NIfTI sform or qform")
+    return orientations.ornt_transform(own, wanted), orientations.ornt_transform(wanted, own)

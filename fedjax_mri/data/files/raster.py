@@ -6,6 +6,7 @@ hold no slices in practice, are refused, and so are compressed TIFF files, whose
 """
 
 import io
+import logging
 import os
 import zlib
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # of Pillow
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its words name no file
 DEPTHS = (8, 12, 16)  # bits that scanners and cameras fill of the 16 that a deep picture has
 PHOTOMETRIC = 262  # the tag of TIFF; 0: white is zero, which Pillow heeds at 8 bits alone
 

@@ -152,4 +152,4 @@ def read(paths: Sequence[Path], modality: str, limits: Limits) -> Scan:
         except UserError as error:
             raise UserError(f"{path.name}: {error}") from error
         check_bytes(len(paths) * slices[0].values.nbytes, f"a series of {len(paths)} images of", limits)
-    return dicom_slices.scan(slices, limits)
+    return dicom_slices.scan(slices, limits, volume=True)

@@ -21,6 +21,7 @@ LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
 NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
 SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
 DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
+MOST = 1e12  # of any image; more is damage, and one such voxel would make all others black
 RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
 FLAG = "--ct-offset (in training --data.reading.ct-offset)"
 REMEDY = f"give the scanner's own HU, or {FLAG} with what is to be added, 0 where it is in HU"
@@ -35,6 +36,9 @@ def settled(scan: Scan, ct_offset: float | None = None) -> Scan:
     """
     finite = np.isfinite(scan.voxels)
     notes = [*scan.notes, *check_missing(scan.voxels, finite)]
+    for end in (np.fmin.reduce(scan.voxels, None), np.fmax.reduce(scan.voxels, None)):  # NaN apart
+        if abs(end) > MOST:
+            raise UserError(f"a value of {end:.3g}, which no image has: replace it")
     voxels, whole = scan.voxels, bool(finite.all())
     if scan.units == "unstated":
         if ct_offset is None:
@@ -61,10 +65,10 @@ def check_missing(voxels: np.ndarray, finite: np.ndarray) -> list[str]:
     return [f"{bad} of {voxels.size} voxels, all around the head, are NaN and count as background"]
 
 
-def sample(voxels: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """About a million finite voxels, evenly spread."""
+def sample(voxels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The wanted ones among about a million voxels, evenly spread."""
     step = (voxels.size >> 20) | 1  # odd, so that it does not fall in with the rows
-    return voxels.ravel()[::step][finite.ravel()[::step]]
+    return voxels.ravel()[::step][wanted.ravel()[::step]]
 
 
 def check_hounsfield(values: np.ndarray) -> list[str]:
@@ -122,12 +126,12 @@ def pixel(scan: Scan) -> tuple[float, float]:
 
 def show(magnitude: np.ndarray) -> np.ndarray:
     """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
-    squares = np.square(magnitude).sum((1, 2), dtype=np.float64)
-    totals = magnitude.sum((1, 2), dtype=np.float64)
-    if not totals.any():
+    totals = np.array([image.sum(dtype=np.float64) for image in magnitude])
+    squares = np.array([np.square(image, dtype=np.float64).sum() for image in magnitude])
+    if not squares.any():
         return magnitude
-    white = np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
-    return np.clip(magnitude / (1.8 * white[:, None, None]).astype(np.float32), 0, 1)
+    white = 1.8 * np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
+    return np.stack([np.clip(image / own, 0, 1).astype(np.float32) for image, own in zip(magnitude, white)])
 
 
 def magnitude(voxels: np.ndarray) -> np.ndarray:
@@ -142,7 +146,7 @@ def magnitude(voxels: np.ndarray) -> np.ndarray:
         return voxels
     edges = np.concatenate([voxels[:, [0, -1]].ravel(), voxels[:, :, [0, -1]].ravel()])
     ground = np.median(edges)
-    head = voxels[voxels != ground]
+    head = sample(voxels, voxels != ground)
     if not head.size:
         return np.zeros_like(voxels)
     low, middle = np.percentile(head, (0.1, 50))

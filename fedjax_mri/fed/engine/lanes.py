@@ -18,7 +18,7 @@ from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import AXIS, Plan
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation
-from fedjax_mri.fed.uplink.contract import Notes, Sender, Update
+from fedjax_mri.fed.uplink.contract import Notes, Sender, Update, UplinkState
 from fedjax_mri.fed.world.conditions import RoundCost
 from fedjax_mri.tasks.task import Metrics, Model
 
@@ -32,6 +32,7 @@ class RoundInputs(NamedTuple):
     key: jax.Array  # root key of the run
     round: jax.Array  # int32 []
     server: ServerState
+    uplink: UplinkState  # of the server's side
     client: jax.Array  # int32 [K]
     size: jax.Array  # int32 [K], examples
     times: jax.Array  # float32 [K], how often a client's weight counts
@@ -231,7 +232,7 @@ def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> FinishedC
     update = client_update(sim.algorithm, inputs.server, server, row.state, result)
     update = update._replace(weight=sim.uplink.weigh(update.weight) * times)
     key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
-    sender = Sender(client, inputs.round, key, examples, times)
+    sender = Sender(client, inputs.round, key, examples, times, inputs.uplink)
     sent, uplink, notes = sim.uplink.stages.client(update, row.uplink, sender)
     state = sim.algorithm.remember(server, row.state, result, sent)
     counts = jnp.isfinite(trees.norm(update.delta)) | ~jnp.isfinite(trees.norm(sent.delta))

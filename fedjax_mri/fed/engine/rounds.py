@@ -81,6 +81,7 @@ def prepare_round(
         key=root,
         round=state.round,
         server=state.server,
+        uplink=state.uplink,
         client=cohort.client,
         size=size,
         times=cohort.times * turnout.share,

@@ -14,6 +14,7 @@ from fedjax_mri.fed.algorithm import Algorithm, ServerState, sent_shapes
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.privacy.contract import Guarantee
 from fedjax_mri.fed.sampling import Cohort, Sampler
 from fedjax_mri.fed.uplink import contract
 from fedjax_mri.fed.uplink.contract import Facts, Uplink, UplinkState
@@ -33,6 +34,7 @@ class Simulation(NamedTuple):
     local: Local
     data: ClientData
     conditions: Conditions = ideal
+    guarantee: Guarantee | None = None  # of privacy
 
 
 class ClientRow(NamedTuple):

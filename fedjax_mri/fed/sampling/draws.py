@@ -106,7 +106,7 @@ class Poisson:
     """Settings of Poisson sampling: each client takes part with probability `rate`, independently of the others.
 
     The cohort has the fewest places K for which more than K clients are drawn less than once in 10^9 rounds, by the
-    exact binomial tail. In such a round the last clients are left out.
+    exact binomial tail. In such a round a random part of them is left out.
     """
 
     rate: float = 0.05
@@ -119,7 +119,8 @@ class Poisson:
         places = poisson_places(number, self.rate)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
-            joined = jax.random.uniform(key, (number,), jnp.float32) < self.rate
+            drawn = jax.random.uniform(key, (number,), jnp.float32)
+            joined = (drawn < self.rate) & (drawn <= -jax.lax.top_k(-drawn, places)[0][-1])
             client = jnp.nonzero(joined, size=places, fill_value=0)[0].astype(jnp.int32)
             return cohort_of(client, jnp.arange(places) < jnp.sum(joined))
 
@@ -152,7 +153,7 @@ class Cyclic:
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             return cohort_of((round % number * self.cohort + place) % number)
 
-        return Sampler(sample, "other", self.cohort / number)
+        return Sampler(sample, "cyclic", self.cohort / number)
 
 
 def with_repeats(drawn: jax.Array) -> Cohort:

@@ -20,6 +20,7 @@ from fedjax_mri.fed.uplink.contract import (
     Stage,
     State,
     Update,
+    init,
 )
 
 
@@ -64,7 +65,7 @@ def at_server(stages: Sequence[Stage], aggregate: Aggregate, states: State, at: 
 def check_stages(stages: Sequence[Stage], facts: Facts) -> None:
     """Raises UserError if a stage changes what it must keep, or does not admit the simulation."""
     for stage in stages:
-        check_stage(stage, facts.sent)
+        check_stage(stage, facts)
         stage.admits(facts)
 
 
@@ -75,11 +76,12 @@ def check_names(stages: Sequence[Stage]) -> None:
         raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")
 
 
-def check_stage(stage: Stage, sent: Update) -> None:
+def check_stage(stage: Stage, facts: Facts) -> None:
     """Raises UserError if a stage does not keep the shapes and types of an update and of its states."""
     zero, one, key = jnp.int32(0), jnp.float32(1), jax.random.key(0)
+    sent, server = facts.sent, jax.eval_shape(lambda: init(facts.uplink, facts.sent))
     state = jax.eval_shape(lambda: stage.init_client(sent))
-    returned = jax.eval_shape(stage.client, sent, state, Sender(zero, zero, key, one, one))
+    returned = jax.eval_shape(stage.client, sent, state, Sender(zero, zero, key, one, one, server))
     if not isinstance(returned, tuple) or len(returned) != 3:
         raise UserError(f"uplink.stages {stage.name}: client must return an update, a state and a dict of notes")
     check_same(stage, "client", returned, (sent, state, jax.tree.map(lambda _: one, returned[2])))

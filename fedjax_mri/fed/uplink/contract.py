@@ -48,6 +48,7 @@ class Sender(NamedTuple):
     key: jax.Array  # of this client, this round and this stage alone
     examples: jax.Array  # float32 [], examples that the client holds
     times: jax.Array  # float32 [], factor on its weight: 2 if it was drawn twice, below 1 for unfinished work
+    server: "UplinkState"  # the state of the server's side of the uplink, as it was broadcast
 
 
 class ServerRound(NamedTuple):

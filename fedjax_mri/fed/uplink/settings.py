@@ -1,12 +1,13 @@
 """Settings of the uplink in a config."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fedjax_mri.core.checks import not_negative
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Uplink
+from fedjax_mri.fed.uplink.contract import Stage, Uplink
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
@@ -21,12 +22,15 @@ class UplinkSettings:
     stages: tuple[Any, ...] = ()  # settings of stages, in the order in which updates pass them
     reduce: Any = field(default_factory=Mean)  # settings of the reduction
 
-    def build(self) -> Uplink:
-        """Returns the uplink. Raises UserError if `clip` is negative or not a number, and where a part does."""
+    def build(self, first: Sequence[Stage] = (), last: Sequence[Stage] = ()) -> Uplink:
+        """Returns the uplink with the stages `first` before its own and `last` after them.
+
+        Raises UserError if `clip` is negative or not a number, and where a part does.
+        """
         not_negative("uplink.clip", self.clip)
         for name, part in (*(("stages", stage) for stage in self.stages), ("reduce", self.reduce)):
             if not hasattr(part, "build"):
                 raise UserError(f"uplink.{name}={part}: choose it by name, --fed.uplink.{name} {part}")
         clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
-        stages = chain(*clipping, *(settings.build() for settings in self.stages))
+        stages = chain(*first, *clipping, *(settings.build() for settings in self.stages), *last)
         return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self.reduce.build())

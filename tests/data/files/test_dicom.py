@@ -151,13 +151,24 @@ def test_frames_have_their_own_geometry_and_scale_there_and_back(tmp_path) -> No
     assert len({dataset.SOPInstanceUID for dataset in made}) == 10
 
 
+def test_axial_frames_at_one_place_are_slices_in_their_order_and_no_volume(tmp_path) -> None:
+    one = patient(depth=10)
+    made = enhanced(one, list(range(10)))
+    made.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    for index, frame in enumerate(made.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 5 * (index % 2)]
+    found = read.read(save(made, tmp_path / "a.dcm"), "mr", Limits())
+    np.testing.assert_allclose(found.voxels, np.rint(400 * one.images["mr"]) * np.arange(1, 11)[:, None, None])
+    assert len(found.notes) == 1 and "they are no volume" in found.notes[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, "a phase, real or imaginary image"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"]}, "a phase, real or imaginary image"),
         ({"ComplexImageComponent": "PHASE"}, "a phase, real or imaginary image"),
-        ({"HighBit": 15}, "HighBit is 15 and BitsStored 12"),
+        ({"HighBit": 15}, "BitsStored 12 and HighBit 15"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope is 0"),
         ({"RescaleSlope": 2}, "only one of RescaleSlope and RescaleIntercept"),
         ({"PixelSpacing": [0, 1]}, "PixelSpacing is 0 x 1 mm"),
@@ -262,3 +273,55 @@ def test_other_kinds_of_files_are_not_taken_for_dicom_without_preamble() -> None
     ):
         assert not recognizes(head + bytes(530))
     assert not recognizes(b"") and not recognizes(b"\x08\0\x05") and not recognizes(b"hello\r\n")
+
+
+def test_padding_with_bits_that_no_value_has_is_background(tmp_path) -> None:
+    """65535 among 12 bits: without its high bits it would be the brightest value of all."""
+    one = patient()
+    for modality, ground in (("mr", 0), ("ct", -1000)):
+        made = phantom_dicom.dicom(one, modality, 0)
+        words = np.frombuffer(made.PixelData, "<u2").reshape(SIZE, SIZE).copy()
+        wanted = read.read(save(made, tmp_path / "plain.dcm"), modality, Limits()).voxels
+        words[:4] = 65535
+        made.PixelData = words.tobytes()
+        made.add_new("PixelPaddingValue", "US", 65535)
+        found = read.read(save(made, tmp_path / "padded.dcm"), modality, Limits())
+        assert (found.voxels[0, :4] == ground).all() and "outside the field of view" in found.notes[0]
+        np.testing.assert_array_equal(found.voxels[0, 4:], wanted[0, 4:])
+
+
+def orthogonal(code: str) -> np.ndarray:
+    """Directions [3, 3] along a row, down a column and from image to image; "LPS" is as `Place` has them."""
+    axes = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+    found = np.zeros((3, 3))
+    for row, letter in enumerate(code):
+        axis, sign = axes[letter]
+        found[row, axis] = sign
+    return found
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "PLI", "ARS", "PIR", "AIL", "LIA", "RSP", "SLA", "IPL"])
+def test_a_series_of_any_orientation_is_the_same_volume(tmp_path, code) -> None:
+    """With unequal spacing, a slight tilt of the head and files in no order."""
+    shape, spacing = np.array([10, 11, 12]), np.array([1.5, 2.0, 3.0])  # of axes left, back, head
+    wanted = RNG.permutation(shape.prod()).reshape(shape[::-1])  # [head, back, left]
+    turned, angle = np.eye(3), np.radians(8)
+    turned[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    axes = orthogonal(code)
+    own = np.abs(axes).argmax(1)  # the patient's axis of columns, rows and images
+    stored = wanted.transpose(2, 1, 0).transpose(own)
+    flips = tuple(slice(None, None, int(np.sign(axes[row, axis]))) for row, axis in enumerate(own))
+    stored, sizes = stored[flips], spacing[own]
+    corner = np.where(axes[range(3), own] > 0, 0, (shape[own] - 1) * sizes) @ np.abs(axes)
+    for place in RNG.permutation(stored.shape[2]):
+        one = phantom_dicom.Patient("S01P001", "", 0, 1.0, 3.0, {"mr": stored[:, :, place].T[None] / 400})
+        made = phantom_dicom.dicom(one, "mr", 0)
+        made.ImageOrientationPatient = [round(value, 6) for value in (axes[:2] @ turned).ravel()]
+        made.ImagePositionPatient = [round(v, 4) for v in (corner + place * sizes[2] * axes[2]) @ turned]
+        made.PixelSpacing = [sizes[1], sizes[0]]
+        save(made, tmp_path / f"{place}.dcm", SOPInstanceUID=f"1.2.3.{place}", InstanceNumber=1)
+    (item,), lines = discover.items(tmp_path)
+    found = volume(item)
+    np.testing.assert_array_equal(found.voxels, wanted)
+    np.testing.assert_allclose(found.spacing, spacing[::-1], rtol=1e-3)
+    assert lines == [] and found.notes == ()

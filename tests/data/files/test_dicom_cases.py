@@ -13,7 +13,7 @@ from fakes import WINDOW, run
 
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.files import discover, nifti, read
+from fedjax_mri.data.files import discover, nifti, read, units
 from fedjax_mri.data.files.scan import Limits, Scan
 
 EQUAL = {  # to plain, with the note that is due, if one is
@@ -44,6 +44,7 @@ REFUSED = {
     "mr/d31b_rgb": "pixels are RGB",
     "mr/d33_mosaic": "a mosaic",
 }
+SQUARE = ("d01_base", "d17_anisotropic")
 BUNDLED = {  # of pydicom's own files: the shape of those that are read, words of those that are not
     "693_J2KI.dcm": (1, 512, 512),
     "CT_small.dcm": (1, 128, 128),
@@ -240,3 +241,11 @@ def test_limits_hold_for_what_is_packed(cases) -> None:
     for name in ("d06_deflated", "d04_rle", "d05_j2k"):
         with pytest.raises(UserError, match=r"raise --limits\.bytes"):
             read.read(folder / f"{name}.dcm", "ct", small)
+
+
+def test_pixels_that_are_not_square_keep_the_head_s_proportions(cases) -> None:
+    """128 x 64 pixels of 1 x 2 mm are seen like 128 x 128 of 1 mm, but for what lies between them."""
+    folder, window = cases("d_dicom") / "dicom" / "ct", WINDOW
+    plain, wide = (units.to_model(scan(folder / f"{name}.dcm", "ct"), "ct", window, (64, 64)) for name in SQUARE)
+    apart = np.abs(plain - wide)
+    assert apart.mean() < 30 and np.quantile(apart, 0.9) < 50 and plain.std() > 400

@@ -1,17 +1,22 @@
 """The difficult volumes of ../shared/cases: each gives the same pixels as the plain file, or one line."""
 
+import gzip
 import pathlib
 import shutil
+import sys
 
 import nibabel
 import numpy as np
 import pytest
 from fakes import run
 
+from fedjax_mri.convert import command
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import scans
 from fedjax_mri.data.files.read import read
 from fedjax_mri.data.files.scan import Limits, Scan
 from fedjax_mri.data.files.units import to_model
+from fedjax_mri.run import config
 
 WINDOW = (-1000.0, 1000.0)
 PLAIN = [  # of MR: equal to n01_base
@@ -176,3 +181,46 @@ def test_a_pair_may_be_given_by_either_file(mr, tmp_path) -> None:
     (tmp_path / "n09_pair.img").unlink()
     _, said = run([tmp_path / "n09_pair.hdr"], tmp_path / "out", "ct", force=True)
     assert said[0].endswith("a header without its image: put n09_pair.img beside it")
+
+
+@pytest.mark.parametrize("library", ["isal", "zlib"])
+def test_volumes_are_packed_with_and_without_isal(tmp_path, monkeypatch, library) -> None:
+    if library == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    values = np.random.default_rng(0).normal(size=(16, 16, 5)).astype(np.float32)
+    nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])).to_filename(tmp_path / "a.nii.gz")
+    assert run([tmp_path / "a.nii.gz"], tmp_path / "out", "ct")[0] == (1, 0)
+    packed = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    assert len(gzip.decompress(packed)) == 352 + 2 * values.size
+    assert nibabel.load(tmp_path / "out" / "a.nii.gz").shape == (16, 16, 5)
+
+
+def test_a_wrong_checksum_at_the_end_of_a_larger_file_is_found(tmp_path) -> None:
+    """Of a small file all is unpacked at once; here the checksum comes pieces after the last voxel is there."""
+    values = np.random.default_rng(0).integers(0, 999, (64, 64, 300)).astype(np.int16)
+    content = nibabel.Nifti1Image(values, np.eye(4)).to_bytes() + bytes(2**22)
+    sound = gzip.compress(content, 1)
+    (tmp_path / "a.nii.gz").write_bytes(sound)
+    assert scan(tmp_path / "a.nii.gz").voxels.shape == (300, 64, 64)
+    (tmp_path / "a.nii.gz").write_bytes(sound[:-6] + bytes([sound[-6] ^ 255]) + sound[-5:])
+    with pytest.raises(UserError, match="its packed content is damaged"):
+        scan(tmp_path / "a.nii.gz")
+
+
+def test_the_offset_is_a_flag_of_convert_and_a_field_of_training(ct, tmp_path) -> None:
+    for name in ("n01_base", "n14_offset1024_unscaled"):
+        shutil.copy(ct / f"{name}.nii.gz", tmp_path)
+    settings = config.override(command.Settings(), ["--ct-offset", "-1024"])
+    path = tmp_path / "n14_offset1024_unscaled.nii.gz"
+    assert run([path], tmp_path / "out", settings=settings) == ((1, 0), [])
+    assert run([tmp_path / "n01_base.nii.gz"], tmp_path / "out") == ((1, 0), [])
+    shifted, plain = (nibabel.load(tmp_path / "out" / one).get_fdata() for one in (path.name, "n01_base.nii.gz"))
+    np.testing.assert_array_equal(shifted, plain)
+    with pytest.raises(UserError, match=r"are HU with an offset: give --ct-offset .*--data\.reading\.ct-offset"):
+        scans.read_files([path], 32, 1, scans.Reading("ct"))
+    trained = scans.read_files([path], 32, 1, scans.Reading("ct", ct_offset=-1024.0))
+    usual = scans.read_files([tmp_path / "n01_base.nii.gz"], 32, 1, scans.Reading("ct"))
+    np.testing.assert_array_equal(trained.images.pixels, usual.images.pixels)
+    assert usual.images.pixels.shape == (6, 32, 32, 1) and usual.images.pixels.max() == 255

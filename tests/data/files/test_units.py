@@ -96,6 +96,8 @@ def test_nan_around_a_head_is_background_and_in_it_is_refused(heads) -> None:
     assert found.notes[0] == f"{count} of {ct.size} voxels, all around the head, are NaN and count as background"
     other = units.settled(unstated(mr, "arbitrary"))
     assert set(other.voxels[np.isnan(mr)]) == {np.nanmin(mr)}
+    with pytest.raises(UserError, match=r"a value of -1e\+30, which no image has: replace it"):
+        units.settled(unstated(np.where(heads["mr"] == heads["mr"].max(), -1e30, heads["mr"]), "arbitrary"))
     ct[1, 32, 32] = np.nan
     for bad in (ct, np.full((2, 9, 9), np.nan), np.full((2, 9, 9), np.inf)):
         with pytest.raises(UserError, match="voxels are NaN or infinite: replace them"):

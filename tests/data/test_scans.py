@@ -1,0 +1,182 @@
+"""DICOM series and NIfTI volumes as a scanner writes them: class folders, two folders of CT and MR, and the cache."""
+
+import itertools
+import runpy
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
+from fedjax_mri.data.files import read, units
+from fedjax_mri.data.files.scan import Limits
+from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.labelled_pairs import LabelledPairs
+from fedjax_mri.data.partition import IID
+from fedjax_mri.data.scans import Reading
+from fedjax_mri.data.unpaired_folders import UnpairedFolders
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "phantom_dicom.py"
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Gives the folder of four patients of each of three institutions, three slices each, in a layout and files."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def written(layout: str, files: str) -> Path:
+        if (layout, files) not in made:
+            out = tmp_path_factory.mktemp("scans") / files
+            words = ["--sites", "3", "--patients", "4", "--slices", "3", "--layout", layout, "--files", files]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [str(SCRIPT), str(out), *words])
+                runpy.run_path(str(SCRIPT), run_name="__main__")
+            made[layout, files] = out
+        return made[layout, files]
+
+    return written
+
+
+def held(data, field: str = "image") -> list[list[bytes]]:
+    """The images of each client."""
+    store = data.store
+    return [[np.asarray(image).tobytes() for image in own] for own in np.split(store.fields[field], store.offset[1:])]
+
+
+def test_class_folders_of_dicom_series_are_dealt_to_their_institutions(scans) -> None:
+    root = scans("classes", "dicom")
+    source = Folder(str(root), 48, split="grouped", layout="class/patient", sites="header", holdout=0.3, validation=0.3)
+    federation = check.built(source, 0)
+    assert set(federation.classes) == {path.name for path in root.iterdir()} and federation.modalities == ("mr",)
+    assert len(federation.train.sizes) == 3, "one hospital for each institution"
+    wanted, patient = {}, {}
+    for path in sorted(root.rglob("*.dcm")):
+        scan = read.read(path, "", Limits())
+        shown = np.rint(255 * units.to_model(scan, "mr", None, (48, 48)))[0]
+        wanted[path] = shown
+        patient[path] = (path.parent.name[:3], path.parent.name)
+    parts = [federation.train, *(test.data for test in federation.tests.values())]
+    images = np.concatenate([part.store.fields["image"][..., 0] for part in parts]).astype(float)
+    assert len(images) == len(wanted) == 36
+    nearest = [min(wanted, key=lambda path: np.abs(wanted[path] - image).mean()) for image in images]
+    assert len(set(nearest)) == 36 and max(np.abs(wanted[p] - i).mean() for p, i in zip(nearest, images)) < 12
+    ends = np.cumsum([0, *(size for part in parts for size in part.sizes)])
+    clients = [{patient[path] for path in nearest[a:b]} for a, b in itertools.pairwise(ends)]
+    assert all(len({site for site, _ in own}) <= 1 for own in clients), "patients of one institution only"
+    assert sum(map(len, clients)) == 12, "no patient in two places"
+
+
+def test_class_folders_of_volumes_are_cut_and_patients_stay_together(scans) -> None:
+    root = scans("classes", "nifti")
+    source = Folder(str(root), 32, split="grouped", layout="class", partition=IID(2), holdout=0.3, validation=0.0)
+    federation = check.built(source, 0)
+    assert sum(int(part.sizes.sum()) for part in (federation.train, federation.tests["grouped test"].data)) == 36
+    assert all(size % 3 == 0 for size in federation.train.sizes), "whole volumes of three slices"
+    few = check.built(Folder(**{**vars(source), "reading": Reading(slices=1)}), 0)
+    assert int(few.train.sizes.sum() + few.tests["grouped test"].data.sizes.sum()) == 12
+
+
+@pytest.mark.parametrize("files", ["dicom", "mixed"])
+def test_two_folders_give_ct_in_hu_and_mr_of_patients_kept_apart(scans, files) -> None:
+    root = scans("modalities", files)
+    sites = "header" if files == "dicom" else "partition"
+    source = UnpairedFolders(str(root), size=32, sites=sites, partition=IID(2), holdout=0.3, validation=0.3)
+    federation = check.built(source, 0)
+    assert list(federation.tests) == ["test", "validation"] and len(federation.train.sizes) == (
+        3 if sites == "header" else 2
+    )
+    assert federation.window == (-100.0, 300.0) and federation.images == ("ct", "mr")
+    parts = [federation.train, *(test.data for test in federation.tests.values())]
+    for part in parts:
+        ct, mr = part.store
+        assert ct.size.tolist() == mr.size.tolist() and ct.fields["x"].min() <= -900 and ct.fields["x"].max() >= 200
+    slices = [image.tobytes() for part in parts for store in part.store for image in store.fields["x"]]
+    assert len(slices) == len(set(slices)) <= 72
+    batch = federation.train.read(federation.train.store, jnp.int32(0), jnp.arange(3, dtype=jnp.int32))
+    assert batch["ct"].dtype == jnp.float32 and float(batch["ct"].max()) > 200 and float(batch["mr"].max()) <= 1
+    first = federation.tests["test"].data
+    assert "unpaired" in first.read(first.store, jnp.int32(0), jnp.zeros(1, jnp.int32)) and "unpaired" not in batch
+
+
+def table_of(root: Path, path: Path, **without: str) -> str:
+    """A table of the CT and MR of each patient, who lacks what `without` says, with site and label."""
+    names = sorted({one.name.split(".")[0] for one in (root / "ct").iterdir()})
+    lines = ["ct,mr,label,site,patient"]
+    for name in names:
+        files = [next((root / kind).glob(f"{name}*")) for kind in ("ct", "mr")]
+        cells = ["" if without.get(name) == file.parent.name else str(file.relative_to(root)) for file in files]
+        lines.append(",".join([*cells, "ill" if int(name[-1]) % 2 else "well", name[:3], name]))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_path) -> None:
+    root = scans("modalities", "mixed")
+    table = table_of(root, tmp_path / "pairs.csv", S01P001="mr", S02P002="ct")
+    source = LabelledPairs(table, str(root), site="site", patient="patient", size=32, holdout=0.3, validation=0.0)
+    federation = check.built(source, 0)
+    assert federation.classes == ("ill", "well") and len(federation.train.sizes) == 3
+    parts = [federation.train, federation.tests["test"].data]
+    assert sum(int(part.sizes.sum()) for part in parts) == 36
+    fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
+    for place, name in enumerate(("ct", "mr")):
+        assert not fields[name][fields["has"][:, place] == 0].any()
+    both = fields["has"].min(1) == 1
+    head = fields["ct"][both] > -300  # a CT and an MR of one patient have the same outline
+    overlap = (
+        2
+        * (head & (fields["mr"][both] > 25)).sum((1, 2, 3))
+        / (head.sum((1, 2, 3)) + (fields["mr"][both] > 25).sum((1, 2, 3)))
+    )
+    assert overlap.min() > 0.6
+    batch = federation.train.read(federation.train.store, jnp.int32(0), jnp.arange(3, dtype=jnp.int32))
+    assert batch["ct"].dtype == batch["mr"].dtype == jnp.float32 and float(batch["mr"].max()) <= 1
+
+
+def test_pairs_of_unequal_numbers_of_slices_are_left_out_with_a_line(scans, tmp_path) -> None:
+    root = scans("modalities", "dicom")
+    lines = Path(table_of(root, tmp_path / "pairs.csv")).read_text().splitlines()
+    short = tmp_path / "short"
+    short.mkdir()
+    for file in sorted((root / "mr" / "S01P001").iterdir())[:2]:
+        (short / file.name).symlink_to(file)
+    lines[1] = lines[1].replace("mr/S01P001", str(short))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.csv"), str(root), size=32, partition=IID(2))
+    (line,) = [line for line in source.build(0).warnings if "left out" in line]
+    assert "row 1 of the table (ct/S01P001) is left out: 3 slices of CT, 2 slices of MR" in line
+    with pytest.raises(UserError, match="no column 'dose', found ct, mr, label"):
+        LabelledPairs(str(tmp_path / "pairs.csv"), str(root), label="dose").build(0)
+
+
+def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
+    root = scans("modalities", "dicom")
+    (tmp_path / "ct").symlink_to(root / "mr")
+    (tmp_path / "mr").symlink_to(root / "mr")
+    with pytest.raises(UserError) as caught:
+        UnpairedFolders(str(tmp_path), size=32).build(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = scans("classes", "nifti")
+    settings = {"size": 32, "split": "grouped", "layout": "class", "partition": IID(2), "holdout": 0.3}
+    plain = Folder(str(root), **settings).build(0)
+    source = Folder(str(root), **settings, reading=Reading(cached=True))
+    for _ in range(2):  # built, then found
+        mapped = source.build(0)
+        assert mapped.train.store is None and mapped.train.sizes.tolist() == plain.train.sizes.tolist()
+        for client in range(2):
+            ours, theirs = mapped.train.fetch(client), plain.train.fetch(client)
+            np.testing.assert_array_equal(ours["image"], theirs["image"])
+            np.testing.assert_array_equal(ours["label"], theirs["label"])
+        assert len(list((tmp_path / "cache" / "fedjax_mri" / "images").iterdir())) == 1
+    some = next(root.rglob("*.nii.gz"))
+    some.touch()
+    source.build(0)
+    assert len(list((tmp_path / "cache" / "fedjax_mri" / "images").iterdir())) == 2
