@@ -127,7 +127,19 @@ def test_commands_of_the_page_on_diagnosis_are_understood(name, rest) -> None:
         assert cli.load_experiments(HOME / words.config, flags, words.only)
 
 
-@pytest.mark.parametrize("page", ["diagnosis", "reliability"])
+CLASSIFICATION = COMMAND.findall((HOME / "docs" / "classification.md").read_text())
+
+
+@pytest.mark.parametrize(("name", "rest"), CLASSIFICATION)
+def test_commands_of_the_page_on_classification_are_understood(name, rest) -> None:
+    """With their flags, where they train."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    if name == "train":
+        assert cli.load_experiments(HOME / words.config, flags, words.only)
+
+
+@pytest.mark.parametrize("page", ["classification", "diagnosis", "reliability"])
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
     assert scripts and all((HOME / script).exists() for script in scripts)
