@@ -60,12 +60,8 @@ class ImageTable:
 
     def _rows(self) -> tuple[list[Row], list[str]]:
         """The rows that have a label, and a line on those that have none."""
-        rows = read_table(self.table)
         columns = (self.path, *self.label, *filter(None, (self.patient, self.site, self.split)))
-        for column in columns:
-            if column not in rows[0]:
-                there = ", ".join(rows[0])
-                raise UserError(f"{self.table}: no column {column!r}, found {there}: set data.path, data.label, ...")
+        rows = rows_of(self.table, columns)
         some = [row for row in rows if self._label(row)]
         if not some:
             raise UserError(f"{self.table}: no row has a label in {', '.join(self.label)}: set data.label")
@@ -117,25 +113,35 @@ def read_table(path: str) -> list[Row]:
     return rows
 
 
+def rows_of(table: str, columns: Sequence[str]) -> list[Row]:
+    """The rows of a table that has these columns. Raises UserError where it lacks one."""
+    rows = read_table(table)
+    for column in columns:
+        if column not in rows[0]:
+            there = ", ".join(rows[0])
+            raise UserError(f"{table}: no column {column!r}, found {there}: set data.path, data.label, ...")
+    return rows
+
+
 def is_one(text: str) -> bool:
     """Whether a cell of a one-hot column holds a 1."""
     return text.strip().lower() in ("1", "1.0", "true")
 
 
 def located(table: str, root: Path, names: Sequence[str]) -> list[Path]:
-    """The file of each name: at that path, else the one below root that has that name, with or without its ending.
+    """The file or folder of each name: that path, else the file below root that is so named, with or without ending.
 
     A name without any file keeps its path, and its image is said to be missing. Raises UserError where there are
     several files of that name, or none of any.
     """
-    if all((root / name).is_file() for name in names):
+    if all((root / name).exists() for name in names):
         return [root / name for name in names]
     below: dict[str, list[Path]] = {}
     for here, _, files in folders.walk(root):
         for file in files:
             for key in {file, Path(file).stem}:
                 below.setdefault(key, []).append(here / file)
-    found = [[root / name] if (root / name).is_file() else below.get(Path(name).name, []) for name in names]
+    found = [[root / name] if (root / name).exists() else below.get(Path(name).name, []) for name in names]
     for name, several in zip(names, found):
         if len(several) > 1:
             both = " and ".join(map(str, several[:2]))

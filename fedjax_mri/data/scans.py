@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import decoding
 from fedjax_mri.data.decoding import Found, Images
-from fedjax_mri.data.files import images, raster, read, series, units
+from fedjax_mri.data.files import discover, images, raster, read, series, units
 from fedjax_mri.data.files.images import Decoded, printable
 from fedjax_mri.data.files.scan import File, Item, Limits, Scan
 
@@ -37,6 +37,16 @@ class Reading:
             raise UserError(f"data.reading.slices={self.slices}: give a number of slices, or 0 for all")
 
 
+class Making(NamedTuple):
+    """How the images of one file are made."""
+
+    size: int
+    channels: int
+    reading: Reading
+    in_hu: bool  # int16, CT scans in HU; else uint8
+    blank: bool  # whether slices that show nothing are kept
+
+
 class Read(NamedTuple):
     """Images of files, of which those of a DICOM series are one source."""
 
@@ -47,22 +57,27 @@ class Read(NamedTuple):
 
 
 def read_files(
-    paths: Sequence[Path], size: int, channels: int, reading: Reading, known: Mapping[Path, str] | None = None
+    paths: Sequence[Path],
+    size: int,
+    channels: int,
+    reading: Reading,
+    known: Mapping[Path, str] | None = None,
+    blank: bool = False,
 ) -> Read:
     """The images in files, uint8 [size, size, channels].
 
     Where `known` tells the modality "ct" or "mr" of each file, images are int16, and those of CT scans are in HU.
-    Raises UserError on a bad size, or where there is not one image.
+    Slices that show nothing are left out, unless `blank`. Raises UserError on a bad size, or where there is no image.
     """
     if size < 1 or channels not in (1, 3):
         raise UserError(f"images of size {size} with {channels} channels: size must be 1 or more, channels 1 or 3")
     items, lines = series.items([File(path, Path(path.name)) for path in paths], whole=True)
     of_each = [known[path] for path in paths] if known else []
-    facts = [of_each, *facts_of(paths, size, channels, reading)] if reading.cached else None
+    facts = [of_each, blank, *facts_of(paths, size, channels, reading)] if reading.cached else None
 
     def one(paths: tuple[Path, ...]) -> Found:
         own = replace(reading, modality=known[paths[0]]) if known else reading
-        return read_item(paths, size, channels, own, known is not None)
+        return read_item(paths, Making(size, channels, own, known is not None, blank))
 
     files = [item.paths for item in items]
     names = [printable(each[0]) for each in files]
@@ -76,8 +91,9 @@ def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) 
     return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
-def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Reading, in_hu: bool) -> Found:
+def read_item(paths: tuple[Path, ...], making: Making) -> Found:
     """The images of one file or series, or the reason why it cannot be read."""
+    size, channels, reading, in_hu, blank = making
     try:
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
             found = images.decode(str(paths[0]), size, channels)
@@ -89,28 +105,29 @@ def read_item(paths: tuple[Path, ...], size: int, channels: int, reading: Readin
         values = fitted(scan, size, reading.window)
     except UserError as error:
         alone = len(paths) == 1
-        return Found(reason=str(error)) if alone else one_by_one(paths, size, channels, reading, in_hu)
+        return Found(reason=str(error)) if alone else one_by_one(paths, making)
     kind, site = "ct" if scan.units == "hu" else "mr", scan.origin.site
     pictures = shown(values, kind, reading.window)
-    places = chosen(pictures, reading.slices)
+    places = np.arange(len(pictures)) if blank else chosen(pictures, reading.slices)
     pixels = (
         np.rint(values).astype(np.int16) if in_hu and kind == "ct" else pictures.astype(np.int16) if in_hu else pictures
     )
     slices = [decoded(pixels[place], channels) for place in places]
     reason = "" if slices else "nothing is to be seen on any slice"
-    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes)
+    extent = tuple(mm * voxels for mm, voxels in zip(scan.spacing, scan.voxels.shape))
+    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes, extent)
 
 
-def one_by_one(paths: tuple[Path, ...], size: int, channels: int, reading: Reading, in_hu: bool) -> Found:
+def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:
     """The images of a series that is no volume, each read alone."""
-    found = [read_item((path,), size, channels, reading, in_hu) for path in paths]
+    found = [read_item((path,), making) for path in paths]
     good = [one for one in found if one.images]
     if not good:
         return Found(reason=found[0].reason)
     made = [image for one in good for image in one.images]
     note = "a series that is no volume was read image by image"
     lost = (f"{len(found) - len(good)} of its images could not be read",) if len(good) < len(found) else ()
-    return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes))
+    return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes), extent=())
 
 
 def fitted(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:
@@ -128,7 +145,17 @@ def shown(values: np.ndarray, kind: str, window: tuple[float, float]) -> np.ndar
 def chosen(pictures: np.ndarray, count: int) -> np.ndarray:
     """The places of pictures [D, H, W] that show something; at most `count`, evenly spaced, where that is not 0."""
     some = np.flatnonzero(pictures.std((1, 2)) >= BLANK)
-    return some[np.unique(np.linspace(0, len(some) - 1, count or len(some)).round().astype(int))]
+    return some[evenly(len(some), count)]
+
+
+def evenly(total: int, count: int) -> np.ndarray:
+    """At most `count` places of `total`, evenly spaced; all where it is 0."""
+    return np.unique(np.linspace(0, total - 1, count or total).round().astype(int))
+
+
+def files_below(path: Path) -> list[Path]:
+    """A file itself, or the images in a folder."""
+    return sorted(discover.images(path, None)[0]) if path.is_dir() else [path]
 
 
 def decoded(pixels: np.ndarray, channels: int) -> Decoded:

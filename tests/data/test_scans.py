@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.files import read, units
 from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import Reading
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
@@ -98,6 +101,104 @@ def test_two_folders_give_ct_in_hu_and_mr_of_patients_kept_apart(scans, files) -
     assert batch["ct"].dtype == jnp.float32 and float(batch["ct"].max()) > 200 and float(batch["mr"].max()) <= 1
     first = federation.tests["test"].data
     assert "unpaired" in first.read(first.store, jnp.int32(0), jnp.zeros(1, jnp.int32)) and "unpaired" not in batch
+
+
+def table_of(root: Path, path: Path, **without: str) -> str:
+    """A table of the CT and MR of each patient, who lacks what `without` says, with site and label."""
+    names = sorted({one.name.split(".")[0] for one in (root / "ct").iterdir()})
+    lines = ["ct,mr,label,site,patient"]
+    for name in names:
+        files = [next((root / kind).glob(f"{name}*")) for kind in ("ct", "mr")]
+        cells = ["" if without.get(name) == file.parent.name else str(file.relative_to(root)) for file in files]
+        lines.append(",".join([*cells, "ill" if int(name[-1]) % 2 else "well", name[:3], name]))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_path) -> None:
+    root = scans("modalities", "mixed")
+    table = table_of(root, tmp_path / "pairs.csv", S01P001="mr", S02P002="ct")
+    source = LabelledPairs(table, str(root), site="site", patient="patient", size=32, holdout=0.3, validation=0.0)
+    federation = check.built(source, 0)
+    assert federation.classes == ("ill", "well") and len(federation.train.sizes) == 3
+    parts = [federation.train, federation.tests["test"].data]
+    assert sum(int(part.sizes.sum()) for part in parts) == 36
+    fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
+    for place, name in enumerate(("ct", "mr")):
+        assert not fields[name][fields["has"][:, place] == 0].any()
+    both = fields["has"].min(1) == 1
+    head = fields["ct"][both] > -300  # a CT and an MR of one patient have the same outline
+    brain = fields["mr"][both] > 25
+    dice = 2 * (head & brain).sum((1, 2, 3)) / (head.sum((1, 2, 3)) + brain.sum((1, 2, 3)))
+    assert dice.min() > 0.6
+    batch = federation.train.read(federation.train.store, jnp.int32(0), jnp.arange(3, dtype=jnp.int32))
+    assert batch["ct"].dtype == batch["mr"].dtype == jnp.float32 and float(batch["mr"].max()) <= 1
+
+
+def test_pairs_of_unequal_numbers_of_slices_are_left_out_with_a_line(scans, tmp_path) -> None:
+    root = scans("modalities", "dicom")
+    lines = Path(table_of(root, tmp_path / "pairs.csv")).read_text().splitlines()
+    short = tmp_path / "short"
+    short.mkdir()
+    for file in sorted((root / "mr" / "S01P001").iterdir())[:2]:
+        (short / file.name).symlink_to(file)
+    lines[1] = lines[1].replace("mr/S01P001", str(short))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.csv"), str(root), size=32, partition=IID(2))
+    (line,) = [line for line in source.build(0).warnings if "left out" in line]
+    assert "row 1 of the table (ct/S01P001) is left out: 3 slices of CT, 2 slices of MR" in line
+    with pytest.raises(UserError, match="no column 'dose', found ct, mr, label"):
+        LabelledPairs(str(tmp_path / "pairs.csv"), str(root), label="dose").build(0)
+
+
+def test_pairs_that_cannot_be_one_are_left_out_with_the_reason(scans, tmp_path) -> None:
+    """Two scans in one cell, a CT and an MR that cover different fields, and a scan that cannot be read."""
+    root = scans("modalities", "nifti")
+    lines = Path(table_of(root, tmp_path / "pairs.csv")).read_text().splitlines()
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("S01P001", "S01P002"):
+        (both / f"{name}.nii.gz").symlink_to(root / "mr" / f"{name}.nii.gz")
+    wide = nibabel.load(root / "mr" / "S01P002.nii.gz")
+    nibabel.Nifti1Image(np.asarray(wide.dataobj), wide.affine @ np.diag([1.2, 1.2, 1, 1])).to_filename(
+        tmp_path / "w.nii"
+    )
+    (tmp_path / "bad.nii").write_bytes(b"no volume")
+    for row, name in enumerate((both, tmp_path / "w.nii", tmp_path / "bad.nii"), 1):
+        lines[row] = lines[row].replace(f"mr/S01P00{row}.nii.gz", str(name))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.csv"), str(root), size=32, partition=IID(2))
+    federation = source.build(0)
+    said = [line.partition("left out: ")[2] for line in federation.warnings if "left out" in line]
+    assert said[0] == "2 scans of MR; name the folder or the file of one"
+    assert said[1].startswith("CT of 15 x ") and said[1].endswith("mm; register them")
+    assert said[2] == "its MR cannot be read"
+    (table,) = source.evaluation(federation.classes, 0)[1]
+    assert table.title == "Quarantined files" and "bad.nii" in table.rows[0][0]
+
+
+def test_pictures_pair_as_well_and_are_not_in_hu(scans, tmp_path) -> None:
+    rng, lines = np.random.default_rng(0), ["ct\tmr\tlabel\tsplit"]
+    for number in range(12):
+        cells = [f"{kind}{number}.png" for kind in ("ct", "mr")]
+        for cell in cells:
+            Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / cell)
+        cells[1] = "" if number == 5 else cells[1]
+        lines.append("\t".join([*cells, "ab"[number % 2], ("train", "train", "test")[number // 2 % 3]]))
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.tsv"), split="split", size=16, partition=IID(1), validation=0.0)
+    federation = check.built(source, 0)
+    assert federation.window is None and federation.labels.tolist() == [[4, 4]] and not federation.pictures
+    test = federation.tests["test"].data
+    batch = test.read(test.store, jnp.int32(0), jnp.arange(4, dtype=jnp.int32))
+    shown = {name: np.asarray(Image.open(tmp_path / f"{name}{number}.png")) for name in ("ct", "mr") for number in (4,)}
+    found = [place for place in range(4) if np.allclose(batch["ct"][place, ..., 0] * 255, shown["ct"], atol=1e-3)]
+    assert len(found) == 1 and np.allclose(batch["mr"][found[0], ..., 0] * 255, shown["mr"], atol=1e-3)
+    assert sorted(np.asarray(batch["has"]).tolist()) == [[1, 0], [1, 1], [1, 1], [1, 1]]
+    assert int(source.evaluation(("a", "b"), 0)[0]["pairs"].data.sizes.sum()) == 12
+    with pytest.raises(UserError, match="unknown class 'b', training knows a"):
+        source.evaluation(("a",), 0)
 
 
 def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
