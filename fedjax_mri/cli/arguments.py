@@ -139,6 +139,18 @@ def convert(one: Parser) -> None:
     one.add_argument("--samples", type=int, default=0, metavar="N", help=text)
 
 
+def prepare(one: Parser) -> None:
+    """Adds the arguments of `prepare`."""
+    add_path(one, "folder", "folder of PNG, JPEG, DICOM, NIfTI or other images", metavar="IN")
+    add_path(one, "out", "folder for the results, in the same folders below it", metavar="OUT")
+    text = "steps in order, separated by commas: resample:1mm, size:256, window:-100..300, rescale, bias, strip, "
+    text += "register, crop:5mm, denoise:median, contrast:clahe, match:FILE"
+    one.add_argument("--steps", required=True, help=text)
+    text = "what files are that lie in no folder ct or mr and do not say it themselves"
+    one.add_argument("--modality", choices=("ct", "mr"), default="", help=text)
+    one.add_argument("--force", action="store_true", help="overwrite existing results")
+
+
 def explain(one: Parser) -> None:
     """Adds the arguments of `explain`."""
     add_path(one, "run", "run folder")
@@ -181,6 +193,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         compile,
     ),
     "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
+    "prepare": ("make files ready for training: bias field, skull strip, registration, crop and more", prepare),
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),
     "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),
 }

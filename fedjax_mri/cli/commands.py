@@ -76,7 +76,7 @@ def kept(options: argparse.Namespace) -> str:
         return ending.kept(folder_of(options))
     if options.command is sweep and any(folder_of(options).glob("cells/*.json")):
         return "finished cells are kept; the same command trains the others"
-    return "results written so far are kept" if options.command in (convert, explain) else ""
+    return "results written so far are kept" if options.command in (convert, prepare, explain) else ""
 
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -99,7 +99,7 @@ def give_up(code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    return arguments.parser(train, evaluate, sweep, report, audit, show, compile, convert, explain, phantom)
+    return arguments.parser(train, evaluate, sweep, report, audit, show, compile, convert, prepare, explain, phantom)
 
 
 def prepare_jax() -> None:
@@ -297,6 +297,22 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     with Bar(len(files), "file") as bar:
         converted, refused = command.convert(job, files, bar.say, bar.step)
     print(f"{converted} converted, {refused} refused")
+    return 1 if refused else 0
+
+
+def prepare(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Prepares the files below a folder for training; 1 where some were refused."""
+    from fedjax_mri.data.prepare import steps
+    from fedjax_mri.prepare import command
+
+    refuse_flags(flags)
+    job = command.Job(steps.parse(options.steps), options.out, options.force, options.modality)
+    patients, lines = command.find(options.folder, options.out)
+    for line in lines:
+        print(line)
+    with Bar(len(patients), "patient") as bar:
+        prepared, refused = command.prepare(job, patients, bar.say, bar.step)
+    print(f"{prepared} prepared, {refused} refused" + (f": {options.out / 'prepared.html'}" if prepared else ""))
     return 1 if refused else 0
 
 

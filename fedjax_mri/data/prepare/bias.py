@@ -46,7 +46,9 @@ def slow_part(logs: jax.Array, share: jax.Array) -> jax.Array:
     for most in WAVES:
         basis, fit = cosines(share, most)
 
-        def round(state: tuple[jax.Array, jax.Array], _) -> tuple[tuple[jax.Array, jax.Array], None]:
+        def round(
+            state: tuple[jax.Array, jax.Array], _, basis=basis, fit=fit
+        ) -> tuple[tuple[jax.Array, jax.Array], None]:
             field, weights = state
             change = fit @ (logs - field - sharpened(logs - field))
             return (field + basis @ change, weights + change), None
@@ -56,7 +58,7 @@ def slow_part(logs: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def cosines(share: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """The slowest cosines at places [N, n], [N, max(WAVES)^n], those beyond `most` a side 0; and the least-squares fit."""
+    """The slowest cosines at places [N, n], [N, max(WAVES)^n], 0 beyond `most` a side; and their fit."""
     waves = jnp.arange(max(WAVES))
     sides = jnp.where(waves < most, jnp.cos(jnp.pi * waves * share[..., None]), 0.0)  # [N, n, W]
     basis = sides[:, 0]

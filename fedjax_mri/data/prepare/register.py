@@ -1,4 +1,6 @@
-"""Rigid registration by mutual information, of volumes and slices alike (Mattes et al. 2003, doi 10.1109/TMI.2003.809072).
+"""Rigid registration by mutual information, of volumes and slices alike.
+
+Mattes et al. 2003, doi 10.1109/TMI.2003.809072.
 
 Points are in mm. Each image is turned about the centre of its head: a point at p from the fixed image's centre is at
 R p + shift from the moving one's. R is the Cayley transform of `turn`, (I - A)^-1 (I + A) for the skew matrix A of
@@ -8,13 +10,11 @@ The search goes from blurred to sharp images. In each level it follows the gradi
 points drawn anywhere between the voxels: on the grid itself, interpolation would make false maxima.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fedjax_mri.data.prepare.smooth import gaussian, sample
@@ -84,7 +84,7 @@ def register(
         points = draw_points(key, fixed, level.points) * fixed_spacing
         weights = parzen(sample(sharp[0], points / fixed_spacing))
 
-        def loss(parameters: jax.Array) -> jax.Array:
+        def loss(parameters: jax.Array, sharp=sharp, points=points, weights=weights) -> jax.Array:
             there = moved(as_rigid(parameters, *centres), points) / moving_spacing
             inside = ((there >= 0) & (there <= jnp.array(moving.shape) - 1)).all(-1)
             return -mutual_information(weights * inside[:, None], parzen(sample(sharp[1], there)))

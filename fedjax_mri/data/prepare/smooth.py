@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def gaussian(image: jax.Array, sigmas: Sequence[float | jax.Array]) -> jax.Array:
-    """An image blurred by a Gaussian, with one sigma in voxels for each axis. Weights are renormalised at the border."""
+    """An image blurred by a Gaussian, with a sigma in voxels for each axis; weights are renormalised at the border."""
     for axis, sigma in enumerate(sigmas):
         place = jnp.arange(image.shape[axis], dtype=jnp.float32)
         weights = jnp.exp(-0.5 * ((place[:, None] - place) / jnp.maximum(sigma, 1e-3)) ** 2)

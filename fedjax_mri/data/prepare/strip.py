@@ -7,7 +7,7 @@ that and the greatest. What is dark below that surface, and what hangs on the br
 All lengths are in mm.
 """
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import jax

@@ -1,0 +1,48 @@
+"""`fedjax-mri prepare` as a user meets it."""
+
+import json
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+from fedjax_mri.cli import commands
+
+
+def files(folder) -> None:
+    y, x = np.mgrid[:32, :32] - 15.5
+    head = np.where(x**2 + y**2 < 150, 1.0, 0.0) * (1 + 0.01 * x)
+    for name in ("tumour/a", "none/b"):
+        (folder / name).parent.mkdir(parents=True)
+        Image.fromarray((200 * head).clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    (folder / "mr").mkdir()
+    volume = np.stack([300 * head] * 4, -1).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 3.0, 1.0])), folder / "mr" / "p.nii.gz")
+    (folder / "mr" / "bad.png").write_bytes(b"\x89PNG nothing more")
+
+
+def test_folders_are_kept_and_what_was_done_is_on_record(tmp_path, capsys) -> None:
+    there, out = tmp_path / "in", tmp_path / "out"
+    files(there)
+    given = ["prepare", str(there), str(out), "--steps", "bias,crop:1mm,rescale,size:16"]
+    assert commands.main(given) == 1  # for the bad one
+    said = capsys.readouterr()
+    assert "3 prepared, 1 refused" in said.out and "bad.png" in said.out + said.err
+    assert np.asarray(Image.open(out / "tumour" / "a.png")).shape == (16, 16)
+    made = nibabel.load(out / "mr" / "p.nii.gz")
+    assert made.shape == (16, 16, 4) and 3.0 < made.header.get_zooms()[0] < 4.0 and made.header.get_zooms()[2] == 3.0
+    assert made.get_fdata().max() <= 1
+    record = json.loads((out / "prepared.json").read_text())["files"]
+    assert set(record) == {"tumour/a.png", "none/b.png", "mr/p.nii.gz"}
+    assert record["mr/p.nii.gz"]["steps"] == ["bias", "crop:1mm", "rescale", "size:16"]
+    assert len(*record["tumour/a.png"]["sources"].values()) == 64
+    assert (out / "prepared.html").read_text().count("data:image/png") == 6
+
+    assert commands.main(given) == 1 and "give --force" in "".join(capsys.readouterr())
+    assert json.loads((out / "prepared.json").read_text())["files"] == record
+
+
+def test_results_do_not_lie_in_what_is_read(tmp_path, capsys) -> None:
+    files(tmp_path / "in")
+    assert commands.main(["prepare", str(tmp_path / "in"), str(tmp_path / "in" / "out"), "--steps", "bias"]) == 1
+    assert "give a folder elsewhere" in capsys.readouterr().err
