@@ -51,7 +51,8 @@ class LabelledPairs:
         pairs = self._pairs(None)
         shares = (self.holdout, self.validation)
         divided = labelled.divide(self.table, pairs.examples, shares, self.partition, seed)
-        built = labelled.federation(pairs.examples, divided, TEST, findings.quarantine(pairs.read))
+        tables = (*findings.quarantine(pairs.read), pair_table(pairs.examples))
+        built = labelled.federation(pairs.examples, divided, TEST, tables)
         return built._replace(
             train=as_batches(built.train, pairs.in_hu),
             tests={name: one._replace(data=as_batches(one.data, pairs.in_hu)) for name, one in built.tests.items()},
@@ -208,6 +209,13 @@ def in_hu(table: str, read: Read, of_file: Sequence[tuple[int, str]]) -> bool:
     if len(kinds) > 1:
         raise UserError(f"{table}: some CT are scans and some pictures: give all in HU, or pictures alone")
     return kinds == {"ct"}
+
+
+def pair_table(examples: Labelled) -> Table:
+    """A table of how many slices have both modalities, or one."""
+    has = examples.arrays["has"] > 0
+    kinds = {"CT and MR": has.all(1), "CT only": has[:, 0] & ~has[:, 1], "MR only": ~has[:, 0] & has[:, 1]}
+    return Table("Pairs", ("modalities", "slices"), [(name, int(own.sum())) for name, own in kinds.items()])
 
 
 def as_batches(data: ClientData, hounsfield: bool) -> ClientData:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.files import read, units
@@ -20,6 +21,7 @@ from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import Reading
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
+from fedjax_mri.run import runfolder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "phantom_dicom.py"
 
@@ -124,6 +126,7 @@ def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_p
     parts = [federation.train, federation.tests["test"].data]
     assert sum(int(part.sizes.sum()) for part in parts) == 36
     fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    assert federation.tables[0].rows == [("CT and MR", 30), ("CT only", 3), ("MR only", 3)]
     assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
     for place, name in enumerate(("ct", "mr")):
         assert not fields[name][fields["has"][:, place] == 0].any()
@@ -228,3 +231,53 @@ def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, t
     some.touch()
     source.build(0)
     assert len(list((tmp_path / "cache" / "fedjax_mri" / "images").iterdir())) == 2
+
+
+TINY_CNN = ("--task.network.widths", "4")
+TINY_GAN = (
+    *("--task.generator.width", "2", "--task.generator.blocks", "1", "--task.discriminator.width", "2"),
+    *("--task.discriminator.halvings", "1", "--task.pool", "2", "--pictures", "False"),
+)
+TINY_FUSION = (
+    *("--task.network.ct.width", "4", "--task.network.ct.stages", "1", "--task.network.mr.width", "4"),
+    *("--task.network.mr.stages", "1", "--task.network.width", "4", "--task.network.hidden", "4"),
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "files", "flags", "figure", "words"),
+    [
+        ("class_folders", "classes", "dicom", TINY_CNN, "validation/nll", "Hospital 3"),
+        (
+            "class_folders",
+            "classes",
+            "nifti",
+            ("--data.layout", "class", "--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_CNN),
+            "grouped test/nll",
+            "Duplicates",
+        ),
+        (
+            "unpaired_folders",
+            "modalities",
+            "mixed",
+            ("--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_GAN),
+            "validation/cycle",
+            "MR slices",
+        ),
+        ("fusion_table", "modalities", "mixed", ("--data.patient", "patient", *TINY_FUSION), "test/nll", "CT and MR"),
+    ],
+    ids=["DICOM series", "NIfTI volumes", "CycleGAN of both", "labelled pairs of both"],
+)
+def test_one_command_trains_on_scans_as_hospitals_have_them(
+    scans, tmp_path, config, layout, files, flags, figure, words
+) -> None:
+    root, out = scans(layout, files), tmp_path / "run"
+    where = ("--data.root", str(root))
+    if config == "fusion_table":
+        where = (*where, "--data.table", table_of(root, tmp_path / "pairs.csv", S01P001="mr"), "--data.site", "site")
+    given = ["train", str(SCRIPT.parents[1] / "configs" / f"{config}.py"), *where, *flags]
+    given += ["--data.size", "32", "--rounds", "1", "--data.holdout", "0.3", "--data.validation", "0.3"]
+    assert cli.main([*given, "--plan.tune-s", "0", "--plan.devices", "1", "--plan.lanes", "1", "--out", str(out)]) == 0
+    first, last = runfolder.read_history(out)
+    assert last["round"] == 1 and np.isfinite(last[figure]) and last[figure] != first[figure]
+    assert words in (out / "report.html").read_text()
