@@ -139,7 +139,17 @@ def test_commands_of_the_page_on_classification_are_understood(name, rest) -> No
         assert cli.load_experiments(HOME / words.config, flags, words.only)
 
 
-@pytest.mark.parametrize("page", ["classification", "diagnosis", "reliability"])
+DATA = re.findall(r"(?:^|`)fedjax-mri (\w+) ([^`\n]+)", (HOME / "docs" / "data.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(("name", "rest"), DATA)
+def test_commands_of_the_page_on_data_are_understood(name, rest) -> None:
+    """With their flags."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert name == "train" and cli.load_experiments(HOME / words.config, flags)
+
+
+@pytest.mark.parametrize("page", ["classification", "data", "diagnosis", "reliability"])
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
     assert scripts and all((HOME / script).exists() for script in scripts)

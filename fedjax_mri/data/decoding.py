@@ -19,7 +19,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import duplicates
 from fedjax_mri.data.files.images import Decoded
 
-FORMAT = 1  # of the cache; raise it when decoding gives other pixels
+FORMAT = 2  # of the cache; raise it when decoding gives other pixels
 PIXELS, INDEX = "pixels", "index.npz"  # its files
 
 
@@ -33,6 +33,7 @@ class Found(NamedTuple):
     patient: str = ""
     site: str = ""
     notes: tuple[str, ...] = ()
+    extent: tuple[float, ...] = ()  # mm from end to end of a scan along each axis; () where not known
 
 
 class Images(NamedTuple):
@@ -46,6 +47,7 @@ class Images(NamedTuple):
     labels: np.ndarray  # str [sources], of records
     patients: np.ndarray  # str [sources]; "" where not known
     sites: np.ndarray  # str [sources], their hospitals; "" where not known
+    extents: np.ndarray  # float64 [sources, 3], mm from end to end along each axis; 0 where not known
     quarantined: list[tuple[int, str]]  # a source, and the reason why it gave no image
     notes: dict[str, int]  # what was noticed, and of how many sources
 
@@ -108,11 +110,13 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
     """All that is to be known of the images, as arrays; the pixels themselves are given to `keep`, one by one."""
     rows: list[tuple[int, int, int, int]] = []
     sources: list[tuple[str, ...]] = []
+    extents: list[tuple[float, ...]] = []
     bad: list[tuple[str, str]] = []
     notes: Counter[str] = Counter()
     shape, dtype = (0,), np.dtype(np.uint8)
     for number, one in enumerate(found):
         sources.append((one.kind, one.label, one.patient, one.site))
+        extents.append(one.extent or (0.0, 0.0, 0.0))
         notes.update(one.notes)
         if one.reason:
             bad.append((str(number), one.reason))
@@ -123,6 +127,7 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
     return {
         "rows": np.array(rows, np.uint64).reshape(-1, 4),
         "sources": np.array(sources, str).reshape(-1, 4),
+        "extents": np.array(extents).reshape(-1, 3),
         "bad": np.array(bad, str).reshape(-1, 2),
         "notes": np.array([(note, str(count)) for note, count in notes.items()], str).reshape(-1, 2),
         "shape": np.array((len(rows), *shape)),
@@ -140,4 +145,5 @@ def loaded(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[
     notes = {note: int(count) for note, count in index["notes"].tolist()}
     kinds, labels, patients, sites = index["sources"].T
     source, hashes = number.astype(np.int64), np.stack([hashed, mirrored], 1)
-    return Images(pixels, source, digests, hashes, kinds, labels, patients, sites, quarantined, notes)
+    extents = index["extents"]
+    return Images(pixels, source, digests, hashes, kinds, labels, patients, sites, extents, quarantined, notes)

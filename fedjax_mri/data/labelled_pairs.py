@@ -1,7 +1,7 @@
 """CT and MR of the same patients with a label, listed in a table: what the diagnosis by both learns from."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,14 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import findings, labelled, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.decoding import Images
 from fedjax_mri.data.image_table import Row, located, rows_of
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import BLANK, Read, Reading, evenly, files_below, read_files
 
 MODALITIES = ("ct", "mr")
+SAME = 0.02  # share by which the extents of a registered CT and MR may differ
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class LabelledPairs:
         pairs = self._pairs(None)
         shares = (self.holdout, self.validation)
         divided = labelled.divide(self.table, pairs.examples, shares, self.partition, seed)
-        built = labelled.federation(pairs.examples, divided, TEST, findings.quarantine(pairs.read))
+        tables = (*findings.quarantine(pairs.read), pair_table(pairs.examples))
+        built = labelled.federation(pairs.examples, divided, TEST, tables)
         return built._replace(
             train=as_batches(built.train, pairs.in_hu),
             tests={name: one._replace(data=as_batches(one.data, pairs.in_hu)) for name, one in built.tests.items()},
@@ -64,7 +67,8 @@ class LabelledPairs:
         """All pairs as one test set. Raises UserError on a label that is not among the `classes` of a model."""
         pairs = self._pairs(classes)
         test = labelled.one_test(pairs.examples)
-        return {Path(self.table).stem: test._replace(data=as_batches(test.data, pairs.in_hu))}, ()
+        data = as_batches(test.data, pairs.in_hu)
+        return {Path(self.table).stem: test._replace(data=data)}, findings.quarantine(pairs.read)
 
     def _pairs(self, classes: tuple[str, ...] | None) -> "Pairs":
         """The pairs of all rows with a label; of the `classes` that are known, if any are."""
@@ -141,22 +145,43 @@ def joined(
 
     Raises UserError where no row is left.
     """
-    places: dict[tuple[int, str], list[int]] = {key: [] for key in of_file}
-    for place, source in enumerate(read.images.source):
-        places[of_file[source]].append(place)
+    sources: dict[tuple[int, str], list[int]] = {}
+    for source, key in enumerate(of_file):
+        sources.setdefault(key, []).append(source)
+    places: dict[int, list[int]] = {source: [] for source in range(len(of_file))}
+    for place, source in enumerate(read.images.source.tolist()):
+        places[source].append(place)
     pairs: list[Pair] = []
     lines: list[str] = []
     for row, name in enumerate(names):
-        ct, mr = (places.get((row, modality)) for modality in MODALITIES)
-        count = len(ct if ct is not None else mr or [])
-        if count == 0 or (ct is not None and mr is not None and len(ct) != len(mr)):
-            seen = ", ".join(f"{len(x)} slices of {m.upper()}" for x, m in ((ct, "ct"), (mr, "mr")) if x is not None)
-            lines.append(f"row {row + 1} of the table ({name.strip()}) is left out: {seen or 'no images'}")
+        of_each = {modality: sources[row, modality] for modality in MODALITIES if (row, modality) in sources}
+        slices = {modality: [p for s in several for p in places[s]] for modality, several in of_each.items()}
+        if why := misfit(of_each, slices, read.images):
+            lines.append(f"row {row + 1} of the table ({name.strip()}) is left out: {why}")
             continue
-        pairs += [Pair(ct[at] if ct else None, mr[at] if mr else None, row) for at in range(count)]
+        ct, mr = (slices.get(modality, [None] * max(map(len, slices.values()))) for modality in MODALITIES)
+        pairs += [Pair(*both, row) for both in zip(ct, mr)]
     if not pairs:
         raise UserError(f"{table}: no row has images that fit: {lines[0] if lines else 'no rows'}")
     return pairs, lines
+
+
+def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], images: Images) -> str:
+    """Why the images of a row are no pair, "" where they are: their sources and slices, by modality."""
+    if not sources or 0 in map(len, slices.values()):
+        lost = [name.upper() for name in sources if not slices[name]]
+        return f"its {' and '.join(lost)} cannot be read" if lost else "it has no images"
+    for modality, several in sources.items():
+        if len(several) > 1 and any(images.kinds[several]):
+            return f"{len(several)} scans of {modality.upper()}; name the folder or the file of one"
+    if len({len(own) for own in slices.values()}) > 1:
+        return ", ".join(f"{len(own)} slices of {modality.upper()}" for modality, own in slices.items())
+    extents = [images.extents[several[0]] for several in sources.values()]
+    known = all(extent.any() for extent in extents)
+    if known and not np.allclose(extents[0], extents[-1], rtol=SAME):
+        each = (" x ".join(f"{mm:.0f}" for mm in extent) for extent in extents)
+        return "CT of {} mm and MR of {} mm; register them".format(*each)
+    return ""
 
 
 def thinned(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
@@ -184,6 +209,13 @@ def in_hu(table: str, read: Read, of_file: Sequence[tuple[int, str]]) -> bool:
     if len(kinds) > 1:
         raise UserError(f"{table}: some CT are scans and some pictures: give all in HU, or pictures alone")
     return kinds == {"ct"}
+
+
+def pair_table(examples: Labelled) -> Table:
+    """A table of how many slices have both modalities, or one."""
+    has = examples.arrays["has"] > 0
+    kinds = {"CT and MR": has.all(1), "CT only": has[:, 0] & ~has[:, 1], "MR only": ~has[:, 0] & has[:, 1]}
+    return Table("Pairs", ("modalities", "slices"), [(name, int(own.sum())) for name, own in kinds.items()])
 
 
 def as_batches(data: ClientData, hounsfield: bool) -> ClientData:

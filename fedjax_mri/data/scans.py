@@ -114,7 +114,8 @@ def read_item(paths: tuple[Path, ...], making: Making) -> Found:
     )
     slices = [decoded(pixels[place], channels) for place in places]
     reason = "" if slices else "nothing is to be seen on any slice"
-    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes)
+    extent = tuple(mm * voxels for mm, voxels in zip(scan.spacing, scan.voxels.shape))
+    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes, extent)
 
 
 def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:
@@ -126,7 +127,7 @@ def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:
     made = [image for one in good for image in one.images]
     note = "a series that is no volume was read image by image"
     lost = (f"{len(found) - len(good)} of its images could not be read",) if len(good) < len(found) else ()
-    return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes))
+    return good[0]._replace(images=made, notes=(note, *lost, *good[0].notes), extent=())
 
 
 def fitted(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:

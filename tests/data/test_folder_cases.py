@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.folder import Folder
@@ -49,11 +50,31 @@ def test_names_of_any_form_are_read(build, name) -> None:
     assert not [table for table in federation.tables if table.title == "Quarantined files"]
 
 
-def test_what_is_not_read_is_counted(build) -> None:
-    federation = build("f03_mixed_formats")
-    read = int(federation.labels[0, 1])
-    assert read == 12 or any("5 .tif, 5 .bmp" in line for line in federation.warnings), federation.warnings
-    assert read in (2, 12)
+def test_tiff_and_bmp_among_png_are_read(build) -> None:
+    plain = build("f00_base")
+    for name in ("f03_mixed_formats", "f03b_all_tif"):
+        federation = build(name)
+        assert federation.labels.tolist() == plain.labels.tolist() == [[12, 12]] and counts(federation) == [24, 8]
+        assert not any("left out" in line for line in federation.warnings)
+
+
+def test_a_picture_that_is_stored_turned_is_upright(tmp_path) -> None:
+    """Each has the tag of EXIF by which it is turned back, as from a telephone."""
+    upright = np.random.default_rng(0).integers(0, 256, (8, 2, 32, 32), np.uint8)
+    tag = Image.Exif()
+    tag[0x112] = 6
+    for number, pair in enumerate(upright):
+        for name, image in zip(CLASSES, pair):
+            folder = tmp_path / ("Testing" if number > 5 else "Training") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.rot90(image)).save(folder / f"{number}.png", exif=tag)
+    federation = Folder(str(tmp_path), size=32, partition=IID(1), validation=0.0).build(0)
+    assert pixels(federation) == {image.tobytes() for image in upright[:6].reshape(-1, 32, 32)}
+
+
+def test_few_images_train_and_a_class_without_any_test_is_warned_of(build) -> None:
+    assert counts(build("f14_few")) == [2, 2]
+    assert any("no test images of meningioma" in line for line in build("f08_test_missing").warnings)
 
 
 def test_a_class_of_dicom_beside_one_of_pictures_is_warned_of(build) -> None:
@@ -98,6 +119,8 @@ def test_masks_beside_images_are_no_images(build) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("f07b_suffix", "unknown class 'glioma', training knows glioma_tumor, meningioma_tumor: rename or remove"),
+        ("f07c_space", "unknown class 'glioma', training knows glioma , meningioma"),
         ("f07_case", "unknown class 'glioma', training knows Glioma, Meningioma"),
         ("f08b_train_missing", "unknown class 'meningioma'"),
         ("f09_empty_class", "pituitary: no images in this folder: add some or remove it"),

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
+from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.files import read, units
@@ -18,6 +21,7 @@ from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import Reading
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
+from fedjax_mri.run import runfolder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "phantom_dicom.py"
 
@@ -122,17 +126,15 @@ def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_p
     parts = [federation.train, federation.tests["test"].data]
     assert sum(int(part.sizes.sum()) for part in parts) == 36
     fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    assert federation.tables[0].rows == [("CT and MR", 30), ("CT only", 3), ("MR only", 3)]
     assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
     for place, name in enumerate(("ct", "mr")):
         assert not fields[name][fields["has"][:, place] == 0].any()
     both = fields["has"].min(1) == 1
     head = fields["ct"][both] > -300  # a CT and an MR of one patient have the same outline
-    overlap = (
-        2
-        * (head & (fields["mr"][both] > 25)).sum((1, 2, 3))
-        / (head.sum((1, 2, 3)) + (fields["mr"][both] > 25).sum((1, 2, 3)))
-    )
-    assert overlap.min() > 0.6
+    brain = fields["mr"][both] > 25
+    dice = 2 * (head & brain).sum((1, 2, 3)) / (head.sum((1, 2, 3)) + brain.sum((1, 2, 3)))
+    assert dice.min() > 0.6
     batch = federation.train.read(federation.train.store, jnp.int32(0), jnp.arange(3, dtype=jnp.int32))
     assert batch["ct"].dtype == batch["mr"].dtype == jnp.float32 and float(batch["mr"].max()) <= 1
 
@@ -151,6 +153,55 @@ def test_pairs_of_unequal_numbers_of_slices_are_left_out_with_a_line(scans, tmp_
     assert "row 1 of the table (ct/S01P001) is left out: 3 slices of CT, 2 slices of MR" in line
     with pytest.raises(UserError, match="no column 'dose', found ct, mr, label"):
         LabelledPairs(str(tmp_path / "pairs.csv"), str(root), label="dose").build(0)
+
+
+def test_pairs_that_cannot_be_one_are_left_out_with_the_reason(scans, tmp_path) -> None:
+    """Two scans in one cell, a CT and an MR that cover different fields, and a scan that cannot be read."""
+    root = scans("modalities", "nifti")
+    lines = Path(table_of(root, tmp_path / "pairs.csv")).read_text().splitlines()
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("S01P001", "S01P002"):
+        (both / f"{name}.nii.gz").symlink_to(root / "mr" / f"{name}.nii.gz")
+    wide = nibabel.load(root / "mr" / "S01P002.nii.gz")
+    nibabel.Nifti1Image(np.asarray(wide.dataobj), wide.affine @ np.diag([1.2, 1.2, 1, 1])).to_filename(
+        tmp_path / "w.nii"
+    )
+    (tmp_path / "bad.nii").write_bytes(b"no volume")
+    for row, name in enumerate((both, tmp_path / "w.nii", tmp_path / "bad.nii"), 1):
+        lines[row] = lines[row].replace(f"mr/S01P00{row}.nii.gz", str(name))
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.csv"), str(root), size=32, partition=IID(2))
+    federation = source.build(0)
+    said = [line.partition("left out: ")[2] for line in federation.warnings if "left out" in line]
+    assert said[0] == "2 scans of MR; name the folder or the file of one"
+    assert said[1].startswith("CT of 15 x ") and said[1].endswith("mm; register them")
+    assert said[2] == "its MR cannot be read"
+    (table,) = source.evaluation(federation.classes, 0)[1]
+    assert table.title == "Quarantined files" and "bad.nii" in table.rows[0][0]
+
+
+def test_pictures_pair_as_well_and_are_not_in_hu(scans, tmp_path) -> None:
+    rng, lines = np.random.default_rng(0), ["ct\tmr\tlabel\tsplit"]
+    for number in range(12):
+        cells = [f"{kind}{number}.png" for kind in ("ct", "mr")]
+        for cell in cells:
+            Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / cell)
+        cells[1] = "" if number == 5 else cells[1]
+        lines.append("\t".join([*cells, "ab"[number % 2], ("train", "train", "test")[number // 2 % 3]]))
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    source = LabelledPairs(str(tmp_path / "pairs.tsv"), split="split", size=16, partition=IID(1), validation=0.0)
+    federation = check.built(source, 0)
+    assert federation.window is None and federation.labels.tolist() == [[4, 4]] and not federation.pictures
+    test = federation.tests["test"].data
+    batch = test.read(test.store, jnp.int32(0), jnp.arange(4, dtype=jnp.int32))
+    shown = {name: np.asarray(Image.open(tmp_path / f"{name}{number}.png")) for name in ("ct", "mr") for number in (4,)}
+    found = [place for place in range(4) if np.allclose(batch["ct"][place, ..., 0] * 255, shown["ct"], atol=1e-3)]
+    assert len(found) == 1 and np.allclose(batch["mr"][found[0], ..., 0] * 255, shown["mr"], atol=1e-3)
+    assert sorted(np.asarray(batch["has"]).tolist()) == [[1, 0], [1, 1], [1, 1], [1, 1]]
+    assert int(source.evaluation(("a", "b"), 0)[0]["pairs"].data.sizes.sum()) == 12
+    with pytest.raises(UserError, match="unknown class 'b', training knows a"):
+        source.evaluation(("a",), 0)
 
 
 def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
@@ -180,3 +231,53 @@ def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, t
     some.touch()
     source.build(0)
     assert len(list((tmp_path / "cache" / "fedjax_mri" / "images").iterdir())) == 2
+
+
+TINY_CNN = ("--task.network.widths", "4")
+TINY_GAN = (
+    *("--task.generator.width", "2", "--task.generator.blocks", "1", "--task.discriminator.width", "2"),
+    *("--task.discriminator.halvings", "1", "--task.pool", "2", "--pictures", "False"),
+)
+TINY_FUSION = (
+    *("--task.network.ct.width", "4", "--task.network.ct.stages", "1", "--task.network.mr.width", "4"),
+    *("--task.network.mr.stages", "1", "--task.network.width", "4", "--task.network.hidden", "4"),
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "files", "flags", "figure", "words"),
+    [
+        ("class_folders", "classes", "dicom", TINY_CNN, "validation/nll", "Hospital 3"),
+        (
+            "class_folders",
+            "classes",
+            "nifti",
+            ("--data.layout", "class", "--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_CNN),
+            "grouped test/nll",
+            "Duplicates",
+        ),
+        (
+            "unpaired_folders",
+            "modalities",
+            "mixed",
+            ("--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_GAN),
+            "validation/cycle",
+            "MR slices",
+        ),
+        ("fusion_table", "modalities", "mixed", ("--data.patient", "patient", *TINY_FUSION), "test/nll", "CT and MR"),
+    ],
+    ids=["DICOM series", "NIfTI volumes", "CycleGAN of both", "labelled pairs of both"],
+)
+def test_one_command_trains_on_scans_as_hospitals_have_them(
+    scans, tmp_path, config, layout, files, flags, figure, words
+) -> None:
+    root, out = scans(layout, files), tmp_path / "run"
+    where = ("--data.root", str(root))
+    if config == "fusion_table":
+        where = (*where, "--data.table", table_of(root, tmp_path / "pairs.csv", S01P001="mr"), "--data.site", "site")
+    given = ["train", str(SCRIPT.parents[1] / "configs" / f"{config}.py"), *where, *flags]
+    given += ["--data.size", "32", "--rounds", "1", "--data.holdout", "0.3", "--data.validation", "0.3"]
+    assert cli.main([*given, "--plan.tune-s", "0", "--plan.devices", "1", "--plan.lanes", "1", "--out", str(out)]) == 0
+    first, last = runfolder.read_history(out)
+    assert last["round"] == 1 and np.isfinite(last[figure]) and last[figure] != first[figure]
+    assert words in (out / "report.html").read_text()

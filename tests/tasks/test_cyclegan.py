@@ -196,7 +196,11 @@ def test_ct_and_mr_are_seen_through_one_random_view() -> None:
     moved = augmented((-200.0, 200.0), views, pair, jax.random.key(3))
     gap = np.abs(moved["ct"] - (2000 * moved["mr"] - 1000))  # air is -1024 HU, and black would be -1000
     assert gap.max() < 24.1 and np.mean(gap < 0.1) > 0.5
-    assert float(moved["ct"].min()) < -1023 and float(jnp.abs(moved["mr"] - grey).max()) > 0.1 and float(moved["ct"].max()) > 700
+    assert (
+        float(moved["ct"].min()) < -1023
+        and float(jnp.abs(moved["mr"] - grey).max()) > 0.1
+        and float(moved["ct"].max()) > 700
+    )
     assert not np.allclose(moved["mr"][0] - grey[0], moved["mr"][1] - grey[1])
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 
-def gaussian(image: jax.Array, sigmas: Sequence[float | jax.Array]) -> jax.Array:
+def gaussian(image: jax.Array, sigmas: Sequence[float] | jax.Array) -> jax.Array:
     """An image blurred by a Gaussian, with a sigma in voxels for each axis; weights are renormalised at the border."""
     for axis, sigma in enumerate(sigmas):
         place = jnp.arange(image.shape[axis], dtype=jnp.float32)

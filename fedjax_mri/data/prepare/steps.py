@@ -250,7 +250,8 @@ def cropping(value: str) -> Step:
     def change(group: Group) -> Group:
         heads = {modality: head_of(scan) for modality, scan in group.items()}
         if on_one_grid(group):
-            heads = dict.fromkeys(heads, np.logical_or.reduce(list(heads.values())))
+            either = np.logical_or.reduce(list(heads.values()))
+            heads = {modality: either for modality in heads}
         return {
             modality: scan._replace(voxels=scan.voxels[crop.box([heads[modality]], spacing_of(scan), margin)])
             for modality, scan in group.items()
