@@ -61,7 +61,12 @@ class Arrays:
                 raise UserError(
                     f"{self.path}: no array {name!r}, found {', '.join(found)}: set data.images, data.labels"
                 )
+        for name, usual in ((self.sites, "sites"), (self.patients, "patients"), (self.splits, "splits")):
+            if name != usual and name not in found:
+                raise UserError(f"{self.path}: no array {name!r}, found {', '.join(found)}: check data.{usual}")
         for name, array in found.items():
+            if array.ndim == 0:
+                raise UserError(f"{self.path}: {name} is a single value: give one for each image")
             if name in (self.labels, self.sites, self.patients, self.splits) and len(array) != len(found[self.images]):
                 raise UserError(f"{self.path}: {len(found[self.images])} images and {len(array)} {name}: give as many")
         laid_out, layout_note = layout(self.path, found[self.images])
@@ -70,6 +75,9 @@ class Arrays:
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
         splits = found[self.splits].astype(str).tolist() if self.splits in found else None
         sides = None if splits is None else np.array(labelled.sides(self.path, splits))
+        if patients is not None:  # images of unknown patients are nobody's in common
+            unknown = np.array([f"unknown patient of image {number}" for number in range(len(patients))])
+            patients = np.where(np.isin(patients, ("", "nan")), unknown, patients)
         groups = labelled.joined(*([] if patients is None else [patients]), copies(shown))
         labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
         examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites)
@@ -141,8 +149,8 @@ def grey_levels(path: str, images: np.ndarray, black: float | None, white: float
 
 def guessed_white(dtype: np.dtype, high: float, said: str) -> tuple[float, str]:
     """The value of white of images of which `high` is the largest value, and a note where it was guessed."""
-    if dtype.kind == "f" and high <= 1:
-        return 1.0, ""
+    if dtype.kind == "f" and high <= 2:  # above 1 by interpolation
+        return 1.0, f"{said}: 1 is taken as white, and what lies above is clipped" if high > 1 else ""
     white = 255.0 if high <= 255 else high
     return white, f"{said}: {white:g} is taken as white; set data.white for another"
 

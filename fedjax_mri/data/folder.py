@@ -84,8 +84,8 @@ class Folder:
                 'take "grouped", or "published" with two different folders'
             )
         present = {at.split for at in found.values()}
-        for name, side in ((self.train, TRAINING), (self.test, TEST)):
-            if side not in map(splits.side, present):
+        for name, usual, side in ((self.train, Folder.train, TRAINING), (self.test, Folder.test, TEST)):
+            if side not in map(splits.side, present) or (name != usual and name not in present):
                 there = ", ".join(sorted(present - {""})) or "class folders only"
                 raise UserError(
                     f"{Path(self.root, name)}: no such split, found {there}: set train and test, or split='grouped'"
@@ -96,7 +96,7 @@ class Folder:
         self, used: Mapping[Path, Place], classes: tuple[str, ...], splits: Splits | None
     ) -> tuple[Read, Labelled]:
         """The images of files, and these as examples; without `splits` on no side."""
-        read = read_files(list(used), self.size, self.channels, self.reading)
+        read = read_files(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
         sides = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
         sites = [at.site for at in places] if "site" in self.layout.split("/") else None

@@ -16,6 +16,8 @@ from fedjax_mri.data.scans import Read, Reading, read_files
 
 Row = Mapping[str, str]  # column -> value
 
+NOTHING = ("nan", "NaN", "NA", "N/A", "null", "NULL")  # what programs write into empty cells
+
 
 @dataclass(frozen=True)
 class ImageTable:
@@ -85,7 +87,7 @@ class ImageTable:
         if len(by_path) < len(rows):
             several = next(path for path in paths if paths.count(path) > 1)
             raise UserError(f"{self.table}: {several} is in several rows: give each image one")
-        read = read_files(paths, self.size, self.channels, self.reading)
+        read = read_files(paths, self.size, self.channels, self.reading, {path: path for path in paths})
         of_each = [by_path[files[0]] for files in read.files]
         sides = labelled.sides(self.table, [row[self.split] for row in of_each]) if self.split else None
         sites = [row[self.site].strip() for row in of_each] if self.site else None
@@ -110,7 +112,10 @@ def read_table(path: str) -> list[Row]:
         raise UserError(f"{path}: not a table ({brief(error)}): save it as CSV") from error
     if not rows:
         raise UserError(f"{path}: no rows below the names of columns: check the file")
-    return rows
+    names = next(csv.reader([first], delimiter=mark))
+    if twice := [name for name in rows[0] if names.count(name) > 1]:
+        raise UserError(f"{path}: the column {twice[0]!r} is there twice: rename one")
+    return [{name: "" if cell in NOTHING else cell for name, cell in row.items()} for row in rows]
 
 
 def rows_of(table: str, columns: Sequence[str]) -> list[Row]:

@@ -77,7 +77,7 @@ class LabelledPairs:
         known = classes or tuple(sorted({row[self.label].strip() for row in rows}))
         root = Path(self.root).expanduser() if self.root else Path(self.table).expanduser().parent
         files, modality = self._files(rows, root)
-        read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), modality, blank=True)
+        read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
         of_file = [(files[paths[0]], modality[paths[0]]) for paths in read.files]
         found, lines = joined(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
         found = thinned(found, read.images.pixels, self.reading.slices)

@@ -92,8 +92,16 @@ def images_below(top: Path) -> tuple[list[Path], list[str]]:
 
 def is_mask(path: Path, names: Sequence[str]) -> bool:
     """Whether a file is named as the mask of an image among `names`, which lie beside it: a.png, a_mask.png."""
-    without = MASK.sub("", path.stem)
-    return without != path.stem and any(Path(name).stem == without for name in names)
+    stem = stem_of(path.name)
+    without = MASK.sub("", stem)
+    return without != stem and any(stem_of(name) == without for name in names)
+
+
+def stem_of(name: str) -> str:
+    """The name of a file without the ending of its kind, such as .nii.gz."""
+    endings = sorted(read.endings(), key=len, reverse=True)
+    ending = next((one for one in endings if name.lower().endswith(one)), Path(name).suffix)
+    return name[: len(name) - len(ending)]
 
 
 def common(inside: Sequence[tuple[str, ...]], splits: Splits, needed: int) -> tuple[str, ...]:
@@ -153,8 +161,8 @@ def patient_of(path: Path) -> str:
     if len(path.parts) > 1:
         return "/".join(path.parts[:-1])
     name = path.name.lower()
-    ending = next((one for one in sorted(read.endings(), key=len, reverse=True) if name.endswith(one)), path.suffix)
-    stem = path.name[: len(path.name) - len(ending)]
+    stem = stem_of(path.name)
+    ending = name[len(stem) :]
     if ending in raster.ENDINGS:
         return NUMBER.sub("", stem) or stem
     return "" if ending in dicom.ENDINGS or not ending else stem

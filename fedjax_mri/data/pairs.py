@@ -132,7 +132,7 @@ def cases(names: Sequence[str]) -> list[str]:
 
 def stack(paths: Sequence[Path], size: int) -> np.ndarray:
     """Pixels uint8 [n, size, size, 1]. Raises UserError on a file that is not an image."""
-    read = read_files(paths, size, 1, Reading())
+    read = read_files(paths, size, 1, Reading(), {path: path for path in paths})
     for source, reason in read.images.quarantined:
         raise UserError(f"{read.names[source]}: {reason}; replace it, or remove it from both folders")
     return read.images.pixels

@@ -1,7 +1,7 @@
 """Files of any kind as images of one size and grey scale: pictures, DICOM series and volumes, cut to axial slices."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from fedjax_mri.data.files import discover, images, raster, read, series, units
 from fedjax_mri.data.files.images import Decoded, printable
 from fedjax_mri.data.files.scan import File, Item, Limits, Scan
 
+UNSTATED = "does not say whether it is CT or MR, and is taken as MR; for CT give --data.reading.modality ct"
 BLANK = 1.0  # grey levels of deviation; a slice with less shows nothing
 
 
@@ -61,19 +62,22 @@ def read_files(
     size: int,
     channels: int,
     reading: Reading,
+    apart: Mapping[Path, Hashable],
     known: Mapping[Path, str] | None = None,
     blank: bool = False,
 ) -> Read:
-    """The images in files, uint8 [size, size, channels].
+    """The images in files, uint8 [size, size, channels]; files of which `apart` differs are never one series.
 
     Where `known` tells the modality "ct" or "mr" of each file, images are int16, and those of CT scans are in HU.
     Slices that show nothing are left out, unless `blank`. Raises UserError on a bad size, or where there is no image.
     """
     if size < 1 or channels not in (1, 3):
         raise UserError(f"images of size {size} with {channels} channels: size must be 1 or more, channels 1 or 3")
-    items, lines = series.items([File(path, Path(path.name)) for path in paths], whole=True)
+    whole, lines = series.items([File(path, Path(path.name)) for path in paths], whole=True)
+    items = [part for item in whole for part in parted(item, apart)]
     of_each = [known[path] for path in paths] if known else []
-    facts = [of_each, blank, *facts_of(paths, size, channels, reading)] if reading.cached else None
+    grouped = [len(item.paths) for item in items]
+    facts = [of_each, blank, grouped, *facts_of(paths, size, channels, reading)] if reading.cached else None
 
     def one(paths: tuple[Path, ...]) -> Found:
         own = replace(reading, modality=known[paths[0]]) if known else reading
@@ -82,6 +86,14 @@ def read_files(
     files = [item.paths for item in items]
     names = [printable(each[0]) for each in files]
     return Read(decoding.decode(files, one, names, facts), names, lines, files)
+
+
+def parted(item: Item, apart: Mapping[Path, Hashable]) -> list[Item]:
+    """The files of an item as items of their own where `apart` differs: one series may hold images of two classes."""
+    parts: dict[Hashable, list[Path]] = {}
+    for path in item.paths:
+        parts.setdefault(apart[path], []).append(path)
+    return [Item(tuple(paths), ()) for paths in parts.values()]
 
 
 def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) -> list[object]:
@@ -115,7 +127,8 @@ def read_item(paths: tuple[Path, ...], making: Making) -> Found:
     slices = [decoded(pixels[place], channels) for place in places]
     reason = "" if slices else "nothing is to be seen on any slice"
     extent = tuple(mm * voxels for mm, voxels in zip(scan.spacing, scan.voxels.shape))
-    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, scan.notes, extent)
+    notes = scan.notes if scan.origin.modality else (*scan.notes, UNSTATED)
+    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, notes, extent)
 
 
 def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:

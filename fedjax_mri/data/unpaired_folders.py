@@ -85,7 +85,12 @@ class UnpairedFolders:
             lines += odd
             patients |= {path: (modality, patient) for path, patient in found.items()}
         read = read_files(
-            list(patients), self.size, 1, self.reading, {path: modality for path, (modality, _) in patients.items()}
+            list(patients),
+            self.size,
+            1,
+            self.reading,
+            patients,
+            {path: modality for path, (modality, _) in patients.items()},
         )
         of_each = [patients[paths[0]] for paths in read.files]
         sites = read.images.sites.tolist() if self.sites == "header" and any(read.images.sites) else None

@@ -1,5 +1,6 @@
 """Early stopping: the best model is kept, and training ends when no better one has come for a while."""
 
+import difflib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ def best_line(early: Early, history: Sequence[Line]) -> int:
     """Returns the place of the best line, the first of equals. Raises UserError where no line has the figure."""
     lines = [flat(line) for line in history]
     if not any(early.figure in line for line in lines):
-        raise UserError(f"early.figure={early.figure}: not among {', '.join(sorted(lines[-1]))}")
+        near = difflib.get_close_matches(early.figure, lines[-1], 3, 0.1)
+        raise UserError(
+            f"early.figure={early.figure}: not in metrics.jsonl; take one of its names, such as {', '.join(near)}"
+        )
     values = [line.get(early.figure, float("nan")) * (-1 if early.larger else 1) for line in lines]
     return min(range(len(values)), key=lambda place: (math.isnan(values[place]), values[place]))
 

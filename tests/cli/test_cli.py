@@ -57,7 +57,7 @@ def fill(root: pathlib.Path, splits: dict[str, int], classes: tuple[str, ...] = 
 def home(tmp_path_factory) -> pathlib.Path:
     """A folder of images, a config for it, and a finished run."""
     home = tmp_path_factory.mktemp("home")
-    fill(home / "images", {"Training": 14, "Testing": 6})
+    fill(home / "images", {"Training": 16, "Testing": 6})
     (home / "tiny.py").write_text(CONFIG.format(root=str(home / "images")))
     assert cli.main(["train", str(home / "tiny.py"), "--out", str(home / "run")]) == 0
     return home

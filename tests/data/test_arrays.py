@@ -222,3 +222,16 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, kind, words) -
 def test_arrays_that_do_not_fit_are_named(save, arrays, settings, words) -> None:
     with pytest.raises(UserError, match=words):
         build(save(**arrays), **settings)
+
+
+def test_unknown_patients_are_not_one_and_floats_may_pass_one_a_little(save) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 1.02, (12, 8, 8)).astype(np.float32)
+    labels, sites = np.arange(12) % 2, np.repeat(["a", "b"], 6)
+    path = save(images=images, labels=labels, sites=sites, patients=np.array([""] * 12))
+    federation = Arrays(path, validation=0).build(0)
+    assert sorted(federation.train.sizes.tolist()) != [0, 10] and len(federation.train.sizes) == 2
+    assert federation.train.store.fields["image"].max() > 0.99
+    assert any("1 is taken as white" in line for line in federation.warnings)
+    with pytest.raises(UserError, match=r"no array 'hospital', found .*: check data.sites"):
+        Arrays(path, sites="hospital").build(0)

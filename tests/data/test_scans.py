@@ -17,6 +17,7 @@ from fedjax_mri.data import check
 from fedjax_mri.data.files import read, units
 from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.data.folder import Folder
+from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import Reading
@@ -281,3 +282,38 @@ def test_one_command_trains_on_scans_as_hospitals_have_them(
     first, last = runfolder.read_history(out)
     assert last["round"] == 1 and np.isfinite(last[figure]) and last[figure] != first[figure]
     assert words in (out / "report.html").read_text()
+
+
+def test_images_of_one_series_in_two_classes_keep_their_own(scans, tmp_path) -> None:
+    """A table, or class folders, may sort the slices of a series: each slice keeps the label of its own file."""
+    files = sorted(scans("classes", "dicom").rglob("*.dcm"))
+    table, folder = tmp_path / "slices.csv", tmp_path / "classes"
+    rows = [f"{path},{'ab'[number % 2]},{number // 2}" for number, path in enumerate(files)]
+    table.write_text("\n".join(["path,label,patient", *rows]))
+    for number, path in enumerate(files):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (folder / "ab"[number % 2] / f"{number}.dcm").symlink_to(path)
+    for source in (
+        ImageTable(str(table), size=16, holdout=0.3, validation=0, partition=IID(2)),
+        Folder(str(folder), 16, split="grouped", holdout=0.3, validation=0, partition=IID(2)),
+    ):
+        federation = check.built(source, 0)
+        tests = sum(int(one.data.sizes.sum()) for one in federation.tests.values())
+        assert int(federation.train.sizes.sum()) + tests == len(files)
+        labels = [
+            federation.train.store.fields["label"],
+            *(one.data.store.fields["label"] for one in federation.tests.values()),
+        ]
+        assert np.bincount(np.concatenate(labels)).tolist() == [(len(files) + 1) // 2, len(files) // 2]
+
+
+def test_masks_beside_volumes_are_no_images_and_a_volume_of_no_modality_is_said(scans, tmp_path) -> None:
+    root = tmp_path / "volumes"
+    for number, path in enumerate(sorted(scans("classes", "nifti").rglob("*.nii.gz"))):
+        own = root / path.relative_to(scans("classes", "nifti")).parts[0]
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"p{number}.nii.gz").write_bytes(path.read_bytes())
+        (own / f"p{number}_mask.nii.gz").write_bytes(path.read_bytes())
+    federation = check.built(Folder(str(root), 16, split="grouped", validation=0, partition=IID(2)), 0)
+    assert any("left out" in line and "masks that lie beside" in line for line in federation.warnings)
+    assert any("is taken as MR" in line for line in federation.warnings)

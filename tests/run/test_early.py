@@ -27,7 +27,9 @@ def test_patience_counts_evaluations_since_the_best() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match=r"early.figure=test/cyle: not among round, test/cycle"):
+    with pytest.raises(
+        UserError, match=r"early.figure=test/cyle: not in metrics.jsonl; take one of its names, such as test/cycle"
+    ):
         best_line(Early("test/cyle"), lines(1))
     with pytest.raises(UserError, match=r"early.patience=2: must be 0 or more, and needs an early.figure"):
         Early(patience=2)

@@ -251,7 +251,8 @@ def cropping(value: str) -> Step:
         heads = {modality: head_of(scan) for modality, scan in group.items()}
         if on_one_grid(group):
             either = np.logical_or.reduce(list(heads.values()))
-            heads = dict.fromkeys(heads, either)
+            for modality in heads:
+                heads[modality] = either
         return {
             modality: scan._replace(voxels=scan.voxels[crop.box([heads[modality]], spacing_of(scan), margin)])
             for modality, scan in group.items()

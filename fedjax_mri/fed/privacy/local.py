@@ -1,7 +1,8 @@
 """Local differential privacy: each client adds noise itself, and trusts neither the server nor the other clients.
 
-What the server sees of a client in a round is a Gaussian mechanism on that client's data alone. Nothing hides who took
-part, so that sampling does not help, and the noise of all clients adds up.
+What the server sees of a client in a round is a Gaussian mechanism on that client's data alone. Neighbours are an
+update and zeros in its place. Nothing hides who took part, so that sampling does not help, and the noise of all clients
+adds up.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The Gaussian mechanism of a round: clip each client's update, sum, add noise once, divide by a constant.
 
-`mechanism` builds all of it together, since any one part alone guarantees nothing: a weight after the clip, a divisor
-that depends on who came, or noise on the mean in place of the sum would each break the guarantee.
+`clip_to_one` and `noisy_sum` belong together, since any one part alone guarantees nothing: a weight after the clip, a
+divisor that depends on who came, or noise on the mean in place of the sum would each break the guarantee.
 """
 
 from typing import Any, NamedTuple
