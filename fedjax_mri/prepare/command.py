@@ -128,7 +128,7 @@ def earlier(out: Path) -> dict[str, Any]:
     if not path.exists():
         return {"files": {}}
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return {"files": dict(found["files"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path}: no record of `prepare` ({brief(error)}): give another folder") from None

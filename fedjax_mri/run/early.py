@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedjax_mri.core import fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import VALIDATION
-from fedjax_mri.run.line import Line, flat
+from fedjax_mri.run.line import GROUPS, RATES, Line, flat
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ def best_line(early: Early, history: Sequence[Line]) -> int:
         )
     values = [line.get(early.figure, float("nan")) * (-1 if early.larger else 1) for line in lines]
     return min(range(len(values)), key=lambda place: (math.isnan(values[place]), values[place]))
+
+
+def refuse_unknown(early: Early, tests: Collection[str]) -> None:
+    """Raises UserError, before anything is trained, where a figure can be of no test set and of no other group."""
+    groups = (*tests, *GROUPS)
+    if (
+        early.figure
+        and not early.figure.startswith(tuple(f"{group}/" for group in groups))
+        and early.figure not in RATES
+    ):
+        raise UserError(f"early.figure={early.figure}: begin it with one of {', '.join(f'{name}/' for name in groups)}")
 
 
 def last_is_best(early: Early, history: Sequence[Line]) -> bool:

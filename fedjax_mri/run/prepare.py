@@ -82,6 +82,7 @@ def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
     processes.together(lambda: identity.refuse_other_run(out, config))
     with clock.measure("prepare"):
         data = build_data(config)
+        early.refuse_unknown(config.early, data.federation.tests)
     with clock.measure("plan"):
         sim, plan = build_simulation(config, method, data, by_rule, say)
     with clock.measure("prepare"):

@@ -217,7 +217,7 @@ LAWS = [
     (Everyone(3), "other", 0.95),
     (Poisson(0.2), "poisson", 0.2),
     (Weighted(4), "other", 0.2),
-    (Cyclic(4), "other", 0.2),
+    (Cyclic(4), "cyclic", 0.2),
 ]
 
 
