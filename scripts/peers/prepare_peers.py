@@ -47,7 +47,7 @@ def strip(folder: str) -> None:
 
     image, truth = nibabel.load(f"{folder}/ch2.nii.gz"), nibabel.load(f"{folder}/ch2bet.nii.gz").get_fdata() > 0
     start, shown = time.perf_counter(), sys.stdout
-    sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115
     extractor = BrainExtractor(img=image)
     extractor.run()
     mask = np.asarray(extractor.compute_mask()) > 0
