@@ -40,7 +40,7 @@ MR = Conversion("mr", "ct", (-1000.0, 1000.0), "fuzz", uuid.UUID(int=0))
 
 
 class Seed(NamedTuple):
-    """A sound file."""
+    """A sound file, of which damaged ones are made."""
 
     kind: str
     path: pathlib.Path  # what is damaged

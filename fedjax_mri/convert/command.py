@@ -13,9 +13,8 @@ import numpy as np
 from fedjax_mri.convert import stream
 from fedjax_mri.convert.stream import Ready
 from fedjax_mri.convert.translate import Translator
-from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data.files import discover, notes, series
+from fedjax_mri.data.files import discover, notes, results, series
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_item
 from fedjax_mri.data.files.scan import Conversion, File, Item, Limits
@@ -90,7 +89,8 @@ def convert(job: Job, files: Sequence[File], say: Say, step: Callable[[int], Non
             continue
         finally:
             made.clear()  # a volume may be large, and the next is read while this loop still holds it
-        write(targets(job, item), contents)
+        for target, content in zip(targets(job, item), contents, strict=True):
+            results.write(target, content, "--out")
         del contents
         notes.say_new(say, title(item), scan.notes, noted)
         count(item, True)
@@ -157,15 +157,3 @@ def encoded(job: Job, scan: Ready, made: Sequence[np.ndarray]) -> list[bytes]:
             ]
     except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be written as its own kind ({type(error).__name__}: {brief(error)})") from error
-
-
-def write(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
-    """Writes each file atomically. Raises UserError where the file system refuses."""
-    for path, content in zip(paths, contents, strict=True):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            disk.write_bytes(path, content)
-        except OSError as error:
-            raise UserError(
-                f"{printable(path)}: cannot be written: {error.strerror}; free space, or check --out"
-            ) from None

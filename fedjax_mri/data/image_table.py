@@ -53,10 +53,7 @@ class ImageTable:
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
         rows, _ = self._rows()
-        for row in rows:
-            if self._label(row) not in classes:
-                known = ", ".join(classes)
-                raise UserError(f"{self.table}: unknown class {self._label(row)!r}, training knows {known}")
+        labelled.check_classes(self.table, [self._label(row) for row in rows], classes)
         read, examples = self._read(rows, classes)
         return {Path(self.table).stem: labelled.one_test(examples)}, findings.quarantine(read)
 
@@ -81,7 +78,7 @@ class ImageTable:
 
     def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[Read, Labelled]:
         """The images of rows, and these as examples."""
-        root = Path(self.root).expanduser() if self.root else Path(self.table).expanduser().parent
+        root = folder_of(self.table, self.root)
         paths = located(self.table, root, [row[self.path].strip() for row in rows])
         by_path = dict(zip(paths, rows))
         if len(by_path) < len(rows):
@@ -126,6 +123,11 @@ def rows_of(table: str, columns: Sequence[str]) -> list[Row]:
             there = ", ".join(rows[0])
             raise UserError(f"{table}: no column {column!r}, found {there}: set data.path, data.label, ...")
     return rows
+
+
+def folder_of(table: str, root: str) -> Path:
+    """The folder that a table's paths are in: `root`, or where that is "" the folder of the table."""
+    return Path(root).expanduser() if root else Path(table).expanduser().parent
 
 
 def is_one(text: str) -> bool:

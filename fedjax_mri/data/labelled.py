@@ -15,7 +15,11 @@ from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
 
 TRAINING, TEST = "training", "test"  # the third side is VALIDATION
-SIDE_WORDS = {TRAINING: ("training", "train"), VALIDATION: ("validation", "valid", "val"), TEST: ("testing", "test")}
+SIDE_OF = {  # the side that the name of a split says, in lower case
+    **dict.fromkeys(("training", "train"), TRAINING),
+    **dict.fromkeys(("validation", "valid", "val"), VALIDATION),
+    **dict.fromkeys(("testing", "test"), TEST),
+}
 
 
 class Labelled(NamedTuple):
@@ -164,11 +168,10 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
 
 def sides(name: str, splits: Sequence[str]) -> list[str]:
     """The side of each example from the names of splits. Raises UserError on a name that says no side."""
-    words = {word: side for side, several in SIDE_WORDS.items() for word in several}
     for split in splits:
-        if split.strip().lower() not in words:
-            raise UserError(f"{name}: split {split!r}: give one of {', '.join(words)}")
-    return [words[split.strip().lower()] for split in splits]
+        if split.strip().lower() not in SIDE_OF:
+            raise UserError(f"{name}: split {split!r}: give one of {', '.join(SIDE_OF)}")
+    return [SIDE_OF[split.strip().lower()] for split in splits]
 
 
 def joined(*several: np.ndarray) -> np.ndarray:
@@ -194,6 +197,13 @@ def check_patients(name: str, patients: np.ndarray | None, kept_in: Mapping[str,
         if several := known[times > 1].tolist():
             some = ", ".join(several[:5]) + (", ..." if len(several) > 5 else "")
             raise UserError(f"{name}: {len(several)} patients are in more than one {what} ({some}): put each into one")
+
+
+def check_classes(name: str, labels: Sequence[str], classes: tuple[str, ...]) -> None:
+    """Raises UserError on the first label that is not among the classes of a model."""
+    for label in labels:
+        if label not in classes:
+            raise UserError(f"{name}: unknown class {label!r}, training knows {', '.join(classes)}")
 
 
 def relabelled(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:

@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import findings, labelled, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.decoding import Images
-from fedjax_mri.data.image_table import Row, located, rows_of
+from fedjax_mri.data.image_table import Row, folder_of, located, rows_of
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import BLANK, Read, Reading, evenly, files_below, read_files
@@ -75,7 +75,7 @@ class LabelledPairs:
         columns = (self.ct, self.mr, self.label, *filter(None, (self.patient, self.site, self.split)))
         rows = [row for row in rows_of(self.table, columns) if row[self.label].strip()]
         known = classes or tuple(sorted({row[self.label].strip() for row in rows}))
-        root = Path(self.root).expanduser() if self.root else Path(self.table).expanduser().parent
+        root = folder_of(self.table, self.root)
         files, modality = self._files(rows, root)
         read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
         of_file = [(files[paths[0]], modality[paths[0]]) for paths in read.files]
@@ -99,10 +99,7 @@ class LabelledPairs:
 
     def _examples(self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: Read) -> Labelled:
         """Pairs as examples; those of a patient stay together."""
-        for row in rows:
-            if row[self.label].strip() not in classes:
-                known = ", ".join(classes)
-                raise UserError(f"{self.table}: unknown class {row[self.label].strip()!r}, training knows {known}")
+        labelled.check_classes(self.table, [row[self.label].strip() for row in rows], classes)
         labels = np.array([classes.index(row[self.label].strip()) for row in rows], np.int32)
         patients = [
             (row[self.patient].strip() if self.patient else "") or f"row {one.row}" for row, one in zip(rows, found)
@@ -201,11 +198,8 @@ def taken(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
 
 def in_hu(table: str, read: Read, of_file: Sequence[tuple[int, str]]) -> bool:
     """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are."""
-    kinds = {
-        str(kind)
-        for kind, (_, modality), source in zip(read.images.kinds, of_file, range(len(of_file)))
-        if modality == "ct" and source in set(read.images.source.tolist())
-    }
+    sources = np.unique(read.images.source).tolist()  # those that gave images
+    kinds = {str(read.images.kinds[source]) for source in sources if of_file[source][1] == "ct"}
     if len(kinds) > 1:
         raise UserError(f"{table}: some CT are scans and some pictures: give all in HU, or pictures alone")
     return kinds == {"ct"}

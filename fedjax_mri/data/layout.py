@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import dicom, discover, folders, raster, read
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.labelled import SIDE_WORDS, TEST, TRAINING
+from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING
 
 MASK = re.compile(r"[ _-](mask|seg|segmentation|label)([ _-]?\d+)?$", re.IGNORECASE)
 NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice, at the end of a name
@@ -37,8 +37,7 @@ class Splits(NamedTuple):
     def side(self, split: str) -> str:
         """The side of a folder of this name; "" where it says none."""
         named = {self.train: TRAINING, self.test: TEST}
-        words = {word: side for side, several in SIDE_WORDS.items() for word in several}
-        return named.get(split) or words.get(split.lower(), "")
+        return named.get(split) or SIDE_OF.get(split.lower(), "")
 
 
 def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) -> tuple[dict[Path, Place], list[str]]:
@@ -99,9 +98,7 @@ def is_mask(path: Path, names: Sequence[str]) -> bool:
 
 def stem_of(name: str) -> str:
     """The name of a file without the ending of its kind, such as .nii.gz."""
-    endings = sorted(read.endings(), key=len, reverse=True)
-    ending = next((one for one in endings if name.lower().endswith(one)), Path(name).suffix)
-    return name[: len(name) - len(ending)]
+    return name.removesuffix(read.ending_of(name) or Path(name).suffix)
 
 
 def common(inside: Sequence[tuple[str, ...]], splits: Splits, needed: int) -> tuple[str, ...]:

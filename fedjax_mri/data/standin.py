@@ -29,5 +29,5 @@ class StandIn:
 
     @property
     def source(self) -> Source:
-        """The source in use."""
+        """The files where their place is named, else the synthetic source."""
         return replace(self.files, **{self.field: self.root}) if self.root else self.synthetic

@@ -14,7 +14,7 @@ from fedjax_mri.data import decoding, duplicates, findings, labelled
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.decoding import Found
 from fedjax_mri.data.files.images import Decoded
-from fedjax_mri.data.labelled import SIDE_WORDS, TEST, TRAINING, Labelled
+from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import Read
 
@@ -56,7 +56,7 @@ class TFDS:
         """The images of all splits with a side, these as examples, and a line on other splits."""
         builder = prepared(self.name, self.folder, self.download)
         image, label = feature(builder, "Image", self.image), feature(builder, "ClassLabel", self.label)
-        side_of = {split: side for side, words in SIDE_WORDS.items() for split in words if split in builder.info.splits}
+        side_of = {split: side for split, side in SIDE_OF.items() if split in builder.info.splits}
         if TRAINING not in side_of.values():
             raise UserError(f"{self.name}: no split train, found {', '.join(builder.info.splits) or 'none'}")
         records = {split: random_access(builder, split) for split in side_of}

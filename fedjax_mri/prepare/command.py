@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data.files import discover
+from fedjax_mri.data.files import discover, results
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_item
 from fedjax_mri.data.files.scan import Item, Limits, Scan
@@ -83,7 +83,7 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> lis
             raise UserError(f"{printable(job.out / name)} is there: give --force to overwrite it, or another folder")
     rows = []
     for modality, scan in after.items():
-        write(job.out / names[modality], output.encoded(scan))
+        results.write(job.out / names[modality], output.encoded(scan), "OUT")
         record["files"][names[modality].as_posix()] = entry(job, sources[modality], modality, scan)
         rows.append(page.Row(names[modality], before[modality], scan).thin())
     return rows
@@ -132,15 +132,6 @@ def earlier(out: Path) -> dict[str, Any]:
         return {"files": dict(found["files"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path}: no record of `prepare` ({brief(error)}): give another folder") from None
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file atomically. Raises UserError where the file system refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_bytes(path, content)
-    except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be written: {error.strerror}; free space, or check OUT") from None
 
 
 def find(folder: Path, out: Path) -> tuple[list[dict[str, Item]], list[str]]:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_mri.data.files.read import endings
+from fedjax_mri.data.files.read import ending_of
 from fedjax_mri.data.files.scan import Scan
 
 
 def name_of(name: Path, scan: Scan) -> Path:
     """The name of a prepared file: the source's, with the ending of what is written."""
-    ending = max((end for end in endings() if name.name.lower().endswith(end)), key=len, default="")
-    stem = name.name[: len(name.name) - len(ending)]
+    stem = name.name.removesuffix(ending_of(name.name))
     return name.with_name(stem + (".png" if is_picture(scan) else ".nii.gz"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import folders, series
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.read import endings, readers
+from fedjax_mri.data.files.read import ending_of, endings, readers
 from fedjax_mri.data.files.scan import HEAD, File, Item
 
 # Endings of files that hold voxels alone, and of the headers that may lie beside them.
@@ -106,5 +106,5 @@ def absolute(path: Path) -> Path:
 
 def deviation(name: Path) -> Path:
     """The name of the standard deviation that is written beside an image."""
-    ending = next((name.name[-len(end) :] for end in endings() if name.name.lower().endswith(end)), "")
-    return name.with_name(f"{name.name[: len(name.name) - len(ending)]}_std{ending}")
+    ending = ending_of(name.name)
+    return name.with_name(f"{name.name.removesuffix(ending)}_std{ending}")

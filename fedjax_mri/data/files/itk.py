@@ -41,7 +41,7 @@ SPACES = {  # NRRD's names -> the signs that bring axes to NIfTI's
 
 
 class Header(NamedTuple):
-    """What a header says."""
+    """What the text header of a MetaImage or NRRD file says of its voxels."""
 
     shape: tuple[int, ...]  # [x, y, z]
     dtype: np.dtype

@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
     @property
     def rgb(self) -> "Image":
-        """Colours of 8 bits."""
+        """The picture in RGB at 8 bits a colour; grey is repeated."""
         from PIL.Image import fromarray
 
         eight = self.pixels if self.pixels.dtype == np.uint8 else np.rint(self.grey * np.float32(255)).astype(np.uint8)

@@ -30,6 +30,12 @@ def endings() -> tuple[str, ...]:
     return tuple(ending for reader in readers() for ending in reader.endings)
 
 
+def ending_of(name: str) -> str:
+    """The ending of a file's name as it is written, such as .nii.gz; "" where no kind that can be read has it."""
+    known = (ending for ending in endings() if name.lower().endswith(ending))
+    return name[len(name) - len(max(known, key=len, default="")) :]
+
+
 def read(path: Path, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
     """The scan in a file, of modality "ct" or "mr", or "" for whatever the file says.
 

@@ -1,6 +1,7 @@
 """Which patients a synthetic hospital sees, how many and of which classes: common to the sites of every phantom."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -31,6 +32,20 @@ def draw_mix(mix: CaseMix, key: jax.Array) -> jax.Array:
     """The shares [C] of the classes at one hospital."""
     alpha = len(mix.class_share) * mix.class_alpha * np.asarray(mix.class_share, np.float32)
     return jax.random.dirichlet(key, jnp.asarray(alpha))
+
+
+def draw_uniform(site: type, mix: CaseMix, key: jax.Array) -> Any:
+    """A hospital, a NamedTuple of the kind `site`, whose traits are drawn from the ranges of their names in `mix`."""
+    traits, classes, size = jax.random.split(key, 3)
+    names = [name for name in site._fields if name not in ("class_mix", "patients")]  # type: ignore[attr-defined]
+    share = jax.random.uniform(traits, (len(names),), jnp.float32)
+    drawn = {name: between(getattr(mix, name), share[i]) for i, name in enumerate(names)}
+    return site(**drawn, class_mix=draw_mix(mix, classes), patients=draw_patients(mix, size))
+
+
+def skewed(draw: Callable[[Any, jax.Array], Any], mix: CaseMix) -> Callable[[Any, jax.Array], Any]:
+    """What draws a hospital by `draw(mix, key)`, as a function of the label skew `class_alpha` and the key."""
+    return lambda class_alpha, key: draw(replace(mix, class_alpha=class_alpha), key)
 
 
 def draw_patients(mix: CaseMix, key: jax.Array) -> jax.Array:

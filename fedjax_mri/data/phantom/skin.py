@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_mri.data.contract import Batch, Federation, Table, Test
 
 from . import procedural
-from .cases import CaseMix, Range, between, diagnose, draw_mix, draw_patients
+from .cases import CaseMix, Range, diagnose, draw_uniform, skewed
 from .dermoscopy import CLASSES, HAIRS, Lesion, Person, colours, draw_lesion
 from .procedural import Pictures, quartile_rows, require, site_table
 from .shapes import textures
@@ -96,19 +96,16 @@ def pictures(skin: Skin) -> Pictures:
 
 @functools.cache
 def _pictures(size: int, contrast: float, sites: SkinSites) -> Pictures:
-    def site(class_alpha: Any, key: jax.Array) -> SkinSite:
-        return draw_site(replace(sites, class_alpha=class_alpha), key)
-
-    return Pictures(site, functools.partial(draw_patient, contrast, sites.hairy), functools.partial(picture, size))
+    return Pictures(
+        skewed(draw_site, sites),
+        functools.partial(draw_patient, contrast, sites.hairy),
+        functools.partial(picture, size),
+    )
 
 
 def draw_site(model: SkinSites, key: jax.Array) -> SkinSite:
     """One hospital from its key."""
-    traits, mix, size = jax.random.split(key, 3)
-    names = SkinSite._fields[:-2]
-    share = jax.random.uniform(traits, (len(names),), jnp.float32)
-    drawn = {name: between(getattr(model, name), share[i]) for i, name in enumerate(names)}
-    return SkinSite(**drawn, class_mix=draw_mix(model, mix), patients=draw_patients(model, size))
+    return draw_uniform(SkinSite, model, key)
 
 
 def draw_patient(contrast: float, hairy: float, site: SkinSite, key: jax.Array) -> SkinPatient:

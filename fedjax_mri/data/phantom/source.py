@@ -3,14 +3,14 @@
 import functools
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
 
 from fedjax_mri.data.contract import Batch, Federation, Table, Test
 
 from . import procedural
+from .cases import skewed
 from .lesions import CLASSES, LesionModel
 from .patient import Patient, draw_patient, picture
 from .procedural import Pictures, Read, quartile_rows, require, site_table
@@ -65,10 +65,7 @@ def _pictures(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> 
         batch = picture(sites, lesions, size, site, patient)
         return {"image": show_ct(batch["ct"]) if image == "ct" else batch["mr"], **batch}
 
-    def site(class_alpha: Any, key: jax.Array) -> Site:
-        return draw_site(replace(sites, class_alpha=class_alpha), key)
-
-    return Pictures(site, partial(draw_patient, sites, lesions), shown)
+    return Pictures(skewed(draw_site, sites), partial(draw_patient, sites, lesions), shown)
 
 
 def reader(phantom: Phantom) -> Read:

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fedjax_mri.data.contract import Batch, Federation, Table, Test
 
 from . import procedural
-from .cases import CaseMix, Range, between, diagnose, draw_mix, draw_patients
+from .cases import CaseMix, Range, between, diagnose, draw_uniform, skewed
 from .procedural import Pictures, quartile_rows, require, site_table
 from .radiograph import HIGH, LOW, SPECKS, Chest, Opacity, exposed, optical_depth, trace
 from .shapes import textures, turn
@@ -93,19 +93,14 @@ def pictures(thorax: Thorax) -> Pictures:
 
 @functools.cache
 def _pictures(size: int, density: float, sites: ThoraxSites) -> Pictures:
-    def site(class_alpha: Any, key: jax.Array) -> ThoraxSite:
-        return draw_site(replace(sites, class_alpha=class_alpha), key)
-
-    return Pictures(site, functools.partial(draw_patient, density), functools.partial(picture, sites.tilt, size))
+    return Pictures(
+        skewed(draw_site, sites), functools.partial(draw_patient, density), functools.partial(picture, sites.tilt, size)
+    )
 
 
 def draw_site(model: ThoraxSites, key: jax.Array) -> ThoraxSite:
     """One hospital from its key."""
-    traits, mix, size = jax.random.split(key, 3)
-    names = ThoraxSite._fields[:-2]
-    share = jax.random.uniform(traits, (len(names),), jnp.float32)
-    drawn = {name: between(getattr(model, name), share[i]) for i, name in enumerate(names)}
-    return ThoraxSite(**drawn, class_mix=draw_mix(model, mix), patients=draw_patients(model, size))
+    return draw_uniform(ThoraxSite, model, key)
 
 
 def draw_patient(density: float, site: ThoraxSite, key: jax.Array) -> ThoraxPatient:

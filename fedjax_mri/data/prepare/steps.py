@@ -249,12 +249,9 @@ def cropping(value: str) -> Step:
 
     def change(group: Group) -> Group:
         heads = {modality: head_of(scan) for modality, scan in group.items()}
-        if on_one_grid(group):
-            either = np.logical_or.reduce(list(heads.values()))
-            for modality in heads:
-                heads[modality] = either
+        boxed = {modality: list(heads.values()) if on_one_grid(group) else [head] for modality, head in heads.items()}
         return {
-            modality: scan._replace(voxels=scan.voxels[crop.box([heads[modality]], spacing_of(scan), margin)])
+            modality: scan._replace(voxels=scan.voxels[crop.box(boxed[modality], spacing_of(scan), margin)])
             for modality, scan in group.items()
         }
 
