@@ -56,9 +56,9 @@ def slice_of(one: patient.Patient, plane: patient.Plane, texture: patient.Textur
     tissue, _ = patient.anatomy(head, without(one.lesion), one.distractor, plane, texture)
     skin = [physics.AIR, physics.FAT, physics.MUSCLE]
     rest = 1.0 - sum(tissue[i] for i in skin)
-    bone = z < CAVITY + one.head.skull
+    bone = (z < CAVITY + one.head.skull).astype(jnp.float32)
     capped = [x if i in skin else jnp.where(i == physics.CORTICAL, rest * bone, 0.0) for i, x in enumerate(tissue)]
-    capped[physics.FAT] = capped[physics.FAT] + rest * ~bone
+    capped[physics.FAT] = capped[physics.FAT] + rest * (1.0 - bone)
     return [jnp.where(z > CAVITY, a, b) for a, b in zip(capped, tissue)]
 
 

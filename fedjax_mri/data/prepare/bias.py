@@ -59,7 +59,7 @@ def slow_part(logs: jax.Array, share: jax.Array) -> jax.Array:
 
 def cosines(share: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
     """The slowest cosines at places [N, n], [N, max(WAVES)^n], 0 beyond `most` a side; and their fit."""
-    waves = jnp.arange(max(WAVES))
+    waves = jnp.arange(max(WAVES), dtype=jnp.float32)[None, None]
     sides = jnp.where(waves < most, jnp.cos(jnp.pi * waves * share[..., None]), 0.0)  # [N, n, W]
     basis = sides[:, 0]
     for axis in range(1, share.shape[1]):
@@ -74,15 +74,16 @@ def sharpened(logs: jax.Array) -> jax.Array:
     step = jnp.maximum(high - low, 1e-3) / (BINS - 1)
     place = (logs - low) / step
     left = jnp.clip(place.astype(jnp.int32), 0, BINS - 2)
-    part = place - left
+    part = place - left.astype(jnp.float32)
     counts = jnp.zeros(2 * BINS).at[left].add(1 - part).at[left + 1].add(part)
-    distance = jnp.minimum(jnp.arange(2 * BINS), 2 * BINS - jnp.arange(2 * BINS)) * step
+    bins = jnp.arange(2 * BINS, dtype=jnp.float32)
+    distance = jnp.minimum(bins, 2 * BINS - bins) * step
     blur = jnp.exp(-4 * np.log(2) * (distance / WIDTH) ** 2)
     blur = jnp.fft.rfft(blur / blur.sum())
-    wiener = jnp.conj(blur) / (jnp.abs(blur) ** 2 + NOISE)
+    wiener = jnp.conj(blur) / (jnp.abs(blur) ** 2 + NOISE).astype(blur.dtype)
     smooth = partial(jnp.fft.irfft, n=2 * BINS)
     sharp = jnp.maximum(smooth(jnp.fft.rfft(counts) * wiener), 0)
-    values = low + step * jnp.arange(2 * BINS)
+    values = low + step * bins
     total = smooth(jnp.fft.rfft(sharp) * blur)
     expected = smooth(jnp.fft.rfft(sharp * (values - low)) * blur) / jnp.maximum(total, 1e-6) + low
     expected = jnp.where(total > 1e-4 * counts.max(), expected, values)

@@ -60,8 +60,11 @@ def rotation(turn: jax.Array) -> jax.Array:
 def moved(rigid: Rigid, points: jax.Array) -> jax.Array:
     """Where points [..., n] of the fixed image lie in the moving one; both in mm from the first voxel."""
     # A sum of products rather than `@`: the matrix units of some devices would round positions.
-    turned = (rotation(rigid.turn) * (points - rigid.fixed_centre)[..., None, :]).sum(-1)
-    return turned + rigid.moving_centre + rigid.shift
+    fixed, away = (jnp.broadcast_to(x, points.shape) for x in (rigid.fixed_centre, rigid.moving_centre + rigid.shift))
+    turned = jnp.stack(
+        [(jnp.broadcast_to(row, points.shape) * (points - fixed)).sum(-1) for row in rotation(rigid.turn)], -1
+    )
+    return turned + away
 
 
 @partial(jax.jit, static_argnames=("levels",))
@@ -81,12 +84,14 @@ def register(
     for number, level in enumerate(levels):
         sharp = gaussian(fixed, level.blur / fixed_spacing), gaussian(moving, level.blur / moving_spacing)
         key = jax.random.fold_in(jax.random.key(0), number)
-        points = draw_points(key, fixed, level.points) * fixed_spacing
-        weights = parzen(sample(sharp[0], points / fixed_spacing))
+        points = draw_points(key, fixed, level.points) * fixed_spacing[None]
+        weights = parzen(sample(sharp[0], points / fixed_spacing[None]))
 
         def loss(parameters: jax.Array, sharp=sharp, points=points, weights=weights) -> jax.Array:
-            there = moved(as_rigid(parameters, *centres), points) / moving_spacing
-            inside = ((there >= 0) & (there <= jnp.array(moving.shape) - 1)).all(-1)
+            there = moved(as_rigid(parameters, *centres), points) / moving_spacing[None]
+            inside = (
+                ((there >= 0) & (there <= jnp.array(moving.shape, jnp.float32)[None] - 1)).all(-1).astype(jnp.float32)
+            )
             return -mutual_information(weights * inside[:, None], parzen(sample(sharp[1], there)))
 
         parameters = descend(loss, parameters, level)
@@ -96,12 +101,14 @@ def register(
 def draw_points(key: jax.Array, image: jax.Array, count: int) -> jax.Array:
     """Points in and around the head, at random, [count, n] in voxels."""
     near = gaussian(image, [size / 50 for size in image.shape]) > 0.02
-    below = jnp.cumsum(near.ravel())
+    below = jnp.cumsum(near.ravel().astype(jnp.float32))
     pick, place = jax.random.split(key)
     index = jnp.searchsorted(below, jax.random.uniform(pick, (count,)) * below[-1], side="right")
     voxel = jnp.stack(jnp.unravel_index(jnp.minimum(index, image.size - 1), image.shape), -1)
-    most = jnp.array(image.shape) - 1.0
-    return jnp.clip(voxel + jax.random.uniform(place, voxel.shape, minval=-0.5, maxval=0.5), 0.0, most)
+    most = jnp.array(image.shape, jnp.float32)[None] - 1.0
+    return jnp.clip(
+        voxel.astype(jnp.float32) + jax.random.uniform(place, voxel.shape, minval=-0.5, maxval=0.5), 0.0, most
+    )
 
 
 def descend(loss, parameters: jax.Array, level: Level) -> jax.Array:
@@ -110,7 +117,8 @@ def descend(loss, parameters: jax.Array, level: Level) -> jax.Array:
 
     def step(state, _):
         parameters, memory = state
-        change, memory = optimiser.update(jax.grad(loss)(parameters), memory)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
+            change, memory = optimiser.update(jax.grad(loss)(parameters), memory)
         return (parameters + change, memory), None
 
     (parameters, _), _ = jax.lax.scan(step, (parameters, optimiser.init(parameters)), length=level.steps)
@@ -133,7 +141,7 @@ def centre(image: jax.Array, spacing: jax.Array) -> jax.Array:
 def parzen(values: jax.Array) -> jax.Array:
     """The weight of each bin, [N, BINS], for values [N] in 0..1: a cubic B-spline, so that it can be differentiated."""
     place = 1.0 + jnp.clip(values, 0.0, 1.0) * (BINS - 3)
-    far = jnp.abs(place[:, None] - jnp.arange(BINS, dtype=jnp.float32))
+    far = jnp.abs(place[:, None] - jnp.arange(BINS, dtype=jnp.float32)[None])
     return jnp.where(far < 1, 2 / 3 - far**2 + far**3 / 2, jnp.clip(2 - far, 0, None) ** 3 / 6)
 
 

@@ -11,7 +11,7 @@ def gaussian(image: jax.Array, sigmas: Sequence[float] | jax.Array) -> jax.Array
     """An image blurred by a Gaussian, with a sigma in voxels for each axis; weights are renormalised at the border."""
     for axis, sigma in enumerate(sigmas):
         place = jnp.arange(image.shape[axis], dtype=jnp.float32)
-        weights = jnp.exp(-0.5 * ((place[:, None] - place) / jnp.maximum(sigma, 1e-3)) ** 2)
+        weights = jnp.exp(-0.5 * ((place[:, None] - place[None]) / jnp.maximum(sigma, 1e-3)) ** 2)
         weights = weights / weights.sum(1, keepdims=True)
         image = jnp.moveaxis(jnp.tensordot(weights, image, (1, axis), precision="highest"), 0, axis)
     return image

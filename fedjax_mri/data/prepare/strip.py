@@ -138,8 +138,8 @@ def grown(
         along = (towards * normal).sum(-1, keepdims=True)
         curvature = 2 * jnp.abs(along) / length**2
         smoothing = 0.5 * (1 + jnp.tanh(gain * (curvature - turning)))
-        lines = vertices[:, None] - depths[:, None] * normal[:, None]
-        values = low + sample(image - low, lines / spacing, "constant")
+        lines = vertices[:, None] - depths[None, :, None] * normal[:, None]
+        values = low + sample(image - low, lines / spacing[None, None], "constant")
         darkest = jnp.maximum(low, jnp.minimum(middle, values.min(1)))
         brightest = jnp.minimum(jnp.maximum(middle, floor), values[:, : int(SHALLOW)].max(1))
         brightest = jnp.maximum(floor, brightest)
