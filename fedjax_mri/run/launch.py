@@ -138,7 +138,9 @@ def attend(children: Sequence[Child]) -> list[Child]:
 
 
 def code(child: Child) -> int:
-    """Exit code as a shell would give it."""
+    """Exit code as a shell would give it; 1 for a child that C++ aborted while it left after an error of its own."""
+    if child.errors and child.fatal:
+        return 1
     ended = child.process.returncode
     return 128 - ended if ended < 0 else ended
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
 T = TypeVar("T")
 DAY = 24 * 3600  # seconds; a process that dies is noticed by the heartbeat, not by these waits
 LAST_WORDS = 3  # seconds that a failed process waits for the others to fail as well
+LINGER = 1  # seconds that process 0 stays after that: C++ aborts the others while they leave if it goes first
 CONTACT = re.compile(r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|heartbeat|Barrier|Connection (reset|closed)|DEADLINE_EXC")
 _calls = itertools.count()
 
@@ -177,6 +179,7 @@ def give_up(code: int) -> int:
     sys.stderr.flush()
     with contextlib.suppress(Exception):
         _client().wait_at_barrier("fedjax_mri/give_up", LAST_WORDS * 1000)
+        time.sleep(LINGER if main() else 0)
     os._exit(code)  # the usual end would wait for the others
 
 

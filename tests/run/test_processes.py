@@ -174,6 +174,19 @@ LAST_WORDS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (child("process 1", 0), 0),
+        (child("process 1", -9), 137),
+        (child("process 1", -6, (), ("F1121 gone",)), 134),
+        (child("process 1", -6, ("error: seed is 5",), ("F1121 gone",)), 1),
+    ],
+)
+def test_an_abort_after_an_error_is_the_code_of_the_error(one, expected) -> None:
+    assert launch.code(one) == expected
+
+
 @pytest.mark.parametrize("case", LAST_WORDS)
 def test_last_words(case) -> None:
     ended, said = LAST_WORDS[case]
