@@ -37,6 +37,7 @@ from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, loc
 from fedjax_mri.fed.engine import auto, segments, work
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client, initial_state
+from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink.reductions.exact import Exact
 from fedjax_mri.fed.uplink.reductions.mean import Mean
@@ -134,6 +135,9 @@ def simulations(name: str, reduce: Any = AS_USUAL) -> Callable[[Plan], Simulatio
     local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
     sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
     chain = UplinkSettings(reduce=reduce).build()
+    if workload.noise:
+        settings = Patient(unit="image", noise=workload.noise)
+        chain, local = settings.build(UplinkSettings(reduce=reduce), local, workload.noise, int(workload.sizes.max()))
     return lambda plan: Simulation(
         task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
     )

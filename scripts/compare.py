@@ -32,6 +32,8 @@ PEERS: dict[str, tuple[str, tuple[str, ...]]] = {  # name in the table -> folder
     "flower": ("flower", ()),
     "fedjax": ("fedjax", ()),
     "blazefl": ("blazefl", ()),
+    "opacus": ("opacus", ()),
+    f"opacus x {CORES}": ("opacus", SEVERAL),
 }
 # Interpreters of peers that this one is too old for; the first that there is makes the peer's environment.
 INTERPRETERS = {"blazefl": ("python3.14t", "python3.14", "python3.13")}

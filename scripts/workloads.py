@@ -27,6 +27,7 @@ class Workload:
     batch: int = 16  # examples a local step; an epoch's last step may have fewer
     epochs: int = 1  # a client and round
     cohort: int = 0  # clients a round; 0: all
+    noise: float = 0.0  # above 0: DP-SGD at each client, with clip 1, this noise multiplier and Poisson batches
     shards: int = 0  # of examples in the order of their labels, dealt out to clients; 0: labels spread alike
 
     @property
@@ -99,6 +100,9 @@ WORKLOADS = {
         Workload("W7", equal(4, 8), (128, 128, 1), 1, 2e-4, "cyclegan", batch=1),
         # This is the published size. A round is one step at each of two clients.
         Workload("W9", equal(2, 1), (256, 256, 1), 1, 2e-4, "cyclegan", batch=1),
+        # Training that protects patients, and the same without.
+        Workload("W11", equal(2, 4096), SMALL, 10, 0.05, "cnn", batch=64, noise=1.0),
+        Workload("W12", equal(2, 4096), SMALL, 10, 0.05, "cnn", batch=64),
         # The model is a dense layer on the pixels. Each client keeps a model of the same size.
         # The settings of BlazeFL's own benchmark, and its network. It has CIFAR-10's shapes and not its images.
         Workload("W10", equal(100, 500), (32, 32, 3), 10, 0.1, "lenet", batch=50, epochs=5, shards=200),

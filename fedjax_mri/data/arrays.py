@@ -75,12 +75,13 @@ class Arrays:
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
         splits = found[self.splits].astype(str).tolist() if self.splits in found else None
         sides = None if splits is None else np.array(labelled.sides(self.path, splits))
+        named = patients is not None and not np.isin(patients, ("", "nan")).any()
         if patients is not None:  # images of unknown patients are nobody's in common
             unknown = np.array([f"unknown patient of image {number}" for number in range(len(patients))])
             patients = np.where(np.isin(patients, ("", "nan")), unknown, patients)
         groups = labelled.joined(*([] if patients is None else [patients]), copies(shown))
         labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
-        examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites)
+        examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites, named)
         return examples, [note for note in (layout_note, range_note) if note]
 
 

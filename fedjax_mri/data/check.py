@@ -15,7 +15,16 @@ import numpy as np
 from fedjax_mri.core import dotted, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
-from fedjax_mri.data.contract import ClientData, Examples, Federation, Source, Table, Test
+from fedjax_mri.data.contract import (
+    PATIENT,
+    ClientData,
+    Examples,
+    Federation,
+    Source,
+    Table,
+    Test,
+    several_of_a_patient,
+)
 
 # What a task reads in a field: "class" labels 0 to C-1; "grey" integers, the largest of their type is white, or floats
 # of which 1 is; "unit" floats of which 1 is white; "hu" Hounsfield units; "any" finite numbers.
@@ -35,6 +44,7 @@ def built(source: Source, seed: int) -> Federation:
     require(isinstance(federation, Federation), name, f"build returns {a(federation)}; return a Federation")
     require(isinstance(federation.train, ClientData), name, f"train is {a(federation.train)}; give a ClientData")
     check_clients(f"{name}: train", federation.train)
+    check_patients(f"{name}: train", federation.train)
     require(int(federation.train.sizes.sum()) > 0, name, "no client has an example; give at least one of them data")
     check_classes(name, federation)
     check_tests(name, federation.tests, len(federation.train.sizes))
@@ -69,6 +79,26 @@ def check_clients(name: str, data: ClientData) -> None:
     for field, array in data.store.fields.items():
         rows = int((data.store.offset + data.store.size).max())
         require(len(array) >= rows, name, f"{field!r} has {len(array)} rows, the clients have {rows}")
+
+
+def check_patients(name: str, data: ClientData) -> None:
+    """Raises UserError where numbers of patients are not as `ClientData` says, as far as they are in memory."""
+    patients, sizes = data.patients, data.sizes
+    if patients is None:
+        return
+    fitting = patients.shape == sizes.shape and bool(np.all((patients <= sizes) & ((patients > 0) == (sizes > 0))))
+    require(fitting, name, "patients must be int32 [N], from 1 to the examples of each client; 0 for one without any")
+    if not several_of_a_patient(data) or not isinstance(data.store, resident.Resident):
+        return
+    require(PATIENT in data.store.fields, name, f"patients have several examples, but there is no field {PATIENT!r}")
+    numbers = data.store.fields[PATIENT]
+    for client, (start, size) in enumerate(zip(data.store.offset, sizes)):
+        steps = np.diff(numbers[start : start + size], prepend=-1)
+        one_by_one = size == 0 or (steps[0] == 1 and bool(np.isin(steps, (0, 1)).all()))
+        there = one_by_one and (size == 0 or numbers[start + size - 1] + 1 == patients[client])
+        require(
+            there, name, f"{PATIENT!r} of client {client}: number its patients from 0, each one's examples in a row"
+        )
 
 
 def check_classes(name: str, federation: Federation) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 VALIDATION = "validation"  # name of the test set by which models, stopping times and thresholds are chosen
+PATIENT = "patient"  # a field of batches: the number of an example's patient among those of its client, int32 [B]
 UNPAIRED = "unpaired"  # a field of test batches whose CT and MR are of different patients
 
 Batch = dict[str, jax.Array]  # field -> [B, ...]; the engine adds "weight" [B], 0 for padding
@@ -31,6 +32,8 @@ class ClientData(NamedTuple):
     With `fetch`, `resident.pack` makes a store for `read` of any few clients: that is how examples are divided among
     devices, or brought there a cohort at a time. Sources hand over NumPy arrays; the plan says where they go.
     `shift` acts on what a client reads to train, and may change with the round.
+    Where a patient has several examples, batches have the field PATIENT. Its numbers start at 0 and rise by 1 from one
+    patient to the next, whose examples lie together.
     """
 
     sizes: np.ndarray  # int32 [N], examples per client
@@ -38,6 +41,13 @@ class ClientData(NamedTuple):
     read: Callable[[Any, jax.Array, jax.Array], Batch]
     fetch: Callable[[int], Examples] | None = None  # client -> all its examples, on the host; None: not kept by client
     shift: Shift = unchanged
+    # int32 [N], patients per client; equal to `sizes`: each example is of another one; None: nobody knows whose each is
+    patients: np.ndarray | None = None
+
+
+def several_of_a_patient(data: ClientData) -> bool:
+    """Returns whether some patient is known to have several examples, so that batches have the field PATIENT."""
+    return data.patients is not None and bool(np.any(data.patients != data.sizes))
 
 
 class Test(NamedTuple):

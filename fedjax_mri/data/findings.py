@@ -43,7 +43,8 @@ def examples(
     )
     together = (images.groups(), source, np.where(some, known, np.char.add("\0", source.astype(str))))
     numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
-    return Labelled({"image": images.pixels, "label": numbers}, classes, labelled.joined(*together), sides, sites)
+    arrays, groups = {"image": images.pixels, "label": numbers}, labelled.joined(*together)
+    return Labelled(arrays, classes, groups, sides, sites, patients=bool(some.all()))
 
 
 def federation(

@@ -7,7 +7,17 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
-from fedjax_mri.data.contract import VALIDATION, ClientData, Examples, Federation, Source, Table, Test, unchanged
+from fedjax_mri.data.contract import (
+    PATIENT,
+    VALIDATION,
+    ClientData,
+    Examples,
+    Federation,
+    Source,
+    Table,
+    Test,
+    unchanged,
+)
 from fedjax_mri.data.merge import positions_in, relabelled, relabelled_tests
 from fedjax_mri.data.precomputed import precomputed
 
@@ -112,13 +122,31 @@ def join(several: Sequence[ClientData], members: Sequence[Sequence[Member]], cha
     if len(shapes) > 1:
         raise UserError(f"data.sources: images are of {sorted(shapes)} pixels; give every source the same size")
     sizes = np.array([sum(kept[source].sizes[client] for source, client in of) for of in members], np.int32)
+    patients = patients_of(kept, members)
 
     def fetch(client: int) -> Examples:
         pieces = [kept[source].fetch(one) for source, one in members[client]]  # type: ignore[misc]
         images = [in_colour(piece["image"], channels) for piece in pieces]
-        return {"image": np.concatenate(images), "label": np.concatenate([piece["label"] for piece in pieces])}
+        found = {"image": np.concatenate(images), "label": np.concatenate([piece["label"] for piece in pieces])}
+        if patients is not None and np.any(patients != sizes):
+            found[PATIENT] = numbered_on([piece.get(PATIENT, np.arange(len(piece["label"]))) for piece in pieces])
+        return found
 
-    return ClientData(sizes, None, resident.read, fetch)
+    return ClientData(sizes, None, resident.read, fetch, patients=patients)
+
+
+def patients_of(kept: Sequence[ClientData], members: Sequence[Sequence[Member]]) -> np.ndarray | None:
+    """Patients int32 [N] of clients with the examples of those members; None where a source does not know its own."""
+    if any(data.patients is None for data in kept):
+        return None
+    return np.array([sum(kept[source].patients[client] for source, client in of) for of in members], np.int32)  # type: ignore[index]
+
+
+def numbered_on(several: Sequence[np.ndarray]) -> np.ndarray:
+    """Numbers of patients, each from 0, as one list in which those of a member follow those of the member before."""
+    counts = [int(numbers.max(initial=-1)) + 1 for numbers in several]
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([numbers + start for numbers, start in zip(several, starts)]).astype(np.int32)
 
 
 def in_colour(images: np.ndarray, channels: int) -> np.ndarray:

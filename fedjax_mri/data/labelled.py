@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import VALIDATION, ClientData, Federation, Table, Test
+from fedjax_mri.data.contract import PATIENT, VALIDATION, ClientData, Federation, Table, Test
 from fedjax_mri.data.partition import Partition, follow, holdout
 from fedjax_mri.data.resident import resident
 from fedjax_mri.data.streamed import streamed
@@ -30,6 +30,7 @@ class Labelled(NamedTuple):
     groups: np.ndarray  # int [n]; examples of the same number are never separated
     sides: np.ndarray | None = None  # str [n], TRAINING, VALIDATION or TEST; None: to be drawn
     sites: np.ndarray | None = None  # str [n], the hospital of each; None: to be dealt by a partition
+    patients: bool = False  # whether the patient of each is known, so that a group is all that there is of somebody
 
     @property
     def labels(self) -> np.ndarray:
@@ -126,7 +127,7 @@ def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence
     counts = count(examples, divided.train.places)
     tests = {name: part for name, part in ((test, divided.test), (VALIDATION, divided.validation)) if len(part.all)}
     return Federation(
-        train=clients(examples, divided.train),
+        train=training_clients(examples, divided.train),
         tests={name: Test(clients(examples, part), part.owner) for name, part in tests.items()},
         classes=examples.classes,
         labels=counts,
@@ -139,6 +140,22 @@ def clients(examples: Labelled, part: Part) -> ClientData:
     """The examples of a part as client data; those of a file that is mapped into memory stay there."""
     mapped = any(isinstance(array, np.memmap) for array in examples.arrays.values())
     return (streamed if mapped else resident)(examples.arrays, part.places)
+
+
+def training_clients(examples: Labelled, part: Part) -> ClientData:
+    """The examples of a part as client data that say whose each is, if that is known; those of a patient in a row."""
+    if not examples.patients:
+        return clients(examples, part)
+    places, numbers, counts = [], np.zeros(len(examples.labels), np.int32), []
+    for of_client in part.places:
+        _, first, group = np.unique(examples.groups[of_client], return_index=True, return_inverse=True)
+        number = np.argsort(np.argsort(first))[group]  # of the patient, in the order in which patients come
+        places.append(of_client[np.argsort(number, kind="stable")])
+        numbers[of_client] = number
+        counts.append(len(first))
+    patients, sizes = np.array(counts, np.int32), np.array([len(one) for one in places], np.int32)
+    arrays = examples.arrays if np.array_equal(patients, sizes) else {**examples.arrays, PATIENT: numbers}
+    return clients(examples._replace(arrays=arrays), part._replace(places=places))._replace(patients=patients)
 
 
 def client_table(examples: Labelled, divided: Divided) -> Table:

@@ -113,9 +113,8 @@ class LabelledPairs:
             name: taken(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
         }
         has = np.array([[one.ct is not None, one.mr is not None] for one in found], np.float32)
-        return Labelled(
-            {**images, "label": labels, "has": has}, classes, np.unique(patients, return_inverse=True)[1], sides, sites
-        )
+        groups = np.unique(patients, return_inverse=True)[1]
+        return Labelled({**images, "label": labels, "has": has}, classes, groups, sides, sites, patients=True)
 
 
 class Pair(NamedTuple):

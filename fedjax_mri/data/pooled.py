@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Source, Table, Test, unchanged
+from fedjax_mri.data.contract import PATIENT, Batch, ClientData, Federation, Shift, Source, Table, Test, unchanged
 from fedjax_mri.data.resident import whole
 
 
@@ -19,6 +19,7 @@ class PoolStore(NamedTuple):
     store: Any  # the source's
     start: Any  # int32 [N], first example of each
     end: Any  # int32 [N]
+    first_patient: Any  # int32 [N], number of the first patient of each in the pool; zeros where nobody knows
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,13 @@ class Pooled:
 def pool(data: ClientData) -> ClientData:
     """One client whose example i is the i-th of all clients' examples laid end to end."""
     end = np.cumsum(data.sizes, dtype=np.int32)
-    pooled_store = PoolStore(whole(data), end - data.sizes, end)
-    return ClientData(end[-1:], pooled_store, reader(data.read), shift=shifter(pooled_store, data.shift))
+    patients = None if data.patients is None else np.cumsum(data.patients, dtype=np.int32)
+    first = np.zeros_like(end) if patients is None else patients - np.asarray(data.patients)
+    store = PoolStore(whole(data), end - data.sizes, end, first)
+    shift = shifter(store, data.shift)
+    return ClientData(
+        end[-1:], store, reader(data.read), shift=shift, patients=None if patients is None else patients[-1:]
+    )
 
 
 @functools.cache  # one function for all pools of a source, so that they can share a program
@@ -52,8 +58,12 @@ def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
 
     def pooled(store: PoolStore, client: jax.Array, indices: jax.Array) -> Batch:
         del client
-        one = jax.vmap(lambda client, index: read(store.store, client, index[None]))
-        return {name: field[:, 0] for name, field in one(*owner_and_index(store, indices)).items()}
+        owner, index = owner_and_index(store, indices)
+        batch = jax.vmap(lambda client, index: read(store.store, client, index[None]))(owner, index)
+        found = {name: field[:, 0] for name, field in batch.items()}
+        if PATIENT in found:
+            found[PATIENT] += jnp.take(jnp.asarray(store.first_patient), owner)
+        return found
 
     return pooled
 

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Batch, ClientData, Federation, Source, Table, Test
+from fedjax_mri.data.contract import (
+    PATIENT,
+    Batch,
+    ClientData,
+    Federation,
+    Source,
+    Table,
+    Test,
+    several_of_a_patient,
+)
 from fedjax_mri.data.resident import positions, resident, whole
 
 CHUNK = 128  # examples computed at once
@@ -48,6 +57,7 @@ def _precomputed_tests(tests: Mapping[str, Test], fields: tuple[str, ...]) -> di
 def precomputed(data: ClientData, fields: tuple[str, ...] = ("image", "label")) -> ClientData:
     """The same clients, with those fields of their examples in memory."""
     client, index = positions(data.sizes)
+    fields = (*fields, PATIENT) if several_of_a_patient(data) and PATIENT not in fields else fields
     store, read = jax.device_put(whole(data)), _reader(data.read, fields)
     chunks = [read(store, *_chunk(client, index, start)) for start in range(0, len(index), CHUNK)]
     arrays = {name: np.concatenate([chunk[name] for chunk in chunks])[: len(index)] for name in chunks[0]}

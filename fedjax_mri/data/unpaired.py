@@ -44,4 +44,4 @@ def with_mr_of_others(data: ClientData) -> ClientData:
         other = data.read(inner, client, (indices + size // 2) % size)
         return {**data.read(inner, client, indices), "mr": other["mr"]}
 
-    return data._replace(sizes=sizes, store=(whole(data), sizes), read=read, fetch=None)
+    return data._replace(sizes=sizes, store=(whole(data), sizes), read=read, fetch=None, patients=None)

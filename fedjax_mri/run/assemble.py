@@ -1,6 +1,7 @@
 """The parts of a simulation, built from a config: the task alone, or all that is trained."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation
+from fedjax_mri.fed.engine.simulation import Simulation, cohort_key
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.uplink.contract import PyTree, Uplink
@@ -42,9 +43,12 @@ def build_method(config: Experiment) -> Method:
     return Method(local, uplink, config.algorithm.build())
 
 
-def private_parts(config: Experiment, noise: float) -> tuple[Uplink, Local]:
-    """Returns the uplink and the local training of a config with its privacy, which adds `noise`."""
-    return config.privacy.build(config.uplink, config.local.build(config.rounds), noise)
+def private_parts(config: Experiment, noise: float, most: int = 1) -> tuple[Uplink, Local]:
+    """Returns the uplink and the local training of a config with its privacy, which adds `noise`.
+
+    most: examples of one client, at most.
+    """
+    return config.privacy.build(config.uplink, config.local.build(config.rounds), noise, most)
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -60,8 +64,10 @@ def assemble_simulation(
     refuse_distillation(config, method.algorithm, task)
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
+    uplink, local = method.uplink, method.local
     guarantee = config.privacy.guarantee(sampler, clients)
-    uplink, local = private_parts(config, guarantee.noise) if guarantee else (method.uplink, method.local)
+    if guarantee:
+        uplink, local = private_parts(config, guarantee.noise, int(np.max(clients.sizes)))
     return Simulation(
         task=task,
         algorithm=method.algorithm,
@@ -114,8 +120,9 @@ def population(config: Experiment, task: Task, method: Method, data: ClientData)
     def each() -> Traffic:
         return traffic(method.algorithm, method.uplink, jax.eval_shape(shared, jax.random.key(0)))
 
-    steps = step_counts(method.local, data.sizes)
-    return Population(data.sizes, steps, method.local.epochs, each, config.rounds)
+    steps, key = step_counts(method.local, data.sizes), partial(cohort_key, jax.random.key(config.seed))
+    local = method.local
+    return Population(data.sizes, steps, local.epochs, each, config.rounds, local.batch, data.patients, key)
 
 
 def describe(federation: Federation) -> DataDescription:

@@ -43,9 +43,11 @@ def costs(config: Experiment) -> dict[str, str]:
 
 def privacy(guarantee: Guarantee, rounds: int) -> str:
     """Returns in words what a private run promises."""
+    mean = guarantee.mean and guarantee.mean(rounds)
+    of_hospitals = f" at the hospital that spends most, {mean:.4g} on average" if mean else ""
     return (
         f"epsilon {guarantee.epsilon(rounds):.4g} at delta {guarantee.delta:g} for each {guarantee.unit} after "
-        f"{rounds} rounds, with noise multiplier {guarantee.noise:.4g}"
+        f"{rounds} rounds{of_hospitals}, with noise multiplier {guarantee.noise:.4g}"
     )
 
 

@@ -147,8 +147,11 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
 
 
 def privacy_figures(sim: Simulation, round: int) -> dict[str, float]:
-    """Returns the epsilon that a private run has spent after `round`; {} without privacy."""
-    return {} if sim.guarantee is None else {"epsilon": sim.guarantee.epsilon(round)}
+    """Returns the epsilon that a private run has spent after `round`, and the hospitals' mean; {} without privacy."""
+    if sim.guarantee is None:
+        return {}
+    mean = {} if sim.guarantee.mean is None else {"epsilon_mean": sim.guarantee.mean(round)}
+    return {"epsilon": sim.guarantee.epsilon(round), **mean}
 
 
 def training_failure(work: RoundStats, trained: SegmentFigures) -> str:

@@ -91,7 +91,8 @@ def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:
 
     resizes = settings.preprocess.size is not None
     steps = Classifier(partial(preprocess, settings.preprocess), partial(logits, net), answer, resizes)
-    task = classifier(net, Phase(loss, moves, penalty(settings)), scores, settings.statistics)
+    phase = Phase(loss, moves, penalty(settings), mixes=not known(settings.mixup) or settings.mixup > 0)
+    task = classifier(net, phase, scores, settings.statistics)
     reads: Reads = {"image": greys(settings.preprocess), "label": "class"}
     return task._replace(classifier=steps, network=settings.network, reads=reads)
 

@@ -40,6 +40,7 @@ class Phase(NamedTuple):
     # params -> float32 [], added to the loss: a regulariser that reads no example, such as the L2 norm of a head, and
     # so is no part of what is clipped for each patient; None: there is none
     penalty: Callable[[Params], jax.Array] | None = None
+    mixes: bool = False  # whether the loss of an example reads others of its batch, as with mixup
 
 
 def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
-from simulations import EXPECTED, plain_round
+from simulations import BY_EXPECTED, plain_round
 from tiny import Grey
 
 from fedjax_mri.data.augment import Augment
@@ -190,7 +190,7 @@ def trained_by_plain_loop(config: Experiment, state: State) -> State:
     """The state after the config's rounds by a loop over clients, whose aggregate is computed by NumPy."""
     sim, root = simulation_of(config, PLAIN), jax.random.key(config.seed)
     if config.uplink.reduce in (Mean("expected"), Exact("expected")):
-        sim = sim._replace(uplink=sim.uplink._replace(reduce=EXPECTED))
+        sim = sim._replace(uplink=sim.uplink._replace(reduce=BY_EXPECTED))
     state = jax.tree.map(jnp.asarray, state)
     for _ in range(config.rounds):
         state = plain_round(sim, state, root)

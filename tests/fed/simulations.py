@@ -13,7 +13,7 @@ from described import described
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
-from fedjax_mri.data.contract import ClientData
+from fedjax_mri.data.contract import PATIENT, ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.algorithm import LocalResult, client_update, server_update
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -25,6 +25,7 @@ from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.engine.rounds import cohort_turnout
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.fed.privacy.mechanism import MechanismState, clip_to_one, every_client, noisy_sum, normal_like
+from fedjax_mri.fed.privacy.per_patient import EXPECTED, poisson_patients, private_gradient
 from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population, Uniform
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
@@ -57,7 +58,7 @@ from fedjax_mri.tasks.task import Model, Phase, Task
 
 SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, three less than a batch
 RATE = 0.05
-EXPECTED = mean("expected")
+BY_EXPECTED = mean("expected")
 AS_GIVEN = Compute()
 shuffled = jax.jit(shuffled)
 
@@ -70,6 +71,16 @@ def images(sizes: np.ndarray = SIZES) -> ClientData:
         "label": rng.integers(0, 3, sizes.sum()).astype(np.int32),
     }
     return resident(arrays, np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1]))
+
+
+def images_of_patients() -> ClientData:
+    """The same images, of which each patient has one to three."""
+    data, rng = images(), np.random.default_rng(1)
+    numbers = [np.sort(rng.integers(0, (size + 1) // 2, size)) for size in SIZES]
+    numbers = [np.unique(one, return_inverse=True)[1].astype(np.int32) for one in numbers]
+    arrays = {**data.store.fields, PATIENT: np.concatenate(numbers)}
+    patients = np.array([one.max(initial=-1) + 1 for one in numbers], np.int32)
+    return resident(arrays, np.split(np.arange(SIZES.sum()), np.cumsum(SIZES)[:-1]))._replace(patients=patients)
 
 
 def procedural() -> ClientData:
@@ -154,7 +165,7 @@ def clip_each(bound: float) -> Callable:
 
     def gradient(loss, params, batch, key):
         def one(row: dict) -> tuple:
-            return jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[None], row))
+            return jax.grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[None], row), key)
 
         grads, (carry, metrics) = jax.vmap(one)(batch)
         factor = batch["weight"] * jnp.minimum(1.0, bound / jnp.maximum(jax.vmap(trees.norm)(grads), 1e-12))
@@ -167,10 +178,10 @@ def clip_each(bound: float) -> Callable:
 def coin_batches(epochs: int, batch: int) -> Batches:
     """Five steps, each of which reads every other of the first examples by chance."""
 
-    def draw(key: jax.Array, step: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Callable) -> tuple[jax.Array, dict]:
         place = jnp.arange(batch, dtype=jnp.int32)
         joins = jax.random.bernoulli(jax.random.fold_in(key, step), 0.5, (batch,))
-        return place, (joins & (place < size)).astype(jnp.float32)
+        return place, {"weight": (joins & (place < size)).astype(jnp.float32)}
 
     return Batches(lambda sizes: 5 * (sizes > 0).astype(sizes.dtype), draw)
 
@@ -251,6 +262,10 @@ def adam() -> Local:
     return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
 
 
+VIEWS, BOUND, NOISE = 2, 0.1, 0.3
+PATIENT_BATCHES = poisson_patients(17, True, VIEWS, 2)
+PATIENT_GRADIENT = private_gradient(BOUND, NOISE, VIEWS, 2)
+
 CASES: dict[str, Callable[[], Simulation]] = {
     "resident": lambda: simulation(classifier(), images()),
     "procedural, Adam, cohort of 5": lambda: simulation(
@@ -278,7 +293,7 @@ CASES: dict[str, Callable[[], Simulation]] = {
         classifier(), images(), reduce=matrix(half_median()), algorithm=FedNova().build()
     ),
     "expected divisor, Poisson cohort": lambda: simulation(
-        classifier(), images(), reduce=EXPECTED, sampler=Poisson(0.5).build(Population(SIZES))
+        classifier(), images(), reduce=BY_EXPECTED, sampler=Poisson(0.5).build(Population(SIZES))
     ),
     "examples clipped, drawn by coins": lambda: simulation(
         classifier(), images(), local=adam()._replace(gradient=clip_each(0.1), batches=coin_batches)
@@ -291,6 +306,11 @@ CASES: dict[str, Callable[[], Simulation]] = {
         noisy_sum(*PRIVATE.values()),
         sampler=Cyclic(4).build(Population(SIZES)),
         release=True,
+    ),
+    "patients privately, two views of each": lambda: simulation(
+        classifier(augment=Augment(flip=0.5)),
+        images_of_patients(),
+        local=adam()._replace(batches=PATIENT_BATCHES, gradient=PATIENT_GRADIENT, batch=3),
     ),
     "fusion, heads at home": fusion,
     "cyclegan": cyclegan,
@@ -358,7 +378,7 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         delta = jax.tree.map(middle, *deltas)
     else:
         delta = jax.tree.map(partial(weighted, total), *deltas)
-        if reduce is EXPECTED:  # of parameters alone
+        if reduce is BY_EXPECTED:  # of parameters alone
             delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
 
@@ -408,9 +428,10 @@ def plain_client(
         optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
     key = keys.client(root, state.round, jnp.int32(client))
     accumulated, shuffles = None, keys.purpose(key, keys.Purpose.SHUFFLE)
-    chosen = plain_batches(sim.local, shuffles, size)
-    for step, (examples, weight) in enumerate(chosen[:most]):
-        batch = {**sim.data.read(sim.data.store, jnp.int32(client), examples), "weight": weight}
+    read = partial(sim.data.read, sim.data.store, jnp.int32(client))
+    chosen = plain_batches(sim.local, shuffles, size, read)
+    for step, (examples, fields) in enumerate(chosen[:most]):
+        batch = {**read(examples), **fields}
         step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
         progress = jnp.float32(step / len(chosen))
         model, found = plain_step(sim, optimizer, optimizers, start, model, batch, progress, step_key)
@@ -418,19 +439,37 @@ def plain_client(
     return model, len(chosen[:most]), accumulated
 
 
-def plain_batches(local: Local, key: jax.Array, size: int) -> list[tuple[jax.Array, jax.Array]]:
-    """Examples [B] and weights [B] of each local step."""
+def plain_batches(local: Local, key: jax.Array, size: int, read: Callable) -> list[tuple[jax.Array, dict]]:
+    """Examples [B] and fields such as weights [B] of each local step."""
     if local.batches is coin_batches:
         draw = coin_batches(local.epochs, local.batch).draw
-        return [draw(key, jnp.int32(step), jnp.int32(size)) for step in range(5 * (size > 0))]
+        return [draw(key, jnp.int32(step), jnp.int32(size), read) for step in range(5 * (size > 0))]
+    if local.batches is PATIENT_BATCHES:
+        steps = local.epochs * -(-size // (local.batch * VIEWS))
+        return [plain_patients(jax.random.fold_in(key, step), local.batch, size, read) for step in range(steps)]
     found = []
     for epoch in range(local.epochs):
         order = shuffled(jax.random.fold_in(key, epoch), jnp.arange(size, dtype=jnp.int32), jnp.int32(size))
         for first in range(0, size, local.batch):
             chosen = order[first : first + local.batch]
             weight = (jnp.arange(local.batch) < len(chosen)).astype(jnp.float32)
-            found.append((jnp.pad(chosen, (0, local.batch - len(chosen))), weight))
+            found.append((jnp.pad(chosen, (0, local.batch - len(chosen))), {"weight": weight}))
     return found
+
+
+def plain_patients(key: jax.Array, batch: int, size: int, read: Callable) -> tuple[jax.Array, dict]:
+    """The views of each patient who comes, the one with the lowest coin first; a coin for each of 17."""
+    whose = np.asarray(read(jnp.arange(size, dtype=jnp.int32))[PATIENT])
+    coins, order = jax.random.split(key)
+    tossed, count = np.asarray(jax.random.uniform(coins, (17,)))[: whose.max() + 1], int(whose.max()) + 1
+    chosen = []
+    for patient in np.argsort(tossed)[: np.sum(tossed < min(1.0, batch / count))]:
+        own = np.flatnonzero(whose == patient)
+        turns = jnp.arange(VIEWS, dtype=jnp.int32) % len(own)
+        chosen += own[np.asarray(shuffled(jax.random.fold_in(order, patient), turns, jnp.int32(len(own))))].tolist()
+    weight, first = jnp.ones(len(chosen)), chosen or [0] * VIEWS  # a step without patients has noise alone
+    expected = jnp.full(len(first), min(batch, count), jnp.float32)
+    return jnp.array(first, jnp.int32), {"weight": weight, EXPECTED: expected}
 
 
 @functools.cache
@@ -443,6 +482,15 @@ def plain_gradient(local: Local, loss: Callable, model: Model, batch: dict, key:
     if local.gradient is batch_gradient:
         return gradient(loss)(model.params, model.carry, batch, key)
     total, count = trees.zeros_like(model.params), len(batch["weight"])
+    if local.gradient is PATIENT_GRADIENT:
+        expected = float(batch[EXPECTED][0])
+        noise = normal_like(jax.random.fold_in(key, 1), model.params)
+        for place in range(count // VIEWS):  # none if nobody came
+            views = jax.tree.map(lambda x, first=place * VIEWS: x[first : first + VIEWS], batch)
+            own = jax.random.fold_in(jax.random.fold_in(key, 0), place)
+            grads, left = gradient(loss)(model.params, model.carry, views, own)
+            total = trees.add(total, trees.scale(min(1.0, BOUND / float(trees.norm(grads))), grads))
+        return trees.scale(1 / expected, trees.add(total, trees.scale(BOUND * NOISE, noise))), (model.carry, ())
     for number in range(count):
         row = jax.tree.map(lambda x, n=number: x[n : n + 1], batch)
         grads, left = gradient(loss)(model.params, model.carry, row, key)

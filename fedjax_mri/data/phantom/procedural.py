@@ -85,7 +85,8 @@ def federation(phantom: Settings, pictures: Pictures, classes: tuple[str, ...], 
     }
     if validated:
         tests[VALIDATION] = test(seen, store._replace(patient=np.int32(VALIDATED)), validated)
-    train = ClientData(np.asarray(sites.patients), store, read)
+    sizes = np.asarray(sites.patients)
+    train = ClientData(sizes, store, read, patients=sizes)
     return Federation(train, tests, classes, labels, synthetic=True), sites
 
 

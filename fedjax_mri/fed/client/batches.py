@@ -6,16 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_mri.data.contract import Batch
 from fedjax_mri.fed.client.shuffle import shuffled
+
+Read = Callable[[jax.Array], Batch]  # indices int32 [n] of a client's examples -> what they hold
 
 
 class Batches(NamedTuple):
     """How the examples of a client are divided into the batches of its local steps."""
 
     steps: Callable[[Any], Any]  # examples int32 [...] -> local steps in a round int32 [...]; NumPy or JAX
-    # (key of the client's shuffles in this round, step int32 [], examples int32 []) -> examples int32 [B] and whether
-    # each counts, float32 [B]: 0 for padding. Indices may pass the end where they do not count.
-    draw: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    # (key of the client's shuffles in this round, step int32 [], examples int32 [], what reads them) -> the examples
+    # int32 [B] of the step, and fields [B, ...] of its batch. Field "weight" is 1 for an example and 0 for padding,
+    # whose indices may pass the end.
+    draw: Callable[[jax.Array, jax.Array, jax.Array, Read], tuple[jax.Array, Batch]]
 
 
 def shuffled_epochs(epochs: int, batch: int) -> Batches:
@@ -24,10 +28,10 @@ def shuffled_epochs(epochs: int, batch: int) -> Batches:
     The last batch of an epoch may hold fewer than `batch` examples.
     """
 
-    def draw(key: jax.Array, step: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Read) -> tuple[jax.Array, Batch]:
         steps = jnp.maximum((size + batch - 1) // batch, 1)
         positions = (step % steps) * batch + jnp.arange(batch, dtype=jnp.int32)
         order = jax.random.fold_in(key, step // steps)
-        return shuffled(order, positions, size), (positions < size).astype(jnp.float32)
+        return shuffled(order, positions, size), {"weight": (positions < size).astype(jnp.float32)}
 
     return Batches(lambda sizes: epochs * ((sizes + batch - 1) // batch), draw)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -17,14 +18,14 @@ from fedjax_mri.tasks.task import Carry, Loss, Metrics, Model, Params, Task
 
 PyTree = Any
 Array = TypeVar("Array", jax.Array, np.ndarray)
-BatchLoss = Callable[[Params, Batch], Loss]  # (params, batch) -> loss, (carry, metrics)
+BatchLoss = Callable[[Params, Batch, jax.Array], Loss]  # (params, batch, key) -> loss, (carry, metrics)
 # (loss, moving params, batch, key) -> (gradient, (carry, metrics))
 Gradient = Callable[[BatchLoss, Params, Batch, jax.Array], tuple[Params, tuple[Carry, Metrics]]]
 
 
 def batch_gradient(loss: BatchLoss, params: Params, batch: Batch, key: jax.Array) -> Any:
     """Returns the gradient of the loss of the whole batch, and (carry, metrics)."""
-    return jax.grad(loss, has_aux=True)(params, batch)
+    return jax.grad(loss, has_aux=True)(params, batch, key)
 
 
 class Local(NamedTuple):
@@ -64,9 +65,8 @@ def read_batch(data: ClientData, local: Local, store: PyTree, client: jax.Array,
                step: jax.Array, key: jax.Array) -> Batch:  # fmt: skip
     """Returns the batch [B, ...] of one local step. Its field "weight" [B] is 1 for an example and 0 for padding."""
     draw = local.batches(local.epochs, local.batch).draw
-    examples, weight = draw(keys.purpose(key, keys.Purpose.SHUFFLE), step, size)
-    batch = data.shift(data.read(store, client, examples), client, examples, round)
-    return {**batch, "weight": weight}
+    examples, fields = draw(keys.purpose(key, keys.Purpose.SHUFFLE), step, size, partial(data.read, store, client))
+    return {**data.shift(data.read(store, client, examples), client, examples, round), **fields}
 
 
 def init_optimizers(task: Task, local: Local, model: Model, rate: jax.Array) -> tuple[optax.OptState, ...]:
@@ -109,7 +109,7 @@ def local_step(
         mask = phase.moves(model.params)
         moving, fixed = trees.split(mask, model.params)
 
-        def loss(moving: Params, batch: Batch, phase=phase, fixed=fixed, carry=model.carry, key=phase_key) -> Loss:
+        def loss(moving: Params, batch: Batch, key: jax.Array, phase=phase, fixed=fixed, carry=model.carry) -> Loss:
             return phase.loss(trees.join(moving, fixed), carry, batch, key)
 
         grads, (carry, metrics) = local.gradient(loss, moving, batch, phase_key)

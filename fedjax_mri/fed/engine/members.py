@@ -70,7 +70,7 @@ def data_signature(data: ClientData) -> Any:
     if data.store is None:
         return None
     leaves, structure = jax.tree.flatten(jax.tree.map(_without_rows, data.store, is_leaf=_is_resident))
-    functions = data._replace(sizes=np.zeros(0), store=None, fetch=None)[1:]
+    functions = data._replace(sizes=np.zeros(0), store=None, fetch=None, patients=None)[1:]
     return len(data.sizes), functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 

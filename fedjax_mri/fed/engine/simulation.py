@@ -100,7 +100,12 @@ def state_shapes(sim: Simulation) -> State:
 
 def draw_cohort(sim: Simulation, root: jax.Array, round: jax.Array) -> Cohort:
     """Returns the cohort of `round` int32 []."""
-    return sim.sampler.draw(keys.purpose(jax.random.fold_in(root, round), keys.Purpose.SAMPLE), round)
+    return sim.sampler.draw(cohort_key(root, round), round)
+
+
+def cohort_key(root: jax.Array, round: jax.Array) -> jax.Array:
+    """Returns the key by which the cohort of `round` int32 [] is drawn."""
+    return keys.purpose(jax.random.fold_in(root, round), keys.Purpose.SAMPLE)
 
 
 def check_simulation(sim: Simulation, plan: Plan) -> None:

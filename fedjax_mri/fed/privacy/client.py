@@ -42,7 +42,7 @@ class Client:
         if self.bands < 1:
             raise UserError(f"privacy.bands={self.bands}: must be 1 or more")
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
         """Returns the uplink with the mechanism after its stages, in place of its weights and its mean.
 
         Raises UserError if the uplink's reduction is another one than the mean.

@@ -14,11 +14,12 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 class Guarantee(NamedTuple):
     """What a run promises: (epsilon, delta) differential privacy of a unit, after any number of rounds."""
 
-    unit: str  # whose data are protected: "client"
+    unit: str  # whose data are protected: "client", "patient"
     budget: float  # the largest epsilon that the run may spend; 0: it only tells what it spends
     delta: float
     noise: float  # noise multiplier: the standard deviation of the noise on a sum, over the bound of a unit's part
-    epsilon: Callable[[int], float]  # rounds -> epsilon spent
+    epsilon: Callable[[int], float]  # rounds -> epsilon spent, where hospitals differ by the one that spends most
+    mean: Callable[[int], float] | None = None  # rounds -> mean epsilon of hospitals, where they differ
 
 
 def checked(guarantee: Guarantee, rounds: int) -> Guarantee:
@@ -45,16 +46,16 @@ def check_budget(epsilon: float, delta: float, noise: float) -> None:
 class Privacy(Protocol):
     """A frozen dataclass of settings: one level of privacy."""
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
         """Returns the uplink and the local training with privacy; `noise` is the noise multiplier.
 
+        most: units of one client, patients or images, at most.
         Shapes of states do not depend on `noise`. Raises UserError on settings that would break the guarantee.
         """
         ...
 
     def guarantee(self, sampler: Sampler, population: Population) -> Guarantee | None:
         """Returns what the run promises, with the noise found from the budget; None without privacy.
-
         Raises UserError if the accountant does not know how cohorts are drawn, or the budget would be overspent.
         """
         ...

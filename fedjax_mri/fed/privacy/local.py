@@ -35,7 +35,7 @@ class LocalSettings:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
         """Returns the uplink with clip and noise before its stages and one weight for all; any reduction may follow."""
         return uplink.build(first=[clip(self.clip), noisy(self.clip * noise)])._replace(weigh=uniformly), local
 

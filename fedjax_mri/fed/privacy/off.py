@@ -13,7 +13,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 class Off:
     """Settings of a run without differential privacy."""
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
         """Returns the uplink and the local training unchanged."""
         return uplink.build(), local
 

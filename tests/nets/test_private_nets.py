@@ -1,0 +1,71 @@
+"""Networks of private training: the published number of parameters, and the transform by loops in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.scattering import ScatteringSettings, channels_of, gaussian, scatter, wavelets
+from fedjax_mri.nets.tanh_cnn import TanhCNNSettings
+
+
+def test_the_tanh_network_has_the_published_number_of_parameters() -> None:
+    """26,010 on images of 28 px and 10 classes (Papernot et al. 2021)."""
+    net = TanhCNNSettings().build((28, 28, 1), 10, Compute())
+    assert trees.count(jax.eval_shape(net.init, jax.random.key(0))[0]) == 26_010
+
+
+def by_loops(x: np.ndarray, bank: np.ndarray, stride: int) -> np.ndarray:
+    """One image [H, W] with each filter [side, side, n], at every stride-th px, mirrored at its borders."""
+    reach = bank.shape[0] // 2
+    padded = np.pad(x, reach, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, bank.shape[:2])[::stride, ::stride]
+    return np.einsum("hwij,ijn->hwn", windows, np.float64(bank))
+
+
+def test_the_transform_is_what_loops_give() -> None:
+    """Moduli of moduli, finest scale first; the channels of each colour stay together."""
+    x = np.random.default_rng(0).random((2, 20, 20, 2)).astype(np.float32)
+    found = np.asarray(scatter(jnp.asarray(x), 2, 3))
+
+    def modulus(u: np.ndarray, scale: int, sampled: int) -> np.ndarray:
+        parts = wavelets(scale, sampled, 3)
+        return np.hypot(*(by_loops(u, parts[..., part], 2 ** (scale - sampled)) for part in (0, 1)))
+
+    def averaged(u: np.ndarray, sampled: int) -> np.ndarray:
+        return by_loops(u, gaussian(2, sampled)[..., 0], 2 ** (2 - sampled))[..., 0]
+
+    grey = np.float64(x[1, :, :, 1])
+    fine, coarse = modulus(grey, 0, 0), modulus(grey, 1, 0)
+    wanted = [averaged(grey, 0), *(averaged(fine[..., a], 0) for a in range(3))]
+    wanted += [averaged(coarse[..., a], 1) for a in range(3)]
+    wanted += [averaged(modulus(fine[..., a], 1, 0)[..., b], 1) for a in range(3) for b in range(3)]
+    channels = channels_of(2, 3)
+    assert found.shape == (2, 5, 5, 2 * channels) and len(wanted) == channels == 16
+    np.testing.assert_allclose(found[1, :, :, channels:], np.stack(wanted, -1), atol=2e-5)
+
+
+def test_wavelets_answer_to_waves_and_not_to_constants() -> None:
+    for scale in (0, 1):
+        assert np.abs(wavelets(scale, 0, 8).sum((0, 1))).max() < 1e-6
+    stripes = jnp.sin(0.75 * jnp.pi * jnp.arange(32.0))[None, None, :, None] * jnp.ones((1, 32, 32, 1))
+    first = np.asarray(scatter(stripes, 2, 8))[0, 4, 4, 1:9]
+    assert first.argmax() == 0 and first[0] > 10 * first[4]  # along x, and across
+
+
+@pytest.mark.parametrize(
+    ("settings", "image", "says"),
+    [
+        (TanhCNNSettings(), (12, 28, 1), "wants 16 px or more"),
+        (TanhCNNSettings(widths=(0, 32)), (28, 28, 1), "give 1 or more"),
+        (ScatteringSettings(), (28, 30, 1), "must be multiples of 4"),
+        (ScatteringSettings(scales=0), (28, 28, 1), "network.scales=0"),
+        (ScatteringSettings(groups=10), (28, 28, 1), "must divide the 81 channels"),
+    ],
+)
+def test_what_cannot_be_built_is_a_line(settings, image, says) -> None:
+    with pytest.raises(UserError, match=says):
+        settings.build(image, 10, Compute())
