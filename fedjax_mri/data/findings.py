@@ -1,5 +1,6 @@
 """Decoded images as examples of a federation, and what is said of them: what could not be read, copies, and leaks."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,19 +23,18 @@ def examples(
     sides: Words | None,
     sites: Words | None,
     patients: Words,
+    remedy: str,
 ) -> Labelled:
     """Images as examples; copies of one another and images of a patient or a file stay together.
 
     "" of `patients` are those whom the files name, or unknown. Raises UserError, about data of that `name`, on a
-    patient in two sites or splits, and on images of no site.
+    patient in two sites or splits, and on images of no site, for which there is a `remedy`.
     """
     images, source = read.images, read.images.source
     known = np.where(np.array(patients, str) == "", images.patients, np.array(patients, str))[source]
     if sites is not None and "" in sites:
         missing = read.names[list(sites).index("")]
-        raise UserError(
-            f"{name}: {list(sites).count('')} files name no site, such as {missing}: let a partition deal them"
-        )
+        raise UserError(f"{name}: {list(sites).count('')} files name no site, such as {missing}: {remedy}")
     sides, sites = (None if each is None else np.array(each)[source] for each in (sides, sites))
     some = known != ""
     kept_in = {"site": sites, "split": sides}
@@ -43,7 +43,21 @@ def examples(
     )
     together = (images.groups(), source, np.where(some, known, np.char.add("\0", source.astype(str))))
     numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
-    return Labelled({"image": images.pixels, "label": numbers}, classes, labelled.joined(*together), sides, sites)
+    arrays = {"image": images.pixels, "label": numbers}
+    return Labelled(arrays, classes, labelled.joined(*together), sides, sites, lost_by_class(read, labels))
+
+
+def lost_by_class(read: Read, labels: Words) -> dict[str, str]:
+    """What to say of each class of which files could not be read: how many, and why the first could not."""
+    reasons: dict[str, list[tuple[int, str]]] = {}
+    for source, reason in read.images.quarantined:
+        reasons.setdefault(labels[source], []).append((source, reason))
+    total = Counter(labels)
+    return {
+        label: f" ({len(several)} of its {total[label]} files could not be read, such as "
+        f"{read.names[several[0][0]]}: {several[0][1]})"
+        for label, several in reasons.items()
+    }
 
 
 def federation(
@@ -56,10 +70,11 @@ def federation(
     test: str,
     window: tuple[float, float] | None = None,
     lines: Sequence[str] = (),
+    honest: str = "",
 ) -> Federation:
     """The federation of examples, with a test set named `test`; `lines` are shown among its warnings.
 
-    `window` is that in which CT is shown, in HU.
+    `window` is that in which CT is shown, in HU; `honest` says by which setting no test image has a twin in training.
     """
     divided = labelled.divide(name, examples, shares, partition, seed)
     leak = leaks(read, examples, divided)
@@ -68,7 +83,7 @@ def federation(
     kinds = set(read.images.kinds[read.images.source].tolist())
     (modality,) = kinds if len(kinds) == 1 else ("",)
     return built._replace(
-        warnings=(*lines, *warnings(read, leak), *built.warnings),
+        warnings=(*lines, *warnings(read, leak, honest), *built.warnings),
         pictures=True,
         modalities=(modality,) * examples.arrays["image"].shape[-1] if modality else (),
         window=window if modality == "ct" else None,
@@ -85,7 +100,7 @@ def of_files(read: Read) -> Iterator[str]:
         yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
 
 
-def warnings(read: Read, leak: Table) -> Iterator[str]:
+def warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
     """Lines on what is odd about labelled images; `leak` is the table of `leaks`."""
     yield from of_files(read)
     kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
@@ -96,7 +111,7 @@ def warnings(read: Read, leak: Table) -> Iterator[str]:
     if exact + near:
         yield (
             f"{exact + near} of {tested} test images have a twin in training ({exact} exact, {near} near): "
-            "figures on this split flatter; take split='grouped' for honest ones"
+            f"figures on this split flatter{honest}"
         )
 
 

@@ -44,6 +44,10 @@ class Folder:
     partition: Partition = FOUR_HOSPITALS
     reading: Reading = Reading()  # how DICOM, NIfTI and others are read; pictures are as they are
 
+    def __post_init__(self) -> None:
+        layout.levels_of(self.layout)
+        check_sites(self.sites)
+
     def build(self, seed: int) -> Federation:
         """One test client per training client, with the same mix of classes. Raises UserError on unusable folders."""
         splits = Splits(self.train, self.test)
@@ -60,7 +64,8 @@ class Folder:
         tested = self.holdout if self.split == "grouped" else 0.0
         shares, test = (tested, self.validation), f"{self.split} test"
         window = self.reading.window
-        return findings.federation(self.root, read, examples, shares, self.partition, seed, test, window, lines)
+        honest = "" if self.split == "grouped" else "; give --data.split grouped for honest ones"
+        return findings.federation(self.root, read, examples, shares, self.partition, seed, test, window, lines, honest)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images under the root, whatever their split, as one test set named after it.
@@ -88,7 +93,8 @@ class Folder:
             if side not in map(splits.side, present) or (name != usual and name not in present):
                 there = ", ".join(sorted(present - {""})) or "class folders only"
                 raise UserError(
-                    f"{Path(self.root, name)}: no such split, found {there}: set train and test, or split='grouped'"
+                    f"{Path(self.root, name)}: no such split, found {there}: set --data.train and --data.test, "
+                    "or give --data.split grouped"
                 )
         return {path: at for path, at in found.items() if splits.side(at.split)}
 
@@ -102,8 +108,20 @@ class Folder:
         sites = [at.site for at in places] if "site" in self.layout.split("/") else None
         if sites is None and self.sites == "header":
             sites = read.images.sites.tolist()
-        patients = ["/".join(at) if at.patient else "" for at in places]  # p1 of one class need not be p1 of another
-        return read, findings.examples(self.root, read, classes, [at.label for at in places], sides, sites, patients)
+        patients = [patient_name(at) for at in places]
+        labels, remedy = [at.label for at in places], "give --data.sites partition to deal them"
+        return read, findings.examples(self.root, read, classes, labels, sides, sites, patients, remedy)
+
+
+def patient_name(at: Place) -> str:
+    """The patient of a folder, the same in each split; p1 of one site or class need not be p1 of another."""
+    return "/".join(filter(None, (at.site, at.label, at.patient))) if at.patient else ""
+
+
+def check_sites(sites: str) -> None:
+    """Raises UserError on another way to find hospitals than the two that there are."""
+    if sites not in ("partition", "header"):
+        raise UserError(f"data.sites={sites}: give --data.sites partition or header")
 
 
 def check_known(found: Mapping[Path, Place], classes: tuple[str, ...]) -> None:

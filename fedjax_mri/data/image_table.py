@@ -16,6 +16,8 @@ from fedjax_mri.data.scans import Read, Reading, read_files
 
 Row = Mapping[str, str]  # column -> value
 
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .ods, and of .xls
+SITE_REMEDY = "name them, or leave out --data.site and a partition deals them"
 NOTHING = ("nan", "NaN", "NA", "N/A", "null", "NULL")  # what programs write into empty cells
 
 
@@ -48,7 +50,10 @@ class ImageTable:
         classes = self.label if len(self.label) > 1 else tuple(sorted({self._label(row) for row in rows}))
         read, examples = self._read(rows, classes)
         shares, window = (self.holdout, self.validation), self.reading.window
-        return findings.federation(self.table, read, examples, shares, self.partition, seed, TEST, window, lines)
+        honest = "; leave out --data.split for honest ones" if self.split else ""
+        return findings.federation(
+            self.table, read, examples, shares, self.partition, seed, TEST, window, lines, honest
+        )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
@@ -86,17 +91,21 @@ class ImageTable:
             raise UserError(f"{self.table}: {several} is in several rows: give each image one")
         read = read_files(paths, self.size, self.channels, self.reading, {path: path for path in paths})
         of_each = [by_path[files[0]] for files in read.files]
-        sides = labelled.sides(self.table, [row[self.split] for row in of_each]) if self.split else None
+        splits = [row[self.split] for row in of_each] if self.split else []
+        sides = labelled.sides(self.table, splits, [row[self.path] for row in of_each]) if self.split else None
         sites = [row[self.site].strip() for row in of_each] if self.site else None
         patients = [row[self.patient].strip() if self.patient else "" for row in of_each]
         labels = [self._label(row) for row in of_each]
-        return read, findings.examples(self.table, read, classes, labels, sides, sites, patients)
+        return read, findings.examples(self.table, read, classes, labels, sides, sites, patients, SITE_REMEDY)
 
 
 def read_table(path: str) -> list[Row]:
     """The rows of a CSV or TSV file with a line of names of columns. Raises UserError where there are none."""
     try:
-        text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
+        content = Path(path).expanduser().read_bytes()
+        if content.startswith(SPREADSHEETS):
+            raise UserError(f"{path}: a spreadsheet and no table of text: save it as CSV there, and give that")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: check the path") from error
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import findings, labelled, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.decoding import Images
-from fedjax_mri.data.image_table import Row, folder_of, located, rows_of
+from fedjax_mri.data.image_table import SITE_REMEDY, Row, folder_of, located, rows_of
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import BLANK, Read, Reading, evenly, files_below, read_files
@@ -104,10 +104,13 @@ class LabelledPairs:
         patients = [
             (row[self.patient].strip() if self.patient else "") or f"row {one.row}" for row, one in zip(rows, found)
         ]
-        sides = np.array(labelled.sides(self.table, [row[self.split] for row in rows])) if self.split else None
+        names = [row[self.ct] or row[self.mr] for row in rows]
+        splits = [row[self.split] for row in rows] if self.split else []
+        sides = np.array(labelled.sides(self.table, splits, names)) if self.split else None
         sites = np.array([row[self.site].strip() for row in rows]) if self.site else None
         if sites is not None and "" in sites:
-            raise UserError(f"{self.table}: a row has no {self.site!r}: name its site, or let a partition deal them")
+            missing = names[sites.tolist().index("")]
+            raise UserError(f"{self.table}: the row of {missing} has no {self.site!r}: {SITE_REMEDY}")
         labelled.check_patients(self.table, np.array(patients), {"site": sites, "split": sides})
         images = {
             name: taken(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
@@ -166,8 +169,10 @@ def joined(
 def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], images: Images) -> str:
     """Why the images of a row are no pair, "" where they are: their sources and slices, by modality."""
     if not sources or 0 in map(len, slices.values()):
-        lost = [name.upper() for name in sources if not slices[name]]
-        return f"its {' and '.join(lost)} cannot be read" if lost else "it has no images"
+        reasons = dict(images.quarantined)
+        lost = {name.upper(): reasons.get(several[0], "") for name, several in sources.items() if not slices[name]}
+        why = "".join(f" ({reason})" for reason in list(lost.values())[:1] if reason)
+        return f"its {' and '.join(lost)} cannot be read{why}" if lost else "it has no images"
     for modality, several in sources.items():
         if len(several) > 1 and any(images.kinds[several]):
             return f"{len(several)} scans of {modality.upper()}; name the folder or the file of one"

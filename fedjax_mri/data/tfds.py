@@ -14,6 +14,7 @@ from fedjax_mri.data import decoding, duplicates, findings, labelled
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.decoding import Found
 from fedjax_mri.data.files.images import Decoded
+from fedjax_mri.data.image_table import SITE_REMEDY
 from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import Read
@@ -65,8 +66,11 @@ class TFDS:
         def read(place: tuple[str, int]) -> Found:
             record = records[place[0]][place[1]]
             patient, site = (text(record[name]) if name else "" for name in (self.patient, self.site))
-            made = decoded(np.asarray(record[image]), self.size, self.channels)
-            return Found([made], label=text(record[label]), patient=patient, site=site)
+            pixels, found = np.asarray(record[image]), Found(label=text(record[label]), patient=patient, site=site)
+            if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
+                said = f"floats from {pixels.min():g} to {pixels.max():g}"
+                return found._replace(reason=f"{said}: write the data set with values from 0 to 1")
+            return found._replace(images=[decoded(pixels, self.size, self.channels)])
 
         facts = [str(builder.data_path), len(places), image, label, self.patient, self.site, self.size, self.channels]
         names = [f"{split} record {number}" for split, number in places]
@@ -75,7 +79,7 @@ class TFDS:
         labels = [classes[int(number)] for number in whole.images.labels]
         sides = [side_of[split] for split, _ in places]
         sites = whole.images.sites.tolist() if self.site else None
-        examples = findings.examples(self.name, whole, classes, labels, sides, sites, [""] * len(labels))
+        examples = findings.examples(self.name, whole, classes, labels, sides, sites, [""] * len(labels), SITE_REMEDY)
         unused = ", ".join(sorted(builder.info.splits.keys() - side_of))
         return whole, examples, [f"unused splits: {unused}"] * bool(unused)
 
@@ -124,11 +128,15 @@ def feature(builder: Any, kind: str, name: str) -> str:
 
 
 def decoded(pixels: np.ndarray, size: int, channels: int) -> Decoded:
-    """An image [h, w, C] of a record, its proportions kept, in a black square, with what tells its copies."""
+    """An image [h, w, C] of a record in a black square, its proportions kept, with what tells its copies.
+
+    Of integers the largest of their type is white, of floats 1.
+    """
     from PIL import Image, ImageOps
 
     if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels.astype(np.float32) * (255 / np.iinfo(pixels.dtype).max)).astype(np.uint8)
+        white = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1.0
+        pixels = np.rint(pixels.astype(np.float32) * np.float32(255 / white)).astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
     square = ImageOps.pad(picture.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS)
     shown = np.asarray(square).reshape(size, size, channels)

@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import findings, labelled, layout
 from fedjax_mri.data.contract import UNPAIRED, VALIDATION, Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.folder import check_sites
 from fedjax_mri.data.labelled import TEST, Labelled, Part
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import Resident, resident
@@ -42,6 +43,9 @@ class UnpairedFolders:
     validation: float = 0.1  # share of the others that validates
     partition: Partition = Sizes((1, 1, 1, 1))
     reading: Reading = Reading()
+
+    def __post_init__(self) -> None:
+        check_sites(self.sites)
 
     def build(self, seed: int) -> Federation:
         """Hospitals by the institutions of the files. Raises UserError on folders without images of both modalities."""
@@ -94,10 +98,9 @@ class UnpairedFolders:
         )
         of_each = [patients[paths[0]] for paths in read.files]
         sites = read.images.sites.tolist() if self.sites == "header" and any(read.images.sites) else None
-        labels = [modality for modality, _ in of_each]
-        examples = findings.examples(
-            self.root, read, MODALITIES, labels, None, sites, [patient for _, patient in of_each]
-        )
+        labels, names = [modality for modality, _ in of_each], [patient for _, patient in of_each]
+        remedy = "give --data.sites partition to deal them"
+        examples = findings.examples(self.root, read, MODALITIES, labels, None, sites, names, remedy)
         return read, examples, lines
 
 

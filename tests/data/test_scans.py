@@ -177,7 +177,7 @@ def test_pairs_that_cannot_be_one_are_left_out_with_the_reason(scans, tmp_path) 
     said = [line.partition("left out: ")[2] for line in federation.warnings if "left out" in line]
     assert said[0] == "2 scans of MR; name the folder or the file of one"
     assert said[1].startswith("CT of 15 x ") and said[1].endswith("mm; register them")
-    assert said[2] == "its MR cannot be read"
+    assert said[2].startswith("its MR cannot be read (of no kind that can be read: give one of DICOM")
     (table,) = source.evaluation(federation.classes, 0)[1]
     assert table.title == "Quarantined files" and "bad.nii" in table.rows[0][0]
 
@@ -203,6 +203,20 @@ def test_pictures_pair_as_well_and_are_not_in_hu(scans, tmp_path) -> None:
     assert int(source.evaluation(("a", "b"), 0)[0]["pairs"].data.sizes.sum()) == 12
     with pytest.raises(UserError, match="unknown class 'b', training knows a"):
         source.evaluation(("a",), 0)
+
+
+def test_a_modality_of_which_nothing_can_be_read_is_said_with_the_reason(scans, tmp_path) -> None:
+    root = scans("modalities", "nifti")
+    (tmp_path / "mr").symlink_to(root / "mr")
+    (tmp_path / "ct").mkdir()
+    for path in sorted((root / "ct").glob("*.nii.gz")):
+        one = nibabel.load(path)
+        nibabel.Nifti1Image(one.get_fdata(dtype=np.float32) + 1024, one.affine).to_filename(tmp_path / "ct" / path.name)
+    with pytest.raises(UserError) as caught:
+        UnpairedFolders(str(tmp_path), size=32, partition=IID(2)).build(0)
+    said = str(caught.value)
+    assert "no readable image of class 'ct'" in said and "12 of its 12 files could not be read, such as" in said
+    assert "--data.reading.ct-offset) -1024" in said and "\n" not in said
 
 
 def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
