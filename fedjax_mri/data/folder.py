@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, layout
+from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
@@ -65,7 +65,9 @@ class Folder:
         shares, test = (tested, self.validation), f"{self.split} test"
         window = self.reading.window
         honest = "" if self.split == "grouped" else "; give --data.split grouped for honest ones"
-        return findings.federation(self.root, read, examples, shares, self.partition, seed, test, window, lines, honest)
+        return labelled_images.federation(
+            self.root, read, examples, shares, self.partition, seed, test, window, lines, honest
+        )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images under the root, whatever their split, as one test set named after it.
@@ -77,7 +79,7 @@ class Folder:
         check_known(found, classes)
         read, examples = self._read(found, classes, None)
         name = Path(self.root).expanduser().resolve().name
-        return {name: labelled.one_test(examples)}, findings.quarantine(read)
+        return {name: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _used(self, found: Mapping[Path, Place], splits: Splits) -> dict[Path, Place]:
         """The files that the split consists of."""
@@ -110,7 +112,7 @@ class Folder:
             sites = read.images.sites.tolist()
         patients = [patient_name(at) for at in places]
         labels, remedy = [at.label for at in places], "give --data.sites partition to deal them"
-        return read, findings.examples(self.root, read, classes, labels, sides, sites, patients, remedy)
+        return read, labelled_images.examples(self.root, read, classes, labels, sides, sites, patients, remedy)
 
 
 def patient_name(at: Place) -> str:

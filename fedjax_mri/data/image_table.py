@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data import findings, labelled
+from fedjax_mri.data import labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files import folders
 from fedjax_mri.data.labelled import TEST, Labelled
@@ -51,7 +51,7 @@ class ImageTable:
         read, examples = self._read(rows, classes)
         shares, window = (self.holdout, self.validation), self.reading.window
         honest = "; leave out --data.split for honest ones" if self.split else ""
-        return findings.federation(
+        return labelled_images.federation(
             self.table, read, examples, shares, self.partition, seed, TEST, window, lines, honest
         )
 
@@ -60,7 +60,7 @@ class ImageTable:
         rows, _ = self._rows()
         labelled.check_classes(self.table, [self._label(row) for row in rows], classes)
         read, examples = self._read(rows, classes)
-        return {Path(self.table).stem: labelled.one_test(examples)}, findings.quarantine(read)
+        return {Path(self.table).stem: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _rows(self) -> tuple[list[Row], list[str]]:
         """The rows that have a label, and a line on those that have none."""
@@ -96,7 +96,7 @@ class ImageTable:
         sites = [row[self.site].strip() for row in of_each] if self.site else None
         patients = [row[self.patient].strip() if self.patient else "" for row in of_each]
         labels = [self._label(row) for row in of_each]
-        return read, findings.examples(self.table, read, classes, labels, sides, sites, patients, SITE_REMEDY)
+        return read, labelled_images.examples(self.table, read, classes, labels, sides, sites, patients, SITE_REMEDY)
 
 
 def read_table(path: str) -> list[Row]:

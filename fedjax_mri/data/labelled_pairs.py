@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, resident
+from fedjax_mri.data import labelled, labelled_images, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.decoding import Images
 from fedjax_mri.data.image_table import SITE_REMEDY, Row, folder_of, located, rows_of
@@ -51,12 +51,12 @@ class LabelledPairs:
         pairs = self._pairs(None)
         shares = (self.holdout, self.validation)
         divided = labelled.divide(self.table, pairs.examples, shares, self.partition, seed)
-        tables = (*findings.quarantine(pairs.read), pair_table(pairs.examples))
+        tables = (*labelled_images.quarantine_table(pairs.read), pair_table(pairs.examples))
         built = labelled.federation(pairs.examples, divided, TEST, tables)
         return built._replace(
             train=as_batches(built.train, pairs.in_hu),
             tests={name: one._replace(data=as_batches(one.data, pairs.in_hu)) for name, one in built.tests.items()},
-            warnings=(*pairs.lines, *findings.of_files(pairs.read), *built.warnings),
+            warnings=(*pairs.lines, *labelled_images.file_warnings(pairs.read), *built.warnings),
             images=MODALITIES,
             image=(self.size, self.size, 1),
             modalities=MODALITIES,
@@ -68,7 +68,7 @@ class LabelledPairs:
         pairs = self._pairs(classes)
         test = labelled.one_test(pairs.examples)
         data = as_batches(test.data, pairs.in_hu)
-        return {Path(self.table).stem: test._replace(data=data)}, findings.quarantine(pairs.read)
+        return {Path(self.table).stem: test._replace(data=data)}, labelled_images.quarantine_table(pairs.read)
 
     def _pairs(self, classes: tuple[str, ...] | None) -> "Pairs":
         """The pairs of all rows with a label; of the `classes` that are known, if any are."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data import decoding, duplicates, findings, labelled
+from fedjax_mri.data import decoding, duplicates, labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.decoding import Found
 from fedjax_mri.data.files.images import Decoded
@@ -45,13 +45,13 @@ class TFDS:
         """Hospitals by site, or by the partition. Raises UserError on a data set that is missing or of another kind."""
         read, examples, lines = self._read()
         shares = (self.holdout, self.validation)
-        return findings.federation(self.name, read, examples, shares, self.partition, seed, TEST, lines=lines)
+        return labelled_images.federation(self.name, read, examples, shares, self.partition, seed, TEST, lines=lines)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a class that is not among the `classes` of a model."""
         read, examples, _ = self._read()
         known = labelled.relabelled(self.name, examples, classes)
-        return {self.name: labelled.one_test(known)}, findings.quarantine(read)
+        return {self.name: labelled.one_test(known)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[Read, Labelled, list[str]]:
         """The images of all splits with a side, these as examples, and a line on other splits."""
@@ -79,7 +79,9 @@ class TFDS:
         labels = [classes[int(number)] for number in whole.images.labels]
         sides = [side_of[split] for split, _ in places]
         sites = whole.images.sites.tolist() if self.site else None
-        examples = findings.examples(self.name, whole, classes, labels, sides, sites, [""] * len(labels), SITE_REMEDY)
+        examples = labelled_images.examples(
+            self.name, whole, classes, labels, sides, sites, [""] * len(labels), SITE_REMEDY
+        )
         unused = ", ".join(sorted(builder.info.splits.keys() - side_of))
         return whole, examples, [f"unused splits: {unused}"] * bool(unused)
 

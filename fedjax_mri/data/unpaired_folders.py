@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, layout
+from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import UNPAIRED, VALIDATION, Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.folder import check_sites
 from fedjax_mri.data.labelled import TEST, Labelled, Part
@@ -64,8 +64,12 @@ class UnpairedFolders:
             },
             CLASSES,
             train.sizes[:, None],
-            tables=(*findings.quarantine(read), findings.copies(read, examples), site_table(divided.train, counts)),
-            warnings=(*lines, *findings.of_files(read), *idle(counts)),
+            tables=(
+                *labelled_images.quarantine_table(read),
+                labelled_images.duplicate_table(read, examples),
+                site_table(divided.train, counts),
+            ),
+            warnings=(*lines, *labelled_images.file_warnings(read), *idle(counts)),
             images=MODALITIES,
             image=(self.size, self.size, 1),
             modalities=MODALITIES,
@@ -77,7 +81,7 @@ class UnpairedFolders:
         read, examples, _ = self._read()
         part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
         data = clients(read.images.pixels, examples, part, is_in_hu(self.root, read, examples), (UNPAIRED,))
-        return {Path(self.root).name: Test(data, part.owner)}, findings.quarantine(read)
+        return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[Read, Labelled, list[str]]:
         """The slices; these as examples whose classes are the modalities; and what is odd about the folders."""
@@ -100,7 +104,7 @@ class UnpairedFolders:
         sites = read.images.sites.tolist() if self.sites == "header" and any(read.images.sites) else None
         labels, names = [modality for modality, _ in of_each], [patient for _, patient in of_each]
         remedy = "give --data.sites partition to deal them"
-        examples = findings.examples(self.root, read, MODALITIES, labels, None, sites, names, remedy)
+        examples = labelled_images.examples(self.root, read, MODALITIES, labels, None, sites, names, remedy)
         return read, examples, lines
 
 

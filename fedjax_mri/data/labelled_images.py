@@ -77,20 +77,20 @@ def federation(
     `window` is that in which CT is shown, in HU; `honest` says by which setting no test image has a twin in training.
     """
     divided = labelled.divide(name, examples, shares, partition, seed)
-    leak = leaks(read, examples, divided)
-    tables = (*quarantine(read), copies(read, examples), *disagreements(read, examples), leak)
+    leak = leak_table(read, examples, divided)
+    tables = (*quarantine_table(read), duplicate_table(read, examples), *label_conflict_table(read, examples), leak)
     built = labelled.federation(examples, divided, test, tables)
     kinds = set(read.images.kinds[read.images.source].tolist())
     (modality,) = kinds if len(kinds) == 1 else ("",)
     return built._replace(
-        warnings=(*lines, *warnings(read, leak, honest), *built.warnings),
+        warnings=(*lines, *image_warnings(read, leak, honest), *built.warnings),
         pictures=True,
         modalities=(modality,) * examples.arrays["image"].shape[-1] if modality else (),
         window=window if modality == "ct" else None,
     )
 
 
-def of_files(read: Read) -> Iterator[str]:
+def file_warnings(read: Read) -> Iterator[str]:
     """Lines on what is odd about the files."""
     images, names = read.images, read.names
     yield from read.lines
@@ -100,9 +100,9 @@ def of_files(read: Read) -> Iterator[str]:
         yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
 
 
-def warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
+def image_warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
     """Lines on what is odd about labelled images; `leak` is the table of `leaks`."""
-    yield from of_files(read)
+    yield from file_warnings(read)
     kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
     if len(kinds) > 1:
         several = ", ".join(f"{n} {kind or 'pictures'}" for kind, n in zip(kinds.tolist(), count.tolist()))
@@ -115,13 +115,13 @@ def warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
         )
 
 
-def quarantine(read: Read) -> tuple[Table, ...]:
+def quarantine_table(read: Read) -> tuple[Table, ...]:
     """A table of the sources that gave no image, where there are any."""
     rows = [(read.names[source], reason) for source, reason in read.images.quarantined]
     return (Table("Quarantined files", ("file", "reason"), rows),) if rows else ()
 
 
-def copies(read: Read, examples: Labelled) -> Table:
+def duplicate_table(read: Read, examples: Labelled) -> Table:
     """A table of how many images have duplicates or are of one patient, and in how large groups."""
     size = np.bincount(examples.groups)
     exact = np.unique(read.images.digests, return_counts=True)[1]
@@ -137,7 +137,7 @@ def copies(read: Read, examples: Labelled) -> Table:
     return Table("Duplicates", ("figure", "value"), rows, note)
 
 
-def disagreements(read: Read, examples: Labelled) -> tuple[Table, ...]:
+def label_conflict_table(read: Read, examples: Labelled) -> tuple[Table, ...]:
     """Groups of duplicates whose members carry different labels."""
     groups, labels = examples.groups, examples.labels
     held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
@@ -149,7 +149,7 @@ def disagreements(read: Read, examples: Labelled) -> tuple[Table, ...]:
     return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
 
 
-def leaks(read: Read, examples: Labelled, divided: Divided) -> Table:
+def leak_table(read: Read, examples: Labelled, divided: Divided) -> Table:
     """Test images with a twin in training, by class; images that validate but were drawn from training count there."""
     test, learnt = divided.test.all, divided.train.all
     if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():
