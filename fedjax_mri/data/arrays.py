@@ -80,7 +80,7 @@ class Arrays:
             unknown = np.array([f"unknown patient of image {number}" for number in range(len(patients))])
             patients = np.where(np.isin(patients, ("", "nan")), unknown, patients)
         digests = copies(shown)
-        groups = labelled.joined(*([] if patients is None else [patients]), digests)
+        groups = labelled.merge_groups(*([] if patients is None else [patients]), digests)
         labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
         examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites)
         return examples, [note for note in (layout_note, *range_notes, contradictions(digests, labels)) if note]

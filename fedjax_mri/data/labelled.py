@@ -189,7 +189,7 @@ def sides(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]
     return [SIDE_OF[split.strip().lower()] for split in splits]
 
 
-def joined(*several: np.ndarray) -> np.ndarray:
+def merge_groups(*several: np.ndarray) -> np.ndarray:
     """Groups int [n]: examples are together where one of `several` groupings [n] has them together."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -44,7 +44,7 @@ def examples(
     together = (images.groups(), source, np.where(some, known, np.char.add("\0", source.astype(str))))
     numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
     arrays = {"image": images.pixels, "label": numbers}
-    return Labelled(arrays, classes, labelled.joined(*together), sides, sites, lost_by_class(read, labels))
+    return Labelled(arrays, classes, labelled.merge_groups(*together), sides, sites, lost_by_class(read, labels))
 
 
 def lost_by_class(read: Read, labels: Words) -> dict[str, str]:

@@ -79,8 +79,8 @@ class LabelledPairs:
         files, modality = self._files(rows, root)
         read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
         of_file = [(files[paths[0]], modality[paths[0]]) for paths in read.files]
-        found, lines = joined(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
-        found = thinned(found, read.images.pixels, self.reading.slices)
+        found, lines = pairs_of_rows(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
+        found = select_pairs(found, read.images.pixels, self.reading.slices)
         examples = self._examples([rows[one.row] for one in found], found, known, read)
         return Pairs(read, examples, in_hu(self.table, read, of_file), lines)
 
@@ -113,7 +113,7 @@ class LabelledPairs:
             raise UserError(f"{self.table}: the row of {missing} has no {self.site!r}: {SITE_REMEDY}")
         labelled.check_patients(self.table, np.array(patients), {"site": sites, "split": sides})
         images = {
-            name: taken(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
+            name: images_at(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
         }
         has = np.array([[one.ct is not None, one.mr is not None] for one in found], np.float32)
         return Labelled(
@@ -138,7 +138,7 @@ class Pairs(NamedTuple):
     lines: list[str]  # on rows that are left out
 
 
-def joined(
+def pairs_of_rows(
     table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: Read
 ) -> tuple[list[Pair], list[str]]:
     """The pairs of all rows, and lines on rows that are left out, as an image of theirs is missing or does not fit.
@@ -186,7 +186,7 @@ def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], im
     return ""
 
 
-def thinned(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
+def select_pairs(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
     """The pairs that show something; at most `count` of a row, evenly spaced, where that is not 0."""
     by_row: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -195,7 +195,7 @@ def thinned(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]
     return [own[at] for own in by_row.values() for at in evenly(len(own), count)]
 
 
-def taken(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
+def images_at(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
     """The images at some places, zeros for None."""
     rows = np.array([-1 if place is None else place for place in places])
     return np.where((rows >= 0).reshape(-1, *[1] * (pixels.ndim - 1)), pixels[rows], 0).astype(pixels.dtype)

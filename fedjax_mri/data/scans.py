@@ -10,9 +10,9 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import decoding
-from fedjax_mri.data.decoding import Found, Images
+from fedjax_mri.data.decoding import DecodedSource, Images
 from fedjax_mri.data.files import discover, images, raster, read, series, units
-from fedjax_mri.data.files.images import Decoded, printable
+from fedjax_mri.data.files.images import DecodedImage, printable
 from fedjax_mri.data.files.scan import File, Item, Limits, Scan
 
 UNSTATED = "does not say whether it is CT or MR, and is taken as MR; for CT give --data.reading.modality ct"
@@ -79,13 +79,13 @@ def read_files(
     grouped = [len(item.paths) for item in items]
     facts = [of_each, blank, grouped, *facts_of(paths, size, channels, reading)] if reading.cached else None
 
-    def one(paths: tuple[Path, ...]) -> Found:
+    def one(paths: tuple[Path, ...]) -> DecodedSource:
         own = replace(reading, modality=known[paths[0]]) if known else reading
         return read_item(paths, Making(size, channels, own, known is not None, blank))
 
     files = [item.paths for item in items]
     names = [printable(each[0]) for each in files]
-    return Read(decoding.decode(files, one, names, facts), names, lines, files)
+    return Read(decoding.decode_sources(files, one, names, facts), names, lines, files)
 
 
 def parted(item: Item, apart: Mapping[Path, Hashable]) -> list[Item]:
@@ -103,40 +103,40 @@ def facts_of(paths: Sequence[Path], size: int, channels: int, reading: Reading) 
     return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
-def read_item(paths: tuple[Path, ...], making: Making) -> Found:
+def read_item(paths: tuple[Path, ...], making: Making) -> DecodedSource:
     """The images of one file or series, or the reason why it cannot be read."""
     size, channels, reading, in_hu, blank = making
     try:
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
-            found = images.decode(str(paths[0]), size, channels)
+            found = images.decode_picture(str(paths[0]), size, channels)
             if isinstance(found, str):
-                return Found(reason=found)
+                return DecodedSource(reason=found)
             made = found._replace(pixels=found.pixels.astype(np.int16)) if in_hu else found
-            return Found([made], notes=found.notes)
+            return DecodedSource([made], notes=found.notes)
         scan = read.read_item(Item(paths, ()), reading.modality, Limits(), reading.ct_offset)
         values = fitted(scan, size, reading.window)
     except UserError as error:
         alone = len(paths) == 1
-        return Found(reason=str(error)) if alone else one_by_one(paths, making)
+        return DecodedSource(reason=str(error)) if alone else one_by_one(paths, making)
     kind, site = "ct" if scan.units == "hu" else "mr", scan.origin.site
     pictures = shown(values, kind, reading.window)
     places = np.arange(len(pictures)) if blank else chosen(pictures, reading.slices)
     pixels = (
         np.rint(values).astype(np.int16) if in_hu and kind == "ct" else pictures.astype(np.int16) if in_hu else pictures
     )
-    slices = [decoded(pixels[place], channels) for place in places]
+    slices = [decoded_slice(pixels[place], channels) for place in places]
     reason = "" if slices else "nothing is to be seen on any slice"
     extent = tuple(mm * voxels for mm, voxels in zip(scan.spacing, scan.voxels.shape))
     notes = scan.notes if scan.origin.modality else (*scan.notes, UNSTATED)
-    return Found(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, notes, extent)
+    return DecodedSource(slices, reason, kind, "", scan.origin.patient or scan.origin.series, site, notes, extent)
 
 
-def one_by_one(paths: tuple[Path, ...], making: Making) -> Found:
+def one_by_one(paths: tuple[Path, ...], making: Making) -> DecodedSource:
     """The images of a series that is no volume, each read alone."""
     found = [read_item((path,), making) for path in paths]
     good = [one for one in found if one.images]
     if not good:
-        return Found(reason=found[0].reason)
+        return DecodedSource(reason=found[0].reason)
     made = [image for one in good for image in one.images]
     note = "a series that is no volume was read image by image"
     lost = (f"{len(found) - len(good)} of its images could not be read",) if len(good) < len(found) else ()
@@ -171,7 +171,7 @@ def files_below(path: Path) -> list[Path]:
     return sorted(discover.images(path, None)[0]) if path.is_dir() else [path]
 
 
-def decoded(pixels: np.ndarray, channels: int) -> Decoded:
+def decoded_slice(pixels: np.ndarray, channels: int) -> DecodedImage:
     """A slice [H, W] with what tells its exact copies. No near ones: heads of different patients are too much alike."""
     digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).digest()
-    return Decoded(np.repeat(pixels[..., None], channels, -1), int.from_bytes(digest, "big"), 0, 0)
+    return DecodedImage(np.repeat(pixels[..., None], channels, -1), int.from_bytes(digest, "big"), 0, 0)

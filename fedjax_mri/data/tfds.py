@@ -12,8 +12,8 @@ import numpy as np
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import decoding, duplicates, labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
-from fedjax_mri.data.decoding import Found
-from fedjax_mri.data.files.images import Decoded
+from fedjax_mri.data.decoding import DecodedSource
+from fedjax_mri.data.files.images import DecodedImage
 from fedjax_mri.data.image_table import SITE_REMEDY
 from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
@@ -63,18 +63,19 @@ class TFDS:
         records = {split: random_access(builder, split) for split in side_of}
         places = [(split, number) for split, part in records.items() for number in range(len(part))]
 
-        def read(place: tuple[str, int]) -> Found:
+        def read(place: tuple[str, int]) -> DecodedSource:
             record = records[place[0]][place[1]]
             patient, site = (text(record[name]) if name else "" for name in (self.patient, self.site))
-            pixels, found = np.asarray(record[image]), Found(label=text(record[label]), patient=patient, site=site)
+            pixels = np.asarray(record[image])
+            found = DecodedSource(label=text(record[label]), patient=patient, site=site)
             if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
                 said = f"floats from {pixels.min():g} to {pixels.max():g}"
                 return found._replace(reason=f"{said}: write the data set with values from 0 to 1")
-            return found._replace(images=[decoded(pixels, self.size, self.channels)])
+            return found._replace(images=[decode_record(pixels, self.size, self.channels)])
 
         facts = [str(builder.data_path), len(places), image, label, self.patient, self.site, self.size, self.channels]
         names = [f"{split} record {number}" for split, number in places]
-        whole = Read(decoding.decode(places, read, names, facts if self.cached else None), names, [])
+        whole = Read(decoding.decode_sources(places, read, names, facts if self.cached else None), names, [])
         classes = tuple(builder.info.features[label].names)
         labels = [classes[int(number)] for number in whole.images.labels]
         sides = [side_of[split] for split, _ in places]
@@ -129,7 +130,7 @@ def feature(builder: Any, kind: str, name: str) -> str:
     return fitting[0]
 
 
-def decoded(pixels: np.ndarray, size: int, channels: int) -> Decoded:
+def decode_record(pixels: np.ndarray, size: int, channels: int) -> DecodedImage:
     """An image [h, w, C] of a record in a black square, its proportions kept, with what tells its copies.
 
     Of integers the largest of their type is white, of floats 1.
@@ -142,7 +143,7 @@ def decoded(pixels: np.ndarray, size: int, channels: int) -> Decoded:
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
     square = ImageOps.pad(picture.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS)
     shown = np.asarray(square).reshape(size, size, channels)
-    return Decoded(shown, duplicates.exact(picture), *duplicates.perceptual_pair(picture))
+    return DecodedImage(shown, duplicates.exact(picture), *duplicates.perceptual_pair(picture))
 
 
 def text(value: Any) -> str:

@@ -193,19 +193,19 @@ def test_random_damage_never_stops_the_decoder(tmp_path):
             content[at] = rng.integers(256)
         damaged = tmp_path / f"damaged{path.suffix}"
         damaged.write_bytes(content[: rng.integers(1, 2 * len(content))])
-        outcomes.add(type(images.decode(str(damaged), 8, 1)))
-    assert outcomes == {str, images.Decoded}
+        outcomes.add(type(images.decode_picture(str(damaged), 8, 1)))
+    assert outcomes == {str, images.DecodedImage}
 
 
 def test_decoding_keeps_proportions_depth_and_colour(tmp_path):
     deep = np.zeros((30, 60), np.uint16)
     deep[:, 30:] = 4095
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    pixels = images.decode(str(tmp_path / "deep.png"), 60, 1).pixels[..., 0]
+    pixels = images.decode_picture(str(tmp_path / "deep.png"), 60, 1).pixels[..., 0]
     assert not pixels[:15].any() and not pixels[45:].any()
     assert pixels[15:45, :25].max() == 0 and pixels[15:45, 35:].min() == 255
     Image.new("RGB", (9, 9), (200, 10, 30)).save(tmp_path / "red.png")
-    assert images.decode(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
+    assert images.decode_picture(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
 
 
 @pytest.mark.parametrize(

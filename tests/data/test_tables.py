@@ -11,7 +11,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.partition import IID
-from fedjax_mri.data.tfds import TFDS, decoded
+from fedjax_mri.data.tfds import TFDS, decode_record
 
 KINDS = ("nv", "mel", "bcc")
 N = 48
@@ -184,7 +184,7 @@ def records(tmp_path_factory) -> str:
 
 def test_floats_of_a_record_are_shown_as_integers_are() -> None:
     pixels = np.asarray(picture(3))
-    plain, floats = (decoded(one, 24, 3).pixels for one in (pixels, pixels.astype(np.float32) / 255))
+    plain, floats = (decode_record(one, 24, 3).pixels for one in (pixels, pixels.astype(np.float32) / 255))
     np.testing.assert_array_equal(plain, floats)
 
 
