@@ -77,7 +77,7 @@ def ours(one: dict[str, np.ndarray]) -> tuple[float, float, float]:
     start = time.perf_counter()
     found = jax.block_until_ready(register.register(jnp.asarray(one["mr"]), jnp.asarray(one["ct"]), step, step))
     seconds = time.perf_counter() - start
-    lies = np.asarray(register.moved(found, jnp.asarray(one["centre"], jnp.float32)))
+    lies = np.asarray(register.transform_points(found, jnp.asarray(one["centre"], jnp.float32)))
     return (*errors(one, np.asarray(register.rotation(found.turn)), lies), seconds)
 
 
@@ -162,7 +162,7 @@ def fields(numbers: range) -> None:
             mr, field, brain = (np.asarray(x) for x in (one.mr, one.field, one.brain))
             if dimensions == 2:
                 mr, field, brain = mr[16], field[16], brain[16]
-            got, brain = bias.corrected(mr, foreground.head(mr))[1], brain > 0.5
+            got, brain = bias.correct_bias(mr, foreground.head(mr))[1], brain > 0.5
             left = np.std(np.log(field[brain]) - np.log(got[brain])) / np.std(np.log(field[brain]))
             found.append(1 - left)
         each = [f"{np.mean(found[i::5]):.2f}" for i in range(5)]

@@ -12,7 +12,7 @@ from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
 from fedjax_mri.data.layout import Place, Splits
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 
@@ -42,7 +42,7 @@ class Folder:
     holdout: float = 0.15  # share of the grouped split that tests
     validation: float = 0.1  # share of the training images that validates, where no folder does; 0: none
     partition: Partition = FOUR_HOSPITALS
-    reading: Reading = Reading()  # how DICOM, NIfTI and others are read; pictures are as they are
+    reading: ReadSettings = ReadSettings()  # how DICOM, NIfTI and others are read; pictures are as they are
 
     def __post_init__(self) -> None:
         layout.levels_of(self.layout)
@@ -102,9 +102,9 @@ class Folder:
 
     def _read(
         self, used: Mapping[Path, Place], classes: tuple[str, ...], splits: Splits | None
-    ) -> tuple[Read, Labelled]:
+    ) -> tuple[LoadedImages, Labelled]:
         """The images of files, and these as examples; without `splits` on no side."""
-        read = read_files(list(used), self.size, self.channels, self.reading, used)
+        read = load_images(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
         sides = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
         sites = [at.site for at in places] if "site" in self.layout.split("/") else None

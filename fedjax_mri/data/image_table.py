@@ -12,7 +12,7 @@ from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files import folders
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 Row = Mapping[str, str]  # column -> value
 
@@ -42,7 +42,7 @@ class ImageTable:
     holdout: float = 0.15  # share that tests where there is no column of splits
     validation: float = 0.1  # share of the training images that validates where no split does; 0: none
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
         """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
@@ -81,15 +81,15 @@ class ImageTable:
             raise UserError(f"{self.table}: {row[self.path]} is of {' and '.join(own)}: give each image one class")
         return own[0] if own else ""
 
-    def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[Read, Labelled]:
+    def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[LoadedImages, Labelled]:
         """The images of rows, and these as examples."""
         root = folder_of(self.table, self.root)
-        paths = located(self.table, root, [row[self.path].strip() for row in rows])
+        paths = locate_files(self.table, root, [row[self.path].strip() for row in rows])
         by_path = dict(zip(paths, rows))
         if len(by_path) < len(rows):
             several = next(path for path in paths if paths.count(path) > 1)
             raise UserError(f"{self.table}: {several} is in several rows: give each image one")
-        read = read_files(paths, self.size, self.channels, self.reading, {path: path for path in paths})
+        read = load_images(paths, self.size, self.channels, self.reading, {path: path for path in paths})
         of_each = [by_path[files[0]] for files in read.files]
         splits = [row[self.split] for row in of_each] if self.split else []
         sides = labelled.sides(self.table, splits, [row[self.path] for row in of_each]) if self.split else None
@@ -144,7 +144,7 @@ def is_one(text: str) -> bool:
     return text.strip().lower() in ("1", "1.0", "true")
 
 
-def located(table: str, root: Path, names: Sequence[str]) -> list[Path]:
+def locate_files(table: str, root: Path, names: Sequence[str]) -> list[Path]:
     """The file or folder of each name: that path, else the file below root that is so named, with or without ending.
 
     A name without any file keeps its path, and its image is said to be missing. Raises UserError where there are

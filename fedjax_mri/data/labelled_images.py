@@ -10,14 +10,14 @@ from fedjax_mri.data import duplicates, labelled
 from fedjax_mri.data.contract import VALIDATION, Federation, Table
 from fedjax_mri.data.labelled import Divided, Labelled
 from fedjax_mri.data.partition import Partition
-from fedjax_mri.data.scans import Read
+from fedjax_mri.data.scans import LoadedImages
 
 Words = Sequence[str]  # one for each source of images
 
 
 def examples(
     name: str,
-    read: Read,
+    read: LoadedImages,
     classes: tuple[str, ...],
     labels: Words,
     sides: Words | None,
@@ -47,7 +47,7 @@ def examples(
     return Labelled(arrays, classes, labelled.merge_groups(*together), sides, sites, lost_by_class(read, labels))
 
 
-def lost_by_class(read: Read, labels: Words) -> dict[str, str]:
+def lost_by_class(read: LoadedImages, labels: Words) -> dict[str, str]:
     """What to say of each class of which files could not be read: how many, and why the first could not."""
     reasons: dict[str, list[tuple[int, str]]] = {}
     for source, reason in read.images.quarantined:
@@ -62,7 +62,7 @@ def lost_by_class(read: Read, labels: Words) -> dict[str, str]:
 
 def federation(
     name: str,
-    read: Read,
+    read: LoadedImages,
     examples: Labelled,
     shares: tuple[float, float],
     partition: Partition,
@@ -90,7 +90,7 @@ def federation(
     )
 
 
-def file_warnings(read: Read) -> Iterator[str]:
+def file_warnings(read: LoadedImages) -> Iterator[str]:
     """Lines on what is odd about the files."""
     images, names = read.images, read.names
     yield from read.lines
@@ -100,8 +100,8 @@ def file_warnings(read: Read) -> Iterator[str]:
         yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
 
 
-def image_warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
-    """Lines on what is odd about labelled images; `leak` is the table of `leaks`."""
+def image_warnings(read: LoadedImages, leak: Table, honest: str) -> Iterator[str]:
+    """Lines on what is odd about labelled images; `leak` is the table of `leak_table`."""
     yield from file_warnings(read)
     kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
     if len(kinds) > 1:
@@ -115,13 +115,13 @@ def image_warnings(read: Read, leak: Table, honest: str) -> Iterator[str]:
         )
 
 
-def quarantine_table(read: Read) -> tuple[Table, ...]:
+def quarantine_table(read: LoadedImages) -> tuple[Table, ...]:
     """A table of the sources that gave no image, where there are any."""
     rows = [(read.names[source], reason) for source, reason in read.images.quarantined]
     return (Table("Quarantined files", ("file", "reason"), rows),) if rows else ()
 
 
-def duplicate_table(read: Read, examples: Labelled) -> Table:
+def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
     """A table of how many images have duplicates or are of one patient, and in how large groups."""
     size = np.bincount(examples.groups)
     exact = np.unique(read.images.digests, return_counts=True)[1]
@@ -137,7 +137,7 @@ def duplicate_table(read: Read, examples: Labelled) -> Table:
     return Table("Duplicates", ("figure", "value"), rows, note)
 
 
-def label_conflict_table(read: Read, examples: Labelled) -> tuple[Table, ...]:
+def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table, ...]:
     """Groups of duplicates whose members carry different labels."""
     groups, labels = examples.groups, examples.labels
     held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
@@ -149,7 +149,7 @@ def label_conflict_table(read: Read, examples: Labelled) -> tuple[Table, ...]:
     return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
 
 
-def leak_table(read: Read, examples: Labelled, divided: Divided) -> Table:
+def leak_table(read: LoadedImages, examples: Labelled, divided: Divided) -> Table:
     """Test images with a twin in training, by class; images that validate but were drawn from training count there."""
     test, learnt = divided.test.all, divided.train.all
     if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():

@@ -14,10 +14,10 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import labelled, labelled_images, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.decoding import Images
-from fedjax_mri.data.image_table import SITE_REMEDY, Row, folder_of, located, rows_of
+from fedjax_mri.data.image_table import SITE_REMEDY, Row, folder_of, locate_files, rows_of
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import BLANK, Read, Reading, evenly, files_below, read_files
+from fedjax_mri.data.scans import BLANK, LoadedImages, ReadSettings, evenly, files_below, load_images
 
 MODALITIES = ("ct", "mr")
 SAME = 0.02  # share by which the extents of a registered CT and MR may differ
@@ -44,7 +44,7 @@ class LabelledPairs:
     holdout: float = 0.15  # share that tests where there is no column of splits
     validation: float = 0.1  # share of the training patients that validates where no split does; 0: none
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
         """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
@@ -77,7 +77,7 @@ class LabelledPairs:
         known = classes or tuple(sorted({row[self.label].strip() for row in rows}))
         root = folder_of(self.table, self.root)
         files, modality = self._files(rows, root)
-        read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
+        read = load_images(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
         of_file = [(files[paths[0]], modality[paths[0]]) for paths in read.files]
         found, lines = pairs_of_rows(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
         found = select_pairs(found, read.images.pixels, self.reading.slices)
@@ -90,14 +90,16 @@ class LabelledPairs:
         modality_of: dict[Path, str] = {}
         for modality, column in zip(MODALITIES, (self.ct, self.mr)):
             some = [(number, row[column].strip()) for number, row in enumerate(rows) if row[column].strip()]
-            for (number, name), path in zip(some, located(self.table, root, [name for _, name in some])):
+            for (number, name), path in zip(some, locate_files(self.table, root, [name for _, name in some])):
                 for file in files_below(path):
                     if file in row_of:
                         raise UserError(f"{self.table}: {file} is there twice, for {name}: give each image one place")
                     row_of[file], modality_of[file] = number, modality
         return row_of, modality_of
 
-    def _examples(self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: Read) -> Labelled:
+    def _examples(
+        self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: LoadedImages
+    ) -> Labelled:
         """Pairs as examples; those of a patient stay together."""
         labelled.check_classes(self.table, [row[self.label].strip() for row in rows], classes)
         labels = np.array([classes.index(row[self.label].strip()) for row in rows], np.int32)
@@ -132,14 +134,14 @@ class Pair(NamedTuple):
 class Pairs(NamedTuple):
     """What a table of pairs gives."""
 
-    read: Read
+    read: LoadedImages
     examples: Labelled
     in_hu: bool  # whether CT is
     lines: list[str]  # on rows that are left out
 
 
 def pairs_of_rows(
-    table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: Read
+    table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: LoadedImages
 ) -> tuple[list[Pair], list[str]]:
     """The pairs of all rows, and lines on rows that are left out, as an image of theirs is missing or does not fit.
 
@@ -201,7 +203,7 @@ def images_at(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
     return np.where((rows >= 0).reshape(-1, *[1] * (pixels.ndim - 1)), pixels[rows], 0).astype(pixels.dtype)
 
 
-def in_hu(table: str, read: Read, of_file: Sequence[tuple[int, str]]) -> bool:
+def in_hu(table: str, read: LoadedImages, of_file: Sequence[tuple[int, str]]) -> bool:
     """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are."""
     sources = np.unique(read.images.source).tolist()  # those that gave images
     kinds = {str(read.images.kinds[source]) for source in sources if of_file[source][1] == "ct"}

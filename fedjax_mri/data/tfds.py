@@ -17,7 +17,7 @@ from fedjax_mri.data.files.images import DecodedImage
 from fedjax_mri.data.image_table import SITE_REMEDY
 from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read
+from fedjax_mri.data.scans import LoadedImages
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class TFDS:
         known = labelled.relabelled(self.name, examples, classes)
         return {self.name: labelled.one_test(known)}, labelled_images.quarantine_table(read)
 
-    def _read(self) -> tuple[Read, Labelled, list[str]]:
+    def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
         """The images of all splits with a side, these as examples, and a line on other splits."""
-        builder = prepared(self.name, self.folder, self.download)
+        builder = open_builder(self.name, self.folder, self.download)
         image, label = feature(builder, "Image", self.image), feature(builder, "ClassLabel", self.label)
         side_of = {split: side for split, side in SIDE_OF.items() if split in builder.info.splits}
         if TRAINING not in side_of.values():
@@ -75,7 +75,7 @@ class TFDS:
 
         facts = [str(builder.data_path), len(places), image, label, self.patient, self.site, self.size, self.channels]
         names = [f"{split} record {number}" for split, number in places]
-        whole = Read(decoding.decode_sources(places, read, names, facts if self.cached else None), names, [])
+        whole = LoadedImages(decoding.decode_sources(places, read, names, facts if self.cached else None), names, [])
         classes = tuple(builder.info.features[label].names)
         labels = [classes[int(number)] for number in whole.images.labels]
         sides = [side_of[split] for split, _ in places]
@@ -87,7 +87,7 @@ class TFDS:
         return whole, examples, [f"unused splits: {unused}"] * bool(unused)
 
 
-def prepared(name: str, folder: str, download: bool) -> Any:
+def open_builder(name: str, folder: str, download: bool) -> Any:
     """The builder of a data set that is there, or is fetched. Raises UserError where it is not, or cannot be read."""
     try:
         import tensorflow_datasets as tfds

@@ -18,7 +18,7 @@ from fedjax_mri.data.labelled import TEST, Labelled, Part
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import Resident, resident
 from fedjax_mri.data.resident import read as read_resident
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 MODALITIES = ("ct", "mr")
 CLASSES = ("slice",)
@@ -42,7 +42,7 @@ class UnpairedFolders:
     holdout: float = 0.2  # share of the slices of each modality that test, by patients
     validation: float = 0.1  # share of the others that validates
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
 
     def __post_init__(self) -> None:
         check_sites(self.sites)
@@ -83,7 +83,7 @@ class UnpairedFolders:
         data = clients(read.images.pixels, examples, part, is_in_hu(self.root, read, examples), (UNPAIRED,))
         return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
-    def _read(self) -> tuple[Read, Labelled, list[str]]:
+    def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
         """The slices; these as examples whose classes are the modalities; and what is odd about the folders."""
         folders = {modality: str(Path(self.root) / name) for modality, name in (("ct", self.ct), ("mr", self.mr))}
         lines: list[str] = []
@@ -92,7 +92,7 @@ class UnpairedFolders:
             found, odd = layout.files_of_patients(folder)
             lines += odd
             patients |= {path: (modality, patient) for path, patient in found.items()}
-        read = read_files(
+        read = load_images(
             list(patients),
             self.size,
             1,
@@ -108,7 +108,7 @@ class UnpairedFolders:
         return read, examples, lines
 
 
-def is_in_hu(name: str, read: Read, examples: Labelled) -> bool:
+def is_in_hu(name: str, read: LoadedImages, examples: Labelled) -> bool:
     """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are, or where there is an MR."""
     kinds = set(read.images.kinds[read.images.source[examples.labels == 0]].tolist())
     if len(kinds) > 1 or "mr" in kinds:

@@ -20,7 +20,7 @@ from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
-from fedjax_mri.data.scans import Reading
+from fedjax_mri.data.scans import ReadSettings
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
 from fedjax_mri.run import runfolder
 
@@ -80,7 +80,7 @@ def test_class_folders_of_volumes_are_cut_and_patients_stay_together(scans) -> N
     federation = check.built(source, 0)
     assert sum(int(part.sizes.sum()) for part in (federation.train, federation.tests["grouped test"].data)) == 36
     assert all(size % 3 == 0 for size in federation.train.sizes), "whole volumes of three slices"
-    few = check.built(Folder(**{**vars(source), "reading": Reading(slices=1)}), 0)
+    few = check.built(Folder(**{**vars(source), "reading": ReadSettings(slices=1)}), 0)
     assert int(few.train.sizes.sum() + few.tests["grouped test"].data.sizes.sum()) == 12
 
 
@@ -233,7 +233,7 @@ def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, t
     root = scans("classes", "nifti")
     settings = {"size": 32, "split": "grouped", "layout": "class", "partition": IID(2), "holdout": 0.3}
     plain = Folder(str(root), **settings).build(0)
-    source = Folder(str(root), **settings, reading=Reading(cached=True))
+    source = Folder(str(root), **settings, reading=ReadSettings(cached=True))
     for _ in range(2):  # built, then found
         mapped = source.build(0)
         assert mapped.train.store is None and mapped.train.sizes.tolist() == plain.train.sizes.tolist()
