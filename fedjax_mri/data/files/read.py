@@ -55,7 +55,10 @@ def read_scan(item: Item, modality: str, limits: Limits, ct_offset: float | None
 
 
 def read_checked(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
-    """What `read` gives, with known units, without its decoder's warnings, which name no file; all that fails as a UserError."""
+    """What `read` gives, with known units, without its decoder's warnings, which name no file.
+
+    Raises UserError on whatever fails.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here

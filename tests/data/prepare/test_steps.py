@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import prepare_accuracy as accuracy
 import pytest
+from scipy import ndimage
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.scan import Scan
@@ -37,6 +38,22 @@ def test_a_slice_is_registered_within_a_millimetre_and_a_degree() -> None:
 def test_a_volume_is_registered_within_a_millimetre_and_a_degree() -> None:
     off, degrees, _ = accuracy.ours(accuracy.case(0, 3))
     assert off < 1 and degrees < 1
+
+
+def test_patients_registered_together_are_as_one_by_one() -> None:
+    """Blobs of two patients with spacings of their own, the moving image shifted by 2 and by 3 pixels."""
+    rng, levels = np.random.default_rng(0), (register.Level(3.0, 400, 12, 1.5),)
+    fixed = np.zeros((2, 24, 24), np.float32)
+    fixed[:, 7:17, 6:16] = ndimage.gaussian_filter(rng.uniform(0, 1, (2, 10, 10)), 1, axes=(1, 2)) + 0.2
+    moving = np.stack([np.roll(image, pixels, 1) for image, pixels in zip(1 - fixed, (2, 3))])
+    spacing = np.array([[1.0, 1.0], [1.5, 1.2]], np.float32)
+    one = functools.partial(register.register, levels=levels)
+    together = jax.vmap(one)(fixed, moving, spacing, spacing)
+    for patient in range(2):
+        alone = one(fixed[patient], moving[patient], spacing[patient], spacing[patient])
+        for ours, theirs in zip(together, alone):
+            np.testing.assert_allclose(ours[patient], theirs, atol=1e-3)
+    assert np.abs(together.shift[0] - together.shift[1]).max() > 0.1 and np.abs(together.turn).max() > 1e-4
 
 
 def test_a_rotation_is_one_and_turns_by_its_angle() -> None:
