@@ -17,9 +17,9 @@ import pathlib
 from dataclasses import replace
 
 from fedjax_mri.data.augment import Augment, Preprocess
+from fedjax_mri.data.combined import CombinedSources
 from fedjax_mri.data.folder import FOUR_HOSPITALS, Folder
 from fedjax_mri.data.image_table import ImageTable
-from fedjax_mri.data.joined import Joined
 from fedjax_mri.data.merge import MergeClasses
 from fedjax_mri.data.phantom.skin import Skin, SkinSites
 from fedjax_mri.data.phantom.thorax import Thorax, ThoraxSites
@@ -55,7 +55,7 @@ SKIN = StandIn(
     Precomputed(Skin(**HOSPITALS, sites=SkinSites(**ALIKE, patients_total=10015))),
     field="table",
 )
-MIXED = Joined((CHEST, BRAIN, SKIN), ("chest", "brain", "skin"))
+MIXED = CombinedSources((CHEST, BRAIN, SKIN), ("chest", "brain", "skin"))
 
 TASK = Classify(
     network=CNNSettings(widths=(32, 64, 128, 128, 128), hidden=128, norm="batch"),

@@ -16,7 +16,7 @@ from fedjax_mri.data.phantom.lesions import LesionModel, without
 
 BOTTOM, HEIGHT = -8.0, 128.0  # mm from the floor of the sella, and from there to above the vertex
 CAVITY = 99.0  # mm; above it there is no brain
-MOST = 2.5  # times as thick as the skull is in a slice, at most, where it is cut aslant
+MAX_THICKENING = 2.5  # times as thick as the skull is in a slice, at most, where it is cut aslant
 CAP = 16.0  # mm, height of bone and skin above the brain
 NOT_BRAIN = [physics.AIR, physics.FAT, physics.MUSCLE, physics.CORTICAL, physics.DIPLOE]
 HEALTHY = LesionModel(distractors=0.0, distractors_elsewhere=0.0)
@@ -48,7 +48,7 @@ def slice_of(one: patient.Patient, plane: patient.Plane, texture: patient.Textur
     """The tissues at a height, T maps [S, S]: the phantom's slice, with a vault that is closed above the brain."""
     up = (jnp.minimum(z, CAVITY) - 22.0) / 78.0
     slope = 65.0 / 78.0 * up / jnp.sqrt(1.0 - up**2)  # of the ellipsoid that `anatomy.cavity_radius` cuts
-    aslant = jnp.minimum(jnp.sqrt(1.0 + slope**2), MOST)
+    aslant = jnp.minimum(jnp.sqrt(1.0 + slope**2), MAX_THICKENING)
     above = jnp.clip((z - CAVITY) / CAP, 0.0, 1.0)
     shrink = 1.0 / jnp.sqrt(jnp.maximum(1.0 - above**2, 1e-4))
     head = one.head._replace(z=jnp.minimum(z, CAVITY), skull=aslant * one.head.skull, scalp=aslant * one.head.scalp)

@@ -29,7 +29,7 @@ from fedjax_mri.fed.world.conditions import Conditions, Turnout, ideal
 from fedjax_mri.tasks.task import Batch, Carry, Metrics, Model, Params, Phase, Task, everything, mean
 
 START = 1.0  # x before the first round
-MOST = 10  # local steps that there is room for
+MAX_STEPS = 10  # local steps that there is room for
 GAPS = 1.0, 10.0, 100.0  # G
 CURVATURE, SLOPE = np.array([2.0, 0.0], np.float32), np.array([1.0, -1.0], np.float32)  # of f1, f2; slopes in G
 
@@ -37,7 +37,7 @@ CURVATURE, SLOPE = np.array([2.0, 0.0], np.float32), np.array([1.0, -1.0], np.fl
 class Run(NamedTuple):
     """Settings of one run; as arrays over runs, each has a leading axis [n]."""
 
-    steps: Any  # local steps K, 1 to MOST
+    steps: Any  # local steps K, 1 to MAX_STEPS
     rate: Any
     gap: Any  # G
     primed: Any = (
@@ -71,7 +71,7 @@ def simulation(algorithm: Any, run: Run) -> Simulation:
     """Two clients with one function each, so that an epoch is a step."""
     data = resident({"curvature": CURVATURE, "slope": SLOPE}, [np.array([0]), np.array([1])])
     chain = UplinkSettings().build()
-    local = Local(MOST, 1, optax.sgd, lambda round: run.rate)
+    local = Local(MAX_STEPS, 1, optax.sgd, lambda round: run.rate)
     everyone = Everyone().build(Population(data.sizes))
     return Simulation(quadratics(run.gap), algorithm.build(), chain, everyone, local, data, first(run.steps))
 

@@ -28,7 +28,7 @@ from fedjax_mri.data.files import images
 from fedjax_mri.data.layout import Splits
 from fedjax_mri.data.partition import holdout
 from fedjax_mri.data.phantom import Phantom
-from fedjax_mri.data.scans import Reading, read_files
+from fedjax_mri.data.scans import ReadSettings, load_images
 from fedjax_mri.explain import command, inputs, triage, unlike
 from fedjax_mri.explain.command import Job
 from fedjax_mri.explain.triage import Verdict
@@ -64,7 +64,7 @@ def main() -> None:
 def split(root: pathlib.Path, out: pathlib.Path) -> None:
     """Fills OUT/kept and OUT/left_out with links to the slices below a root."""
     found, _ = layout.find(str(root), "split/class", Splits("Training", "Testing"))
-    read = read_files(list(found), 64, 1, Reading())
+    read = load_images(list(found), 64, 1, ReadSettings())
     files = [read.files[source][0] for source in read.images.source]
     names = [found[file].label for file in files]
     labels = np.unique(names, return_inverse=True)[1]

@@ -1,5 +1,6 @@
 """Shows how far a command is."""
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,11 @@ class Bar:
 
 
 def headline(line: Line, figure: str) -> dict[str, float]:
-    """The figures of a segment that fit on one line of the screen, with `figure` of the training and each test set."""
-    training = line.training or SegmentFigures({})
+    """The figures of a segment that fit on one line of the screen, with `figure` of the training and each test set.
+
+    Those that do not exist are left out: of a segment to which no client came, and errors of images without a truth.
+    """
+    training = line.training if line.training and line.training.clients_per_second else SegmentFigures({})
     groups = {TRAIN: training.figures, **{name: test.pooled for name, test in line.tests.items()}}
     shown = {
         "clients/s": training.clients_per_second,
@@ -59,4 +63,4 @@ def headline(line: Line, figure: str) -> dict[str, float]:
         **line.privacy,
         **{full_name(name, figure): figures.get(figure) for name, figures in groups.items()},
     }
-    return {name: value for name, value in shown.items() if value is not None}
+    return {name: value for name, value in shown.items() if value is not None and not math.isnan(value)}

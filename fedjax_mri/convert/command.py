@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.convert import stream
-from fedjax_mri.convert.stream import Ready
+from fedjax_mri.convert.stream import PreparedScan
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover, notes, results, series
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.read import read_item
+from fedjax_mri.data.files.read import read_scan
 from fedjax_mri.data.files.scan import Conversion, File, Item, Limits
 from fedjax_mri.data.files.units import check_units
 
@@ -106,7 +106,7 @@ def title(item: Item) -> str:
 
 def readable(
     job: Job, items: Sequence[Item], refuse: Callable[[Item, UserError], None]
-) -> Iterator[tuple[Item, Ready]]:
+) -> Iterator[tuple[Item, PreparedScan]]:
     """Yields the scans that can be converted; the others are refused."""
     claimed: set[Path] = set()
     for item in items:
@@ -120,12 +120,12 @@ def readable(
         yield item, scan
 
 
-def ready(job: Job, item: Item) -> Ready:
+def ready(job: Job, item: Item) -> PreparedScan:
     """A scan as the model takes it. Raises UserError where it cannot be converted."""
-    scan = read_item(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
+    scan = read_scan(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
     check_units(scan, job.conversion)
     height, width, _ = job.translator.image
-    return stream.ready(scan, job.conversion, (height, width))
+    return stream.prepare_scan(scan, job.conversion, (height, width))
 
 
 def targets(job: Job, item: Item) -> list[Path]:
@@ -145,7 +145,7 @@ def check_targets(job: Job, item: Item, claimed: set[Path]) -> None:
             raise UserError(f"{printable(target)} is there: give --force to overwrite it, or another --out")
 
 
-def encoded(job: Job, scan: Ready, made: Sequence[np.ndarray]) -> list[bytes]:
+def encoded(job: Job, scan: PreparedScan, made: Sequence[np.ndarray]) -> list[bytes]:
     """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
         with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from fedjax_mri.data.files.scan import Conversion, Item, Scan
 Model = Callable[[np.ndarray], list[np.ndarray]]  # [B, H, W] -> the image made, perhaps its deviation: [B, H, W]
 
 
-class Ready(NamedTuple):
+class PreparedScan(NamedTuple):
     """A scan as the model takes it, without its own voxels, which may be large, and what writing a result needs."""
 
     slices: np.ndarray  # float32 [D, H, W]
@@ -27,20 +27,20 @@ class Slice(NamedTuple):
     """One slice as the model takes it, and where it belongs."""
 
     item: Item
-    scan: Ready
+    scan: PreparedScan
     place: int  # in its scan
 
 
-def ready(scan: Scan, conversion: Conversion, size: tuple[int, int]) -> Ready:
+def prepare_scan(scan: Scan, conversion: Conversion, size: tuple[int, int]) -> PreparedScan:
     """A scan as a model of this size takes it."""
     slices = units.to_model(scan, conversion.source, conversion.window, size)
     _, height, width = scan.voxels.shape
-    return Ready(slices, (height, width), units.pixel(scan), scan.encode, scan.notes)
+    return PreparedScan(slices, (height, width), units.pixel(scan), scan.encode, scan.notes)
 
 
 def translate_scans(
-    scans: Iterable[tuple[Item, Ready]], model: Model, batch: int
-) -> Iterator[tuple[Item, Ready, list[np.ndarray]]]:
+    scans: Iterable[tuple[Item, PreparedScan]], model: Model, batch: int
+) -> Iterator[tuple[Item, PreparedScan, list[np.ndarray]]]:
     """Yields each scan as soon as its last slice is made, with what the model makes of it, each [D, h, w]."""
     results: list[np.ndarray] = []
     for group in batches(slices(scans), batch):
@@ -56,7 +56,7 @@ def translate_scans(
                 del whole  # before the next scan is read
 
 
-def slices(scans: Iterable[tuple[Item, Ready]]) -> Iterator[Slice]:
+def slices(scans: Iterable[tuple[Item, PreparedScan]]) -> Iterator[Slice]:
     """All slices of all scans, in order."""
     for item, scan in scans:
         for place in range(len(scan.slices)):

@@ -55,7 +55,7 @@ class Arrays:
 
     def _examples(self) -> tuple[Labelled, list[str]]:
         """The examples, and what was done to them."""
-        found = medmnist(read(self.path)) if self.images == "images" else read(self.path)
+        found = medmnist(self.path, read(self.path)) if self.images == "images" else read(self.path)
         for name in (self.images, self.labels):
             if name not in found:
                 raise UserError(
@@ -70,19 +70,21 @@ class Arrays:
             if name in (self.labels, self.sites, self.patients, self.splits) and len(array) != len(found[self.images]):
                 raise UserError(f"{self.path}: {len(found[self.images])} images and {len(array)} {name}: give as many")
         laid_out, layout_note = layout(self.path, found[self.images])
-        shown, range_note = grey_levels(self.path, laid_out, self.black, self.white)
+        shown, range_notes = grey_levels(self.path, laid_out, self.black, self.white)
         labels, classes = class_numbers(self.path, found[self.labels], self.classes)
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
         splits = found[self.splits].astype(str).tolist() if self.splits in found else None
-        sides = None if splits is None else np.array(labelled.sides(self.path, splits))
+        names = (f"image {number}" for number in range(len(labels)))
+        sides = None if splits is None else np.array(labelled.sides(self.path, splits, names))
         named = patients is not None and not np.isin(patients, ("", "nan")).any()
         if patients is not None:  # images of unknown patients are nobody's in common
             unknown = np.array([f"unknown patient of image {number}" for number in range(len(patients))])
             patients = np.where(np.isin(patients, ("", "nan")), unknown, patients)
-        groups = labelled.joined(*([] if patients is None else [patients]), copies(shown))
+        digests = copies(shown)
+        groups = labelled.merge_groups(*([] if patients is None else [patients]), digests)
         labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
         examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites, named)
-        return examples, [note for note in (layout_note, range_note) if note]
+        return examples, [note for note in (layout_note, *range_notes, contradictions(digests, labels)) if note]
 
 
 def read(path: str) -> dict[str, np.ndarray]:
@@ -92,7 +94,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         if isinstance(file, np.ndarray):
             raise UserError(f"{path}: a single array: give an .npz file of images and labels (numpy.savez)")
         with file:
-            return {name: file[name] for name in file.files}
+            return {name: array_of(path, file, name) for name in file.files}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or brief(error)}: check the path") from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
@@ -101,11 +103,29 @@ def read(path: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-def medmnist(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays under our names, where they have MedMNIST's; else as they are."""
-    splits = [split for split in MEDMNIST if f"{split}_images" in found and f"{split}_labels" in found]
+def array_of(path: str, file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """One array of a file. Raises UserError where it holds Python's objects."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise UserError(
+            f"{path}: {name} holds Python objects: save numbers or texts alone, as by numpy.stack({name}) of arrays "
+            f"or {name}.astype(str) of texts"
+        ) from error
+
+
+def medmnist(path: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays under our names, where they have MedMNIST's; else as they are. Raises UserError on half a split."""
+    has = {split: [f"{split}_{what}" in found for what in ("images", "labels")] for split in MEDMNIST}
+    splits = [split for split, both in has.items() if all(both)]
     if not splits:
         return dict(found)
+    for split, both in has.items():
+        if any(both) and not all(both):
+            there, missing = (f"{split}_{what}" for what in (("images", "labels") if both[0] else ("labels", "images")))
+            raise UserError(f"{path}: {there} without {missing}: add it, or take {there} out")
     together = {what: np.concatenate([found[f"{split}_{what}"] for split in splits]) for what in ("images", "labels")}
     return {**together, "splits": np.repeat(splits, [len(found[f"{split}_labels"]) for split in splits])}
 
@@ -114,6 +134,11 @@ def layout(path: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     """Images [n, (D,) H, W, C], and a note where their axes had to be moved. Raises UserError on other shapes."""
     if images.ndim not in (3, 4, 5) or 0 in images.shape:
         raise UserError(f"{path}: images of the shape {list(images.shape)}: give [n, H, W] or [n, H, W, C]")
+    if images.ndim == 4 and images.shape[-1] > CHANNELS and 2 * images.shape[-1] <= min(images.shape[1:3]):
+        raise UserError(
+            f"{path}: images {list(images.shape)} have {images.shape[-1]} channels, or slices along their last axis: "
+            f"give 1 to {CHANNELS} channels, or volumes as [n, slices, rows, columns], as by numpy.moveaxis(x, -1, 1)"
+        )
     if images.ndim == 3 or (images.ndim == 4 and min(images.shape[1], images.shape[3]) > CHANNELS):
         return images[..., None], ""
     if images.shape[-1] > CHANNELS and images.shape[1] <= CHANNELS:
@@ -123,21 +148,27 @@ def layout(path: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     return images, ""
 
 
-def grey_levels(path: str, images: np.ndarray, black: float | None, white: float | None) -> tuple[np.ndarray, str]:
-    """Images as uint8, or as float32 in 0..1, and a note where their white had to be guessed.
+def grey_levels(
+    path: str, images: np.ndarray, black: float | None, white: float | None
+) -> tuple[np.ndarray, list[str]]:
+    """Images as uint8, or as float32 in 0..1, and notes where white had to be guessed, and where values are clipped.
 
     Raises UserError where they are no numbers, not finite, or below black.
     """
     if images.dtype.kind not in "buif":
         raise UserError(f"{path}: images are {images.dtype}: give integers or floats")
     if images.dtype == bool:
-        return images.astype(np.uint8) * np.uint8(255), ""
+        return images.astype(np.uint8) * np.uint8(255), []
     low, high = float(images.min()), float(images.max())
     said = f"images are {images.dtype} from {low:g} to {high:g}"
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError(f"{path}: {said}: replace what is not finite")
+        bad = ~np.isfinite(images).reshape(len(images), -1).all(1)
+        raise UserError(
+            f"{path}: {int(bad.sum())} of {len(images)} images hold NaN or inf, the first of them image "
+            f"{int(bad.argmax())}: replace these values, or leave the images out"
+        )
     if images.dtype == np.uint8 and black is None and white is None:
-        return images, ""
+        return images, []
     if low < 0 and black is None:
         raise UserError(f"{path}: {said}: say what is black and white, as --data.black {low:g} --data.white {high:g}")
     top, note = (white, "") if white is not None else guessed_white(images.dtype, high, said)
@@ -145,7 +176,16 @@ def grey_levels(path: str, images: np.ndarray, black: float | None, white: float
     if not top > bottom:
         raise UserError(f"{path}: data.black={bottom:g}, data.white={top:g}: white must be above black")
     scaled = (images.astype(np.float32) - np.float32(bottom)) * np.float32(1 / (top - bottom))
-    return np.clip(scaled, 0, 1), note
+    return np.clip(scaled, 0, 1), [note, clipped(images, bottom, top) if (black, white) != (None, None) else ""]
+
+
+def clipped(images: np.ndarray, black: float, white: float) -> str:
+    """A note on pixels that lie outside of black and white; "" where none does."""
+    outside = ((images < black) | (images > white)).reshape(len(images), -1)
+    return (
+        f"{int(outside.sum())} of {outside.size} pixels, in {int(outside.any(1).sum())} of {len(images)} images, lie "
+        f"outside of data.black={black:g} and data.white={white:g} and are clipped"
+    ) * bool(outside.any())
 
 
 def guessed_white(dtype: np.dtype, high: float, said: str) -> tuple[float, str]:
@@ -170,6 +210,12 @@ def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tupl
         raise UserError(
             f"{path}: labels are {labels.dtype} {list(labels.shape)}: give a number or a name for each image"
         )
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        bad = np.flatnonzero(~np.isfinite(labels))
+        raise UserError(
+            f"{path}: {len(bad)} of {len(labels)} labels are NaN or inf, the first of them that of image {bad[0]}: "
+            "leave these images out"
+        )
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         raise UserError(f"{path}: labels are {labels.dtype} with fractions: give whole numbers")
     values, numbers = np.unique(labels.astype(int) if labels.dtype.kind in "bf" else labels, return_inverse=True)
@@ -185,6 +231,21 @@ def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tupl
 def copies(images: np.ndarray) -> np.ndarray:
     """Digests [n] that are equal for images that are, or that are one another's mirror image."""
     return np.array([min(digest(image), digest(image[..., ::-1, :])) for image in images])
+
+
+def contradictions(digests: np.ndarray, labels: np.ndarray) -> str:
+    """A note on copies of one image that have different labels; "" where there are none."""
+    _, of_each = np.unique(digests, return_inverse=True)
+    held = np.unique(np.stack([of_each, labels]), axis=1)[0]  # once per label
+    members = np.flatnonzero(np.bincount(held)[of_each] > 1)
+    if not len(members):
+        return ""
+    first = np.flatnonzero(of_each == of_each[members[0]])
+    other = first[labels[first] != labels[first[0]]][0]
+    return (
+        f"{len(members)} images are copies of others, or their mirror images, under different labels, such as images "
+        f"{first[0]} and {other}"
+    )
 
 
 def digest(image: np.ndarray) -> bytes:

@@ -106,8 +106,20 @@ def check_classes(name: str, federation: Federation) -> None:
     labels, wanted = np.asarray(federation.labels), (len(federation.train.sizes), len(federation.classes))
     text = f"labels has the shape {list(labels.shape)}; give counts [clients, classes], here {list(wanted)}"
     require(labels.shape == wanted, name, text)
+    check_class_names(name, federation.classes)
     counts = labels.dtype.kind in "iu" and bool((labels >= 0).all())
     require(counts, name, f"labels are {labels.dtype} from {np.min(labels, initial=0)}; give counts, int32 0 or more")
+
+
+def check_class_names(name: str, classes: tuple[str, ...]) -> None:
+    """Raises UserError on names of classes that differ in case alone, or that break a table or a line of text."""
+    for one in classes:
+        broken = "|" in one or not one.isprintable()
+        require(not broken, name, f"the class {one!r} breaks tables; rename it, without | and line ends")
+    folded = [one.casefold() for one in classes]
+    alike = [one for one, plain in zip(classes, folded) if folded.count(plain) > 1]
+    text = f"the classes {', '.join(map(repr, alike))} differ in case alone; write them alike, or rename one"
+    require(not alike or len(set(classes)) < len(classes), name, text)
 
 
 def check_tests(name: str, tests: Mapping[str, Test], clients: int | None) -> None:

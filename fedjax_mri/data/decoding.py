@@ -17,16 +17,16 @@ import numpy as np
 from fedjax_mri.core import cache
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import duplicates
-from fedjax_mri.data.files.images import Decoded
+from fedjax_mri.data.files.images import DecodedImage
 
 FORMAT = 2  # of the cache; raise it when decoding gives other pixels
 PIXELS, INDEX = "pixels", "index.npz"  # its files
 
 
-class Found(NamedTuple):
+class DecodedSource(NamedTuple):
     """What one file, series or record gave."""
 
-    images: Sequence[Decoded] = ()
+    images: Sequence[DecodedImage] = ()
     reason: str = ""  # why there are no images
     kind: str = ""  # "ct" or "mr"; "" for pictures
     label: str = ""  # of records, which carry it
@@ -56,7 +56,9 @@ class Images(NamedTuple):
         return duplicates.group(self.hashes[:, 0], self.digests, mirrored=self.hashes[:, 1])
 
 
-def decode(sources: Sequence[Any], read: Callable[[Any], Found], names: Sequence[str], facts: Any = None) -> Images:
+def decode_sources(
+    sources: Sequence[Any], read: Callable[[Any], DecodedSource], names: Sequence[str], facts: Any = None
+) -> Images:
     """The images that `read` gives of each source. Raises UserError, with one of their names, where there is not one.
 
     `facts`: text, numbers and lists of them that decide what the images are, such as settings and the sizes and times
@@ -65,21 +67,22 @@ def decode(sources: Sequence[Any], read: Callable[[Any], Found], names: Sequence
     if facts is None:
         pixels: list[np.ndarray] = []
         index = gather(results(sources, read), pixels.append)
-        return loaded(np.stack(pixels) if pixels else np.empty(0), index, names)
+        return images_of_index(np.stack(pixels) if pixels else np.empty(0), index, names)
     folder = cache.folder() / "images" / hashlib.sha256(json.dumps([FORMAT, facts]).encode()).hexdigest()[:20]
     try:
         if not folder.exists():
             build(folder, results(sources, read))
         with np.load(folder / INDEX) as file:
             index = dict(file)
-        return loaded(np.memmap(folder / PIXELS, index["dtype"].item(), "r", shape=tuple(index["shape"])), index, names)
+        mapped = np.memmap(folder / PIXELS, index["dtype"].item(), "r", shape=tuple(index["shape"]))
+        return images_of_index(mapped, index, names)
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}: free some space, or set XDG_CACHE_HOME to another disk"
         ) from error
 
 
-def build(folder: Path, found: Iterator[Found]) -> None:
+def build(folder: Path, found: Iterator[DecodedSource]) -> None:
     """Writes what was found to a folder of the cache, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -93,7 +96,7 @@ def build(folder: Path, found: Iterator[Found]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def results(sources: Sequence[Any], read: Callable[[Any], Found]) -> Iterator[Found]:
+def results(sources: Sequence[Any], read: Callable[[Any], DecodedSource]) -> Iterator[DecodedSource]:
     """Yields what was found in each source, in order, read by several threads; a terminal shows how far it is."""
     import grain
     from PIL import Image
@@ -106,7 +109,7 @@ def results(sources: Sequence[Any], read: Callable[[Any], Found]) -> Iterator[Fo
         yield from tqdm(found, "reading images", len(sources), leave=False, disable=None, dynamic_ncols=True)
 
 
-def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict[str, np.ndarray]:
+def gather(found: Iterator[DecodedSource], keep: Callable[[np.ndarray], object]) -> dict[str, np.ndarray]:
     """All that is to be known of the images, as arrays; the pixels themselves are given to `keep`, one by one."""
     rows: list[tuple[int, int, int, int]] = []
     sources: list[tuple[str, ...]] = []
@@ -135,7 +138,7 @@ def gather(found: Iterator[Found], keep: Callable[[np.ndarray], object]) -> dict
     }
 
 
-def loaded(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[str]) -> Images:
+def images_of_index(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[str]) -> Images:
     """The images with these pixels [n, ...] and what `gather` knows of them. Raises UserError where there are none."""
     number, digests, hashed, mirrored = index["rows"].T
     quarantined = [(int(source), reason) for source, reason in index["bad"].tolist()]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, layout
+from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
 from fedjax_mri.data.layout import Place, Splits
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 FOUR_HOSPITALS = Sizes((5000, 6000, 6500, 5401))  # in these proportions, where there are fewer images
 
@@ -42,7 +42,11 @@ class Folder:
     holdout: float = 0.15  # share of the grouped split that tests
     validation: float = 0.1  # share of the training images that validates, where no folder does; 0: none
     partition: Partition = FOUR_HOSPITALS
-    reading: Reading = Reading()  # how DICOM, NIfTI and others are read; pictures are as they are
+    reading: ReadSettings = ReadSettings()  # how DICOM, NIfTI and others are read; pictures are as they are
+
+    def __post_init__(self) -> None:
+        layout.levels_of(self.layout)
+        check_sites(self.sites)
 
     def build(self, seed: int) -> Federation:
         """One test client per training client, with the same mix of classes. Raises UserError on unusable folders."""
@@ -60,7 +64,10 @@ class Folder:
         tested = self.holdout if self.split == "grouped" else 0.0
         shares, test = (tested, self.validation), f"{self.split} test"
         window = self.reading.window
-        return findings.federation(self.root, read, examples, shares, self.partition, seed, test, window, lines)
+        honest = "" if self.split == "grouped" else "; give --data.split grouped for honest ones"
+        return labelled_images.federation(
+            self.root, read, examples, shares, self.partition, seed, test, window, lines, honest
+        )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images under the root, whatever their split, as one test set named after it.
@@ -72,7 +79,7 @@ class Folder:
         check_known(found, classes)
         read, examples = self._read(found, classes, None)
         name = Path(self.root).expanduser().resolve().name
-        return {name: labelled.one_test(examples)}, findings.quarantine(read)
+        return {name: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _used(self, found: Mapping[Path, Place], splits: Splits) -> dict[Path, Place]:
         """The files that the split consists of."""
@@ -88,22 +95,35 @@ class Folder:
             if side not in map(splits.side, present) or (name != usual and name not in present):
                 there = ", ".join(sorted(present - {""})) or "class folders only"
                 raise UserError(
-                    f"{Path(self.root, name)}: no such split, found {there}: set train and test, or split='grouped'"
+                    f"{Path(self.root, name)}: no such split, found {there}: set --data.train and --data.test, "
+                    "or give --data.split grouped"
                 )
         return {path: at for path, at in found.items() if splits.side(at.split)}
 
     def _read(
         self, used: Mapping[Path, Place], classes: tuple[str, ...], splits: Splits | None
-    ) -> tuple[Read, Labelled]:
+    ) -> tuple[LoadedImages, Labelled]:
         """The images of files, and these as examples; without `splits` on no side."""
-        read = read_files(list(used), self.size, self.channels, self.reading, used)
+        read = load_images(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
         sides = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
         sites = [at.site for at in places] if "site" in self.layout.split("/") else None
         if sites is None and self.sites == "header":
             sites = read.images.sites.tolist()
-        patients = ["/".join(at) if at.patient else "" for at in places]  # p1 of one class need not be p1 of another
-        return read, findings.examples(self.root, read, classes, [at.label for at in places], sides, sites, patients)
+        patients = [patient_name(at) for at in places]
+        labels, remedy = [at.label for at in places], "give --data.sites partition to deal them"
+        return read, labelled_images.examples(self.root, read, classes, labels, sides, sites, patients, remedy)
+
+
+def patient_name(at: Place) -> str:
+    """The patient of a folder, the same in each split; p1 of one site or class need not be p1 of another."""
+    return "/".join(filter(None, (at.site, at.label, at.patient))) if at.patient else ""
+
+
+def check_sites(sites: str) -> None:
+    """Raises UserError on another way to find hospitals than the two that there are."""
+    if sites not in ("partition", "header"):
+        raise UserError(f"data.sites={sites}: give --data.sites partition or header")
 
 
 def check_known(found: Mapping[Path, Place], classes: tuple[str, ...]) -> None:

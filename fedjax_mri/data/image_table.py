@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data import findings, labelled
+from fedjax_mri.data import labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files import folders
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 Row = Mapping[str, str]  # column -> value
 
+SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .ods, and of .xls
+SITE_REMEDY = "name them, or leave out --data.site and a partition deals them"
 NOTHING = ("nan", "NaN", "NA", "N/A", "null", "NULL")  # what programs write into empty cells
 
 
@@ -40,7 +42,7 @@ class ImageTable:
     holdout: float = 0.15  # share that tests where there is no column of splits
     validation: float = 0.1  # share of the training images that validates where no split does; 0: none
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
         """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
@@ -48,14 +50,17 @@ class ImageTable:
         classes = self.label if len(self.label) > 1 else tuple(sorted({self._label(row) for row in rows}))
         read, examples = self._read(rows, classes)
         shares, window = (self.holdout, self.validation), self.reading.window
-        return findings.federation(self.table, read, examples, shares, self.partition, seed, TEST, window, lines)
+        honest = "; leave out --data.split for honest ones" if self.split else ""
+        return labelled_images.federation(
+            self.table, read, examples, shares, self.partition, seed, TEST, window, lines, honest
+        )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
         rows, _ = self._rows()
         labelled.check_classes(self.table, [self._label(row) for row in rows], classes)
         read, examples = self._read(rows, classes)
-        return {Path(self.table).stem: labelled.one_test(examples)}, findings.quarantine(read)
+        return {Path(self.table).stem: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _rows(self) -> tuple[list[Row], list[str]]:
         """The rows that have a label, and a line on those that have none."""
@@ -76,27 +81,31 @@ class ImageTable:
             raise UserError(f"{self.table}: {row[self.path]} is of {' and '.join(own)}: give each image one class")
         return own[0] if own else ""
 
-    def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[Read, Labelled]:
+    def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[LoadedImages, Labelled]:
         """The images of rows, and these as examples."""
         root = folder_of(self.table, self.root)
-        paths = located(self.table, root, [row[self.path].strip() for row in rows])
+        paths = locate_files(self.table, root, [row[self.path].strip() for row in rows])
         by_path = dict(zip(paths, rows))
         if len(by_path) < len(rows):
             several = next(path for path in paths if paths.count(path) > 1)
             raise UserError(f"{self.table}: {several} is in several rows: give each image one")
-        read = read_files(paths, self.size, self.channels, self.reading, {path: path for path in paths})
+        read = load_images(paths, self.size, self.channels, self.reading, {path: path for path in paths})
         of_each = [by_path[files[0]] for files in read.files]
-        sides = labelled.sides(self.table, [row[self.split] for row in of_each]) if self.split else None
+        splits = [row[self.split] for row in of_each] if self.split else []
+        sides = labelled.sides(self.table, splits, [row[self.path] for row in of_each]) if self.split else None
         sites = [row[self.site].strip() for row in of_each] if self.site else None
         patients = [row[self.patient].strip() if self.patient else "" for row in of_each]
         labels = [self._label(row) for row in of_each]
-        return read, findings.examples(self.table, read, classes, labels, sides, sites, patients)
+        return read, labelled_images.examples(self.table, read, classes, labels, sides, sites, patients, SITE_REMEDY)
 
 
 def read_table(path: str) -> list[Row]:
     """The rows of a CSV or TSV file with a line of names of columns. Raises UserError where there are none."""
     try:
-        text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
+        content = Path(path).expanduser().read_bytes()
+        if content.startswith(SPREADSHEETS):
+            raise UserError(f"{path}: a spreadsheet and no table of text: save it as CSV there, and give that")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: check the path") from error
     except UnicodeDecodeError as error:
@@ -135,7 +144,7 @@ def is_one(text: str) -> bool:
     return text.strip().lower() in ("1", "1.0", "true")
 
 
-def located(table: str, root: Path, names: Sequence[str]) -> list[Path]:
+def locate_files(table: str, root: Path, names: Sequence[str]) -> list[Path]:
     """The file or folder of each name: that path, else the file below root that is so named, with or without ending.
 
     A name without any file keeps its path, and its image is said to be missing. Raises UserError where there are

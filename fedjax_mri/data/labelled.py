@@ -3,7 +3,8 @@
 Examples of a group, such as copies of a picture or slices of a patient, stay on one side and at one hospital.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ class Labelled(NamedTuple):
     sides: np.ndarray | None = None  # str [n], TRAINING, VALIDATION or TEST; None: to be drawn
     sites: np.ndarray | None = None  # str [n], the hospital of each; None: to be dealt by a partition
     patients: bool = False  # whether the patient of each is known, so that a group is all that there is of somebody
+    lost: Mapping[str, str] = MappingProxyType({})  # class -> what is said of files of it that could not be read
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,12 +68,15 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
     test set does not depend on the latter. Raises UserError, about data of that `name`, where a class has no example
     to train on, or none tests.
     """
+    for field, share in zip(("holdout", "validation"), shares):
+        if not 0 <= share < 1:
+            raise UserError(f"data.{field}={share}: give a share from 0 to below 1, as --data.{field} 0.15")
     rng, rng_validation = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     given = np.full(len(examples.labels), TRAINING) if examples.sides is None else examples.sides
     train, test, validation = (np.flatnonzero(given == side) for side in (TRAINING, TEST, VALIDATION))
     if len(test) == 0 and shares[0]:
         train, test = held_out(examples, train, shares[0], rng, least=1)
-    check_sides(name, examples.classes, examples.labels[train], examples.labels[test])
+    check_sides(name, examples, train, test)
     if len(validation) == 0 and shares[1]:
         train, validation = held_out(examples, train, shares[1], rng_validation, least=0)
     if examples.sites is not None:
@@ -94,13 +99,20 @@ def held_out(
     return places[rest], places[held]
 
 
-def check_sides(name: str, classes: tuple[str, ...], train: np.ndarray, test: np.ndarray) -> None:
-    """Raises UserError unless labels [n] of training are of all classes, and some example tests."""
-    for label, of_class in enumerate(classes):
-        if label not in train:
-            raise UserError(f"{name}: no readable image of class {of_class!r} is left to train on: add or remove some")
+def check_sides(name: str, examples: Labelled, train: np.ndarray, test: np.ndarray) -> None:
+    """Raises UserError unless examples of all classes are at the places `train`, and some are at the places `test`."""
+    lost = examples.lost
+    for label, of_class in enumerate(examples.classes):
+        if label not in examples.labels[train]:
+            raise UserError(
+                f"{name}: no readable image of class {of_class!r} is left to train on{lost.get(of_class, '')}: add or "
+                "remove some"
+            )
     if len(test) == 0:
-        raise UserError(f"{name}: no readable image is left to test on: add some, or raise holdout")
+        why = "".join(list(lost.values())[:1])
+        drawn = "raise --data.holdout, or add patients, as images of one and copies stay together"
+        remedy = drawn if examples.sides is None else "add some"
+        raise UserError(f"{name}: no readable image is left to test on{why}: {remedy}")
 
 
 def numbered(parts: list[np.ndarray]) -> Part:
@@ -183,15 +195,18 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
         yield f"{idle} of {len(divided.train.places)} clients have no training images"
 
 
-def sides(name: str, splits: Sequence[str]) -> list[str]:
-    """The side of each example from the names of splits. Raises UserError on a name that says no side."""
-    for split in splits:
+def sides(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]:
+    """The side of each example from the name of its split.
+
+    Raises UserError on a name that says no side, with what the example is called among `of_each`.
+    """
+    for split, one in zip(splits, of_each):
         if split.strip().lower() not in SIDE_OF:
-            raise UserError(f"{name}: split {split!r}: give one of {', '.join(SIDE_OF)}")
+            raise UserError(f"{name}: split {split!r} of {one}: give one of {', '.join(SIDE_OF)}")
     return [SIDE_OF[split.strip().lower()] for split in splits]
 
 
-def joined(*several: np.ndarray) -> np.ndarray:
+def merge_groups(*several: np.ndarray) -> np.ndarray:
     """Groups int [n]: examples are together where one of `several` groupings [n] has them together."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -213,7 +228,10 @@ def check_patients(name: str, patients: np.ndarray | None, kept_in: Mapping[str,
         known, times = np.unique(pairs[0], return_counts=True)
         if several := known[times > 1].tolist():
             some = ", ".join(several[:5]) + (", ..." if len(several) > 5 else "")
-            raise UserError(f"{name}: {len(several)} patients are in more than one {what} ({some}): put each into one")
+            raise UserError(
+                f"{name}: {len(several)} patients are in more than one {what} ({some}): put each into one, "
+                "or rename those who are different people"
+            )
 
 
 def check_classes(name: str, labels: Sequence[str], classes: tuple[str, ...]) -> None:

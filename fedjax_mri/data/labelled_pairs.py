@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, resident
+from fedjax_mri.data import labelled, labelled_images, resident
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.decoding import Images
-from fedjax_mri.data.image_table import Row, folder_of, located, rows_of
+from fedjax_mri.data.image_table import SITE_REMEDY, Row, folder_of, locate_files, rows_of
 from fedjax_mri.data.labelled import TEST, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import BLANK, Read, Reading, evenly, files_below, read_files
+from fedjax_mri.data.scans import BLANK, LoadedImages, ReadSettings, evenly, files_below, load_images
 
 MODALITIES = ("ct", "mr")
 SAME = 0.02  # share by which the extents of a registered CT and MR may differ
@@ -44,19 +44,19 @@ class LabelledPairs:
     holdout: float = 0.15  # share that tests where there is no column of splits
     validation: float = 0.1  # share of the training patients that validates where no split does; 0: none
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
         """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
         pairs = self._pairs(None)
         shares = (self.holdout, self.validation)
         divided = labelled.divide(self.table, pairs.examples, shares, self.partition, seed)
-        tables = (*findings.quarantine(pairs.read), pair_table(pairs.examples))
+        tables = (*labelled_images.quarantine_table(pairs.read), pair_table(pairs.examples))
         built = labelled.federation(pairs.examples, divided, TEST, tables)
         return built._replace(
             train=as_batches(built.train, pairs.in_hu),
             tests={name: one._replace(data=as_batches(one.data, pairs.in_hu)) for name, one in built.tests.items()},
-            warnings=(*pairs.lines, *findings.of_files(pairs.read), *built.warnings),
+            warnings=(*pairs.lines, *labelled_images.file_warnings(pairs.read), *built.warnings),
             images=MODALITIES,
             image=(self.size, self.size, 1),
             modalities=MODALITIES,
@@ -68,7 +68,7 @@ class LabelledPairs:
         pairs = self._pairs(classes)
         test = labelled.one_test(pairs.examples)
         data = as_batches(test.data, pairs.in_hu)
-        return {Path(self.table).stem: test._replace(data=data)}, findings.quarantine(pairs.read)
+        return {Path(self.table).stem: test._replace(data=data)}, labelled_images.quarantine_table(pairs.read)
 
     def _pairs(self, classes: tuple[str, ...] | None) -> "Pairs":
         """The pairs of all rows with a label; of the `classes` that are known, if any are."""
@@ -77,10 +77,10 @@ class LabelledPairs:
         known = classes or tuple(sorted({row[self.label].strip() for row in rows}))
         root = folder_of(self.table, self.root)
         files, modality = self._files(rows, root)
-        read = read_files(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
+        read = load_images(list(files), self.size, 1, replace(self.reading, slices=0), files, modality, blank=True)
         of_file = [(files[paths[0]], modality[paths[0]]) for paths in read.files]
-        found, lines = joined(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
-        found = thinned(found, read.images.pixels, self.reading.slices)
+        found, lines = pairs_of_rows(self.table, rows, [row[self.ct] or row[self.mr] for row in rows], of_file, read)
+        found = select_pairs(found, read.images.pixels, self.reading.slices)
         examples = self._examples([rows[one.row] for one in found], found, known, read)
         return Pairs(read, examples, in_hu(self.table, read, of_file), lines)
 
@@ -90,27 +90,32 @@ class LabelledPairs:
         modality_of: dict[Path, str] = {}
         for modality, column in zip(MODALITIES, (self.ct, self.mr)):
             some = [(number, row[column].strip()) for number, row in enumerate(rows) if row[column].strip()]
-            for (number, name), path in zip(some, located(self.table, root, [name for _, name in some])):
+            for (number, name), path in zip(some, locate_files(self.table, root, [name for _, name in some])):
                 for file in files_below(path):
                     if file in row_of:
                         raise UserError(f"{self.table}: {file} is there twice, for {name}: give each image one place")
                     row_of[file], modality_of[file] = number, modality
         return row_of, modality_of
 
-    def _examples(self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: Read) -> Labelled:
+    def _examples(
+        self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: LoadedImages
+    ) -> Labelled:
         """Pairs as examples; those of a patient stay together."""
         labelled.check_classes(self.table, [row[self.label].strip() for row in rows], classes)
         labels = np.array([classes.index(row[self.label].strip()) for row in rows], np.int32)
         patients = [
             (row[self.patient].strip() if self.patient else "") or f"row {one.row}" for row, one in zip(rows, found)
         ]
-        sides = np.array(labelled.sides(self.table, [row[self.split] for row in rows])) if self.split else None
+        names = [row[self.ct] or row[self.mr] for row in rows]
+        splits = [row[self.split] for row in rows] if self.split else []
+        sides = np.array(labelled.sides(self.table, splits, names)) if self.split else None
         sites = np.array([row[self.site].strip() for row in rows]) if self.site else None
         if sites is not None and "" in sites:
-            raise UserError(f"{self.table}: a row has no {self.site!r}: name its site, or let a partition deal them")
+            missing = names[sites.tolist().index("")]
+            raise UserError(f"{self.table}: the row of {missing} has no {self.site!r}: {SITE_REMEDY}")
         labelled.check_patients(self.table, np.array(patients), {"site": sites, "split": sides})
         images = {
-            name: taken(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
+            name: images_at(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
         }
         has = np.array([[one.ct is not None, one.mr is not None] for one in found], np.float32)
         groups = np.unique(patients, return_inverse=True)[1]
@@ -128,14 +133,14 @@ class Pair(NamedTuple):
 class Pairs(NamedTuple):
     """What a table of pairs gives."""
 
-    read: Read
+    read: LoadedImages
     examples: Labelled
     in_hu: bool  # whether CT is
     lines: list[str]  # on rows that are left out
 
 
-def joined(
-    table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: Read
+def pairs_of_rows(
+    table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: LoadedImages
 ) -> tuple[list[Pair], list[str]]:
     """The pairs of all rows, and lines on rows that are left out, as an image of theirs is missing or does not fit.
 
@@ -165,8 +170,10 @@ def joined(
 def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], images: Images) -> str:
     """Why the images of a row are no pair, "" where they are: their sources and slices, by modality."""
     if not sources or 0 in map(len, slices.values()):
-        lost = [name.upper() for name in sources if not slices[name]]
-        return f"its {' and '.join(lost)} cannot be read" if lost else "it has no images"
+        reasons = dict(images.quarantined)
+        lost = {name.upper(): reasons.get(several[0], "") for name, several in sources.items() if not slices[name]}
+        why = "".join(f" ({reason})" for reason in list(lost.values())[:1] if reason)
+        return f"its {' and '.join(lost)} cannot be read{why}" if lost else "it has no images"
     for modality, several in sources.items():
         if len(several) > 1 and any(images.kinds[several]):
             return f"{len(several)} scans of {modality.upper()}; name the folder or the file of one"
@@ -180,7 +187,7 @@ def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], im
     return ""
 
 
-def thinned(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
+def select_pairs(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
     """The pairs that show something; at most `count` of a row, evenly spaced, where that is not 0."""
     by_row: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -189,13 +196,13 @@ def thinned(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]
     return [own[at] for own in by_row.values() for at in evenly(len(own), count)]
 
 
-def taken(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
+def images_at(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
     """The images at some places, zeros for None."""
     rows = np.array([-1 if place is None else place for place in places])
     return np.where((rows >= 0).reshape(-1, *[1] * (pixels.ndim - 1)), pixels[rows], 0).astype(pixels.dtype)
 
 
-def in_hu(table: str, read: Read, of_file: Sequence[tuple[int, str]]) -> bool:
+def in_hu(table: str, read: LoadedImages, of_file: Sequence[tuple[int, str]]) -> bool:
     """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are."""
     sources = np.unique(read.images.source).tolist()  # those that gave images
     kinds = {str(read.images.kinds[source]) for source in sources if of_file[source][1] == "ct"}

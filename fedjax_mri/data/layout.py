@@ -14,7 +14,10 @@ from fedjax_mri.data.files import dicom, discover, folders, raster, read
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING
 
-MASK = re.compile(r"[ _-](mask|seg|segmentation|label)([ _-]?\d+)?$", re.IGNORECASE)
+MASK = re.compile(
+    r"[ _-](mask|seg|segmentation|label)s?([ _-]?\d+)?$|^(mask|seg|segmentation|label)s?[ _-](?=.)", re.IGNORECASE
+)
+MASKS = re.compile(r"(mask|seg|segmentation|label)s?", re.IGNORECASE)  # a folder of them
 NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice, at the end of a name
 LEVELS = ("split", "site", "class", "patient")
 
@@ -47,13 +50,11 @@ def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) 
     name. Of known `classes`, the last folder of such a name is the class, wherever it lies. Raises UserError on a
     folder that is missing, empty or unreadable, on an image in no class folder, and where folders may mean two things.
     """
-    levels = tuple(layout.split("/"))
-    if "class" not in levels or len(set(levels)) < len(levels) or not set(levels) <= set(LEVELS):
-        raise UserError(f"data.layout={layout}: give split, site, class and patient in their order, as split/class")
+    levels = levels_of(layout)
     top = Path(root).expanduser()
     if not top.is_dir():
         raise UserError(f"{root}: no such folder: check the path")
-    paths, lines = images_below(top)
+    paths, lines = images_below(top, classes)
     inside = {path: path.relative_to(top).parts[:-1] for path in paths}
     needed = [level for level in levels if level != "split"].index("class") + 1
     if outer := common(list(inside.values()), splits, needed):
@@ -66,16 +67,33 @@ def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) 
     return {path: place(path, names, levels, classes) for path, names in inside.items()}, lines
 
 
-def images_below(top: Path) -> tuple[list[Path], list[str]]:
-    """All images below a folder, and a line that counts by ending what is none. Raises UserError on an empty folder."""
+def levels_of(layout: str) -> tuple[str, ...]:
+    """The levels of folders that a layout names. Raises UserError on other words, and where no level is the class."""
+    levels = tuple(layout.split("/"))
+    remedy = "give split, site, class and patient in their order, as --data.layout split/class"
+    if unknown := [level for level in levels if level not in LEVELS]:
+        raise UserError(f"data.layout={layout}: {unknown[0]!r} is no level of folders: {remedy}")
+    if "class" not in levels or len(set(levels)) < len(levels):
+        raise UserError(f"data.layout={layout}: the class must be named, and no level twice: {remedy}")
+    return levels
+
+
+def images_below(top: Path, classes: Collection[str] = ()) -> tuple[list[Path], list[str]]:
+    """All images below a folder but for masks, and lines on what is left out. Raises UserError on an empty folder.
+
+    A folder named as one of masks, such as "masks" or "seg", is passed over, unless it is one of known `classes`.
+    """
     found: list[Path] = []
     masks: list[Path] = []
+    passed: list[Path] = []
     left: Counter[str] = Counter()
     for here, below, names in folders.walk(top):
+        passed += [here / name for name in below if MASKS.fullmatch(name) and name not in classes]
+        below[:] = [name for name in below if here / name not in passed]
         images = [here / name for name in names if discover.is_image(here / name)]
         read = {path.name for path in images}
         others = [Path(name).suffix.lower() or "without ending" for name in names if name not in read]
-        if not images and not below:
+        if not images and not below and here not in {path.parent for path in passed}:
             there = f" but {', '.join(sorted(set(others)))}" if others else ""
             raise UserError(f"{printable(here)}: no images{there} in this folder: add some or remove it")
         masks += [path for path in images if is_mask(path, names)]
@@ -86,14 +104,28 @@ def images_below(top: Path) -> tuple[list[Path], list[str]]:
     lines = [f"left out what is no image of a kind that can be read: {counts}"] * bool(counts)
     if masks:
         lines.append(f"left out {len(masks)} masks that lie beside their images, such as {printable(masks[0])}")
+    if passed:
+        lines.append(
+            f"left out {len(passed)} folders of masks by their name, such as {printable(passed[0])}: rename a folder "
+            "that holds images"
+        )
     return found, lines
 
 
 def is_mask(path: Path, names: Sequence[str]) -> bool:
-    """Whether a file is named as the mask of an image among `names`, which lie beside it: a.png, a_mask.png."""
+    """Whether a file is named as the mask of an image among `names`, which lie beside it.
+
+    It is of the image's name with a word before or after it, or in place of another word before it: a.png,
+    a_mask.png, seg_a.png, image_a.png.
+    """
     stem = stem_of(path.name)
     without = MASK.sub("", stem)
-    return without != stem and any(stem_of(name) == without for name in names)
+    if without == stem:
+        return False
+    others = {stem_of(name) for name in names} - {stem}
+    before = stem.endswith(without)  # the word stood before the name
+    ends = tuple(mark + without for mark in " _-")
+    return without in others or (before and any(one.endswith(ends) and not MASK.search(one) for one in others))
 
 
 def stem_of(name: str) -> str:

@@ -14,7 +14,7 @@ from fedjax_mri.data.files.folders import is_wanted
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.layout import NUMBER
 from fedjax_mri.data.resident import Resident, resident
-from fedjax_mri.data.scans import Reading, read_files
+from fedjax_mri.data.scans import ReadSettings, load_images
 
 CLASSES = ("slice",)
 SIDES = ("training", "test", VALIDATION)
@@ -74,12 +74,12 @@ class Pairs:
     def _read(self) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
         """Names and cases of the pairs, and their pixels uint8 [n, size, size, 1] by modality."""
         folders = {"ct": Path(self.root).expanduser() / self.ct, "mr": Path(self.root).expanduser() / self.mr}
-        found = paired(folders["ct"], folders["mr"])
+        found = pair_pictures(folders["ct"], folders["mr"])
         pixels = {modality: stack(list(paths), self.size) for modality, paths in zip(folders, zip(*found.values()))}
         return list(found), cases(list(found)), pixels
 
 
-def paired(ct: Path, mr: Path) -> dict[str, tuple[Path, Path]]:
+def pair_pictures(ct: Path, mr: Path) -> dict[str, tuple[Path, Path]]:
     """Name of a pair without its ending -> CT and MR. Raises UserError on a missing folder or partner, or two sizes."""
     here, there = pictures(ct), pictures(mr)
     for name in sorted(here.keys() ^ there.keys()):
@@ -132,7 +132,7 @@ def cases(names: Sequence[str]) -> list[str]:
 
 def stack(paths: Sequence[Path], size: int) -> np.ndarray:
     """Pixels uint8 [n, size, size, 1]. Raises UserError on a file that is not an image."""
-    read = read_files(paths, size, 1, Reading(), {path: path for path in paths})
+    read = load_images(paths, size, 1, ReadSettings(), {path: path for path in paths})
     for source, reason in read.images.quarantined:
         raise UserError(f"{read.names[source]}: {reason}; replace it, or remove it from both folders")
     return read.images.pixels

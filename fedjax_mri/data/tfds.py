@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.data import decoding, duplicates, findings, labelled
+from fedjax_mri.data import decoding, duplicates, labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
-from fedjax_mri.data.decoding import Found
-from fedjax_mri.data.files.images import Decoded
+from fedjax_mri.data.decoding import DecodedSource
+from fedjax_mri.data.files.images import DecodedImage
+from fedjax_mri.data.image_table import SITE_REMEDY
 from fedjax_mri.data.labelled import SIDE_OF, TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
-from fedjax_mri.data.scans import Read
+from fedjax_mri.data.scans import LoadedImages
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,17 @@ class TFDS:
         """Hospitals by site, or by the partition. Raises UserError on a data set that is missing or of another kind."""
         read, examples, lines = self._read()
         shares = (self.holdout, self.validation)
-        return findings.federation(self.name, read, examples, shares, self.partition, seed, TEST, lines=lines)
+        return labelled_images.federation(self.name, read, examples, shares, self.partition, seed, TEST, lines=lines)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a class that is not among the `classes` of a model."""
         read, examples, _ = self._read()
         known = labelled.relabelled(self.name, examples, classes)
-        return {self.name: labelled.one_test(known)}, findings.quarantine(read)
+        return {self.name: labelled.one_test(known)}, labelled_images.quarantine_table(read)
 
-    def _read(self) -> tuple[Read, Labelled, list[str]]:
+    def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
         """The images of all splits with a side, these as examples, and a line on other splits."""
-        builder = prepared(self.name, self.folder, self.download)
+        builder = open_builder(self.name, self.folder, self.download)
         image, label = feature(builder, "Image", self.image), feature(builder, "ClassLabel", self.label)
         side_of = {split: side for split, side in SIDE_OF.items() if split in builder.info.splits}
         if TRAINING not in side_of.values():
@@ -62,25 +63,31 @@ class TFDS:
         records = {split: random_access(builder, split) for split in side_of}
         places = [(split, number) for split, part in records.items() for number in range(len(part))]
 
-        def read(place: tuple[str, int]) -> Found:
+        def read(place: tuple[str, int]) -> DecodedSource:
             record = records[place[0]][place[1]]
             patient, site = (text(record[name]) if name else "" for name in (self.patient, self.site))
-            made = decoded(np.asarray(record[image]), self.size, self.channels)
-            return Found([made], label=text(record[label]), patient=patient, site=site)
+            pixels = np.asarray(record[image])
+            found = DecodedSource(label=text(record[label]), patient=patient, site=site)
+            if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
+                said = f"floats from {pixels.min():g} to {pixels.max():g}"
+                return found._replace(reason=f"{said}: write the data set with values from 0 to 1")
+            return found._replace(images=[decode_record(pixels, self.size, self.channels)])
 
         facts = [str(builder.data_path), len(places), image, label, self.patient, self.site, self.size, self.channels]
         names = [f"{split} record {number}" for split, number in places]
-        whole = Read(decoding.decode(places, read, names, facts if self.cached else None), names, [])
+        whole = LoadedImages(decoding.decode_sources(places, read, names, facts if self.cached else None), names, [])
         classes = tuple(builder.info.features[label].names)
         labels = [classes[int(number)] for number in whole.images.labels]
         sides = [side_of[split] for split, _ in places]
         sites = whole.images.sites.tolist() if self.site else None
-        examples = findings.examples(self.name, whole, classes, labels, sides, sites, [""] * len(labels))
+        examples = labelled_images.examples(
+            self.name, whole, classes, labels, sides, sites, [""] * len(labels), SITE_REMEDY
+        )
         unused = ", ".join(sorted(builder.info.splits.keys() - side_of))
         return whole, examples, [f"unused splits: {unused}"] * bool(unused)
 
 
-def prepared(name: str, folder: str, download: bool) -> Any:
+def open_builder(name: str, folder: str, download: bool) -> Any:
     """The builder of a data set that is there, or is fetched. Raises UserError where it is not, or cannot be read."""
     try:
         import tensorflow_datasets as tfds
@@ -123,16 +130,20 @@ def feature(builder: Any, kind: str, name: str) -> str:
     return fitting[0]
 
 
-def decoded(pixels: np.ndarray, size: int, channels: int) -> Decoded:
-    """An image [h, w, C] of a record, its proportions kept, in a black square, with what tells its copies."""
+def decode_record(pixels: np.ndarray, size: int, channels: int) -> DecodedImage:
+    """An image [h, w, C] of a record in a black square, its proportions kept, with what tells its copies.
+
+    Of integers the largest of their type is white, of floats 1.
+    """
     from PIL import Image, ImageOps
 
     if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels.astype(np.float32) * (255 / np.iinfo(pixels.dtype).max)).astype(np.uint8)
+        white = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1.0
+        pixels = np.rint(pixels.astype(np.float32) * np.float32(255 / white)).astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3]).convert("RGB")
     square = ImageOps.pad(picture.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS)
     shown = np.asarray(square).reshape(size, size, channels)
-    return Decoded(shown, duplicates.exact(picture), *duplicates.perceptual_pair(picture))
+    return DecodedImage(shown, duplicates.exact(picture), *duplicates.perceptual_pair(picture))
 
 
 def text(value: Any) -> str:

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import findings, labelled, layout
+from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import UNPAIRED, VALIDATION, Batch, ClientData, Federation, Table, Test
+from fedjax_mri.data.folder import check_sites
 from fedjax_mri.data.labelled import TEST, Labelled, Part
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import Resident, resident
 from fedjax_mri.data.resident import read as read_resident
-from fedjax_mri.data.scans import Read, Reading, read_files
+from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
 MODALITIES = ("ct", "mr")
 CLASSES = ("slice",)
@@ -41,7 +42,10 @@ class UnpairedFolders:
     holdout: float = 0.2  # share of the slices of each modality that test, by patients
     validation: float = 0.1  # share of the others that validates
     partition: Partition = Sizes((1, 1, 1, 1))
-    reading: Reading = Reading()
+    reading: ReadSettings = ReadSettings()
+
+    def __post_init__(self) -> None:
+        check_sites(self.sites)
 
     def build(self, seed: int) -> Federation:
         """Hospitals by the institutions of the files. Raises UserError on folders without images of both modalities."""
@@ -60,8 +64,12 @@ class UnpairedFolders:
             },
             CLASSES,
             train.sizes[:, None],
-            tables=(*findings.quarantine(read), findings.copies(read, examples), site_table(divided.train, counts)),
-            warnings=(*lines, *findings.of_files(read), *idle(counts)),
+            tables=(
+                *labelled_images.quarantine_table(read),
+                labelled_images.duplicate_table(read, examples),
+                site_table(divided.train, counts),
+            ),
+            warnings=(*lines, *labelled_images.file_warnings(read), *idle(counts)),
             images=MODALITIES,
             image=(self.size, self.size, 1),
             modalities=MODALITIES,
@@ -73,9 +81,9 @@ class UnpairedFolders:
         read, examples, _ = self._read()
         part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
         data = clients(read.images.pixels, examples, part, is_in_hu(self.root, read, examples), (UNPAIRED,))
-        return {Path(self.root).name: Test(data, part.owner)}, findings.quarantine(read)
+        return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
-    def _read(self) -> tuple[Read, Labelled, list[str]]:
+    def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
         """The slices; these as examples whose classes are the modalities; and what is odd about the folders."""
         folders = {modality: str(Path(self.root) / name) for modality, name in (("ct", self.ct), ("mr", self.mr))}
         lines: list[str] = []
@@ -84,7 +92,7 @@ class UnpairedFolders:
             found, odd = layout.files_of_patients(folder)
             lines += odd
             patients |= {path: (modality, patient) for path, patient in found.items()}
-        read = read_files(
+        read = load_images(
             list(patients),
             self.size,
             1,
@@ -94,14 +102,13 @@ class UnpairedFolders:
         )
         of_each = [patients[paths[0]] for paths in read.files]
         sites = read.images.sites.tolist() if self.sites == "header" and any(read.images.sites) else None
-        labels = [modality for modality, _ in of_each]
-        examples = findings.examples(
-            self.root, read, MODALITIES, labels, None, sites, [patient for _, patient in of_each]
-        )
+        labels, names = [modality for modality, _ in of_each], [patient for _, patient in of_each]
+        remedy = "give --data.sites partition to deal them"
+        examples = labelled_images.examples(self.root, read, MODALITIES, labels, None, sites, names, remedy)
         return read, examples, lines
 
 
-def is_in_hu(name: str, read: Read, examples: Labelled) -> bool:
+def is_in_hu(name: str, read: LoadedImages, examples: Labelled) -> bool:
     """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are, or where there is an MR."""
     kinds = set(read.images.kinds[read.images.source[examples.labels == 0]].tolist())
     if len(kinds) > 1 or "mr" in kinds:

@@ -43,7 +43,7 @@ def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     check(reader, scan)
     height, width, channels = reader.image
     if reader.decodes and scan.units == "display":
-        return decoded(path, height, channels), scan.notes
+        return decode_input(path, height, channels), scan.notes
     modality, window = reader.conversion.source, reader.conversion.window
     ready = units.to_model(scan, modality, window, (height, width))[0]
     in_hu = modality == "ct" and window is not None
@@ -64,9 +64,9 @@ def check(reader: Reader, scan: Scan) -> None:
         )
 
 
-def decoded(path: Path, size: int, channels: int) -> np.ndarray:
+def decode_input(path: Path, size: int, channels: int) -> np.ndarray:
     """A display picture [H, W, C], read as for training."""
-    found = images.decode(str(path), size, channels)
+    found = images.decode_picture(str(path), size, channels)
     if isinstance(found, str):
         raise UserError(found)
     return found.pixels.astype(np.float32) / np.float32(255)

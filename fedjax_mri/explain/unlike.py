@@ -16,7 +16,7 @@ from fedjax_mri.run.record import Reference
 from fedjax_mri.run.reference import distances
 
 FALSE_ALARMS = 0.05  # share of images of the run's own kind that are called unlike
-LEAST = 0.01  # share of the image that a head covers at least
+MIN_HEAD_SHARE = 0.01  # share of the image that a head covers at least
 FLAT, HEADLESS = "all pixels have the same grey value", "almost all of it is dark: there is no head"
 FAULTS = (FLAT, HEADLESS)  # of images that show nothing
 SCORED = ("features", "appearance")  # kinds by which an image is called unlike
@@ -65,7 +65,7 @@ def shown_faults(shown: tuple[Any, Any]) -> list[str]:
     """Sentences on an image that shows nothing: whether it is flat, and the share that is head."""
     if shown[0]:
         return [FLAT]
-    return [HEADLESS] if shown[1] < LEAST else []
+    return [HEADLESS] if shown[1] < MIN_HEAD_SHARE else []
 
 
 def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:

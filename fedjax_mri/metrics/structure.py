@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FIELD_OF_VIEW = 230.0  # mm across an image whose pixel size is not known
-LEAST = 0.7  # pixels; a Gaussian narrower than this is not seen by its samples
+MIN_SIGMA = 0.7  # pixels; a Gaussian narrower than this is not seen by its samples
 VENTRICLE, EDGE, RIDGE = 5.0, 3.0, 3.0  # mm, standard deviations
 
 
@@ -31,9 +31,9 @@ def filters(pixel: float) -> dict[str, np.ndarray]:
     other, along x and along y. `ridge`: a line against its two sides, at 0 (along x), 45, 90 and 135 degrees: horns,
     sulci, falx and vault.
     """
-    kernels = {"ventricle": centre_surround(max(VENTRICLE / pixel, LEAST))}
-    kernels |= {f"edge {degrees}": edge(max(EDGE / pixel, LEAST), degrees) for degrees in (0, 90)}
-    kernels |= {f"ridge {degrees}": ridge(max(RIDGE / pixel, LEAST), degrees) for degrees in (0, 45, 90, 135)}
+    kernels = {"ventricle": centre_surround(max(VENTRICLE / pixel, MIN_SIGMA))}
+    kernels |= {f"edge {degrees}": edge(max(EDGE / pixel, MIN_SIGMA), degrees) for degrees in (0, 90)}
+    kernels |= {f"ridge {degrees}": ridge(max(RIDGE / pixel, MIN_SIGMA), degrees) for degrees in (0, 45, 90, 135)}
     return kernels
 
 

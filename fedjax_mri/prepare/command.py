@@ -14,7 +14,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover, results
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.read import read_item
+from fedjax_mri.data.files.read import read_scan
 from fedjax_mri.data.files.scan import Item, Limits, Scan
 from fedjax_mri.data.prepare.steps import Group, Step
 from fedjax_mri.prepare import output, page
@@ -73,7 +73,7 @@ def prepare(
 
 def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> list[page.Row]:
     """Prepares and writes the files of a patient, adds them to the record, and returns what the page shows."""
-    before = {modality: loaded(job, item, modality) for modality, item in items.items()}
+    before = {modality: load_scan(job, item, modality) for modality, item in items.items()}
     before = {modality or scan.origin.modality: scan for modality, scan in before.items()}
     after = changed(job.steps, before)
     sources = dict(zip(after, items.values()))
@@ -89,9 +89,9 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> lis
     return rows
 
 
-def loaded(job: Job, item: Item, modality: str) -> Scan:
+def load_scan(job: Job, item: Item, modality: str) -> Scan:
     """The scan of an item, MR where nobody says what it is."""
-    scan = read_item(item, modality or job.modality, job.limits)
+    scan = read_scan(item, modality or job.modality, job.limits)
     own = modality or job.modality or scan.origin.modality or ("ct" if scan.units == "hu" else "mr")
     return scan._replace(origin=scan.origin._replace(modality=own))
 

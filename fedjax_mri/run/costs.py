@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import trees
-from fedjax_mri.data import check
+from fedjax_mri.data import check, precomputed
 from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.client.local import init_optimizers, step_counts
 from fedjax_mri.fed.engine.auto import describe_plan
@@ -19,7 +19,8 @@ from fedjax_mri.run.config import Experiment
 def costs(config: Experiment) -> dict[str, str]:
     """Returns what a run will cost, in words: parameters, memory of a lane, bytes and local steps of a round."""
     plan = config.plan.resolve()
-    federation = check.built(config.data, config.seed)
+    with precomputed.without_values():
+        federation = check.built(config.data, config.seed)
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))

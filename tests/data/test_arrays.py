@@ -125,6 +125,15 @@ def test_hounsfield_units_are_shown_in_the_window_given(save) -> None:
     federation = build(save(images=hu), black=-100.0, white=300.0)
     found = np.concatenate([one.store.fields["image"].ravel() for one in all_data(federation)])
     np.testing.assert_allclose(sorted(found), sorted(((hu + 100) / 400).clip(0, 1).ravel()), atol=1e-6)
+    lost = int(((hu < -100) | (hu > 300)).sum())
+    assert f"{lost} of {hu.size} pixels, in 60 of 60 images, lie outside of data.black=-100" in federation.warnings[0]
+
+
+def test_copies_with_other_labels_are_said(save) -> None:
+    images = IMAGES.copy()
+    images[10], images[20] = images[5, :, ::-1], images[2]  # 10 has another label than 5, 20 the same as 2
+    (line,) = build(save(images=images)).warnings
+    assert "2 images are copies" in line and "such as images 5 and 10" in line
 
 
 def all_data(federation):
@@ -195,7 +204,7 @@ def spoilt(tmp_path: pathlib.Path, kind: str) -> str:
         ("text", "not an .npz file"),
         ("cut", "not an .npz file"),
         ("npy", "a single array"),
-        ("objects", "not an .npz file of plain arrays"),
+        ("objects", "bad.npz: images holds Python objects: save numbers"),
     ],
 )
 def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, kind, words) -> None:
@@ -212,9 +221,18 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, kind, words) -
         ({"labels": RNG.integers(0, 2, (N, 14))}, {}, "several or no classes of an image"),
         ({"labels": LABELS + 0.5}, {}, "with fractions"),
         ({"images": IMAGES[:, 0]}, {}, r"of the shape \[60, 8\]"),
-        ({"images": IMAGES / np.nan}, {}, "not finite"),
+        ({"images": IMAGES / np.nan}, {}, "60 of 60 images hold NaN or inf, the first of them image 0"),
+        ({"images": np.where(np.arange(N)[:, None, None] == 7, np.nan, IMAGES)}, {}, "1 of 60 images .* image 7: rep"),
+        ({"labels": np.where(np.arange(N) == 5, np.nan, LABELS)}, {}, "1 of 60 labels are NaN or inf, .* image 5"),
+        ({"images": np.zeros((N, 20, 20, 8), np.uint8)}, {}, "have 8 channels, or slices along their last axis"),
+        (
+            {"test_images": IMAGES, "train_images": IMAGES, "train_labels": LABELS},
+            {},
+            "test_images without test_labels",
+        ),
         ({"images": np.repeat(IMAGES[..., None, None], 9, -1)}, {}, "have 9 channels"),
-        ({"splits": np.full(N, "fold 1")}, {}, "split 'fold 1': give one of training, train"),
+        ({"splits": np.full(N, "fold 1")}, {}, "split 'fold 1' of image 0: give one of training, train"),
+        ({}, {"holdout": 1.0}, "data.holdout=1.0: give a share from 0 to below 1"),
         ({}, {"classes": ("a", "b")}, r"labels are 0, 1, 2, data.classes a, b"),
         ({"images": IMAGES}, {"black": 9.0, "white": 3.0}, "white must be above black"),
     ],

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import layout
+from fedjax_mri.data import check, layout
 from fedjax_mri.data.files import images
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.layout import Splits
@@ -193,19 +193,19 @@ def test_random_damage_never_stops_the_decoder(tmp_path):
             content[at] = rng.integers(256)
         damaged = tmp_path / f"damaged{path.suffix}"
         damaged.write_bytes(content[: rng.integers(1, 2 * len(content))])
-        outcomes.add(type(images.decode(str(damaged), 8, 1)))
-    assert outcomes == {str, images.Decoded}
+        outcomes.add(type(images.decode_picture(str(damaged), 8, 1)))
+    assert outcomes == {str, images.DecodedImage}
 
 
 def test_decoding_keeps_proportions_depth_and_colour(tmp_path):
     deep = np.zeros((30, 60), np.uint16)
     deep[:, 30:] = 4095
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    pixels = images.decode(str(tmp_path / "deep.png"), 60, 1).pixels[..., 0]
+    pixels = images.decode_picture(str(tmp_path / "deep.png"), 60, 1).pixels[..., 0]
     assert not pixels[:15].any() and not pixels[45:].any()
     assert pixels[15:45, :25].max() == 0 and pixels[15:45, 35:].min() == 255
     Image.new("RGB", (9, 9), (200, 10, 30)).save(tmp_path / "red.png")
-    assert images.decode(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
+    assert images.decode_picture(str(tmp_path / "red.png"), 5, 3).pixels[2, 2].tolist() == [200, 10, 30]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,41 @@ def test_folders_are_what_the_layout_says(tmp_path, levels, path, place):
         save(0, tmp_path / "none/4.png")
     found, _ = layout.find(str(tmp_path), levels, Splits("Training", "Testing"))
     assert found.get(tmp_path / path) == (place and layout.Place(*place))
+
+
+def test_masks_in_folders_and_by_any_name_are_left_out(tmp_path):
+    kept = ("cyst/p0.png", "cyst/image_1.png", "cyst/seg_9.png", "none/P3/a.png", "none/seg_2.png", "none/seg_12.png")
+    lost = ("cyst/mask_p0.png", "cyst/seg_1.png", "none/P3/masks/a.png", "none/seg/b.png", "segmentations/c.png")
+    for number, name in enumerate((*kept, *lost, "Labels/x/d.png", "cyst/p0_seg.png", "none/P3/mask/e.png")):
+        save(number, tmp_path / name)
+    found, lines = layout.find(str(tmp_path), "class", Splits("Training", "Testing"))
+    assert {str(path.relative_to(tmp_path)) for path in found} == set(kept)
+    assert {at.label for at in found.values()} == set(CLASSES)
+    assert "left out 3 masks that lie beside" in lines[0] and "left out 5 folders of masks by their name" in lines[1]
+    known, _ = layout.find(str(tmp_path), "class", Splits("Training", "Testing"), (*CLASSES, "seg"))
+    assert len(known) == len(kept) + 1, "a class that a model knows is no folder of masks"
+
+
+@pytest.mark.parametrize("split", ["published", "grouped"])
+def test_a_patient_s_folder_in_training_and_test_is_one_patient(tmp_path, split):
+    for number in range(24):
+        side, label = ("Training", "Testing")[number % 3 == 2], CLASSES[number % 2]
+        save(number, tmp_path / side / label / f"P{number if number > 2 else number // 2}" / "1.png")
+    (tmp_path / "Training/cyst/P0").rename(tmp_path / "Training/cyst/P1")
+    if split == "published":
+        with pytest.raises(UserError, match=r"1 patients are in more than one split \(cyst/P1\): "):
+            build(tmp_path, split=split)
+    else:
+        groups = dict(table(build(tmp_path, split=split, holdout=0.3).tables, "Duplicates"))
+        assert (groups["groups of duplicates"], groups["images in these groups"]) == (1, 2)
+
+
+@pytest.mark.parametrize("names", [("a|b", "c"), ("Cyst", "cyst")])
+def test_names_of_classes_that_break_tables_are_refused(tmp_path, names):
+    for number in range(12):
+        save(number, tmp_path / "data" / names[number % 2] / f"{number}.png")
+    with pytest.raises(UserError, match=r"breaks tables; rename it|differ in case alone"):
+        check.built(Folder(str(tmp_path), 16, split="grouped", layout="class", partition=IID(2)), 0)
 
 
 def test_folders_that_may_be_classes_or_patients_are_asked_about(tmp_path):
@@ -277,13 +312,13 @@ def ruin(root, kind: str) -> None:
     ("kind", "words"),
     [
         ("no root", ["mri: no such folder"]),
-        ("no test split", ["mri/Testing: no such split", "Training, Validation", "set train and test"]),
-        ("no splits", ["mri/Training: no such split", "class folders only", "split='grouped'"]),
+        ("no test split", ["mri/Testing: no such split", "Training, Validation", "set --data.train and"]),
+        ("no splits", ["mri/Training: no such split", "class folders only", "--data.split grouped"]),
         ("empty class", ["Training/meningioma: no images", "remove it"]),
         ("empty root", ["mri: no images"]),
         ("unknown class", ["Testing/glioma: unknown class 'glioma'", "cyst, none"]),
         ("stray image", ["Training/stray.png", "in no class folder"]),
-        ("unreadable class", ["no readable image of class 'none'"]),
+        ("unreadable class", ["no readable image of class 'none'", "20 of its 26 files", "image (0).PNG: empty file"]),
         ("nothing readable", ["none of 52 images could be read", "empty file"]),
         ("no readable test", ["no readable image is left to test on"]),
     ],
@@ -304,7 +339,10 @@ def test_refuses_unusable_folders_in_one_line(root, kind, words):
         ({"channels": 2}, "2 channels"),
         ({"split": "random"}, "'random'"),
         ({"test": "Training"}, "two different folders"),
-        ({"split": "grouped", "holdout": 1.5}, "holdout 1.5"),
+        ({"split": "grouped", "holdout": 1.5}, "data.holdout=1.5: give a share"),
+        ({"sites": "dicom"}, "data.sites=dicom: give --data.sites partition or header"),
+        ({"layout": "klass"}, "'klass' is no level of folders: .*--data.layout split/class"),
+        ({"layout": "site/patient"}, "the class must be named"),
         ({"partition": IID(41)}, "41 clients need 41 examples that are not duplicates, there are 40"),
     ],
 )

@@ -1,5 +1,7 @@
 """Folders of images and of pairs as people have them: each of the shared difficult cases is right, or one line."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,8 +85,13 @@ def test_a_class_of_dicom_beside_one_of_pictures_is_warned_of(build) -> None:
     assert sum(counts(federation)) == 6 + 12 + 8, "six copies of one slice among the gliomas"
 
 
-def test_a_folder_below_a_class_is_a_patient_who_stays_together(build) -> None:
-    federation = build("f05_nested", split="grouped", holdout=0.3)
+def test_a_folder_below_a_class_is_a_patient_who_stays_together(build, cases, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"6 patients are in more than one split \(glioma/p0, .*\): put each into one"):
+        build("f05_nested")
+    root = shutil.copytree(cases("f_folder") / "fold" / "f05_nested", tmp_path / "renamed")
+    for patient in root.glob("Testing/*/p*"):
+        patient.rename(patient.with_name(f"q{patient.name}"))
+    federation = Folder(str(root), 32, split="grouped", holdout=0.3, validation=0.0, partition=IID(1)).build(0)
     assert federation.classes == CLASSES and sum(counts(federation)) == 32
     groups = dict(table(federation, "Duplicates"))
     assert groups["groups of duplicates"] <= 12, "3 patients of each class and split"
@@ -125,7 +132,7 @@ def test_masks_beside_images_are_no_images(build) -> None:
         ("f08b_train_missing", "unknown class 'meningioma'"),
         ("f09_empty_class", "pituitary: no images in this folder: add some or remove it"),
         ("f12_zip_only", "no images but .zip in this folder"),
-        ("f21_singlesplit", "Testing: no such split, found Training: set train and test, or split='grouped'"),
+        ("f21_singlesplit", "Testing: no such split, found Training: set --data.train and .*--data.split grouped"),
     ],
 )
 def test_what_cannot_be_right_is_one_line(build, name, words) -> None:

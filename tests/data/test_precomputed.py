@@ -9,7 +9,7 @@ from simulations import SIZES, procedural
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Test
-from fedjax_mri.data.precomputed import Precomputed, precomputed
+from fedjax_mri.data.precomputed import Precomputed, precomputed, without_values
 from fedjax_mri.fed.engine import members
 
 OWNER = np.arange(len(SIZES), dtype=np.int32)
@@ -34,6 +34,17 @@ def test_examples_are_the_source_s_own() -> None:
             assert kept["image"].dtype == jnp.uint8
             np.testing.assert_array_equal(kept["label"], given["label"])
             np.testing.assert_allclose(np.asarray(kept["image"]) / 255, given["image"], atol=0.51 / 255)
+
+
+def test_without_values_all_but_the_values_is_the_same() -> None:
+    with without_values():
+        empty = Precomputed(Source()).build(1)
+    full = Precomputed(Source()).build(1)
+    ours, theirs = (one.train.store.fields for one in (empty, full))
+    assert {name: (x.shape, x.dtype) for name, x in ours.items()} == {n: (x.shape, x.dtype) for n, x in theirs.items()}
+    np.testing.assert_array_equal(empty.train.sizes, full.train.sizes)
+    assert not ours["image"].any() and theirs["image"].any(), "and zeros are never taken for examples"
+    assert {name: len(x) for name, x in empty.train.fetch(4).items()} == dict.fromkeys(ours, SIZES[4])
 
 
 def test_what_is_drawn_can_be_stacked() -> None:

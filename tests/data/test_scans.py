@@ -20,7 +20,7 @@ from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
-from fedjax_mri.data.scans import Reading
+from fedjax_mri.data.scans import ReadSettings
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
 from fedjax_mri.run import runfolder
 
@@ -80,7 +80,7 @@ def test_class_folders_of_volumes_are_cut_and_patients_stay_together(scans) -> N
     federation = check.built(source, 0)
     assert sum(int(part.sizes.sum()) for part in (federation.train, federation.tests["grouped test"].data)) == 36
     assert all(size % 3 == 0 for size in federation.train.sizes), "whole volumes of three slices"
-    few = check.built(Folder(**{**vars(source), "reading": Reading(slices=1)}), 0)
+    few = check.built(Folder(**{**vars(source), "reading": ReadSettings(slices=1)}), 0)
     assert int(few.train.sizes.sum() + few.tests["grouped test"].data.sizes.sum()) == 12
 
 
@@ -177,7 +177,7 @@ def test_pairs_that_cannot_be_one_are_left_out_with_the_reason(scans, tmp_path) 
     said = [line.partition("left out: ")[2] for line in federation.warnings if "left out" in line]
     assert said[0] == "2 scans of MR; name the folder or the file of one"
     assert said[1].startswith("CT of 15 x ") and said[1].endswith("mm; register them")
-    assert said[2] == "its MR cannot be read"
+    assert said[2].startswith("its MR cannot be read (of no kind that can be read: give one of DICOM")
     (table,) = source.evaluation(federation.classes, 0)[1]
     assert table.title == "Quarantined files" and "bad.nii" in table.rows[0][0]
 
@@ -205,6 +205,20 @@ def test_pictures_pair_as_well_and_are_not_in_hu(scans, tmp_path) -> None:
         source.evaluation(("a",), 0)
 
 
+def test_a_modality_of_which_nothing_can_be_read_is_said_with_the_reason(scans, tmp_path) -> None:
+    root = scans("modalities", "nifti")
+    (tmp_path / "mr").symlink_to(root / "mr")
+    (tmp_path / "ct").mkdir()
+    for path in sorted((root / "ct").glob("*.nii.gz")):
+        one = nibabel.load(path)
+        nibabel.Nifti1Image(one.get_fdata(dtype=np.float32) + 1024, one.affine).to_filename(tmp_path / "ct" / path.name)
+    with pytest.raises(UserError) as caught:
+        UnpairedFolders(str(tmp_path), size=32, partition=IID(2)).build(0)
+    said = str(caught.value)
+    assert "no readable image of class 'ct'" in said and "12 of its 12 files could not be read, such as" in said
+    assert "--data.reading.ct-offset) -1024" in said and "\n" not in said
+
+
 def test_a_folder_of_ct_that_holds_mr_is_one_line(scans, tmp_path) -> None:
     root = scans("modalities", "dicom")
     (tmp_path / "ct").symlink_to(root / "mr")
@@ -219,7 +233,7 @@ def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, t
     root = scans("classes", "nifti")
     settings = {"size": 32, "split": "grouped", "layout": "class", "partition": IID(2), "holdout": 0.3}
     plain = Folder(str(root), **settings).build(0)
-    source = Folder(str(root), **settings, reading=Reading(cached=True))
+    source = Folder(str(root), **settings, reading=ReadSettings(cached=True))
     for _ in range(2):  # built, then found
         mapped = source.build(0)
         assert mapped.train.store is None and mapped.train.sizes.tolist() == plain.train.sizes.tolist()

@@ -11,7 +11,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.image_table import ImageTable
 from fedjax_mri.data.partition import IID
-from fedjax_mri.data.tfds import TFDS
+from fedjax_mri.data.tfds import TFDS, decode_record
 
 KINDS = ("nv", "mel", "bcc")
 N = 48
@@ -123,8 +123,8 @@ def test_a_missing_file_is_quarantined(home) -> None:
             {"site": "site", "patient": "lesion_id"},
             r"24 patients are in .* site \(HAM_",
         ),
-        ({"split": ["fold1"] * N}, {"split": "split"}, "split 'fold1': give one of"),
-        ({"site": [""] * N}, {"site": "site"}, "48 files name no site, such as .*ISIC_0000"),
+        ({"split": ["fold1"] * N}, {"split": "split"}, "split 'fold1' of ISIC_0000: give one of"),
+        ({"site": [""] * N}, {"site": "site"}, "48 files name no site, such as .*ISIC_0000.*leave out --data.site"),
         ({"image_id": ["ISIC_0000"] * N}, {}, "ISIC_0000.png is in several rows"),
         ({"image_id": [f"x{number}" for number in range(N)]}, {}, "there is no file x0 below"),
         ({"dx": [""] * N}, {}, "no row has a label in dx"),
@@ -142,6 +142,9 @@ def test_a_name_of_two_files_and_files_that_are_no_table_are_one_line(home) -> N
         build(write(home, rows()))
     (home / "bytes.csv").write_bytes(b"\xff\xfe\x00path,label\n")
     (home / "head.csv").write_text("image_id,dx\n")
+    (home / "book.csv").write_bytes(b"PK\x03\x04\x14\x00")
+    with pytest.raises(UserError, match=r"book.csv: a spreadsheet and no table of text: save it as CSV there"):
+        build(str(home / "book.csv"))
     for name, words in {"bytes": "not a table in UTF-8", "head": "no rows below", "none": "No such file"}.items():
         with pytest.raises(UserError, match=words):
             build(str(home / f"{name}.csv"))
@@ -177,6 +180,12 @@ def records(tmp_path_factory) -> str:
 
     Skin(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
+
+
+def test_floats_of_a_record_are_shown_as_integers_are() -> None:
+    pixels = np.asarray(picture(3))
+    plain, floats = (decode_record(one, 24, 3).pixels for one in (pixels, pixels.astype(np.float32) / 255))
+    np.testing.assert_array_equal(plain, floats)
 
 
 @pytest.mark.parametrize("cached", [False, True])

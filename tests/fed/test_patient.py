@@ -12,8 +12,8 @@ from test_privacy import moved
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check, labelled
+from fedjax_mri.data.combined import combine_clients
 from fedjax_mri.data.contract import PATIENT
-from fedjax_mri.data.joined import join
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.data.unpaired import with_mr_of_others
 from fedjax_mri.fed.algorithms.fedprox import FedProx
@@ -176,10 +176,10 @@ def test_pooled_and_joined_patients_stay_apart() -> None:
     found = np.asarray(pooled.read(pooled.store, jnp.int32(0), jnp.arange(SIZES.sum()))[PATIENT])
     assert pooled.patients.tolist() == [data.patients.sum()] and np.isin(np.diff(found, prepend=-1), (0, 1)).all()
     assert found[-1] + 1 == data.patients.sum()
-    both = join([data, images()._replace(patients=SIZES)], [[(0, 2), (1, 3)]], 1)
+    both = combine_clients([data, images()._replace(patients=SIZES)], [[(0, 2), (1, 3)]], 1)
     whose = both.fetch(0)[PATIENT]
     assert both.patients.tolist() == [data.patients[2] + 3] and np.unique(whose).size == both.patients[0]
-    assert join([data, images()], [[(0, 2), (1, 3)]], 1).patients is None
+    assert combine_clients([data, images()], [[(0, 2), (1, 3)]], 1).patients is None
     assert with_mr_of_others(data).patients is None  # an example is of two patients
 
 

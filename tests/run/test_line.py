@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from fedjax_mri.cli import bar
 from fedjax_mri.run.line import (
     Line,
     SegmentFigures,
@@ -106,3 +107,11 @@ def test_figures_of_a_translator_are_told_by_modality_and_tissue() -> None:
     assert found["ct"].values == {"mae HU": 40.0}
     assert found["ct"].tissues == {"white matter": TissueFigures(12.0, -3.0, "HU")}
     assert by_modality(TestFigures({"accuracy": 0.5})) == {}
+
+
+def test_figures_that_do_not_exist_are_not_on_the_progress_line() -> None:
+    nobody = SegmentFigures({}, seconds=2.0, clients_per_second=0.0, images_per_second=0.0, useful_share=0.0)
+    line = Line(2, {"test": TestFigures({"mr/ssim": math.nan})}, nobody, {"epsilon": 1.5})
+    assert bar.headline(line, "mr/ssim") == {"epsilon": 1.5}
+    some = line._replace(training=nobody._replace(figures={"mr/ssim": 0.5}, clients_per_second=4.0))
+    assert bar.headline(some, "mr/ssim").keys() == {"clients/s", "images/s", "useful", "epsilon", "train/mr/ssim"}

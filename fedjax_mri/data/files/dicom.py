@@ -33,7 +33,7 @@ def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
     check_object(dataset, modality)
     frames = dicom_frames.count(dataset)
     dicom_pixels.check_pixels(dataset, frames, limits)
-    stored = dicom_pixels.decoded(dataset, content, frames)
+    stored = dicom_pixels.decode_pixel_data(dataset, content, frames)
     padding = dicom_pixels.padded(dataset, stored)
     masks = [None] * frames if padding is None else padding
     return [image(*one) for one in zip(dicom_frames.split(dataset), stored, masks, strict=True)]

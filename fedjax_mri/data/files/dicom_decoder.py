@@ -26,7 +26,7 @@ class DecodingError(Exception):
     """Why pixels could not be decoded."""
 
 
-def decode(content: bytes, claimed: int, plugin: str) -> np.ndarray:
+def decode_compressed(content: bytes, claimed: int, plugin: str) -> np.ndarray:
     """The pixels, flat and of whatever integer type they are stored in, of a DICOM file's bytes.
 
     `claimed` is the number of bytes that the header says they take. Raises DecodingError.

@@ -11,14 +11,14 @@ GROUPS = (  # sequences of functional groups whose elements an image of one fram
 OF_ONE_FRAME = ("ImagePositionPatient", "SliceLocation")  # which cannot hold for several frames
 
 
-MOST = 2**16  # no scan has more frames
+MAX_FRAMES = 2**16  # no scan has more frames
 
 
 def count(dataset: Any) -> int:
     """How many frames a dataset has. Raises UserError on a number that cannot be."""
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if not 0 < frames <= MOST:
-        raise UserError(f"{frames} frames: give 1 to {MOST}")
+    if not 0 < frames <= MAX_FRAMES:
+        raise UserError(f"{frames} frames: give 1 to {MAX_FRAMES}")
     return frames
 
 

@@ -60,14 +60,14 @@ def check_pixels(dataset: Any, frames: int, limits: Limits) -> None:
         raise UserError(f"the header claims {claimed} bytes of pixels, the file has {held}: it was cut short")
 
 
-def decoded(dataset: Any, content: bytes, frames: int) -> np.ndarray:
+def decode_pixel_data(dataset: Any, content: bytes, frames: int) -> np.ndarray:
     """The stored numbers [frames, rows, columns] of a checked dataset, which was read from these bytes."""
     shape, syntax = (frames, int(dataset.Rows), int(dataset.Columns)), dataset.file_meta.TransferSyntaxUID
     if syntax in PLAIN:
         return dataset.pixel_array.reshape(shape)
     claimed = frames * shape[1] * shape[2] * int(dataset.BitsAllocated) // 8
     try:
-        pixels = dicom_decoder.decode(content, claimed, DECODERS[syntax])
+        pixels = dicom_decoder.decode_compressed(content, claimed, DECODERS[syntax])
     except dicom_decoder.DecodingError as error:
         raise UserError(f"its pixels ({syntax.name}) cannot be decoded: {error}") from None
     if pixels.size != np.prod(shape):
@@ -80,7 +80,7 @@ def measured(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> tu
 
     `padding` bool [rows, columns] tells the pixels that are padding, if there is any.
     """
-    values, notes = rescaled(dataset, stored), []
+    values, notes = apply_rescale(dataset, stored), []
     if dataset.Modality == "CT":
         outside, background = values < OUTSIDE, AIR
         if padding is not None:
@@ -98,7 +98,7 @@ def measured(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> tu
     return values, tuple(notes)
 
 
-def rescaled(dataset: Any, stored: np.ndarray) -> np.ndarray:
+def apply_rescale(dataset: Any, stored: np.ndarray) -> np.ndarray:
     """Stored numbers in the modality's units, float32. Raises UserError where the file gives no way to them."""
     if dataset.get("ModalityLUTSequence"):
         from pydicom.pixels import apply_modality_lut

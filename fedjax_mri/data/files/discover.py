@@ -19,7 +19,7 @@ SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a
 def items(folder: Path) -> tuple[list[Item], list[str]]:
     """The scans below a folder, whole series and volumes, and lines on what is left out; headers alone are read.
 
-    Give each item to `read.read_item`. Raises UserError where there is not one file, or a folder cannot be read.
+    Give each item to `read.read_scan`. Raises UserError where there is not one file, or a folder cannot be read.
     """
     files, left = find([folder])
     found, lines = series.items(files, whole=True)
@@ -38,16 +38,18 @@ def find(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[File], l
     for given in inputs:
         if given.is_dir():
             inside, left = images(given, out)
-            names |= {absolute(path): made(path.relative_to(given)) for path in inside if absolute(path) not in names}
+            names |= {
+                absolute(path): output_name(path.relative_to(given)) for path in inside if absolute(path) not in names
+            }
             lines += left
         else:
             given = header_beside(given)
-            names.setdefault(absolute(given), made(Path(given.name)))
+            names.setdefault(absolute(given), output_name(Path(given.name)))
     if not names:
         raise UserError("; ".join([f"{', '.join(map(str, inputs))}: no files there: check the path", *lines]))
     if len(set(names.values())) < len(names):
         common = os.path.commonpath([path.parent for path in names])
-        names = {path: made(path.relative_to(common)) for path in names}
+        names = {path: output_name(path.relative_to(common)) for path in names}
     return [File(path, name) for path, name in names.items()], lines
 
 
@@ -82,7 +84,7 @@ def header_beside(path: Path) -> Path:
     return path
 
 
-def made(name: Path) -> Path:
+def output_name(name: Path) -> Path:
     """The name of a file that is made of one of this name."""
     return name.with_suffix(SINGLE.get(name.suffix.lower(), name.suffix))
 

@@ -10,7 +10,7 @@ from fedjax_mri.data import duplicates
 from fedjax_mri.data.files import raster
 
 
-class Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """One decoded image, and what tells its copies."""
 
     pixels: np.ndarray  # uint8 [size, size, channels]
@@ -20,7 +20,7 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...] = ()  # what is doubtful about the file
 
 
-def decode(path: str, size: int, channels: int) -> Decoded | str:
+def decode_picture(path: str, size: int, channels: int) -> DecodedImage | str:
     """One image, its proportions kept, in a black square; or the reason why it cannot be decoded."""
     from PIL import Image, ImageOps
 
@@ -31,7 +31,7 @@ def decode(path: str, size: int, channels: int) -> Decoded | str:
             mode = "L" if channels == 1 else "RGB"
             square = ImageOps.pad(rgb.convert(mode), (size, size), Image.Resampling.LANCZOS)
             pixels = np.asarray(square).reshape(size, size, channels)
-            return Decoded(pixels, duplicates.exact(rgb), *duplicates.perceptual_pair(rgb), picture.notes)
+            return DecodedImage(pixels, duplicates.exact(rgb), *duplicates.perceptual_pair(rgb), picture.notes)
     except UserError as error:
         return str(error)
 

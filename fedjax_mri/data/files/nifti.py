@@ -23,7 +23,7 @@ MM = {1: 1000.0, 3: 0.001}  # of the codes for metre and micron; 2 and all other
 LABELS = 1002  # the intent of a map of labels
 
 
-class Form(NamedTuple):
+class Placement(NamedTuple):
     """How a volume lies in the patient."""
 
     affine: np.ndarray  # [4, 4], as the header has it
@@ -108,18 +108,18 @@ def partner(path: Path) -> Path:
     return found
 
 
-def placed(header: Any) -> Form:
+def placed(header: Any) -> Placement:
     """Where a volume lies: by its sform, else by its qform. Raises UserError without either."""
     if "sform_code" not in header.keys():  # noqa: SIM118  (a header iterates over more than its keys)
         said = "an Analyze file, which does not say which side is left: taken as usual"
-        return Form(header.get_base_affine(), 1.0, (said,))
+        return Placement(header.get_base_affine(), 1.0, (said,))
     sform, qform = header.get_sform(coded=True)[0], rotation(header)
     millimetres = MM.get(int(header["xyzt_units"]) % 8, 1.0)
     if qform is not None and (sform is None or flat(sform)):
-        return Form(qform, millimetres, ())
+        return Placement(qform, millimetres, ())
     if sform is None:
         raise UserError("does not say how it lies in the patient: write its sform or qform")
-    return Form(sform, millimetres, differing(sform, qform))
+    return Placement(sform, millimetres, differing(sform, qform))
 
 
 def rotation(header: Any) -> np.ndarray | None:

@@ -162,13 +162,13 @@ def encode(
 
     if deviation and kind in ("PNG", "TIFF"):
         full, dtype = 65535, np.dtype(np.uint16)  # a few hundredths would be a few grey levels
-    levels = np.rint(np.clip(displayed(values[0], conversion, deviation), 0, 1) * full)
+    levels = np.rint(np.clip(to_display(values[0], conversion, deviation), 0, 1) * full)
     file = io.BytesIO()
     Image.fromarray(levels.astype(dtype)).save(file, kind, quality=95)
     return [file.getvalue()]
 
 
-def displayed(values: np.ndarray, conversion: Conversion, deviation: bool) -> np.ndarray:
+def to_display(values: np.ndarray, conversion: Conversion, deviation: bool) -> np.ndarray:
     """HU as a share of the run's window; what is in 0..1 as it is."""
     if not conversion.hounsfield:
         return values

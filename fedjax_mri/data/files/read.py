@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data import files
 from fedjax_mri.data.files import series
 from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes
-from fedjax_mri.data.files.units import settled
+from fedjax_mri.data.files.units import resolve_units
 
 
 @functools.cache
@@ -42,20 +42,23 @@ def read(path: Path, modality: str, limits: Limits, ct_offset: float | None = No
     `ct_offset` is added to a CT whose file does not state that it is in HU; without one it is checked (`units.py`).
     Raises UserError, with the reason and the remedy alone, where there is none.
     """
-    return quietly(lambda: reader_of(head(path, limits)).read(path, modality, limits), ct_offset)
+    return read_checked(lambda: reader_of(head(path, limits)).read(path, modality, limits), ct_offset)
 
 
-def read_item(item: Item, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
+def read_scan(item: Item, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
     """The scan of an item: that in its file, or the volume of its DICOM series. Otherwise like `read`."""
     if len(item.paths) == 1:
         return read(item.paths[0], modality, limits, ct_offset)
     for path in item.paths:
         head(path, limits)
-    return quietly(lambda: series.read(item.paths, modality, limits), ct_offset)
+    return read_checked(lambda: series.read(item.paths, modality, limits), ct_offset)
 
 
-def quietly(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
-    """What `read` gives, settled, without its decoder's warnings, which name no file; all that fails as a UserError."""
+def read_checked(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
+    """What `read` gives, with known units, without its decoder's warnings, which name no file.
+
+    Raises UserError on whatever fails.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is checked here
@@ -64,7 +67,7 @@ def quietly(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
         raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
-    return settled(scan, ct_offset)
+    return resolve_units(scan, ct_offset)
 
 
 def head(path: Path, limits: Limits) -> bytes:

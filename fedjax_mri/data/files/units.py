@@ -17,18 +17,18 @@ from fedjax_mri.data.files import resample
 from fedjax_mri.data.files.scan import Conversion, Scan
 
 AIR = -1000.0  # HU
-LEAST = -1024.0  # HU; what lies below is padding outside of the scanner's field
-NARROWEST = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
+MIN_HU = -1024.0  # HU; what lies below is padding outside of the scanner's field
+MIN_CT_SPAN = 20.0  # HU between the least and the most of any CT; the noise of a scanner alone spans more
 SHIFTED = (874.0, 1174.0)  # where soft tissue, -150 to 150 HU, lies in what is stored with an offset of 1024
-DARKEST = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
-MOST = 1e12  # of any image; more is damage, and one such voxel would make all others black
+MIN_WHITE_SHARE = 0.25  # white of a slice, as a share of its volume's; that of noise is a tenth and less
+MAX_VALUE = 1e12  # of any image; more is damage, and one such voxel would make all others black
 RINGING = 0.02  # share of an MR's absolute values that lies below 0 after interpolation
 FLAG = "--ct-offset (in training --data.reading.ct-offset)"
 REMEDY = f"give the scanner's own HU, or {FLAG} with what is to be added, 0 where it is in HU"
 Window = tuple[float, float] | None
 
 
-def settled(scan: Scan, ct_offset: float | None = None) -> Scan:
+def resolve_units(scan: Scan, ct_offset: float | None = None) -> Scan:
     """A scan whose units are known and whose voxels are finite; NaN around the head becomes background.
 
     A CT whose file states no units is shifted by `ct_offset`, and without one it is checked.
@@ -37,7 +37,7 @@ def settled(scan: Scan, ct_offset: float | None = None) -> Scan:
     finite = np.isfinite(scan.voxels)
     notes = [*scan.notes, *check_missing(scan.voxels, finite)]
     for end in (np.fmin.reduce(scan.voxels, None), np.fmax.reduce(scan.voxels, None)):  # NaN apart
-        if abs(end) > MOST:
+        if abs(end) > MAX_VALUE:
             raise UserError(f"a value of {end:.3g}, which no image has: replace it")
     voxels, whole = scan.voxels, bool(finite.all())
     if scan.units == "unstated":
@@ -85,7 +85,7 @@ def check_hounsfield(values: np.ndarray) -> list[str]:
 
     low, high = float(values.min()), float(values.max())
     said = f"values from {low:.6g} to {high:.6g}"
-    if 0 < high - low < NARROWEST:
+    if 0 < high - low < MIN_CT_SPAN:
         raise UserError(f"{said} are not HU: {REMEDY}")
     if share(3100, np.inf) > 0.5:
         raise UserError(f"{said}, most of them denser than bone, are not HU: {REMEDY}")
@@ -105,18 +105,18 @@ def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -
     """All slices of a scan as a model of this modality and window takes them: float32 [D, H, W] of the size [H, W]."""
     displayed = scan.units == "display"
 
-    def fitted(slices: np.ndarray, fill: float) -> np.ndarray:
+    def resized(slices: np.ndarray, fill: float) -> np.ndarray:
         return np.stack([resample.fit(image, size, fill, pixel(scan)) for image in slices])
 
     if displayed and window is None:
-        return fitted(scan.voxels, 0.0)
+        return resized(scan.voxels, 0.0)
     if modality == "mr":
-        return show(np.maximum(fitted(magnitude(scan.voxels), 0.0), np.float32(0)))
+        return normalise_mr(np.maximum(resized(shift_to_background(scan.voxels), 0.0), np.float32(0)))
     if not displayed:
-        return np.maximum(fitted(scan.voxels, AIR), np.float32(LEAST))
+        return np.maximum(resized(scan.voxels, AIR), np.float32(MIN_HU))
     assert window is not None
     low, high = (np.float32(edge) for edge in window)
-    return low + fitted(scan.voxels, 0.0) * (high - low)
+    return low + resized(scan.voxels, 0.0) * (high - low)
 
 
 def pixel(scan: Scan) -> tuple[float, float]:
@@ -124,17 +124,17 @@ def pixel(scan: Scan) -> tuple[float, float]:
     return (scan.spacing[1], scan.spacing[2]) if scan.spacing else resample.SQUARE
 
 
-def show(magnitude: np.ndarray) -> np.ndarray:
+def normalise_mr(magnitude: np.ndarray) -> np.ndarray:
     """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
     totals = np.array([image.sum(dtype=np.float64) for image in magnitude])
     squares = np.array([np.square(image, dtype=np.float64).sum() for image in magnitude])
     if not squares.any():
         return magnitude
-    white = 1.8 * np.maximum(squares / np.where(totals > 0, totals, 1), DARKEST * squares.sum() / totals.sum())
+    white = 1.8 * np.maximum(squares / np.where(totals > 0, totals, 1), MIN_WHITE_SHARE * squares.sum() / totals.sum())
     return np.stack([np.clip(image / own, 0, 1).astype(np.float32) for image, own in zip(magnitude, white)])
 
 
-def magnitude(voxels: np.ndarray) -> np.ndarray:
+def shift_to_background(voxels: np.ndarray) -> np.ndarray:
     """An MR [D, H, W] of any scale, shifted so that its background is 0 and no tissue lies below.
 
     What lies below 0 by interpolation alone is left there. Else values are z-scores, or in -1..1. Their background is
@@ -153,10 +153,10 @@ def magnitude(voxels: np.ndarray) -> np.ndarray:
     if ground <= low and low - ground <= middle - low:
         low = ground  # else it is a mark far below all values, such as -32768
     shifted = np.maximum(voxels - np.float32(low), np.float32(0))
-    return np.where(around(voxels == ground), np.float32(0), shifted)
+    return np.where(outside_head(voxels == ground), np.float32(0), shifted)
 
 
-def around(ground: np.ndarray) -> np.ndarray:
+def outside_head(ground: np.ndarray) -> np.ndarray:
     """Of voxels that have the background's value, bool [D, H, W], those that their slice's head does not enclose."""
     from scipy import ndimage
 
@@ -165,4 +165,4 @@ def around(ground: np.ndarray) -> np.ndarray:
 
 def within_bounds(values: np.ndarray, conversion: Conversion) -> np.ndarray:
     """A model's values, clipped to what its units and int16 can hold."""
-    return np.clip(values, *((LEAST, 32767.0) if conversion.hounsfield else (0.0, 1.0)))
+    return np.clip(values, *((MIN_HU, 32767.0) if conversion.hounsfield else (0.0, 1.0)))

@@ -44,7 +44,7 @@ class Opacity(NamedTuple):
     filled: jax.Array  # share of the air in the middle of the focus that fluid has replaced
 
 
-class Rays(NamedTuple):
+class PathLengths(NamedTuple):
     """How far the ray to each pixel runs through each material, in mm, [S, S]; and the opacity's extent."""
 
     soft: jax.Array
@@ -125,7 +125,7 @@ def filled_share(opacity: Opacity, x: jax.Array, y: jax.Array, rough: jax.Array)
     return 1.0 - jnp.prod(1.0 - filled, 0)
 
 
-def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: jax.Array) -> Rays:
+def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: jax.Array) -> PathLengths:
     """What the rays to each pixel run through; x and y in mm [S, S], texture standard normal fields [3, S, S]."""
     bend, fine, rough = texture
     body, bone = trunk(chest, x, y), bones(chest, x, y)
@@ -140,10 +140,10 @@ def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: j
     breasts = ball(jnp.abs(x) - 78.0, y + 62.0, 56.0, 50.0, jax.nn.relu(chest.breast)) * inside(-y - 108.0, 20.0)
     trachea = jnp.minimum(rod(x, 8.5, 15.0) * inside(20.0 - y, 20.0), body)
     soft = jnp.maximum(body - kept - trachea - bone, 0.0) + breasts
-    return Rays(soft, kept, bone, filled)
+    return PathLengths(soft, kept, bone, filled)
 
 
-def optical_depth(rays: Rays, bone: jax.Array) -> jax.Array:
+def optical_depth(rays: PathLengths, bone: jax.Array) -> jax.Array:
     """The integral of the attenuation along each ray, [S, S]; `bone` is the attenuation of bone, 1/mm."""
     return SOFT * rays.soft + LUNG * rays.lung + bone * rays.bone
 

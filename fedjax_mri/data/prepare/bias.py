@@ -17,7 +17,7 @@ ROUNDS = 25  # of each level
 VOXELS = 20_000  # about as many of the head are looked at
 
 
-def corrected(image: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def correct_bias(image: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An MR [H, W] or [D, H, W] of any scale without its coil's field, and the field, whose mean log in the head is 0.
 
     `head` is a mask, of the brain or of the whole head. An image with nothing in the mask comes back as it is.

@@ -18,14 +18,14 @@ def windowed(hu: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((hu - low) / (high - low), 0, 1).astype(np.float32)
 
 
-def rescaled(image: np.ndarray, head: np.ndarray) -> np.ndarray:
+def rescale(image: np.ndarray, head: np.ndarray) -> np.ndarray:
     """An image of any scale in 0..1, by quantiles of the head; an image without contrast becomes black."""
     low, high = np.quantile(image[head] if head.any() else image, TAILS)
     low = min(low, float(np.median(image[~head]))) if (~head).any() else low  # the air around the head is black
     return windowed(image, low, high) if high > low else np.zeros_like(image)
 
 
-def matched(image: np.ndarray, head: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def match_histogram(image: np.ndarray, head: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """An image whose histogram in the head is that of `reference`, values [N]; the order of its values is kept.
 
     Beyond the head's darkest and brightest values the map goes on straight.
@@ -41,7 +41,7 @@ def matched(image: np.ndarray, head: np.ndarray, reference: np.ndarray) -> np.nd
     return (np.interp(image, own, wanted) + beyond).astype(np.float32)
 
 
-def denoised(slices: np.ndarray, how: Literal["median", "gaussian", "nlm"]) -> np.ndarray:
+def denoise(slices: np.ndarray, how: Literal["median", "gaussian", "nlm"]) -> np.ndarray:
     """Slices [D, H, W] of any scale, each denoised: by the 3 x 3 median, a Gaussian of 1 pixel, or non-local means."""
     images = jnp.asarray(slices)[..., None]
     if how == "nlm":

@@ -57,7 +57,7 @@ def rotation(turn: jax.Array) -> jax.Array:
     return jnp.linalg.solve(one - skew, one + skew)
 
 
-def moved(rigid: Rigid, points: jax.Array) -> jax.Array:
+def transform_points(rigid: Rigid, points: jax.Array) -> jax.Array:
     """Where points [..., n] of the fixed image lie in the moving one; both in mm from the first voxel."""
     # A sum of products rather than `@`: the matrix units of some devices would round positions.
     fixed, away = (jnp.broadcast_to(x, points.shape) for x in (rigid.fixed_centre, rigid.moving_centre + rigid.shift))
@@ -88,7 +88,7 @@ def register(
         weights = parzen(sample(sharp[0], points / fixed_spacing[None]))
 
         def loss(parameters: jax.Array, sharp=sharp, points=points, weights=weights) -> jax.Array:
-            there = moved(as_rigid(parameters, *centres), points) / moving_spacing[None]
+            there = transform_points(as_rigid(parameters, *centres), points) / moving_spacing[None]
             inside = (
                 ((there >= 0) & (there <= jnp.array(moving.shape, jnp.float32)[None] - 1)).all(-1).astype(jnp.float32)
             )

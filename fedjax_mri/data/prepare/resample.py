@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.data.files import resample
-from fedjax_mri.data.prepare.register import Rigid, moved
+from fedjax_mri.data.prepare.register import Rigid, transform_points
 from fedjax_mri.data.prepare.smooth import sample
 
 Spacing = tuple[float, ...]  # mm between slices, rows and columns
@@ -30,5 +30,5 @@ def onto(moving: np.ndarray, spacing: Spacing, rigid: Rigid, shape: tuple[int, .
     """A registered image on the fixed one's grid of that shape and spacing, linear; `fill` where it has no voxels."""
     axes = [jnp.arange(size, dtype=jnp.float32) * step for size, step in zip(shape, grid)]
     points = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1)
-    there = moved(rigid, points) / jnp.broadcast_to(jnp.asarray(spacing, jnp.float32), points.shape)
+    there = transform_points(rigid, points) / jnp.broadcast_to(jnp.asarray(spacing, jnp.float32), points.shape)
     return np.asarray(sample(jnp.asarray(moving), there, "constant", fill))

@@ -26,7 +26,7 @@ Group = dict[str, Scan]  # by modality: "ct", "mr", or "" where it is not known
 Step = Callable[[Group], Group]
 
 
-class Kind(NamedTuple):
+class StepType(NamedTuple):
     """A step as `--steps` names it."""
 
     make: Callable[[str], Step]  # from its value
@@ -39,9 +39,9 @@ def parse(words: str) -> dict[str, Step]:
     found: dict[str, Step] = {}
     for word in (part.strip() for part in words.split(",")):
         name, _, value = word.partition(":")
-        if name not in KINDS:
-            raise UserError(f"--steps {word}: no such step; give some of {', '.join(KINDS)}, separated by commas")
-        kind = KINDS[name]
+        if name not in STEP_TYPES:
+            raise UserError(f"--steps {word}: no such step; give some of {', '.join(STEP_TYPES)}, separated by commas")
+        kind = STEP_TYPES[name]
         if value and kind.default == "-":
             raise UserError(f"--steps {word}: {name} takes no value")
         if not value and not kind.default:
@@ -135,7 +135,7 @@ def rescaling(_: str) -> Step:
     def change(scan: Scan) -> Scan:
         if scan.units == "hu":
             return scan
-        return scan._replace(voxels=intensities.rescaled(scan.voxels, head_of(scan)), units="display")
+        return scan._replace(voxels=intensities.rescale(scan.voxels, head_of(scan)), units="display")
 
     return each(change)
 
@@ -176,7 +176,7 @@ def unbiased(_: str) -> Step:
     def change(scan: Scan) -> Scan:
         if scan.units == "hu":
             return scan
-        voxels = by_parts(scan, lambda image, _: bias.corrected(image, foreground.head(image))[0])
+        voxels = by_parts(scan, lambda image, _: bias.correct_bias(image, foreground.head(image))[0])
         return scan._replace(voxels=np.clip(voxels, 0, 1) if scan.units == "display" else voxels)
 
     return each(change)
@@ -218,7 +218,7 @@ def registering(_: str) -> Step:
             return group
         ct, mr = group["ct"], group["mr"]
         low, high = REGISTERED if ct.units == "hu" else (0.0, 1.0)
-        moving, fixed = intensities.windowed(ct.voxels, low, high), intensities.rescaled(mr.voxels, head_of(mr))
+        moving, fixed = intensities.windowed(ct.voxels, low, high), intensities.rescale(mr.voxels, head_of(mr))
         steps = spacing_of(mr), spacing_of(ct)
         if len(fixed) == len(moving) == 1:
             fixed, moving, steps = fixed[0], moving[0], (steps[0][1:], steps[1][1:])
@@ -261,7 +261,7 @@ def cropping(value: str) -> Step:
 def denoising(value: str) -> Step:
     """The step that takes noise off each slice."""
     how = cast(Literal["median", "gaussian", "nlm"], one_of("denoise", value, "median", "gaussian", "nlm"))
-    return each(lambda scan: scan._replace(voxels=intensities.denoised(scan.voxels, how)))
+    return each(lambda scan: scan._replace(voxels=intensities.denoise(scan.voxels, how)))
 
 
 def contrasting(value: str) -> Step:
@@ -281,7 +281,7 @@ def matching(reference: Callable[[], np.ndarray]) -> Step:
     def change(scan: Scan) -> Scan:
         if scan.units == "hu":
             return scan
-        voxels = intensities.matched(scan.voxels, head_of(scan), reference())
+        voxels = intensities.match_histogram(scan.voxels, head_of(scan), reference())
         return scan._replace(voxels=np.clip(voxels, 0, 1) if scan.units == "display" else voxels)
 
     return each(change)
@@ -302,17 +302,17 @@ def reference_file(value: str) -> Step:
     return matching(reference)
 
 
-KINDS: dict[str, Kind] = {
-    "resample": Kind(resampling, "", "to a spacing in mm, as 1mm or 3x1x1mm"),
-    "size": Kind(sizing, "", "slices to squares of a side in pixels"),
-    "window": Kind(windowing, "", "CT shown in 0..1 by a window of HU"),
-    "rescale": Kind(rescaling, "-", "MR to 0..1 by quantiles of the head"),
-    "bias": Kind(unbiased, "-", "the field of an MR's coil divided out"),
-    "strip": Kind(stripped, "-", "the brain alone"),
-    "register": Kind(registering, "-", "the CT of a patient onto the MR's grid"),
-    "crop": Kind(cropping, "5mm", "to the box around the head, with a margin"),
-    "denoise": Kind(denoising, "median", "median, gaussian or nlm (non-local means)"),
-    "contrast": Kind(contrasting, "clahe", "clahe (adaptive equalisation) or stretch"),
-    "match": Kind(reference_file, "", "MR to the histogram of a file"),
+STEP_TYPES: dict[str, StepType] = {
+    "resample": StepType(resampling, "", "to a spacing in mm, as 1mm or 3x1x1mm"),
+    "size": StepType(sizing, "", "slices to squares of a side in pixels"),
+    "window": StepType(windowing, "", "CT shown in 0..1 by a window of HU"),
+    "rescale": StepType(rescaling, "-", "MR to 0..1 by quantiles of the head"),
+    "bias": StepType(unbiased, "-", "the field of an MR's coil divided out"),
+    "strip": StepType(stripped, "-", "the brain alone"),
+    "register": StepType(registering, "-", "the CT of a patient onto the MR's grid"),
+    "crop": StepType(cropping, "5mm", "to the box around the head, with a margin"),
+    "denoise": StepType(denoising, "median", "median, gaussian or nlm (non-local means)"),
+    "contrast": StepType(contrasting, "clahe", "clahe (adaptive equalisation) or stretch"),
+    "match": StepType(reference_file, "", "MR to the histogram of a file"),
 }
 EXAMPLES = {"resample": "1mm", "size": "256", "window": "-100..300", "crop": "5mm", "match": "FILE"}

@@ -51,8 +51,8 @@ def sphere(dimensions: int) -> Sphere:
     points /= np.linalg.norm(points[0])
     hull = convex_hull(points)
     for _ in range(4):
-        points, hull = divided(points, hull)
-    return Sphere(points.astype(np.float32), around(len(points), hull), hull.astype(np.int32))
+        points, hull = subdivide(points, hull)
+    return Sphere(points.astype(np.float32), vertex_neighbours(len(points), hull), hull.astype(np.int32))
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def convex_hull(points: np.ndarray) -> np.ndarray:
     return np.where(outwards[:, None], faces, faces[:, ::-1])
 
 
-def divided(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def subdivide(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each triangle of a sphere as four; points [V, 3], faces [F, 3]."""
     edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1)
     unique, which = np.unique(edges, axis=0, return_inverse=True)
@@ -76,7 +76,7 @@ def divided(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([points, middles]), parts.reshape(-1, 3)
 
 
-def around(count: int, faces: np.ndarray) -> np.ndarray:
+def vertex_neighbours(count: int, faces: np.ndarray) -> np.ndarray:
     """The neighbours [V, 6] of each vertex; the first is repeated where there are five."""
     near: list[list[int]] = [[] for _ in range(count)]
     for a, b in np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1), axis=0):
@@ -103,14 +103,16 @@ def mr_brain(image: np.ndarray, spacing: tuple[float, ...], threshold: float = 0
     levels = jnp.array([low, floor, middle], jnp.float32)
     shape = sphere(image.ndim)
     start = jnp.asarray(centre + 0.5 * radius * shape.points, jnp.float32)
-    vertices, outwards = grown(jnp.asarray(image, jnp.float32), jnp.asarray(mm), start, levels, jnp.float32(threshold))
+    vertices, outwards = grow_surface(
+        jnp.asarray(image, jnp.float32), jnp.asarray(mm), start, levels, jnp.float32(threshold)
+    )
     surface = np.asarray(vertices) / mm - 0.5 * np.asarray(outwards)  # `within` counts the voxels that it touches
     mask = within(surface, shape.faces, image.shape)
     # In a single slice, sulci and falx part the brain as threads part other tissue from it.
-    return mask if image.ndim == 2 else tightened(image, mask, float(low), spacing)
+    return mask if image.ndim == 2 else tighten_mask(image, mask, float(low), spacing)
 
 
-def tightened(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
+def tighten_mask(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
     """The part of a brain mask that is brain and what it encloses."""
     if not mask.any():
         return mask
@@ -120,7 +122,7 @@ def tightened(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[fl
 
 
 @jax.jit
-def grown(
+def grow_surface(
     image: jax.Array, spacing: jax.Array, vertices: jax.Array, levels: jax.Array, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The surface's vertices [V, n] in mm when it has grown, and its normals; `levels` as BET's t2, t and tm."""

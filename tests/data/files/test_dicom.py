@@ -37,7 +37,7 @@ def save(dataset: Dataset, path: pathlib.Path, **changes) -> pathlib.Path:
 
 
 def volume(item, modality: str = "mr"):
-    return read.read_item(item, modality, Limits())
+    return read.read_scan(item, modality, Limits())
 
 
 @pytest.mark.parametrize("as_nifti", [False, True])

@@ -143,7 +143,7 @@ def test_every_orientation_is_the_same_head(cases) -> None:
     volume = nifti.read(folder / "vol_lps.nii.gz", "mr", Limits())
     np.testing.assert_array_equal(volume.voxels, np.load(folder.parent / "vol.npy"))
     (item,) = discover.items(folder / "sag")[0]
-    found = read.read_item(item, "mr", Limits())
+    found = read.read_scan(item, "mr", Limits())
     np.testing.assert_array_equal(found.voxels, volume.voxels)
     assert found.spacing == volume.spacing == (1, 1, 1) and found.origin.modality == "mr"
     with pytest.raises(UserError, match="a single sagittal or coronal image"):
@@ -179,7 +179,7 @@ def test_gap_and_tilt_are_said_and_each_slice_keeps_its_place(cases, tmp_path) -
         shown = (np.clip(source.pixel_array - 1024.0, -1000, 1000) + 1000) / 2000
         np.testing.assert_allclose(made.pixel_array / 4095, shown, atol=2e-4)
     (item,), _ = discover.items(folder)
-    volume = read.read_item(item, "ct", Limits())
+    volume = read.read_scan(item, "ct", Limits())
     assert [path.name for path in item.paths] == [f"{i}.dcm" for i in range(6)]
     assert volume.voxels.shape == (6, 128, 128) and "tilted by 15 degrees" in volume.notes[0]
 

@@ -219,9 +219,9 @@ def test_the_offset_is_a_flag_of_convert_and_a_field_of_training(ct, tmp_path) -
     shifted, plain = (nibabel.load(tmp_path / "out" / one).get_fdata() for one in (path.name, "n01_base.nii.gz"))
     np.testing.assert_array_equal(shifted, plain)
     with pytest.raises(UserError, match=r"are HU with an offset: give --ct-offset .*--data\.reading\.ct-offset"):
-        scans.read_files([path], 32, 1, scans.Reading("ct"), {path: path})
-    trained = scans.read_files([path], 32, 1, scans.Reading("ct", ct_offset=-1024.0), {path: path})
+        scans.load_images([path], 32, 1, scans.ReadSettings("ct"), {path: path})
+    trained = scans.load_images([path], 32, 1, scans.ReadSettings("ct", ct_offset=-1024.0), {path: path})
     base = tmp_path / "n01_base.nii.gz"
-    usual = scans.read_files([base], 32, 1, scans.Reading("ct"), {base: base})
+    usual = scans.load_images([base], 32, 1, scans.ReadSettings("ct"), {base: base})
     np.testing.assert_array_equal(trained.images.pixels, usual.images.pixels)
     assert usual.images.pixels.shape == (6, 32, 32, 1) and usual.images.pixels.max() == 255

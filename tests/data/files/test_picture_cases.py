@@ -48,7 +48,7 @@ def levels(path: pathlib.Path) -> np.ndarray:
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_picture_is_seen_as_the_plain_one_in_training_and_in_use(pictures, name) -> None:
     np.testing.assert_allclose(levels(pictures / name), levels(pictures / "p01_L.png"), atol=PLAIN[name])
-    trained, plain = (images.decode(str(pictures / one), 128, 1) for one in (name, "p01_L.png"))
+    trained, plain = (images.decode_picture(str(pictures / one), 128, 1) for one in (name, "p01_L.png"))
     difference = trained.pixels.astype(float) - plain.pixels
     assert np.abs(difference).max() <= PLAIN[name] + 0.5
     used = levels(pictures / name)
@@ -66,7 +66,7 @@ def test_what_is_no_picture_is_one_line(pictures, name) -> None:
     with pytest.raises(UserError, match=REFUSED[name]):
         read(pictures / name, "mr", Limits())
     if name != "p18_tiny.png":
-        assert isinstance(images.decode(str(pictures / name), 32, 1), str)  # set aside in training
+        assert isinstance(images.decode_picture(str(pictures / name), 32, 1), str)  # set aside in training
 
 
 def test_what_is_doubtful_is_said(pictures, tmp_path) -> None:

@@ -55,7 +55,7 @@ def unstated(values: np.ndarray, units: str = "unstated") -> Scan:
 
 def test_no_ct_in_hu_is_refused_whatever_was_cut_out_of_it(cts) -> None:
     for name, values in cts.items():
-        found = units.settled(unstated(values))
+        found = units.resolve_units(unstated(values))
         assert found.units == "hu", name
         np.testing.assert_array_equal(found.voxels, values.astype(np.float32), err_msg=name)
         airless = values.min() > -500 and np.ptp(values) > 0
@@ -67,8 +67,8 @@ def test_no_ct_in_hu_is_refused_whatever_was_cut_out_of_it(cts) -> None:
 def test_a_ct_with_an_offset_is_refused_unless_it_is_given(cts, name, offset) -> None:
     shifted = unstated(np.where(cts[name] < -1024, cts[name], np.maximum(cts[name] + offset, 0)))
     with pytest.raises(UserError, match=r"HU with an offset: give --ct-offset .* -1024"):
-        units.settled(shifted)
-    back = units.settled(shifted, -float(offset))
+        units.resolve_units(shifted)
+    back = units.resolve_units(shifted, -float(offset))
     inside = cts[name] > -900
     np.testing.assert_allclose(back.voxels[inside], cts[name][inside], atol=1e-3)
 
@@ -76,14 +76,14 @@ def test_a_ct_with_an_offset_is_refused_unless_it_is_given(cts, name, offset) ->
 def test_other_scales_are_no_hu(cts) -> None:
     for values in ((cts["phantom"] + 1000) / 4000, cts["phantom"] / 1000, (cts["real"] - 20) / cts["real"].std()):
         with pytest.raises(UserError, match="are not HU: give the scanner's own HU, or --ct-offset"):
-            units.settled(unstated(values))
+            units.resolve_units(unstated(values))
     with pytest.raises(UserError, match="most of them denser than bone"):
-        units.settled(unstated(cts["phantom"] + 32768))
-    assert units.settled(unstated(cts["phantom"] / 1000), 0.0).units == "hu"  # the user says so
+        units.resolve_units(unstated(cts["phantom"] + 32768))
+    assert units.resolve_units(unstated(cts["phantom"] / 1000), 0.0).units == "hu"  # the user says so
 
 
 def test_what_a_file_states_is_not_questioned(cts) -> None:
-    found = units.settled(unstated(cts["real"] + 1024, "hu"))
+    found = units.resolve_units(unstated(cts["real"] + 1024, "hu"))
     np.testing.assert_array_equal(found.voxels, cts["real"] + 1024)
 
 
@@ -91,17 +91,17 @@ def test_nan_around_a_head_is_background_and_in_it_is_refused(heads) -> None:
     ct, mr = heads["ct"].copy(), heads["mr"] - 2
     ct[ct < -900] = mr[heads["ct"] < -900] = np.nan
     count = np.isnan(ct).sum()
-    found = units.settled(unstated(ct))
+    found = units.resolve_units(unstated(ct))
     assert set(found.voxels[np.isnan(ct)]) == {units.AIR}
     assert found.notes[0] == f"{count} of {ct.size} voxels, all around the head, are NaN and count as background"
-    other = units.settled(unstated(mr, "arbitrary"))
+    other = units.resolve_units(unstated(mr, "arbitrary"))
     assert set(other.voxels[np.isnan(mr)]) == {np.nanmin(mr)}
     with pytest.raises(UserError, match=r"a value of -1e\+30, which no image has: replace it"):
-        units.settled(unstated(np.where(heads["mr"] == heads["mr"].max(), -1e30, heads["mr"]), "arbitrary"))
+        units.resolve_units(unstated(np.where(heads["mr"] == heads["mr"].max(), -1e30, heads["mr"]), "arbitrary"))
     ct[1, 32, 32] = np.nan
     for bad in (ct, np.full((2, 9, 9), np.nan), np.full((2, 9, 9), np.inf)):
         with pytest.raises(UserError, match="voxels are NaN or infinite: replace them"):
-            units.settled(unstated(bad))
+            units.resolve_units(unstated(bad))
 
 
 def model(values: np.ndarray) -> np.ndarray:

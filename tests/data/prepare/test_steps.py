@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import prepare_accuracy as accuracy
 import pytest
+from scipy import ndimage
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.scan import Scan
@@ -37,6 +38,22 @@ def test_a_slice_is_registered_within_a_millimetre_and_a_degree() -> None:
 def test_a_volume_is_registered_within_a_millimetre_and_a_degree() -> None:
     off, degrees, _ = accuracy.ours(accuracy.case(0, 3))
     assert off < 1 and degrees < 1
+
+
+def test_patients_registered_together_are_as_one_by_one() -> None:
+    """Blobs of two patients with spacings of their own, the moving image shifted by 2 and by 3 pixels."""
+    rng, levels = np.random.default_rng(0), (register.Level(3.0, 400, 12, 1.5),)
+    fixed = np.zeros((2, 24, 24), np.float32)
+    fixed[:, 7:17, 6:16] = ndimage.gaussian_filter(rng.uniform(0, 1, (2, 10, 10)), 1, axes=(1, 2)) + 0.2
+    moving = np.stack([np.roll(image, pixels, 1) for image, pixels in zip(1 - fixed, (2, 3))])
+    spacing = np.array([[1.0, 1.0], [1.5, 1.2]], np.float32)
+    one = functools.partial(register.register, levels=levels)
+    together = jax.vmap(one)(fixed, moving, spacing, spacing)
+    for patient in range(2):
+        alone = one(fixed[patient], moving[patient], spacing[patient], spacing[patient])
+        for ours, theirs in zip(together, alone):
+            np.testing.assert_allclose(ours[patient], theirs, atol=1e-3)
+    assert np.abs(together.shift[0] - together.shift[1]).max() > 0.1 and np.abs(together.turn).max() > 1e-4
 
 
 def test_a_rotation_is_one_and_turns_by_its_angle() -> None:
@@ -76,7 +93,7 @@ def test_the_brain_of_colin27_is_found() -> None:
 
 def test_most_of_a_coil_s_field_is_removed() -> None:
     one, brain = head(), head().brain > 0.5
-    found = bias.corrected(one.mr, foreground.head(one.mr))[1]
+    found = bias.correct_bias(one.mr, foreground.head(one.mr))[1]
     left = np.std(np.log(one.field[brain] / found[brain])) / np.std(np.log(one.field[brain]))
     assert left < 0.4
 
@@ -84,8 +101,8 @@ def test_most_of_a_coil_s_field_is_removed() -> None:
 def test_an_image_of_nothing_comes_back() -> None:
     empty = np.zeros((16, 16), np.float32)
     assert not foreground.head(empty).any() and not strip.mr_brain(empty, (1.0, 1.0)).any()
-    assert (bias.corrected(empty, empty > 0)[0] == 0).all()
-    assert (intensities.rescaled(empty, empty > 0) == 0).all()
+    assert (bias.correct_bias(empty, empty > 0)[0] == 0).all()
+    assert (intensities.rescale(empty, empty > 0) == 0).all()
 
 
 def test_resampling_keeps_places() -> None:
@@ -98,7 +115,7 @@ def test_resampling_keeps_places() -> None:
 def test_a_matched_histogram_is_the_reference_s() -> None:
     rng = np.random.default_rng(0)
     image, reference = rng.normal(5, 2, (64, 64)).astype(np.float32), rng.gamma(3, 1, 5000)
-    made = intensities.matched(image, image > -100, reference)
+    made = intensities.match_histogram(image, image > -100, reference)
     np.testing.assert_allclose(np.quantile(made, [0.1, 0.5, 0.9]), np.quantile(reference, [0.1, 0.5, 0.9]), rtol=0.02)
     assert (np.argsort(made.ravel()) == np.argsort(image.ravel())).mean() > 0.99
 
@@ -109,7 +126,7 @@ def test_denoising_brings_an_image_nearer_to_the_truth() -> None:
     noisy = truth + np.random.default_rng(0).normal(0, 0.1, truth.shape).astype(np.float32)
     for how in ("median", "gaussian", "nlm"):
         least = 0.6 if how == "nlm" else 1.0
-        assert np.std(intensities.denoised(noisy, how) - truth) < least * np.std(noisy - truth)
+        assert np.std(intensities.denoise(noisy, how) - truth) < least * np.std(noisy - truth)
 
 
 def test_a_pair_is_cropped_to_one_box_once_it_is_registered() -> None:

@@ -25,11 +25,11 @@ Member = tuple[int, int]  # a source, and a client of it
 
 
 @dataclass(frozen=True)
-class Joined:
+class CombinedSources:
     """Hospital k holds what client k of every source holds; a class is named after its source, "skin: nv".
 
     Images must have the same size; grey ones are repeated over the channels. Examples that are computed are computed
-    once and kept. Test sets of the same name are joined as well, and each source's first is there by itself.
+    once and kept. Test sets of the same name are combined as well, and each source's first is there by itself.
     """
 
     sources: tuple[Source, ...]
@@ -37,18 +37,18 @@ class Joined:
     channels: int = 3
 
     def build(self, seed: int) -> Federation:
-        """The joined federation. Raises UserError where sources differ in clients or image size, or cannot be built."""
+        """The combined federation. Raises UserError where sources differ in clients or image size."""
         parts = [source.build(seed) for source in self._checked()]
         counts = {name: len(part.labels) for name, part in zip(self.names, parts)}
         if len(set(counts.values())) > 1:
             raise UserError(f"data.sources: clients differ, {counts}; give every source the same number")
-        classes = tuple(one for name, part in zip(self.names, parts) for one in named(name, part.classes))
-        places = [positions_in(classes, named(name, part.classes)) for name, part in zip(self.names, parts)]
-        train = [held(relabelled(part.train, place)) for part, place in zip(parts, places)]
+        classes = tuple(one for name, part in zip(self.names, parts) for one in prefixed_classes(name, part.classes))
+        places = [positions_in(classes, prefixed_classes(name, part.classes)) for name, part in zip(self.names, parts)]
+        train = [fetchable(relabelled(part.train, place)) for part, place in zip(parts, places)]
         tests = [relabelled_tests(part.tests, place) for part, place in zip(parts, places)]
         everywhere = [[(source, client) for source in range(len(parts))] for client in range(len(parts[0].labels))]
         return Federation(
-            join(train, everywhere, self.channels),
+            combine_clients(train, everywhere, self.channels),
             self._tests(tests),
             classes,
             np.concatenate([part.labels for part in parts], 1),
@@ -68,7 +68,7 @@ class Joined:
             if not own:
                 raise UserError(f"data.names: this model knows no class of {name}, only {', '.join(classes)}")
             found, of_source = source.evaluation(own, seed)
-            tests.append(relabelled_tests(found, positions_in(classes, named(name, own))))
+            tests.append(relabelled_tests(found, positions_in(classes, prefixed_classes(name, own))))
             tables.append(of_source)
         return self._tests(tests), self._tables(tables)
 
@@ -78,46 +78,46 @@ class Joined:
         return self.sources
 
     def _tests(self, several: Sequence[Mapping[str, Test]]) -> dict[str, Test]:
-        """Each source's first test set by itself, under its name, after joined ones; the validation set comes last."""
+        """Combined test sets, then each source's first one by itself, under its name; the validation set comes last."""
         names = dict.fromkeys(name for tests in several for name in tests)
-        joined = {name: self._side_by_side([tests[name] for tests in several if name in tests]) for name in names}
-        validation = {name: joined.pop(name) for name in [VALIDATION] if name in joined}
+        combined = {name: self._side_by_side([tests[name] for tests in several if name in tests]) for name in names}
+        validation = {name: combined.pop(name) for name in [VALIDATION] if name in combined}
         firsts = [
             (f"{name}: {first}", tests[first]) for name, tests in zip(self.names, several) for first in [*tests][:1]
         ]
-        return {**joined, **{name: self._side_by_side([test]) for name, test in firsts}, **validation}
+        return {**combined, **{name: self._side_by_side([test]) for name, test in firsts}, **validation}
 
     def _side_by_side(self, tests: Sequence[Test]) -> Test:
         """One test set with the clients of several, one after another."""
         members = [[(source, client)] for source, test in enumerate(tests) for client in range(len(test.owner))]
         owner = np.concatenate([test.owner for test in tests])
-        return Test(join([test.data for test in tests], members, self.channels), owner)
+        return Test(combine_clients([test.data for test in tests], members, self.channels), owner)
 
     def _tables(self, several: Sequence[tuple[Table, ...]]) -> tuple[Table, ...]:
         pairs = [(name, table) for name, tables in zip(self.names, several) for table in tables]
         return tuple(table._replace(title=f"{name}: {table.title}") for name, table in pairs)
 
 
-def named(source: str, classes: Sequence[str]) -> list[str]:
+def prefixed_classes(source: str, classes: Sequence[str]) -> list[str]:
     """The names of a source's classes among those of all sources."""
     return [f"{source}: {one}" for one in classes]
 
 
-def held(data: ClientData) -> ClientData:
+def fetchable(data: ClientData) -> ClientData:
     """Client data that can be fetched, computed once where need be. Raises UserError on data that rounds change."""
     if data.shift is not unchanged:
         raise UserError(
-            "data.sources: a source whose training examples change with the round cannot be joined; join first"
+            "data.sources: a source whose training examples change with the round cannot be combined; combine first"
         )
     return data if data.fetch is not None else precomputed(data)
 
 
-def join(several: Sequence[ClientData], members: Sequence[Sequence[Member]], channels: int) -> ClientData:
+def combine_clients(several: Sequence[ClientData], members: Sequence[Sequence[Member]], channels: int) -> ClientData:
     """Client data whose client k has the examples of members[k], one member after another; fetched when needed.
 
     Raises UserError where images differ in size.
     """
-    kept = [held(data) for data in several]
+    kept = [fetchable(data) for data in several]
     shapes = {resident.empty(data)["image"].shape[1:-1] for data in kept}
     if len(shapes) > 1:
         raise UserError(f"data.sources: images are of {sorted(shapes)} pixels; give every source the same size")
@@ -126,7 +126,7 @@ def join(several: Sequence[ClientData], members: Sequence[Sequence[Member]], cha
 
     def fetch(client: int) -> Examples:
         pieces = [kept[source].fetch(one) for source, one in members[client]]  # type: ignore[misc]
-        images = [in_colour(piece["image"], channels) for piece in pieces]
+        images = [with_channels(piece["image"], channels) for piece in pieces]
         found = {"image": np.concatenate(images), "label": np.concatenate([piece["label"] for piece in pieces])}
         if patients is not None and np.any(patients != sizes):
             found[PATIENT] = numbered_on([piece.get(PATIENT, np.arange(len(piece["label"]))) for piece in pieces])
@@ -149,7 +149,7 @@ def numbered_on(several: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([numbers + start for numbers, start in zip(several, starts)]).astype(np.int32)
 
 
-def in_colour(images: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
     """Images [n, H, W, channels] in bytes, from grey ones or such. Raises UserError on another number of channels."""
     if images.shape[-1] not in (1, channels):
         raise UserError(

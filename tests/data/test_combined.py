@@ -1,4 +1,4 @@
-"""Classes merged, sources joined, and files that take the place of synthetic data."""
+"""Classes merged, sources combined, and files that take the place of synthetic data."""
 
 import pathlib
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from PIL import Image
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import contract, resident
+from fedjax_mri.data.combined import CombinedSources
 from fedjax_mri.data.contract import VALIDATION, Federation
 from fedjax_mri.data.folder import Folder
-from fedjax_mri.data.joined import Joined
 from fedjax_mri.data.merge import MergeClasses
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.phantom.cases import given_patients
@@ -106,10 +106,10 @@ def test_a_class_without_a_new_name_is_refused() -> None:
         MergeClasses(Ward(), (("a", "ill"), ("b", "well"))).build(0)
 
 
-WARDS = Joined((Ward(), Ward(2, ("x", "y"), 3, computed=True)), ("one", "two"))
+WARDS = CombinedSources((Ward(), Ward(2, ("x", "y"), 3, computed=True)), ("one", "two"))
 
 
-def test_joined_hospitals_hold_what_they_hold_of_each_source() -> None:
+def test_combined_hospitals_hold_what_they_hold_of_each_source() -> None:
     federation = WARDS.build(0)
     assert federation.classes == ("one: a", "one: b", "one: c", "two: x", "two: y") and federation.synthetic
     assert federation.train.sizes.tolist() == [6, 0, 10] and federation.image == (2, 2, 3)
@@ -125,7 +125,7 @@ def test_joined_hospitals_hold_what_they_hold_of_each_source() -> None:
         assert np.bincount(joined["label"], minlength=5).tolist() == federation.labels[client].tolist()
 
 
-def test_joined_tests_are_those_of_each_source_side_by_side() -> None:
+def test_combined_tests_are_those_of_each_source_side_by_side() -> None:
     federation = WARDS.build(0)
     assert list(federation.tests) == ["test", "of 1", "of 2", "one: test", "two: test", VALIDATION]
     both, one, two = (federation.tests[name] for name in ("test", "one: test", "two: test"))
@@ -135,7 +135,7 @@ def test_joined_tests_are_those_of_each_source_side_by_side() -> None:
     assert {label for part in everything(two.data) for label in part["label"].tolist()} == {3, 4}
 
 
-def test_joined_sources_are_evaluated_by_the_classes_of_the_model() -> None:
+def test_combined_sources_are_evaluated_by_the_classes_of_the_model() -> None:
     classes = ("two: y", "two: x", "one: c", "one: b", "one: a")
     tests, _ = WARDS.evaluation(classes, 0)
     names = [[classes[label] for label in one["label"]] for one in everything(tests["test"].data)]
@@ -144,7 +144,7 @@ def test_joined_sources_are_evaluated_by_the_classes_of_the_model() -> None:
         WARDS.evaluation(classes[2:], 0)
 
 
-def test_the_pool_of_joined_sources_holds_all_examples() -> None:
+def test_the_pool_of_combined_sources_holds_all_examples() -> None:
     pooled, parts = Pooled(WARDS).build(0), everything(WARDS.build(0).train)
     (one,) = everything(pooled.train)
     for name in ("image", "label"):
@@ -161,9 +161,9 @@ def test_the_pool_of_joined_sources_holds_all_examples() -> None:
         ((Ward(), LabelNoise(Ward(2))), "changes with the round|change with the round"),
     ],
 )
-def test_sources_that_cannot_be_joined_are_refused(sources, says) -> None:
+def test_sources_that_cannot_be_combined_are_refused(sources, says) -> None:
     with pytest.raises(UserError, match=says):
-        everything(Joined(sources, ("one", "two")).build(0).train)
+        everything(CombinedSources(sources, ("one", "two")).build(0).train)
 
 
 def test_files_take_the_place_of_a_synthetic_source_where_a_folder_is_named(tmp_path) -> None:

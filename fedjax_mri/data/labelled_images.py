@@ -1,5 +1,6 @@
 """Decoded images as examples of a federation, and what is said of them: what could not be read, copies, and leaks."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,32 +10,31 @@ from fedjax_mri.data import duplicates, labelled
 from fedjax_mri.data.contract import VALIDATION, Federation, Table
 from fedjax_mri.data.labelled import Divided, Labelled
 from fedjax_mri.data.partition import Partition
-from fedjax_mri.data.scans import Read
+from fedjax_mri.data.scans import LoadedImages
 
 Words = Sequence[str]  # one for each source of images
 
 
 def examples(
     name: str,
-    read: Read,
+    read: LoadedImages,
     classes: tuple[str, ...],
     labels: Words,
     sides: Words | None,
     sites: Words | None,
     patients: Words,
+    remedy: str,
 ) -> Labelled:
     """Images as examples; copies of one another and images of a patient or a file stay together.
 
     "" of `patients` are those whom the files name, or unknown. Raises UserError, about data of that `name`, on a
-    patient in two sites or splits, and on images of no site.
+    patient in two sites or splits, and on images of no site, for which there is a `remedy`.
     """
     images, source = read.images, read.images.source
     known = np.where(np.array(patients, str) == "", images.patients, np.array(patients, str))[source]
     if sites is not None and "" in sites:
         missing = read.names[list(sites).index("")]
-        raise UserError(
-            f"{name}: {list(sites).count('')} files name no site, such as {missing}: let a partition deal them"
-        )
+        raise UserError(f"{name}: {list(sites).count('')} files name no site, such as {missing}: {remedy}")
     sides, sites = (None if each is None else np.array(each)[source] for each in (sides, sites))
     some = known != ""
     kept_in = {"site": sites, "split": sides}
@@ -43,13 +43,27 @@ def examples(
     )
     together = (images.groups(), source, np.where(some, known, np.char.add("\0", source.astype(str))))
     numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
-    arrays, groups = {"image": images.pixels, "label": numbers}, labelled.joined(*together)
-    return Labelled(arrays, classes, groups, sides, sites, patients=bool(some.all()))
+    arrays = {"image": images.pixels, "label": numbers}
+    groups, lost = labelled.merge_groups(*together), lost_by_class(read, labels)
+    return Labelled(arrays, classes, groups, sides, sites, patients=bool(some.all()), lost=lost)
+
+
+def lost_by_class(read: LoadedImages, labels: Words) -> dict[str, str]:
+    """What to say of each class of which files could not be read: how many, and why the first could not."""
+    reasons: dict[str, list[tuple[int, str]]] = {}
+    for source, reason in read.images.quarantined:
+        reasons.setdefault(labels[source], []).append((source, reason))
+    total = Counter(labels)
+    return {
+        label: f" ({len(several)} of its {total[label]} files could not be read, such as "
+        f"{read.names[several[0][0]]}: {several[0][1]})"
+        for label, several in reasons.items()
+    }
 
 
 def federation(
     name: str,
-    read: Read,
+    read: LoadedImages,
     examples: Labelled,
     shares: tuple[float, float],
     partition: Partition,
@@ -57,26 +71,27 @@ def federation(
     test: str,
     window: tuple[float, float] | None = None,
     lines: Sequence[str] = (),
+    honest: str = "",
 ) -> Federation:
     """The federation of examples, with a test set named `test`; `lines` are shown among its warnings.
 
-    `window` is that in which CT is shown, in HU.
+    `window` is that in which CT is shown, in HU; `honest` says by which setting no test image has a twin in training.
     """
     divided = labelled.divide(name, examples, shares, partition, seed)
-    leak = leaks(read, examples, divided)
-    tables = (*quarantine(read), copies(read, examples), *disagreements(read, examples), leak)
+    leak = leak_table(read, examples, divided)
+    tables = (*quarantine_table(read), duplicate_table(read, examples), *label_conflict_table(read, examples), leak)
     built = labelled.federation(examples, divided, test, tables)
     kinds = set(read.images.kinds[read.images.source].tolist())
     (modality,) = kinds if len(kinds) == 1 else ("",)
     return built._replace(
-        warnings=(*lines, *warnings(read, leak), *built.warnings),
+        warnings=(*lines, *image_warnings(read, leak, honest), *built.warnings),
         pictures=True,
         modalities=(modality,) * examples.arrays["image"].shape[-1] if modality else (),
         window=window if modality == "ct" else None,
     )
 
 
-def of_files(read: Read) -> Iterator[str]:
+def file_warnings(read: LoadedImages) -> Iterator[str]:
     """Lines on what is odd about the files."""
     images, names = read.images, read.names
     yield from read.lines
@@ -86,9 +101,9 @@ def of_files(read: Read) -> Iterator[str]:
         yield f"{len(images.quarantined)} of {len(names)} files could not be read, such as {names[source]}: {reason}"
 
 
-def warnings(read: Read, leak: Table) -> Iterator[str]:
-    """Lines on what is odd about labelled images; `leak` is the table of `leaks`."""
-    yield from of_files(read)
+def image_warnings(read: LoadedImages, leak: Table, honest: str) -> Iterator[str]:
+    """Lines on what is odd about labelled images; `leak` is the table of `leak_table`."""
+    yield from file_warnings(read)
     kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
     if len(kinds) > 1:
         several = ", ".join(f"{n} {kind or 'pictures'}" for kind, n in zip(kinds.tolist(), count.tolist()))
@@ -97,17 +112,17 @@ def warnings(read: Read, leak: Table) -> Iterator[str]:
     if exact + near:
         yield (
             f"{exact + near} of {tested} test images have a twin in training ({exact} exact, {near} near): "
-            "figures on this split flatter; take split='grouped' for honest ones"
+            f"figures on this split flatter{honest}"
         )
 
 
-def quarantine(read: Read) -> tuple[Table, ...]:
+def quarantine_table(read: LoadedImages) -> tuple[Table, ...]:
     """A table of the sources that gave no image, where there are any."""
     rows = [(read.names[source], reason) for source, reason in read.images.quarantined]
     return (Table("Quarantined files", ("file", "reason"), rows),) if rows else ()
 
 
-def copies(read: Read, examples: Labelled) -> Table:
+def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
     """A table of how many images have duplicates or are of one patient, and in how large groups."""
     size = np.bincount(examples.groups)
     exact = np.unique(read.images.digests, return_counts=True)[1]
@@ -123,7 +138,7 @@ def copies(read: Read, examples: Labelled) -> Table:
     return Table("Duplicates", ("figure", "value"), rows, note)
 
 
-def disagreements(read: Read, examples: Labelled) -> tuple[Table, ...]:
+def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table, ...]:
     """Groups of duplicates whose members carry different labels."""
     groups, labels = examples.groups, examples.labels
     held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
@@ -135,7 +150,7 @@ def disagreements(read: Read, examples: Labelled) -> tuple[Table, ...]:
     return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
 
 
-def leaks(read: Read, examples: Labelled, divided: Divided) -> Table:
+def leak_table(read: LoadedImages, examples: Labelled, divided: Divided) -> Table:
     """Test images with a twin in training, by class; images that validate but were drawn from training count there."""
     test, learnt = divided.test.all, divided.train.all
     if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():
