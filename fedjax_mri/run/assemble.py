@@ -15,13 +15,15 @@ from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation
-from fedjax_mri.fed.sampling import Population
+from fedjax_mri.fed.sampling import Population, Sampler
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.uplink.contract import PyTree, Uplink
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import initial
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.task import Task, check_shared
+
+ONE_CLIENT = np.ones(1, np.int32)  # before data are read
 
 
 class Method(NamedTuple):
@@ -42,9 +44,15 @@ def build_method(config: Experiment) -> Method:
     return Method(local, uplink, config.algorithm.build())
 
 
-def private_parts(config: Experiment, noise: float) -> tuple[Uplink, Local]:
-    """Returns the uplink and the local training of a config with its privacy, which adds `noise`."""
-    return config.privacy.build(config.uplink, config.local.build(config.rounds), noise)
+def private_parts(
+    config: Experiment, noise: float, places: int = 1, sizes: np.ndarray = ONE_CLIENT
+) -> tuple[Uplink, Local]:
+    """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
+
+    places: of a cohort; sizes: int32 [N], examples of all clients. Shapes of states do not depend on these three.
+    """
+    uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise)
+    return config.secure.build(uplink, places, sizes), local
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -61,7 +69,8 @@ def assemble_simulation(
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
     guarantee = config.privacy.guarantee(sampler, clients)
-    uplink, local = private_parts(config, guarantee.noise) if guarantee else (method.uplink, method.local)
+    noise = guarantee.noise if guarantee else 0.0
+    uplink, local = private_parts(config, noise, places(sampler), clients.sizes)
     return Simulation(
         task=task,
         algorithm=method.algorithm,
@@ -72,6 +81,11 @@ def assemble_simulation(
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
     )
+
+
+def places(sampler: Sampler) -> int:
+    """Returns the number of places of a cohort."""
+    return jax.eval_shape(sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
 
 
 def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescription, compute: Compute) -> Task:
