@@ -15,7 +15,7 @@ from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation
-from fedjax_mri.fed.sampling import Population, Sampler
+from fedjax_mri.fed.sampling import Population
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.uplink.contract import PyTree, Uplink
 from fedjax_mri.nets.conv.compute import Compute
@@ -70,7 +70,7 @@ def assemble_simulation(
     sampler = config.sampling.build(clients)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
-    uplink, local = private_parts(config, noise, places(sampler), clients.sizes)
+    uplink, local = private_parts(config, noise, sampler.places(), clients.sizes)
     return Simulation(
         task=task,
         algorithm=method.algorithm,
@@ -81,11 +81,6 @@ def assemble_simulation(
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
     )
-
-
-def places(sampler: Sampler) -> int:
-    """Returns the number of places of a cohort."""
-    return jax.eval_shape(sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
 
 
 def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescription, compute: Compute) -> Task:

@@ -12,7 +12,7 @@ from fedjax_mri.fed.engine.auto import describe_plan
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
 from fedjax_mri.fed.privacy.contract import Guarantee
-from fedjax_mri.run.assemble import assemble, describe, places
+from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 
 
@@ -25,7 +25,7 @@ def costs(config: Experiment) -> dict[str, str]:
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
     shared = state_shapes(sim).server.model
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
-    cohort = places(sim.sampler)
+    cohort = sim.sampler.places()
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
     lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, sim.uplink, shared)
     idle = idle_lanes(sim, plan)
@@ -52,7 +52,7 @@ def privacy(guarantee: Guarantee, rounds: int) -> str:
 
 def idle_lanes(sim: Simulation, plan: Plan) -> str:
     """Returns in words how many lanes the cohort leaves idle; empty if there are fewer lanes than clients."""
-    cohort = places(sim.sampler)
+    cohort = sim.sampler.places()
     lanes = plan.devices * plan.lanes
     if lanes <= cohort:
         return ""

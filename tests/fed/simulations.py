@@ -62,7 +62,6 @@ SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, th
 RATE = 0.05
 EXPECTED = mean("expected")
 AS_GIVEN = Compute()
-ROUND_KEY = jax.random.key(0)
 WHOLE_NUMBERS = 0.5, 20  # range, here the bound of a clip, and bits of the case with secure sums
 shuffled = jax.jit(shuffled)
 
@@ -254,8 +253,7 @@ def simulation(
 
 def secure(sim: Simulation, settings: Integer | Masked, **changes: object) -> Simulation:
     """`sim` with secure sums."""
-    places = jax.eval_shape(sim.sampler.draw, ROUND_KEY, jnp.int32(0)).client.size
-    return sim._replace(uplink=settings.build(sim.uplink, places, sim.data.sizes), **changes)
+    return sim._replace(uplink=settings.build(sim.uplink, sim.sampler.places(), sim.data.sizes), **changes)
 
 
 def adam() -> Local:

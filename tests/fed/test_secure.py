@@ -12,7 +12,7 @@ from quadratics import SIZES as QUADRATIC_SIZES
 from quadratics import ragged
 from simulations import SIZES, classifier, images, secure, simulation
 
-from fedjax_mri.core import programs
+from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
@@ -45,7 +45,8 @@ from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.task import Model
 
 K, D, ROOT, KEY = 24, 300, jax.random.key(11), jax.random.key(4)
-AT = ServerRound(jnp.int32(0), KEY, jnp.float32(1), jnp.float32(1))
+ROUND_KEY = keys.round_purpose(jax.random.fold_in(ROOT, 0), keys.RoundPurpose.REDUCE)
+AT = ServerRound(jnp.int32(0), ROUND_KEY, jnp.float32(1), jnp.float32(1))
 UPLINK = UplinkSettings()
 INTEGER, MASKED = (kind(range=0.5).build(UPLINK.build(), K, np.full(K, 7)) for kind in (Integer, Masked))
 STEP = 0.5 / 2**26  # with 24 places
@@ -61,7 +62,7 @@ def drawn(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def total_of(uplink: Uplink, weights: jax.Array, values: jax.Array, places: jax.Array, lanes: int, devices: int):
     """The accumulator where each of some devices adds a share of the updates, `lanes` of them at a time."""
     reduce = uplink.reduce
-    zero = reduce.begin(reduce.zero(Update(Model(values[0], ()), (), weights[0]), K), KEY)
+    zero = reduce.begin(reduce.zero(Update(Model(values[0], ()), (), weights[0]), K), ROOT, AT.round)
 
     def one_device(*rows: jax.Array):
         groups = jax.tree.map(lambda x: x.reshape(-1, lanes, *x.shape[1:]), rows)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import checks, trees
+from fedjax_mri.core import checks, keys, trees
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.secure import masks
 from fedjax_mri.fed.uplink.chain import chain
@@ -163,8 +163,11 @@ def fixed_point(base: Reduce, grid: Grid, masked: bool) -> Reduce:
         words = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.uint32), base.zero(sent, places))
         return Total(words, jnp.zeros(grid.places, jnp.uint32))
 
-    def begin(total: Total, key: jax.Array) -> Total:
-        return total._replace(key=key) if masked else total
+    def begin(total: Total, root: jax.Array, round: jax.Array) -> Total:
+        if not masked:
+            return total
+        key = keys.round_purpose(jax.random.fold_in(root, round), keys.RoundPurpose.REDUCE)
+        return total._replace(key=key)  # the one that `finish` will have
 
     def add(total: Total, updates: Update, places: jax.Array) -> Total:
         words = jax.vmap(partial(words_of, base, grid))(updates, places)

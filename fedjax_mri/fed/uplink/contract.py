@@ -123,7 +123,7 @@ def sum_over_devices(accumulated: PyTree, axis: str) -> PyTree:
     return jax.lax.psum(accumulated, axis)
 
 
-def same_accumulator(empty: PyTree, key: jax.Array) -> PyTree:
+def same_accumulator(empty: PyTree, root: jax.Array, round: jax.Array) -> PyTree:
     """Returns the empty accumulator unchanged: a reduction that draws nothing before updates come."""
     return empty
 
@@ -139,8 +139,8 @@ class Reduce(NamedTuple):
     add: Callable[[PyTree, Update, jax.Array], PyTree]  # (accumulator, updates [L, ...], places [L]) -> accumulator
     finish: Callable[[PyTree, State, ServerRound], tuple[Aggregate, State]]  # (merged accumulator, state, round)
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state
-    # (empty accumulator, the key that `finish` will have) -> accumulator at the beginning of a round
-    begin: Callable[[PyTree, jax.Array], PyTree] = same_accumulator
+    # (empty accumulator, root key of the run, round int32 []) -> accumulator at the beginning of a round
+    begin: Callable[[PyTree, jax.Array, jax.Array], PyTree] = same_accumulator
     merge: Callable[[PyTree, str], PyTree] = sum_over_devices  # (a device's accumulator, mesh axis) -> merged
     # Whether it needs only the sum of updates, so that secure aggregation may precede it. What it adds for an update is
     # then at most 1 in magnitude where the update's values and its weight are.
