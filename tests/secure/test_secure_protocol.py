@@ -197,6 +197,15 @@ def test_all_messages_are_written_as_they_are_read() -> None:
             assert wire.encode(SMALL.session, sender, message, secret) == data
 
 
+def test_the_sizes_of_messages_are_those_of_the_page() -> None:
+    n, d = 9, 500
+    one = whole_round(n, length=d)
+    bodies = [96, 4 + 168 * (n - 1), 4 + 4 * d, 8 + 4 * n, 8 + 74 * n]
+    assert [{len(message) for message in step.values()} for step in one.log[::2]] == [{94 + size} for size in bodies]
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "secure.md").read_text()
+    assert all(f"| {text} |" in page for text in ("96", "4 + 168 (n - 1)", "4 + 4 d", "8 + 4 n", "8 + 74 n"))
+
+
 def test_wrong_shares_of_a_client_are_noticed_and_whose_secret_they_were_said_to_be_of() -> None:
     """With exactly as many shares as are needed the commitment tells, and with more the polynomial does."""
     for lost in (2, 0):
