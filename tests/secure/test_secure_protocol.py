@@ -215,6 +215,15 @@ def test_wrong_shares_of_a_client_are_noticed_and_whose_secret_they_were_said_to
         wrong = Unmask(((owner, bytes(66)), *message.seeds[1:]), message.keys)
         with pytest.raises(Refused, match=f"of the seed of client {owner}"):
             server.finish(one.state._replace(received={**one.state.received, k: wrong}))
+    one = whole_round(drops={4: set(sorted(identities(7))[:2])})
+    k, message = next(iter(one.state.received.items()))
+    owner, share = message.seeds[0]
+    points = tuple(sorted(client + 1 for client in one.state.received))
+    weight = shamir._coefficients(points, 0)[points.index(k + 1)]
+    moved = (int.from_bytes(share, "big") + pow(weight, -1, shamir.PRIME)) % shamir.PRIME  # the seed plus 1 comes out
+    wrong = Unmask(((owner, moved.to_bytes(66, "big")), *message.seeds[1:]), message.keys)
+    with refuses(Fault.SHARES):
+        server.finish(one.state._replace(received={**one.state.received, k: wrong}))
     one = whole_round(drops={2: {1}})
     k, message = next(iter(one.state.received.items()))
     wrong = Unmask(message.seeds, ((1, bytes(66)),))
