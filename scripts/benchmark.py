@@ -37,8 +37,12 @@ from fedjax_mri.fed.client.local import ClientStart, Local, init_optimizers, loc
 from fedjax_mri.fed.engine import auto, segments, work
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, init_one_client, initial_state
+from fedjax_mri.fed.privacy.off import Off as NotPrivate
 from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
+from fedjax_mri.fed.secure.integer import Integer
+from fedjax_mri.fed.secure.masked import Masked
+from fedjax_mri.fed.secure.off import Off
 from fedjax_mri.fed.uplink.reductions.exact import Exact
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -52,14 +56,15 @@ from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.task import Model, Task
 
 REDUCTIONS = {"mean": Mean, "exact": Exact}
-AS_USUAL = Mean()
+SECURE = {"off": Off, "integer": Integer, "masked": Masked}
+AS_USUAL, NOT_SECURE = Mean(), Off()
 
 
 def main() -> None:
     words = parser().parse_args()
     prepare_jax()
     plan = Plan(**{one.name: getattr(words, one.name) for one in dataclasses.fields(Plan)})
-    print(json.dumps(measured(words.workload, plan, words.rounds, words.reduce)))
+    print(json.dumps(measured(words.workload, plan, words.rounds, words.reduce, words.secure)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--workload", choices=[*WORKLOADS, *QUICKSTART], default="W1")
     words.add_argument("--rounds", type=int, default=5, help="rounds to time; the first is reported separately")
     words.add_argument("--reduce", choices=list(REDUCTIONS), default="mean", help="how updates are added; not of W5")
+    words.add_argument("--secure", choices=list(SECURE), default="off", help="secure sums; not of W5")
     for one in dataclasses.fields(Plan):
         kind = (lambda text: text == "True") if isinstance(one.default, bool) else type(one.default)
         words.add_argument(f"--{one.name}", type=kind, default=one.default)
@@ -80,9 +86,9 @@ def prepare_jax() -> None:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
-def measured(name: str, plan: Plan, rounds: int, reduce: str = "mean") -> dict[str, Any]:
+def measured(name: str, plan: Plan, rounds: int, reduce: str = "mean", secure: str = "off") -> dict[str, Any]:
     """Returns all figures of one workload under one plan."""
-    assemble, root = simulations(name, REDUCTIONS[reduce]()), jax.random.key(0)
+    assemble, root = simulations(name, REDUCTIONS[reduce](), SECURE[secure]()), jax.random.key(0)
     with tempfile.TemporaryDirectory() as nothing_remembered:
         chosen, plan_s = timed(lambda: auto.choose_plan(plan, assemble, pathlib.Path(nothing_remembered), say))
     sim = assemble(chosen)
@@ -120,7 +126,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def simulations(name: str, reduce: Any = AS_USUAL) -> Callable[[Plan], Simulation]:
+def simulations(name: str, reduce: Any = AS_USUAL, secure: Any = NOT_SECURE) -> Callable[[Plan], Simulation]:
     """The workload under any plan; its data are made once."""
     if name in QUICKSTART:
         return quickstart(pathlib.Path(__file__).parents[1] / QUICKSTART[name])
@@ -134,10 +140,9 @@ def simulations(name: str, reduce: Any = AS_USUAL) -> Callable[[Plan], Simulatio
     adam = translation.adam if workload.model == "cyclegan" else optax.sgd
     local = Local(workload.epochs, workload.batch, adam, lambda round: jnp.float32(workload.rate))
     sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
-    chain = UplinkSettings(reduce=reduce).build()
-    if workload.noise:
-        settings = Patient(unit="image", noise=workload.noise)
-        chain, local = settings.build(UplinkSettings(reduce=reduce), local, workload.noise, int(workload.sizes.max()))
+    settings = Patient(unit="image", noise=workload.noise) if workload.noise else NotPrivate()
+    chain, local = settings.build(UplinkSettings(reduce=reduce), local, workload.noise, workload.sizes)
+    chain = secure.build(chain, sample.places(), workload.sizes)
     return lambda plan: Simulation(
         task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
     )

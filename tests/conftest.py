@@ -74,6 +74,7 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs: from 180
     "run/test_reference.py",
     "data/test_data_check.py",
     "run/test_lock.py",
+    "fed/test_secure.py",
 )
 QUICK = (  # what `make check` runs: some of each folder
     "test_architecture.py::test_e",
@@ -105,6 +106,7 @@ QUICK = (  # what `make check` runs: some of each folder
     "run/test_config.py",
     "run/test_early.py",
     "scripts/test_workloads.py",
+    "secure/test_secure_protocol.py",
     "study/test_sweep.py::test_bad_axes_are_named",
     "study/test_sweep.py::test_cells_are_all_combinations",
     "study/test_sweep.py::test_linked_fields_change_together_and_values_may_have_names",

@@ -25,6 +25,7 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "explain": {"core", "metrics", "data", "tasks", "fed", "xai", "run", "report"},
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
+    "secure": {"core"},
     "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "compile"},
 }
 

@@ -139,6 +139,26 @@ def test_commands_of_the_page_on_classification_are_understood(name, rest) -> No
         assert cli.load_experiments(HOME / words.config, flags, words.only)
 
 
+PRIVATE = re.findall(
+    r"^ *fedjax-mri (\w+) (.*)$",
+    "".join((HOME / "docs" / f"{page}.md").read_text() for page in ("privacy", "secure")),
+    re.M,
+)
+
+
+@pytest.mark.parametrize(("name", "rest"), PRIVATE)
+def test_commands_of_the_pages_on_privacy_are_understood(name, rest) -> None:
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name and cli.load_experiments(HOME / words.config, flags)
+
+
+def test_the_code_of_the_page_on_secure_aggregation_adds_up() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "secure.md").read_text(), re.S)
+    names: dict = {}
+    exec(code, names)
+    np.testing.assert_array_equal(names["total"], np.full(1000, 10))
+
+
 DATA = re.findall(r"(?:^|`)fedjax-mri (\w+) ([^`\n]+)", (HOME / "docs" / "data.md").read_text(), re.M)
 
 

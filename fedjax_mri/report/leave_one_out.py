@@ -18,6 +18,7 @@ from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.secure.masked import Masked
 from fedjax_mri.run import loop
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
@@ -31,10 +32,15 @@ def gains(config: Experiment, federation: Federation, rounds: int, say: Callable
 
     The run is trained on its `federation` for `rounds` rounds by everyone, and once without each site, all else the
     same. A site without test examples has nan. Raises UserError for more than MAX_SITES sites, where no test set
-    belongs to training sites, or where predictions are not finite.
+    belongs to training sites, where predictions are not finite, and where updates are hidden.
     """
     sites = len(federation.train.sizes)
     refuse_many(sites)
+    if isinstance(config.secure, Masked):
+        raise UserError(
+            "--leave-one-out: a sum with a site and one without it show its update, which fed.secure masked is to "
+            "hide; audit a run of the same config with --fed.secure integer"
+        )
     test = next((test for test in federation.tests.values() if (test.owner >= 0).any()), None)
     if test is None:
         raise UserError("--leave-one-out: no test set belongs to the sites that train; nobody could gain")

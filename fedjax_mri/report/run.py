@@ -13,6 +13,7 @@ import numpy as np
 from fedjax_mri.report import explanations, run_figures, run_tables, translation
 from fedjax_mri.report.figures import STYLE, png, svg
 from fedjax_mri.report.page import publish
+from fedjax_mri.run import config as configs
 from fedjax_mri.run.record import Examples, RunRecord, TestResult
 
 FEW = 24  # clients that are shown one by one; more are shown as a distribution
@@ -63,7 +64,11 @@ def _summary(run: RunRecord) -> str:
     """A sentence on the size of the run."""
     rounds = f", {run.history[-1].round:,} rounds" if run.history else ""
     clients, classes = run.labels.shape
-    return f"{clients:,} training clients, {int(run.labels.sum()):,} examples, {classes} classes{rounds}."
+    secure = run.config.get("secure")  # older runs have none
+    hidden = configs.from_dict(secure).hides() if secure else ""
+    return f"{clients:,} training clients, {int(run.labels.sum()):,} examples, {classes} classes{rounds}." + (
+        f" Secure aggregation: {hidden}." if hidden else ""
+    )
 
 
 def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:

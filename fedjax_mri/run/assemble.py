@@ -24,6 +24,8 @@ from fedjax_mri.run import initial
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.task import Task, check_shared
 
+ONE_CLIENT = np.ones(1, np.int32)  # before data are read
+
 
 class Method(NamedTuple):
     """How clients learn and how the server aggregates: the parts of a simulation that need no data."""
@@ -43,12 +45,15 @@ def build_method(config: Experiment) -> Method:
     return Method(local, uplink, config.algorithm.build())
 
 
-def private_parts(config: Experiment, noise: float, most: int = 1) -> tuple[Uplink, Local]:
-    """Returns the uplink and the local training of a config with its privacy, which adds `noise`.
+def private_parts(
+    config: Experiment, noise: float, places: int = 1, sizes: np.ndarray = ONE_CLIENT
+) -> tuple[Uplink, Local]:
+    """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
 
-    most: examples of one client, at most.
+    places: of a cohort; sizes: int32 [N], examples of all clients. Shapes of states do not depend on these three.
     """
-    return config.privacy.build(config.uplink, config.local.build(config.rounds), noise, most)
+    uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, sizes)
+    return config.secure.build(uplink, places, sizes), local
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -64,10 +69,9 @@ def assemble_simulation(
     refuse_distillation(config, method.algorithm, task)
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
-    uplink, local = method.uplink, method.local
     guarantee = config.privacy.guarantee(sampler, clients)
-    if guarantee:
-        uplink, local = private_parts(config, guarantee.noise, int(np.max(clients.sizes)))
+    noise = guarantee.noise if guarantee else 0.0
+    uplink, local = private_parts(config, noise, sampler.places(), clients.sizes)
     return Simulation(
         task=task,
         algorithm=method.algorithm,

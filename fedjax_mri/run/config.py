@@ -25,6 +25,7 @@ from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.privacy.off import Off
 from fedjax_mri.fed.sampling import Uniform
+from fedjax_mri.fed.secure import off as secure_off
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.world.conditions import Ideal
 from fedjax_mri.run import flags, parts
@@ -106,6 +107,7 @@ class Experiment:
     conditions: Any = field(default_factory=Ideal)
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
     privacy: Any = field(default_factory=Off)
+    secure: Any = field(default_factory=secure_off.Off)
     algorithm: Any = field(default_factory=FedAvg)
     finetune: FineTune = field(
         default_factory=FineTune

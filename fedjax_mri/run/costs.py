@@ -26,7 +26,7 @@ def costs(config: Experiment) -> dict[str, str]:
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
     shared = state_shapes(sim).server.model
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
-    cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
+    cohort = sim.sampler.places()
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
     lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, sim.uplink, shared)
     idle = idle_lanes(sim, plan)
@@ -39,6 +39,7 @@ def costs(config: Experiment) -> dict[str, str]:
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
         **({"idle lanes": idle} if idle else {}),
         **({} if sim.guarantee is None else {"guarantee": privacy(sim.guarantee, config.rounds)}),
+        **({"hidden": hidden} if (hidden := config.secure.hides()) else {}),
     }
 
 
@@ -54,7 +55,7 @@ def privacy(guarantee: Guarantee, rounds: int) -> str:
 
 def idle_lanes(sim: Simulation, plan: Plan) -> str:
     """Returns in words how many lanes the cohort leaves idle; empty if there are fewer lanes than clients."""
-    cohort = jax.eval_shape(sim.sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
+    cohort = sim.sampler.places()
     lanes = plan.devices * plan.lanes
     if lanes <= cohort:
         return ""

@@ -20,6 +20,7 @@ PARTS = {  # field of the config -> where its settings classes are
     "sampling": "fedjax_mri.fed.sampling",
     "conditions": "fedjax_mri.fed.world.conditions",
     "privacy": "fedjax_mri.fed.privacy",
+    "secure": "fedjax_mri.fed.secure",
     "uplink.stages": "fedjax_mri.fed.uplink.stages",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
     "task.network": "fedjax_mri.nets",  # of the task that classifies

@@ -218,6 +218,8 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: 
             say(f"warning: {warning}")
     if sim.guarantee is not None:
         say(f"privacy: {costs.privacy(sim.guarantee, config.rounds)}")
+    if hidden := config.secure.hides():
+        say(f"secure: {hidden}")
     if idle := costs.idle_lanes(sim, plan):
         say(f"idle lanes: {idle}")
 

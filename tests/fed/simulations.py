@@ -27,6 +27,8 @@ from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.fed.privacy.mechanism import MechanismState, clip_to_one, every_client, noisy_sum, normal_like
 from fedjax_mri.fed.privacy.per_patient import EXPECTED, poisson_patients, private_gradient
 from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population, Uniform
+from fedjax_mri.fed.secure.integer import Integer
+from fedjax_mri.fed.secure.masked import Masked
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
@@ -43,6 +45,7 @@ from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
+from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.fusion import Cross
@@ -60,6 +63,7 @@ SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, th
 RATE = 0.05
 BY_EXPECTED = mean("expected")
 AS_GIVEN = Compute()
+WHOLE_NUMBERS = 0.5, 20  # range, here the bound of a clip, and bits of the case with secure sums
 shuffled = jax.jit(shuffled)
 
 
@@ -258,6 +262,11 @@ def simulation(
     return base._replace(**changes)
 
 
+def secure(sim: Simulation, settings: Integer | Masked, **changes: object) -> Simulation:
+    """`sim` with secure sums."""
+    return sim._replace(uplink=settings.build(sim.uplink, sim.sampler.places(), sim.data.sizes), **changes)
+
+
 def adam() -> Local:
     return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
 
@@ -311,6 +320,11 @@ CASES: dict[str, Callable[[], Simulation]] = {
         classifier(augment=Augment(flip=0.5)),
         images_of_patients(),
         local=adam()._replace(batches=PATIENT_BATCHES, gradient=PATIENT_GRADIENT, batch=3),
+    ),
+    "masked sums, drop-outs, a Poisson cohort": lambda: secure(
+        simulation(classifier(norm="batch"), images(), (clip(0.5),), sampler=Poisson(0.7).build(Population(SIZES))),
+        Masked(bits=WHOLE_NUMBERS[1]),
+        conditions=Stragglers(lost_before=0.1, lost_after=0.3).build(Population(SIZES)),
     ),
     "fusion, heads at home": fusion,
     "cyclegan": cyclegan,
@@ -366,6 +380,10 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     def weighted(divisor: float, *leaves: np.ndarray) -> np.ndarray:
         return np.float32(sum(w * np.asarray(leaf, np.float64) for w, leaf in zip(weights, leaves)) / divisor)
 
+    def whole(range: float, bits: int, *leaves: np.ndarray) -> np.ndarray:
+        steps = sum(np.trunc(np.float64(w) * leaf / range * 2**bits) for w, leaf in zip(weights, leaves))
+        return np.float32(steps / 2**bits * range / total)
+
     def middle(*leaves: np.ndarray) -> np.ndarray:
         return np.float32(np.median(np.stack(leaves).astype(np.float64), 0))
 
@@ -376,6 +394,8 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         delta, before = trees.scale(0.5, trees.add(now, before)), now
     elif reduce.name == "median":
         delta = jax.tree.map(middle, *deltas)
+    elif reduce.name == "masked mean":
+        delta = jax.tree.map(partial(whole, *WHOLE_NUMBERS), *deltas)
     else:
         delta = jax.tree.map(partial(weighted, total), *deltas)
         if reduce is BY_EXPECTED:  # of parameters alone

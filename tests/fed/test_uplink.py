@@ -269,7 +269,7 @@ def test_a_chain_knows_its_sensitivity_and_whether_it_is_linear() -> None:
     half = Stage("half", sensitivity=lambda bound: bound / 2, linear=True)
     assert chain(clip(3.0), half).sensitivity(float("inf")) == 1.5
     assert chain(half, clip(3.0)).sensitivity(float("inf")) == 3.0
-    assert chain(half).linear and not chain(half, clip(3.0)).linear and chain().linear
+    assert chain(half, clip(3.0)).linear and not chain(half, Stage("other")).linear and chain().linear
     assert chain(clip(1.0), error_feedback(0.1)).sensitivity(1.0) == float("inf")
     assert mean().linear and not Median().build().linear
 

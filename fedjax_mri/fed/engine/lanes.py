@@ -155,7 +155,8 @@ def empty_totals(sim: Simulation, inputs: RoundInputs, shapes: tuple[Lane, StepS
     metrics, examples, notes = trees.zeros_like((*sums, client.notes))
     cost, zero = RoundCost(*(jnp.float32(0) for _ in RoundCost._fields)), jnp.int32(0)
     stats = RoundStats(metrics, examples, zero, zero, zero, cost, notes)
-    updates = sim.uplink.reduce.zero(client.sent, inputs.client.size)
+    empty = sim.uplink.reduce.zero(client.sent, inputs.client.size)
+    updates = sim.uplink.reduce.begin(empty, inputs.key, inputs.round)
     return DeviceTotals(updates, trees.zeros_like(inputs.rows), stats)
 
 

@@ -8,9 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.client.local import Local
@@ -42,7 +39,7 @@ class Client:
         if self.bands < 1:
             raise UserError(f"privacy.bands={self.bands}: must be 1 or more")
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
         """Returns the uplink with the mechanism after its stages, in place of its weights and its mean.
 
         Raises UserError if the uplink's reduction is another one than the mean.
@@ -92,8 +89,7 @@ def releases(sampler: Sampler, clients: int, bands: int) -> tuple[Release, Calla
     if sampler.law == "everyone" or (sampler.law == "poisson" and sampler.rate == 1):
         return Release(0.0), lambda rounds: rounds
     if sampler.law == "poisson":
-        places = jax.eval_shape(sampler.draw, jax.random.key(0), jnp.int32(0)).client.size
-        return Release(0.0, sampler.rate, clients, places), lambda rounds: rounds
+        return Release(0.0, sampler.rate, clients, sampler.places()), lambda rounds: rounds
     raise UserError(
         f"privacy: no accountant for {sampler.law} sampling; choose --fed.sampling poisson, everyone or cyclic"
     )

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.local import Local
@@ -46,10 +48,10 @@ def check_budget(epsilon: float, delta: float, noise: float) -> None:
 class Privacy(Protocol):
     """A frozen dataclass of settings: one level of privacy."""
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
         """Returns the uplink and the local training with privacy; `noise` is the noise multiplier.
 
-        most: units of one client, patients or images, at most.
+        sizes: int32 [N], examples of all clients.
         Shapes of states do not depend on `noise`. Raises UserError on settings that would break the guarantee.
         """
         ...

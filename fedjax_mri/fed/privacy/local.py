@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import numpy as np
 
 from fedjax_mri.core import checks
 from fedjax_mri.fed.client.local import Local
@@ -35,7 +36,7 @@ class LocalSettings:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
         """Returns the uplink with clip and noise before its stages and one weight for all; any reduction may follow."""
         return uplink.build(first=[clip(self.clip), noisy(self.clip * noise)])._replace(weigh=uniformly), local
 

@@ -71,6 +71,7 @@ def clip_to_one() -> Stage:
         init_client=lambda sent: NonfiniteCount(jnp.float32(0)),
         client=client,
         sensitivity=lambda before: 1.0,
+        linear=True,
         admits=refuse_what_is_not_clipped,
     )
 

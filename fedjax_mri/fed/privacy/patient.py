@@ -51,10 +51,10 @@ class Patient:
             if getattr(self, name) < 1:
                 raise UserError(f"privacy.{name}={getattr(self, name)}: must be 1 or more")
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, most: int) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
         """Returns the uplink, whose stages see what is private already, and the local training by DP-SGD."""
         microbatch = min(self.microbatch, places_of(local.batch))
-        batches = poisson_patients(most, self.unit == "patient", self.views, microbatch)
+        batches = poisson_patients(int(np.max(sizes)), self.unit == "patient", self.views, microbatch)
         gradient = private_gradient(self.clip, noise, self.views, microbatch)
         guard = Stage("patients", linear=True, admits=refuse_what_mixes_patients)
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)

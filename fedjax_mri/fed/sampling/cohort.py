@@ -47,6 +47,10 @@ class Sampler(NamedTuple):
     rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives
 
+    def places(self) -> int:
+        """Returns K, the number of places of a cohort."""
+        return jax.eval_shape(self.draw, jax.random.key(0), jnp.int32(0)).client.size
+
 
 def cohort_of(client: jax.Array, present: jax.Array | None = None, times: jax.Array | None = None,
               staleness: jax.Array | None = None, seconds: jax.Array | None = None) -> Cohort:  # fmt: skip

@@ -27,8 +27,10 @@ from fedjax_mri.fed.uplink.contract import (
 def chain(*stages: Stage) -> Stage:
     """Returns one stage that applies `stages` in order, each with its own key; states are dicts by stages' names.
 
-    Raises UserError if two have the same name, since their notes would have the same name too.
+    The parts of a chain among them stand in its place. Raises UserError if two have the same name, since their notes
+    would have the same name too.
     """
+    stages = tuple(part for stage in stages for part in ((stage,) if stage.parts is None else stage.parts))
     check_names(stages)
     return Stage(
         name=" > ".join(stage.name for stage in stages) or "nothing",
@@ -40,6 +42,7 @@ def chain(*stages: Stage) -> Stage:
         linear=all(stage.linear for stage in stages),
         wire=lambda sent, nbytes: functools.reduce(lambda nbytes, stage: stage.wire(sent, nbytes), stages, nbytes),
         admits=partial(check_stages, stages),
+        parts=stages,
     )
 
 

@@ -112,14 +112,20 @@ class Stage(NamedTuple):
     client: Callable[[Update, State, Sender], tuple[Update, State, Notes]] = pass_update
     server: Callable[[Aggregate, State, ServerRound], tuple[Aggregate, State]] = pass_aggregate
     sensitivity: Callable[[float], float] = unbounded  # bound on the norm of a client's delta: before -> after
-    linear: bool = False  # whether it commutes with sums over clients, so that secure aggregation may follow it
+    linear: bool = False  # whether what it sends can be summed as it is, so that secure aggregation may follow it
     wire: Callable[[Update, int], int] = same_bytes  # (shapes, bytes before the stage) -> bytes that a client sends
     admits: Callable[[Facts], None] = admits_all  # raises UserError if it does not work in this simulation
+    parts: "tuple[Stage, ...] | None" = None  # of a chain, in order
 
 
 def sum_over_devices(accumulated: PyTree, axis: str) -> PyTree:
     """Returns the sum over the mesh axis, which merges running sums, and rows that only one device has filled."""
     return jax.lax.psum(accumulated, axis)
+
+
+def same_accumulator(empty: PyTree, root: jax.Array, round: jax.Array) -> PyTree:
+    """Returns the empty accumulator unchanged: a reduction that draws nothing before updates come."""
+    return empty
 
 
 class Reduce(NamedTuple):
@@ -133,8 +139,12 @@ class Reduce(NamedTuple):
     add: Callable[[PyTree, Update, jax.Array], PyTree]  # (accumulator, updates [L, ...], places [L]) -> accumulator
     finish: Callable[[PyTree, State, ServerRound], tuple[Aggregate, State]]  # (merged accumulator, state, round)
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state
+    # (empty accumulator, root key of the run, round int32 []) -> accumulator at the beginning of a round
+    begin: Callable[[PyTree, jax.Array, jax.Array], PyTree] = same_accumulator
     merge: Callable[[PyTree, str], PyTree] = sum_over_devices  # (a device's accumulator, mesh axis) -> merged
-    linear: bool = False  # whether it needs only the sum of updates, so that secure aggregation may precede it
+    # Whether it needs only the sum of updates, so that secure aggregation may precede it. What it adds for an update is
+    # then at most 1 in magnitude where the update's values and its weight are.
+    linear: bool = False
     admits: Callable[[Facts], None] = admits_all
 
 

@@ -56,6 +56,7 @@ def clip(bound: float) -> Stage:
         init_client=lambda sent: NonfiniteCount(jnp.float32(0)),
         client=client,
         sensitivity=lambda before: bound,
+        linear=True,
     )
 
 
