@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Federation, Test
+from fedjax_mri.data.contract import ClientData, Federation, Test
 from fedjax_mri.data.precomputed import precomputed
 from fedjax_mri.data.resident import positions, specimen
 
@@ -27,30 +27,38 @@ def gather(federation: Federation, reads: tuple[str, ...]) -> Pool:
     """Returns the patients that `federation` trains on and those of the first test set of its hospitals.
 
     `reads` are the fields that the task reads. Images of a patient go together where the data have a field "patient";
-    else each image is a patient. Raises UserError where no test set belongs to the training hospitals.
+    else each image is a patient.
     """
-    name, test = held_out_test(federation)
     names = (*reads, *(["patient"] if has_patients(federation) else []))
-    train, held = precomputed(federation.train, names), precomputed(test.data, names)
-    owner = test.owner[positions(held.sizes)[0]]
-    fields = [{key: data.store.fields[key][: data.sizes.sum()] for key in names} for data in (train, held)]
-    both = {key: np.concatenate([fields[0][key], fields[1][key][owner >= 0]]) for key in names}
-    client = np.concatenate([positions(train.sizes)[0], owner[owner >= 0]])
-    inside = np.arange(len(client)) < train.sizes.sum()
-    patient, first = numbered(both.pop("patient", np.arange(len(client))), client, inside)
-    member, hospital = inside[first], client[first]
+    title, test = held_out_test(federation)
+    (first, mine), (second, other) = (images(data, names) for data in (federation.train, test.data))
+    owner = test.owner[other]
+    fields = {name: np.concatenate([first[name], second[name][owner >= 0]]) for name in names}
+    client = np.concatenate([mine, owner[owner >= 0]])
+    inside = np.arange(len(client)) < len(mine)
+    patient, one = numbered(fields.pop("patient", np.arange(len(client))), client, inside)
+    member, hospital = inside[one], client[one]
     compared = np.isin(hospital, hospital[member]) & np.isin(hospital, hospital[~member])
-    return Pool(both, client, patient, member, compared, name)
+    return Pool(fields, client, patient, member, compared, title)
+
+
+def images(data: ClientData, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Returns fields [n, ...] of all clients' images, one client after another, and the client int32 [n] of each."""
+    kept = precomputed(data, names)
+    return {name: kept.store.fields[name] for name in names}, positions(kept.sizes)[0]
 
 
 def held_out_test(federation: Federation) -> tuple[str, Test]:
-    """Returns name and contents of the first test set with patients of the hospitals that train."""
+    """Returns name and contents of the first test set with patients of the hospitals that train.
+
+    Raises UserError where there is none.
+    """
     for name, test in federation.tests.items():
         if (test.owner >= 0).any():
             return name, test
     raise UserError(
-        "attack --membership: no test set has patients of the hospitals that train, so that members would be told by "
-        "their hospital; give a source with held-out patients of the same hospitals"
+        "attack: no test set has patients of the hospitals that train, and others would be told by their hospital; "
+        "give a run whose data hold out patients of the same hospitals"
     )
 
 

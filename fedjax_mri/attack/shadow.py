@@ -7,13 +7,13 @@ hospital holds.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.attack.membership import logit_confidence
+from fedjax_mri.attack.membership import by_patient, logit_confidence
 from fedjax_mri.attack.pool import Pool
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -23,7 +23,7 @@ from fedjax_mri.fed.engine.members import Group, Member, Numbers
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State
-from fedjax_mri.run.assemble import assemble
+from fedjax_mri.run.assemble import assemble, assemble_task, compute_of
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.task import Classifier, Model
 
@@ -33,8 +33,8 @@ CHUNK = 256  # images whose confidences are computed at once
 class ChosenStore(NamedTuple):
     """The store of images of which each hospital holds some."""
 
-    fields: dict[str, jax.Array]  # [n, ...]
-    row: jax.Array  # int32 [N, most], where the images of each hospital lie in `fields`
+    fields: dict[str, Any]  # [n, ...]
+    row: Any  # int32 [N, most], where the images of each hospital lie in `fields`
 
 
 def halves(models: int, patients: int, rng: np.random.Generator) -> np.ndarray:
@@ -107,6 +107,31 @@ def train(group: Group, rounds: int, every: int, say: Callable[[str], None]) -> 
         state, _ = segment(state, np.full(count, min(every, rounds - done)))
         say(f"round {min(done + every, rounds)}/{rounds} of {count} shadow models")
     return state
+
+
+def trained_confidences(
+    config: Experiment, described: DataDescription, pool: Pool, inside: np.ndarray, data: ClientData,
+    say: Callable[[str], None],
+) -> np.ndarray:  # fmt: skip
+    """Returns the logit confidences [M, P] of patients in models trained on those `inside` bool [M, P].
+
+    Raises UserError where a model is not finite after training, or the config cannot be trained.
+    """
+    by_rule = config.plan.resolve()
+    task = assemble_task(config, config.algorithm.build(), described, compute_of(by_rule))
+    assert task.classifier is not None
+    plan = member_plan(by_rule, trees.count(jax.eval_shape(task.init, jax.random.key(0)).params))
+    group = shadow_group(config, described, pool, inside, plan, data)
+    models = models_of(train(group, config.rounds, config.evaluate_every, say))
+    found = patient_confidences(task.classifier, models, pool)[: len(inside)]
+    if bad := int((~np.isfinite(found)).any(1).sum()):
+        raise UserError(f"attack: {bad} of {len(inside)} shadow models are not finite; lower local.learning_rate")
+    return found
+
+
+def patient_confidences(classifier: Classifier, models: Model, pool: Pool) -> np.ndarray:
+    """Returns the mean logit confidence, float64 [M, P], of models [M, ...] on the images of each patient."""
+    return by_patient(confidences(classifier, models, pool.fields), pool.patient)
 
 
 def models_of(state: State) -> Model:

@@ -4,7 +4,6 @@ The round is the run's own: its local training, its stages of the uplink and its
 defends it here. The attacker reads all that leaves the reduction and knows the model before it.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax

@@ -162,9 +162,7 @@ def build(group: Group, state: State, max_rounds: int) -> Segment:
     def train_member(placed: PlacedData, row: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = row
         sim = member_simulation(group, placed, member)
-        return segments.run_rounds(
-            sim, group.each, max_rounds, state, member.root, group.view(placed, member), rounds
-        )
+        return segments.run_rounds(sim, group.each, max_rounds, state, member.root, group.view(placed, member), rounds)
 
     train_members = over_members(group, train_member)
     by_member, replicated = member_sharding(group), group.plan.everywhere()
