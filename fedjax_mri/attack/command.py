@@ -45,6 +45,10 @@ class Choices:
         for name in ("trials", "cohort", "steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if self.shadows < 4 or self.shadows % 2:
+            raise UserError(
+                f"--shadows {self.shadows}: must be an even number, 4 or more, as each patient trains half of them"
+            )
         if self.rounds < 0:
             raise UserError(f"--rounds {self.rounds}: must be 1 or more, or 0 for as many as the run had")
         if not self.batches or min(self.batches) < 1:
@@ -58,7 +62,7 @@ def attack(run: pathlib.Path, choices: Choices, say: Say) -> tuple[str, pathlib.
     """
     choices.check()
     restored, config = restore.restore(run), runfolder.read_config(run)
-    refuse_other_tasks(run, restored)
+    refuse_other_runs(run, restored, choices)
     federation = restore.rebuild_data(run, config, say)
     patients = pool.gather(federation, tuple(restored.task.reads))
     members = infer_members(config, restored, federation, patients, choices, say) if choices.membership else None
@@ -69,13 +73,18 @@ def attack(run: pathlib.Path, choices: Choices, say: Say) -> tuple[str, pathlib.
     return page.text(found), page.write(run / PAGE, found)
 
 
-def refuse_other_tasks(run: pathlib.Path, restored: Restored) -> None:
-    """Raises UserError where a run does not classify single images."""
+def refuse_other_runs(run: pathlib.Path, restored: Restored, choices: Choices) -> None:
+    """Raises UserError where a run does not classify single images, or is not fit for what was chosen."""
+    described = restored.described
     if restored.task.classifier is None:
         raise UserError(
             f"{run}: its task, {type(restored.config.task).__name__}, has no scores of classes; both attacks are for "
             "runs that classify images, and none is made for this one"
         )
+    if choices.inversion and len(described.image) != 3:
+        raise UserError(f"{run}: --inversion is for images [H, W, C], not for volumes; --membership works")
+    if choices.inversion and choices.cohort > described.clients:
+        raise UserError(f"--cohort {choices.cohort}: the run has {described.clients} hospitals; give as many or fewer")
 
 
 def defence(config: Experiment) -> str:
@@ -95,20 +104,19 @@ def infer_members(
     rounds = choices.rounds or config.rounds
     begin = time.perf_counter()
     inside = shadow.halves(choices.shadows, len(patients.member), np.random.default_rng(config.seed))
-    confidence = shadow.trained_confidences(
+    classifier, shadows = shadow.trained_models(
         replace(config, rounds=rounds), restored.described, patients, inside, federation.train, say
     )
     seconds = time.perf_counter() - begin
+    confidence = shadow.confidences(classifier, shadows, patients)
     one = jax.tree.map(lambda leaf: leaf[None], models.global_model(restored))
-    assert restored.task.classifier is not None  # others have been refused
-    target = shadow.patient_confidences(restored.task.classifier, one, patients)[0]
+    target = shadow.confidences(classifier, one, patients)[0]
     some, member = patients.compared, patients.member[patients.compared]
     run = {
         name: scored(attack(target[some], confidence[:, some], inside[:, some]), member)
         for name, attack in ATTACKS.items()
     }
-    shadows = against_each(confidence, inside)
-    return Members(run, shadows, patients.held_out, choices.shadows, rounds, seconds)
+    return Members(run, against_each(confidence, inside), patients.held_out, choices.shadows, rounds, seconds)
 
 
 def against_each(confidence: np.ndarray, inside: np.ndarray) -> dict[str, Scored]:
@@ -128,17 +136,16 @@ def invert_updates(
     config: Experiment, restored: Restored, patients: Pool, choices: Choices, say: Say
 ) -> dict[int, list[Trial]]:
     """Returns trials of gradient inversion, for each number of images that a hospital may hold."""
-    rng, others = np.random.default_rng(config.seed), ~patients.member[patients.patient]
-    state = restored.state if choices.newest else None
+    rng, public = np.random.default_rng(config.seed), patients.fields["image"][~patients.member[patients.patient]]
+    state, how = restored.state if choices.newest else None, Matching(steps=choices.steps)
     found = dict[int, list[Trial]]()
     for batch in choices.batches:
-        for number in range(choices.trials):
-            fields = drawn(patients, batch * choices.cohort, rng)
-            public = patients.fields["image"][others]
-            how = Matching(steps=choices.steps)
-            one = trial.invert(config, restored.described, fields, public, choices.cohort, how, state)
-            found.setdefault(batch, []).append(one)
-            say(f"{batch} images, trial {number + 1} of {choices.trials}: PSNR {one.psnr:.1f} dB")
+        several = [drawn(patients, batch * choices.cohort, rng) for _ in range(choices.trials)]
+        invert = trial.inverter(config, restored.described, several[0], public, choices.cohort, how, state)
+        found[batch] = []
+        for number, fields in enumerate(several):
+            found[batch].append(invert(fields))
+            say(f"{batch} images, trial {number + 1} of {choices.trials}: PSNR {found[batch][-1].psnr:.1f} dB")
     return found
 
 

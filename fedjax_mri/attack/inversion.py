@@ -5,8 +5,8 @@ by the same local steps, and moves these until their change of the model points 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import jax
@@ -24,15 +24,16 @@ from fedjax_mri.tasks.task import Params
 
 DECAYS = (3 / 8, 5 / 8, 7 / 8)  # of the steps, after which they are ten times smaller (Geiping et al. 2020)
 TINY = 1e-30
+Search = Callable[[Params, np.ndarray, jax.Array], np.ndarray]  # (change, labels [n], key) -> images [n, H, W, C]
 
 
 @dataclass(frozen=True)
 class Matching:
     """How the attacker looks for images."""
 
-    steps: int = 600
+    steps: int = 1500
     rate: float = 0.1  # of the first steps, in shares of the range from black to white
-    variation: float = 0.01  # weight of the total variation, which asks for smooth images
+    variation: float = 0.03  # weight of the total variation, which asks for smooth images
     distance: Literal["cosine", "squares"] = "cosine"  # of changes of the model
     starts: int = 1  # random images to start from; the ones whose change lies closest at the end are taken
 
@@ -79,37 +80,39 @@ def simulated_change(sim: Simulation, seen: Seen, labels: jax.Array, key: jax.Ar
     return trees.only(trees.subtract(model.params, seen.start.params), seen.change)
 
 
-def matched_images(
-    sim: Simulation, seen: Seen, labels: np.ndarray, shape: tuple[int, ...], how: Matching, key: jax.Array
-) -> np.ndarray:
-    """Returns images, float32 [n, H, W, C] from 0 to 1, on which local steps change the model as was seen.
+def searcher(sim: Simulation, seen: Seen, count: int, shape: tuple[int, ...], how: Matching) -> Search:
+    """Returns a function that finds `count` images [H, W, C] = `shape` on which local steps change the model as seen.
 
-    `labels` int32 [n] are those that the attacker takes for theirs, `shape` is [H, W, C].
+    Its change of the model is another one than that of `seen`, if it is of the same broadcast and as many steps.
     """
-    known = jnp.asarray(labels, jnp.int32)
     distance = cosine_distance if how.distance == "cosine" else squared_distance
     schedule = optax.piecewise_constant_schedule(how.rate, {int(share * how.steps): 0.1 for share in DECAYS})
     optimizer = optax.adam(schedule)
 
-    def cost(images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        away = distance(simulated_change(sim, seen, known, key, images), seen.change)
+    def cost(images: jax.Array, change: Params, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        away = distance(simulated_change(sim, seen, labels, key, images), change)
         return away + how.variation * total_variation(images), away
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(images: jax.Array, state: optax.OptState, key: jax.Array) -> tuple[jax.Array, optax.OptState, jax.Array]:
-        slope, away = jax.grad(cost, has_aux=True)(images, key)
+    @jax.jit
+    def step(
+        images: jax.Array, state: optax.OptState, change: Params, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, optax.OptState, jax.Array]:
+        slope, away = jax.grad(cost, has_aux=True)(images, change, labels, key)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             move, state = optimizer.update(jnp.sign(slope), state)
         return jnp.clip(images + move, 0.0, 1.0), state, away
 
-    found = []
-    for start in jax.random.split(key, how.starts):
-        images = jax.random.uniform(start, (len(labels), *shape))
-        state, away = optimizer.init(images), jnp.float32(0)
-        for number in range(how.steps):
-            images, state, away = step(images, state, jax.random.fold_in(start, number))
-        found.append((float(away), np.asarray(images)))
-    return min(found, key=lambda one: one[0])[1]
+    def search(change: Params, labels: np.ndarray, key: jax.Array) -> np.ndarray:
+        found, known = [], jnp.asarray(labels, jnp.int32)
+        for start in jax.random.split(key, how.starts):
+            images = jax.random.uniform(start, (count, *shape))
+            state, away = optimizer.init(images), jnp.float32(0)
+            for number in range(how.steps):
+                images, state, away = step(images, state, change, known, jax.random.fold_in(start, number))
+            found.append((float(away), np.asarray(images)))
+        return min(found, key=lambda one: one[0])[1]
+
+    return search
 
 
 def linear_images(change: Params, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

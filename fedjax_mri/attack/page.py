@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedjax_mri.attack.findings import Findings, Members, Scored
@@ -98,17 +99,23 @@ def membership_parts(members: Members, synthetic: bool) -> list[Part]:
 
 @matplotlib.rc_context(STYLE)
 def roc(several: Mapping[str, Mapping[str, Scored]]) -> Figure:
-    """Returns a figure with the ROC curves of attacks, a panel for each of `several` targets, both axes logarithmic."""
+    """Returns a figure with the ROC curves of attacks, a panel for each of `several` targets."""
     figure, axes = panels(len(several), WIDE, 3.4)
     for ax, (title, scored) in zip(axes, several.items()):
-        for name, one in scored.items():
-            false, true = curve(one.scores, one.member)
-            ax.plot(np.maximum(false, LEAST_RATE), np.maximum(true, LEAST_RATE), label=name, drawstyle="steps-post")
-        ax.plot([LEAST_RATE, 1], [LEAST_RATE, 1], color="#888888", linestyle=":", linewidth=1)
-        ax.set(xscale="log", yscale="log", xlim=(LEAST_RATE, 1), ylim=(LEAST_RATE, 1), title=title)
-        ax.set(xlabel="false positives", ylabel="members found")
+        draw_roc(ax, scored)
+        ax.set(title=title)
     axes[-1].legend(loc="lower right")
     return figure
+
+
+def draw_roc(ax: Axes, scored: Mapping[str, Scored]) -> None:
+    """Draws the ROC curves of attacks, both axes logarithmic; the dotted line is guessing."""
+    for name, one in scored.items():
+        false, true = curve(one.scores, one.member)
+        ax.plot(np.maximum(false, LEAST_RATE), np.maximum(true, LEAST_RATE), label=name, drawstyle="steps-post")
+    ax.plot([LEAST_RATE, 1], [LEAST_RATE, 1], color="#888888", linestyle=":", linewidth=1)
+    ax.set(xscale="log", yscale="log", xlim=(LEAST_RATE, 1), ylim=(LEAST_RATE, 1))
+    ax.set(xlabel="false positives", ylabel="members found")
 
 
 def inversion_tables(found: Findings) -> list[Table]:

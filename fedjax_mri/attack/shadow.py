@@ -38,12 +38,7 @@ class ChosenStore(NamedTuple):
 
 
 def halves(models: int, patients: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns which patients each model is trained on, bool [M, P]: each patient in exactly half of the models.
-
-    Raises UserError unless `models` is even and 4 or more.
-    """
-    if models < 4 or models % 2:
-        raise UserError(f"--shadows {models}: must be an even number, 4 or more, as each patient trains half of them")
+    """Returns which patients each of M `models` is trained on, bool [M, P]: each patient in half of them; M is even."""
     return rng.permuted(np.arange(models)[:, None] >= np.full(patients, models // 2), axis=0)
 
 
@@ -109,29 +104,21 @@ def train(group: Group, rounds: int, every: int, say: Callable[[str], None]) -> 
     return state
 
 
-def trained_confidences(
+def trained_models(
     config: Experiment, described: DataDescription, pool: Pool, inside: np.ndarray, data: ClientData,
     say: Callable[[str], None],
-) -> np.ndarray:  # fmt: skip
-    """Returns the logit confidences [M, P] of patients in models trained on those `inside` bool [M, P].
+) -> tuple[Classifier, Model]:  # fmt: skip
+    """Returns the classifier of a run, and shadow models [M, ...] trained on the patients `inside` bool [M, P].
 
-    Raises UserError where a model is not finite after training, or the config cannot be trained.
+    Raises UserError where the config cannot be trained.
     """
     by_rule = config.plan.resolve()
     task = assemble_task(config, config.algorithm.build(), described, compute_of(by_rule))
-    assert task.classifier is not None
+    assert task.classifier is not None  # others are refused before
     plan = member_plan(by_rule, trees.count(jax.eval_shape(task.init, jax.random.key(0)).params))
     group = shadow_group(config, described, pool, inside, plan, data)
     models = models_of(train(group, config.rounds, config.evaluate_every, say))
-    found = patient_confidences(task.classifier, models, pool)[: len(inside)]
-    if bad := int((~np.isfinite(found)).any(1).sum()):
-        raise UserError(f"attack: {bad} of {len(inside)} shadow models are not finite; lower local.learning_rate")
-    return found
-
-
-def patient_confidences(classifier: Classifier, models: Model, pool: Pool) -> np.ndarray:
-    """Returns the mean logit confidence, float64 [M, P], of models [M, ...] on the images of each patient."""
-    return by_patient(confidences(classifier, models, pool.fields), pool.patient)
+    return task.classifier, jax.tree.map(lambda leaf: leaf[: len(inside)], models)
 
 
 def models_of(state: State) -> Model:
@@ -144,17 +131,28 @@ def models_of(state: State) -> Model:
     return jax.jit(jax.vmap(one))(state)
 
 
-def confidences(classifier: Classifier, models: Model, fields: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the logit confidences, float64 [M, n], of models [M, ...] on images with labels in `fields` [n, ...]."""
+def logits_of(classifier: Classifier, models: Model, images: np.ndarray) -> np.ndarray:
+    """Returns the logits, float32 [M, n, C], of models [M, ...] on images [n, ...].
+
+    Raises UserError where those of a model are not finite.
+    """
 
     @jax.jit
-    def logits(models: Model, images: jax.Array) -> jax.Array:
+    def answers(models: Model, images: jax.Array) -> jax.Array:
         def of(images: jax.Array, model: Model) -> jax.Array:
             return classifier.answer(model.params, model.carry, classifier.preprocess(images))
 
         return jax.lax.map(partial(of, images), models)
 
-    images, count = fields["image"], len(fields["label"])
+    count = len(images)
     chunks = [np.minimum(np.arange(start, start + CHUNK), count - 1) for start in range(0, count, CHUNK)]
-    several = np.concatenate([np.asarray(logits(models, images[chunk])) for chunk in chunks], 1)[:, :count]
-    return logit_confidence(several, fields["label"])
+    found = np.concatenate([np.asarray(answers(models, images[chunk])) for chunk in chunks], 1)[:, :count]
+    if bad := int((~np.isfinite(found)).any((1, 2)).sum()):
+        raise UserError(f"attack: {bad} of {len(found)} models are not finite; lower local.learning_rate")
+    return found
+
+
+def confidences(classifier: Classifier, models: Model, pool: Pool) -> np.ndarray:
+    """Returns the mean logit confidence, float64 [M, P], of models [M, ...] on the images of each patient."""
+    logits = logits_of(classifier, models, pool.fields["image"])
+    return by_patient(logit_confidence(logits, pool.fields["label"]), pool.patient)

@@ -1,5 +1,6 @@
 """One trial of gradient inversion: images that some hospitals train on, and what an attacker finds of them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 
 from fedjax_mri.attack import inversion, victim
 from fedjax_mri.attack.inversion import Matching
-from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import scaled
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.fed.engine.plan import Plan
@@ -30,7 +30,7 @@ class Trial(NamedTuple):
     steps: int  # local steps behind the change that was seen
 
 
-def invert(
+def inverter(
     config: Experiment,
     described: DataDescription,
     fields: dict[str, np.ndarray],
@@ -38,34 +38,30 @@ def invert(
     groups: int,
     how: Matching,
     state: State | None = None,
-) -> Trial:
-    """Returns what an attacker finds of the images in `fields` [n, ...], held by `groups` hospitals in equal shares.
+) -> Callable[[dict[str, np.ndarray]], Trial]:
+    """Returns what an attacker finds of images in fields [n, ...] like `fields`, which `groups` hospitals share.
 
     The run is that of `config`, in the round of `state`, or its first. `others` [m, H, W, C] are images that the
-    attacker has: only baselines are made of them. Raises UserError where images are volumes, or hospitals are too many.
+    attacker has: only baselines are made of them.
     """
-    if len(described.image) != 3:
-        raise UserError(f"attack --inversion: needs images [H, W, C], the data have the shape {list(described.image)}")
-    if groups > described.clients:
-        raise UserError(f"--cohort {groups}: the run has {described.clients} hospitals; give as many or fewer")
-    data = victim.victims(fields, described.clients, groups)
-    sim = assemble(config, described, data, Plan(devices=1, lanes=1, conv="xla").resolve())
-    root = jax.random.key(config.seed)
-    seen = victim.see(sim, init_state(sim, root) if state is None else state, root, groups)
-    labels, right = attacked_labels(seen, fields["label"], len(described.classes))
-    found = inversion.linear_images(seen.change, labels, described.image)
-    if found is None:
-        found = inversion.matched_images(sim, seen, labels, described.image, how, jax.random.fold_in(root, 1))
-    truth, known = (np.asarray(scaled(jnp.asarray(images))) for images in (fields["image"], others))
-    return Trial(
-        truth,
-        found,
-        *inversion.quality(found, truth),
-        constant=inversion.quality(np.full_like(truth, known.mean()), truth),
-        mean=inversion.quality(np.repeat(known.mean(0, keepdims=True), len(truth), 0), truth),
-        labels=right,
-        steps=seen.steps,
-    )
+    first = victim.victims(fields, described.clients, groups)
+    sim = assemble(config, described, first, Plan(devices=1, lanes=1, conv="xla").resolve())
+    root, known = jax.random.key(config.seed), np.asarray(scaled(jnp.asarray(others)))
+    see = victim.observer(sim, init_state(sim, root) if state is None else state, root, groups)
+    count, key = len(fields["label"]), jax.random.fold_in(root, 1)
+    search = inversion.searcher(sim, see(first), count, described.image, how)
+
+    def invert(fields: dict[str, np.ndarray]) -> Trial:
+        truth, seen = np.asarray(scaled(jnp.asarray(fields["image"]))), see(victim.victims(fields, *shares))
+        labels, right = attacked_labels(seen, fields["label"], len(described.classes))
+        found = inversion.linear_images(seen.change, labels, described.image)
+        found = search(seen.change, labels, key) if found is None else found
+        grey, mean = np.full_like(truth, known.mean()), np.repeat(known.mean(0, keepdims=True), count, 0)
+        ours, of_grey, of_mean = (inversion.quality(one, truth) for one in (found, grey, mean))
+        return Trial(truth, found, *ours, of_grey, of_mean, right, seen.steps)
+
+    shares = described.clients, groups
+    return invert
 
 
 def attacked_labels(seen: victim.Seen, truth: np.ndarray, classes: int) -> tuple[np.ndarray, float]:

@@ -4,6 +4,7 @@ The round is the run's own: its local training, its stages of the uplink and its
 defends it here. The attacker reads all that leaves the reduction and knows the model before it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.algorithm import ServerState
+from fedjax_mri.fed.client.local import step_counts
 from fedjax_mri.fed.engine import lanes, placement, rounds
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State
@@ -39,12 +41,14 @@ def victims(fields: dict[str, np.ndarray], clients: int, groups: int) -> ClientD
     return resident(fields, [*parts, *[np.zeros(0, int)] * (clients - groups)])
 
 
-def see(sim: Simulation, state: State, root: jax.Array, groups: int) -> Seen:
-    """Returns what an attacker sees after a round in which the first `groups` clients of `sim` take part."""
-    sim = sim._replace(conditions=ideal)
+def observer(sim: Simulation, state: State, root: jax.Array, groups: int) -> Callable[[ClientData], Seen]:
+    """Returns what an attacker sees of `victims` after a round in which the first `groups` clients take part.
+
+    The victims have as many images as those of `sim`. `state` is that before the round.
+    """
+    sim, zero = sim._replace(conditions=ideal), jnp.int32(0)
     cohort = cohort_of(jnp.arange(groups, dtype=jnp.int32))
     plan = Plan(devices=1, lanes=1, conv="xla").resolve()
-    placed = plan.put(placement.all_examples(sim.data))
 
     @jax.jit
     def round_of(state: State, placed: placement.PlacedData) -> Params:
@@ -54,14 +58,8 @@ def see(sim: Simulation, state: State, root: jax.Array, groups: int) -> Seen:
         aggregate, _ = rounds.aggregate_updates(sim, state, root, placed.size, totals.updates)
         return aggregate.delta.params
 
-    row, zero = trees.take(state.clients, jnp.int32(0)), jnp.int32(0)
-    server = sim.algorithm.broadcast(state.server, zero)
-    steps = int(sim.local.batches(sim.local.epochs, sim.local.batch).steps(sim.data.sizes[0]))
-    return Seen(
-        start=trees.join(server.model, row.model),
-        server=server,
-        change=round_of(state, placed),
-        rate=sim.local.schedule(state.round),
-        examples=int(sim.data.sizes.sum()),
-        steps=steps,
-    )
+    row = trees.take(state.clients, zero)
+    server, size = sim.algorithm.broadcast(state.server, zero), sim.data.sizes
+    start, rate = trees.join(server.model, row.model), sim.local.schedule(state.round)
+    count, steps = int(size.sum()), int(step_counts(sim.local, size[:1])[0])
+    return lambda data: Seen(start, server, round_of(state, plan.put(placement.all_examples(data))), rate, count, steps)
