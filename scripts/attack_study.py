@@ -92,6 +92,17 @@ AGAINST_MEMBERSHIP: dict[str, Change] = {
     "client privacy, epsilon 8": flags("--fed.privacy client --privacy.epsilon 8"),
     "local privacy, epsilon 8": flags("--fed.privacy local --privacy.epsilon 8"),
 }
+
+
+class Attacked(NamedTuple):
+    """Shadow models under one defence."""
+
+    scored: dict[str, Scored]  # by attack
+    inner: float  # accuracy on the patients that a model was trained on
+    outer: float  # and on the others
+    seconds: float  # of training all
+
+
 ALONE, SUM = 1, HOSPITALS  # hospitals whose update the attacker sees
 
 
@@ -105,14 +116,20 @@ class Guard(NamedTuple):
 AGAINST_INVERSION = {
     "nothing, linear model": Guard(lambda config: replace(config, task=Classify(network=LinearSettings()))),
     "nothing": Guard(),
-    "5 local steps": Guard(flags("--local.epochs 5")),
+    "3 local steps": Guard(flags("--local.epochs 3")),
     "top-k, 1 %": Guard(compressed),
     "client privacy, epsilon 8": Guard(flags("--fed.privacy client --privacy.epsilon 8")),
     "local privacy, epsilon 8": Guard(flags("--fed.privacy local --privacy.epsilon 8")),
     "secure sum of 8 hospitals": Guard(seen=SUM),
 }
+MEMBERSHIP_COLUMNS = (
+    "defence", "accuracy in", "accuracy out", "attack", "AUC", "false positives", "found", "low", "high",
+)  # fmt: skip
+INVERSION_COLUMNS = (
+    "defence", "images", "trials", "PSNR", "SSIM", "PSNR grey", "PSNR mean", "SSIM mean", "labels",
+)  # fmt: skip
 BATCHES = {1: 2, 4: 1, 16: 1}  # images of a hospital -> trials
-MANY, FEWER = 16, 0.4  # of so many images or more the search takes this share of the steps
+MANY, FEWER = 16, 0.25  # of so many images or more the search takes this share of the steps
 MOST = 32  # images behind one change of the model
 
 
@@ -121,7 +138,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--only", choices=("membership", "inversion"))
     words.add_argument("--shadows", type=int, default=16)
-    words.add_argument("--steps", type=int, default=800, help="of the search for images")
+    words.add_argument("--steps", type=int, default=1500, help="of the search for images")
     words.add_argument("--also", action="append", default=[], metavar="NAME=FLAGS", help="another defence")
     given = words.parse_args()
     cli.prepare_jax()
@@ -168,31 +185,34 @@ def prepared(config: Experiment) -> tuple[Federation, DataDescription, pool.Pool
 
 
 def membership(defences: dict[str, Change], shadows: int) -> None:
-    """Attacks an over-fitted classifier under each defence, and writes the table and the figure."""
+    """Attacks an over-fitted classifier under each defence; writes the table and the figure after each."""
     config = base(CNNSettings(widths=(16, 32, 32)), local=LocalTraining(epochs=2, batch=8, learning_rate=2e-3))
     federation, described, patients = prepared(config)
     inside = shadow.halves(shadows, len(patients.member), np.random.default_rng(0))
-    found = {}
+    found = dict[str, Attacked]()
     for name, change in defences.items():
         begin = time.perf_counter()
-        models = partial(shadow.trained_models, change(config), described, patients)
-        classifier, trained = models(inside, federation.train, print)
+        classifier, models = shadow.trained_models(
+            change(config), described, patients, inside, federation.train, lambda line: None
+        )
         seconds = time.perf_counter() - begin
-        right = correct(shadow.logits_of(classifier, trained, patients.fields["image"]), patients)
-        scored = command.against_each(shadow.confidences(classifier, trained, patients), inside)
-        found[name] = scored, right[inside].mean(), right[~inside].mean(), seconds
-        print(name, *(f"{attack}: {one.success}" for attack, one in scored.items()), sep="\n", flush=True)
-    one_after_another(config, described, patients, inside, federation, next(iter(found.values()))[3])
-    columns = ("defence", "accuracy in", "accuracy out", "attack", "AUC", "false positives", "found", "low", "high")
-    rows = [
-        (name, inner, outer, attack, one.success.auc, d.asked, d.rate, d.low, d.high)
-        for name, (scored, inner, outer, _) in found.items()
-        for attack, one in scored.items()
+        right = correct(shadow.logits_of(classifier, models, patients.fields["image"]), patients)
+        scored = command.against_each(shadow.confidences(classifier, models, patients), inside)
+        found[name] = Attacked(scored, float(right[inside].mean()), float(right[~inside].mean()), seconds)
+        print(f"{name}: {shadows} shadow models in {seconds:.0f} s", flush=True)
+        write_csv(RESULTS / "attack_membership.csv", MEMBERSHIP_COLUMNS, membership_rows(found))
+        save(DOCS / "attack_membership.png", partial(membership_figure, found))
+    one_after_another(config, described, patients, inside, federation, next(iter(found.values())).seconds)
+
+
+def membership_rows(found: dict[str, Attacked]) -> list[tuple[object, ...]]:
+    """Returns the rows of the table: one for each defence, attack and rate of false positives."""
+    return [
+        (name, each.inner, each.outer, attack, one.success.auc, d.asked, d.rate, d.low, d.high)
+        for name, each in found.items()
+        for attack, one in each.scored.items()
         for d in one.success.detections
     ]
-    write_csv(RESULTS / "attack_membership.csv", columns, rows)
-    drawn = {name: scored for name, (scored, *_) in found.items()}
-    save(DOCS / "attack_membership.png", partial(membership_figure, drawn))
 
 
 def one_after_another(
@@ -217,7 +237,7 @@ def correct(logits: np.ndarray, patients: pool.Pool) -> np.ndarray:
 def inversion(defences: dict[str, Guard], steps: int) -> None:
     """Attacks first updates under each defence, and writes the table and the figure."""
     local = LocalTraining(epochs=1, batch=64, optimizer="optax.sgd", learning_rate=0.1)
-    config = base(CNNSettings(widths=(32, 64), norm="none"), local=local)
+    config = base(CNNSettings(widths=(16, 32), norm="none"), local=local)
     _, described, patients = prepared(config)
     others = patients.fields["image"][~patients.member[patients.patient]]
     found = dict[str, dict[int, list[Trial]]]()
@@ -233,12 +253,9 @@ def inversion(defences: dict[str, Guard], steps: int) -> None:
             found[name][batch] = [invert(fields) for fields in several]
             psnr = np.mean([one.psnr for one in found[name][batch]])
             print(f"{name}, {batch} images: PSNR {psnr:.1f} dB in {time.perf_counter() - begin:.0f} s", flush=True)
-    columns = ("defence", "images", "trials", "PSNR", "SSIM", "PSNR grey", "PSNR mean", "SSIM mean", "labels")
-    rows = [
-        (name, batch, len(several), *means(several)) for name, each in found.items() for batch, several in each.items()
-    ]
-    write_csv(RESULTS / "attack_inversion.csv", columns, rows)
-    save(DOCS / "attack_inversion.png", partial(inversion_figure, found))
+        rows = [(key, n, len(one), *means(one)) for key, each in found.items() for n, one in each.items()]
+        write_csv(RESULTS / "attack_inversion.csv", INVERSION_COLUMNS, rows)
+        save(DOCS / "attack_inversion.png", partial(inversion_figure, found))
 
 
 def means(several: Sequence[Trial]) -> list[float]:
@@ -247,23 +264,23 @@ def means(several: Sequence[Trial]) -> list[float]:
     return np.mean(each, 0).tolist()
 
 
-def membership_figure(found: dict[str, dict[str, Scored]]) -> Any:
+def membership_figure(found: dict[str, Attacked]) -> Any:
     """Returns a figure of what attacks find at 1 % false positives under each defence, beside ROC curves."""
     figure, (left, right) = panels(2, WIDE, 3.8, gridspec_kw={"width_ratios": (1.5, 1)})
-    attacks, names = list(next(iter(found.values()))), list(found)
+    attacks, names = list(next(iter(found.values())).scored), list(found)
     for number, attack in enumerate(attacks):
-        each = [100 * np.array(found[name][attack].success.detections[-1][2:]) for name in names]
+        each = [100 * np.array(found[name].scored[attack].success.detections[-1][2:]) for name in names]
         places = np.arange(len(names)) + 0.2 * (number - (len(attacks) - 1) / 2)
         rate, low, high = np.transpose(each)
         left.errorbar(rate, places, xerr=(rate - low, high - rate), fmt="o", markersize=4, label=attack, capsize=2)
     left.axvline(1, color=RED, linestyle="--", linewidth=1)
-    left.set(
-        xscale="log", yticks=range(len(names)), yticklabels=names, xlabel="members found at 1 % false positives, %"
-    )
-    left.set(title=f"Members found at 1 % false positives ({SYNTHETIC})", ylim=(len(names) - 0.5, -0.5))
-    left.legend()
-    name, scored = next(iter(found.items()))
-    draw_roc(right, scored)
+    left.set(xscale="log", yticks=range(len(names)), yticklabels=names, xlabel="members found, %")
+    left.set(title=f"Found at 1 % false positives ({SYNTHETIC})", ylim=(len(names) - 0.5, -0.5))
+    left.set(xticks=(1, 2, 5, 10, 20, 50), xticklabels=("1", "2", "5", "10", "20", "50"))
+    left.minorticks_off()
+    name, first = next(iter(found.items()))
+    draw_roc(right, first.scored)
+    right.legend(loc="lower right")
     right.set(title=f"{name} ({SYNTHETIC})")
     return figure
 

@@ -95,7 +95,7 @@ def test_the_readme_shows_commands() -> None:
         "compile",
         "attack",
     }
-    assert {name for name, _ in COMMANDS} == names
+    assert {name for name, _ in COMMANDS} == names | {"compile"}
 
 
 @pytest.mark.parametrize(("name", "rest"), COMMANDS + EXPLAINING)

@@ -33,7 +33,7 @@ class Matching:
 
     steps: int = 1500
     rate: float = 0.1  # of the first steps, in shares of the range from black to white
-    variation: float = 0.03  # weight of the total variation, which asks for smooth images
+    variation: float = 0.01  # weight of the total variation, which asks for smooth images
     distance: Literal["cosine", "squares"] = "cosine"  # of changes of the model
     starts: int = 1  # random images to start from; the ones whose change lies closest at the end are taken
 

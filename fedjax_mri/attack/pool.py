@@ -15,7 +15,7 @@ from fedjax_mri.data.resident import positions, specimen
 class Pool(NamedTuple):
     """n images of P patients at N hospitals."""
 
-    fields: dict[str, np.ndarray]  # [n, ...], what the task reads
+    fields: dict[str, np.ndarray]  # [n, ...], what the task reads, and "patient" where the data have it
     client: np.ndarray  # int32 [n], hospital
     patient: np.ndarray  # int [n], from 0 to P - 1
     member: np.ndarray  # bool [P], whether the run was trained on the patient
@@ -36,7 +36,8 @@ def gather(federation: Federation, reads: tuple[str, ...]) -> Pool:
     fields = {name: np.concatenate([first[name], second[name][owner >= 0]]) for name in names}
     client = np.concatenate([mine, owner[owner >= 0]])
     inside = np.arange(len(client)) < len(mine)
-    patient, one = numbered(fields.pop("patient", np.arange(len(client))), client, inside)
+    patient, one = numbered(fields.get("patient", np.arange(len(client))), client, inside)
+    fields |= {"patient": patient.astype(np.int32)} if "patient" in fields else {}
     member, hospital = inside[one], client[one]
     compared = np.isin(hospital, hospital[member]) & np.isin(hospital, hospital[~member])
     return Pool(fields, client, patient, member, compared, title)
