@@ -27,7 +27,6 @@ import numpy as np
 from fedjax_mri.attack import command, pool, shadow, trial
 from fedjax_mri.attack.findings import Scored
 from fedjax_mri.attack.inversion import Matching
-from fedjax_mri.attack.page import draw_roc
 from fedjax_mri.attack.trial import Trial
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import disk
@@ -130,6 +129,7 @@ INVERSION_COLUMNS = (
 )  # fmt: skip
 BATCHES = {1: 2, 4: 1, 16: 1}  # images of a hospital -> trials
 MANY, FEWER = 16, 0.25  # of so many images or more the search takes this share of the steps
+LEAST = 0.03  # %, where the axes of the figure begin
 MOST = 32  # images behind one change of the model
 
 
@@ -200,8 +200,9 @@ def membership(defences: dict[str, Change], shadows: int) -> None:
         scored = command.against_each(shadow.confidences(classifier, models, patients), inside)
         found[name] = Attacked(scored, float(right[inside].mean()), float(right[~inside].mean()), seconds)
         print(f"{name}: {shadows} shadow models in {seconds:.0f} s", flush=True)
-        write_csv(RESULTS / "attack_membership.csv", MEMBERSHIP_COLUMNS, membership_rows(found))
-        save(DOCS / "attack_membership.png", partial(membership_figure, found))
+        rows = membership_rows(found)
+        write_csv(RESULTS / "attack_membership.csv", MEMBERSHIP_COLUMNS, rows)
+        save(DOCS / "attack_membership.png", partial(membership_figure, rows))
     one_after_another(config, described, patients, inside, federation, next(iter(found.values())).seconds)
 
 
@@ -264,24 +265,25 @@ def means(several: Sequence[Trial]) -> list[float]:
     return np.mean(each, 0).tolist()
 
 
-def membership_figure(found: dict[str, Attacked]) -> Any:
-    """Returns a figure of what attacks find at 1 % false positives under each defence, beside ROC curves."""
-    figure, (left, right) = panels(2, WIDE, 3.8, gridspec_kw={"width_ratios": (1.5, 1)})
-    attacks, names = list(next(iter(found.values())).scored), list(found)
-    for number, attack in enumerate(attacks):
-        each = [100 * np.array(found[name].scored[attack].success.detections[-1][2:]) for name in names]
-        places = np.arange(len(names)) + 0.2 * (number - (len(attacks) - 1) / 2)
-        rate, low, high = np.transpose(each)
-        left.errorbar(rate, places, xerr=(rate - low, high - rate), fmt="o", markersize=4, label=attack, capsize=2)
-    left.axvline(1, color=RED, linestyle="--", linewidth=1)
-    left.set(xscale="log", yticks=range(len(names)), yticklabels=names, xlabel="members found, %")
-    left.set(title=f"Found at 1 % false positives ({SYNTHETIC})", ylim=(len(names) - 0.5, -0.5))
-    left.set(xticks=(1, 2, 5, 10, 20, 50), xticklabels=("1", "2", "5", "10", "20", "50"))
-    left.minorticks_off()
-    name, first = next(iter(found.items()))
-    draw_roc(right, first.scored)
-    right.legend(loc="lower right")
-    right.set(title=f"{name} ({SYNTHETIC})")
+def membership_figure(rows: Sequence[Sequence[Any]]) -> Any:
+    """Returns a figure of what attacks find under each defence, from the rows of the table: a panel for each rate."""
+    figure, axes = panels(2, WIDE, 3.8, sharey=True)
+    names, attacks = (list(dict.fromkeys(row[place] for row in rows)) for place in (0, 3))
+    for ax, asked in zip(axes, (0.01, 0.001)):
+        for number, attack in enumerate(attacks):
+            mine = [row[6:] for row in rows if row[3] == attack and float(row[5]) == asked]
+            rate, low, high = 100 * np.array(mine, float).T
+            places = np.arange(len(mine)) + 0.18 * (number - (len(attacks) - 1) / 2)
+            ax.errorbar(
+                np.maximum(rate, LEAST), places, xerr=(np.maximum(rate - low, 0), high - rate), fmt="o", markersize=4,
+                label=attack, capsize=2,
+            )  # fmt: skip
+        ax.axvline(100 * asked, color=RED, linestyle="--", linewidth=1)
+        ax.set(xscale="log", xlim=(LEAST, 100), yticks=range(len(names)), yticklabels=names)
+        ax.set(xticks=(0.1, 1, 10, 100), xticklabels=("0.1", "1", "10", "100"), ylim=(len(names) - 0.5, -0.5))
+        ax.minorticks_off()
+        ax.set(xlabel="members found, %", title=f"At {100 * asked:g} % false positives ({SYNTHETIC})")
+    axes[0].legend(loc="lower right")
     return figure
 
 
@@ -322,6 +324,7 @@ def inversion_figure(found: dict[str, dict[int, list[Trial]]]) -> Any:
         ax.axhline(level, color="#888888", linestyle=style, label="one grey" if name == "constant" else "mean image")
     ax.set(xscale="log", xticks=list(BATCHES), xticklabels=list(map(str, BATCHES)), xlabel="images of the hospital")
     ax.set(ylabel="PSNR, dB (cut at 60)", title=f"Images found in one update ({SYNTHETIC})")
+    ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -92,7 +92,7 @@ def defence(config: Experiment) -> str:
     stages = [type(stage).__name__.lower() for stage in config.uplink.stages]
     return (
         f"privacy {type(config.privacy).__name__.lower()}; stages {', '.join(stages) or 'none'}; reduction "
-        f"{type(config.uplink.reduce).__name__.lower()}; {config.local.epochs} local epochs in batches of "
+        f"{type(config.uplink.reduce).__name__.lower()}; local epochs: {config.local.epochs}, in batches of "
         f"{config.local.batch} by {config.local.optimizer}"
     )
 

@@ -20,8 +20,8 @@ SHOWN = 4  # images of a trial on the page
 LEAST_RATE = 1e-4  # where the axes of a ROC curve begin
 MEMBERSHIP = (
     "Share of the patients trained on that an attack finds while it takes 0.1 % or 1 % of other patients for members, "
-    f"with Clopper and Pearson's interval at {LEVEL:.0%}. An attack that knows nothing finds 0.1 % and 1 %, and has an "
-    "AUC of 0.5."
+    f"with Clopper and Pearson's interval at {100 * LEVEL:g} %. An attack that knows nothing finds 0.1 % and 1 %, and "
+    "has an AUC of 0.5."
 )
 INVERSION = (
     "PSNR in dB and SSIM (Wang 2004), the found images paired with the true ones as well as they can be; means over "
@@ -58,7 +58,7 @@ def cell(value: object) -> str:
 
 def membership_tables(members: Members) -> list[Table]:
     """Returns a table of attacks on the run itself, and one of those on its shadow models."""
-    columns = ("attack", "AUC", *(f"found at {rate:.1%} false positives" for rate in FALSE_POSITIVES))
+    columns = ("attack", "AUC", *(f"found at {100 * rate:g} % false positives" for rate in FALSE_POSITIVES))
     titles = {"The run": members.run, f"{members.models} models trained like it": members.shadows}
     return [
         Table(f"{title}: {sizes(scored)}", columns, [row(name, one) for name, one in scored.items()], MEMBERSHIP)
@@ -114,7 +114,10 @@ def draw_roc(ax: Axes, scored: Mapping[str, Scored]) -> None:
         false, true = curve(one.scores, one.member)
         ax.plot(np.maximum(false, LEAST_RATE), np.maximum(true, LEAST_RATE), label=name, drawstyle="steps-post")
     ax.plot([LEAST_RATE, 1], [LEAST_RATE, 1], color="#888888", linestyle=":", linewidth=1)
-    ax.set(xscale="log", yscale="log", xlim=(LEAST_RATE, 1), ylim=(LEAST_RATE, 1))
+    limits, ticks = (LEAST_RATE, 1), ("0.01 %", "0.1 %", "1 %", "10 %", "100 %")
+    ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(np.logspace(-4, 0, len(ticks)), ticks)
     ax.set(xlabel="false positives", ylabel="members found")
 
 

@@ -15,6 +15,7 @@ from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import init_state
+from fedjax_mri.fed.privacy.client import Client
 from fedjax_mri.fed.privacy.local import LocalSettings
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
@@ -94,9 +95,10 @@ def test_a_linear_model_gives_its_image_away_to_rounding() -> None:
     assert inversion.linear_images(other, np.array([2]), (SIDE, SIDE, 1)) is None
 
 
-def test_noise_at_the_hospital_leaves_less_than_a_grey_image_has() -> None:
-    private = replace(CONFIG, privacy=LocalSettings(epsilon=8.0), rounds=1)
-    one = attacked(private, 1)
+@pytest.mark.parametrize("privacy", [LocalSettings(epsilon=8.0), Client(epsilon=8.0)])
+def test_noise_leaves_less_than_a_grey_image_has(privacy) -> None:
+    """At the hospital, or at the server."""
+    one = attacked(replace(CONFIG, privacy=privacy, rounds=1), 1)
     assert one.psnr < one.constant[0] and one.constant[0] == pytest.approx(10.8, abs=1)
 
 
