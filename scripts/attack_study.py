@@ -128,7 +128,7 @@ INVERSION_COLUMNS = (
     "defence", "images", "trials", "PSNR", "SSIM", "PSNR grey", "PSNR mean", "SSIM mean", "labels",
 )  # fmt: skip
 BATCHES = {1: 2, 4: 1, 16: 1}  # images of a hospital -> trials
-MANY, FEWER = 16, 0.25  # of so many images or more the search takes this share of the steps
+MANY, FEWER = 4, 0.2  # for so many images or more the search takes this share of the steps
 LEAST = 0.03  # %, where the axes of the figure begin
 MOST = 32  # images behind one change of the model
 

@@ -120,16 +120,19 @@ def infer_members(
 
 
 def against_each(confidence: np.ndarray, inside: np.ndarray) -> dict[str, Scored]:
-    """Returns each attack's scores of all models, of which each is attacked with the others as shadows.
+    """Returns each attack's scores of all models, of which each is attacked with those of the other pairs.
 
-    confidence [M, P], inside bool [M, P]. Their members are random, so that nothing but membership tells them.
+    confidence [M, P], inside bool [M, P] as `shadow.halves` gives it. Members are random, so that nothing but
+    membership tells them; and with its pair a model leaves as many with a patient as without.
     """
-    rest = [np.arange(len(inside)) != one for one in range(len(inside))]
+    rest = [np.arange(len(inside)) // 2 != one // 2 for one in range(len(inside))]
     return {
-        name: scored(np.concatenate([attack(confidence[i], confidence[r], inside[r]) for i, r in enumerate(rest)]),
-                     inside.ravel())
+        name: scored(
+            np.concatenate([attack(confidence[i], confidence[r], inside[r]) for i, r in enumerate(rest)]),
+            inside.ravel(),
+        )
         for name, attack in ATTACKS.items()
-    }  # fmt: skip
+    }
 
 
 def invert_updates(

@@ -38,8 +38,13 @@ class ChosenStore(NamedTuple):
 
 
 def halves(models: int, patients: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns which patients each of M `models` is trained on, bool [M, P]: each patient in half of them; M is even."""
-    return rng.permuted(np.arange(models)[:, None] >= np.full(patients, models // 2), axis=0)
+    """Returns which patients each of M `models` is trained on, bool [M, P]; M is even.
+
+    Models 2 k and 2 k + 1 are a pair: what one is trained on, the other is not. So each patient is in half of the
+    models, also of those that are left when a pair is.
+    """
+    first = rng.random((models // 2, patients)) < 0.5
+    return np.stack([first, ~first], 1).reshape(models, patients)
 
 
 def chosen_rows(pool: Pool, inside: np.ndarray, clients: int, most: int) -> tuple[np.ndarray, np.ndarray]:

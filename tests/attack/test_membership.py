@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from fedjax_mri.attack import membership
+from fedjax_mri.attack.command import against_each
 from fedjax_mri.attack.membership import ATTACKS, detection
 from fedjax_mri.attack.shadow import halves
 
@@ -104,6 +105,16 @@ def test_an_interval_holds_the_rate_of_false_positives_where_membership_is_shuff
     assert membership.success(scores, member).detections[1].low > 0.04
 
 
-def test_each_patient_trains_half_of_the_models() -> None:
+def test_each_patient_trains_half_of_the_models_and_one_of_each_pair() -> None:
     inside = halves(6, 50, np.random.default_rng(0))
-    assert inside.shape == (6, 50) and (inside.sum(0) == 3).all() and len(np.unique(inside, axis=1).T) > 10
+    assert (inside.sum(0) == 3).all() and (inside[::2] != inside[1::2]).all()
+    assert len(np.unique(inside, axis=1).T) == 8 and 100 < inside.sum() < 200
+
+
+def test_each_model_is_attacked_by_as_many_with_a_patient_as_without() -> None:
+    """So that members that nothing tells have no lower scores than others, few as the models are."""
+    rng, areas = np.random.default_rng(3), []
+    for _ in range(40):
+        inside = halves(6, 200, rng)
+        areas.append(against_each(rng.normal(0, 1, (6, 200)), inside)["LiRA"].success.auc)
+    assert np.mean(areas) == pytest.approx(0.5, abs=4 * np.std(areas) / 40**0.5) and np.std(areas) < 0.03
