@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_mri.attack import command, pool, shadow
+from fedjax_mri.attack import command, membership, pool, shadow
 from fedjax_mri.attack.command import Choices
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
@@ -116,9 +116,10 @@ def test_an_over_fitted_run_gives_its_patients_away_and_shuffled_membership_noth
     assert all(one.success.detections[1].low > 0.05 for one in real.values())
     assert real["LiRA"].success.detections[1].low > 0.15 and real["LiRA"].success.auc > 0.9
     rng = np.random.default_rng(1)
-    shuffled = command.against_each(confidence, shadow.halves(16, len(patients.member), rng))
-    for one in shuffled.values():
-        assert one.success.detections[1].low <= 0.01 and abs(one.success.auc - 0.5) < 0.08, one
+    for one in real.values():
+        shuffled = [membership.success(one.scores, rng.permutation(one.member)) for _ in range(60)]
+        assert np.mean([each.detections[1].low <= 0.01 <= each.detections[1].high for each in shuffled]) > 0.8
+        assert np.mean([each.auc for each in shuffled]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_command_writes_figures_and_a_page(tmp_path, capsys) -> None:
