@@ -84,6 +84,7 @@ QUICK = (  # what `make check` runs: some of each folder
     "test_docs.py::test_links_of_the_readme_lead_somewhere",
     "test_docs.py::test_make_targets_of_the_readme_exist",
     "test_docs.py::test_the_readme_shows_commands",
+    "attack/test_membership.py::test_l",
     "cli/test_cli.py::test_help_everywhere",
     "cli/test_cli.py::test_a_folder_that_is_no_run_is_named",
     "compile/test_kernels.py",

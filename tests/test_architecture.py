@@ -23,10 +23,11 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "report": {"core", "metrics", "data", "tasks", "fed", "xai", "run", "study"},
     "convert": {"core", "metrics", "data", "tasks", "fed", "xai", "run"},
     "explain": {"core", "metrics", "data", "tasks", "fed", "xai", "run", "report"},
+    "attack": {"core", "metrics", "data", "tasks", "fed", "run", "report"},
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
-    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "compile"},
+    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"},
 }
 
 

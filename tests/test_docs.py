@@ -82,8 +82,20 @@ EXPLAINING = COMMAND.findall((HOME / "docs" / "explanation.md").read_text())
 
 
 def test_the_readme_shows_commands() -> None:
-    names = {"train", "evaluate", "report", "show", "phantom", "sweep", "audit", "convert", "explain", "compile"}
-    assert {name for name, _ in COMMANDS} == names
+    names = {
+        "train",
+        "evaluate",
+        "report",
+        "show",
+        "phantom",
+        "sweep",
+        "audit",
+        "convert",
+        "explain",
+        "compile",
+        "attack",
+    }
+    assert {name for name, _ in COMMANDS} == names | {"compile"}
 
 
 @pytest.mark.parametrize(("name", "rest"), COMMANDS + EXPLAINING)
@@ -169,7 +181,18 @@ def test_commands_of_the_page_on_data_are_understood(name, rest) -> None:
     assert name == "train" and cli.load_experiments(HOME / words.config, flags)
 
 
-@pytest.mark.parametrize("page", ["classification", "data", "diagnosis", "reliability"])
+ATTACKS = COMMAND.findall((HOME / "docs" / "attacks.md").read_text())
+
+
+@pytest.mark.parametrize(("name", "rest"), ATTACKS)
+def test_commands_of_the_page_on_attacks_are_understood(name, rest) -> None:
+    """With their flags, where they train; those of `attack` alone, as it takes no others."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    assert cli.load_experiments(HOME / words.config, flags) if name == "train" else not flags
+
+
+@pytest.mark.parametrize("page", ["attacks", "classification", "data", "diagnosis", "reliability"])
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
     assert scripts and all((HOME / script).exists() for script in scripts)

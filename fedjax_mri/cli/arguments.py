@@ -103,6 +103,27 @@ def audit(one: Parser) -> None:
     one.add_argument("--rounds", type=int, default=0, help=text)
 
 
+def attack(one: Parser) -> None:
+    """Adds the arguments of `attack`."""
+    add_path(one, "run", "run folder")
+    one.add_argument("--membership", action="store_true", help="tell who was trained on (default: both attacks)")
+    one.add_argument("--inversion", action="store_true", help="find images again from a hospital's update")
+    text = "shadow models, half of them trained on each patient (default: 16)"
+    one.add_argument("--shadows", type=int, default=16, metavar="N", help=text)
+    text = "rounds of each shadow model (default: as many as the run)"
+    one.add_argument("--rounds", type=int, default=0, metavar="N", help=text)
+    text = "numbers of images that an attacked hospital holds (default: 1 4 16)"
+    one.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], metavar="N", help=text)
+    text = "hospitals attacked for each number of images (default: 3)"
+    one.add_argument("--trials", type=int, default=3, metavar="N", help=text)
+    text = "hospitals of whose updates the attacker sees the sum alone, as with secure aggregation (default: 1)"
+    one.add_argument("--cohort", type=int, default=1, metavar="N", help=text)
+    text = "steps of the search for images (default: 1500)"
+    one.add_argument("--steps", type=int, default=1500, metavar="N", help=text)
+    text = "look for images in an update of the newest model, not of the first round's"
+    one.add_argument("--newest", action="store_true", help=text)
+
+
 def show(one: Parser) -> None:
     """Adds the arguments of `show`."""
     add_path(one, "config", "config file")
@@ -187,6 +208,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "sweep": ("train the cells of a study; cells that share a program train together" + FIELDS, sweep),
     "report": ("write the report of a run or a study again", report),
     "audit": ("write how well a run's model serves each site: audit.csv, .md and .png in its folder", audit),
+    "attack": (
+        "measure what attackers get from a run: who was trained on, and the images; attack.html in its folder",
+        attack,
+    ),
     "show": ("print the resolved config, and what training will cost" + FIELDS, show),
     "compile": (
         "compile a config for a machine that need not be here: its memory, its exchanges, estimated times" + FIELDS,

@@ -99,7 +99,9 @@ def give_up(code: int) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    return arguments.parser(train, evaluate, sweep, report, audit, show, compile, convert, prepare, explain, phantom)
+    return arguments.parser(
+        train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, phantom
+    )
 
 
 def prepare_jax() -> None:
@@ -246,6 +248,20 @@ def audit(options: argparse.Namespace, flags: Sequence[str]) -> None:
     refuse_flags(flags)
     for path in audit_report.write(options.run, options.leave_one_out, options.rounds, print):
         print(path)
+
+
+def attack(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Prints what attackers get from a run, and writes attack.json and attack.html into its folder."""
+    from fedjax_mri.attack import command
+
+    refuse_flags(flags)
+    numbers = {name: vars(options)[name] for name in ("shadows", "rounds", "trials", "cohort", "steps", "newest")}
+    both = options.membership == options.inversion
+    choices = command.Choices(
+        both or options.membership, both or options.inversion, batches=tuple(options.batches), **numbers
+    )
+    table, path = command.attack(options.run, choices, lambda line: print(line, file=sys.stderr, flush=True))
+    print(f"{table}\n\n{path}")
 
 
 def show(options: argparse.Namespace, flags: Sequence[str]) -> None:

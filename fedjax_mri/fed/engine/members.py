@@ -29,7 +29,7 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.tasks.task import Metrics
 
 PyTree = Any
-Numbers = dict[str, jax.Array]  # name of a setting -> float32 []
+Numbers = dict[str, jax.Array]  # name of a setting -> float32 []; or other arrays that members differ in
 Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) -> simulation
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are consumed
 Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
@@ -44,6 +44,11 @@ class Member(NamedTuple):
     data: jax.Array  # int32 [], index of its data set
 
 
+def own_data_set(placed: PlacedData, member: Member) -> PlacedData:
+    """Returns the data set that a member names, of U data sets [U, ...]."""
+    return trees.take(placed, member.data)
+
+
 class Group(NamedTuple):
     """The members of one compiled program, and their data on the devices."""
 
@@ -52,6 +57,7 @@ class Group(NamedTuple):
     each: Plan  # of one member
     members: Member  # [M, ...], the last one repeated to fill all devices
     placed: PlacedData  # U data sets, [U, ...]
+    view: Callable[[PlacedData, Member], PlacedData] = own_data_set  # what a member sees of them
 
 
 class GroupTest(NamedTuple):
@@ -132,7 +138,7 @@ def member_sharding(group: Group) -> jax.sharding.NamedSharding:
 
 def member_simulation(group: Group, placed: PlacedData, member: Member) -> Simulation:
     """Returns the simulation of one member. Its numbers may be tracers, known only when the program runs."""
-    return group.make(member.numbers, placed.size[member.data])
+    return group.make(member.numbers, group.view(placed, member).size)
 
 
 def first_states(group: Group) -> State:
@@ -156,9 +162,7 @@ def build(group: Group, state: State, max_rounds: int) -> Segment:
     def train_member(placed: PlacedData, row: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = row
         sim = member_simulation(group, placed, member)
-        return segments.run_rounds(
-            sim, group.each, max_rounds, state, member.root, trees.take(placed, member.data), rounds
-        )
+        return segments.run_rounds(sim, group.each, max_rounds, state, member.root, group.view(placed, member), rounds)
 
     train_members = over_members(group, train_member)
     by_member, replicated = member_sharding(group), group.plan.everywhere()

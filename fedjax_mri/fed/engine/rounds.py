@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import Cohort
-from fedjax_mri.fed.uplink.contract import PyTree, ServerRound, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, ServerRound, UplinkState
 from fedjax_mri.fed.world.conditions import RoundCost, Turnout
 
 
@@ -57,13 +57,21 @@ def server_step(
 
     `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients.
     """
+    aggregate, uplink = aggregate_updates(sim, state, root, sizes, updates)
+    return server_update(sim.algorithm, state.server, aggregate), uplink
+
+
+def aggregate_updates(
+    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, updates: PyTree
+) -> tuple[Aggregate, UplinkState]:
+    """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `server_step`."""
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     at = ServerRound(state.round, keys.round_purpose(key, keys.RoundPurpose.REDUCE), total, sim.sampler.rate * total)
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))
     aggregate, staged = sim.uplink.stages.server(aggregate, state.uplink.stages, at)
-    return server_update(sim.algorithm, state.server, aggregate), UplinkState(staged, reduced)
+    return aggregate, UplinkState(staged, reduced)
 
 
 def prepare_round(

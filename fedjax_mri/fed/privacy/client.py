@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.client.local import Local
