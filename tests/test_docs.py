@@ -192,7 +192,7 @@ def test_commands_of_the_page_on_attacks_are_understood(name, rest) -> None:
     assert cli.load_experiments(HOME / words.config, flags) if name == "train" else not flags
 
 
-@pytest.mark.parametrize("page", ["attacks", "classification", "data", "diagnosis", "reliability"])
+@pytest.mark.parametrize("page", ["attacks", "classification", "data", "diagnosis", "privacy", "reliability"])
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
     assert scripts and all((HOME / script).exists() for script in scripts)

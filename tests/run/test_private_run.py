@@ -3,6 +3,7 @@
 import pathlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fedjax_mri.cli import commands as cli
@@ -11,8 +12,9 @@ from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.privacy.client import Client
 from fedjax_mri.fed.privacy.off import Off
-from fedjax_mri.fed.sampling import Poisson
+from fedjax_mri.fed.sampling import Poisson, Population
 from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, restore
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.costs import costs
@@ -59,6 +61,13 @@ def test_it_is_restored_and_evaluated(run) -> None:
     last = parse(read_history(run[0])[2]).tests
     for name, figures in found.items():
         assert figures.pooled["accuracy"] == pytest.approx(last[name].pooled["accuracy"])
+
+
+def test_the_shipped_config_keeps_its_budget() -> None:
+    shipped = configs.load(pathlib.Path(__file__).parents[2] / "configs" / "private.py")[""]
+    everyone = Population(np.full(shipped.data.source.clients, 12, np.int32), rounds=shipped.rounds)
+    promise = shipped.privacy.guarantee(shipped.sampling.build(everyone), everyone)
+    assert (promise.budget, promise.delta) == (8, 1e-5) and 7.99 < promise.epsilon(shipped.rounds) <= 8
 
 
 def test_more_rounds_would_need_more_noise_than_there_was(run) -> None:
