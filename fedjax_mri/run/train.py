@@ -91,7 +91,7 @@ def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
             told = divergence_message if trained else bad_start_message
             raise UserError(told(run, int(state.round), failure))
         figures = results.figures(run.sim.task, {**tests, **concluded})
-        spent = privacy_figures(run.sim, int(state.round))
+        spent = privacy_figures(run.sim, state)
         line = Line(int(state.round), figures, trained.figures if trained else None, spent)
         return Evaluated(line, tests, run.sim.task.headline[0])
 
@@ -146,12 +146,17 @@ def segment_figures(sim: Simulation, work: RoundStats, seconds: float, waited: f
     )
 
 
-def privacy_figures(sim: Simulation, round: int) -> dict[str, float]:
-    """Returns the epsilon that a private run has spent after `round`, and the hospitals' mean; {} without privacy."""
-    if sim.guarantee is None:
+def privacy_figures(sim: Simulation, state: State) -> dict[str, float]:
+    """Returns the epsilon that a private run has spent, the hospitals' mean, and an audit's lower bound.
+
+    Empty without privacy.
+    """
+    guarantee, round = sim.guarantee, int(state.round)
+    if guarantee is None:
         return {}
-    mean = {} if sim.guarantee.mean is None else {"epsilon_mean": sim.guarantee.mean(round)}
-    return {"epsilon": sim.guarantee.epsilon(round), **mean}
+    mean = {} if guarantee.mean is None else {"epsilon_mean": guarantee.mean(round)}
+    lower = {} if guarantee.lower is None else {"epsilon_lower": guarantee.lower(jax.device_get(state.uplink.reduce))}
+    return {"epsilon": guarantee.epsilon(round), **mean, **lower}
 
 
 def training_failure(work: RoundStats, trained: SegmentFigures) -> str:

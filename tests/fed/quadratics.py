@@ -95,7 +95,12 @@ def with_algorithm(settings, sim: Simulation) -> Simulation:
 
 
 def sgd(epochs: int, batch: int, momentum: float | None = None) -> Local:
-    return Local(epochs, batch, lambda rate: optax.sgd(rate, momentum), lambda round: jnp.float32(RATE))
+    return Local(epochs, batch, with_momentum(momentum), lambda round: jnp.float32(RATE))
+
+
+@functools.cache  # and with it what the plain loop compiles
+def with_momentum(momentum: float | None) -> Callable:
+    return lambda rate: optax.sgd(rate, momentum)
 
 
 def run(sim: Simulation, rounds: int, plan: Plan = ALONE) -> State:

@@ -65,6 +65,7 @@ BY_EXPECTED = mean("expected")
 AS_GIVEN = Compute()
 WHOLE_NUMBERS = 0.5, 20  # range, here the bound of a clip, and bits of the case with secure sums
 shuffled = jax.jit(shuffled)
+once = functools.cache(jax.jit)  # for functions of many operations, each of which would be compiled by itself
 
 
 def images(sizes: np.ndarray = SIZES) -> ClientData:
@@ -335,14 +336,14 @@ CASES: dict[str, Callable[[], Simulation]] = {
 def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     """One round as a researcher would first write it: a loop over clients, a loop over steps, a mean or a rule."""
     round_key, uplink, (stages, reduced) = jax.random.fold_in(root, state.round), sim.uplink, state.uplink
-    cohort = sim.sampler.draw(keys.purpose(round_key, keys.Purpose.SAMPLE), state.round)
+    cohort = once(sim.sampler.draw)(keys.purpose(round_key, keys.Purpose.SAMPLE), state.round)
     full_steps = jnp.where(cohort.present, step_counts(sim.local, jnp.asarray(sim.data.sizes)[cohort.client]), 0)
     turnout = cohort_turnout(sim, cohort, full_steps, state, root)
     updates, clients = [], state.clients
     for place, client in enumerate(np.asarray(cohort.client)):
         if not turnout.steps[place]:  # absent, without examples, or lost
             continue
-        row, staleness = trees.take(clients, client), cohort.staleness[place]
+        row, staleness = once(trees.take)(clients, client), cohort.staleness[place]
         server, times = sim.algorithm.broadcast(state.server, staleness), cohort.times[place] * turnout.share[place]
         start = ClientStart(trees.join(server.model, row.model), server, row.state)
         model, steps, accumulated = plain_client(sim, state, start, int(client), root, int(turnout.steps[place]))
@@ -355,7 +356,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         sender = Sender(jnp.int32(client), state.round, key, examples, times, state.uplink)
         update, own, _ = uplink.stages.client(update, row.uplink, sender)
         remembered = sim.algorithm.remember(server, row.state, result, update)
-        clients = trees.put(clients, client, type(row)(rest, remembered, own, row.rounds + 1))
+        clients = once(trees.put)(clients, client, type(row)(rest, remembered, own, row.rounds + 1))
         updates.append(update)
     if not updates and uplink.empty_round == "skip":
         return state._replace(round=state.round + 1)
@@ -443,18 +444,19 @@ def plain_client(
     Gives model, steps, what was accumulated.
     """
     size, model = int(sim.data.sizes[client]), start.model
-    optimizer = sim.local.optimizer(sim.local.schedule(state.round))
+    rate = sim.local.schedule(state.round)
+    optimizer = sim.local.optimizer(rate)
     with jax.numpy_dtype_promotion("standard"):
         optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
     key = keys.client(root, state.round, jnp.int32(client))
     accumulated, shuffles = None, keys.purpose(key, keys.Purpose.SHUFFLE)
-    read = partial(sim.data.read, sim.data.store, jnp.int32(client))
+    read = partial(once(sim.data.read), sim.data.store, jnp.int32(client))
     chosen = plain_batches(sim.local, shuffles, size, read)
     for step, (examples, fields) in enumerate(chosen[:most]):
         batch = {**read(examples), **fields}
         step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
         progress = jnp.float32(step / len(chosen))
-        model, found = plain_step(sim, optimizer, optimizers, start, model, batch, progress, step_key)
+        model, found = plain_step(sim, rate, optimizers, start, model, batch, progress, step_key)
         accumulated = found if accumulated is None else trees.add(accumulated, found)
     return model, len(chosen[:most]), accumulated
 
@@ -479,7 +481,7 @@ def plain_batches(local: Local, key: jax.Array, size: int, read: Callable) -> li
 
 def plain_patients(key: jax.Array, batch: int, size: int, read: Callable) -> tuple[jax.Array, dict]:
     """The views of each patient who comes, the one with the lowest coin first; a coin for each of 17."""
-    whose = np.asarray(read(jnp.arange(size, dtype=jnp.int32))[PATIENT])
+    whose = np.asarray(read(jnp.arange(17, dtype=jnp.int32))[PATIENT])[:size]
     coins, order = jax.random.split(key)
     tossed, count = np.asarray(jax.random.uniform(coins, (17,)))[: whose.max() + 1], int(whose.max()) + 1
     chosen = []
@@ -519,9 +521,22 @@ def plain_gradient(local: Local, loss: Callable, model: Model, batch: dict, key:
     return total, left
 
 
+@functools.cache
+def optimizer_step(optimizer: Callable) -> Callable:
+    """The parameters and the optimiser's state after a step at some rate."""
+
+    @jax.jit
+    def step(rate: jax.Array, grads: dict, state: optax.OptState, params: dict) -> tuple[dict, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer(rate).update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
 def plain_step(
     sim: Simulation,
-    optimizer,
+    rate: jax.Array,
     optimizers: list,
     start: ClientStart,
     model: Model,
@@ -541,9 +556,9 @@ def plain_step(
         changed = algorithm.gradient(grads, model.params, start.model.params, start.server, start.state)
         changed = jax.tree.map(lambda hold, g: jnp.zeros_like(g) if hold else g, held, changed)
         moving = trees.split(mask, model.params)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizers[number] = optimizer.update(trees.split(mask, changed)[0], optimizers[number], moving[0])
-        model = Model(trees.join(optax.apply_updates(moving[0], updates), moving[1]), carry)
+        step, towards = optimizer_step(sim.local.optimizer), trees.split(mask, changed)[0]
+        ours, optimizers[number] = step(rate, towards, optimizers[number], moving[0])
+        model = Model(trees.join(ours, moving[1]), carry)
         stays = lambda hold, old, new: old if hold else new  # noqa: E731
         model = model._replace(params=jax.tree.map(stays, held, before.params, model.params))
     return model, algorithm.accumulate(total, batch["weight"].sum(), progress)

@@ -151,7 +151,7 @@ def trained(sim: Simulation, devices: int) -> State:
 def test_runs_on_other_numbers_of_devices_end_with_the_same_bits(case: str, optimised) -> None:
     """And so do two runs on the same devices."""
     first = trained(RUNS[case](), 1)
-    for devices in (1, 2, 8) if "FedAvg" in case else (2,):
+    for devices in (1, 8) if "FedAvg" in case else (2,):
         state = trained(RUNS[case](), devices)
         jax.tree.map(assert_same_bits, (state.server, state.uplink), (first.server, first.uplink))
         jax.tree.map(np.testing.assert_array_equal, state.clients, first.clients)

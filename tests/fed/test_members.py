@@ -53,6 +53,13 @@ def group(make, plan: Plan) -> members.Group:
 
 
 @functools.cache
+def built(case: str, way: str, devices: int):
+    """A group whose members are trained in that way, and its segment of two rounds."""
+    several = group(SIMULATIONS[case], replace(Plan(devices=devices, lanes=2).resolve(), members=way))
+    return several, members.build(several, members.first_states(several), 2)
+
+
+@functools.cache
 def alone(case: str, number: int, plan: Plan) -> tuple[State, RoundStats]:
     """The run that a member stands for."""
     sim, root = SIMULATIONS[case](DATA[PLACES[number]]), jax.random.key(number)
@@ -71,11 +78,9 @@ def alone(case: str, number: int, plan: Plan) -> tuple[State, RoundStats]:
     ],
 )
 def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
-    plan = replace(Plan(devices=devices, lanes=2).resolve(), members=way)
-    several = group(SIMULATIONS[case], plan)
+    several, segment = built(case, way, devices)
     assert several.each.devices == (1 if devices == 2 else 8)
     state = members.first_states(several)
-    segment = members.build(several, state, 2)
     for rounds in (2, 1):
         state, work = segment(state, np.full(3, rounds))
     for number in (0, 2):
@@ -88,11 +93,9 @@ def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
 
 
 def test_a_member_of_no_rounds_stays_as_it_is() -> None:
-    several = group(SIMULATIONS["clients keep statistics"], replace(Plan(devices=2, lanes=2).resolve(), members="map"))
+    several, segment = built("clients keep statistics", "map", 2)
     before = jax.tree.map(np.asarray, members.first_states(several))
-    after, _ = members.build(several, members.first_states(several), 2)(
-        members.first_states(several), np.array([2, 0, 1])
-    )
+    after, _ = segment(members.first_states(several), np.array([2, 0, 1]))
     moved = [
         np.abs(x - y).max() for x, y in zip(jax.tree.leaves(after.server.model), jax.tree.leaves(before.server.model))
     ]

@@ -91,7 +91,7 @@ def test_more_rounds_than_the_budget_has_are_refused() -> None:
 # ---- the mechanism
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", [2, 8])
 def test_without_one_client_the_release_moves_by_the_bound_at_most(devices: int) -> None:
     """The leave-one-out test: the sum of clipped updates over the constant number of clients."""
     settings = Client(clip=0.05)
@@ -104,15 +104,15 @@ def test_without_one_client_the_release_moves_by_the_bound_at_most(devices: int)
         assert 0.049 < gap < 0.05 * (1 + 1e-4)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_noise_is_added_once_even_if_nobody_came(devices: int) -> None:
+def test_noise_is_added_once_even_if_nobody_came() -> None:
     """Its standard deviation is noise times bound over the clients of an average cohort, on any number of devices."""
     sim = private(Client(clip=2.0), 3.0, sampler=Poisson(0.5).build(Population(SIZES)))
-    noise = moved(sim._replace(data=sim.data._replace(sizes=NOBODY)), devices)
+    sim = sim._replace(data=sim.data._replace(sizes=NOBODY))
+    noise = moved(sim, 8)
     wanted = 3.0 * 2.0 / (0.5 * len(SIZES))
     assert noise.size > 500
     np.testing.assert_allclose(noise.std(), wanted, rtol=0.1)
-    np.testing.assert_allclose(noise, moved(sim._replace(data=sim.data._replace(sizes=NOBODY)), 1), rtol=1e-6)
+    np.testing.assert_allclose(noise, moved(sim, 1), rtol=1e-6)
 
 
 def test_noise_of_two_rounds_differs() -> None:

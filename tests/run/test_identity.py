@@ -114,13 +114,13 @@ def test_a_run_keeps_copies_of_the_code_that_its_config_needs(home) -> None:
 
 @pytest.mark.slow
 def test_a_moved_run_is_used_by_a_process_in_another_folder(home, tmp_path) -> None:
-    """Evaluated, audited and reported without the project, then trained on with it, in processes of their own."""
+    """Evaluated and reported without the project, then trained on with it, in processes of their own."""
     (home / "run").rename(tmp_path / "moved")
     (home / "project").rename(tmp_path / "elsewhere")
     (tmp_path / "empty").mkdir()
     code = (
         "import sys; from fedjax_mri.cli import commands\n"
-        "for words in (['evaluate', '../moved'], ['audit', '../moved'], ['report', '../moved'],\n"
+        "for words in (['evaluate', '../moved'], ['report', '../moved'],\n"
         "              ['train', '../elsewhere/mine.py', '--out', '../moved', '--rounds', '3']):\n"
         "    assert commands.main(words) == 0, words\n"
     )

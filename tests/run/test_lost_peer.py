@@ -15,14 +15,12 @@ def home(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("phase", "victim", "processes", "bound"), [("building data", 1, 3, 1e-6), ("checkpointing", 0, 2, 0.0)]
-)
-def test_the_others_end_with_a_line_and_the_run_goes_on(home, phase, victim, processes, bound) -> None:
-    """On as many processes as before to the last bit; on others but for the order of sums."""
+@pytest.mark.parametrize(("phase", "victim"), [("building data", 1), ("checkpointing", 0)])
+def test_the_others_end_with_a_line_and_the_run_goes_on(home, phase, victim) -> None:
+    """On as many processes as before, to the last bit; `test_processes.py` goes on with others."""
     lost = lost_peer.lose(home, phase, victim)
     killed = f"error: process {victim} was ended by SIGKILL; {launch.AGAIN}"
     assert lost.code == 137 and killed in lost.errors
     assert all("lost contact" in line for line in lost.errors if line != killed), lost.errors
-    again = lost_peer.restarted(home, lost, processes)
-    assert lost_peer.difference(lost_peer.final(home / "whole"), again) <= bound
+    again = lost_peer.restarted(home, lost, 2)
+    assert lost_peer.difference(lost_peer.final(home / "whole"), again) == 0

@@ -1,10 +1,7 @@
 """Traced programs on a cache: what a run finds there is not traced again, and does the same."""
 
 import importlib
-import json
-import os
 import pathlib
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -22,7 +19,7 @@ from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import experiment, fingerprint
+from fedjax_mri.run import experiment, fingerprint, runfolder
 from fedjax_mri.run.config import Experiment
 
 ROOT = jax.random.key(11)
@@ -165,23 +162,15 @@ config = Experiment(
 """
 
 
-def test_a_run_never_takes_the_program_of_another_ones_code(tmp_path) -> None:
+def test_a_run_never_takes_the_program_of_another_ones_code(tmp_path, monkeypatch) -> None:
     """A factor in a config file becomes 0: the next run's figures are those of an empty cache."""
 
     def run(factor: float, out: str, cache: str) -> dict[str, float]:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
         (tmp_path / "mine.py").write_text(ALGORITHM.format(scale=f"FACTOR = {factor}"))
-        home = pathlib.Path(__file__).parents[2]
-        paths = [str(home), str(home / "tests" / "fed")]
-        where = {
-            "XDG_CACHE_HOME": str(tmp_path / cache),
-            "JAX_COMPILATION_CACHE_DIR": os.environ["XDG_CACHE_HOME"],
-            "PYTHONPATH": os.pathsep.join(paths),
-        }
-        words = [sys.executable, "-m", "fedjax_mri", "train", "mine.py", "--out", out]
-        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **where}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        experiment.run(configs.load(tmp_path / "mine.py")[""], tmp_path / out, say=lambda line: None)
         assert list((tmp_path / cache / "fedjax_mri/programs").iterdir())
-        last = json.loads((tmp_path / out / "metrics.jsonl").read_text().splitlines()[-1])
+        last = runfolder.read_history(tmp_path / out)[-1]
         return {name: value for name, value in last.items() if name.startswith(("train/", "new sites/"))}
 
     moved, still = run(1.0, "first", "cache"), run(0.0, "second", "cache")

@@ -1,6 +1,7 @@
 """The CycleGAN task: one sum moves all players as the reference's alternation does."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,17 @@ from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.tasks.cyclegan import CycleGAN
 from fedjax_mri.tasks.extras import Extras
+from fedjax_mri.tasks.task import Task
 from fedjax_mri.tasks.translation import adam, augmented
 
 IMAGE = (16, 16, 1)
 GENERATOR, DISCRIMINATOR = GeneratorSettings(width=4, blocks=1), PatchGANSettings(width=4, halvings=1)
 SMALL = CycleGAN(GENERATOR, DISCRIMINATOR, window=(-200.0, 200.0), pool=2)
+
+
+@functools.cache  # and with it what is compiled of it
+def small() -> Task:
+    return SMALL.build(described(IMAGE), Compute("xla"))
 
 
 def batch(seed: int, count: int = 1) -> dict[str, jax.Array]:
@@ -99,7 +106,7 @@ def kernels(tree) -> list[tuple[str, jax.Array]]:
 
 
 def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
-    task = SMALL.build(described(IMAGE), Compute("xla"))
+    task = small()
     model, optimizer = jax.jit(task.init)(jax.random.key(0)), adam(jnp.float32(2e-4))
     params, carry, reference = model.params, model.carry, Reference(model.params)
     gradient = jax.jit(jax.grad(task.phases[0].loss, has_aux=True))
@@ -127,7 +134,7 @@ def test_one_sum_moves_the_players_as_the_alternating_reference_does() -> None:
 
 
 def test_evaluation_is_by_its_terms() -> None:
-    task = SMALL.build(described(IMAGE), Compute("xla"))
+    task = small()
     model, data = jax.jit(task.init)(jax.random.key(0)), batch(0, 2)
     predict, sums = jax.jit(task.predict), jax.jit(task.evaluate)(*model, data)
     back = predict(*model, predict(*model, data))
@@ -151,7 +158,7 @@ def test_what_travels(discriminators, travels) -> None:
 
 
 def test_who_is_whose_pair_changes_nothing() -> None:
-    task = SMALL.build(described(IMAGE), Compute("xla"))
+    task = small()
     model, evaluate, data = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.evaluate), batch(0, 2)
     ours, theirs = (evaluate(*model, one) for one in (data, {**data, "mr": data["mr"][::-1]}))
     assert float(ours.pop("made")["mr"]["mae"]) != pytest.approx(float(theirs.pop("made")["mr"]["mae"]), rel=1e-4)
@@ -206,7 +213,7 @@ def test_ct_and_mr_are_seen_through_one_random_view() -> None:
 
 def test_augmentation_is_of_training_alone_and_changes_no_intensities() -> None:
     views, data, key = Augment(flip=1.0), batch(0), jax.random.key(1)
-    plain = SMALL.build(described(IMAGE), Compute("xla"))
+    plain = small()
     task = dataclasses.replace(SMALL, augment=views).build(described(IMAGE), Compute("xla"))
     model = jax.jit(task.init)(jax.random.key(0))
     flipped = data | {name: data[name][:, :, ::-1] for name in ("ct", "mr")}

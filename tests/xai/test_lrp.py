@@ -1,5 +1,7 @@
 """Layer-wise relevance propagation: its identities, its rules by hand, and that every network here has them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,6 +156,7 @@ def test_the_way_a_convolution_is_computed_does_not_matter(conv) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-4)
 
 
+@functools.cache
 def explained(settings: CNNSettings, conv: str) -> jax.Array:
     net = settings.build((8, 8, 1), 3, Compute(conv))
     method = compiled(LRP().build(), lambda model, x: net.apply(*model, x, jnp.ones(2), False)[0])

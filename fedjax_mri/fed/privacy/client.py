@@ -15,6 +15,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy import accounting
 from fedjax_mri.fed.privacy.accounting import Release
+from fedjax_mri.fed.privacy.canaries import lower_bound, with_canaries
 from fedjax_mri.fed.privacy.contract import Guarantee, check_budget, checked
 from fedjax_mri.fed.privacy.mechanism import COUNT_SHARE, clip_to_one, every_client, noisy_sum
 from fedjax_mri.fed.sampling import Population, Sampler
@@ -32,12 +33,14 @@ class Client:
     noise: float = 0.0  # noise multiplier; 0: the smallest that keeps the budget
     clip: float = 1.0  # bound on the norm of an update; the first one if it is adaptive
     quantile: float = 0.0  # share of updates that an adaptive bound leaves unclipped, such as .5; 0: the bound is fixed
+    audit: int = 0  # canaries that show a lower bound on epsilon; 0: none
     bands: int = 1  # rounds over which noise is correlated, for cyclic sampling; 1: independent noise
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
         checks.fraction("privacy.quantile", self.quantile)
+        checks.not_negative("privacy.audit", self.audit)
         if self.bands < 1:
             raise UserError(f"privacy.bands={self.bands}: must be 1 or more")
 
@@ -53,7 +56,7 @@ class Client:
             )
         reduce = noisy_sum(self.clip, noise, self.quantile, self.bands)
         private = uplink.build(last=[clip_to_one()])._replace(weigh=every_client, reduce=reduce, empty_round="release")
-        return private, local
+        return (with_canaries(private, self.audit, noise) if self.audit else private), local
 
     def guarantee(self, sampler: Sampler, population: Population) -> Guarantee:
         """Returns what the run promises.
@@ -73,7 +76,11 @@ class Client:
                 f"privacy.quantile={self.quantile}: with {cohort:.0f} clients in a round, counting them spends all of "
                 f"the budget (noise multiplier {noise:.3g}); take a fixed bound, 0, or a cohort above {10 * noise:.0f}"
             )
-        return checked(Guarantee("client", self.epsilon, self.delta, noise, partial(spent, noise)), rounds)
+        if self.audit and sampler.law == "cyclic":
+            raise UserError("privacy.audit: canaries come by chance and not in a cycle; choose --fed.sampling poisson")
+        lower = (lambda state: lower_bound(state.canaries, self.delta)) if self.audit else None
+        found = Guarantee("client", self.epsilon, self.delta, noise, partial(spent, noise), lower=lower)
+        return checked(found, rounds)
 
 
 def releases(sampler: Sampler, clients: int, bands: int) -> tuple[Release, Callable[[int], int]]:

@@ -1,7 +1,7 @@
 """The contract of privacy: what a level of it adds to a simulation, and what it tells of the budget."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Guarantee(NamedTuple):
     delta: float
     noise: float  # noise multiplier: the standard deviation of the noise on a sum, over the bound of a unit's part
     epsilon: Callable[[int], float]  # rounds -> epsilon spent, where hospitals differ by the one that spends most
+    # state of the reduction -> lower bound on epsilon that an audit shows; None: the run is not audited
+    lower: Callable[[Any], float] | None = None
     mean: Callable[[int], float] | None = None  # rounds -> mean epsilon of hospitals, where they differ
 
 

@@ -36,6 +36,7 @@ class MechanismState(NamedTuple):
 
     bound: jax.Array  # float32 [], clipping bound of the next round
     earlier: PyTree  # [bands - 1, ...], noise of the last rounds, the newest first; () if it is independent
+    canaries: PyTree = ()  # of a run that is audited, see `canaries`
 
 
 class Total(NamedTuple):
@@ -124,7 +125,7 @@ def noisy_sum(clip: float, noise: float, quantile: float, bands: int) -> Reduce:
         # Not the weight and number of those who came: the server's step may depend on nothing that is not noised.
         expected = at.expected_weight / at.total_weight
         aggregate = Aggregate(mean, (), at.expected_weight, at.expected_weight, expected)
-        return aggregate, MechanismState(bound, earlier)
+        return aggregate, state._replace(bound=bound, earlier=earlier)
 
     return Reduce("private sum", zero, add, finish, init=init, linear=True)
 

@@ -74,7 +74,7 @@ class Patient:
 
         rounds = population.rounds
         noise = self.noise or self.smallest_noise(groups, each, rounds)
-        found = Guarantee(self.unit, self.epsilon, self.delta, noise, lambda n: float(each(noise, n).max()), mean)
+        found = Guarantee(self.unit, self.epsilon, self.delta, noise, lambda n: float(each(noise, n).max()), mean=mean)
         return checked(found, rounds)
 
     def unit_counts(self, population: Population) -> np.ndarray:

@@ -82,7 +82,7 @@ def secured(uplink: Uplink, places: int, sizes: np.ndarray, range: float, bits: 
         )
     bound = uplink.stages.sensitivity(math.inf)
     bounded = not known(bound) or math.isfinite(bound)
-    limit = range if not bounded else min(range, bound) if known(range) and known(bound) else jnp.minimum(range, bound)
+    limit = bound if bounded else range  # a private sum must see its own bound: its noise is in units of it
     grid = Grid(limit, bits or most, places, jnp.trunc if bounded else jnp.round)
     sums = fixed_point(uplink.reduce, grid, masked)
     largest = jnp.max(uplink.weigh(jnp.asarray(sizes, jnp.float32)))
