@@ -11,9 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import binom
 
 LARGEST = 64.0  # epsilon up to which a bound is looked for
 
@@ -88,6 +85,8 @@ def turns_down(first: tuple[int, int], second: tuple[int, int], third: tuple[int
 
 def one_run(guesses: Guesses, epsilon: float, delta: float, significance: float) -> bool:
     """Returns whether so many correct guesses refute (epsilon, delta) privacy (Steinke et al. 2023, theorem 5.2)."""
+    from scipy.stats import binom
+
     made, correct = guesses.made, guesses.correct
     right = 1 / (1 + math.exp(-epsilon))
     chance = binom.sf(correct - 1, made, right)
@@ -103,6 +102,8 @@ def one_run_gaussian(guesses: Guesses, epsilon: float, delta: float, significanc
 
     The recursion of Mahloujifar et al. 2024, algorithm 3, from the last guess to the first.
     """
+    from scipy.special import ndtr, ndtri
+
     shift, made = gaussian_shift(epsilon, delta), guesses.made
     right = significance * guesses.correct / guesses.canaries
     wrong = significance * (made - guesses.correct) / guesses.canaries
@@ -119,6 +120,8 @@ def gaussian_shift(epsilon: float, delta: float) -> float:
 
     Balle and Wang 2018 (arXiv 1805.06530), theorem 8.
     """
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
 
     def excess(shift: float) -> float:
         first = ndtr(shift / 2 - epsilon / shift)
