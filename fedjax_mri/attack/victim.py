@@ -36,9 +36,13 @@ class Seen(NamedTuple):
 
 
 def victims(fields: dict[str, np.ndarray], clients: int, groups: int) -> ClientData:
-    """Returns data of N `clients`, of which the first `groups` hold equal shares of the images in `fields` [n, ...]."""
+    """Returns data of N `clients`, of which the first `groups` hold equal shares of the images in `fields` [n, ...].
+
+    Each image is of another patient.
+    """
     parts = np.split(np.arange(len(fields["label"])), groups)
-    return resident(fields, [*parts, *[np.zeros(0, int)] * (clients - groups)])
+    data = resident(fields, [*parts, *[np.zeros(0, int)] * (clients - groups)])
+    return data._replace(patients=data.sizes)
 
 
 def observer(sim: Simulation, state: State, root: jax.Array, groups: int) -> Callable[[ClientData], Seen]:

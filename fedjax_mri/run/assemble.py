@@ -24,7 +24,7 @@ from fedjax_mri.run import initial
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.task import Task, check_shared
 
-ONE_CLIENT = np.ones(1, np.int32)  # before data are read
+ONE_CLIENT = Population(np.ones(1, np.int32), patients=np.ones(1, np.int32))  # before data are read
 
 
 class Method(NamedTuple):
@@ -46,14 +46,14 @@ def build_method(config: Experiment) -> Method:
 
 
 def private_parts(
-    config: Experiment, noise: float, places: int = 1, sizes: np.ndarray = ONE_CLIENT
+    config: Experiment, noise: float, places: int = 1, clients: Population = ONE_CLIENT
 ) -> tuple[Uplink, Local]:
     """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
 
-    places: of a cohort; sizes: int32 [N], examples of all clients. Shapes of states do not depend on these three.
+    places: of a cohort; clients: all there are. Shapes of states do not depend on these three.
     """
-    uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, sizes)
-    return config.secure.build(uplink, places, sizes), local
+    uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, clients)
+    return config.secure.build(uplink, places, clients.sizes), local
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -71,7 +71,7 @@ def assemble_simulation(
     sampler = config.sampling.build(clients)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
-    uplink, local = private_parts(config, noise, sampler.places(), clients.sizes)
+    uplink, local = private_parts(config, noise, sampler.places(), clients)
     return Simulation(
         task=task,
         algorithm=method.algorithm,

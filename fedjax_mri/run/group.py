@@ -138,7 +138,7 @@ def place_members(
 
         try:
             config = functools.reduce(with_number, names, several[0])
-            data = unique[0].train._replace(sizes=sizes)  # type: ignore[arg-type]
+            data = unique[0].train._replace(sizes=sizes, patients=None)  # type: ignore[arg-type]
             labels = tuple(numbers[LABELS]) if labels_differ else described[0].labels  # type: ignore[arg-type]
             return assemble(config, described[0]._replace(labels=labels), data, plan)
         except UserError as error:  # the numbers themselves are good: what is refused is that they are not known yet

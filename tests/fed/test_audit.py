@@ -79,7 +79,7 @@ def lower_bounds(
     rate: float,
 ) -> np.ndarray:
     """Lower bounds [repeats] from runs whose noise multiplier is `noise`, scored as if it were `claimed`."""
-    uplink = Client(noise=noise).build(UplinkSettings(), None, noise, SIZES)[0]
+    uplink = Client(noise=noise).build(UplinkSettings(), None, noise, Population(SIZES))[0]
     uplink = canaries.with_canaries(fault(uplink), count, claimed)
     sent = Update(jnp.zeros(count), (), jnp.float32(1))
 

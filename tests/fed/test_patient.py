@@ -35,7 +35,7 @@ ONE_STEP = Local(1, 50, optax.sgd, lambda round: jnp.float32(1.0))  # all patien
 def private(settings: Patient, noise: float = 0.0, **changes) -> Simulation:
     """A simulation whose clients take one private step of plain gradient descent."""
     sim = simulation(classifier(), images_of_patients(), local=ONE_STEP)
-    uplink, local = settings.build(UplinkSettings(), sim.local, noise, SIZES)
+    uplink, local = settings.build(UplinkSettings(), sim.local, noise, Population(SIZES, patients=sim.data.patients))
     return sim._replace(**{"uplink": uplink, "local": local, **changes})
 
 

@@ -31,7 +31,7 @@ NOBODY = np.zeros(9, np.int32)
 def private(settings: Client | LocalSettings, noise: float, **changes) -> Simulation:
     """A simulation with the uplink of some settings of privacy."""
     sim = simulation(classifier(), images(), **changes)
-    uplink, local = settings.build(UplinkSettings(), sim.local, noise, SIZES)
+    uplink, local = settings.build(UplinkSettings(), sim.local, noise, Population(SIZES))
     return sim._replace(uplink=uplink, local=local)
 
 
@@ -178,7 +178,7 @@ REFUSED = {
         "counting them spends all",
     ),
     "a reduction of single updates": (
-        lambda: Client().build(UplinkSettings(reduce=Median()), None, 1.0, SIZES),
+        lambda: Client().build(UplinkSettings(reduce=Median()), None, 1.0, Population(SIZES)),
         "in place of the reduction median; choose --fed.uplink.reduce mean",
     ),
     "control variates": (lambda: checked(algorithm=Scaffold().build()), "sends more than a change of the model"),
@@ -202,6 +202,6 @@ def test_what_breaks_the_guarantee_cannot_be_built(case: str) -> None:
 def test_stages_of_the_user_come_before_the_clip() -> None:
     from fedjax_mri.fed.uplink.stages.clip import Clip
 
-    uplink, _ = Client().build(replace(UplinkSettings(), stages=(Clip(3.0),)), None, 1.0, SIZES)
+    uplink, _ = Client().build(replace(UplinkSettings(), stages=(Clip(3.0),)), None, 1.0, Population(SIZES))
     assert isinstance(uplink, Uplink) and uplink.stages.name == "clip > private clip"
     assert uplink.stages.sensitivity(np.inf) == 1.0 and uplink.empty_round == "release"

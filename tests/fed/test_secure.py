@@ -192,7 +192,8 @@ def sender(server: UplinkState = UplinkState((), ())) -> Sender:  # noqa: B008
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def released(settings: Client, noise: float, how: Integer | Masked, values: np.ndarray, places: np.ndarray):
     """What the server has of `values` [K, D] that pass the stages of a private uplink, times the average cohort K."""
-    uplink = how.build(settings.build(UPLINK, Local(1, 4, optax.sgd, jnp.float32), noise, SIZES)[0], K, np.full(K, 7))
+    private, _ = settings.build(UPLINK, Local(1, 4, optax.sgd, jnp.float32), noise, Population(SIZES))
+    uplink = how.build(private, K, np.full(K, 7))
     updates = Update(Model(jnp.asarray(values), ()), (), jnp.ones(K))
     one = jax.tree.map(lambda x: x[0], updates)
     server = UplinkState((), uplink.reduce.init(one))
@@ -222,7 +223,8 @@ def test_noise_is_added_to_the_sum_even_if_nobody_came() -> None:
 
 
 def test_with_local_privacy_clients_send_their_noise_in_fixed_point() -> None:
-    uplink = Integer(range=16.0).build(LocalSettings(clip=0.5).build(UPLINK, None, 4.0, SIZES)[0], K, np.full(K, 7))
+    private, _ = LocalSettings(clip=0.5).build(UPLINK, None, 4.0, Population(SIZES))
+    uplink = Integer(range=16.0).build(private, K, np.full(K, 7))
     one = Update(Model(jnp.zeros(2000), ()), (), jnp.float32(1))
     sent, _, notes = uplink.stages.client(one, uplink.stages.init_client(one), sender())
     np.testing.assert_allclose(np.std(sent.delta.params), 4.0 * 0.5, rtol=0.1)

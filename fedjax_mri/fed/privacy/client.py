@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.client.local import Local
@@ -44,7 +42,7 @@ class Client:
         if self.bands < 1:
             raise UserError(f"privacy.bands={self.bands}: must be 1 or more")
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink with the mechanism after its stages, in place of its weights and its mean.
 
         Raises UserError if the uplink's reduction is another one than the mean.

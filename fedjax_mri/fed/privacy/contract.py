@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from fedjax_mri.core import checks
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.local import Local
@@ -28,8 +26,10 @@ class Guarantee(NamedTuple):
 
 def checked(guarantee: Guarantee, rounds: int) -> Guarantee:
     """Returns `guarantee`. Raises UserError if so many rounds spend more than its budget."""
+    if not guarantee.budget:
+        return guarantee
     spent = guarantee.epsilon(rounds)
-    if guarantee.budget and spent > guarantee.budget * (1 + 1e-6):
+    if spent > guarantee.budget * (1 + 1e-6):
         raise UserError(
             f"privacy.epsilon={guarantee.budget}: {rounds} rounds with noise multiplier {guarantee.noise:.4g} spend "
             f"{spent:.4g} at delta {guarantee.delta:g}; ask for fewer rounds, or raise privacy.epsilon if you want that"
@@ -50,10 +50,10 @@ def check_budget(epsilon: float, delta: float, noise: float) -> None:
 class Privacy(Protocol):
     """A frozen dataclass of settings: one level of privacy."""
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink and the local training with privacy; `noise` is the noise multiplier.
 
-        sizes: int32 [N], examples of all clients.
+        clients: all there are.
         Shapes of states do not depend on `noise`. Raises UserError on settings that would break the guarantee.
         """
         ...

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import numpy as np
 
 from fedjax_mri.core import checks
 from fedjax_mri.fed.client.local import Local
@@ -36,7 +35,7 @@ class LocalSettings:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink with clip and noise before its stages and one weight for all; any reduction may follow."""
         return uplink.build(first=[clip(self.clip), noisy(self.clip * noise)])._replace(weigh=uniformly), local
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy.contract import Guarantee
 from fedjax_mri.fed.sampling import Population, Sampler
@@ -15,7 +13,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 class Off:
     """Settings of a run without differential privacy."""
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink and the local training unchanged."""
         return uplink.build(), local
 

@@ -4,6 +4,7 @@ Each hospital trains by DP-SGD, see `per_patient`. All that follows works on its
 needs no trust. A hospital's epsilon composes its own steps alone: hospitals share no patient.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy import accounting
 from fedjax_mri.fed.privacy.accounting import Release
@@ -51,10 +52,10 @@ class Patient:
             if getattr(self, name) < 1:
                 raise UserError(f"privacy.{name}={getattr(self, name)}: must be 1 or more")
 
-    def build(self, uplink: UplinkSettings, local: Local, noise: float, sizes: np.ndarray) -> tuple[Uplink, Local]:
+    def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink, whose stages see what is private already, and the local training by DP-SGD."""
         microbatch = min(self.microbatch, places_of(local.batch))
-        batches = poisson_patients(int(np.max(sizes)), self.unit == "patient", self.views, microbatch)
+        batches = poisson_patients(self.most_units(clients), self.unit == "patient", self.views, microbatch)
         gradient = private_gradient(self.clip, noise, self.views, microbatch)
         guard = Stage("patients", linear=True, admits=refuse_what_mixes_patients)
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)
@@ -64,29 +65,43 @@ class Patient:
 
         Raises UserError if nobody knows whose each example is, and for a budget that cannot be kept.
         """
-        groups = groups_of(sampler, population, self.unit_counts(population))
+        counts = self.unit_counts(population)
+
+        @functools.cache  # not before epsilon is asked for: what members of a group hold is not known before
+        def groups() -> list[Group]:
+            return groups_of(sampler, population, counts)
 
         def each(noise: float, rounds: int) -> np.ndarray:
-            return np.array([group.epsilon(noise, rounds, self.delta) for group in groups])
+            return np.array([group.epsilon(noise, rounds, self.delta) for group in groups()])
 
         def mean(rounds: int) -> float:
-            return float(np.average(each(noise, rounds), weights=[group.hospitals for group in groups]))
+            return float(np.average(each(noise, rounds), weights=[group.hospitals for group in groups()]))
 
         rounds = population.rounds
-        noise = self.noise or self.smallest_noise(groups, each, rounds)
+        noise = self.noise or self.smallest_noise(groups(), each, rounds)
         found = Guarantee(self.unit, self.epsilon, self.delta, noise, lambda n: float(each(noise, n).max()), mean=mean)
         return checked(found, rounds)
 
     def unit_counts(self, population: Population) -> np.ndarray:
         """Returns the units int32 [N] of each client. Raises UserError where nobody knows whose the images are."""
         if self.unit == "image":
-            return np.asarray(population.sizes)
+            return population.sizes
         if population.patients is None:
             raise UserError(
                 "privacy.unit=patient: the data do not say whose each image is; name the patients (a folder of each, "
                 "or a column), or choose --privacy.unit image, which protects one image and not all of a patient's"
             )
-        return np.asarray(population.patients)
+        return population.patients
+
+    def most_units(self, clients: Population) -> int:
+        """Returns the units of a client, at most. Raises UserError where the compiled program alone knows it."""
+        counts = self.unit_counts(clients)
+        if not known(counts):
+            raise UserError(
+                "privacy: runs with privacy of patients cannot be trained together as members of one program, unless "
+                "each image is of another patient"
+            )
+        return int(np.max(counts))
 
     def smallest_noise(self, groups: "list[Group]", each: Callable[[float, int], np.ndarray], rounds: int) -> float:
         """Returns the smallest noise multiplier that keeps the budget at every hospital."""
