@@ -34,7 +34,7 @@ config = Experiment(
     task=Classify(network=CNNSettings(widths=(8, 16, 32)), preprocess=Preprocess(size=32), augment=Augment(flip=0.5)),
     local=LocalTraining(epochs=2, batch=4, learning_rate=1e-2),
     sampling=Poisson(rate=0.15),
-    privacy=Client(epsilon=8.0, delta=1e-5, clip=2.0),
+    privacy=Client(epsilon=8.0, delta=1e-5, clip=2.0, audit=1000),
     algorithm=FedAvg(server_rate=1.5),
     rounds=40,
     evaluate_every=10,

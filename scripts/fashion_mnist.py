@@ -49,7 +49,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 def read_idx(path: Path) -> np.ndarray:
     """Returns the array of a gzipped file of the idx format. Raises UserError if it is missing or no such file."""
     try:
-        with gzip.open(path) as file:
+        with gzip.open(path, "rb") as file:
             read = file.read()
     except FileNotFoundError:
         raise UserError(

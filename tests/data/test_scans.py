@@ -126,7 +126,7 @@ def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_p
     assert federation.classes == ("ill", "well") and len(federation.train.sizes) == 3
     parts = [federation.train, federation.tests["test"].data]
     assert sum(int(part.sizes.sum()) for part in parts) == 36
-    fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[0].store.fields}
+    fields = {name: np.concatenate([part.store.fields[name] for part in parts]) for name in parts[1].store.fields}
     assert federation.tables[0].rows == [("CT and MR", 30), ("CT only", 3), ("MR only", 3)]
     assert np.sum(fields["has"] == 0, 0).tolist() == [3, 3] and (fields["has"].max(1) == 1).all()
     for place, name in enumerate(("ct", "mr")):

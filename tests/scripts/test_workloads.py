@@ -25,6 +25,7 @@ FILES = sorted((compare.HOME / "scripts" / "peers").glob("*/requirements.txt"))
         ("W9", 2, 2, 1, 1, (256, 256, 1), 1),
         ("W10", 100, 50_000, 500, 500, (32, 32, 3), 50),
         ("W8", 100_000, 800_000, 8, 8, (8, 8, 1), 4),
+        ("W11", 2, 8_192, 4_096, 4_096, (32, 32, 1), 64),
     ],
 )
 def test_sizes(name, clients, images, least, most, shape, batch) -> None:
@@ -35,7 +36,7 @@ def test_sizes(name, clients, images, least, most, shape, batch) -> None:
 
 
 def test_every_workload_is_there() -> None:
-    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 11)}
+    assert {*workloads.WORKLOADS, *workloads.QUICKSTART} == {f"W{number}" for number in range(1, 13)}
     assert all((compare.HOME / config).exists() for config in workloads.QUICKSTART.values())
 
 
@@ -84,10 +85,10 @@ def test_a_round_visits_each_example_once_and_each_round_in_another_order(name) 
     np.testing.assert_array_equal(first[: workload.sizes[0]], workloads.order(workload, 0, 0))
 
 
-def test_there_are_six_peers_that_train_and_one_that_explains() -> None:
+def test_there_are_seven_peers_that_train_one_that_explains_and_one_that_sums() -> None:
     assert all((file.parent / "run.py").exists() for file in FILES)
     trains = {folder for folder, _ in compare.PEERS.values()}
-    assert len(trains) == 6 and trains | {"captum"} == {file.parent.name for file in FILES}
+    assert len(trains) == 7 and trains | {"captum", "secagg"} == {file.parent.name for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
