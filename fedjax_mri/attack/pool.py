@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import ClientData, Federation, Test
+from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test
 from fedjax_mri.data.precomputed import precomputed
 from fedjax_mri.data.resident import positions, specimen
 
@@ -29,15 +29,15 @@ def gather(federation: Federation, reads: tuple[str, ...]) -> Pool:
     `reads` are the fields that the task reads. Images of a patient go together where the data have a field "patient";
     else each image is a patient.
     """
-    names = (*reads, *(["patient"] if has_patients(federation) else []))
+    names = (*reads, *([PATIENT] if has_patients(federation) else []))
     title, test = held_out_test(federation)
     (first, mine), (second, other) = (images(data, names) for data in (federation.train, test.data))
     owner = test.owner[other]
     fields = {name: np.concatenate([first[name], second[name][owner >= 0]]) for name in names}
     client = np.concatenate([mine, owner[owner >= 0]])
     inside = np.arange(len(client)) < len(mine)
-    patient, one = numbered(fields.get("patient", np.arange(len(client))), client, inside)
-    fields |= {"patient": patient.astype(np.int32)} if "patient" in fields else {}
+    patient, one = numbered(fields.get(PATIENT, np.arange(len(client))), client, inside)
+    fields |= {PATIENT: patient.astype(np.int32)} if PATIENT in fields else {}
     member, hospital = inside[one], client[one]
     compared = np.isin(hospital, hospital[member]) & np.isin(hospital, hospital[~member])
     return Pool(fields, client, patient, member, compared, title)
@@ -67,7 +67,7 @@ def has_patients(federation: Federation) -> bool:
     """Returns whether examples say which patient they are of."""
     store, zero = specimen(federation.train), jnp.int32(0)
     fields = jax.eval_shape(lambda store: federation.train.read(store, zero, jnp.zeros(1, jnp.int32)), store)
-    return "patient" in fields
+    return PATIENT in fields
 
 
 def numbered(patient: np.ndarray, client: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

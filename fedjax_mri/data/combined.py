@@ -16,6 +16,7 @@ from fedjax_mri.data.contract import (
     Source,
     Table,
     Test,
+    several_of_a_patient,
     unchanged,
 )
 from fedjax_mri.data.merge import positions_in, relabelled, relabelled_tests
@@ -122,17 +123,18 @@ def combine_clients(several: Sequence[ClientData], members: Sequence[Sequence[Me
     if len(shapes) > 1:
         raise UserError(f"data.sources: images are of {sorted(shapes)} pixels; give every source the same size")
     sizes = np.array([sum(kept[source].sizes[client] for source, client in of) for of in members], np.int32)
-    patients = patients_of(kept, members)
+    data = ClientData(sizes, None, resident.read, patients=patients_of(kept, members))
+    numbered = several_of_a_patient(data)
 
     def fetch(client: int) -> Examples:
         pieces = [kept[source].fetch(one) for source, one in members[client]]  # type: ignore[misc]
         images = [with_channels(piece["image"], channels) for piece in pieces]
         found = {"image": np.concatenate(images), "label": np.concatenate([piece["label"] for piece in pieces])}
-        if patients is not None and np.any(patients != sizes):
+        if numbered:
             found[PATIENT] = numbered_on([piece.get(PATIENT, np.arange(len(piece["label"]))) for piece in pieces])
         return found
 
-    return ClientData(sizes, None, resident.read, fetch, patients=patients)
+    return data._replace(fetch=fetch)
 
 
 def patients_of(kept: Sequence[ClientData], members: Sequence[Sequence[Member]]) -> np.ndarray | None:
