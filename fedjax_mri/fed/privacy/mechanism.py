@@ -24,7 +24,7 @@ from fedjax_mri.fed.uplink.contract import (
     State,
     Update,
 )
-from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount
+from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount, zeroed_unless
 
 RATE = 0.2  # of adaptive clipping (Andrew et al. 2021, arXiv 1905.03871)
 COUNT_SHARE = 20.0  # clients of an average cohort over the noise on the count of unclipped updates
@@ -62,10 +62,9 @@ def clip_to_one() -> Stage:
         norm = trees.norm(update.delta)
         finite = jnp.isfinite(norm)
         scaled = trees.scale(1.0 / jnp.maximum(norm, bound), update.delta)
-        delta = trees.select(finite, scaled, trees.zeros_like(scaled))
-        nonfinite = jnp.where(finite, 0.0, 1.0)
+        delta, state, nonfinite = zeroed_unless(finite, scaled, state)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
-        return update._replace(delta=delta), NonfiniteCount(state.updates + nonfinite), notes
+        return update._replace(delta=delta), state, notes
 
     return Stage(
         "private clip",

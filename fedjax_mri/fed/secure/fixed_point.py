@@ -33,7 +33,7 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     sum_over_devices,
 )
-from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount
+from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount, zeroed_unless
 
 WORD_BITS = 31  # of a word beside its sign
 
@@ -123,11 +123,10 @@ def bounded_values(limit: float | jax.Array) -> Stage:
             (update.weight > 1).astype(jnp.int32),
         )
         clipped = jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), update.delta)
-        delta = trees.select(finite, clipped, trees.zeros_like(clipped))
-        nonfinite = jnp.where(finite, 0.0, 1.0)
+        delta, state, nonfinite = zeroed_unless(finite, clipped, state)
         notes = {"clipped": jnp.where(finite, outside.astype(jnp.float32), 0.0), "nonfinite": nonfinite}
         sent = update._replace(delta=delta, weight=jnp.minimum(update.weight, 1.0))
-        return sent, NonfiniteCount(state.updates + nonfinite), notes
+        return sent, state, notes
 
     return Stage(
         "secure",

@@ -34,6 +34,12 @@ class NonfiniteCount(NamedTuple):
     updates: jax.Array  # float32 [], updates of this client that were not finite
 
 
+def zeroed_unless(finite: jax.Array, sent: PyTree, state: NonfiniteCount) -> tuple[PyTree, NonfiniteCount, jax.Array]:
+    """Returns what is sent, zeros unless it was `finite` bool []; the count after it; and 1 if it was not, else 0."""
+    nonfinite = jnp.where(finite, 0.0, 1.0)
+    return trees.select(finite, sent, trees.zeros_like(sent)), NonfiniteCount(state.updates + nonfinite), nonfinite
+
+
 def clip(bound: float) -> Stage:
     """Returns the stage that scales a delta down to a Euclidean norm of `bound`.
 
@@ -46,10 +52,9 @@ def clip(bound: float) -> Stage:
         finite = jnp.isfinite(norm)
         factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
         clipped = trees.scale(factor, update.delta)
-        delta, aside = trees.select(finite, (clipped, update.aside), trees.zeros_like((clipped, update.aside)))
-        nonfinite = jnp.where(finite, 0.0, 1.0)
+        (delta, aside), state, nonfinite = zeroed_unless(finite, (clipped, update.aside), state)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
-        return update._replace(delta=delta, aside=aside), NonfiniteCount(state.updates + nonfinite), notes
+        return update._replace(delta=delta, aside=aside), state, notes
 
     return Stage(
         "clip",
