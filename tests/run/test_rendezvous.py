@@ -1,6 +1,7 @@
 """Processes that meet at the start of a run: who is missing, who is too many, and what is in the way is one line."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -73,14 +74,15 @@ def test_a_host_that_nobody_knows_is_a_line_soon(monkeypatch) -> None:
 
 
 def test_who_has_not_come_is_said_soon_and_named_at_the_end(monkeypatch) -> None:
-    monkeypatch.setattr(rendezvous, "QUIET_S", 0.1)
+    monkeypatch.setattr(rendezvous, "QUIET_S", 0.1)  # so soon that the other one may not have come on a busy machine
     port, said = free_port(), list[str]()
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(outcome, place(2, 4, port))
-        with pytest.raises(UserError, match=rf"no process with INDEX 1, 3 has come to localhost:{port} within 1 s"):
-            rendezvous.meet(place(0, 4, port), 1, said.append)
+        with pytest.raises(UserError, match=rf"no process with INDEX 1, 3 has come to localhost:{port} within [3-9] s"):
+            rendezvous.meet(place(0, 4, port), 3, said.append)
         assert "no process with INDEX 1, 3" in other.result()
-    assert len(said) == 1 and "waiting for 2 of 4 processes at localhost" in said[0] and "for 1 s at most" in said[0]
+    assert len(said) == 1
+    assert re.fullmatch(rf"waiting for [23] of 4 processes at localhost:{port}: .*, for 3 s at most .*", said[0])
 
 
 def test_a_process_0_that_never_comes_is_a_line() -> None:
