@@ -38,6 +38,7 @@ class Aggregate(NamedTuple):
     weight: jax.Array  # float32 [], sum of weights
     clients: jax.Array  # float32 [], number of clients that sent an update
     share: jax.Array  # float32 [], the sum of weights divided by that of all clients of the federation
+    rows: PyTree = ()  # float32 [K], the share of each update in the delta, if `Reduce.shares`; else ()
 
 
 class Sender(NamedTuple):
@@ -58,6 +59,7 @@ class ServerRound(NamedTuple):
     key: jax.Array  # of this round and this stage alone
     total_weight: jax.Array  # float32 [], the sum of weights that all clients of the federation would send
     expected_weight: jax.Array  # float32 [], the sum of weights of a cohort, in the mean over cohorts
+    client: PyTree = ()  # int32 [K], the client at each place of the cohort; stages are told as well
 
 
 class Facts(NamedTuple):
@@ -146,6 +148,7 @@ class Reduce(NamedTuple):
     # then at most 1 in magnitude where the update's values and its weight are.
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
+    shares: bool = False  # whether `finish` says which share of the delta each update has
 
 
 class Uplink(NamedTuple):

@@ -36,6 +36,9 @@ class Rule(NamedTuple):
     combine: Callable[[Rows, State, ServerRound], tuple[PyTree, State]]  # -> (delta, state)
     init: Callable[[Update], State] = no_state
     admits: Callable[[Facts], None] = admits_all
+    # the same arguments -> the share of each row in the delta, float32 [K], 0 where it was left out; None: it has none,
+    # as in a median of coordinates
+    shares: Callable[[Rows, State, ServerRound], jax.Array] | None = None
 
 
 def matrix(rule: Rule) -> Reduce:
@@ -56,14 +59,16 @@ def matrix(rule: Rule) -> Reduce:
 
     def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
         rows = rows._replace(delta=finite_rows(rows.delta))
+        shares = () if rule.shares is None else rule.shares(rows, state, at)
         delta, state = rule.combine(rows, state, at)
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
         aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), share), state
+        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), state
 
-    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=rule.admits)
+    shares = rule.shares is not None
+    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=rule.admits, shares=shares)
 
 
 def finite_rows(rows: PyTree) -> PyTree:
