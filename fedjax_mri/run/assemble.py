@@ -10,10 +10,12 @@ import numpy as np
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.attack.contract import attackers
+from fedjax_mri.fed.attack.poison import poisoned, with_success_test
 from fedjax_mri.fed.attack.update import refuse_secure, with_attack
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
@@ -68,6 +70,12 @@ def private_parts(
     return config.secure.build(uplink, places, clients.sizes), local
 
 
+def build_federation(config: Experiment) -> Federation:
+    """Returns the data of a config, with the test set that measures its attack. Raises UserError on bad settings."""
+    federation = check.built(config.data, config.seed)
+    return with_success_test(federation, config.attack.build(len(federation.classes)))
+
+
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
     """Returns the simulation that a config describes, for a resolved plan. Raises UserError on bad settings."""
     return assemble_simulation(config, build_method(config), described, data, plan)
@@ -91,7 +99,7 @@ def assemble_simulation(
         uplink=uplink,
         sampler=sampler,
         local=local,
-        data=data,
+        data=poisoned(data, config.attack, classes, marks),
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
         marks=None if config.attack.build(classes) is None else marks,

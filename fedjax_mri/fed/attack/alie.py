@@ -37,4 +37,5 @@ def most_deviations(honest: jax.Array, marked: jax.Array) -> jax.Array:
     cumulative normal distribution is (n - f - s) / (n - f); at least 0.
     """
     needed = jnp.maximum(jnp.floor((honest + marked) / 2 + 1) - marked, 1.0)
-    return jnp.maximum(jax.scipy.special.ndtri((honest - needed) / jnp.maximum(honest, 1.0)), 0.0)
+    share = jnp.maximum(honest - needed, 0.0) / jnp.maximum(honest, 1.0)
+    return jnp.maximum(jax.scipy.special.ndtri(share), 0.0)

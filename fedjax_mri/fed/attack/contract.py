@@ -33,9 +33,10 @@ class Attack(NamedTuple):
 
     name: str
     poison: Poison | None = None
+    fields: tuple[str, ...] = ()  # of a batch that `poison` changes
     poisoned: float = 1.0  # share of a marked client's examples that `poison` changes
     success: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
-    distinct: float | None = None  # share of its examples that are different; it repeats these in place of the others
+    copies: int = 1  # how often it reads each of its first examples, in place of the others
     own: Own | None = None
     craft: Craft | None = None
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state of `craft`
@@ -71,4 +72,4 @@ def attackers(settings: Any, clients: int) -> jax.Array:
         return jnp.zeros(clients, bool).at[np.asarray(settings.clients)].set(True)
     rank = np.random.default_rng(settings.seed).permutation(clients)
     share = np.float64(settings.share) if known(settings.share) else settings.share
-    return jnp.asarray(rank) < jnp.round(share * clients)
+    return jnp.asarray(rank, jnp.float32) < jnp.round(share * clients)

@@ -16,7 +16,7 @@ def mean(seen: Seen) -> PyTree:
 
 def centred(seen: Seen) -> PyTree:
     """Returns the honest updates minus their mean, [K, ...]; zeros at all other places."""
-    gaps = jax.tree.map(lambda rows, middle: rows - middle, seen.rows, mean(seen))
+    gaps = jax.tree.map(lambda rows, middle: rows - middle[None], seen.rows, mean(seen))
     return trees.select(seen.honest > 0, gaps, trees.zeros_like(gaps))
 
 
