@@ -40,10 +40,11 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     UplinkState,
 )
-from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
 from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.vectors import Vectors
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
@@ -234,8 +235,8 @@ def error_feedback(share: float) -> Stage:
 def half_median() -> Rule:
     """The mean of the median and of what it was the round before: a rule with a memory."""
 
-    def combine(rows: Rows, before: Model, at: ServerRound) -> tuple[Model, Model]:
-        now, _ = median(rows, (), at)
+    def combine(vectors: Vectors, before: Model, at: ServerRound) -> tuple[Model, Model]:
+        now, _ = median(vectors, (), at)
         return trees.scale(0.5, trees.add(now, before)), now
 
     return Rule("half median", combine, init=lambda sent: trees.zeros_like(sent.delta))
