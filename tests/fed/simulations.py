@@ -47,10 +47,11 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     UplinkState,
 )
-from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, averaging, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
 from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, norms
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
@@ -242,8 +243,8 @@ def error_feedback(share: float) -> Stage:
 def half_median() -> Rule:
     """The mean of the median and of what it was the round before: a rule with a memory."""
 
-    def combine(rows: Rows, before: Model, at: ServerRound) -> tuple[Model, Model]:
-        now, _ = median(rows, (), at)
+    def combine(vectors: Vectors, before: Model, at: ServerRound) -> tuple[Model, Model]:
+        now, _ = median(vectors, (), at)
         return trees.scale(0.5, trees.add(now, before)), now
 
     return Rule("half median", combine, init=lambda sent: trees.zeros_like(sent.delta))
@@ -251,17 +252,7 @@ def half_median() -> Rule:
 
 def shortest() -> Rule:
     """The mean of the two updates of the least norm; it says which."""
-
-    def shares(rows: Rows, state: object, at: ServerRound) -> jax.Array:
-        norms = jnp.where(rows.sent > 0, jax.vmap(trees.norm)(rows.delta), jnp.inf)
-        return (jnp.argsort(jnp.argsort(norms)) < jnp.minimum(2, rows.sent.sum().astype(jnp.int32))).astype(
-            jnp.float32
-        ) / 2
-
-    def combine(rows: Rows, state: object, at: ServerRound) -> tuple[Model, object]:
-        return jax.tree.map(lambda leaf: jnp.tensordot(shares(rows, state, at), leaf, 1), rows.delta), state
-
-    return Rule("shortest", combine, shares=shares)
+    return averaging("shortest", lambda vectors, state, at: equally(nearest(norms(vectors), 2)))
 
 
 def attacked(sim: Simulation, settings: Marked) -> Simulation:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedjax_mri.fed.algorithm import Algorithm
     from fedjax_mri.fed.client.local import Local
     from fedjax_mri.fed.sampling import Sampler
+    from fedjax_mri.fed.uplink.reductions.matrix import Rule
     from fedjax_mri.tasks.task import Task
 
 PyTree = Any
@@ -149,6 +150,7 @@ class Reduce(NamedTuple):
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
     shares: bool = False  # whether `finish` says which share of the delta each update has
+    rule: "Rule | None" = None  # by which `matrix` combines single updates
 
 
 class Uplink(NamedTuple):
