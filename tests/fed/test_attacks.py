@@ -273,7 +273,7 @@ def test_the_test_set_of_success_holds_the_examples_that_the_attack_gives_anothe
     labels = np.split(data.store.fields["label"], np.cumsum(SIZES)[:-1])
     tests = {"seen": Test(data, np.arange(len(SIZES), dtype=np.int32)), "validation": Test(data, -np.ones(9, np.int32))}
     federation = Federation(data, tests, ("a", "b", "c"), np.zeros((9, 3), np.int32))
-    found = with_success_test(federation, TargetedFlip(source=2, target=0).build(CLASSES)).tests
+    found = with_success_test(federation, TargetedFlip(source=2, target=0)).tests
     assert list(found) == ["seen", SUCCESS, "validation"]
     test = found[SUCCESS].data
     np.testing.assert_array_equal(test.sizes, [np.sum(each == 2) for each in labels])
@@ -281,14 +281,14 @@ def test_the_test_set_of_success_holds_the_examples_that_the_attack_gives_anothe
     assert (np.asarray(batch["label"]) == 0).all()
     mine = np.split(data.store.fields["image"], np.cumsum(SIZES)[:-1])[2]
     np.testing.assert_array_equal(batch["image"], mine[labels[2] == 2])
-    triggered = with_success_test(federation, Backdoor(target=1).build(CLASSES)).tests[SUCCESS].data
+    triggered = with_success_test(federation, Backdoor(target=1)).tests[SUCCESS].data
     assert triggered.sizes.sum() == sum(np.sum(each != 1) for each in labels)
     image = jax.jit(triggered.read)(triggered.store, jnp.int32(2), jnp.arange(2))["image"]
     assert (np.asarray(image)[:, :5, :5] == 255).all()
-    assert with_success_test(federation, NoisyLabels().build(CLASSES)) is federation
+    assert with_success_test(federation, NoisyLabels()) is federation
     with pytest.raises(UserError, match="no test example"):
         with_success_test(federation._replace(tests={"seen": Test(one_class(data), tests["seen"].owner)}),
-                          TargetedFlip(source=2, target=0).build(CLASSES))  # fmt: skip
+                          TargetedFlip(source=2, target=0))  # fmt: skip
 
 
 def one_class(data):
