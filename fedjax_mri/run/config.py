@@ -20,6 +20,7 @@ from fedjax_mri.data.contract import Source
 from fedjax_mri.fed.after.ensemble import Distil
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.attack import off as attack_off
 from fedjax_mri.fed.client.layerwise import layerwise
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
@@ -108,6 +109,7 @@ class Experiment:
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
     privacy: Any = field(default_factory=Off)
     secure: Any = field(default_factory=secure_off.Off)
+    attack: Any = field(default_factory=attack_off.Off)
     algorithm: Any = field(default_factory=FedAvg)
     finetune: FineTune = field(
         default_factory=FineTune

@@ -25,7 +25,7 @@ class Bulyan:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("bulyan", self._combine, self.faulty, 4 * self.faulty + 3))
+        return matrix(Rule("bulyan", combine=self._combine, faulty=self.faulty, least=4 * self.faulty + 3))
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         squares, count = squared_distances(vectors), vectors.present.sum()

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally, mean
+from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally
 
 STEPS = 1000  # the most; the weight left out falls by a whole update in most of them
 
@@ -36,9 +36,9 @@ class Caf:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("caf", self._combine, self.faulty, 2 * self.faulty + 1))
+        return matrix(Rule("caf", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1))
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         enough = (vectors.present.sum() - 2 * self.faulty).astype(jnp.float32)
 
         def step(before: Filtered) -> Filtered:
@@ -55,4 +55,4 @@ class Caf:
             return (now.weights.sum() > enough) & (now.steps < STEPS)
 
         start = vectors.present.astype(jnp.float32), jnp.float32(jnp.inf), equally(vectors.present), jnp.int32(0)
-        return mean(vectors, jax.lax.while_loop(goes_on, step, Filtered(*start)).best), state
+        return jax.lax.while_loop(goes_on, step, Filtered(*start)).best, state

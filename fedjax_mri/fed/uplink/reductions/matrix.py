@@ -19,7 +19,7 @@ from fedjax_mri.fed.uplink.contract import (
     admits_all,
     no_state,
 )
-from fedjax_mri.fed.uplink.vectors import Vectors, vectors_of
+from fedjax_mri.fed.uplink.vectors import Vectors, dot, mean, vectors_of
 
 
 class Rows(NamedTuple):
@@ -32,10 +32,12 @@ class Rows(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule that combines the updates of a cohort into one; its weights are not those of the clients."""
+    """A rule that combines the updates of a cohort into one: `weigh`, or `combine` where each value has its own."""
 
     name: str
-    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]]  # -> (delta, state)
+    # -> (weights of the vectors in their sum, float32 [M], state); 0 where one is absent
+    weigh: Callable[[Vectors, State, ServerRound], tuple[jax.Array, State]] | None = None
+    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]] | None = None  # -> (delta, state)
     faulty: int = 0  # f, clients that may send anything
     least: int = 1  # the fewest updates with which it withstands them
     init: Callable[[Update], State] = no_state
@@ -79,14 +81,14 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         vectors = vectors_of(rows.delta, rows.sent > 0)
         for number, part in enumerate(before):
             vectors = part.change(vectors, jax.random.fold_in(at.key, number))
-        delta, after = rule.combine(vectors, state, at)
+        delta, shares, after = apply(rule, vectors, state, at)
         enough = vectors.present.sum() >= max(rule.least, 1)
-        delta = trees.select(enough, delta, trees.zeros_like(delta))
+        delta, shares = trees.select(enough, (delta, shares), trees.zeros_like((delta, shares)))
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
         aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), share), trees.select(enough, after, state)
+        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), trees.select(enough, after, state)
 
     def admits(facts: Facts) -> None:
         check_places(rule, before, facts.sampler.places())
@@ -102,7 +104,18 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
             )
         rule.admits(facts)
 
-    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=admits, rule=rule)
+    shares = rule.weigh is not None
+    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule)
+
+
+def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
+    """Returns the delta that a rule makes of vectors, the share of each row in it if it weighs them, and its state."""
+    if rule.weigh is not None:
+        weights, state = rule.weigh(vectors, state, at)
+        return mean(vectors, weights), dot(weights, vectors.mix)[:-1], state
+    assert rule.combine is not None
+    delta, state = rule.combine(vectors, state, at)
+    return delta, (), state
 
 
 def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:

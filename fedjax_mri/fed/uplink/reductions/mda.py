@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
-from fedjax_mri.fed.uplink.vectors import Vectors, equally, mean, pairs, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, equally, pairs, squared_distances
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Mda:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
         refuse = lambda facts: refuse_many("mda", facts.sampler.places(), self.faulty)  # noqa: E731
-        return matrix(Rule("mda", self._combine, self.faulty, 2 * self.faulty + 1, admits=refuse))
+        return matrix(Rule("mda", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1, admits=refuse))
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         squares = squared_distances(vectors)
 
         def diameter(chosen: jax.Array) -> jax.Array:
             return jnp.max(jnp.where(pairs(chosen), squares, 0.0))
 
-        return mean(vectors, equally(best_subset(diameter, vectors.present, self.faulty))), state
+        return equally(best_subset(diameter, vectors.present, self.faulty)), state
