@@ -47,7 +47,8 @@ class Caf:
             products, root = centred_products(vectors, share), jnp.sqrt(share)
             variances, directions = jnp.linalg.eigh(root[:, None] * products * root[None])
             along = jnp.where(vectors.present, dot(products, root * directions[:, -1]) ** 2, 0.0)
-            better, left = variances[-1] < before.least, weights * (1 - along / jnp.maximum(along.max(), 1e-30))
+            left = weights * jnp.maximum(1 - along / jnp.maximum(along.max(), 1e-30), 0.0)
+            better = variances[-1] < before.least
             least, best = jnp.minimum(variances[-1], before.least), jnp.where(better, share, before.best)
             return Filtered(left, least, best, before.steps + 1)
 
