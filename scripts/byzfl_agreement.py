@@ -48,6 +48,7 @@ class Pair(NamedTuple):
 def pairs() -> dict[str, Pair]:
     """Returns all that are compared, by name."""
     trimmed, theirs = TrimmedMean(F), byzfl.TrMean(F)
+    centred = byzfl.CenteredClipping(None, 3, 20.0)
     several = Pair(UplinkSettings(before=(Clipping(30.0), Nnm(F), Arc(F)), reduce=trimmed),
                    [byzfl.Clipping(30.0), byzfl.NNM(F), byzfl.ARC(F), theirs])  # fmt: skip
     return {
@@ -56,7 +57,7 @@ def pairs() -> dict[str, Pair]:
         "geometric median": Pair(UplinkSettings(reduce=GeometricMedian(0.1, 3)), [byzfl.GeometricMedian(0.1, 3)]),
         "Krum": Pair(UplinkSettings(reduce=MultiKrum(F - 1, 1)), [byzfl.Krum(F)]),
         "Multi-Krum": Pair(UplinkSettings(reduce=MultiKrum(F - 1, N - F)), [byzfl.MultiKrum(F)]),
-        "centred clipping": Pair(UplinkSettings(reduce=CentredClipping(20.0, 3)), [byzfl.CenteredClipping(None, 3, 20.0)]),
+        "centred clipping": Pair(UplinkSettings(reduce=CentredClipping(20.0, 3)), [centred]),
         "MDA": Pair(UplinkSettings(reduce=Mda(F)), [byzfl.MDA(F)]),
         "MoNNA": Pair(UplinkSettings(reduce=Monna(F, 3)), [byzfl.MoNNA(F, 3)]),
         "MeaMed": Pair(UplinkSettings(reduce=MeaMed(F)), [byzfl.Meamed(F)]),
