@@ -1,4 +1,4 @@
-"""The worked examples of docs/architecture.md: a stage, a rule and a sampler, each one file that the flags find."""
+"""The worked examples of docs/architecture.md: a stage, a rule, a sampler and an attack, each one file."""
 
 import importlib
 import json
@@ -20,12 +20,16 @@ from fedjax_mri.data import files as data_files
 from fedjax_mri.data.files.read import read, readers
 from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
+from fedjax_mri.fed.attack.contract import attackers
+from fedjax_mri.fed.attack.update import with_attack
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.fed.uplink.contract import ServerRound, Update
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.run import config, parts
+from fedjax_mri.tasks.task import Model
 
 HOME = pathlib.Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
@@ -33,6 +37,7 @@ EXAMPLES = {  # name of the flag's value -> the part, the code
     "topk": ("uplink.stages", BLOCKS[2]),
     "phocas": ("uplink.reduce", BLOCKS[3]),
     "ballsinbins": ("sampling", BLOCKS[4]),
+    "freerider": ("attack", BLOCKS[5]),
 }
 ROOT = jax.random.key(4)
 EXPERIMENT = config.load(HOME / "configs" / "quickstart.py")[""]
@@ -68,6 +73,22 @@ def test_the_flags_find_them_with_their_fields() -> None:
     assert again == found
     binned = settings("--fed.sampling", "ballsinbins", "--sampling.bins", "10").sampling
     assert (type(binned).__name__, binned.bins) == ("BallsInBins", 10)
+
+
+def test_the_attack_sends_what_the_honest_clients_sent_on_average_in_the_round_before() -> None:
+    attack = settings(*["--fed.attack", "freerider", "--attack.clients", "1,3", "--attack.factor", "2"]).attack
+    assert (attack.clients, attack.factor) == ((1, 3), 2.0) and len(EXAMPLES["freerider"][1].splitlines()) < 40
+    uplink = with_attack(UplinkSettings().build(), attack.build(2), attackers(attack, 4))
+    deltas = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
+    state, at = None, ServerRound(jnp.int32(0), ROOT, jnp.float32(4), jnp.float32(4), jnp.arange(4))
+    for number, rows in enumerate(deltas):
+        updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))
+        one = jax.tree.map(lambda leaf: leaf[0], updates)
+        state = state or uplink.reduce.init(one)
+        added = uplink.reduce.add(uplink.reduce.zero(one, 4), updates, jnp.arange(4))
+        aggregate, state = uplink.reduce.finish(added, state, at)
+        before = deltas[number - 1][[0, 2]].mean(0) if number else np.zeros(8)
+        np.testing.assert_allclose(aggregate.delta.params["w"], (rows[[0, 2]].sum(0) + 4 * before) / 4, rtol=1e-5)
 
 
 def test_the_stage_sends_the_largest_entries_and_forgets_nothing() -> None:

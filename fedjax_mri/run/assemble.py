@@ -72,8 +72,7 @@ def private_parts(
 
 def build_federation(config: Experiment) -> Federation:
     """Returns the data of a config, with the test set that measures its attack. Raises UserError on bad settings."""
-    federation = check.built(config.data, config.seed)
-    return with_success_test(federation, config.attack.build(len(federation.classes)))
+    return with_success_test(check.built(config.data, config.seed), config.attack)
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:

@@ -36,8 +36,12 @@ from fedjax_mri.fed.engine.simulation import check_simulation
 from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, Uplink
+from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
+from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
+from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.weigh import uniformly
 from fedjax_mri.run import parts
 from fedjax_mri.tasks.task import Model
@@ -269,7 +273,7 @@ def test_the_test_set_of_success_holds_the_examples_that_the_attack_gives_anothe
     labels = np.split(data.store.fields["label"], np.cumsum(SIZES)[:-1])
     tests = {"seen": Test(data, np.arange(len(SIZES), dtype=np.int32)), "validation": Test(data, -np.ones(9, np.int32))}
     federation = Federation(data, tests, ("a", "b", "c"), np.zeros((9, 3), np.int32))
-    found = with_success_test(federation, TargetedFlip(source=2, target=0).build(CLASSES)).tests
+    found = with_success_test(federation, TargetedFlip(source=2, target=0)).tests
     assert list(found) == ["seen", SUCCESS, "validation"]
     test = found[SUCCESS].data
     np.testing.assert_array_equal(test.sizes, [np.sum(each == 2) for each in labels])
@@ -277,14 +281,14 @@ def test_the_test_set_of_success_holds_the_examples_that_the_attack_gives_anothe
     assert (np.asarray(batch["label"]) == 0).all()
     mine = np.split(data.store.fields["image"], np.cumsum(SIZES)[:-1])[2]
     np.testing.assert_array_equal(batch["image"], mine[labels[2] == 2])
-    triggered = with_success_test(federation, Backdoor(target=1).build(CLASSES)).tests[SUCCESS].data
+    triggered = with_success_test(federation, Backdoor(target=1)).tests[SUCCESS].data
     assert triggered.sizes.sum() == sum(np.sum(each != 1) for each in labels)
     image = jax.jit(triggered.read)(triggered.store, jnp.int32(2), jnp.arange(2))["image"]
     assert (np.asarray(image)[:, :5, :5] == 255).all()
-    assert with_success_test(federation, NoisyLabels().build(CLASSES)) is federation
+    assert with_success_test(federation, NoisyLabels()) is federation
     with pytest.raises(UserError, match="no test example"):
         with_success_test(federation._replace(tests={"seen": Test(one_class(data), tests["seen"].owner)}),
-                          TargetedFlip(source=2, target=0).build(CLASSES))  # fmt: skip
+                          TargetedFlip(source=2, target=0))  # fmt: skip
 
 
 def one_class(data):
@@ -328,3 +332,24 @@ def test_pairs_that_mean_nothing_are_refused_with_the_remedy(settings) -> None:
     else:
         with pytest.raises(UserError, match=r"private sum does not allow; choose .*signflip"):
             check()
+
+
+def test_the_line_searches_give_the_published_vectors_against_trimmed_mean_with_mixing_and_clipping() -> None:
+    """Those of byzfl for NNM(1), then Clipping(2), then TrMean(1), with three honest updates and one marked."""
+    rows = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [0, 0, 0]], np.float32)
+    reduce = matrix(TrimmedMean(1).build().rule, [Nnm(1).build(), Clipping(bound=2.0).build()])
+    wanted = {OptimalIPM(): [-2.74877907, -3.43597384, -4.1231686], OptimalALIE(): 12.91985116 + np.arange(3)}
+    for settings, vector in wanted.items():
+        updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))
+        one = jax.tree.map(lambda x: x[0], updates)
+        at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(4), jnp.float32(4), jnp.arange(4))
+
+        @jax.jit
+        def sent(updates: Update, settings=settings, one=one, at=at):
+            found, attack = [], settings.build(CLASSES)
+            spied = attack._replace(craft=lambda *given: found.append(attack.craft(*given)) or found[-1])
+            uplink = with_attack(Uplink(uniformly, chain(), reduce), spied, jnp.arange(4) == 3).reduce
+            uplink.finish(uplink.add(uplink.zero(one, 4), updates, jnp.arange(4)), uplink.init(one), at)
+            return found[0][0]
+
+        np.testing.assert_allclose(sent(updates).params["w"], vector, rtol=2e-6)

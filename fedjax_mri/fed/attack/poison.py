@@ -1,5 +1,8 @@
 """Attacks on data: what marked clients read to train on, and the test set on which success is measured."""
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +15,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Test
+from fedjax_mri.data.resident import Resident
 from fedjax_mri.fed.attack.contract import Attack
 from fedjax_mri.fed.uplink.contract import PyTree
 
@@ -59,43 +63,52 @@ def refuse_lacking(data: ClientData, attack: Attack) -> None:
         )
 
 
-def with_success_test(federation: Federation, attack: Attack | None) -> Federation:
-    """Returns the federation with a test set whose accuracy is the attack's success rate, if it has one.
+def with_success_test(federation: Federation, settings: Any) -> Federation:
+    """Returns the federation with a test set whose accuracy is the attack's success rate, if the attack has one.
 
-    It holds the examples of the first test set that the attack gives another label, as the attack makes them.
+    It holds the examples of the first test set that the attack gives another label, as the attack makes them. Who
+    attacks does not matter.
     """
+    attack: Attack | None = settings.build(len(federation.classes))
     if attack is None or not attack.success:
         return federation
     refuse_lacking(federation.train, attack)
-    found = success_test(next(iter(federation.tests.values())), attack)
+    found = success_test(next(iter(federation.tests.values())), settings, len(federation.classes))
     tests = {**{name: test for name, test in federation.tests.items() if name != VALIDATION}, SUCCESS: found}
     return federation._replace(tests={**tests, **federation.tests})
 
 
-def success_test(test: Test, attack: Attack) -> Test:
+def success_test(test: Test, settings: Any, classes: int) -> Test:
     """Returns the poisoned examples of a test set whose label changes. Raises UserError if there are none."""
-    assert attack.poison is not None
-    poison, data, store = attack.poison, test.data, resident.whole(test.data)
+    read = poisoned_reader(test.data.read, replace(settings, share=0.0, clients=()), classes)
+    store, sizes = resident.whole(test.data), test.data.sizes
 
     def changes(store: PyTree, example: tuple[jax.Array, jax.Array]) -> jax.Array:
-        batch = data.read(store, example[0], example[1][None])
-        return (poison(batch, _no_keys(1))["label"] != batch["label"])[0]
+        client, index = example[0], example[1][None]
+        everything = Resident({"index": index}, jnp.zeros_like(sizes), jnp.ones_like(sizes))
+        poisoned = read((store, everything), client, jnp.zeros_like(index))["label"]
+        return (poisoned != test.data.read(store, client, index)["label"])[0]
 
-    client, index = resident.positions(data.sizes)
+    client, index = resident.positions(sizes)
     each = jax.jit(lambda store, *examples: jax.lax.map(partial(changes, store), examples, batch_size=256))
     changed = np.asarray(each(store, client, index))
     if not changed.any():
-        raise UserError(f"attack {attack.name}: no test example is of a class that it changes; choose other classes")
-    sizes = np.bincount(client[changed], minlength=len(data.sizes)).astype(np.int32)
-    offset, chosen = (np.cumsum(sizes) - sizes).astype(np.int32), index[changed]
-
-    def read(store: PyTree, client: jax.Array, indices: jax.Array) -> Batch:
-        row = jnp.clip(jnp.asarray(offset)[client] + indices, 0, len(chosen) - 1)
-        return poison(data.read(store, client, jnp.asarray(chosen)[row]), _no_keys(len(indices)))
-
-    return Test(ClientData(sizes, store, read), test.owner)
+        raise UserError(
+            f"attack.{type(settings).__name__.lower()}: no test example is of a class that it changes; choose other "
+            "classes"
+        )
+    chosen = resident.pack([{"index": index[changed & (client == one)]} for one in range(len(sizes))])
+    return Test(ClientData(chosen.size, (store, chosen), read), test.owner)
 
 
-def _no_keys(count: int) -> jax.Array:
-    """Returns a key for each example, where the poison draws nothing."""
-    return jax.random.split(jax.random.key(0), count)
+@functools.cache  # one function for all that are read alike, so that they can share a program
+def poisoned_reader(inner: Callable[..., Batch], settings: Any, classes: int) -> Callable[..., Batch]:
+    """Returns a `read` of the chosen ones of what `inner` reads, as the attack makes them."""
+    poison = settings.build(classes).poison
+
+    def read(store: tuple[PyTree, Resident], client: jax.Array, indices: jax.Array) -> Batch:
+        batch = inner(store[0], client, resident.read(store[1], client, indices)["index"])
+        poisoned: Batch = poison(batch, jax.random.split(jax.random.key(0), len(indices)))  # it draws nothing
+        return poisoned
+
+    return read

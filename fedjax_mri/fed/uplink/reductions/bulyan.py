@@ -14,7 +14,7 @@ from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.order import near_median
 from fedjax_mri.fed.uplink.reductions.krum import scores
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, each_value, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, each_value, equally, squared_distances
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,22 @@ class Bulyan:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("bulyan", combine=self._combine, faulty=self.faulty, least=4 * self.faulty + 3))
+        least = 4 * self.faulty + 3
+        return matrix(Rule("bulyan", self._weigh, self._combine, self.faulty, least))
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+        return equally(self._picked(vectors)), state
+
+    def _picked(self, vectors: Vectors) -> jax.Array:
         squares, count = squared_distances(vectors), vectors.present.sum()
 
         def pick(_: int, left: jax.Array) -> jax.Array:
             found = jnp.nan_to_num(scores(squares, left, self.faulty))  # the last one left has no others
             return left & (jnp.arange(len(left)) != jnp.argmin(jnp.where(left, found, jnp.inf)))
 
-        picked = vectors.present & ~jax.lax.fori_loop(0, count - 2 * self.faulty, pick, vectors.present)
+        left: jax.Array = jax.lax.fori_loop(0, count - 2 * self.faulty, pick, vectors.present)
+        return vectors.present & ~left
+
+    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+        picked, count = self._picked(vectors), vectors.present.sum()
         return each_value(vectors, lambda block: near_median(block, picked, count - 4 * self.faulty)), state

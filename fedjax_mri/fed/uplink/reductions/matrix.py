@@ -32,7 +32,10 @@ class Rows(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule that combines the updates of a cohort into one: `weigh`, or `combine` where each value has its own."""
+    """A rule that combines the updates of a cohort into one: the sum by `weigh`, or what `combine` makes of each value.
+
+    If it has both, the weights only say which share of the result each update has.
+    """
 
     name: str
     # -> (weights of the vectors in their sum, float32 [M], state); 0 where one is absent
@@ -110,12 +113,13 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
 
 def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
     """Returns the delta that a rule makes of vectors, the share of each row in it if it weighs them, and its state."""
-    if rule.weigh is not None:
-        weights, state = rule.weigh(vectors, state, at)
-        return mean(vectors, weights), dot(weights, vectors.mix)[:-1], state
-    assert rule.combine is not None
-    delta, state = rule.combine(vectors, state, at)
-    return delta, (), state
+    weights, after = (None, state) if rule.weigh is None else rule.weigh(vectors, state, at)
+    shares = () if weights is None else dot(weights, vectors.mix)[:-1]
+    if rule.combine is None:
+        assert weights is not None
+        return mean(vectors, weights), shares, after
+    delta, after = rule.combine(vectors, state, at)
+    return delta, shares, after
 
 
 def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:
