@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import plain_rules
 from described import described
+from jax.flatten_util import ravel_pytree
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
@@ -47,10 +49,16 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     UplinkState,
 )
-from fedjax_mri.fed.uplink.reductions.matrix import Rule, averaging, matrix
+from fedjax_mri.fed.uplink.preaggregators.arc import Arc
+from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
+from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.stages.momentum import Momentum
 from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, norms
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
@@ -247,12 +255,16 @@ def half_median() -> Rule:
         now, _ = median(vectors, (), at)
         return trees.scale(0.5, trees.add(now, before)), now
 
-    return Rule("half median", combine, init=lambda sent: trees.zeros_like(sent.delta))
+    return Rule("half median", combine=combine, init=lambda sent: trees.zeros_like(sent.delta))
 
 
 def shortest() -> Rule:
     """The mean of the two updates of the least norm; it says which."""
-    return averaging("shortest", lambda vectors, state, at: equally(nearest(norms(vectors), 2)))
+
+    def weigh(vectors: Vectors, state: object, at: ServerRound) -> tuple[jax.Array, object]:
+        return equally(nearest(norms(vectors), 2)), state
+
+    return Rule("shortest", weigh)
 
 
 def attacked(sim: Simulation, settings: Marked) -> Simulation:
@@ -294,6 +306,7 @@ def adam() -> Local:
     return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
 
 
+MIXED = UplinkSettings(before=(Nnm(1), Arc(1)), reduce=TrimmedMean(1))
 VIEWS, BOUND, NOISE = 2, 0.1, 0.3
 PATIENT_BATCHES = poisson_patients(17, True, VIEWS, 2)
 PATIENT_GRADIENT = private_gradient(BOUND, NOISE, VIEWS, 2)
@@ -317,6 +330,12 @@ CASES: dict[str, Callable[[], Simulation]] = {
     ),
     "a rule on the matrix, with state": lambda: simulation(
         classifier(), images(), (error_feedback(0.5),), reduce=matrix(half_median())
+    ),
+    "mixed, clipped, trimmed, a Poisson cohort": lambda: simulation(
+        classifier(), images(), reduce=MIXED.build().reduce, sampler=Poisson(0.8).build(Population(SIZES))
+    ),
+    "centred clipping": lambda: simulation(
+        classifier(), images(), (Momentum(0.5).build(),), reduce=CentredClipping(0.05, 2).build()
     ),
     "SCAFFOLD, stages with state": lambda: simulation(
         classifier(), images(), (clip(0.05), error_feedback(0.3)), algorithm=Scaffold().build()
@@ -461,6 +480,10 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     elif reduce.name == "shortest":
         few = sorted(deltas, key=lambda delta: float(trees.norm(delta)))[:2]
         delta = jax.tree.map(lambda *leaves: np.float32(np.sum(np.float64(leaves), 0) / 2), *few)
+    elif reduce.name == "trimmed mean":
+        delta = plain_rule(lambda x: plain_rules.trimmed_mean(plain_rules.arc(plain_rules.nnm(x, 1), 1), 1), deltas)
+    elif reduce.name == "centred clipping":
+        delta = before = plain_rule(lambda x: plain_rules.centred_clipping(x[1:], x[0], 0.05, 2), [before, *deltas])
     elif reduce.name == "median":
         delta = jax.tree.map(middle, *deltas)
     elif reduce.name == "masked mean":
@@ -470,6 +493,12 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         if reduce is BY_EXPECTED:  # of parameters alone
             delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
+
+
+def plain_rule(rule: Callable, several: list[Model]) -> Model:
+    """What a rule on rows [n, P] makes of trees."""
+    rows, unravel = [np.float64(ravel_pytree(one)[0]) for one in several], ravel_pytree(several[0])[1]
+    return unravel(jnp.asarray(rule(np.stack(rows)), jnp.float32))
 
 
 PRIVATE = {"clip": 0.05, "noise": 0.2, "quantile": 0.5, "bands": 3}

@@ -138,7 +138,10 @@ def test_the_plain_loop_moves_the_model() -> None:
 
 
 RESUMED = [
-    *((case, {}) for case in ("BatchNorm local", "procedural, Adam, cohort of 5", *UPLINKS, MIMICS)),
+    *(
+        (case, {})
+        for case in ("BatchNorm local", "procedural, Adam, cohort of 5", "centred clipping", *UPLINKS, MIMICS)
+    ),
     ("cohort of 4, a player at home", PLACES[4]),
     ("private, adaptive bound, correlated noise", {}),
     (UPLINKS[0], PLACES[4]),

@@ -28,6 +28,7 @@ from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
 from fedjax_mri.fed.uplink.reductions.foolsgold import FoolsGold
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.krum import Krum, MultiKrum
+from fedjax_mri.fed.uplink.reductions.matrix import apply
 from fedjax_mri.fed.uplink.reductions.mda import Mda
 from fedjax_mri.fed.uplink.reductions.meamed import MeaMed
 from fedjax_mri.fed.uplink.reductions.median import Median
@@ -36,6 +37,8 @@ from fedjax_mri.fed.uplink.reductions.norm_bound import NormBound
 from fedjax_mri.fed.uplink.reductions.smea import Smea
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
+from fedjax_mri.fed.uplink.stages.momentum import Momentum
+from fedjax_mri.run.config import LocalTraining
 
 PLACES, WIDTH = 13, 6
 AT = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(9), jnp.float32(9))
@@ -173,7 +176,7 @@ def test_breakdown_points(kind, holds: int, distance: float) -> None:
         one = Update(jnp.zeros(WIDTH), (), jnp.float32(0))
         rule = (kind() if kind is Median else kind(min(bad, 11))).build().rule
         found = jax.jit(vectors.vectors_of)(jnp.asarray(rows, jnp.float32), jnp.ones(23, bool))
-        return float(np.abs(jax.jit(rule.combine)(found, rule.init(one), AT)[0]).max())
+        return float(np.abs(jax.jit(functools.partial(apply, rule))(found, rule.init(one), AT)[0]).max())
 
     assert error(holds) < 3
     if kind is not Bulyan:
@@ -316,3 +319,27 @@ def test_memory_beyond_the_rows_is_bounded(case: str) -> None:
     state = jax.eval_shape(lambda: reduce.init(one))
     memory = jax.jit(reduce.finish).lower(rows, state, AT).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 300e6 < trees.nbytes(rows) / 2
+
+
+def test_few_local_steps_are_the_first_of_an_epoch() -> None:
+    sizes = np.array([0, 5, 17, 100])
+    whole, few = (LocalTraining(epochs=2, batch=4, steps=steps).build(1) for steps in (0, 3))
+    np.testing.assert_array_equal(few.batches(2, 4).steps(sizes), [0, 3, 3, 3])
+    np.testing.assert_array_equal(whole.batches(2, 4).steps(sizes), [0, 4, 10, 50])
+    key, size = jax.random.key(0), jnp.int32(17)
+    first = [one.batches(2, 4).draw(key, jnp.int32(1), size, None)[0] for one in (whole, few)]
+    np.testing.assert_array_equal(*first)
+    with pytest.raises(UserError, match=r"local\.steps=-1"):
+        LocalTraining(steps=-1).build(1)
+
+
+def test_momentum_is_the_moving_mean_of_changes() -> None:
+    stage = Momentum(0.8).build()
+    sent = state = stage.init_client(Update(jnp.zeros(3), (), jnp.float32(0)))
+    for number in range(3):
+        update, state, _ = stage.client(Update(jnp.full(3, number + 1.0), (), jnp.float32(1)), state, None)
+        sent = 0.8 * sent + 0.2 * (number + 1)
+        np.testing.assert_allclose(update.delta, sent, rtol=1e-6)
+    sim = simulation(classifier(norm="batch"), images(), (stage,))
+    with pytest.raises(UserError, match="earlier updates are no change of BatchNorm"):
+        check_simulation(sim, Plan().resolve())

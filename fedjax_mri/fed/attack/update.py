@@ -63,7 +63,7 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
     """
     assert attack.craft is not None
     craft = attack.craft
-    gather = matrix(Rule(reduce.name, lambda vectors, state, at: (vectors.rows, state)))
+    gather = matrix(Rule(reduce.name))
 
     def finish(rows: Rows, state: CorruptState, at: ServerRound) -> tuple[Aggregate, CorruptState]:
         finite = jax.vmap(trees.is_finite)(rows.delta)

@@ -149,8 +149,8 @@ class Reduce(NamedTuple):
     # then at most 1 in magnitude where the update's values and its weight are.
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
-    shares: bool = False  # whether `finish` says which share of the delta each update has
     rule: "Rule | None" = None  # by which `matrix` combines single updates
+    shares: bool = False  # whether `finish` says which share of the delta each update has
 
 
 class Uplink(NamedTuple):

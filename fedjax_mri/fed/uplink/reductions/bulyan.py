@@ -25,8 +25,11 @@ class Bulyan:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        shares = lambda vectors, state, at: equally(self._picked(vectors))  # noqa: E731
-        return matrix(Rule("bulyan", self._combine, self.faulty, 4 * self.faulty + 3, shares=shares))
+        least = 4 * self.faulty + 3
+        return matrix(Rule("bulyan", self._weigh, self._combine, self.faulty, least))
+
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+        return equally(self._picked(vectors)), state
 
     def _picked(self, vectors: Vectors) -> jax.Array:
         squares, count = squared_distances(vectors), vectors.present.sum()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally
 
 STEPS = 1000  # the most; the weight left out falls by a whole update in most of them
@@ -36,9 +36,9 @@ class Caf:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(averaging("caf", self._weights, self.faulty, 2 * self.faulty + 1))
+        return matrix(Rule("caf", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         enough = (vectors.present.sum() - 2 * self.faulty).astype(jnp.float32)
 
         def step(before: Filtered) -> Filtered:
@@ -47,7 +47,8 @@ class Caf:
             products, root = centred_products(vectors, share), jnp.sqrt(share)
             variances, directions = jnp.linalg.eigh(root[:, None] * products * root[None])
             along = jnp.where(vectors.present, dot(products, root * directions[:, -1]) ** 2, 0.0)
-            better, left = variances[-1] < before.least, weights * (1 - along / jnp.maximum(along.max(), 1e-30))
+            left = weights * jnp.maximum(1 - along / jnp.maximum(along.max(), 1e-30), 0.0)
+            better = variances[-1] < before.least
             least, best = jnp.minimum(variances[-1], before.least), jnp.where(better, share, before.best)
             return Filtered(left, least, best, before.steps + 1)
 
@@ -55,5 +56,4 @@ class Caf:
             return (now.weights.sum() > enough) & (now.steps < STEPS)
 
         start = vectors.present.astype(jnp.float32), jnp.float32(jnp.inf), equally(vectors.present), jnp.int32(0)
-        best: jax.Array = jax.lax.while_loop(goes_on, step, Filtered(*start)).best
-        return best
+        return jax.lax.while_loop(goes_on, step, Filtered(*start)).best, state

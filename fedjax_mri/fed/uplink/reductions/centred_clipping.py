@@ -30,7 +30,7 @@ class CentredClipping:
         if self.steps < 1:
             raise UserError(f"uplink.reduce centredclipping: steps={self.steps}: must be 1 or more")
         init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
-        return matrix(Rule("centred clipping", self._combine, init=init, admits=refuse_statistics))
+        return matrix(Rule("centred clipping", combine=self._combine, init=init, admits=refuse_statistics))
 
     def _combine(self, vectors: Vectors, centre: State, at: ServerRound) -> tuple[PyTree, State]:
         for _ in range(self.steps):

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Facts, PyTree, Reduce, ServerRound, State, Update
+from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State, Update
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, dot, mean, origin, pairs, vectors_of
+from fedjax_mri.fed.uplink.vectors import Vectors, dot, origin, pairs, vectors_of
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,12 @@ class FoolsGold:
         positive("uplink.reduce foolsgold: confidence", self.confidence)
         if self.clients < 1:
             raise UserError(f"uplink.reduce foolsgold: clients={self.clients}: give the number of all clients")
-        shares = lambda vectors, history, at: self._weights(vectors, history)[0]  # noqa: E731
-        rule = Rule("foolsgold", self._combine, init=self._init, admits=self._admits, whose=True, shares=shares)
-        return matrix(rule)
+        return matrix(Rule("foolsgold", self._weigh, init=self._init, admits=self._admits, whose=True))
 
     def _init(self, sent: Update) -> State:
         return trees.repeat(trees.zeros_like(sent.delta), self.clients)
 
-    def _combine(self, vectors: Vectors, history: State, at: ServerRound) -> tuple[PyTree, State]:
-        weights, history = self._weights(vectors, history)
-        return mean(vectors, weights), history
-
-    def _weights(self, vectors: Vectors, history: State) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, history: State, at: ServerRound) -> tuple[jax.Array, State]:
         usable = vectors.present & vectors.finite
         history = trees.add(history, trees.select(usable, vectors.rows, trees.zeros_like(vectors.rows)))
         whole = vectors_of(history, vectors.present)

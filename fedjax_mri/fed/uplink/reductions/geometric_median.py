@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, dot, origin
 
 
@@ -28,13 +28,12 @@ class GeometricMedian:
         positive("uplink.reduce geometricmedian: smooth", self.smooth)
         if self.steps < 1:
             raise UserError(f"uplink.reduce geometricmedian: steps={self.steps}: must be 1 or more")
-        return matrix(averaging("geometric median", self._weights))
+        return matrix(Rule("geometric median", self._weigh))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         def step(_: int, weights: jax.Array) -> jax.Array:
             point = dot(weights, vectors.mix) + (1 - weights.sum()) * origin(vectors)
             closeness = 1 / jnp.maximum(distances_to(vectors, point), self.smooth)
             return closeness / closeness.sum()
 
-        weights: jax.Array = jax.lax.fori_loop(0, self.steps, step, jnp.zeros(len(vectors.present)))
-        return weights
+        return jax.lax.fori_loop(0, self.steps, step, jnp.zeros(len(vectors.present))), state

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, pairs, squared_distances
 
 
@@ -25,11 +25,11 @@ class Krum:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(averaging("krum", self._weights, self.faulty, 2 * self.faulty + 3))
+        return matrix(Rule("krum", self._weigh, faulty=self.faulty, least=2 * self.faulty + 3))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
-        return equally(nearest(found, 1))
+        return equally(nearest(found, 1)), state
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class MultiKrum:
         """Returns the reduction. Raises UserError if a number is negative."""
         if self.best < 0:
             raise UserError(f"uplink.reduce multikrum: best={self.best}: must be 0, for n - f, or more updates")
-        return matrix(averaging("multi-krum", self._weights, self.faulty, max(2 * self.faulty + 1, self.best)))
+        return matrix(Rule("multi-krum", self._weigh, faulty=self.faulty, least=max(2 * self.faulty + 1, self.best)))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
-        return equally(nearest(found, self.best or vectors.present.sum() - self.faulty))
+        return equally(nearest(found, self.best or vectors.present.sum() - self.faulty)), state
 
 
 def scores(squares: jax.Array, among: jax.Array, faulty: int) -> jax.Array:

@@ -32,34 +32,20 @@ class Rows(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule that combines the updates of a cohort into one; its weights are not those of the clients."""
+    """A rule that combines the updates of a cohort into one: the sum by `weigh`, or what `combine` makes of each value.
+
+    If it has both, the weights only say which share of the result each update has.
+    """
 
     name: str
-    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]]  # -> (delta, state)
+    # -> (weights of the vectors in their sum, float32 [M], state); 0 where one is absent
+    weigh: Callable[[Vectors, State, ServerRound], tuple[jax.Array, State]] | None = None
+    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]] | None = None  # -> (delta, state)
     faulty: int = 0  # f, clients that may send anything
     least: int = 1  # the fewest updates with which it withstands them
     init: Callable[[Update], State] = no_state
     admits: Callable[[Facts], None] = admits_all
     whose: bool = False  # whether it needs to know whose each update is: everyone takes part, nothing comes before
-    # the same arguments -> the share of each vector in the delta, float32 [M], 0 where it was left out; None: it has
-    # none, as in a median of coordinates
-    shares: Callable[[Vectors, State, ServerRound], jax.Array] | None = None
-
-
-def averaging(
-    name: str,
-    weights: Callable[[Vectors, State, ServerRound], jax.Array],
-    faulty: int = 0,
-    least: int = 1,
-    admits: Callable[[Facts], None] = admits_all,
-    whose: bool = False,
-) -> Rule:
-    """Returns the rule without state whose delta is the sum of the vectors, times `weights` [M], their shares."""
-
-    def combine(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
-        return mean(vectors, weights(vectors, state, at)), state
-
-    return Rule(name, combine, faulty, least, admits=admits, whose=whose, shares=weights)
 
 
 class Preaggregator(NamedTuple):
@@ -98,10 +84,9 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         vectors = vectors_of(rows.delta, rows.sent > 0)
         for number, part in enumerate(before):
             vectors = part.change(vectors, jax.random.fold_in(at.key, number))
-        shares = () if rule.shares is None else dot(rule.shares(vectors, state, at), vectors.mix)[:-1]
-        delta, after = rule.combine(vectors, state, at)
+        delta, shares, after = apply(rule, vectors, state, at)
         enough = vectors.present.sum() >= max(rule.least, 1)
-        delta = trees.select(enough, delta, trees.zeros_like(delta))
+        delta, shares = trees.select(enough, (delta, shares), trees.zeros_like((delta, shares)))
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
         aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
@@ -122,8 +107,19 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
             )
         rule.admits(facts)
 
-    shares = rule.shares is not None
+    shares = rule.weigh is not None
     return Reduce(rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule)
+
+
+def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
+    """Returns the delta that a rule makes of vectors, the share of each row in it if it weighs them, and its state."""
+    weights, after = (None, state) if rule.weigh is None else rule.weigh(vectors, state, at)
+    shares = () if weights is None else dot(weights, vectors.mix)[:-1]
+    if rule.combine is None:
+        assert weights is not None
+        return mean(vectors, weights), shares, after
+    delta, after = rule.combine(vectors, state, at)
+    return delta, shares, after
 
 
 def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:

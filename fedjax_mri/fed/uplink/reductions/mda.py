@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
 from fedjax_mri.fed.uplink.vectors import Vectors, equally, pairs, squared_distances
 
@@ -24,12 +24,12 @@ class Mda:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
         refuse = lambda facts: refuse_many("mda", facts.sampler.places(), self.faulty)  # noqa: E731
-        return matrix(averaging("mda", self._weights, self.faulty, 2 * self.faulty + 1, admits=refuse))
+        return matrix(Rule("mda", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1, admits=refuse))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         squares = squared_distances(vectors)
 
         def diameter(chosen: jax.Array) -> jax.Array:
             return jnp.max(jnp.where(pairs(chosen), squares, 0.0))
 
-        return equally(best_subset(diameter, vectors.present, self.faulty))
+        return equally(best_subset(diameter, vectors.present, self.faulty)), state

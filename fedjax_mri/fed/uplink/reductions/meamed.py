@@ -20,7 +20,7 @@ class MeaMed:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("meamed", self._combine, self.faulty, 2 * self.faulty + 1))
+        return matrix(Rule("meamed", combine=self._combine, faulty=self.faulty, least=2 * self.faulty + 1))
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         count = vectors.present.sum() - self.faulty

@@ -18,7 +18,7 @@ class Median:
 
     def build(self) -> Reduce:
         """Returns the reduction."""
-        return matrix(Rule("median", median))
+        return matrix(Rule("median", combine=median))
 
 
 def median(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, equally, nearest
 
 
@@ -25,13 +25,13 @@ class Monna:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        admits = self._admits
-        return matrix(averaging("monna", self._weights, self.faulty, 2 * self.faulty + 1, admits=admits, whose=True))
+        least = 2 * self.faulty + 1
+        return matrix(Rule("monna", self._weigh, faulty=self.faulty, least=least, admits=self._admits, whose=True))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         distances = distances_to(vectors, vectors.mix[self.trusted])
         chosen = nearest(distances, vectors.present.sum() - self.faulty)
-        return jnp.where(vectors.present[self.trusted], equally(chosen), 0.0)
+        return jnp.where(vectors.present[self.trusted], equally(chosen), 0.0), state
 
     def _admits(self, facts: Facts) -> None:
         if not 0 <= self.trusted < facts.sampler.places():

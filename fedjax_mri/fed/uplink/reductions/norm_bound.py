@@ -6,11 +6,13 @@ scaled down to a norm of at most `bound`.
 
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
+
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.preaggregators.clipping import shortened
+from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, equally, mean
+from fedjax_mri.fed.uplink.vectors import Vectors, equally, norms
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class NormBound:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError unless the bound is positive."""
         positive("uplink.reduce normbound: bound", self.bound)
-        return matrix(Rule("norm bound", self._combine))
+        return matrix(Rule("norm bound", self._weigh))
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
-        return mean(shortened(vectors, self.bound), equally(vectors.present)), state
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+        return jnp.minimum(1.0, self.bound / jnp.maximum(norms(vectors), 1e-30)) * equally(vectors.present), state

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.reductions.matrix import averaging, matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, equally, pairs
 
@@ -25,11 +25,11 @@ class Smea:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
         refuse = lambda facts: refuse_many("smea", facts.sampler.places(), self.faulty)  # noqa: E731
-        return matrix(averaging("smea", self._weights, self.faulty, 2 * self.faulty + 1, admits=refuse))
+        return matrix(Rule("smea", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1, admits=refuse))
 
-    def _weights(self, vectors: Vectors, state: State, at: ServerRound) -> jax.Array:
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         def largest_eigenvalue(chosen: jax.Array) -> jax.Array:
             products = centred_products(vectors, equally(chosen))
             return jnp.linalg.eigvalsh(jnp.where(pairs(chosen), products, 0.0))[-1]
 
-        return equally(best_subset(largest_eigenvalue, vectors.present, self.faulty))
+        return equally(best_subset(largest_eigenvalue, vectors.present, self.faulty)), state
