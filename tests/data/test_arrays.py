@@ -242,6 +242,15 @@ def test_arrays_that_do_not_fit_are_named(save, arrays, settings, words) -> None
         build(save(**arrays), **settings)
 
 
+def test_features_are_images_where_so_many_channels_are_allowed(save) -> None:
+    features = RNG.random((N, 5, 5, 9)).astype(np.float16)
+    kept = np.asarray(build(save(images=features), channels=9).train.store.fields["image"])
+    assert kept.shape[1:] == (5, 5, 9)
+    assert {image.tobytes() for image in kept} <= {image.tobytes() for image in np.float32(features)}
+    volumes = build(save(images=features)).train.store.fields["image"]
+    assert volumes.shape[1:] == (5, 5, 9, 1), "without data.channels the last axis is one of space"
+
+
 def test_unknown_patients_are_not_one_and_floats_may_pass_one_a_little(save) -> None:
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 1.02, (12, 8, 8)).astype(np.float32)
