@@ -62,7 +62,7 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
     if wrong := [lanes for lanes in choices.lanes if lanes < 1]:
         raise UserError(f"--lanes {wrong[0]}: must be 1 or more")
     with devices.compiling_for(targets.compile_devices(machine)):
-        method, federation = build_method(config), check.built(config.data, config.seed)
+        method, federation = build_method(config), check.build_federation(config.data, config.seed)
         described = describe(federation)
 
         def assemble(plan: Plan) -> Simulation:

@@ -50,7 +50,7 @@ class Arrays:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
-        examples = labelled.relabelled(self.path, self._examples()[0], classes)
+        examples = labelled.with_classes(self.path, self._examples()[0], classes)
         return {Path(self.path).stem: labelled.one_test(examples)}, ()
 
     def _examples(self) -> tuple[Labelled, list[str]]:

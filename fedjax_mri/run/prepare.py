@@ -153,7 +153,7 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
-    federation = processes.together(lambda: check.built(config.data, config.seed))
+    federation = processes.together(lambda: check.build_federation(config.data, config.seed))
     for name in set(GROUPS) & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)

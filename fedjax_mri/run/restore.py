@@ -98,7 +98,7 @@ def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], Non
 
     Raises UserError when the classes have: the model's answers would be taken for others.
     """
-    federation, facts = check.built(config.data, config.seed), runfolder.read_json(run / "run.json")
+    federation, facts = check.build_federation(config.data, config.seed), runfolder.read_json(run / "run.json")
     refuse_other_classes(run, facts["classes"], federation.classes)
     for line in data_differences(facts.get("data", {}), data_digest(federation)):
         say(f"warning: the data have changed since {run} was trained: {line}")

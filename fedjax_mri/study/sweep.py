@@ -150,7 +150,7 @@ def cached_federations() -> Build:
     def build(config: Experiment) -> Federation:
         key = (configs.digest(config.data), config.seed)
         if key not in built:
-            built[key] = check.built(config.data, config.seed)
+            built[key] = check.build_federation(config.data, config.seed)
         return built[key]
 
     return build
