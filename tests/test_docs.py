@@ -23,7 +23,7 @@ from fedjax_mri.fed.sampling import Everyone, Population
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
-from fedjax_mri.run import config
+from fedjax_mri.run import config, parts
 from fedjax_mri.run.assemble import describe
 
 HOME = pathlib.Path(__file__).parent.parent
@@ -192,7 +192,33 @@ def test_commands_of_the_page_on_attacks_are_understood(name, rest) -> None:
     assert cli.load_experiments(HOME / words.config, flags) if name == "train" else not flags
 
 
-@pytest.mark.parametrize("page", ["attacks", "classification", "data", "diagnosis", "privacy", "reliability"])
+ROBUSTNESS = COMMAND.findall((HOME / "docs" / "robustness.md").read_text())
+
+
+@pytest.mark.parametrize(("name", "rest"), ROBUSTNESS)
+def test_commands_of_the_page_on_robustness_are_understood(name, rest) -> None:
+    """With their flags: every part of the uplink is built."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert name == "train"
+    assert all(one.uplink.build() for one in cli.load_experiments(HOME / words.config, flags, words.only).values())
+
+
+def test_the_table_of_rules_names_every_rule_with_what_it_needs() -> None:
+    section = (HOME / "docs" / "robustness.md").read_text().split("## Rules")[1].split("###")[0]
+    named = {name for cells in re.findall(r"^\| (`[^|]*) \|", section, re.M) for name in re.findall(r"`(\w+)`", cells)}
+    known = {name: kind for name, kind in parts.settings("uplink.reduce").items() if name not in ("mean", "exact")}
+    assert named == set(known)
+    for cells, least in re.findall(r"^\| (`[^|]*) \| n (>=? (?:\d f|0)(?: \+ \d)?) \|", section, re.M):
+        for name in re.findall(r"`(\w+)`", cells):
+            rule = known[name](**({"faulty": 3} if "faulty" in known[name].__dataclass_fields__ else {})).build().rule
+            numbers = [int(number) for number in re.findall(r"\d", least)]
+            wanted = 1 if numbers == [0] else 3 * numbers[0] + (numbers[1] if len(numbers) > 1 else 1)
+            assert rule.least == wanted, name
+
+
+@pytest.mark.parametrize(
+    "page", ["attacks", "classification", "data", "diagnosis", "privacy", "reliability", "robustness"]
+)
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)
     assert scripts and all((HOME / script).exists() for script in scripts)

@@ -1,4 +1,4 @@
-"""The worked examples of docs/architecture.md: a stage, a rule and a sampler, each one file that the flags find."""
+"""The worked examples of docs/architecture.md: a stage, a rule, a sampler and an attack, each one file."""
 
 import importlib
 import json
@@ -20,19 +20,24 @@ from fedjax_mri.data import files as data_files
 from fedjax_mri.data.files.read import read, readers
 from fedjax_mri.data.files.scan import Limits
 from fedjax_mri.fed.algorithm import sent_shapes, traffic
+from fedjax_mri.fed.attack.contract import attackers
+from fedjax_mri.fed.attack.update import with_attack
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Population
 from fedjax_mri.fed.uplink.contract import ServerRound, Update
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.run import config, parts
+from fedjax_mri.tasks.task import Model
 
 HOME = pathlib.Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
 EXAMPLES = {  # name of the flag's value -> the part, the code
     "topk": ("uplink.stages", BLOCKS[2]),
-    "krum": ("uplink.reduce", BLOCKS[3]),
+    "phocas": ("uplink.reduce", BLOCKS[3]),
     "ballsinbins": ("sampling", BLOCKS[4]),
+    "freerider": ("attack", BLOCKS[5]),
 }
 ROOT = jax.random.key(4)
 EXPERIMENT = config.load(HOME / "configs" / "quickstart.py")[""]
@@ -59,15 +64,31 @@ def settings(*flags: str):
 
 def test_the_flags_find_them_with_their_fields() -> None:
     flags = "--fed.uplink.stages clip topk --uplink.stages.0.bound 2 --uplink.stages.1.share 0.05"
-    found = settings(*flags.split(), *["--fed.uplink.reduce", "krum", "--uplink.reduce.faulty", "2"])
+    found = settings(*flags.split(), *["--fed.uplink.reduce", "phocas", "--uplink.reduce.faulty", "2"])
     assert [type(stage).__name__ for stage in found.uplink.stages] == ["Clip", "TopK"]
     assert (found.uplink.stages[0].bound, found.uplink.stages[1].share, found.uplink.reduce.faulty) == (2.0, 0.05, 2)
     uplink = found.uplink.build()
-    assert uplink.stages.name == "clip > topk" and uplink.reduce.name == "krum"
+    assert uplink.stages.name == "clip > topk" and uplink.reduce.name == "phocas"
     again = config.from_dict(json.loads(json.dumps(config.to_dict(found))))
     assert again == found
     binned = settings("--fed.sampling", "ballsinbins", "--sampling.bins", "10").sampling
     assert (type(binned).__name__, binned.bins) == ("BallsInBins", 10)
+
+
+def test_the_attack_sends_what_the_honest_clients_sent_on_average_in_the_round_before() -> None:
+    attack = settings(*["--fed.attack", "freerider", "--attack.clients", "1,3", "--attack.factor", "2"]).attack
+    assert (attack.clients, attack.factor) == ((1, 3), 2.0) and len(EXAMPLES["freerider"][1].splitlines()) < 40
+    uplink = with_attack(UplinkSettings().build(), attack.build(2), attackers(attack, 4))
+    deltas = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
+    state, at = None, ServerRound(jnp.int32(0), ROOT, jnp.float32(4), jnp.float32(4), jnp.arange(4))
+    for number, rows in enumerate(deltas):
+        updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))
+        one = jax.tree.map(lambda leaf: leaf[0], updates)
+        state = state or uplink.reduce.init(one)
+        added = uplink.reduce.add(uplink.reduce.zero(one, 4), updates, jnp.arange(4))
+        aggregate, state = uplink.reduce.finish(added, state, at)
+        before = deltas[number - 1][[0, 2]].mean(0) if number else np.zeros(8)
+        np.testing.assert_allclose(aggregate.delta.params["w"], (rows[[0, 2]].sum(0) + 4 * before) / 4, rtol=1e-5)
 
 
 def test_the_stage_sends_the_largest_entries_and_forgets_nothing() -> None:
@@ -83,16 +104,16 @@ def test_the_stage_sends_the_largest_entries_and_forgets_nothing() -> None:
     assert stage.wire(Update(jnp.zeros(8), (), jnp.float32(0)), 32) == 2 * 8
 
 
-def test_the_rule_is_krum_as_numpy_writes_it() -> None:
-    rule = settings("--fed.uplink.reduce", "krum").uplink.reduce.build()
+def test_the_rule_is_what_numpy_says() -> None:
+    rule = settings("--fed.uplink.reduce", "phocas").uplink.reduce.build()
     rows = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
     rows[4] += 30
     several = Update(jnp.asarray(rows), (), jnp.ones(6))
     total = rule.add(rule.zero(Update(jnp.zeros(5), (), jnp.float32(0)), 8), several, jnp.arange(6, dtype=jnp.int32))
     at = ServerRound(jnp.int32(0), ROOT, jnp.float32(6), jnp.float32(6))
-    gaps = ((rows[:, None] - rows[None]) ** 2).sum(-1) + np.diag(np.full(6, np.inf))
-    best = np.sort(gaps, 1)[:, : 6 - 1 - 2].sum(1).argmin()
-    np.testing.assert_allclose(rule.finish(total, (), at)[0].delta, rows[best])
+    centre = np.sort(rows, 0)[1:-1].mean(0)
+    near = np.take_along_axis(rows, np.abs(rows - centre).argsort(0)[:5], 0)
+    np.testing.assert_allclose(rule.finish(total, (), at)[0].delta, near.mean(0), rtol=1e-5)
 
 
 def test_the_sampler_draws_each_client_once_in_as_many_rounds_as_there_are_bins() -> None:
@@ -109,7 +130,7 @@ def test_the_sampler_draws_each_client_once_in_as_many_rounds_as_there_are_bins(
 
 def test_they_train_together_on_two_devices() -> None:
     """The loss falls, the state of absent clients stays, and the traffic is that of the compressed update."""
-    flags = "--fed.uplink.stages clip topk --fed.uplink.reduce krum --fed.sampling ballsinbins --sampling.bins 2"
+    flags = "--fed.uplink.stages clip topk --fed.uplink.reduce phocas --fed.sampling ballsinbins --sampling.bins 2"
     found, plan = settings(*flags.split()), Plan(devices=2, lanes=2).resolve()
     sim = simulation(classifier(), images())
     sampler = found.sampling.build(Population(SIZES))
@@ -135,6 +156,7 @@ def test_two_parts_of_one_name_are_refused(tmp_path, monkeypatch) -> None:
 
 TABLES = {  # part -> page, title of the section with its table
     "uplink.stages": ("uplink.md", "Stages"),
+    "uplink.before": ("uplink.md", "Before a rule"),
     "uplink.reduce": ("uplink.md", "Reductions"),
     "task.network": ("classification.md", "Networks by name"),
 }
@@ -204,7 +226,7 @@ def test_a_network_is_not_put_where_another_kind_is_wanted(path: str) -> None:
 def test_the_commands_of_the_pages_are_understood() -> None:
     pages = [(HOME / "docs" / page).read_text() for page in ("uplink.md", "classification.md")]
     commands = re.findall(r"^fedjax-mri train (\S+) (--fed.*)$", "\n".join(pages), re.M)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for path, flags in commands:
         (found,) = cli.load_experiments(HOME / path, flags.split(), None).values()
         found.uplink.build()

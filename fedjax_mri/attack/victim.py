@@ -59,7 +59,7 @@ def observer(sim: Simulation, state: State, root: jax.Array, groups: int) -> Cal
         rows = trees.take(state.clients, cohort.client)
         inputs, queues, _ = rounds.prepare_round(sim, plan, cohort, state, root, placed, rows)
         totals = lanes.train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-        aggregate, _ = rounds.aggregate_updates(sim, state, root, placed.size, totals.updates)
+        aggregate, _ = rounds.aggregate_updates(sim, state, root, placed.size, cohort.client, totals.updates)
         return aggregate.delta.params
 
     row = trees.take(state.clients, zero)

@@ -12,13 +12,12 @@ from fedjax_mri.compile.estimate import Estimate, helpful_devices
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.core import devices
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import check
 from fedjax_mri.fed.engine import auto
 from fedjax_mri.fed.engine.auto import Refusal
 from fedjax_mri.fed.engine.plan import Conv, Plan, Precision
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation
 from fedjax_mri.run import costs
-from fedjax_mri.run.assemble import assemble_simulation, build_method, describe
+from fedjax_mri.run.assemble import assemble_simulation, build_federation, build_method, describe
 from fedjax_mri.run.config import Experiment
 
 Say = Callable[[str], None]
@@ -62,7 +61,7 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
     if wrong := [lanes for lanes in choices.lanes if lanes < 1]:
         raise UserError(f"--lanes {wrong[0]}: must be 1 or more")
     with devices.compiling_for(targets.compile_devices(machine)):
-        method, federation = build_method(config), check.build_federation(config.data, config.seed)
+        method, federation = build_method(config), build_federation(config)
         described = describe(federation)
 
         def assemble(plan: Plan) -> Simulation:

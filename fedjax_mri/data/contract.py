@@ -24,6 +24,15 @@ def unchanged(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Ar
     return batch
 
 
+# (examples int32 [B] that a step draws, client int32 [], its examples int32 []) -> those that are read in their place
+Pick = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def as_drawn(indices: jax.Array, client: jax.Array, size: jax.Array) -> jax.Array:
+    """Returns the examples that were drawn."""
+    return indices
+
+
 class ClientData(NamedTuple):
     """Examples of N clients, readable inside a compiled program.
 
@@ -31,7 +40,8 @@ class ClientData(NamedTuple):
     `Batch`. Indices past the end may be asked for (padding): any finite example will do, its weight is 0.
     With `fetch`, `resident.pack` makes a store for `read` of any few clients: that is how examples are divided among
     devices, or brought there a cohort at a time. Sources hand over NumPy arrays; the plan says where they go.
-    `shift` acts on what a client reads to train, and may change with the round.
+    `pick` and `shift` act on which examples a client reads to train, and on what they hold, which may change with the
+    round.
     Where a patient has several examples, batches have the field PATIENT. Its numbers start at 0 and rise by 1 from one
     patient to the next, whose examples lie together.
     """
@@ -43,6 +53,7 @@ class ClientData(NamedTuple):
     shift: Shift = unchanged
     # int32 [N], patients per client; equal to `sizes`: each example is of another one; None: nobody knows whose each is
     patients: np.ndarray | None = None
+    pick: Pick = as_drawn
 
 
 def several_of_a_patient(data: ClientData) -> bool:

@@ -118,7 +118,35 @@ class Shards:
         return _parts(owner[units.of], self.clients)
 
 
-Partition = IID | Sizes | Quantity | Dirichlet | Shards
+@dataclass(frozen=True)
+class Similarity:
+    """Label skew: the share `gamma` of the examples is dealt out at random, the rest sorted by label, in equal parts.
+
+    Karimireddy et al. 2020, https://arxiv.org/abs/1910.06378, section 7. `single` further clients get one example each,
+    such as attackers that need none.
+    """
+
+    clients: int
+    gamma: float = 0.5
+    single: int = 0
+
+    def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """Client sizes differ by two at most, but for what intact groups cost."""
+        if not 0 <= self.gamma <= 1 or self.single < 0:
+            raise UserError(
+                f"gamma {self.gamma}, single {self.single}: give a share from 0 to 1, and 0 clients or more"
+            )
+        units = _units(labels, groups, self.clients + self.single)
+        order, owner = rng.permutation(len(units.size)), np.empty(len(units.size), np.int64)
+        alone, rest = np.split(order, [self.single])
+        similar, skewed = np.split(rest, [round(self.gamma * len(rest))])
+        owner[alone] = self.clients + np.arange(self.single)
+        for part in (similar, skewed[np.argsort(units.label[skewed], kind="stable")]):
+            owner[part] = np.arange(len(part)) * self.clients // max(len(part), 1)
+        return _parts(owner[units.of], self.clients + self.single)
+
+
+Partition = IID | Sizes | Quantity | Dirichlet | Shards | Similarity
 
 
 def holdout(

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.report import figures, leave_one_out
+from fedjax_mri.data.contract import Table
+from fedjax_mri.report import figures, leave_one_out, run_tables
 from fedjax_mri.report.audit import SITE, Row, audit, spreads
 from fedjax_mri.report.statistics import mean_of_known
-from fedjax_mri.run import restore, runfolder
+from fedjax_mri.run import restore, results, runfolder
 
 
 def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None]) -> list[pathlib.Path]:
@@ -32,7 +33,7 @@ def write(run: pathlib.Path, leave: bool, rounds: int, say: Callable[[str], None
     found = audit(run)
     gain = gains(run, rounds, say) if leave else None
     disk.write_text(run / "audit.csv", table(facts["classes"], found))
-    disk.write_text(run / "audit.md", page(facts, found, gain))
+    disk.write_text(run / "audit.md", page(facts, found, gain, run_tables.left_out(results.load(run))))
     with matplotlib.rc_context(figures.STYLE):
         disk.write_bytes(run / "audit.png", disk.encoded(draw(found, facts["synthetic"]), 150))
     written = [run / f"audit.{kind}" for kind in ("csv", "md", "png")]
@@ -70,7 +71,9 @@ def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def page(facts: Mapping[str, Any], found: Sequence[Row], gain: np.ndarray | None) -> str:
+def page(
+    facts: Mapping[str, Any], found: Sequence[Row], gain: np.ndarray | None, left_out: Sequence[Table] = ()
+) -> str:
     """The text of audit.md, which an auditor reads first."""
     said = "All figures are from synthetic data. " if facts["synthetic"] else ""
     parts = [
@@ -79,6 +82,7 @@ def page(facts: Mapping[str, Any], found: Sequence[Row], gain: np.ndarray | None
         "best less worst, Jain's index 1 when all are equal. Every group counts the same.",
         *evenness(found),
         *worst_sites(found),
+        *left_out_sites(left_out),
         *([] if gain is None else gains_section(gain)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -101,6 +105,16 @@ def worst_sites(found: Sequence[Row], count: int = 10) -> list[str]:
     """The section on the `count` sites with the lowest accuracy."""
     sites = sorted((row for row in found if row.grouping == SITE), key=lambda row: row.accuracy)
     return ["## The sites served worst", markdown(Row._fields[:-1], [row[:-1] for row in sites[:count]])]
+
+
+def left_out_sites(tables: Sequence[Table]) -> list[str]:
+    """The section on the sites that the server's rule left out most often; none if it does not say."""
+    parts = list[str]()
+    for table in tables:
+        said = (f"{site} was left out in {n} of {rounds} rounds" for site, n, rounds, *_ in table.rows)
+        attacks = (", and attacks" * bool(row[-1]) for row in table.rows)
+        parts += [f"## {table.title}", table.note, "\n".join(f"- {a}{b}" for a, b in zip(said, attacks))]
+    return parts
 
 
 def gains_section(gain: np.ndarray) -> list[str]:

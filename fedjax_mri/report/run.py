@@ -46,7 +46,7 @@ def _section(run: RunRecord) -> dict[str, Any]:
     """What the page needs of one run, in its order."""
     few = len(run.labels) <= FEW
     return {
-        "run": run,
+        "run": run._replace(tables=[*run.tables, *run_tables.left_out(run)]),
         "summary": _summary(run),
         "headline": run_tables.headline([run]) if run.tests else None,
         "curves": svg(run_figures.curves([run])) if run.tests else None,
@@ -66,9 +66,8 @@ def _summary(run: RunRecord) -> str:
     clients, classes = run.labels.shape
     secure = run.config.get("secure")  # older runs have none
     hidden = configs.from_dict(secure).hides() if secure else ""
-    return f"{clients:,} training clients, {int(run.labels.sum()):,} examples, {classes} classes{rounds}." + (
-        f" Secure aggregation: {hidden}." if hidden else ""
-    )
+    size = f"{clients:,} training clients, {int(run.labels.sum()):,} examples, {classes} classes{rounds}."
+    return size + (f" Secure aggregation: {hidden}." if hidden else "") + run_tables.attack_sentence(run)
 
 
 def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The tables of a run that classifies."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,34 @@ def partition_quantiles(run: RunRecord) -> Table:
         for name, values in measures.items()
     ]
     return Table("SegmentFigures clients", ("per client", *levels), rows)
+
+
+def left_out(run: RunRecord, count: int = 10) -> list[Table]:
+    """The `count` clients that the server's rule left out most often, and all that attack; none if it does not say."""
+    if run.selection is None:
+        return []
+    rounds, times, attacks = run.selection
+    shares = times / np.maximum(rounds, 1)
+    order = np.argsort(-shares, kind="stable")
+    shown = [k for place, k in enumerate(order) if rounds[k] and (place < count or attacks[k])]
+    rows = [(f"site {k}", int(times[k]), int(rounds[k]), float(shares[k]), "yes" if attacks[k] else "") for k in shown]
+    note = "A round in which the rule took nothing of a site's update; the sites left out most often."
+    return [
+        Table("Left out by the server's rule", ("site", "left out in", "of rounds", "share", "attacks"), rows, note)
+    ]
+
+
+def attack_sentence(run: RunRecord) -> str:
+    """A sentence on who attacked and how often the rule kept an attacker's update; empty without an attack."""
+    totals = Counter[str]()
+    for line in run.history:
+        totals.update(line.training.uplink if line.training else {})
+    if "attack/sent" not in totals:
+        return ""
+    name = run.config["attack"]["class"].rpartition(".")[2]
+    sent = f" Attack: {name}, {totals['attack/sent']:,.0f} updates of marked clients"
+    kept = totals.get("attack/kept")
+    return f"{sent}." if kept is None else f"{sent}, of which the rule kept {kept:,.0f}."
 
 
 def timings(run: RunRecord) -> Table:

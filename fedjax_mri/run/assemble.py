@@ -10,9 +10,13 @@ import numpy as np
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.algorithm import Algorithm, traffic
+from fedjax_mri.fed.attack.contract import attackers
+from fedjax_mri.fed.attack.poison import poisoned, with_success_test
+from fedjax_mri.fed.attack.update import refuse_secure, with_attack
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, cohort_key
@@ -25,6 +29,7 @@ from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.task import Task, check_shared
 
 ONE_CLIENT = Population(np.ones(1, np.int32), patients=np.ones(1, np.int32))  # before data are read
+NOBODY = np.zeros(1, bool)
 
 
 class Method(NamedTuple):
@@ -46,14 +51,28 @@ def build_method(config: Experiment) -> Method:
 
 
 def private_parts(
-    config: Experiment, noise: float, places: int = 1, clients: Population = ONE_CLIENT
+    config: Experiment,
+    noise: float,
+    places: int = 1,
+    clients: Population = ONE_CLIENT,
+    classes: int = 2,
+    marks: np.ndarray | jax.Array = NOBODY,
 ) -> tuple[Uplink, Local]:
     """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
 
-    places: of a cohort; clients: all there are. Shapes of states do not depend on these three.
+    places: of a cohort; clients: all there are; classes: of their examples; marks: bool [N], clients that attack. The
+    shapes of states depend on none of these, nor on the noise.
     """
+    attack = config.attack.build(classes)
     uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, clients)
+    refuse_secure(attack, config.secure.hides())
+    uplink = with_attack(uplink, attack, jnp.asarray(marks))
     return config.secure.build(uplink, places, clients.sizes), local
+
+
+def build_federation(config: Experiment) -> Federation:
+    """Returns the data of a config, with the test set that measures its attack. Raises UserError on bad settings."""
+    return with_success_test(check.build_source(config.data, config.seed), config.attack)
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -71,16 +90,18 @@ def assemble_simulation(
     sampler = config.sampling.build(clients)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
-    uplink, local = private_parts(config, noise, sampler.places(), clients)
+    marks, classes = attackers(config.attack, len(data.sizes)), len(described.classes)
+    uplink, local = private_parts(config, noise, sampler.places(), clients, classes, marks)
     return Simulation(
         task=task,
         algorithm=method.algorithm,
         uplink=uplink,
         sampler=sampler,
         local=local,
-        data=data,
+        data=poisoned(data, config.attack, classes, marks),
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
+        marks=None if config.attack.build(classes) is None else marks,
     )
 
 

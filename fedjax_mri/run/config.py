@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -20,6 +21,8 @@ from fedjax_mri.data.contract import Source
 from fedjax_mri.fed.after.ensemble import Distil
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.attack import off as attack_off
+from fedjax_mri.fed.client.batches import shuffled_epochs
 from fedjax_mri.fed.client.layerwise import layerwise
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
@@ -40,6 +43,7 @@ class LocalTraining:
 
     epochs: int = 1  # passes over the client's own examples
     batch: int = 16  # examples a step
+    steps: int = 0  # local steps of a round at most, on the first batches of its epochs; 0: all
     optimizer: str = "optax.adam"  # any importable function: learning rate -> optax transformation
     learning_rate: float = 1e-3
     decay: float = 0.0  # a step also takes this, times the learning rate, off the parameters (AdamW's, decoupled)
@@ -59,7 +63,10 @@ class LocalTraining:
             checks.not_negative(f"local.{name}", getattr(self, name))
         for pattern, factor in self.rates:
             checks.not_negative(f"local.rates {pattern}", factor)
-        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds))
+        if self.steps < 0:
+            raise UserError(f"local.steps={self.steps}: must be 0, for whole epochs, or more")
+        batches = partial(shuffled_epochs, most=self.steps) if self.steps else shuffled_epochs
+        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds), batches=batches)
 
     def _optimizer(self) -> Callable[[jax.Array], optax.GradientTransformation]:
         base = imported(self.optimizer, "local.optimizer")
@@ -108,6 +115,7 @@ class Experiment:
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
     privacy: Any = field(default_factory=Off)
     secure: Any = field(default_factory=secure_off.Off)
+    attack: Any = field(default_factory=attack_off.Off)
     algorithm: Any = field(default_factory=FedAvg)
     finetune: FineTune = field(
         default_factory=FineTune

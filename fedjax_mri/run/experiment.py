@@ -61,7 +61,8 @@ def save_results(run: Run, last: RunProgress, examples: Examples, stop: StopSign
     if processes.main():
         if kept is not None:
             results.save_reference(run.folder, kept)
-        results.save(run.folder, run.federation, last.evaluated.tests, examples, run.clock.seconds)
+        selection = results.selection(run.sim, last.state)
+        results.save(run.folder, run.federation, last.evaluated.tests, examples, run.clock.seconds, selection)
 
 
 def refuse_import() -> None:

@@ -98,6 +98,8 @@ def read(words: Sequence[str], kind: Kind) -> Any:
 
 def read_items(words: Sequence[str], items: Sequence[Kind]) -> Any:
     """Returns the tuple that words stand for; `items` are the annotations within the brackets of the tuple's."""
+    if items[0] in (int, float):  # 3,7 is 3 7
+        words = [number for word in words for number in word.split(",")]
     if len(items) != 2 or items[1] is not Ellipsis:
         each, kinds = [[word] for word in words], list(items)
     else:

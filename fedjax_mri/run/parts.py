@@ -22,11 +22,13 @@ PARTS = {  # field of the config -> where its settings classes are
     "privacy": "fedjax_mri.fed.privacy",
     "secure": "fedjax_mri.fed.secure",
     "uplink.stages": "fedjax_mri.fed.uplink.stages",
+    "uplink.before": "fedjax_mri.fed.uplink.preaggregators",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
+    "attack": "fedjax_mri.fed.attack",
     "task.network": "fedjax_mri.nets",  # of the task that classifies
 }
 BUILT_FROM = {"task.network": ["image", "classes", "compute"]}  # parameters of `build`, where others are there
-SEVERAL = {"uplink.stages"}  # fields that take all names up to the next flag, in their order
+SEVERAL = {"uplink.stages", "uplink.before"}  # fields that take all names up to the next flag, in their order
 Put = Callable[[Any, str, Any], Any]  # (config, dotted field, value) -> config
 
 

@@ -27,7 +27,15 @@ from fedjax_mri.fed.engine.simulation import (
 from fedjax_mri.fed.privacy.off import Off
 from fedjax_mri.run import checkpoint, costs, early, fingerprint, identity, initial, lock, processes, runfolder
 from fedjax_mri.run import config as configs
-from fedjax_mri.run.assemble import Method, assemble_simulation, assemble_task, build_method, compute_of, describe
+from fedjax_mri.run.assemble import (
+    Method,
+    assemble_simulation,
+    assemble_task,
+    build_federation,
+    build_method,
+    compute_of,
+    describe,
+)
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.data_digest import DataDigest, data_digest, refuse_other_classes, refuse_other_data
@@ -153,7 +161,7 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
-    federation = processes.together(lambda: check.build_federation(config.data, config.seed))
+    federation = processes.together(lambda: build_federation(config))
     for name in set(GROUPS) & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
@@ -189,7 +197,8 @@ def checked_examples(
             disk.remember(file, b"")
 
     processes.together(look)
-    return data._replace(federation=federation), sim._replace(data=federation.train), name
+    train = federation.train._replace(shift=sim.data.shift, pick=sim.data.pick)  # an attack changes both
+    return data._replace(federation=federation), sim._replace(data=train), name
 
 
 def choose_plan(

@@ -73,6 +73,14 @@ class Reference(NamedTuple):
     distances: Mapping[str, np.ndarray]  # float [m], of the m validation images from these
 
 
+class Selection(NamedTuple):
+    """How often the server's rule took nothing of the update of each of N training clients."""
+
+    rounds: np.ndarray  # int [N], in which it trained
+    left_out: np.ndarray  # int [N], of these
+    attacks: np.ndarray  # bool [N], whether it was told to attack
+
+
 class RunRecord(NamedTuple):
     """All that the report says about one run."""
 
@@ -91,3 +99,4 @@ class RunRecord(NamedTuple):
     translated_examples: TranslatedExamples | None = None  # of a run that translates
     groups: Mapping[str, np.ndarray] = MappingProxyType({})  # "field strength" -> str [N], each training client's
     explained: Explained | None = None
+    selection: Selection | None = None  # None: the rule takes something of each update, or does not say

@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_one_client
 from fedjax_mri.fed.uplink.contract import Uplink
 from fedjax_mri.run import results, runfolder
-from fedjax_mri.run.assemble import assemble_task, compute_of, private_parts
+from fedjax_mri.run.assemble import assemble_task, build_federation, compute_of, private_parts
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.data_digest import data_differences, data_digest, refuse_other_classes
@@ -98,7 +98,7 @@ def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], Non
 
     Raises UserError when the classes have: the model's answers would be taken for others.
     """
-    federation, facts = check.build_federation(config.data, config.seed), runfolder.read_json(run / "run.json")
+    federation, facts = build_federation(config), runfolder.read_json(run / "run.json")
     refuse_other_classes(run, facts["classes"], federation.classes)
     for line in data_differences(facts.get("data", {}), data_digest(federation)):
         say(f"warning: the data have changed since {run} was trained: {line}")

@@ -15,6 +15,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation, Table
 from fedjax_mri.data.resident import positions
 from fedjax_mri.fed.engine.evaluate import Evaluation
+from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.outliers import Gaussians
@@ -26,6 +27,7 @@ from fedjax_mri.run.record import (
     MadeImages,
     Reference,
     RunRecord,
+    Selection,
     TestResult,
     TranslatedExamples,
     TranslationResult,
@@ -36,6 +38,7 @@ EXPLANATIONS = "explanations.npz"
 REFERENCE = "reference.npz"
 KINDS = ("made", "back")  # of images that a translation task shows beside the true ones
 MAP = "map/"  # prefix of the maps in explanations.npz
+SELECTION = "selection/"  # prefix of what the rule left out in results.npz
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -58,6 +61,7 @@ def save(
     judged: Mapping[str, Evaluation],
     shown: Arrays,
     seconds: Mapping[str, float],
+    selection: Selection | None = None,
 ) -> None:
     """Writes results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
 
@@ -70,8 +74,17 @@ def save(
         fields |= {"client": positions(test.data.sizes)[0], "owner": test.owner}
         arrays |= {f"{name}/{field}": value for field, value in fields.items()}
     arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
+    arrays |= {} if selection is None else {f"{SELECTION}{name}": one for name, one in selection._asdict().items()}
     runfolder.save_arrays(run / "results.npz", arrays)
     disk.write_json(run / "timings.json", seconds)
+
+
+def selection(sim: Simulation, state: State) -> Selection | None:
+    """How often the rule left out each client's update; None where it does not say."""
+    if not sim.uplink.reduce.shares:
+        return None
+    rounds, left_out = (np.asarray(each) for each in (state.clients.rounds, state.clients.left_out))
+    return Selection(rounds, left_out, np.zeros(len(rounds), bool) if sim.marks is None else np.asarray(sim.marks))
 
 
 def load(run: pathlib.Path) -> RunRecord:
@@ -98,6 +111,7 @@ def load(run: pathlib.Path) -> RunRecord:
         translated_examples=translated_examples(_under(arrays, "shown/")),
         groups=_under(arrays, "groups/"),
         explained=_explained(run / EXPLANATIONS),
+        selection=Selection(**chosen) if (chosen := _under(arrays, SELECTION)) else None,
     )
 
 

@@ -12,6 +12,7 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.core.failures import describe
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import Federation
+from fedjax_mri.fed.attack.poison import with_success_test
 from fedjax_mri.fed.engine.plan import DoesNotFit
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, group, lock, results, runfolder
@@ -144,14 +145,17 @@ def grouped(key: Callable[[Cell], Any], cells: Sequence[Cell]) -> Iterator[list[
 
 
 def cached_federations() -> Build:
-    """A function that builds the federation of a config, once for all configs of the same data and seed."""
-    built: dict[tuple[str, int], Federation] = {}
+    """A function that builds the federation of a config, once for all configs of the same data, seed and attack."""
+    built: dict[tuple[str | int, ...], Federation] = {}
 
     def build(config: Experiment) -> Federation:
         key = (configs.digest(config.data), config.seed)
         if key not in built:
-            built[key] = check.build_federation(config.data, config.seed)
-        return built[key]
+            built[key] = check.build_source(config.data, config.seed)
+        attacked = (*key, configs.digest(config.attack))
+        if attacked not in built:
+            built[attacked] = with_success_test(built[key], config.attack)
+        return built[attacked]
 
     return build
 

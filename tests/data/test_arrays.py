@@ -31,7 +31,7 @@ def held(data) -> list[tuple[bytes, int]]:
 
 
 def build(path: str, **settings):
-    return check.build_federation(Arrays(path, **{"partition": IID(2), **settings}), 0)
+    return check.build_source(Arrays(path, **{"partition": IID(2), **settings}), 0)
 
 
 def test_every_image_is_on_one_side_with_its_label(save) -> None:

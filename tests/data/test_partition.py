@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.partition import IID, Dirichlet, Quantity, Shards, Sizes, apportion, follow, holdout
+from fedjax_mri.data.partition import IID, Dirichlet, Quantity, Shards, Similarity, Sizes, apportion, follow, holdout
 
 PARTITIONS = {
     "iid": IID(7),
@@ -16,6 +16,7 @@ PARTITIONS = {
     "dirichlet": Dirichlet(10, 0.3),
     "dirichlet, one class each": Dirichlet(10, 1e-8, minimum=0),
     "shards": Shards(25, 2),
+    "similarity": Similarity(7, 0.3, single=3),
 }
 REFUSED = {
     "0 clients": IID(0),
@@ -27,6 +28,8 @@ REFUSED = {
     "minimum=0": Dirichlet(300, 0.01),
     "sigma -1": Quantity(4, -1.0),
     "sigma nan": Quantity(4, float("nan")),
+    "gamma 1.5": Similarity(4, 1.5),
+    "single -1": Similarity(4, 0.5, -1),
     "per_client 0": Shards(4, 0),
     "400 clients of 2 shards": Shards(400, 2),
     "sizes (3, 0)": Sizes((3, 0)),
@@ -137,3 +140,15 @@ def test_test_examples_follow_what_a_client_trains_on():
 )
 def test_apportion_adds_up_by_largest_remainder(weights, n, whole):
     assert apportion(np.array(weights), n).tolist() == whole
+
+
+def test_similarity_deals_out_its_share_at_random_and_the_rest_by_label() -> None:
+    """Without similarity a client holds few classes; with half of it each holds half of what it would at random."""
+    labels, groups = np.repeat(np.arange(10), 100), np.arange(1000)
+    tables = {}
+    for gamma in (0.0, 0.5, 1.0):
+        parts = Similarity(10, gamma, single=2).split(labels, groups, np.random.default_rng(0))
+        assert [len(part) for part in parts[10:]] == [1, 1] and {len(part) for part in parts[:10]} <= {99, 100, 101}
+        tables[gamma] = np.array([np.bincount(labels[part], minlength=10) for part in parts[:10]])
+    assert np.sort(tables[0.0], 1)[:, :-2].sum() == 0 and tables[1.0].min() > 0
+    np.testing.assert_allclose(np.sort(tables[0.5], 1)[:, -2:].sum(1), 60, atol=10)

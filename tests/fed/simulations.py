@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import plain_rules
 from described import described
+from jax.flatten_util import ravel_pytree
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.data.augment import Augment
@@ -19,6 +21,13 @@ from fedjax_mri.fed.algorithm import LocalResult, client_update, server_update
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
+from fedjax_mri.fed.attack.backdoor import Backdoor
+from fedjax_mri.fed.attack.contract import Marked, attackers
+from fedjax_mri.fed.attack.duplicates import Duplicates
+from fedjax_mri.fed.attack.mimic import Mimic
+from fedjax_mri.fed.attack.poison import poisoned
+from fedjax_mri.fed.attack.sybils import Sybils
+from fedjax_mri.fed.attack.update import CorruptState, with_attack
 from fedjax_mri.fed.client.batches import Batches
 from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient, step_counts
 from fedjax_mri.fed.client.shuffle import shuffled
@@ -40,10 +49,17 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     UplinkState,
 )
-from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+from fedjax_mri.fed.uplink.preaggregators.arc import Arc
+from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
+from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import clip
+from fedjax_mri.fed.uplink.stages.momentum import Momentum
+from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, norms
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
@@ -63,6 +79,7 @@ SIZES = np.array([5, 0, 17, 3, 9, 12, 1, 8, 4], np.int32)  # one has nothing, th
 RATE = 0.05
 BY_EXPECTED = mean("expected")
 AS_GIVEN = Compute()
+ATTACKERS = 2, 5
 WHOLE_NUMBERS = 0.5, 20  # range, here the bound of a clip, and bits of the case with secure sums
 shuffled = jax.jit(shuffled)
 once = functools.cache(jax.jit)  # for functions of many operations, each of which would be compiled by itself
@@ -234,11 +251,28 @@ def error_feedback(share: float) -> Stage:
 def half_median() -> Rule:
     """The mean of the median and of what it was the round before: a rule with a memory."""
 
-    def combine(rows: Rows, before: Model, at: ServerRound) -> tuple[Model, Model]:
-        now, _ = median(rows, (), at)
+    def combine(vectors: Vectors, before: Model, at: ServerRound) -> tuple[Model, Model]:
+        now, _ = median(vectors, (), at)
         return trees.scale(0.5, trees.add(now, before)), now
 
-    return Rule("half median", combine, init=lambda sent: trees.zeros_like(sent.delta))
+    return Rule("half median", combine=combine, init=lambda sent: trees.zeros_like(sent.delta))
+
+
+def shortest() -> Rule:
+    """The mean of the two updates of the least norm; it says which."""
+
+    def weigh(vectors: Vectors, state: object, at: ServerRound) -> tuple[jax.Array, object]:
+        return equally(nearest(norms(vectors), 2)), state
+
+    return Rule("shortest", weigh)
+
+
+def attacked(sim: Simulation, settings: Marked) -> Simulation:
+    """`sim` with an attack on its three classes."""
+    marks, attack = attackers(settings, len(SIZES)), settings.build(3)
+    return sim._replace(
+        uplink=with_attack(sim.uplink, attack, marks), data=poisoned(sim.data, settings, 3, marks), marks=marks
+    )
 
 
 def simulation(
@@ -272,6 +306,7 @@ def adam() -> Local:
     return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
 
 
+MIXED = UplinkSettings(before=(Nnm(1), Arc(1)), reduce=TrimmedMean(1))
 VIEWS, BOUND, NOISE = 2, 0.1, 0.3
 PATIENT_BATCHES = poisson_patients(17, True, VIEWS, 2)
 PATIENT_GRADIENT = private_gradient(BOUND, NOISE, VIEWS, 2)
@@ -296,8 +331,23 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "a rule on the matrix, with state": lambda: simulation(
         classifier(), images(), (error_feedback(0.5),), reduce=matrix(half_median())
     ),
+    "mixed, clipped, trimmed, a Poisson cohort": lambda: simulation(
+        classifier(), images(), reduce=MIXED.build().reduce, sampler=Poisson(0.8).build(Population(SIZES))
+    ),
+    "centred clipping": lambda: simulation(
+        classifier(), images(), (Momentum(0.5).build(),), reduce=CentredClipping(0.05, 2).build()
+    ),
     "SCAFFOLD, stages with state": lambda: simulation(
         classifier(), images(), (clip(0.05), error_feedback(0.3)), algorithm=Scaffold().build()
+    ),
+    "mimics, a rule that chooses, cohort of 6": lambda: attacked(
+        simulation(classifier(), images(), reduce=matrix(shortest()), sampler=Uniform(6).build(Population(SIZES))),
+        Mimic(clients=ATTACKERS),
+    ),
+    "sybils, a backdoor, copied examples, a rule with state": lambda: functools.reduce(
+        attacked,
+        (Duplicates(clients=(7,), copies=3), Backdoor(clients=(4,), size=2), Sybils(clients=ATTACKERS)),
+        simulation(classifier(), images(), (clip(0.05),), reduce=matrix(half_median())),
     ),
     "FedNova, a rule on the matrix": lambda: simulation(
         classifier(), images(), reduce=matrix(half_median()), algorithm=FedNova().build()
@@ -339,7 +389,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     cohort = once(sim.sampler.draw)(keys.purpose(round_key, keys.Purpose.SAMPLE), state.round)
     full_steps = jnp.where(cohort.present, step_counts(sim.local, jnp.asarray(sim.data.sizes)[cohort.client]), 0)
     turnout = cohort_turnout(sim, cohort, full_steps, state, root)
-    updates, clients = [], state.clients
+    updates, senders, clients = [], [], state.clients
     for place, client in enumerate(np.asarray(cohort.client)):
         if not turnout.steps[place]:  # absent, without examples, or lost
             continue
@@ -356,8 +406,18 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         sender = Sender(jnp.int32(client), state.round, key, examples, times, state.uplink)
         update, own, _ = uplink.stages.client(update, row.uplink, sender)
         remembered = sim.algorithm.remember(server, row.state, result, update)
-        clients = once(trees.put)(clients, client, type(row)(rest, remembered, own, row.rounds + 1))
+        row = row._replace(model=rest, state=remembered, uplink=own, rounds=row.rounds + 1)
+        clients = once(trees.put)(clients, client, row)
         updates.append(update)
+        senders.append(int(client))
+    corrupted = isinstance(reduced, CorruptState)
+    if corrupted:
+        updates, crafted = plain_attack(sim, updates, senders, reduced.attack)
+        reduced = reduced.reduce
+    if uplink.reduce.shares:
+        norms = [float(trees.norm(update.delta)) for update in updates]
+        for place in np.argsort(norms, kind="stable")[2:]:
+            clients = clients._replace(left_out=clients.left_out.at[senders[place]].add(1))
     if not updates and uplink.empty_round == "skip":
         return state._replace(round=state.round + 1)
     everyone = sum(float(uplink.weigh(jnp.float32(size))) for size in sim.data.sizes)
@@ -366,11 +426,35 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         aggregate, reduced = plain_private_sum(updates, everyone * sim.sampler.rate, reduced, key)
     else:
         aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
+    reduced = CorruptState(crafted, reduced) if corrupted else reduced
     key = keys.purpose(round_key, keys.Purpose.SERVER)
     at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
     server = server_update(sim.algorithm, state.server, aggregate)
     return State(state.round + 1, server, UplinkState(stages, reduced), clients)
+
+
+def plain_attack(sim: Simulation, updates: list[Update], senders: list[int], before: object):
+    """The updates with those of marked clients replaced, and the state of the attack after it, in NumPy."""
+    marked = [bool(sim.marks[client]) for client in senders]
+    honest = [update.delta for update, bad in zip(updates, marked) if not bad]
+    if before == ():  # sybils: the mean of their own
+        own = [update.delta for update, bad in zip(updates, marked) if bad]
+        vector, after = jax.tree.map(lambda *leaves: np.float32(np.mean(leaves, 0, np.float64)), *own), ()
+    else:
+        tree = jax.tree.structure(before.z)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(before.z)]
+        flat = lambda one: np.concatenate([np.float64(leaf).ravel() for leaf in jax.tree.leaves(one)])  # noqa: E731
+        rows, z, share = np.stack([flat(one) for one in honest]), flat(before.z), 1 / (1 + float(before.round))
+        gaps = rows - rows.mean(0)
+        change = gaps.T @ (gaps @ z)
+        z = (1 - share) * z + share * change / np.linalg.norm(change)
+        z /= np.linalg.norm(z)
+        vector = honest[np.argmax(np.abs(gaps @ z))]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        leaves = [jnp.float32(part).reshape(shape) for part, shape in zip(np.split(z, ends), shapes)]
+        after = type(before)(before.round + 1, jax.tree.unflatten(tree, leaves))
+    return [update._replace(delta=vector) if bad else update for update, bad in zip(updates, marked)], after
 
 
 def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: float, before: Model):
@@ -393,6 +477,13 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     if reduce.name == "half median":
         now = jax.tree.map(middle, *deltas)
         delta, before = trees.scale(0.5, trees.add(now, before)), now
+    elif reduce.name == "shortest":
+        few = sorted(deltas, key=lambda delta: float(trees.norm(delta)))[:2]
+        delta = jax.tree.map(lambda *leaves: np.float32(np.sum(np.float64(leaves), 0) / 2), *few)
+    elif reduce.name == "trimmed mean":
+        delta = plain_rule(lambda x: plain_rules.trimmed_mean(plain_rules.arc(plain_rules.nnm(x, 1), 1), 1), deltas)
+    elif reduce.name == "centred clipping":
+        delta = before = plain_rule(lambda x: plain_rules.centred_clipping(x[1:], x[0], 0.05, 2), [before, *deltas])
     elif reduce.name == "median":
         delta = jax.tree.map(middle, *deltas)
     elif reduce.name == "masked mean":
@@ -402,6 +493,12 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         if reduce is BY_EXPECTED:  # of parameters alone
             delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
     return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
+
+
+def plain_rule(rule: Callable, several: list[Model]) -> Model:
+    """What a rule on rows [n, P] makes of trees."""
+    rows, unravel = [np.float64(ravel_pytree(one)[0]) for one in several], ravel_pytree(several[0])[1]
+    return unravel(jnp.asarray(rule(np.stack(rows)), jnp.float32))
 
 
 PRIVATE = {"clip": 0.05, "noise": 0.2, "quantile": 0.5, "bands": 3}
@@ -453,7 +550,9 @@ def plain_client(
     read = partial(once(sim.data.read), sim.data.store, jnp.int32(client))
     chosen = plain_batches(sim.local, shuffles, size, read)
     for step, (examples, fields) in enumerate(chosen[:most]):
-        batch = {**read(examples), **fields}
+        picked = sim.data.pick(examples, jnp.int32(client), jnp.int32(size))
+        shifted = once(sim.data.shift)(read(picked), jnp.int32(client), picked, state.round)
+        batch = {**shifted, **fields}
         step_key = jax.random.fold_in(keys.purpose(key, keys.Purpose.STEP), step)
         progress = jnp.float32(step / len(chosen))
         model, found = plain_step(sim, rate, optimizers, start, model, batch, progress, step_key)

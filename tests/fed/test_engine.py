@@ -29,6 +29,7 @@ FEWER = {
 }
 ROOT = jax.random.key(11)
 UPLINKS = ("stages with state, cohort of 4", "a rule on the matrix, with state")
+MIMICS = "mimics, a rule that chooses, cohort of 6"
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
 SEVERAL = {"resident": GRID[2:7:2], UPLINKS[0]: GRID[::4], UPLINKS[1]: GRID[4::4]}
 # each plan takes seconds to compile; of three lanes on two devices neither divides the nine clients
@@ -48,6 +49,7 @@ PLACED = [
     ("procedural, Adam, cohort of 5", 2, {"clients": "host"}),
     (UPLINKS[0], 2, PLACES[4]),
     *((UPLINKS[1], 2, where) for where in PLACES[2::2]),
+    (MIMICS, 2, PLACES[4]),
 ]
 
 
@@ -135,7 +137,10 @@ def test_the_plain_loop_moves_the_model() -> None:
 
 
 RESUMED = [
-    *((case, {}) for case in ("BatchNorm local", "procedural, Adam, cohort of 5", *UPLINKS)),
+    *(
+        (case, {})
+        for case in ("BatchNorm local", "procedural, Adam, cohort of 5", "centred clipping", *UPLINKS, MIMICS)
+    ),
     ("cohort of 4, a player at home", PLACES[4]),
     ("private, adaptive bound, correlated noise", {}),
     (UPLINKS[0], PLACES[4]),

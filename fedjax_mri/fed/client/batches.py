@@ -22,11 +22,15 @@ class Batches(NamedTuple):
     draw: Callable[[jax.Array, jax.Array, jax.Array, Read], tuple[jax.Array, Batch]]
 
 
-def shuffled_epochs(epochs: int, batch: int) -> Batches:
-    """Returns batches in which each epoch reads each example once, in a new random order.
+def shuffled_epochs(epochs: int, batch: int, most: int | None = None) -> Batches:
+    """Returns batches in which each epoch reads each example once, in a new random order; `most` of them at most.
 
     The last batch of an epoch may hold fewer than `batch` examples.
     """
+
+    def steps(sizes: Any) -> Any:
+        count = epochs * ((sizes + batch - 1) // batch)
+        return count if most is None else count.clip(0, most)
 
     def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Read) -> tuple[jax.Array, Batch]:
         steps = jnp.maximum((size + batch - 1) // batch, 1)
@@ -34,4 +38,4 @@ def shuffled_epochs(epochs: int, batch: int) -> Batches:
         order = jax.random.fold_in(key, step // steps)
         return shuffled(order, positions, size), {"weight": (positions < size).astype(jnp.float32)}
 
-    return Batches(lambda sizes: epochs * ((sizes + batch - 1) // batch), draw)
+    return Batches(steps, draw)

@@ -66,6 +66,7 @@ def read_batch(data: ClientData, local: Local, store: PyTree, client: jax.Array,
     """Returns the batch [B, ...] of one local step. Its field "weight" [B] is 1 for an example and 0 for padding."""
     draw = local.batches(local.epochs, local.batch).draw
     examples, fields = draw(keys.purpose(key, keys.Purpose.SHUFFLE), step, size, partial(data.read, store, client))
+    examples = data.pick(examples, client, size)
     return {**data.shift(data.read(store, client, examples), client, examples, round), **fields}
 
 

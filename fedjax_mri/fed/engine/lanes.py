@@ -238,7 +238,8 @@ def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> FinishedC
     state = sim.algorithm.remember(server, row.state, result, sent)
     counts = jnp.isfinite(trees.norm(update.delta)) | ~jnp.isfinite(trees.norm(sent.delta))
     model, state = trees.select(counts, (rest, state), (row.model, row.state))
-    return FinishedClient(sent, ClientRow(model, state, uplink, row.rounds + 1), notes, counts)
+    row = row._replace(model=model, state=state, uplink=uplink, rounds=row.rounds + 1)
+    return FinishedClient(sent, row, notes, counts)
 
 
 def add_step_stats(stats: RoundStats, examples: jax.Array, active: jax.Array) -> RoundStats:

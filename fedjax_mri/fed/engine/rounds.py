@@ -17,8 +17,10 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import Cohort
-from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, ServerRound, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, Notes, PyTree, ServerRound, UplinkState
 from fedjax_mri.fed.world.conditions import RoundCost, Turnout
+
+LEFT_OUT = 1e-6  # an update with at most this share was left out
 
 
 def one_round(
@@ -43,31 +45,52 @@ def cohort_round(
     """
     inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-    server, uplink = server_step(sim, state, root, placed.size, updates)
+    server, uplink, shares = server_step(sim, state, root, placed.size, cohort.client, updates)
     moves = (stats.clients > 0) | (sim.uplink.empty_round == "release")
     server, uplink = trees.select(moves, (server, uplink), (state.server, state.uplink))
-    trained = jnp.where(inputs.steps > 0, cohort.client, len(sim.data.sizes))
-    return State(state.round + 1, server, uplink, ()), trained, rows, stats._replace(cost=cost)
+    came = inputs.steps > 0
+    if sim.uplink.reduce.shares:
+        rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
+    notes = {**stats.notes, **attack_notes(sim, cohort.client, came, shares)}
+    trained = jnp.where(came, cohort.client, len(sim.data.sizes))
+    return State(state.round + 1, server, uplink, ()), trained, rows, stats._replace(cost=cost, notes=notes)
+
+
+def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: PyTree) -> Notes:
+    """Returns how many marked clients sent an update, how many the rule kept, and the sum of their shares.
+
+    client: int32 [K], came: bool [K], whether its update came; shares: float32 [K] if the rule tells them.
+    """
+    if sim.marks is None:
+        return {}
+    marked = sim.marks[client] & came
+    sent = {"attack/sent": marked.sum().astype(jnp.float32)}
+    if not sim.uplink.reduce.shares:
+        return sent
+    kept = jnp.where(marked, shares, 0.0)
+    return {**sent, "attack/kept": jnp.sum(kept > LEFT_OUT).astype(jnp.float32), "attack/share": kept.sum()}
 
 
 def server_step(
-    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, updates: PyTree
-) -> tuple[ServerState, UplinkState]:
-    """Returns the server and the state of the uplink after a round.
+    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, client: jax.Array, updates: PyTree
+) -> tuple[ServerState, UplinkState, PyTree]:
+    """Returns the server and the state of the uplink after a round, and the shares of updates if the rule tells them.
 
-    `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients.
+    `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients,
+    and `client` int32 [K] are the cohort's.
     """
-    aggregate, uplink = aggregate_updates(sim, state, root, sizes, updates)
-    return server_update(sim.algorithm, state.server, aggregate), uplink
+    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates)
+    return server_update(sim.algorithm, state.server, aggregate), uplink, aggregate.rows
 
 
 def aggregate_updates(
-    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, updates: PyTree
+    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, client: jax.Array, updates: PyTree
 ) -> tuple[Aggregate, UplinkState]:
     """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `server_step`."""
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
-    at = ServerRound(state.round, keys.round_purpose(key, keys.RoundPurpose.REDUCE), total, sim.sampler.rate * total)
+    reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total
+    at = ServerRound(state.round, reduce_key, total, expected, client)
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))
     aggregate, staged = sim.uplink.stages.server(aggregate, state.uplink.stages, at)

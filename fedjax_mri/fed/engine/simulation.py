@@ -35,6 +35,7 @@ class Simulation(NamedTuple):
     data: ClientData
     conditions: Conditions = ideal
     guarantee: Guarantee | None = None  # of privacy
+    marks: jax.Array | None = None  # bool [N], clients that attack; None: there is no attack
 
 
 class ClientRow(NamedTuple):
@@ -44,6 +45,7 @@ class ClientRow(NamedTuple):
     state: PyTree  # of the algorithm
     uplink: PyTree  # of the stages of the uplink
     rounds: jax.Array  # int32 [], rounds it has trained in
+    left_out: PyTree = ()  # int32 [], rounds in which the server's rule took nothing of its update, if `Reduce.shares`
 
 
 class State(NamedTuple):
@@ -67,6 +69,7 @@ def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.
     shared, rest = trees.split(task.shared(model), model)
     sent = sent_shapes(algorithm, shared)
     row = ClientRow(rest, algorithm.init_client(shared), uplink.stages.init_client(sent), jnp.int32(0))
+    row = row._replace(left_out=jnp.int32(0) if uplink.reduce.shares else ())
     return State(jnp.int32(0), algorithm.init(shared), contract.init(uplink, sent), row)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedjax_mri.fed.algorithm import Algorithm
     from fedjax_mri.fed.client.local import Local
     from fedjax_mri.fed.sampling import Sampler
+    from fedjax_mri.fed.uplink.reductions.matrix import Rule
     from fedjax_mri.tasks.task import Task
 
 PyTree = Any
@@ -38,6 +39,7 @@ class Aggregate(NamedTuple):
     weight: jax.Array  # float32 [], sum of weights
     clients: jax.Array  # float32 [], number of clients that sent an update
     share: jax.Array  # float32 [], the sum of weights divided by that of all clients of the federation
+    rows: PyTree = ()  # float32 [K], the share of each update in the delta, if `Reduce.shares`; else ()
 
 
 class Sender(NamedTuple):
@@ -58,6 +60,7 @@ class ServerRound(NamedTuple):
     key: jax.Array  # of this round and this stage alone
     total_weight: jax.Array  # float32 [], the sum of weights that all clients of the federation would send
     expected_weight: jax.Array  # float32 [], the sum of weights of a cohort, in the mean over cohorts
+    client: PyTree = ()  # int32 [K], the client at each place of the cohort; stages are told as well
 
 
 class Facts(NamedTuple):
@@ -146,6 +149,8 @@ class Reduce(NamedTuple):
     # then at most 1 in magnitude where the update's values and its weight are.
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
+    rule: "Rule | None" = None  # by which `matrix` combines single updates
+    shares: bool = False  # whether `finish` says which share of the delta each update has
 
 
 class Uplink(NamedTuple):

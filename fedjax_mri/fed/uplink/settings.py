@@ -7,7 +7,8 @@ from typing import Any, Literal
 from fedjax_mri.core.checks import not_negative
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Stage, Uplink
+from fedjax_mri.fed.uplink.contract import Reduce, Stage, Uplink
+from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
@@ -20,6 +21,7 @@ class UplinkSettings:
     weight: Literal["examples", "uniform"] = "examples"
     clip: float = 0.0  # bound of a first stage Clip; 0: none
     stages: tuple[Any, ...] = ()  # settings of stages, in the order in which updates pass them
+    before: tuple[Any, ...] = ()  # settings of what changes the updates of a cohort before a rule, in order
     reduce: Any = field(default_factory=Mean)  # settings of the reduction
 
     def build(self, first: Sequence[Stage] = (), last: Sequence[Stage] = ()) -> Uplink:
@@ -28,9 +30,21 @@ class UplinkSettings:
         Raises UserError if `clip` is negative or not a number, and where a part does.
         """
         not_negative("uplink.clip", self.clip)
-        for name, part in (*(("stages", stage) for stage in self.stages), ("reduce", self.reduce)):
+        lists = {"stages": self.stages, "before": self.before, "reduce": (self.reduce,)}
+        for name, part in ((name, part) for name, parts in lists.items() for part in parts):
             if not hasattr(part, "build"):
                 raise UserError(f"uplink.{name}={part}: choose it by name, --fed.uplink.{name} {part}")
         clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
         stages = chain(*first, *clipping, *(settings.build() for settings in self.stages), *last)
-        return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self.reduce.build())
+        return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self._reduce())
+
+    def _reduce(self) -> Reduce:
+        reduce: Reduce = self.reduce.build()
+        if not self.before:
+            return reduce
+        if reduce.rule is None:
+            raise UserError(
+                f"uplink.before: changes single updates, of which {reduce.name} sees the sum alone; choose a rule, "
+                "such as --fed.uplink.reduce trimmedmean"
+            )
+        return matrix(reduce.rule, [settings.build() for settings in self.before])

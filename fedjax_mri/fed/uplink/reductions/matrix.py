@@ -1,12 +1,13 @@
 """Reductions that need every single update: the cohort's updates as rows of a matrix, and a rule that combines them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
     Facts,
@@ -18,6 +19,7 @@ from fedjax_mri.fed.uplink.contract import (
     admits_all,
     no_state,
 )
+from fedjax_mri.fed.uplink.vectors import Vectors, dot, mean, vectors_of
 
 
 class Rows(NamedTuple):
@@ -30,19 +32,43 @@ class Rows(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule that combines rows into one delta."""
+    """A rule that combines the updates of a cohort into one: the sum by `weigh`, or what `combine` makes of each value.
+
+    If it has both, the weights only say which share of the result each update has.
+    """
 
     name: str
-    combine: Callable[[Rows, State, ServerRound], tuple[PyTree, State]]  # -> (delta, state)
+    # -> (weights of the vectors in their sum, float32 [M], state); 0 where one is absent
+    weigh: Callable[[Vectors, State, ServerRound], tuple[jax.Array, State]] | None = None
+    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]] | None = None  # -> (delta, state)
+    faulty: int = 0  # f, clients that may send anything
+    least: int = 1  # the fewest updates with which it withstands them
     init: Callable[[Update], State] = no_state
     admits: Callable[[Facts], None] = admits_all
+    whose: bool = False  # whether it needs to know whose each update is: everyone takes part, nothing comes before
 
 
-def matrix(rule: Rule) -> Reduce:
-    """Returns the reduction that collects all rows, sets rows that are not finite to zero, and applies `rule`.
+class Preaggregator(NamedTuple):
+    """A change of the vectors of a cohort before a rule combines them."""
 
-    Each device holds all rows, K times the bytes of one update. `aside` is reduced by the weighted mean.
+    name: str
+    change: Callable[[Vectors, jax.Array], Vectors]  # (vectors, key) -> vectors
+    faulty: int = 0
+    places: Callable[[int], int] = lambda places: places  # how many vectors come out of so many
+
+
+def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
+    """Returns the reduction that collects all rows, changes them by what comes `before`, and applies `rule`.
+
+    Each device holds all rows, K times the bytes of one update. An absent client is no row: it has no vote. A row that
+    is not finite, or whose norm is above 1e18, is one of zeros: it is among the faulty ones. Where fewer updates come
+    than the rule needs, the model and the rule's state stay as they are. Weights do not count in what a rule does.
+    Statistics such as BatchNorm's are combined as parameters are. `aside` is reduced by the weighted mean, which a
+    single client can move anywhere: `admits` refuses algorithms that send something there.
     """
+    for name, faulty in ((rule.name, rule.faulty), *((part.name, part.faulty) for part in before)):
+        if faulty < 0:
+            raise UserError(f"uplink {name}: faulty={faulty}: must be 0 or more clients")
 
     def zero(sent: Update, places: int) -> Rows:
         delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)
@@ -55,20 +81,59 @@ def matrix(rule: Rule) -> Reduce:
         return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
 
     def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-        rows = rows._replace(delta=finite_rows(rows.delta))
-        delta, state = rule.combine(rows, state, at)
+        vectors = vectors_of(rows.delta, rows.sent > 0)
+        for number, part in enumerate(before):
+            vectors = part.change(vectors, jax.random.fold_in(at.key, number))
+        delta, shares, after = apply(rule, vectors, state, at)
+        enough = vectors.present.sum() >= max(rule.least, 1)
+        delta, shares = trees.select(enough, (delta, shares), trees.zeros_like((delta, shares)))
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
         aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), share), state
+        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), trees.select(enough, after, state)
 
-    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=rule.admits)
+    def admits(facts: Facts) -> None:
+        check_places(rule, before, facts.sampler.places())
+        if rule.whose and (before or facts.sampler.law != "everyone"):
+            raise UserError(
+                f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
+                "everyone, and no uplink.before"
+            )
+        if jax.tree.leaves(facts.sent.aside):
+            raise UserError(
+                f"uplink.reduce {rule.name}: the algorithm sends more than its change of the model, which no rule "
+                "defends; choose one that does not, such as --fed.algorithm fedavg"
+            )
+        rule.admits(facts)
+
+    shares = rule.weigh is not None
+    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule)
 
 
-def finite_rows(rows: PyTree) -> PyTree:
-    """Returns `rows` [K, ...] with zeros in each row that holds a value that is not finite."""
-    if not jax.tree.leaves(rows):  # clients share nothing
-        return rows
-    finite = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(rows)]
-    return trees.select(jnp.stack(finite).all(0), rows, trees.zeros_like(rows))
+def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
+    """Returns the delta that a rule makes of vectors, the share of each row in it if it weighs them, and its state."""
+    weights, after = (None, state) if rule.weigh is None else rule.weigh(vectors, state, at)
+    shares = () if weights is None else dot(weights, vectors.mix)[:-1]
+    if rule.combine is None:
+        assert weights is not None
+        return mean(vectors, weights), shares, after
+    delta, after = rule.combine(vectors, state, at)
+    return delta, shares, after
+
+
+def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:
+    """Raises UserError if a cohort of so many places is too small for the clients that may be faulty."""
+    count = places
+    for part in before:
+        if 2 * part.faulty >= count:
+            raise UserError(
+                f"uplink.before {part.name}: faulty={part.faulty} needs more than {2 * part.faulty} updates, a cohort "
+                f"gives it {count}; lower it, or sample more clients"
+            )
+        count = part.places(count)
+    if count < rule.least:
+        raise UserError(
+            f"uplink.reduce {rule.name}: faulty={rule.faulty} needs {rule.least} updates or more, a cohort gives it "
+            f"{count}; lower it, or sample more clients"
+        )

@@ -1,0 +1,75 @@
+"""The contract of an attack: what marked clients do to their examples, to their own updates, or with everyone's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.core import checks
+from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.data.contract import Batch
+from fedjax_mri.fed.uplink.contract import PyTree, State, Update, no_state
+
+
+class Seen(NamedTuple):
+    """What an omniscient attacker sees of a round before the server combines its K updates."""
+
+    rows: PyTree  # [K, ...], what each client would send; zeros at places without an update
+    honest: jax.Array  # float32 [K], 1 at updates of clients that are not marked
+    marked: jax.Array  # float32 [K], 1 at updates of marked clients
+    aggregate: Callable[[PyTree], PyTree]  # what marked clients send [...] -> what the reduction in force makes of all
+
+
+Poison = Callable[[Batch, jax.Array], Batch]  # (examples [B, ...], a key for each [B]) -> what they become
+Own = Callable[[PyTree, jax.Array], PyTree]  # (the client's honest delta, key) -> what it sends
+Craft = Callable[[Seen, State], tuple[PyTree, State]]  # -> what every marked client sends, and the attack's new state
+
+
+class Attack(NamedTuple):
+    """What marked clients do. Parts that are None do nothing; an attack may have several."""
+
+    name: str
+    poison: Poison | None = None
+    fields: tuple[str, ...] = ()  # of a batch that `poison` changes
+    poisoned: float = 1.0  # share of a marked client's examples that `poison` changes
+    success: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
+    copies: int = 1  # how often it reads each of its first examples, in place of the others
+    own: Own | None = None
+    craft: Craft | None = None
+    init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state of `craft`
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Who attacks: the fields that the settings of all attacks have."""
+
+    share: float = 0.2  # of all clients, drawn by `seed`, if `clients` names none
+    clients: tuple[int, ...] = ()  # the numbers of those that attack
+    seed: int = 0  # of who attacks, and of which examples are poisoned
+
+    def __post_init__(self) -> None:
+        checks.share("attack.share", self.share)
+
+
+class Settings(Protocol):
+    """A frozen dataclass of settings: one attack. Those of `Marked` say by whom; `Off` has none of them."""
+
+    def build(self, classes: int) -> Attack | None:
+        """Returns the attack on a task with so many classes, None for no attack. Raises UserError on bad settings."""
+        ...
+
+
+def attackers(settings: Any, clients: int) -> jax.Array:
+    """Returns which of so many clients attack, bool [N]. Raises UserError where one is named that does not exist."""
+    if not isinstance(settings, Marked):
+        return jnp.zeros(clients, bool)
+    if unknown := [client for client in settings.clients if not 0 <= client < clients]:
+        raise UserError(f"attack.clients={unknown[0]}: there are {clients} clients; give numbers from 0")
+    if settings.clients:
+        return jnp.zeros(clients, bool).at[np.asarray(settings.clients)].set(True)
+    rank = np.random.default_rng(settings.seed).permutation(clients)
+    share = np.float64(settings.share) if known(settings.share) else settings.share
+    return jnp.asarray(rank, jnp.float32) < jnp.round(share * clients)

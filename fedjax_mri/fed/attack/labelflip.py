@@ -1,0 +1,19 @@
+"""Label flip: every class c of C becomes C - 1 - c.
+
+Fang, Cao, Jia, Gong: Local Model Poisoning Attacks to Byzantine-Robust Federated Learning, USENIX Security 2020 (arXiv
+1911.11815), section 5.1.
+"""
+
+from dataclasses import dataclass
+
+from fedjax_mri.fed.attack.contract import Attack, Marked
+
+
+@dataclass(frozen=True)
+class LabelFlip(Marked):
+    """Settings of marked clients that train on turned round labels."""
+
+    def build(self, classes: int) -> Attack:
+        """Returns the attack."""
+        flip = lambda batch, keys: {**batch, "label": classes - 1 - batch["label"]}  # noqa: E731
+        return Attack("labelflip", poison=flip, fields=("label",), success=True)

@@ -1,0 +1,23 @@
+"""Inner-product manipulation with the factor that does most harm to the rule in force."""
+
+from dataclasses import dataclass
+
+from fedjax_mri.core import trees
+from fedjax_mri.fed.attack import honest
+from fedjax_mri.fed.attack.contract import Attack, Marked, Seen
+from fedjax_mri.fed.attack.linesearch import furthest
+from fedjax_mri.fed.uplink.contract import PyTree, State
+
+
+@dataclass(frozen=True)
+class OptimalIPM(Marked):
+    """Settings of marked clients that send the honest mean times the worst negative factor."""
+
+    def build(self, classes: int) -> Attack:
+        """Returns the attack."""
+
+        def craft(seen: Seen, state: State) -> tuple[PyTree, State]:
+            mean = honest.mean(seen)
+            return furthest(seen, trees.zeros_like(mean), trees.scale(-1.0, mean)), state
+
+        return Attack("optimalipm", craft=craft)

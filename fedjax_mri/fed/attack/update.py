@@ -1,0 +1,118 @@
+"""Attacks on updates: a client's own, as the first stage of the uplink; or everyone's, around the reduction."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.attack.contract import Attack, Seen
+from fedjax_mri.fed.uplink.chain import chain
+from fedjax_mri.fed.uplink.contract import (
+    Aggregate,
+    Facts,
+    Notes,
+    PyTree,
+    Reduce,
+    Sender,
+    ServerRound,
+    Stage,
+    State,
+    Update,
+    Uplink,
+)
+from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+
+
+class CorruptState(NamedTuple):
+    """State between rounds of a reduction under an omniscient attack."""
+
+    attack: State
+    reduce: State  # of the reduction in force
+
+
+def with_attack(uplink: Uplink, attack: Attack | None, marks: jax.Array) -> Uplink:
+    """Returns the uplink with an attack by the clients of `marks`, bool [N]; unchanged without one."""
+    if attack is not None and attack.own is not None:
+        uplink = uplink._replace(stages=chain(own_update(attack, marks), uplink.stages))
+    if attack is not None and attack.craft is not None:
+        uplink = uplink._replace(reduce=corrupt(attack, marks, uplink.reduce))
+    return uplink
+
+
+def own_update(attack: Attack, marks: jax.Array) -> Stage:
+    """Returns the stage in which a marked client replaces its delta.
+
+    It comes first, so that what the server enforces, such as a bound on the norm, still holds.
+    """
+    assert attack.own is not None
+    change = attack.own
+
+    def client(update: Update, state: State, sender: Sender) -> tuple[Update, State, Notes]:
+        sent = change(update.delta, sender.key)
+        return update._replace(delta=trees.select(marks[sender.client], sent, update.delta)), state, {}
+
+    return Stage("attack", client=client, linear=True, admits=lambda facts: refuse_nothing_sent(attack, facts))
+
+
+def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
+    """Returns `reduce` of updates among which the marked clients' are replaced by what the attack makes of all.
+
+    Each device holds all rows, as `matrix` does. The attack may ask what `reduce` would make of what it sends.
+    """
+    assert attack.craft is not None
+    craft = attack.craft
+    gather = matrix(Rule(reduce.name))
+
+    def finish(rows: Rows, state: CorruptState, at: ServerRound) -> tuple[Aggregate, CorruptState]:
+        finite = jax.vmap(trees.is_finite)(rows.delta)
+        rows = rows._replace(delta=trees.select(finite, rows.delta, trees.zeros_like(rows.delta)))
+        marked = jnp.where(marks[at.client], rows.sent, 0.0)
+
+        def reduced(vector: PyTree) -> tuple[Aggregate, State]:
+            delta = trees.select(marked > 0, trees.repeat(vector, marked.size), rows.delta)
+            return reduce_rows(reduce, rows._replace(delta=delta), state.reduce, at)
+
+        seen = Seen(rows.delta, rows.sent - marked, marked, lambda vector: reduced(vector)[0].delta)
+        vector, after = craft(seen, state.attack)
+        aggregate, inner = reduced(vector)
+        return aggregate, CorruptState(after, inner)
+
+    def admits(facts: Facts) -> None:
+        refuse_nothing_sent(attack, facts)
+        if facts.uplink.empty_round == "release":
+            raise UserError(
+                f"attack {attack.name}: it replaces updates after they were clipped, which a private sum does not "
+                "allow; choose an attack on a client's own update, such as --fed.attack signflip, or --fed.privacy off"
+            )
+        reduce.admits(facts)
+
+    init = lambda sent: CorruptState(attack.init(sent), reduce.init(sent))  # noqa: E731
+    return Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits, shares=reduce.shares)
+
+
+def reduce_rows(reduce: Reduce, rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+    """Returns what a reduction makes of rows, and its state after them."""
+    updates = Update(rows.delta, rows.aside, rows.weight)
+    places = jnp.where(rows.sent > 0, jnp.arange(rows.sent.size, dtype=jnp.int32), -1)
+    empty = reduce.zero(trees.take(updates, jnp.int32(0)), rows.sent.size)
+    return reduce.finish(reduce.add(empty, updates, places), state, at)
+
+
+def refuse_nothing_sent(attack: Attack, facts: Facts) -> None:
+    """Raises UserError if clients send no change of a model, which the attack could replace."""
+    if not jax.tree.leaves(facts.sent.delta) or facts.algorithm.member is not None:
+        raise UserError(
+            f"attack {attack.name}: this algorithm combines no updates; choose another, such as --fed.algorithm "
+            "fedavg, or an attack on data, such as --fed.attack labelflip"
+        )
+
+
+def refuse_secure(attack: Attack | None, hides: str) -> None:
+    """Raises UserError if an attack needs single updates and secure sums hide them; `hides` says what they hide."""
+    if attack is not None and attack.craft is not None and hides:
+        raise UserError(
+            f"attack {attack.name}: it needs the honest clients' updates, which secure sums hide; choose an attack on "
+            "a client's own update, such as --fed.attack signflip, or --fed.secure off"
+        )

@@ -1,0 +1,49 @@
+"""Centred clipping.
+
+Karimireddy, He, Jaggi: Learning from History for Byzantine Robust Optimization, ICML 2021 (arXiv 2012.10333): from the
+result of the round before, the server moves by the mean of the differences to the updates, each of bounded norm.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import positive
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.uplink.contract import Facts, PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
+from fedjax_mri.fed.uplink.vectors import Vectors, distances_from, equally, mean
+
+
+@dataclass(frozen=True)
+class CentredClipping:
+    """Settings of centred clipping; its state is the result of the round before, zeros at first."""
+
+    radius: float = 100.0  # tau, bound of the norm of a difference
+    steps: int = 1
+
+    def build(self) -> Reduce:
+        """Returns the reduction. Raises UserError unless both settings are positive."""
+        positive("uplink.reduce centredclipping: radius", self.radius)
+        if self.steps < 1:
+            raise UserError(f"uplink.reduce centredclipping: steps={self.steps}: must be 1 or more")
+        init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
+        return matrix(Rule("centred clipping", combine=self._combine, init=init, admits=refuse_statistics))
+
+    def _combine(self, vectors: Vectors, centre: State, at: ServerRound) -> tuple[PyTree, State]:
+        for _ in range(self.steps):
+            far = jnp.maximum(distances_from(vectors, centre), 1e-12)
+            weights = jnp.minimum(1.0, self.radius / far) * equally(vectors.present)
+            centre = trees.add(trees.scale(1 - weights.sum(), centre), mean(vectors, weights))
+        return centre, centre
+
+
+def refuse_statistics(facts: Facts) -> None:
+    """Raises UserError if clients send statistics: what is left of earlier rounds could make a variance negative."""
+    if jax.tree.leaves(facts.sent.delta.carry):
+        raise UserError(
+            "uplink.reduce centredclipping: the result of the round before is no change of BatchNorm's statistics; "
+            "choose --task.network.norm group"
+        )

@@ -1,0 +1,40 @@
+"""Nearest neighbour averaging around one trusted client.
+
+Farhadkhani, Guerraoui, Hoang, Villemaud: An Equivalence Between Data Poisoning and Byzantine Gradient Attacks, and
+Robust Collaborative Learning via Momentum and Nearest Neighbour Averaging (MoNNA), ICML 2023: the mean of the n - f
+updates nearest that of the trusted client, its own included.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
+from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, equally, nearest
+
+
+@dataclass(frozen=True)
+class Monna:
+    """Settings of MoNNA; it needs n > 2 f. A round without the trusted client changes nothing."""
+
+    faulty: int = 1  # f, clients that may send anything
+    trusted: int = 0  # number of the client
+
+    def build(self) -> Reduce:
+        """Returns the reduction. Raises UserError if `faulty` is negative."""
+        least = 2 * self.faulty + 1
+        return matrix(Rule("monna", self._weigh, faulty=self.faulty, least=least, admits=self._admits, whose=True))
+
+    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+        distances = distances_to(vectors, vectors.mix[self.trusted])
+        chosen = nearest(distances, vectors.present.sum() - self.faulty)
+        return jnp.where(vectors.present[self.trusted], equally(chosen), 0.0), state
+
+    def _admits(self, facts: Facts) -> None:
+        if not 0 <= self.trusted < facts.sampler.places():
+            raise UserError(
+                f"uplink.reduce monna: trusted={self.trusted}: choose a client from 0 to {facts.sampler.places() - 1}"
+            )

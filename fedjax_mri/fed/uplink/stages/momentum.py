@@ -1,0 +1,38 @@
+"""Momentum of each client, which makes the updates of honest ones more alike than those of single batches.
+
+Karimireddy, He, Jaggi: Learning from History for Byzantine Robust Optimization, ICML 2021 (arXiv 2012.10333): the
+update that is sent is decay times the one sent before plus (1 - decay) times the present one.
+"""
+
+from dataclasses import dataclass
+
+from fedjax_mri.core import trees
+from fedjax_mri.core.checks import fraction
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.uplink.contract import Facts, Notes, PyTree, Sender, Stage, State, Update
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Settings of momentum at the clients; the state of a client is the update that it has sent last."""
+
+    decay: float = 0.9
+
+    def build(self) -> Stage:
+        """Returns the stage. Raises UserError unless 0 <= decay < 1."""
+        fraction("uplink.stages momentum: decay", self.decay)
+        init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
+        return Stage("momentum", init_client=init, client=self._client, admits=refuse_statistics)
+
+    def _client(self, update: Update, before: PyTree, sender: Sender) -> tuple[Update, State, Notes]:
+        delta = trees.add(trees.scale(self.decay, before), trees.scale(1 - self.decay, update.delta))
+        return update._replace(delta=delta), delta, {}
+
+
+def refuse_statistics(facts: Facts) -> None:
+    """Raises UserError if clients send statistics: those of earlier rounds are no change of the present ones."""
+    if trees.count(facts.sent.delta.carry):
+        raise UserError(
+            "uplink.stages momentum: earlier updates are no change of BatchNorm's statistics; choose "
+            "--task.network.norm group"
+        )
