@@ -106,6 +106,7 @@ class Experiment:
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
+    downlink: Any = None  # settings of a stage that compresses; the broadcast is compressed by it
     privacy: Any = field(default_factory=Off)
     secure: Any = field(default_factory=secure_off.Off)
     algorithm: Any = field(default_factory=FedAvg)

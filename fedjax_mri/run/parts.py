@@ -23,6 +23,7 @@ PARTS = {  # field of the config -> where its settings classes are
     "secure": "fedjax_mri.fed.secure",
     "uplink.stages": "fedjax_mri.fed.uplink.stages",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
+    "downlink": "fedjax_mri.fed.uplink.stages",
     "task.network": "fedjax_mri.nets",  # of the task that classifies
 }
 BUILT_FROM = {"task.network": ["image", "classes", "compute"]}  # parameters of `build`, where others are there
