@@ -184,6 +184,9 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
     in its place, and what the client keeps stays as it was.
     """
 
+    if feedback != "none":
+        compressor = contracted(compressor)
+
     def init_client(sent: Update) -> Memory:
         kept = () if feedback == "none" else trees.zeros_like(float32_shapes(sent.delta.params))
         return Memory(NonfiniteCount(jnp.float32(0)), kept)
