@@ -1,6 +1,8 @@
 """Compression: bytes as they are really written, closed forms, unbiased means, error feedback, and what is refused."""
 
 import math
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,7 @@ from fedjax_mri.fed.uplink.stages.randk import RandK
 from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
 from fedjax_mri.fed.uplink.stages.terngrad import TernGrad
 from fedjax_mri.fed.uplink.stages.topk import TopK
+from fedjax_mri.run import parts
 from fedjax_mri.tasks.task import Model
 
 KEY, PLAN = jax.random.key(7), Plan(devices=2, lanes=2)
@@ -269,6 +272,22 @@ def test_half_precision_keeps_its_type() -> None:
     stage = ScaledSign().build()
     sent, memory, _ = stage.client(half, stage.init_client(half), SENDER)
     assert sent.delta.params["w"].dtype == jnp.bfloat16 and memory.kept["w"].dtype == jnp.float32
+
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "compression.md").read_text()
+
+
+def test_the_page_says_of_each_compressor_whether_it_is_right_in_the_mean_and_needs_feedback() -> None:
+    section = PAGE.split("## Which one")[1].split("\n## ")[0]
+    rows = {
+        name: (mean, needs) for name, mean, needs in re.findall(r"^\| `(\w+)` \| ([^|]*) \| (\w+) \|", section, re.M)
+    }
+    kinds = {name: kind for name, kind in parts.settings("uplink.stages").items() if hasattr(kind, "compressor")}
+    assert rows.keys() == kinds.keys()
+    for name, kind in kinds.items():
+        assert rows[name][1] == ("yes" if feedback(kind()) == "ef" else "no")
+        unbiased = kind in map(type, UNBIASED) or kind is Drive
+        assert (rows[name][0] == "no") != unbiased
 
 
 # ---- with other parts
