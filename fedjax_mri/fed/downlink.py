@@ -15,7 +15,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState
 from fedjax_mri.fed.sampling import Sampler
-from fedjax_mri.fed.uplink.compress import Compressor, contracted, decoded, message_bytes
+from fedjax_mri.fed.uplink.compressor import Compressor, contracted, decoded, message_bytes
 from fedjax_mri.fed.uplink.contract import Aggregate
 
 SEED = 19  # of the server's messages; clients' keys come from the root of the run

@@ -11,6 +11,7 @@ import pytest
 from quadratics import EPOCHS, ROOT, P, balance, four, left, run, together
 from quadratics import D as D_QUADRATIC
 from simulations import SIZES
+from tiny import Grey
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -27,7 +28,8 @@ from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.uplink import wire
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.compress import decoded, flat, target
+from fedjax_mri.fed.uplink.compress import target
+from fedjax_mri.fed.uplink.compressor import decoded, flat
 from fedjax_mri.fed.uplink.contract import Aggregate, Sender, Update, UplinkState
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -42,7 +44,10 @@ from fedjax_mri.fed.uplink.stages.randk import RandK
 from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
 from fedjax_mri.fed.uplink.stages.terngrad import TernGrad
 from fedjax_mri.fed.uplink.stages.topk import TopK
-from fedjax_mri.run import parts
+from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.run import experiment, parts, restore, runfolder
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.task import Model
 
 KEY, PLAN = jax.random.key(7), Plan(devices=2, lanes=2)
@@ -403,3 +408,29 @@ def test_a_downlink_that_clients_would_miss_is_refused() -> None:
         downlink.with_downlink(FedAvg().build(), Clip())
     with pytest.raises(UserError, match="remembers several broadcasts"):
         downlink.with_downlink(FedBuff().build(), TopK())
+
+
+def test_a_run_with_both_ways_compressed_is_restored_and_counts_its_bytes(tmp_path) -> None:
+    """With what hospitals and server keep, as it was after the last round."""
+    config = Experiment(
+        Grey(),
+        task=Classify(network=CNNSettings(widths=(4,), hidden=8)),
+        local=LocalTraining(batch=4),
+        sampling=Everyone(),
+        uplink=UplinkSettings(stages=(TopK(0.1),)),
+        downlink=Drive(1.0, 64),
+        rounds=2,
+        evaluate_every=1,
+        plan=Plan(devices=1, lanes=1, conv="gemm", tune_s=0),
+    )
+    experiment.run(config, tmp_path / "run", say=lambda line: None)
+    found = restore.restore(tmp_path / "run")
+    server, values = found.state.server, trees.count(found.state.server.model.params)
+    assert int(server.extra.sent) == 2 and float(trees.norm(found.state.clients.uplink["topk"].kept)) > 0
+    gap = trees.norm(trees.subtract(server.model.params, server.extra.copy))
+    assert 0 < float(gap) < 0.5 * float(trees.norm(server.model.params))
+    simulated = runfolder.read_history(tmp_path / "run")[-1]
+    places, blocks = max(1, round(0.1 * values)), -(-values // 64)
+    up = -(-(min(places * math.ceil(math.log2(values)), values) + 32 * places) // 8)
+    down = -(-(32 + 64 * blocks + 32 * blocks + 32) // 8)
+    np.testing.assert_allclose([simulated["simulated/up_mb"], simulated["simulated/down_mb"]], [5e-6 * up, 5e-6 * down])

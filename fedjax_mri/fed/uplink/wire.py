@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compress import Field, Floats, Message, Subset
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Subset
 
 PyTree = Any
 

@@ -6,8 +6,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.compress import Compressor, Message, Numbers, compressed, on_vector
+from fedjax_mri.fed.uplink.compress import compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Message, Numbers
 from fedjax_mri.fed.uplink.stages.qsgd import stochastic
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compress import Compressor, Feedback, Field, Floats, Message, Numbers, compressed, on_vector
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,10 @@ import numpy as np
 from fedjax_mri.core.checks import positive_share
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.client.shuffle import shuffled
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Field,
-    Floats,
-    Message,
-    Numbers,
-    bucket_count,
-    buckets,
-    compressed,
-    on_vector,
-    share_of,
-)
+from fedjax_mri.fed.uplink.compress import compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector, share_of
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
 
 
 @dataclass(frozen=True)

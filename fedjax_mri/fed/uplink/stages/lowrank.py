@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compress import Compressor, Feedback, Field, Floats, Message, PyTree, compressed
-from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor
+from fedjax_mri.fed.uplink.contract import PyTree, Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,10 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive_share
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Feedback,
-    Field,
-    Floats,
-    Message,
-    Numbers,
-    PyTree,
-    compressed,
-    flat,
-    on_vector,
-    share_of,
-    unflat,
-    width_of,
-)
-from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, flat, on_vector, share_of, unflat
+from fedjax_mri.fed.uplink.contract import PyTree, Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers, width_of
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Field,
-    Floats,
-    Message,
-    Numbers,
-    bucket_count,
-    buckets,
-    compressed,
-    on_vector,
-    width_of,
-)
+from fedjax_mri.fed.uplink.compress import compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers, width_of
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,10 @@ import jax.numpy as jnp
 from fedjax_mri.core.checks import positive_share
 from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.client.shuffle import shuffled
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Feedback,
-    Floats,
-    Message,
-    Numbers,
-    compressed,
-    on_vector,
-    share_of,
-)
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, on_vector, share_of
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Floats, Message, Numbers
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Feedback,
-    Field,
-    Floats,
-    Message,
-    Numbers,
-    bucket_count,
-    buckets,
-    compressed,
-    on_vector,
-)
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.checks import not_negative
-from fedjax_mri.fed.uplink.compress import Compressor, compressed
+from fedjax_mri.fed.uplink.compress import compressed
+from fedjax_mri.fed.uplink.compressor import Compressor
 from fedjax_mri.fed.uplink.contract import Stage
 from fedjax_mri.fed.uplink.stages.qsgd import stochastic
 

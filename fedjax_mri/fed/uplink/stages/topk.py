@@ -6,17 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.checks import positive_share
-from fedjax_mri.fed.uplink.compress import (
-    Compressor,
-    Feedback,
-    Floats,
-    Message,
-    Subset,
-    compressed,
-    on_vector,
-    share_of,
-)
+from fedjax_mri.fed.uplink.compress import Feedback, compressed
+from fedjax_mri.fed.uplink.compressor import Compressor, on_vector, share_of
 from fedjax_mri.fed.uplink.contract import Stage
+from fedjax_mri.fed.uplink.fields import Floats, Message, Subset
 
 
 @dataclass(frozen=True)
