@@ -20,6 +20,7 @@ from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedbuff import FedBuff
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
+from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state
@@ -306,6 +307,8 @@ def test_what_means_nothing_is_refused() -> None:
     sim, plan = four(FedAvg()), PLAN.resolve()
     with pytest.raises(UserError, match="topk and qsgd each encode the update; choose one"):
         check_simulation(with_settings(sim, TopK(), QSGD()), plan)
+    with pytest.raises(UserError, match="topk: an ensemble needs each client's model as it is"):
+        check_simulation(with_settings(four(OneShot()), TopK()), plan)
     median = Median().build()
     for sparse in (TopK(), RandK(), Partial(by="change")):
         with pytest.raises(UserError, match=r"median gives zeros; .* randk with common=true"):

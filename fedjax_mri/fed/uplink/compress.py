@@ -44,12 +44,12 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
     adds it to that (Richtarik et al. 2021, arXiv 2106.05203). A change that is not finite is counted; zeros are sent
     in its place, and what the client keeps stays as it was.
     """
-
     if feedback != "none":
         compressor = contracted(compressor)
 
     def init_client(sent: Update) -> Memory:
-        kept = () if feedback == "none" else trees.zeros_like(float32_shapes(sent.delta.params))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), sent.delta.params)
+        kept = () if feedback == "none" else zeros
         return Memory(NonfiniteCount(jnp.float32(0)), kept)
 
     def client(update: Update, memory: Memory, sender: Sender) -> tuple[Update, Memory, Notes]:
@@ -88,16 +88,16 @@ def target(feedback: Feedback, params: PyTree, kept: PyTree) -> PyTree:
     return trees.add(params, kept) if feedback == "ef" else trees.subtract(params, kept)
 
 
-def float32_shapes(tree: PyTree) -> PyTree:
-    """Returns the shapes of a tree, with dtype float32."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), tree)
-
-
 def admits(compressor: Compressor, facts: Facts) -> None:
-    """Raises UserError if updates are encoded twice, or by a rule that gives zeros for sparse updates."""
+    """Raises UserError if an update is encoded twice, or needed whole, or a rule gives zeros for sparse updates."""
     encoders = [stage.name for stage in facts.uplink.stages.parts or () if stage.wire is not same_bytes]
     if len(encoders) > 1:
         raise UserError(f"uplink.stages: {' and '.join(encoders)} each encode the update; choose one of them")
+    if facts.algorithm.member is not None:
+        raise UserError(
+            f"uplink.stages {compressor.name}: an ensemble needs each client's model as it is; leave it out, or choose "
+            "another algorithm, such as fedavg"
+        )
     if compressor.sparse and not facts.uplink.reduce.linear and loses_single_coordinates(facts):
         raise UserError(
             f"uplink.stages {compressor.name}: hospitals send different coordinates, for which the reduction "
