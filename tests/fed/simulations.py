@@ -45,7 +45,6 @@ from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import median
 from fedjax_mri.fed.uplink.stages.clip import clip
-from fedjax_mri.fed.uplink.stages.drive import Drive
 from fedjax_mri.fed.uplink.stages.qsgd import QSGD
 from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
 from fedjax_mri.fed.uplink.stages.topk import TopK
@@ -335,7 +334,6 @@ CASES: dict[str, Callable[[], Simulation]] = {
     "signs with feedback, cohort of 4": lambda: simulation(
         two_players(), images(), (clip(0.5), ScaledSign().build()), sampler=Uniform(4).build(Population(SIZES))
     ),
-    "rotated signs": lambda: simulation(two_players(), images(), (Drive(0.5, 32).build(),)),
     "top-k by EF21, rounded broadcasts": lambda: simulation(
         two_players(), images(), (TopK(0.2, "ef21").build(),), algorithm=with_downlink(FedAvg().build(), QSGD(3, 16))
     ),

@@ -79,20 +79,15 @@ def normal(values: int, seed: int = 0) -> jax.Array:
 BYTES = {  # settings -> bits of a message
     TopK(0.05): 45 * 10 + 32 * 45,  # of 896 values, whose places take 10 bits each
     TopK(0.5, "ef21"): D + 32 * 448,  # a mark at each value is shorter than 448 places
-    RandK(0.05): 32 + 32 * 45,
     RandK(0.05, common=True, feedback="ef"): 32 + 32 * 45,
     QSGD(3, 128): D * (1 + 2) + 32 * 7,
-    QSGD(16, 0): D * (1 + 5) + 32,
     TernGrad(): 2 * D + 32 * 2,
     Cast(): 16 * D,
     Cast("int8", 0): 8 * D + 32,
-    ScaledSign(): D + 32,
     ScaledSign(100, "ef21"): D + 32 * 9,
-    Drive(1.0, 256): 32 + 4 * 256 + 32 * 4,
     Drive(0.25, 256): 32 + 4 * 64 + 32 * 4,
     Codebook(3): 3 * D + 32 * 8,
     LowRank(2): 32 * (2 * (30 + 20) + 2 * (36 + 8) + 7 + 1),
-    LowRank(100): 32 * D,
     Partial(0.25): 32 + 32 * 224,
     Partial(0.25, "change"): 4 * 2 + 32 * 224,
 }

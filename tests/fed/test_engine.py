@@ -30,7 +30,7 @@ FEWER = {
 ROOT = jax.random.key(11)
 UPLINKS = ("stages with state, cohort of 4", "a rule on the matrix, with state")
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
-SEVERAL = {"resident": GRID[::2], **dict.fromkeys((*UPLINKS, "signs with feedback, cohort of 4"), GRID[::4])}
+SEVERAL = {"resident": GRID[::2], **dict.fromkeys(UPLINKS, GRID[::4])}
 # each plan takes seconds to compile; of three lanes on two devices neither divides the nine clients
 TABLE = [(case, *plan) for case in CASES for plan in SEVERAL.get(case, GRID[4:5])]
 PLACES = [
@@ -47,7 +47,7 @@ PLACED = [
     ("BatchNorm local", 2, PLACES[4]),
     ("procedural, Adam, cohort of 5", 2, {"clients": "host"}),
     *((UPLINKS[0], 2, where) for where in PLACES[1::3]),
-    ("signs with feedback, cohort of 4", 2, PLACES[4]),
+    ("signs with feedback, cohort of 4", 8, PLACES[4]),
     *((UPLINKS[1], 2, where) for where in PLACES[::2]),
 ]
 
