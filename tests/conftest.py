@@ -69,6 +69,7 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs, down to 
     "run/test_programs.py",
     "explain/test_explain.py",
     "report/test_report.py",
+    "fed/test_compression.py",
     "nets/test_layers.py",
     "fed/test_conditions.py",
     "data/test_augment.py",

@@ -50,6 +50,7 @@ PLACED = [
     (UPLINKS[0], 2, PLACES[4]),
     *((UPLINKS[1], 2, where) for where in PLACES[2::2]),
     (MIMICS, 2, PLACES[4]),
+    ("signs with feedback, cohort of 4", 8, PLACES[4]),
 ]
 
 
@@ -141,6 +142,8 @@ RESUMED = [
         (case, {})
         for case in ("BatchNorm local", "procedural, Adam, cohort of 5", "centred clipping", *UPLINKS, MIMICS)
     ),
+    ("signs with feedback, cohort of 4", {}),
+    ("top-k by EF21, rounded broadcasts", {}),
     ("cohort of 4, a player at home", PLACES[4]),
     ("private, adaptive bound, correlated noise", {}),
     (UPLINKS[0], PLACES[4]),
