@@ -180,7 +180,7 @@ def halved(federation: Federation) -> Federation:
 
 def prepared(config: Experiment) -> tuple[Federation, DataDescription, pool.Pool]:
     """Returns the data of a config at 32 px, what is known of them, and their patients."""
-    federation = halved(check.built(config.data, config.seed))
+    federation = halved(check.build_source(config.data, config.seed))
     return federation, describe(federation), pool.gather(federation, ("image", "label"))
 
 

@@ -4,7 +4,8 @@
     python scripts/fashion_mnist.py fashion.npz
 
 The file holds images uint8 [70000, 28, 28], labels uint8 [70000] and splits: the last tenth of the training images
-validates, and the 10,000 test images test.
+validates, and the 10,000 test images test. With --scattering the images are float16 [70000, 7, 7, 81] instead: their
+scattering transform, which needs --data.channels 81.
 """
 
 import argparse
@@ -12,11 +13,15 @@ import gzip
 import struct
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.nets.scattering import scatter
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+CHUNK = 500  # images transformed at once
 UNSIGNED_BYTES = 8  # the only type of values that its files have
 
 
@@ -25,9 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--scattering", action="store_true", help="the scattering transform of the images")
     options = parser.parse_args()
     try:
-        np.savez(options.out, **arrays(options.folder))
+        found = arrays(options.folder)
+        images = scattering(found["images"]) if options.scattering else found["images"]
+        np.savez(options.out, **{**found, "images": images})
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -44,6 +52,13 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
     images, labels = (np.concatenate(each) for each in zip(*parts))
     splits = np.repeat(["train", "val", "test"], [training - validated, validated, tests])
     return {"images": images, "labels": labels, "splits": splits}
+
+
+def scattering(images: np.ndarray) -> np.ndarray:
+    """Returns the scattering coefficients float16 [n, H / 4, W / 4, 81], from 0 to 1, of images uint8 [n, H, W]."""
+    transform = jax.jit(lambda x: scatter(x[..., None].astype(jnp.float32) / 255, 2, 8).astype(jnp.float16))
+    chunks = np.array_split(images, max(1, len(images) // CHUNK))
+    return np.concatenate([np.asarray(transform(chunk)) for chunk in chunks])
 
 
 def read_idx(path: Path) -> np.ndarray:

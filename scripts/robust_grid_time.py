@@ -37,7 +37,11 @@ def main() -> None:
 def timed(cell: study.Cell, rounds: int) -> dict[str, object]:
     """Returns the settings of a cell and its times."""
     config = cell.config
-    federation, plan, root = check.built(config.data, config.seed), config.plan.resolve(), jax.random.key(config.seed)
+    federation, plan, root = (
+        check.build_source(config.data, config.seed),
+        config.plan.resolve(),
+        jax.random.key(config.seed),
+    )
     sim = assemble(config, describe(federation), federation.train, plan)
     clocks = [(time.perf_counter(), time.process_time())]
     segment, state = segments.build(sim, plan, root, rounds), initial_state(sim, plan, root)

@@ -79,7 +79,7 @@ def workload(name: str) -> tuple[Callable[[Plan], Simulation], Plan]:
         return benchmark.simulations(WORKLOADS[name]), Plan(precision="bf16")
     file, experiment, flags = CONFIGS[name]
     settings = config.override(config.load(ROOT / "configs" / file)[experiment], flags)
-    federation = check.built(settings.data, settings.seed)
+    federation = check.build_source(settings.data, settings.seed)
     described = describe(federation)
     return lambda plan: assemble(settings, described, federation.train, plan), settings.plan
 

@@ -16,17 +16,21 @@ from typing import Any
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+    " --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # of processes that tests start: all is kept
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of processes that tests start: each would compile the package again
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_cache")
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 from fedjax_mri.core import devices, programs
 
+sys.dont_write_bytecode = False
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"])
@@ -51,7 +55,6 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs, down to 
     "attack/test_inversion.py",
     "attack/test_shadow.py",
     "study/test_sweep_faults.py",
-    "run/test_encoder.py",
     "run/test_translation_run.py",
     "data/test_phantom.py",
     "fed/test_members.py",
@@ -66,6 +69,7 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs, down to 
     "run/test_programs.py",
     "explain/test_explain.py",
     "report/test_report.py",
+    "fed/test_compression.py",
     "nets/test_layers.py",
     "fed/test_conditions.py",
     "data/test_augment.py",
@@ -78,6 +82,22 @@ SLOWEST_FIRST = (  # by processor time with an empty cache of programs, down to 
     "data/test_data_check.py",
     "run/test_lock.py",
     "fed/test_secure.py",
+)
+DRAWN = (  # tests that look at figures of pages, or whose runs have values that are hard to draw
+    "attack/",
+    "compile/",
+    "convert/",
+    "data/prepare/",
+    "data/test_scans.py",
+    "explain/",
+    "faults/test_cases.py",
+    "fed/test_secure.py",
+    "report/",
+    "run/test_nonfinite.py",
+    "run/test_private_run.py",
+    "run/test_translation_run.py",
+    "run/test_volumes.py",
+    "scripts/",
 )
 QUICK = (  # what `make check` runs: some of each folder
     "test_architecture.py::test_e",
@@ -151,6 +171,23 @@ def users_options() -> Iterator[Callable]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "xla_options", lambda: None if devices.current().present else given())
         yield of_users
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leaves the figures of pages empty, but in the tests of `DRAWN`: to draw them takes longer than to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.nodeid.startswith(tuple(f"tests/{name}" for name in DRAWN)):
+            save = Figure.savefig
+
+            def empty(figure: Figure, file: Any, format: str | None = None, **options: Any) -> None:
+                if format == "svg":
+                    file.write("<svg/>")
+                else:
+                    save(figure, file, format=format, **options)
+
+            patch.setattr(Figure, "savefig", empty)
+        yield
 
 
 @pytest.fixture(scope="session")

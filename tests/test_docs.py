@@ -24,7 +24,7 @@ from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config, parts
-from fedjax_mri.run.assemble import describe
+from fedjax_mri.run.assemble import build_method, describe
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, *_, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
@@ -216,8 +216,21 @@ def test_the_table_of_rules_names_every_rule_with_what_it_needs() -> None:
             assert rule.least == wanted, name
 
 
+COMPRESSION = COMMAND.findall((HOME / "docs" / "compression.md").read_text())
+
+
+@pytest.mark.parametrize(("name", "rest"), COMPRESSION)
+def test_commands_of_the_page_on_compression_are_understood(name, rest) -> None:
+    """With their flags, where they train; their parts are built."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    if name in ("train", "show"):
+        for found in cli.load_experiments(HOME / words.config, flags).values():
+            assert build_method(found).uplink.stages.parts
+
+
 @pytest.mark.parametrize(
-    "page", ["attacks", "classification", "data", "diagnosis", "privacy", "reliability", "robustness"]
+    "page", ["attacks", "classification", "compression", "data", "diagnosis", "privacy", "reliability", "robustness"]
 )
 def test_scripts_of_a_page_exist(page) -> None:
     scripts = re.findall(r"^python (\S+)", (HOME / "docs" / f"{page}.md").read_text(), re.M)

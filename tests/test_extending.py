@@ -26,7 +26,7 @@ from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Population
-from fedjax_mri.fed.uplink.contract import ServerRound, Update
+from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, UplinkState
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.run import config, parts
 from fedjax_mri.tasks.task import Model
@@ -34,7 +34,7 @@ from fedjax_mri.tasks.task import Model
 HOME = pathlib.Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
 EXAMPLES = {  # name of the flag's value -> the part, the code
-    "topk": ("uplink.stages", BLOCKS[2]),
+    "natural": ("uplink.stages", BLOCKS[2]),
     "phocas": ("uplink.reduce", BLOCKS[3]),
     "ballsinbins": ("sampling", BLOCKS[4]),
     "freerider": ("attack", BLOCKS[5]),
@@ -63,12 +63,12 @@ def settings(*flags: str):
 
 
 def test_the_flags_find_them_with_their_fields() -> None:
-    flags = "--fed.uplink.stages clip topk --uplink.stages.0.bound 2 --uplink.stages.1.share 0.05"
+    flags = "--fed.uplink.stages clip natural --uplink.stages.0.bound 2 --uplink.stages.1.feedback ef"
     found = settings(*flags.split(), *["--fed.uplink.reduce", "phocas", "--uplink.reduce.faulty", "2"])
-    assert [type(stage).__name__ for stage in found.uplink.stages] == ["Clip", "TopK"]
-    assert (found.uplink.stages[0].bound, found.uplink.stages[1].share, found.uplink.reduce.faulty) == (2.0, 0.05, 2)
+    assert [type(stage).__name__ for stage in found.uplink.stages] == ["Clip", "Natural"]
+    assert (found.uplink.stages[0].bound, found.uplink.stages[1].feedback, found.uplink.reduce.faulty) == (2.0, "ef", 2)
     uplink = found.uplink.build()
-    assert uplink.stages.name == "clip > topk" and uplink.reduce.name == "phocas"
+    assert uplink.stages.name == "clip > natural" and uplink.reduce.name == "phocas"
     again = config.from_dict(json.loads(json.dumps(config.to_dict(found))))
     assert again == found
     binned = settings("--fed.sampling", "ballsinbins", "--sampling.bins", "10").sampling
@@ -91,17 +91,19 @@ def test_the_attack_sends_what_the_honest_clients_sent_on_average_in_the_round_b
         np.testing.assert_allclose(aggregate.delta.params["w"], (rows[[0, 2]].sum(0) + 4 * before) / 4, rtol=1e-5)
 
 
-def test_the_stage_sends_the_largest_entries_and_forgets_nothing() -> None:
-    """What was sent over three rounds and what is left add up to what was meant."""
-    stage = settings("--fed.uplink.stages", "topk", "--uplink.stages.0.share", "0.25").uplink.stages[0].build()
-    deltas = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    sent, residual = np.zeros(8), stage.init_client(Update(jnp.zeros(8), (), jnp.float32(0)))
-    for delta in deltas:
-        update, residual, _ = stage.client(Update(jnp.asarray(delta), (), jnp.float32(1)), residual, None)
-        assert np.count_nonzero(update.delta) == 2
-        sent += np.asarray(update.delta)
-    np.testing.assert_allclose(sent + np.asarray(residual), deltas.sum(0), rtol=1e-5, atol=1e-6)
-    assert stage.wire(Update(jnp.zeros(8), (), jnp.float32(0)), 32) == 2 * 8
+def test_the_stage_rounds_to_powers_of_two_without_bias() -> None:
+    """With the variance that the paper bounds by an eighth, in 9 bits a value."""
+    stage = settings("--fed.uplink.stages", "natural").uplink.stages[0].build()
+    vector = np.array([0, 1, -3, 0.7, 1e-20, -5e8, 0.33, 2.5], np.float32)
+    sent = Update(Model(jnp.asarray(vector), ()), (), jnp.float32(1))
+    sender = Sender(jnp.int32(0), jnp.int32(0), ROOT, jnp.float32(1), jnp.float32(1), UplinkState((), ()))
+    client = jax.vmap(lambda key: stage.client(sent, stage.init_client(sent), sender._replace(key=key))[0].delta.params)
+    found = np.asarray(jax.jit(client)(jax.random.split(ROOT, 4000)), np.float64)
+    assert set(np.frexp(np.abs(found))[0].ravel()) == {0.0, 0.5}
+    np.testing.assert_allclose(found.mean(0), vector, rtol=0.02)
+    np.testing.assert_allclose(found.var(0)[2], (4 - 3) * (3 - 2), rtol=0.05)
+    assert np.all(found.var(0) <= 1.05 / 8 * vector.astype(np.float64) ** 2)
+    assert stage.wire(sent, 32) == 8 * 9 / 8
 
 
 def test_the_rule_is_what_numpy_says() -> None:
@@ -130,7 +132,8 @@ def test_the_sampler_draws_each_client_once_in_as_many_rounds_as_there_are_bins(
 
 def test_they_train_together_on_two_devices() -> None:
     """The loss falls, the state of absent clients stays, and the traffic is that of the compressed update."""
-    flags = "--fed.uplink.stages clip topk --fed.uplink.reduce phocas --fed.sampling ballsinbins --sampling.bins 2"
+    flags = "--fed.uplink.stages clip natural --uplink.stages.1.feedback ef --fed.uplink.reduce phocas"
+    flags += " --fed.sampling ballsinbins --sampling.bins 2"
     found, plan = settings(*flags.split()), Plan(devices=2, lanes=2).resolve()
     sim = simulation(classifier(), images())
     sampler = found.sampling.build(Population(SIZES))
@@ -138,16 +141,16 @@ def test_they_train_together_on_two_devices() -> None:
     check_simulation(sim, plan)
     state, stats, _ = segments.build(sim, plan, ROOT, 6)(initial_state(sim, plan, ROOT), 6)
     assert np.isfinite(np.asarray(stats.metrics.nll)).all() and np.asarray(stats.clients).sum() == 3 * np.sum(SIZES > 0)
-    residual = state.clients.uplink["topk"]
+    residual = state.clients.uplink["natural"].kept
     kept = [float(trees.norm(trees.take(residual, client))) for client in range(len(SIZES))]
     assert [norm > 0 for norm in kept] == [bool(size) for size in SIZES]
     model = init_state(sim, ROOT).server.model
-    assert traffic(sim.algorithm, sim.uplink, model).up < trees.nbytes(sent_shapes(sim.algorithm, model).delta) / 4
+    assert traffic(sim.algorithm, sim.uplink, model).up < trees.nbytes(sent_shapes(sim.algorithm, model).delta) / 3
 
 
 def test_two_parts_of_one_name_are_refused(tmp_path, monkeypatch) -> None:
     home = importlib.import_module(parts.PARTS["uplink.stages"])
-    (tmp_path / "another.py").write_text(EXAMPLES["topk"][1].replace("TopK", "Clip"))
+    (tmp_path / "another.py").write_text(EXAMPLES["natural"][1].replace("Natural", "Clip"))
     monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path)])
     with pytest.raises(UserError, match="both have a clip: rename one"):
         parts.settings("uplink.stages")

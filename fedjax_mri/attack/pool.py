@@ -2,14 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test
+from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test, several_of_a_patient
 from fedjax_mri.data.precomputed import precomputed
-from fedjax_mri.data.resident import positions, specimen
+from fedjax_mri.data.resident import positions
 
 
 class Pool(NamedTuple):
@@ -26,17 +24,17 @@ class Pool(NamedTuple):
 def gather(federation: Federation, reads: tuple[str, ...]) -> Pool:
     """Returns the patients that `federation` trains on and those of the first test set of its hospitals.
 
-    `reads` are the fields that the task reads. Images of a patient go together where the data have a field "patient";
+    `reads` are the fields that the task reads. Images of a patient go together where a patient has several;
     else each image is a patient.
     """
-    names = (*reads, *([PATIENT] if has_patients(federation) else []))
+    names = (*reads, *([PATIENT] if several_of_a_patient(federation.train) else []))
     title, test = held_out_test(federation)
     (first, mine), (second, other) = (images(data, names) for data in (federation.train, test.data))
     owner = test.owner[other]
     fields = {name: np.concatenate([first[name], second[name][owner >= 0]]) for name in names}
     client = np.concatenate([mine, owner[owner >= 0]])
     inside = np.arange(len(client)) < len(mine)
-    patient, one = numbered(fields.get(PATIENT, np.arange(len(client))), client, inside)
+    patient, one = number_patients(fields.get(PATIENT, np.arange(len(client))), client, inside)
     fields |= {PATIENT: patient.astype(np.int32)} if PATIENT in fields else {}
     member, hospital = inside[one], client[one]
     compared = np.isin(hospital, hospital[member]) & np.isin(hospital, hospital[~member])
@@ -63,14 +61,7 @@ def held_out_test(federation: Federation) -> tuple[str, Test]:
     )
 
 
-def has_patients(federation: Federation) -> bool:
-    """Returns whether examples say which patient they are of."""
-    store, zero = specimen(federation.train), jnp.int32(0)
-    fields = jax.eval_shape(lambda store: federation.train.read(store, zero, jnp.zeros(1, jnp.int32)), store)
-    return PATIENT in fields
-
-
-def numbered(patient: np.ndarray, client: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def number_patients(patient: np.ndarray, client: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns numbers [n] from 0 to P - 1 of the patients of n images, and the first image of each [P].
 
     Patients of two hospitals, or of the two sides, are different ones.

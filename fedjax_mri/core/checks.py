@@ -25,6 +25,11 @@ def share(field: str, value: float) -> None:
     _require(field, value, not known(value) or 0 <= value <= 1, "a share from 0 to 1")
 
 
+def positive_share(field: str, value: float) -> None:
+    """Raises UserError unless 0 < `value` <= 1."""
+    _require(field, value, not known(value) or 0 < value <= 1, "a share above 0, up to 1")
+
+
 def planar(image: tuple[int, ...], user: str) -> tuple[int, int, int]:
     """Returns the shape `image` unchanged if it is [H, W, C].
 

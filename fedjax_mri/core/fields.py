@@ -46,11 +46,11 @@ class Section(NamedTuple):
     example: str  # how such settings are written, in a few words
 
 
-def fitted(name: str, value: Any, kind: Kind) -> Any:
+def checked_value(name: str, value: Any, kind: Kind) -> Any:
     """Returns a value as plain data. Raises UserError unless an annotation, such as Seed, admits it."""
     found = fit(name, value, kind)
     if found is MISFIT:
-        raise UserError(f"{name}={shown(value)}: must be {words(kind)}{remedy(value, kind)}")
+        raise UserError(f"{name}={in_few_words(value)}: must be {words(kind)}{remedy(value, kind)}")
     return found
 
 
@@ -73,7 +73,7 @@ def plain(settings: Any, prefix: str = "") -> dict[str, Any]:
     is expected, where a value is not of the kind that its annotation says.
     """
     each = kinds(type(settings))  # type: ignore[arg-type]
-    found = {name: fitted(prefix + name, getattr(settings, name), kind) for name, kind in each.items()}
+    found = {name: checked_value(prefix + name, getattr(settings, name), kind) for name, kind in each.items()}
     return {name: value for name, value in found.items() if value is not getattr(settings, name)}
 
 
@@ -164,7 +164,9 @@ def fit_items(name: str, value: Any, items: Sequence[Kind]) -> Any:
 def fit_settings(name: str, value: Any) -> Any:
     """Returns settings as plain data. Raises UserError where a field does not fit, or fields could be assigned to."""
     if not value.__dataclass_params__.frozen:
-        raise UserError(f"{name}={shown(value)}: settings must not change: give the class @dataclass(frozen=True)")
+        raise UserError(
+            f"{name}={in_few_words(value)}: settings must not change: give the class @dataclass(frozen=True)"
+        )
     changed = plain(value, f"{name}.")
     return dataclasses.replace(value, **changed) if changed else value
 
@@ -212,7 +214,7 @@ def words(kind: Kind) -> str:
     return WORDS.get(kind, "plain data: numbers, text, True, False, None, settings, or tuples of these")
 
 
-def shown(value: Any) -> str:
+def in_few_words(value: Any) -> str:
     """Returns a value in a few words."""
     if (callable(value) and not dataclasses.is_dataclass(value)) or isinstance(value, type):
         return getattr(value, "__name__", type(value).__name__)

@@ -15,7 +15,6 @@ from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
 from fedjax_mri.data.partition import IID, Partition
 
 MEDMNIST = {"train": TRAINING, "val": VALIDATION, "test": TEST}  # its arrays are train_images, train_labels, ...
-CHANNELS = 4  # at most; a longer last axis is one of space
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Arrays:
     white: float | None = None  # value of white; None: of floats 1, of wide integers the largest that occurs
     holdout: float = 0.15  # share that tests where there are no splits
     validation: float = 0.1  # share of the training images that validates where no split does; 0: none
+    channels: int = 4  # at most; a longer last axis is one of space. More: features of a fixed network as channels
     partition: Partition = IID(4)
 
     def build(self, seed: int) -> Federation:
@@ -50,7 +50,7 @@ class Arrays:
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
-        examples = labelled.relabelled(self.path, self._examples()[0], classes)
+        examples = labelled.with_classes(self.path, self._examples()[0], classes)
         return {Path(self.path).stem: labelled.one_test(examples)}, ()
 
     def _examples(self) -> tuple[Labelled, list[str]]:
@@ -69,7 +69,7 @@ class Arrays:
                 raise UserError(f"{self.path}: {name} is a single value: give one for each image")
             if name in (self.labels, self.sites, self.patients, self.splits) and len(array) != len(found[self.images]):
                 raise UserError(f"{self.path}: {len(found[self.images])} images and {len(array)} {name}: give as many")
-        laid_out, layout_note = layout(self.path, found[self.images])
+        laid_out, layout_note = layout(self.path, found[self.images], self.channels)
         shown, range_notes = grey_levels(self.path, laid_out, self.black, self.white)
         labels, classes = class_numbers(self.path, found[self.labels], self.classes)
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
@@ -130,21 +130,25 @@ def medmnist(path: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {**together, "splits": np.repeat(splits, [len(found[f"{split}_labels"]) for split in splits])}
 
 
-def layout(path: str, images: np.ndarray) -> tuple[np.ndarray, str]:
+def layout(path: str, images: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
     """Images [n, (D,) H, W, C], and a note where their axes had to be moved. Raises UserError on other shapes."""
     if images.ndim not in (3, 4, 5) or 0 in images.shape:
         raise UserError(f"{path}: images of the shape {list(images.shape)}: give [n, H, W] or [n, H, W, C]")
-    if images.ndim == 4 and images.shape[-1] > CHANNELS and 2 * images.shape[-1] <= min(images.shape[1:3]):
+    if images.ndim == 4 and images.shape[-1] > channels and 2 * images.shape[-1] <= min(images.shape[1:3]):
         raise UserError(
             f"{path}: images {list(images.shape)} have {images.shape[-1]} channels, or slices along their last axis: "
-            f"give 1 to {CHANNELS} channels, or volumes as [n, slices, rows, columns], as by numpy.moveaxis(x, -1, 1)"
+            f"give 1 to {channels} channels (data.channels), or volumes as [n, slices, rows, columns], as by "
+            "numpy.moveaxis(x, -1, 1)"
         )
-    if images.ndim == 3 or (images.ndim == 4 and min(images.shape[1], images.shape[3]) > CHANNELS):
+    if images.ndim == 3 or (images.ndim == 4 and min(images.shape[1], images.shape[3]) > channels):
         return images[..., None], ""
-    if images.shape[-1] > CHANNELS and images.shape[1] <= CHANNELS:
+    if images.shape[-1] > channels and images.shape[1] <= channels:
         return np.moveaxis(images, 1, -1), f"images {list(images.shape)} are taken as [n, channels, ...]"
-    if images.shape[-1] > CHANNELS:
-        raise UserError(f"{path}: images {list(images.shape)} have {images.shape[-1]} channels: give 1 to {CHANNELS}")
+    if images.shape[-1] > channels:
+        raise UserError(
+            f"{path}: images {list(images.shape)} have {images.shape[-1]} channels: give 1 to {channels}, or allow "
+            "more by data.channels"
+        )
     return images, ""
 
 

@@ -38,7 +38,7 @@ BRIGHT = 20.0  # nor do several images without any value below 0 have a larger o
 CLIENTS, EXAMPLES = 2, 8  # of computed data, so many examples of so many clients are looked at
 
 
-def built(source: Source, seed: int) -> Federation:
+def build_source(source: Source, seed: int) -> Federation:
     """Returns the federation of a source. Raises UserError where it is none, or its parts do not fit each other."""
     name, federation = type(source).__name__, source.build(seed)
     require(isinstance(federation, Federation), name, f"build returns {a(federation)}; return a Federation")
@@ -55,7 +55,10 @@ def built(source: Source, seed: int) -> Federation:
 
 
 def evaluation(source: Source, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-    """Returns the test sets of a source for a model that knows `classes`. Raises UserError as `built` does."""
+    """Returns the test sets of a source for a model that knows `classes`.
+
+    Raises UserError as `build_source` does.
+    """
     name = type(source).__name__
     require(
         callable(getattr(source, "evaluation", None)),

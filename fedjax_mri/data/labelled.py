@@ -86,9 +86,11 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
     counts = count(examples, parts)
 
     def dealt(places: np.ndarray, rng: np.random.Generator) -> Part:
-        return numbered([places[p] for p in follow(examples.labels[places], examples.groups[places], counts, rng)])
+        return by_training_client(
+            [places[p] for p in follow(examples.labels[places], examples.groups[places], counts, rng)]
+        )
 
-    return Divided(numbered(parts), dealt(test, rng), dealt(validation, rng_validation))
+    return Divided(by_training_client(parts), dealt(test, rng), dealt(validation, rng_validation))
 
 
 def held_out(
@@ -115,7 +117,7 @@ def check_sides(name: str, examples: Labelled, train: np.ndarray, test: np.ndarr
         raise UserError(f"{name}: no readable image is left to test on{why}: {remedy}")
 
 
-def numbered(parts: list[np.ndarray]) -> Part:
+def by_training_client(parts: list[np.ndarray]) -> Part:
     """A part whose client k belongs to training client k."""
     return Part([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
 
@@ -241,7 +243,7 @@ def check_classes(name: str, labels: Sequence[str], classes: tuple[str, ...]) ->
             raise UserError(f"{name}: unknown class {label!r}, training knows {', '.join(classes)}")
 
 
-def relabelled(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:
+def with_classes(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:
     """Examples with labels that are places in `classes`. Raises UserError on a class that is not among them."""
     there = [examples.classes[label] for label in np.unique(examples.labels)]
     if unknown := [one for one in there if one not in classes]:

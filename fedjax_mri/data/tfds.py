@@ -50,7 +50,7 @@ class TFDS:
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """All images as one test set. Raises UserError on a class that is not among the `classes` of a model."""
         read, examples, _ = self._read()
-        known = labelled.relabelled(self.name, examples, classes)
+        known = labelled.with_classes(self.name, examples, classes)
         return {self.name: labelled.one_test(known)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:

@@ -96,6 +96,7 @@ class Algorithm(NamedTuple):
     member: Callable[[ClientState], PyTree] | None = None  # client state -> its model, if clients form an ensemble
     # (server before the round, aggregate) -> the server's statistics after it
     statistics: Callable[[ServerState, Aggregate], PyTree] = mean_statistics
+    wire: Callable[[ServerState], int] = trees.nbytes  # shapes of a broadcast -> its bytes
 
 
 def client_update(
@@ -143,4 +144,4 @@ def traffic(algorithm: Algorithm, uplink: Uplink, model: PyTree) -> Traffic:
     `model` is the shared part of a model, or its shapes.
     """
     down = jax.eval_shape(lambda model: algorithm.broadcast(algorithm.init(model), jnp.int32(0)), model)
-    return Traffic(trees.nbytes(down), wire_bytes(uplink, sent_shapes(algorithm, model)))
+    return Traffic(algorithm.wire(down), wire_bytes(uplink, sent_shapes(algorithm, model)))

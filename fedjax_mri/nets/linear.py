@@ -1,4 +1,4 @@
-"""Softmax regression: one dense layer from all pixels to the logits."""
+"""Softmax regression: one dense layer from all pixels, or from features of a fixed network, to the logits."""
 
 import math
 from dataclasses import dataclass
@@ -6,18 +6,24 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net, functional
 from fedjax_mri.nets.layers import Layers
+from fedjax_mri.nets.norm import group_norm
 
 
 @dataclass(frozen=True)
 class LinearSettings:
-    """Softmax regression, which has no settings."""
+    """Settings of softmax regression."""
+
+    groups: int = 0  # of GroupNorm without parameters before the dense layer; as many as divide the channels; 0: none
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images or volumes of any shape."""
-        return functional(lambda layers: Linear(math.prod(image), classes, layers), compute)
+        """The network for any images or volumes. Raises UserError on groups that do not divide the channels."""
+        if self.groups < 0 or (self.groups and image[-1] % self.groups):
+            raise UserError(f"network.groups={self.groups}: must divide the {image[-1]} channels, or be 0 for no norm")
+        return functional(lambda layers: Linear(math.prod(image), classes, self.groups, layers), compute)
 
 
 class Linear(nnx.Module):
@@ -26,9 +32,11 @@ class Linear(nnx.Module):
     The loss is convex, so where it starts decides only how long it takes.
     """
 
-    def __init__(self, features: int, classes: int, layers: Layers) -> None:
+    def __init__(self, features: int, classes: int, groups: int, layers: Layers) -> None:
+        self.groups = groups
         self.logits = layers.linear(features, classes, init=nnx.initializers.glorot_uniform())
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """x [B, ...] -> logits [B, classes]."""
+        x = group_norm(x, self.groups) if self.groups else x
         return self.logits(x.reshape(x.shape[0], -1))

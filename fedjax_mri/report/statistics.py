@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 DRAWS = 2000  # resamples of a bootstrap, and flips of a test that has too many to try them all
 
@@ -29,6 +28,8 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    from scipy import stats  # takes a second to import
+
     rng = np.random.default_rng(0)
     found = stats.bootstrap((values,), np.mean, axis=0, n_resamples=DRAWS, method="percentile", rng=rng)
     return found.confidence_interval.low, found.confidence_interval.high

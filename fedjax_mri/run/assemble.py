@@ -18,6 +18,7 @@ from fedjax_mri.fed.attack.contract import attackers
 from fedjax_mri.fed.attack.poison import poisoned, with_success_test
 from fedjax_mri.fed.attack.update import refuse_secure, with_attack
 from fedjax_mri.fed.client.local import Local, step_counts
+from fedjax_mri.fed.downlink import check_downlink, with_downlink
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, cohort_key
 from fedjax_mri.fed.sampling import Population
@@ -47,7 +48,12 @@ def build_method(config: Experiment) -> Method:
     knows it.
     """
     uplink, local = private_parts(config, math.nan)
-    return Method(local, uplink, config.algorithm.build())
+    return Method(local, uplink, build_algorithm(config))
+
+
+def build_algorithm(config: Experiment) -> Algorithm:
+    """Returns the algorithm of a config, with its downlink. Raises UserError on bad settings."""
+    return with_downlink(config.algorithm.build(), config.downlink)
 
 
 def private_parts(
@@ -72,7 +78,7 @@ def private_parts(
 
 def build_federation(config: Experiment) -> Federation:
     """Returns the data of a config, with the test set that measures its attack. Raises UserError on bad settings."""
-    return with_success_test(check.built(config.data, config.seed), config.attack)
+    return with_success_test(check.build_source(config.data, config.seed), config.attack)
 
 
 def assemble(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Simulation:
@@ -88,6 +94,7 @@ def assemble_simulation(
     refuse_distillation(config, method.algorithm, task)
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
+    check_downlink(config.downlink, sampler)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
     marks, classes = attackers(config.attack, len(data.sizes)), len(described.classes)

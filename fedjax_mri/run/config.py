@@ -113,6 +113,7 @@ class Experiment:
     sampling: Any = field(default_factory=Uniform)
     conditions: Any = field(default_factory=Ideal)
     uplink: UplinkSettings = field(default_factory=UplinkSettings)
+    downlink: Any = None  # settings of a stage that compresses; the broadcast is compressed by it
     privacy: Any = field(default_factory=Off)
     secure: Any = field(default_factory=secure_off.Off)
     attack: Any = field(default_factory=attack_off.Off)

@@ -20,7 +20,7 @@ def costs(config: Experiment) -> dict[str, str]:
     """Returns what a run will cost, in words: parameters, memory of a lane, bytes and local steps of a round."""
     plan = config.plan.resolve()
     with precomputed.without_values():
-        federation = check.built(config.data, config.seed)
+        federation = check.build_source(config.data, config.seed)
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))

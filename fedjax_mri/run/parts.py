@@ -25,6 +25,7 @@ PARTS = {  # field of the config -> where its settings classes are
     "uplink.before": "fedjax_mri.fed.uplink.preaggregators",
     "uplink.reduce": "fedjax_mri.fed.uplink.reductions",
     "attack": "fedjax_mri.fed.attack",
+    "downlink": "fedjax_mri.fed.uplink.stages",
     "task.network": "fedjax_mri.nets",  # of the task that classifies
 }
 BUILT_FROM = {"task.network": ["image", "classes", "compute"]}  # parameters of `build`, where others are there

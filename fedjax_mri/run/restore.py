@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, init_one_client
 from fedjax_mri.fed.uplink.contract import Uplink
 from fedjax_mri.run import results, runfolder
-from fedjax_mri.run.assemble import assemble_task, build_federation, compute_of, private_parts
+from fedjax_mri.run.assemble import assemble_task, build_algorithm, build_federation, compute_of, private_parts
 from fedjax_mri.run.checkpoint import Checkpoints, with_checkpoints
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.data_digest import data_differences, data_digest, refuse_other_classes
@@ -46,7 +46,7 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
     """
     config, facts = read_model_config(run), runfolder.read_json(run / "run.json")
     described = runfolder.description(facts)
-    plan, algorithm = config.plan.resolve(), config.algorithm.build()
+    plan, algorithm = config.plan.resolve(), build_algorithm(config)
     task = assemble_task(config, algorithm, described, compute_of(plan))
     uplink, _ = private_parts(config, math.nan)
     shapes = state_shapes(task, algorithm, uplink, described.clients)

@@ -119,7 +119,7 @@ def conclude(run: Run, state: State) -> tuple[State, dict[str, Evaluation]]:
     if sim.algorithm.member is not None and sim.task.tally is not None:
         found |= ensemble.evaluate_ensemble(sim, plan, tests, state)
     if config.distil.epochs and config.distil.source is not None:
-        images = check.built(config.distil.source, config.seed).train
+        images = check.build_source(config.distil.source, config.seed).train
         state = ensemble.distil(sim, plan, config.distil, images, state, root)
     if config.finetune.epochs:
         found |= finetune.evaluate_finetuned(sim, plan, tests, config.finetune.epochs, state, root)

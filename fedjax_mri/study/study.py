@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.fields import Seed, fitted
+from fedjax_mri.core.fields import Seed, checked_value
 from fedjax_mri.run import config as configs
 from fedjax_mri.run.config import Experiment
 
@@ -57,7 +57,7 @@ def log_range(low: float, high: float, count: int) -> tuple[float, ...]:
 
 def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> dict[Path, Values]:
     """Axes that change together through `count` random draws, each from a distribution below or from a list."""
-    fitted("random: seed", seed, Seed)
+    checked_value("random: seed", seed, Seed)
     rng = np.random.default_rng(seed)
     draws = [one if callable(one) else choice(*one) for one in axes.values()]
     drawn = [tuple(draw(rng) for draw in draws) for _ in range(count)]

@@ -151,7 +151,7 @@ def cached_federations() -> Build:
     def build(config: Experiment) -> Federation:
         key = (configs.digest(config.data), config.seed)
         if key not in built:
-            built[key] = check.built(config.data, config.seed)
+            built[key] = check.build_source(config.data, config.seed)
         attacked = (*key, configs.digest(config.attack))
         if attacked not in built:
             built[attacked] = with_success_test(built[key], config.attack)

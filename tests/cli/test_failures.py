@@ -294,9 +294,9 @@ def test_a_process_ends_on_a_signal_whatever_its_main_thread_does(sent, grace) -
     start = time.monotonic()
     for one_signal in sent:
         process.send_signal(one_signal)
-        time.sleep(0.2)
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - start < 10 and process.returncode == 128 + sent[0]
+        time.sleep(0.2 if len(sent) == 1 else 1.0)  # two that come at once may be taken in either order
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - start < 40 and process.returncode == 128 + sent[0]
     assert said.endswith("; round 4 is kept\n") and said.splitlines()[-1].startswith(f"{sent[0].name}: ended ")
 
 

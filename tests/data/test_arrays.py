@@ -31,7 +31,7 @@ def held(data) -> list[tuple[bytes, int]]:
 
 
 def build(path: str, **settings):
-    return check.built(Arrays(path, **{"partition": IID(2), **settings}), 0)
+    return check.build_source(Arrays(path, **{"partition": IID(2), **settings}), 0)
 
 
 def test_every_image_is_on_one_side_with_its_label(save) -> None:
@@ -240,6 +240,15 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, kind, words) -
 def test_arrays_that_do_not_fit_are_named(save, arrays, settings, words) -> None:
     with pytest.raises(UserError, match=words):
         build(save(**arrays), **settings)
+
+
+def test_features_are_images_where_so_many_channels_are_allowed(save) -> None:
+    features = RNG.random((N, 5, 5, 9)).astype(np.float16)
+    kept = np.asarray(build(save(images=features), channels=9).train.store.fields["image"])
+    assert kept.shape[1:] == (5, 5, 9)
+    assert {image.tobytes() for image in kept} <= {image.tobytes() for image in np.float32(features)}
+    volumes = build(save(images=features)).train.store.fields["image"]
+    assert volumes.shape[1:] == (5, 5, 9, 1), "without data.channels the last axis is one of space"
 
 
 def test_unknown_patients_are_not_one_and_floats_may_pass_one_a_little(save) -> None:

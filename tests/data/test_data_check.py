@@ -63,7 +63,7 @@ class Ward:
 
 def look(make: Callable[[], Any], reads: Any) -> None:
     """All checks of a run, and every client's examples."""
-    built = check.contents(check.built(Ward(make), 0), reads, "Ward")
+    built = check.contents(check.build_source(Ward(make), 0), reads, "Ward")
     check.computed(built, reads, "Ward")
     for data in (built.train, *(test.data for test in built.tests.values())):
         for client in range(len(data.sizes)) if data.fetch is not None else ():
@@ -269,7 +269,7 @@ def test_the_sources_of_the_package_pass() -> None:
         (Pooled(Precomputed(small)), CLASSIFY),
         (Synthetic(clients=4), CLASSIFY),
     ):
-        check.computed(check.contents(check.built(source, 0), reads, "it"), reads, "it")
+        check.computed(check.contents(check.build_source(source, 0), reads, "it"), reads, "it")
 
 
 def test_tasks_say_what_they_read() -> None:

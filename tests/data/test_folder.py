@@ -263,7 +263,7 @@ def test_names_of_classes_that_break_tables_are_refused(tmp_path, names):
     for number in range(12):
         save(number, tmp_path / "data" / names[number % 2] / f"{number}.png")
     with pytest.raises(UserError, match=r"breaks tables; rename it|differ in case alone"):
-        check.built(Folder(str(tmp_path), 16, split="grouped", layout="class", partition=IID(2)), 0)
+        check.build_source(Folder(str(tmp_path), 16, split="grouped", layout="class", partition=IID(2)), 0)
 
 
 def test_folders_that_may_be_classes_or_patients_are_asked_about(tmp_path):

@@ -54,7 +54,7 @@ def held(data, field: str = "image") -> list[list[bytes]]:
 def test_class_folders_of_dicom_series_are_dealt_to_their_institutions(scans) -> None:
     root = scans("classes", "dicom")
     source = Folder(str(root), 48, split="grouped", layout="class/patient", sites="header", holdout=0.3, validation=0.3)
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert set(federation.classes) == {path.name for path in root.iterdir()} and federation.modalities == ("mr",)
     assert len(federation.train.sizes) == 3, "one hospital for each institution"
     wanted, patient = {}, {}
@@ -77,10 +77,10 @@ def test_class_folders_of_dicom_series_are_dealt_to_their_institutions(scans) ->
 def test_class_folders_of_volumes_are_cut_and_patients_stay_together(scans) -> None:
     root = scans("classes", "nifti")
     source = Folder(str(root), 32, split="grouped", layout="class", partition=IID(2), holdout=0.3, validation=0.0)
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert sum(int(part.sizes.sum()) for part in (federation.train, federation.tests["grouped test"].data)) == 36
     assert all(size % 3 == 0 for size in federation.train.sizes), "whole volumes of three slices"
-    few = check.built(Folder(**{**vars(source), "reading": ReadSettings(slices=1)}), 0)
+    few = check.build_source(Folder(**{**vars(source), "reading": ReadSettings(slices=1)}), 0)
     assert int(few.train.sizes.sum() + few.tests["grouped test"].data.sizes.sum()) == 12
 
 
@@ -89,7 +89,7 @@ def test_two_folders_give_ct_in_hu_and_mr_of_patients_kept_apart(scans, files) -
     root = scans("modalities", files)
     sites = "header" if files == "dicom" else "partition"
     source = UnpairedFolders(str(root), size=32, sites=sites, partition=IID(2), holdout=0.3, validation=0.3)
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert list(federation.tests) == ["test", "validation"] and len(federation.train.sizes) == (
         3 if sites == "header" else 2
     )
@@ -122,7 +122,7 @@ def test_labelled_pairs_are_the_slices_of_both_with_what_is_missing(scans, tmp_p
     root = scans("modalities", "mixed")
     table = table_of(root, tmp_path / "pairs.csv", S01P001="mr", S02P002="ct")
     source = LabelledPairs(table, str(root), site="site", patient="patient", size=32, holdout=0.3, validation=0.0)
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert federation.classes == ("ill", "well") and len(federation.train.sizes) == 3
     parts = [federation.train, federation.tests["test"].data]
     assert sum(int(part.sizes.sum()) for part in parts) == 36
@@ -192,7 +192,7 @@ def test_pictures_pair_as_well_and_are_not_in_hu(scans, tmp_path) -> None:
         lines.append("\t".join([*cells, "ab"[number % 2], ("train", "train", "test")[number // 2 % 3]]))
     (tmp_path / "pairs.tsv").write_text("\n".join(lines))
     source = LabelledPairs(str(tmp_path / "pairs.tsv"), split="split", size=16, partition=IID(1), validation=0.0)
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert federation.window is None and federation.labels.tolist() == [[4, 4]] and not federation.pictures
     test = federation.tests["test"].data
     batch = test.read(test.store, jnp.int32(0), jnp.arange(4, dtype=jnp.int32))
@@ -311,7 +311,7 @@ def test_images_of_one_series_in_two_classes_keep_their_own(scans, tmp_path) -> 
         ImageTable(str(table), size=16, holdout=0.3, validation=0, partition=IID(2)),
         Folder(str(folder), 16, split="grouped", holdout=0.3, validation=0, partition=IID(2)),
     ):
-        federation = check.built(source, 0)
+        federation = check.build_source(source, 0)
         tests = sum(int(one.data.sizes.sum()) for one in federation.tests.values())
         assert int(federation.train.sizes.sum()) + tests == len(files)
         labels = [
@@ -328,6 +328,6 @@ def test_masks_beside_volumes_are_no_images_and_a_volume_of_no_modality_is_said(
         own.mkdir(parents=True, exist_ok=True)
         (own / f"p{number}.nii.gz").write_bytes(path.read_bytes())
         (own / f"p{number}_mask.nii.gz").write_bytes(path.read_bytes())
-    federation = check.built(Folder(str(root), 16, split="grouped", validation=0, partition=IID(2)), 0)
+    federation = check.build_source(Folder(str(root), 16, split="grouped", validation=0, partition=IID(2)), 0)
     assert any("left out" in line and "masks that lie beside" in line for line in federation.warnings)
     assert any("is taken as MR" in line for line in federation.warnings)

@@ -60,7 +60,7 @@ def rows(**more) -> list[dict]:
 
 def build(table: str, **settings):
     wanted = {"path": "image_id", "label": ("dx",), "size": 24, "channels": 3, "partition": IID(2), **settings}
-    return check.built(ImageTable(table, **wanted), 0)
+    return check.build_source(ImageTable(table, **wanted), 0)
 
 
 def held(federation) -> dict[bytes, str]:
@@ -194,7 +194,7 @@ def test_a_tfds_data_set_is_read_without_tensorflow(records, cached, tmp_path, m
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = TFDS("skin", records, patient="patient", size=24, channels=3, cached=cached, partition=IID(2))
-    federation = check.built(source, 0)
+    federation = check.build_source(source, 0)
     assert "tensorflow" not in sys.modules and federation.classes == KINDS
     test = federation.tests["test"].data
     assert int(test.sizes.sum()) == 12 and int(federation.tests["validation"].data.sizes.sum()) > 0

@@ -9,13 +9,13 @@ from test_cli import CONFIG, fill
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(tmp_path) -> None:
-    """`scripts/fault_matrix.py --kills 50` kills the small sibling of the quick-start as often as you like."""
+    """Once; `scripts/fault_matrix.py --kills 50` kills the small sibling of the quick-start as often as you like."""
     fill(tmp_path / "images", {"Training": 14, "Testing": 6})
     (tmp_path / "tiny.py").write_text(CONFIG.format(root=str(tmp_path / "images")))
 
     def train(folder: pathlib.Path, flags: list[str]) -> list[str]:
-        return ["train", str(tmp_path / "tiny.py"), "--out", str(folder), "--rounds", "40", *flags]
+        return ["train", str(tmp_path / "tiny.py"), "--out", str(folder), "--rounds", "16", *flags]
 
     said = list[str]()
-    outcome = kill_at_random(train, tmp_path, 2, say=said.append)
-    assert outcome.kills == outcome.identical == 2, said
+    outcome = kill_at_random(train, tmp_path, 1, say=said.append)
+    assert outcome.kills == outcome.identical == 1, said

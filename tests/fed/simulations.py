@@ -31,6 +31,7 @@ from fedjax_mri.fed.attack.update import CorruptState, with_attack
 from fedjax_mri.fed.client.batches import Batches
 from fedjax_mri.fed.client.local import ClientStart, Local, batch_gradient, step_counts
 from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.downlink import with_downlink
 from fedjax_mri.fed.engine.rounds import cohort_turnout
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.fed.privacy.mechanism import MechanismState, clip_to_one, every_client, noisy_sum, normal_like
@@ -59,6 +60,9 @@ from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.stages.momentum import Momentum
+from fedjax_mri.fed.uplink.stages.qsgd import QSGD
+from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
+from fedjax_mri.fed.uplink.stages.topk import TopK
 from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, norms
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
@@ -376,6 +380,12 @@ CASES: dict[str, Callable[[], Simulation]] = {
         simulation(classifier(norm="batch"), images(), (clip(0.5),), sampler=Poisson(0.7).build(Population(SIZES))),
         Masked(bits=WHOLE_NUMBERS[1]),
         conditions=Stragglers(lost_before=0.1, lost_after=0.3).build(Population(SIZES)),
+    ),
+    "signs with feedback, cohort of 4": lambda: simulation(
+        two_players(), images(), (clip(0.5), ScaledSign().build()), sampler=Uniform(4).build(Population(SIZES))
+    ),
+    "top-k by EF21, rounded broadcasts": lambda: simulation(
+        two_players(), images(), (TopK(0.2, "ef21").build(),), algorithm=with_downlink(FedAvg().build(), QSGD(3, 16))
     ),
     "fusion, heads at home": fusion,
     "cyclegan": cyclegan,

@@ -31,7 +31,7 @@ ROOT = jax.random.key(11)
 UPLINKS = ("stages with state, cohort of 4", "a rule on the matrix, with state")
 MIMICS = "mimics, a rule that chooses, cohort of 6"
 GRID = [(lanes, devices) for lanes in (1, 3, 8) for devices in (1, 2, 8)]
-SEVERAL = {"resident": GRID[::2], **dict.fromkeys(UPLINKS, GRID[::4])}
+SEVERAL = {"resident": GRID[2:7:2], UPLINKS[0]: GRID[::4], UPLINKS[1]: GRID[4::4]}
 # each plan takes seconds to compile; of three lanes on two devices neither divides the nine clients
 TABLE = [(case, *plan) for case in CASES for plan in SEVERAL.get(case, GRID[4:5])]
 PLACES = [
@@ -47,9 +47,10 @@ PLACED = [
     ("resident", 2, PLACES[0]),
     ("BatchNorm local", 2, PLACES[4]),
     ("procedural, Adam, cohort of 5", 2, {"clients": "host"}),
-    *((UPLINKS[0], 2, where) for where in PLACES[1::3]),
-    *((UPLINKS[1], 2, where) for where in PLACES[::2]),
+    (UPLINKS[0], 2, PLACES[4]),
+    *((UPLINKS[1], 2, where) for where in PLACES[2::2]),
     (MIMICS, 2, PLACES[4]),
+    ("signs with feedback, cohort of 4", 8, PLACES[4]),
 ]
 
 
@@ -132,8 +133,7 @@ def test_it_does_not_matter_how_it_is_computed(conv: str, remat: bool, data: str
 
 
 def test_the_plain_loop_moves_the_model() -> None:
-    sim = CASES["resident"]()
-    before, after = init_state(sim, ROOT), expected("resident")
+    before, after = built("resident", 3, 2).first, expected("resident")
     assert trees.norm(trees.subtract(before.server.model, after.server.model)) > 0.01
 
 
@@ -142,6 +142,8 @@ RESUMED = [
         (case, {})
         for case in ("BatchNorm local", "procedural, Adam, cohort of 5", "centred clipping", *UPLINKS, MIMICS)
     ),
+    ("signs with feedback, cohort of 4", {}),
+    ("top-k by EF21, rounded broadcasts", {}),
     ("cohort of 4, a player at home", PLACES[4]),
     ("private, adaptive bound, correlated noise", {}),
     (UPLINKS[0], PLACES[4]),
@@ -194,7 +196,7 @@ def test_counts_what_was_done() -> None:
 def test_a_client_without_examples_is_left_alone() -> None:
     state, _ = trained(built("BatchNorm local", 3, 2))
     empty = int(np.argmin(SIZES))
-    fresh = init_state(CASES["BatchNorm local"](), ROOT).clients
+    fresh = built("BatchNorm local", 3, 2).first.clients
     jax.tree.map(np.testing.assert_array_equal, trees.take(state.clients, empty), trees.take(fresh, empty))
     np.testing.assert_array_equal(state.clients.rounds, np.where(SIZES > 0, ROUNDS, 0))
 

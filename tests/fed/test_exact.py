@@ -11,7 +11,6 @@ from quadratics import ragged
 from simulations import classifier, error_feedback, images, simulation
 
 from fedjax_mri.core import programs
-from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.fedopt import FedAdam
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import segments
@@ -128,7 +127,6 @@ RUNS: dict[str, Callable[..., Simulation]] = {
         simulation(classifier(norm="batch"), images()), **more
     ),
     "SCAFFOLD": lambda **more: sent_exactly(ragged(Scaffold()), **more),
-    "FedNova": lambda **more: sent_exactly(ragged(FedNova()), **more),
     "FedAdam, stages with state": lambda **more: sent_exactly(
         ragged(FedAdam()), clip(0.5), error_feedback(0.5), **more
     ),

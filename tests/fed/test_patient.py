@@ -150,7 +150,7 @@ def test_sources_say_whose_each_image_is() -> None:
     """Images of a patient are put in a row, however they came; nothing is said where somebody is not known."""
     arrays = {"image": np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1), "label": np.arange(6, dtype=np.int32) % 2}
     examples = labelled.Labelled(arrays, ("a", "b"), np.array([7, 3, 7, 5, 3, 7]), patients=True)
-    data = labelled.training_clients(examples, labelled.numbered([np.arange(5), np.array([5])]))
+    data = labelled.training_clients(examples, labelled.by_training_client([np.arange(5), np.array([5])]))
     assert data.patients.tolist() == [3, 1]
     assert data.fetch(0)["image"].ravel().tolist() == [0, 2, 1, 4, 3] and data.fetch(0)[PATIENT].tolist() == [
         0,
@@ -161,7 +161,10 @@ def test_sources_say_whose_each_image_is() -> None:
     ]
     check.check_patients("these", data)
     assert (
-        labelled.training_clients(examples._replace(patients=False), labelled.numbered([np.arange(6)])).patients is None
+        labelled.training_clients(
+            examples._replace(patients=False), labelled.by_training_client([np.arange(6)])
+        ).patients
+        is None
     )
     broken = data._replace(
         store=data.store._replace(fields={**data.store.fields, PATIENT: np.array([0, 1, 0, 1, 2, 0])})

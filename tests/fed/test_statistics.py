@@ -109,6 +109,14 @@ def rounds(sim: Simulation, count: int) -> list[State]:
     return found
 
 
+def plain_rounds(sim: Simulation, count: int) -> list[State]:
+    """The same by the plain loop."""
+    found = [init_state(sim, ROOT)]
+    for _ in range(count):
+        found.append(plain_round(sim, found[-1], ROOT))
+    return found
+
+
 @functools.cache
 def plainly_averaged() -> State:
     """The state after a round of FedAvg."""
@@ -132,13 +140,17 @@ FAST = {  # faster servers, where there is something to set
 USUAL = {name: kind() for name, kind in KINDS.items() if not any(one.startswith(f"{name},") for one in FAST)}
 OTHERS = {"scaffold I": Scaffold("I", server_rate=1.5), "adam": ServerOptimizer("optax.adam", 1.5)}
 ALGORITHMS = {**USUAL, **FAST, **OTHERS}
+COMPILED = ("fedavg, server_rate 1.5", "scaffold, server_rate 1.5", "oneshot")
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_server_s_statistics_are_the_weighted_mean_of_the_clients(name: str) -> None:
-    """Against NumPy, in two rounds; parameters are those of the plain loop, and variances stay positive."""
+    """Against NumPy, in two rounds, and variances stay positive.
+
+    By the plain loop, which the engine equals under each algorithm (`test_algorithms.py`); here under some.
+    """
     sim = federation(ALGORITHMS[name])
-    first, second, third = rounds(sim, 2)
+    first, second, third = (rounds if name in COMPILED else plain_rounds)(sim, 2)
     sent = [trained_apart(sim, state) for state in (first, second)]
     for one, after in zip(sent, (second, third)):
         if name == "oneshot" and after is third:  # its server's model is the mean of all models sent so far
@@ -146,9 +158,8 @@ def test_the_server_s_statistics_are_the_weighted_mean_of_the_clients(name: str)
         found = named(after.server.model.carry)
         assert_equal(found, one.mean() if one.statistics[0] else {})
         assert all((value > 0).all() for name, value in found.items() if name.endswith("var"))
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(third), jax.tree.leaves(plain_round(sim, second, ROOT)), strict=True
-    ):
+    wanted = plain_round(sim, second, ROOT) if name in COMPILED else third
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(third), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=3e-5, err_msg=jax.tree_util.keystr(path))
 
 

@@ -8,6 +8,7 @@ import pytest
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.nets.scattering import ScatteringSettings, channels_of, gaussian, scatter, wavelets
 from fedjax_mri.nets.tanh_cnn import TanhCNNSettings
 
@@ -54,6 +55,18 @@ def test_wavelets_answer_to_waves_and_not_to_constants() -> None:
     stripes = jnp.sin(0.75 * jnp.pi * jnp.arange(32.0))[None, None, :, None] * jnp.ones((1, 32, 32, 1))
     first = np.asarray(scatter(stripes, 2, 8))[0, 4, 4, 1:9]
     assert first.argmax() == 0 and first[0] > 10 * first[4]  # along x, and across
+
+
+def test_a_linear_network_on_the_transform_is_the_scattering_network() -> None:
+    """So the transform may be computed once, and its features stand in place of the images."""
+    x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+    whole, present = ScatteringSettings(2, 3, 4).build((16, 16, 1), 5, Compute()), jnp.ones(2)
+    params, carry = whole.init(jax.random.key(1))
+    linear = LinearSettings(4).build((4, 4, 16), 5, Compute())
+    logits = linear.apply(params, carry, scatter(x, 2, 3), present, False)[0]
+    np.testing.assert_allclose(logits, whole.apply(params, carry, x, present, False)[0], atol=1e-5)
+    with pytest.raises(UserError, match=r"network\.groups=3: must divide the 16 channels"):
+        LinearSettings(3).build((4, 4, 16), 5, Compute())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -53,9 +54,14 @@ def test_a_second_process_is_refused_and_told_by_whom(tmp_path) -> None:
 
 def test_it_waits_when_it_is_told_to(tmp_path) -> None:
     said = []
-    process = another_process(tmp_path, 1.0)
-    with lock.hold(tmp_path, lock.Waiting(60), said.append):
-        assert process.wait() == 0
+    process = another_process(tmp_path, 60)
+
+    def say(line: str) -> None:  # the other one ends once this one waits
+        said.append(line)
+        process.terminate()
+
+    with lock.hold(tmp_path, lock.Waiting(60), say):
+        assert process.wait() == -signal.SIGTERM
     assert len(said) == 1 and f"waiting up to 60 s for process {process.pid}" in said[0]
 
 
@@ -90,9 +96,12 @@ def test_a_holder_on_another_machine_without_a_heartbeat_is_gone(tmp_path, quick
 
 
 @pytest.mark.parametrize("take_over", [False, True])
-def test_a_living_holder_on_another_machine_keeps_it_unless_it_is_taken_over(tmp_path, quick, take_over) -> None:
+def test_a_living_holder_on_another_machine_keeps_it_unless_it_is_taken_over(
+    tmp_path, quick, take_over, monkeypatch
+) -> None:
     import threading
 
+    monkeypatch.setattr(lock, "HEARTBEAT_TIMEOUT", 2.0)  # on a busy machine a thread may not come to its turn for long
     holder, ended = elsewhere(tmp_path), threading.Event()
     living = threading.Thread(target=lock.send_heartbeats, args=(tmp_path / "lock.json", holder, ended))
     living.start()
@@ -102,7 +111,7 @@ def test_a_living_holder_on_another_machine_keeps_it_unless_it_is_taken_over(tmp
                 pass
             return
         with lock.hold(tmp_path, lock.Waiting(take_over=True)):
-            living.join(5)  # it sees that the folder is another's, and stops writing
+            living.join(60)  # it sees that the folder is another's, and stops writing
             assert not living.is_alive()
             with pytest.raises(UserError, match="has taken over this folder"):
                 lock.refuse_taken_over(tmp_path / "lock.json", holder)

@@ -48,7 +48,7 @@ def test_it_may_end_before_the_first_segment() -> None:
 
 def test_it_compiles_while_it_evaluates() -> None:
     """Each waits for the other; one after the other would never come to an end."""
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
     given = training(1, 1, compile=both.wait)
 
     def evaluate(state: int, trained: int | None) -> str:

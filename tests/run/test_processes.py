@@ -80,7 +80,7 @@ def test_two_processes_give_the_result_of_one_and_say_it_once(home) -> None:
 
 @pytest.mark.slow
 def test_one_is_killed_the_other_ends_and_three_go_on(home) -> None:
-    run = start(home, "killed", "--processes", "2", "--rounds", "12")
+    run = start(home, "killed", "--processes", "2", "--rounds", "100000")
     for _ in range(2):  # a segment's line is there before its checkpoint
         wait_for_progress(home / "killed", run)
     os.kill(workers(run)[1], signal.SIGKILL)
@@ -88,12 +88,13 @@ def test_one_is_killed_the_other_ends_and_three_go_on(home) -> None:
     assert run.returncode == 128 + signal.SIGKILL
     assert errors[-1] == f"error: process 1 was ended by SIGKILL; {launch.AGAIN}", errors
     assert all("lost contact" in line for line in errors[:-1]) and len(errors) <= 2, errors
-    assert checkpoint.Checkpoints(home / "killed").latest() < 12
-    more = start(home, "killed", "--processes", "3", "--rounds", "12")
+    rounds = checkpoint.Checkpoints(home / "killed").latest() + 2
+    more = start(home, "killed", "--processes", "3", "--rounds", str(rounds))
     words, errors = done(more)
     assert more.returncode == 0 and "going on after round" in words, errors
-    close(final(home / "killed"), final(home / "alone"))
-    assert [line["round"] for line in runfolder.read_history(home / "killed")] == list(range(0, 13, 2))
+    alone(home, "undisturbed", rounds)
+    close(final(home / "killed"), final(home / "undisturbed"))
+    assert [line["round"] for line in runfolder.read_history(home / "killed")] == list(range(0, rounds + 1, 2))
 
 
 @pytest.mark.slow

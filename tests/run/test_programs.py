@@ -142,7 +142,7 @@ from fedjax_mri.data.augment import Preprocess
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
-from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.tasks.classify import Classify
 from dataclasses import dataclass
 {scale}
@@ -157,7 +157,7 @@ def server(server, aggregate):
 
 config = Experiment(
     Grey(clients=2), rounds=1, algorithm=Mine(), sampling=Everyone(), local=LocalTraining(batch=4),
-    task=Classify(network=CNNSettings(widths=(4,), hidden=4), preprocess=Preprocess(size=8)), plan=Plan(tune_s=0),
+    task=Classify(network=LinearSettings(), preprocess=Preprocess(size=8)), plan=Plan(tune_s=0),
 )
 """
 

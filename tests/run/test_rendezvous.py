@@ -61,7 +61,7 @@ def test_a_port_in_use_is_a_line_at_once() -> None:
         port, start = taken.getsockname()[1], time.monotonic()
         found = outcome(place(0, 2, port))
     assert f"port {port} cannot be used (Address already in use)" in found and "choose another port" in found
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # of the 20 s that it may take to meet
     assert "cannot be used" in outcome(place(0, 2, 99_999))
 
 

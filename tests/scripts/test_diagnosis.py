@@ -10,7 +10,7 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.metrics.classification import Tally
-from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.record import TestResult
 from fedjax_mri.tasks.classify import Classify
@@ -31,7 +31,7 @@ def test_figures_of_four_images_in_two_hospitals() -> None:
 def test_each_way_is_trained_once_for_each_seed(tmp_path) -> None:
     one = Experiment(
         Grey(clients=2, noise=5.0),
-        task=Classify(network=CNNSettings(widths=(4,))),
+        task=Classify(network=LinearSettings()),
         local=LocalTraining(batch=4),
         sampling=Everyone(),
         rounds=1,

@@ -37,6 +37,15 @@ def test_the_last_tenth_of_the_training_images_validates(folder) -> None:
     assert {name: test.data.sizes.sum() for name, test in federation.tests.items()} == {"test": 10, VALIDATION: 4}
 
 
+def test_the_scattering_transform_is_written_as_features(folder, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["fashion_mnist.py", str(folder / "s.npz"), "--folder", str(folder), "--scattering"]
+    )
+    fashion_mnist.main()
+    federation = Arrays(str(folder / "s.npz"), partition=IID(2), channels=81).build(0)
+    assert federation.train.store.fields["image"].shape == (36, 7, 7, 81)
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [

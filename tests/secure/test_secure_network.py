@@ -18,7 +18,7 @@ WORDS, FRESH = vectors(SESSION), multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["parties", "fedjax_mri.secure.network"])
 
 
-def honest(address, number, vanish: int, said) -> None:
+def honest(address, number, vanish: int, said, begun) -> None:
     """A client's process; it ends without a word before its message of step `vanish`, if that is one."""
 
     def before(state: client.State, message: bytes) -> None:
@@ -26,6 +26,7 @@ def honest(address, number, vanish: int, said) -> None:
         if names.index(type(state).__name__) == vanish:
             os._exit(0)
 
+    begun.wait(60)
     try:
         network.take_part(address, KEY, SESSION, number, PAIRS[number], WORDS[number], entropy(str(number)), before)
         said.put((number, "ended"))
@@ -33,8 +34,9 @@ def honest(address, number, vanish: int, said) -> None:
         said.put((number, error.fault.name))
 
 
-def hostile(address, number, vanish: int, said) -> None:
+def hostile(address, number, vanish: int, said, begun) -> None:
     """A client that repeats, reorders and forges messages beside those it owes, and sends others' after its own."""
+    begun.wait(60)
     draw = entropy(str(number))
     state, first = client.start(SESSION, number, PAIRS[number], draw)
     forged = wire.encode(SESSION, 4, wire.Masked(WORDS[4]), PAIRS[number].secret)
@@ -50,18 +52,19 @@ def hostile(address, number, vanish: int, said) -> None:
 
 
 def processes(listener: Listener, behave: dict) -> tuple[list, multiprocessing.Queue]:
-    said = FRESH.Queue()
+    said, begun = FRESH.Queue(), FRESH.Barrier(len(PAIRS) + 1)
     started = []
     for number in PAIRS:
         target, vanish = behave.get(number, (honest, -1))
-        started.append(FRESH.Process(target=target, args=(listener.address, number, vanish, said), daemon=True))
+        started.append(FRESH.Process(target=target, args=(listener.address, number, vanish, said, begun), daemon=True))
         started[-1].start()
+    begun.wait(60)  # the server's patience is for what they do, not for how long they take to start
     return started, said
 
 
 def ended(started: list) -> None:
     for process in started:
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 0
 
 
@@ -78,17 +81,17 @@ def total(numbers) -> np.ndarray:
 @pytest.mark.parametrize("step", range(5))
 def test_a_process_that_dies_before_a_step_is_left_out_of_the_sum_or_not(step: int, listener) -> None:
     started, said = processes(listener, {7: (honest, step)})
-    served = network.serve(listener, SESSION, patience_s=30 if step else 4)
+    served = network.serve(listener, SESSION, patience_s=60 if step else 4)
     there = set(PAIRS) - {7} if step < 3 else set(PAIRS)
     assert set(served.sent) == there and not served.refused
     np.testing.assert_array_equal(served.words, total(there))
-    assert {said.get(timeout=20) for _ in range(4)} == {(k, "ended") for k in PAIRS if k != 7}
+    assert {said.get(timeout=60) for _ in range(4)} == {(k, "ended") for k in PAIRS if k != 7}
     ended(started)
 
 
 def test_a_client_that_misbehaves_is_refused_by_name_and_the_sum_is_right(listener) -> None:
     started, _ = processes(listener, {10: (hostile, -1)})
-    served = network.serve(listener, SESSION, patience_s=30)
+    served = network.serve(listener, SESSION, patience_s=60)
     np.testing.assert_array_equal(served.words, total(PAIRS))
     for faults in (["not a message"], ["early"], ["forged"], ["repeated", "late"]):  # late once the step has ended
         assert any(one.startswith(f"secure: {fault}") for one in served.refused for fault in faults), faults
@@ -98,7 +101,7 @@ def test_a_client_that_misbehaves_is_refused_by_name_and_the_sum_is_right(listen
 def test_too_few_clients_end_the_round(listener) -> None:
     started, _ = processes(listener, {4: (honest, 2), 7: (honest, 2)})
     with pytest.raises(Refused, match="fewer clients than the threshold: 3 of 4 are left after R2"):
-        network.serve(listener, SESSION, patience_s=30)
+        network.serve(listener, SESSION, patience_s=60)
     for process in started:
         process.kill()
 
@@ -114,8 +117,8 @@ def test_clients_leave_a_server_that_wants_both_shares_of_one_of_them(listener, 
     monkeypatch.setattr(server, "close", lying)
     started, said = processes(listener, {})
     with pytest.raises(Refused, match="fewer clients than the threshold: 0 of 4"):
-        network.serve(listener, SESSION, patience_s=30)
-    assert {said.get(timeout=20) for _ in PAIRS} == {(k, "OVERLAP") for k in PAIRS}
+        network.serve(listener, SESSION, patience_s=60)
+    assert {said.get(timeout=60) for _ in PAIRS} == {(k, "OVERLAP") for k in PAIRS}
     ended(started)
 
 

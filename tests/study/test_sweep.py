@@ -17,7 +17,7 @@ from fedjax_mri.data.phantom.source import reader
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
-from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
@@ -28,7 +28,7 @@ from fedjax_mri.tasks.classify import Classify
 STUDIES = sorted((pathlib.Path(__file__).parents[2] / "studies").glob("*.py"))
 BASE = Experiment(
     data=Grey(),
-    task=Classify(network=CNNSettings(widths=(8,))),
+    task=Classify(network=LinearSettings()),
     local=LocalTraining(batch=4, learning_rate=0.01),
     sampling=Uniform(3),
     rounds=3,
@@ -200,7 +200,7 @@ def test_a_folder_of_another_study_is_refused(done, tmp_path) -> None:
 
 def test_failed_cells_do_not_stop_the_others(tmp_path, capsys) -> None:
     """Two members leave the finite numbers; then, two cells have no data and two a cohort that is too large."""
-    rates = "{'local.learning_rate': [0.01, 1e30], 'seed': [0, 1], 'data.broken': [False]}"
+    rates = "{'local.learning_rate': [0.01, 1e38], 'seed': [0, 1], 'data.broken': [False]}"
     (tmp_path / "mine.py").write_text(FILE.format(axes=rates))
     out = tmp_path / "out"
     assert cli.main(["sweep", str(tmp_path / "mine.py"), "--out", str(out)]) == 1

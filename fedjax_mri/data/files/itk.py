@@ -65,7 +65,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     array = np.ndarray(volume.three(header.shape), header.dtype, whole, order="F")
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
-    step, encode = spacing(header.affine), partial(encoded, header, turn_back)
+    step, encode = spacing(header.affine), partial(file_bytes, header, turn_back)
     said = (*notes, *volume.doubts(header.affine, step))
     return Scan(volume.axial(array, turn), volume.units_of(modality), encode, step, Origin(modality), said)
 
@@ -171,7 +171,9 @@ def affine_of(directions: np.ndarray, origin: np.ndarray, signs: np.ndarray) -> 
     return affine
 
 
-def encoded(header: Header, turn_back: Any, conversion: Conversion, values: np.ndarray, deviation: bool) -> list[bytes]:
+def file_bytes(
+    header: Header, turn_back: Any, conversion: Conversion, values: np.ndarray, deviation: bool
+) -> list[bytes]:
     """The bytes of one file on the source's grid: int16 HU, or float32."""
     dtype = volume.stored_type(conversion, deviation).newbyteorder("<")
     voxels = b"".join(volume.planes(values, turn_back, dtype))

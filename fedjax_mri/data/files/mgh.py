@@ -35,7 +35,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
     array = np.ndarray(shape[:3], header.get_data_dtype(), whole, OFFSET, order="F")
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
-    encode = partial(encoded, header.copy(), turn_back, packing.is_packed_name(path))
+    encode = partial(file_bytes, header.copy(), turn_back, packing.is_packed_name(path))
     step = spacing(affine)
     said = (*notes, *volume.doubts(affine, step))
     return Scan(volume.axial(array, turn), volume.units_of(modality), encode, step, Origin(modality), said)
@@ -46,7 +46,7 @@ def shape_of(header: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in header["dims"])
 
 
-def encoded(
+def file_bytes(
     header: Any, turn_back: Any, packed: bool, conversion: Conversion, values: np.ndarray, deviation: bool
 ) -> list[bytes]:
     """The bytes of one file on the source's grid: int16 HU, or float32."""

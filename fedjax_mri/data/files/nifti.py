@@ -33,21 +33,21 @@ class Placement(NamedTuple):
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
     """All axial slices. Raises UserError on a header that lies or has no form, on several volumes and on colours."""
-    header, whole, said = stored(path, limits)
-    form, (slope, intercept, scaled) = placed(header), scaling(header)
+    header, whole, said = read_parts(path, limits)
+    form, (slope, intercept, scaled) = placement_of(header), scaling(header)
     shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
     turn, turn_back = turns(form.affine)
     array = np.ndarray(volume.three(shape), dtype, whole, order="F")
     height, width = turn(array).shape[1:]
     check_slice(height, width, limits)
     slices = volume.axial(array, turn, slope, intercept)
-    encode = partial(encoded, header.copy(), form.affine, turn_back, packing.is_packed_name(path))
+    encode = partial(file_bytes, header.copy(), form.affine, turn_back, packing.is_packed_name(path))
     step = tuple(side * form.millimetres for side in spacing(form.affine))
     notes = (*said, *form.notes, *scaled, *labels(header), *volume.doubts(form.affine, step))
     return Scan(slices, volume.units_of(modality), encode, step, Origin(modality), notes)
 
 
-def stored(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]]:
+def read_parts(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """A header of nibabel, the bytes of the voxels, and notes; of a pair, the header's path is given."""
 
     def claim(head: bytes) -> int:
@@ -108,7 +108,7 @@ def partner(path: Path) -> Path:
     return found
 
 
-def placed(header: Any) -> Placement:
+def placement_of(header: Any) -> Placement:
     """Where a volume lies: by its sform, else by its qform. Raises UserError without either."""
     if "sform_code" not in header.keys():  # noqa: SIM118  (a header iterates over more than its keys)
         said = "an Analyze file, which does not say which side is left: taken as usual"
@@ -165,7 +165,7 @@ def labels(header: Any) -> tuple[str, ...]:
     return ("its header says that it holds labels, not an image",) if found else ()
 
 
-def encoded(
+def file_bytes(
     header: Any,
     affine: np.ndarray,
     turn_back: Any,

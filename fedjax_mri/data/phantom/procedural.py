@@ -15,7 +15,7 @@ import numpy as np
 
 from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.fields import Seed, fitted
+from fedjax_mri.core.fields import Seed, checked_value
 from fedjax_mri.data.contract import VALIDATION, Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.merge import positions_in, relabelled_tests
 
@@ -62,7 +62,7 @@ class Origin(NamedTuple):
 
 def origin(phantom: Settings, seed: int) -> Origin:
     """The store of the training sites. Raises UserError on a seed that would be another one's."""
-    fitted("seed", seed, Seed)
+    checked_value("seed", seed, Seed)
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return Origin(key, np.float32(phantom.sites.class_alpha), np.int32(0), np.int32(0))
 

@@ -96,7 +96,7 @@ def refuse_single_updates(uplink: Uplink) -> None:
     if not uplink.stages.linear:
         raise UserError(
             f"secure: the server cannot undo {uplink.stages.name} of --fed.uplink.stages on a sum; choose stages whose "
-            "values can be summed as they are sent, such as clip, or --fed.secure off"
+            "values can be summed as they are sent, such as clip, or randk with common=true, or --fed.secure off"
         )
     if not uplink.reduce.linear:
         raise UserError(

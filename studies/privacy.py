@@ -1,0 +1,49 @@
+"""What does privacy cost, at the level of hospitals and at that of patients (synthetic)?
+
+Command: fedjax-mri sweep studies/privacy.py
+Data: the phantom of the quick-start at 32 px. For client-level privacy 24,000 patients are at 2,000 hospitals, of which
+300 take part in a round on average; for patient-level privacy 12,000 patients are at 20 hospitals, all of which take
+part. Each setting without privacy is an epsilon of infinity.
+"""
+
+import pathlib
+from dataclasses import replace
+from typing import Any
+
+from fedjax_mri.data.precomputed import Precomputed
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.privacy.client import Client
+from fedjax_mri.fed.privacy.off import Off
+from fedjax_mri.fed.privacy.patient import Patient
+from fedjax_mri.fed.sampling import Everyone, Poisson
+from fedjax_mri.run.config import LocalTraining, load
+from fedjax_mri.study.study import Study
+
+private = load(pathlib.Path(__file__).parent.with_name("configs") / "private.py")[""]
+PHANTOM = private.data.source
+BUDGETS = (1.0, 3.0, 8.0)
+
+
+def hospitals(clients: int, patients: int) -> Precomputed:
+    """Returns the phantom with so many hospitals of so many patients each."""
+    return Precomputed(replace(PHANTOM, clients=clients, sites=replace(PHANTOM.sites, patients_mean=float(patients))))
+
+
+SMALL = (hospitals(2000, 12), Poisson(rate=0.15), replace(private.local, learning_rate=1e-2), FedAvg(server_rate=1.5))
+LARGE = (
+    hospitals(20, 600),
+    Everyone(),
+    LocalTraining(epochs=1, batch=100, optimizer="optax.sgd", learning_rate=2.0),
+    FedAvg(),
+)
+LEVELS: dict[str, tuple[Any, ...]] = {
+    "client, no privacy": (*SMALL, Off()),
+    **{f"client, epsilon {budget:g}": (*SMALL, Client(epsilon=budget, clip=2.0)) for budget in BUDGETS},
+    "patient, no privacy": (*LARGE, Off()),
+    **{f"patient, epsilon {budget:g}": (*LARGE, Patient(epsilon=budget, clip=0.5)) for budget in BUDGETS},
+}
+
+study = Study(
+    base=replace(private, name="what privacy costs", rounds=20, evaluate_every=5),
+    axes={("data", "sampling", "local", "algorithm", "privacy"): LEVELS, "seed": range(3)},
+)
