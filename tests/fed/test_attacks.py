@@ -1,5 +1,7 @@
 """Each attack against its definition in NumPy, and what marks, data and pairs of settings do."""
 
+import pathlib
+import re
 from functools import partial
 from statistics import NormalDist
 
@@ -23,6 +25,7 @@ from fedjax_mri.fed.attack.mimic import Mimic
 from fedjax_mri.fed.attack.minmax import MinMax, MinSum
 from fedjax_mri.fed.attack.noisylabels import NoisyLabels
 from fedjax_mri.fed.attack.notfinite import NotFinite
+from fedjax_mri.fed.attack.off import Off
 from fedjax_mri.fed.attack.optimalalie import OptimalALIE
 from fedjax_mri.fed.attack.optimalipm import OptimalIPM
 from fedjax_mri.fed.attack.poison import SUCCESS, poisoned, with_success_test
@@ -43,7 +46,8 @@ from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.weigh import uniformly
-from fedjax_mri.run import parts
+from fedjax_mri.run import config, parts
+from fedjax_mri.run.assemble import build_method
 from fedjax_mri.tasks.task import Model
 
 K, CLASSES = 8, 3
@@ -353,3 +357,16 @@ def test_the_line_searches_give_the_published_vectors_against_trimmed_mean_with_
             return found[0][0]
 
         np.testing.assert_allclose(sent(updates).params["w"], vector, rtol=2e-6)
+
+
+def test_flags_choose_the_attack_and_secure_sums_refuse_those_who_need_single_updates() -> None:
+    base = config.load(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py")[""]
+    flags = "--fed.attack alie --attack.share .3 --attack.clients 3,7 --fed.uplink.reduce krum"
+    found = config.override(base, flags.split())
+    assert found.attack == ALIE(share=0.3, clients=(3, 7)) and config.override(base, []).attack == Off()
+    with pytest.raises(UserError, match=r"attack alie: it needs .* secure sums hide; choose .*signflip"):
+        build_method(config.override(base, [*flags.split()[:4], "--fed.secure", "integer"]))
+    build_method(config.override(base, ["--fed.attack", "signflip", "--fed.secure", "integer"]))
+    names = set(parts.settings("attack"))
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "robustness.md").read_text()
+    assert names == {"off", *re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", page, re.M)))} & names

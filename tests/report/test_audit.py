@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,15 @@ from fedjax_mri.data.contract import Federation
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import initial_state
+from fedjax_mri.fed.engine.simulation import ClientRow, initial_state
 from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.fed.uplink.reductions.krum import MultiKrum
+from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
-from fedjax_mri.report import audit, leave_one_out
+from fedjax_mri.report import audit, audit_page, leave_one_out, run_tables
 from fedjax_mri.run import assemble, experiment, results, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.run.line import SegmentFigures
 from fedjax_mri.tasks.classify import Classify
 
 SIZES = np.array([6, 10, 20, 60])
@@ -184,3 +189,36 @@ def test_bad_words_are_refused(run, words, capsys) -> None:
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys) -> None:
     assert cli.main(["audit", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_who_was_left_out_by_the_rule_is_said(run, tmp_path) -> None:
+    """As if the rule of the run had left out one site, which was told to attack, and its figures had been logged."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    assert results.load(folder).selection is None and run_tables.left_out(results.load(folder)) == []
+    chosen = {"rounds": [3, 40, 40, 0], "left_out": [0, 38, 2, 0], "attacks": [False, True, False, False]}
+    arrays = dict(np.load(folder / "results.npz")) | {f"selection/{name}": one for name, one in chosen.items()}
+    np.savez(folder / "results.npz", **arrays)
+    record = results.load(folder)
+    (table,) = run_tables.left_out(record)
+    rows = [("site 1", 38, 40, 0.95, "yes"), ("site 2", 2, 40, 0.05, ""), ("site 0", 0, 3, 0.0, "")]
+    assert table.rows == rows
+    *_, said = audit_page.left_out_sites([table])
+    assert said.splitlines()[:2] == [
+        "- site 1 was left out in 38 of 40 rounds, and attacks",
+        "- site 2 was left out in 2 of 40 rounds",
+    ]
+    assert run_tables.attack_sentence(record) == ""
+    lines = [line._replace(training=SegmentFigures({}, uplink={"attack/sent": 40.0, "attack/kept": 2.0}))
+             for line in record.history]  # fmt: skip
+    config = {**record.config, "attack": {"class": "fedjax_mri.fed.attack.alie.ALIE"}}
+    sentence = run_tables.attack_sentence(record._replace(history=lines[:2], config=config))
+    assert sentence == " Attack: ALIE, 80 updates of marked clients, of which the rule kept 4."
+
+
+def test_a_run_tells_who_was_left_out(run) -> None:
+    rows = ClientRow((), (), (), jnp.array([3, 4]), jnp.array([0, 2]))
+    sim = SimpleNamespace(uplink=UplinkSettings(reduce=MultiKrum(1)).build(), marks=jnp.array([False, True]))
+    found = results.selection(sim, SimpleNamespace(clients=rows))
+    assert [each.tolist() for each in found] == [[3, 4], [0, 2], [False, True]]
+    plain = SimpleNamespace(uplink=UplinkSettings().build(), marks=None)
+    assert results.selection(plain, SimpleNamespace(clients=rows)) is None
