@@ -84,6 +84,7 @@ BYTES = {  # settings -> bits of a message
     TernGrad(): 2 * D + 32 * 2,
     Cast(): 16 * D,
     Cast("int8", 0): 8 * D + 32,
+    ScaledSign(): D + 32,
     ScaledSign(100, "ef21"): D + 32 * 9,
     Drive(0.25, 256): 32 + 4 * 64 + 32 * 4,
     Codebook(3): 3 * D + 32 * 8,
