@@ -21,7 +21,7 @@ from fedjax_mri.report.statistics import interval
 
 CLIENTS, UP, DOWN = 20, 10.0, 50.0  # hospitals, and Mbit/s, of the study
 LINKS = {"1": 0.1, "10": 1.0, "100": 10.0}  # Mbit/s up -> speed over that of the study
-TARGET = 0.7
+TARGET = 0.6
 FIGURE = "unseen sites/accuracy"
 
 
@@ -50,7 +50,7 @@ def read(path: pathlib.Path) -> dict[str, Runs]:
     found: dict[str, dict[str, list[dict[str, str]]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["uplink.stages, downlink"], {}).setdefault(row["seed"], []).append(row)
+            found.setdefault(row["uplink.stages + downlink"], {}).setdefault(row["seed"], []).append(row)
     return {way: runs(list(seeds.values())) for way, seeds in found.items()}
 
 
@@ -70,17 +70,20 @@ def table(ways: dict[str, Runs]) -> str:
     """Returns the Markdown table."""
     aim, rounds = f"{TARGET:.0%}", 30
     lines = [
-        f"| compression | KB up a round | times fewer | accuracy, lowest to highest of 3 seeds | MB up to {aim} | "
+        "| compression | KB up a round | times fewer | accuracy | points lost, by seed | "
+        f"MB up to {aim} | "
         f"seconds to {aim} at {', '.join(LINKS)} Mbit/s up |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
-    whole = next(iter(ways.values())).up[0, -1]
+    first = next(iter(ways.values()))
+    whole, reference = first.up[0, -1], first.accuracy[:, -1]
     for way, found in ways.items():
         last, sent = found.accuracy[:, -1], found.up[0, -1]
+        lost = ", ".join(f"{100 * one:.1f}" for one in reference - last)
         seconds = ", ".join(to_target(found.accuracy, found.seconds[link]) for link in LINKS)
         lines.append(
-            f"| {way} | {1000 * sent / rounds:.3g} | {whole / sent:.3g} | {100 * last.mean():.1f} %, "
-            f"{100 * last.min():.1f} to {100 * last.max():.1f} | {to_target(found.accuracy, found.up)} | {seconds} |"
+            f"| {way} | {1000 * sent / rounds:.3g} | {whole / sent:.3g} | {100 * last.mean():.1f} % | {lost} | "
+            f"{to_target(found.accuracy, found.up)} | {seconds} |"
         )
     return "\n".join(lines)
 
@@ -104,7 +107,8 @@ def draw(ways: dict[str, Runs]) -> Figure:
             ax.plot(cost.mean(0)[1:], found.accuracy.mean(0)[1:], color=colour, label=way)
             ax.fill_between(cost.mean(0)[1:], low[1:], high[1:], color=colour, alpha=0.12, linewidth=0)
     for ax, name in zip(panels, ("MB up, a hospital", *(f"seconds at {link} Mbit/s" for link in LINKS))):
-        ax.set(xlabel=name, xscale="log")
+        ax.set(xlabel=name)
+    panels[0].set_xscale("log")
     panels[0].set_ylabel("accuracy, unseen sites (synthetic)")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure

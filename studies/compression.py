@@ -1,7 +1,7 @@
 """How far may hospitals compress what they send, and what does it save on slow links (synthetic)?
 
 Command: fedjax-mri sweep studies/compression.py
-Hardware and time: about TIME minutes on 2 cores.
+Hardware and time: six minutes of processor time.
 Data: the phantom at 64 px, resized to 32, with 20 hospitals of which all take part in each round. Links are 10 Mbit/s
 up and 50 down. What is learnt does not depend on links: `python scripts/compression_table.py RUN` computes the seconds
 on the virtual clock for links of 1 and 100 Mbit/s from the bytes.

@@ -35,7 +35,17 @@ from fedjax_mri.fed.uplink.reductions.exact import Exact
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
+from fedjax_mri.fed.uplink.stages.cast import Cast
 from fedjax_mri.fed.uplink.stages.clip import Clip
+from fedjax_mri.fed.uplink.stages.codebook import Codebook
+from fedjax_mri.fed.uplink.stages.drive import Drive
+from fedjax_mri.fed.uplink.stages.lowrank import LowRank
+from fedjax_mri.fed.uplink.stages.partial import Partial as PartialSending
+from fedjax_mri.fed.uplink.stages.qsgd import QSGD
+from fedjax_mri.fed.uplink.stages.randk import RandK
+from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
+from fedjax_mri.fed.uplink.stages.terngrad import TernGrad
+from fedjax_mri.fed.uplink.stages.topk import TopK
 from fedjax_mri.fed.world.conditions import Ideal, Partial, Stragglers
 from fedjax_mri.fed.world.speeds import ClientSpeeds
 from fedjax_mri.nets.cnn import CNNSettings
@@ -107,7 +117,20 @@ CONDITIONS: dict[str, st.SearchStrategy] = {  # by the names of `--fed.condition
     "partial": st.builds(Partial, SHARES, st.sampled_from(["keep", "drop"])),
     "stragglers": STRAGGLERS,
 }
-STAGES = {"clip": st.builds(Clip, number(0.01, 1))}
+FEEDBACK = st.sampled_from(["none", "ef", "ef21"])
+COMPRESSORS: dict[str, st.SearchStrategy] = {
+    "cast": st.builds(Cast, st.sampled_from(["bf16", "int8"])),
+    "codebook": st.builds(Codebook, st.integers(2, 4), feedback=FEEDBACK),
+    "drive": st.builds(Drive, number(0.2, 1), st.sampled_from([32, 64])),
+    "lowrank": st.builds(LowRank, st.just(1), feedback=FEEDBACK),
+    "partial": st.builds(PartialSending, number(0.2, 1), st.just("turn"), FEEDBACK),
+    "qsgd": st.builds(QSGD, st.integers(1, 4), st.sampled_from([0, 16])),
+    "randk": st.builds(RandK, number(0.2, 1), st.booleans(), FEEDBACK),
+    "scaledsign": st.builds(ScaledSign, st.sampled_from([0, 16]), FEEDBACK),
+    "terngrad": st.builds(TernGrad, st.sampled_from([0.0, 2.5])),
+    "topk": st.builds(TopK, st.just(1.0), FEEDBACK),  # of two classes' equal gradients, rounding would choose one
+}
+STAGES = {"clip": st.builds(Clip, number(0.01, 1)), **COMPRESSORS}
 DIVISORS = st.sampled_from(["realised", "expected"])
 REDUCTIONS = {"mean": st.builds(Mean, DIVISORS), "exact": st.builds(Exact, DIVISORS), "median": st.just(Median())}
 LINEAR = st.just(LinearSettings())
@@ -151,6 +174,9 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
     local, conditions = draw(LOCAL), draw(st.one_of(*CONDITIONS.values()))
     if isinstance(conditions, Partial) and conditions.late == "keep":
         local = replace(local, epochs=max(2, local.epochs))
+    uplink = draw(UPLINKS)
+    if algorithm == "oneshot" or isinstance(uplink.reduce, Median):  # refuse some compressors
+        uplink = replace(uplink, stages=tuple(stage for stage in uplink.stages if isinstance(stage, Clip)))
     return Experiment(
         data=Grey(CLIENTS),
         seed=draw(st.integers(0, 3)),
@@ -164,7 +190,7 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
         local=local,
         sampling=draw(SAMPLERS[sampler]),
         conditions=conditions,
-        uplink=draw(UPLINKS),
+        uplink=uplink,
         algorithm=draw(ALGORITHMS[algorithm]),
         plan=draw(PLANS),
     )

@@ -41,6 +41,7 @@ from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, Uplink
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
 from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
@@ -160,6 +161,13 @@ def test_the_line_searches_find_what_does_most_harm_to_the_rule_in_force() -> No
         for reduce, aggregate in ((None, under_mean), (Median().build(), middle_of)):
             wanted = aggregate(searched(start, direction, aggregate))
             np.testing.assert_allclose(finished(settings, reduce)[0], wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_a_search_by_inner_products_finds_what_one_by_whole_updates_does() -> None:
+    for settings in (OptimalIPM(), OptimalALIE()):
+        reduce = GeometricMedian(smooth=0.2).build()
+        slowly = finished(settings, reduce._replace(rule=None))[0]
+        np.testing.assert_allclose(finished(settings, reduce)[0], slowly, rtol=1e-4, atol=1e-4)
 
 
 def test_mimic_copies_the_client_furthest_along_the_direction_that_ojas_rule_finds() -> None:

@@ -4,6 +4,7 @@ import math
 import pathlib
 import re
 
+import compression_table
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,7 @@ BYTES = {  # settings -> bits of a message
     TernGrad(): 2 * D + 32 * 2,
     Cast(): 16 * D,
     Cast("int8", 0): 8 * D + 32,
+    ScaledSign(): D + 32,
     ScaledSign(100, "ef21"): D + 32 * 9,
     Drive(0.25, 256): 32 + 4 * 64 + 32 * 4,
     Codebook(3): 3 * D + 32 * 8,
@@ -289,6 +291,11 @@ def test_the_page_says_of_each_compressor_whether_it_is_right_in_the_mean_and_ne
         assert rows[name][1] == ("yes" if feedback(kind()) == "ef" else "no")
         unbiased = kind in map(type, UNBIASED) or kind is Drive
         assert (rows[name][0] == "no") != unbiased
+
+
+def test_the_page_shows_the_figures_of_the_study() -> None:
+    results = pathlib.Path(__file__).parents[2] / "studies" / "results" / "compression.csv"
+    assert compression_table.table(compression_table.read(results)) in PAGE
 
 
 # ---- with other parts

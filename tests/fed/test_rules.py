@@ -343,3 +343,11 @@ def test_momentum_is_the_moving_mean_of_changes() -> None:
     sim = simulation(classifier(norm="batch"), images(), (stage,))
     with pytest.raises(UserError, match="earlier updates are no change of BatchNorm"):
         check_simulation(sim, Plan().resolve())
+
+
+def test_the_filter_takes_nothing_of_rows_far_away() -> None:
+    """It takes a hundred steps until the second one has no weight; rounding must not make a weight negative."""
+    rows, rng = np.random.default_rng(0).normal(size=(11, 1000)), np.random.default_rng(1)
+    rows[-2:] += np.array([[1e4], [2e4]]) * rng.normal(size=1000)
+    found, _ = reduced(UplinkSettings(reduce=Caf(2)), rows, size=11)
+    np.testing.assert_allclose(found, rows[:-2].mean(0), atol=0.05)

@@ -21,6 +21,9 @@ class Seen(NamedTuple):
     honest: jax.Array  # float32 [K], 1 at updates of clients that are not marked
     marked: jax.Array  # float32 [K], 1 at updates of marked clients
     aggregate: Callable[[PyTree], PyTree]  # what marked clients send [...] -> what the reduction in force makes of all
+    # (an update, parts [K + 1] of the rows and zero in another) -> (x -> how far the result is from the honest mean
+    # when marked clients send the other plus x times the difference); None where the reduction is no rule
+    along: Callable[[PyTree, jax.Array], Callable[[jax.Array], jax.Array]] | None = None
 
 
 Poison = Callable[[Batch, jax.Array], Batch]  # (examples [B, ...], a key for each [B]) -> what they become

@@ -19,12 +19,17 @@ FIRST_STEP = 10.0
 SHRINK = 0.8
 
 
-def furthest(seen: Seen, start: PyTree, direction: PyTree) -> PyTree:
-    """Returns start + x * direction for the x >= 0 whose result is furthest from the mean of the honest updates."""
+def furthest(seen: Seen, start: PyTree, parts: jax.Array, direction: PyTree) -> PyTree:
+    """Returns start + x * direction for the x >= 0 whose result is furthest from the mean of the honest updates.
+
+    parts: float32 [K + 1], the parts of the rows and of zero in `start`.
+    """
     middle = honest.mean(seen)
 
-    def distance(x: jax.Array) -> jax.Array:
+    def by_whole_updates(x: jax.Array) -> jax.Array:
         return trees.norm(trees.subtract(seen.aggregate(honest.moved(start, x, direction)), middle))
+
+    distance = by_whole_updates if seen.along is None else seen.along(trees.add(start, direction), parts)
 
     def evaluate(_: int, search: tuple[Any, ...]) -> tuple[Any, ...]:
         best, most, step, expanding = search

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
+
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Marked, Seen
 from fedjax_mri.fed.attack.linesearch import furthest
+from fedjax_mri.fed.uplink.contract import PyTree, State
 
 
 @dataclass(frozen=True)
@@ -13,5 +16,9 @@ class OptimalALIE(Marked):
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
-        craft = lambda seen, state: (furthest(seen, honest.mean(seen), honest.std(seen)), state)  # noqa: E731
+
+        def craft(seen: Seen, state: State) -> tuple[PyTree, State]:
+            parts = jnp.append(seen.honest / jnp.maximum(seen.honest.sum(), 1.0), 0.0)
+            return furthest(seen, honest.mean(seen), parts, honest.std(seen)), state
+
         return Attack("optimalalie", craft=craft)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
+
 from fedjax_mri.core import trees
 from fedjax_mri.fed.attack import honest
 from fedjax_mri.fed.attack.contract import Attack, Marked, Seen
@@ -18,6 +20,7 @@ class OptimalIPM(Marked):
 
         def craft(seen: Seen, state: State) -> tuple[PyTree, State]:
             mean = honest.mean(seen)
-            return furthest(seen, trees.zeros_like(mean), trees.scale(-1.0, mean)), state
+            zero = jnp.zeros(seen.honest.size + 1).at[-1].set(1.0)
+            return furthest(seen, trees.zeros_like(mean), zero, trees.scale(-1.0, mean)), state
 
         return Attack("optimalipm", craft=craft)

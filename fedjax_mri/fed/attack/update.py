@@ -1,5 +1,7 @@
 """Attacks on updates: a client's own, as the first stage of the uplink; or everyone's, around the reduction."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.attack import honest
 from fedjax_mri.fed.attack.contract import Attack, Seen
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
@@ -23,6 +26,7 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
 )
 from fedjax_mri.fed.uplink.reductions.matrix import Rows, Rule, matrix
+from fedjax_mri.fed.uplink.vectors import squared_lengths, vectors_of
 
 
 class CorruptState(NamedTuple):
@@ -75,6 +79,9 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
             return reduce_rows(reduce, rows._replace(delta=delta), state.reduce, at)
 
         seen = Seen(rows.delta, rows.sent - marked, marked, lambda vector: reduced(vector)[0].delta)
+        seen = (
+            seen if reduce.rule is None else seen._replace(along=partial(along, reduce, rows, seen, state.reduce, at))
+        )
         vector, after = craft(seen, state.attack)
         aggregate, inner = reduced(vector)
         return aggregate, CorruptState(after, inner)
@@ -90,6 +97,27 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
 
     init = lambda sent: CorruptState(attack.init(sent), reduce.init(sent))  # noqa: E731
     return Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits, shares=reduce.shares)
+
+
+def along(
+    reduce: Reduce, rows: Rows, seen: Seen, state: State, at: ServerRound, vector: PyTree, start: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns `Seen.along` of a rule: the rows are read once, for their inner products, and not for every x."""
+    assert reduce.combine is not None and reduce.rule is not None
+    act, weighs, marked = reduce.combine, reduce.rule.combine is None, seen.marked > 0
+    delta = trees.select(marked, trees.repeat(vector, marked.size), rows.delta)
+    vectors, middle = vectors_of(delta, rows.sent > 0), honest.mean(seen)
+    end = jnp.zeros(marked.size + 1).at[jnp.argmax(marked)].set(1.0)
+    mean = jnp.append(seen.honest / jnp.maximum(seen.honest.sum(), 1.0), 0.0)
+
+    def distance(x: jax.Array) -> jax.Array:
+        sent = start + x * (end - start)
+        found, shares, _ = act(vectors._replace(mix=jnp.where(marked[:, None], sent[None], vectors.mix)), state, at)
+        if not weighs:
+            return trees.norm(trees.subtract(found, middle))
+        return jnp.sqrt(squared_lengths(vectors, jnp.append(shares, 1 - shares.sum()) - mean))
+
+    return distance
 
 
 def reduce_rows(reduce: Reduce, rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:

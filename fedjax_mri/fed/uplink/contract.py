@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedjax_mri.fed.client.local import Local
     from fedjax_mri.fed.sampling import Sampler
     from fedjax_mri.fed.uplink.reductions.matrix import Rule
+    from fedjax_mri.fed.uplink.vectors import Vectors
     from fedjax_mri.tasks.task import Task
 
 PyTree = Any
@@ -150,6 +151,8 @@ class Reduce(NamedTuple):
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
     rule: "Rule | None" = None  # by which `matrix` combines single updates
+    # (vectors, state, round) -> delta, shares of the rows if the rule weighs them, state: what `matrix` does with them
+    combine: "Callable[[Vectors, State, ServerRound], tuple[PyTree, PyTree, State]] | None" = None
     shares: bool = False  # whether `finish` says which share of the delta each update has
 
 

@@ -80,18 +80,21 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         new_rows = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
         return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
 
-    def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-        vectors = vectors_of(rows.delta, rows.sent > 0)
+    def combine(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
         for number, part in enumerate(before):
             vectors = part.change(vectors, jax.random.fold_in(at.key, number))
         delta, shares, after = apply(rule, vectors, state, at)
         enough = vectors.present.sum() >= max(rule.least, 1)
         delta, shares = trees.select(enough, (delta, shares), trees.zeros_like((delta, shares)))
+        return delta, shares, trees.select(enough, after, state)
+
+    def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+        delta, shares, after = combine(vectors_of(rows.delta, rows.sent > 0), state, at)
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
         aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), trees.select(enough, after, state)
+        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), after
 
     def admits(facts: Facts) -> None:
         check_places(rule, before, facts.sampler.places())
@@ -108,7 +111,9 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         rule.admits(facts)
 
     shares = rule.weigh is not None
-    return Reduce(rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule)
+    return Reduce(
+        rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule, combine=combine
+    )
 
 
 def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
