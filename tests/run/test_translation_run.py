@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import precomputed
 from fedjax_mri.data.phantom import Phantom, SiteModel
-from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.unpaired import Unpaired
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.engine.plan import Plan
@@ -26,11 +24,7 @@ from fedjax_mri.tasks.cyclegan import CycleGAN
 SITES = SiteModel(patients_mean=2.0, patients_sigma=0.0, patients_min=2, patients_max=2)
 CONFIG = Experiment(
     name="tiny translation",
-    data=Unpaired(
-        Precomputed(  # so that no program that trains or judges has to draw patients
-            Phantom(clients=2, test_clients=2, test_patients=2, size=64, sites=SITES), ("ct", "mr", "tissue", "mask")
-        )
-    ),
+    data=Unpaired(Phantom(clients=2, test_clients=2, test_patients=2, size=64, sites=SITES)),
     task=CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), identity=0.0, pool=2),
     local=LocalTraining(batch=2, optimizer="fedjax_mri.tasks.translation.adam", learning_rate=1e-4),
     sampling=Everyone(),
@@ -45,9 +39,7 @@ CONFIG = Experiment(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("translation") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precomputed, "CHUNK", 4)  # patients drawn at once, of four at most
-        experiment.run(CONFIG, folder)
+    experiment.run(CONFIG, folder)
     return folder
 
 
