@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from functools import cache, partial
 
 import heads
 import jax
@@ -34,11 +34,17 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1))
 
 
+@cache
+def head(number: int) -> heads.Heads:
+    """A phantom's head of 32 slices, 128 x 128 px, whose protocol goes by its number."""
+    where = heads.draw_site(jax.random.key(number), PROTOCOLS[number % 5])
+    return heads.head(jax.random.key(1000 + number), where, 32, 128)
+
+
 def case(number: int, dimensions: int) -> dict[str, np.ndarray]:
     """A phantom's MR, and its CT moved by a random rigid motion: arrays, spacing, and the motion about the centre."""
     rng = np.random.default_rng(number)
-    where = heads.draw_site(jax.random.key(number), PROTOCOLS[number % 5])
-    one = heads.head(jax.random.key(1000 + number), where, 32, 128)
+    one = head(number)
     ct, mr, spacing = (np.asarray(x) for x in (one.ct, one.mr, one.spacing))
     if dimensions == 2:
         ct, mr, spacing = ct[8 + number % 12], mr[8 + number % 12], spacing[1:]

@@ -30,7 +30,7 @@ from fedjax_mri.tasks.classify import Classify
 config = Experiment(
     name="tiny",
     data=Folder({root!r}, size=8, partition=IID(5)),
-    task=Classify(network=CNNSettings(widths=(8,), hidden=8, norm="batch"), statistics="local"),
+    task=Classify(network=CNNSettings(widths=(8,), norm="batch"), statistics="local"),
     local=LocalTraining(batch=4, learning_rate=0.01),
     sampling=Uniform(3),
     rounds=6,

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import functools
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from test_cli import last_line
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core import cache, disk, failures, patience
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.phantom import gallery
 from fedjax_mri.run import config, experiment, stopping
 
 HOME = pathlib.Path(__file__).parents[2]
@@ -119,6 +121,14 @@ def test_tracebacks_are_added_and_go_elsewhere_where_a_folder_cannot_be_written(
     (tmp_path / "traceback.txt").mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nowhere"))
     assert failures.one_line(KeyError("one"), tmp_path).endswith("its traceback could not be written")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once():
+    """The patients of `phantom`, which are the same in all these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "patients", functools.cache(gallery.patients))
+        yield
 
 
 @pytest.mark.parametrize("command", COMMANDS)

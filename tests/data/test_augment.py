@@ -10,21 +10,17 @@ import pytest
 from PIL import Image
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.augment import (
-    Augment,
-    Preprocess,
-    augment,
-    blurred,
-    median,
-    preprocess,
-    rotation,
-    training_images,
-    warp,
-)
+from fedjax_mri.data import augment as augmentation
+from fedjax_mri.data.augment import Augment, Preprocess, rotation
 
 KEY = jax.random.key(0)
 ALL = Augment(flip=0.5, rotate_deg=20, zoom=0.2, crop=0.2, brightness=0.2, contrast=0.3)
 STILL = jnp.zeros(2)
+# whole programs: each operation would be compiled by itself
+augment, preprocess = (jax.jit(one, static_argnums=0) for one in (augmentation.augment, augmentation.preprocess))
+training_images = jax.jit(augmentation.training_images, static_argnums=(0, 1))
+blurred = jax.jit(augmentation.blurred, static_argnums=1)
+warp, median = jax.jit(augmentation.warp), jax.jit(augmentation.median)
 
 
 def noise(*shape, seed=0):
@@ -38,7 +34,7 @@ def smooth(size):
 
 def test_off_returns_the_input_itself():
     images = noise(2, 8, 8, 1)
-    assert augment(Augment(), KEY, images) is images
+    assert augmentation.augment(Augment(), KEY, images) is images
 
 
 def test_flips_are_flips():

@@ -12,7 +12,7 @@ import pytest
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, Federation, Test
-from fedjax_mri.data.phantom import Phantom
+from fedjax_mri.data.phantom import Phantom, SiteModel
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.resident import resident
@@ -261,7 +261,8 @@ def test_what_a_task_can_read_passes(row) -> None:
 
 
 def test_the_sources_of_the_package_pass() -> None:
-    small = Phantom(clients=3, test_clients=2, test_patients=2)
+    few = SiteModel(patients_mean=3.0, patients_min=2, patients_max=4)
+    small = Phantom(clients=3, test_clients=2, test_patients=2, size=32, sites=few)
     both = {"ct": "hu", "mr": "unit"}
     for source, reads in (
         (small, {**CLASSIFY, **both}),

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, PartitionSpec
 from PIL import Image
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data import check, layout
+from fedjax_mri.data import check, folder, layout
 from fedjax_mri.data.files import images
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.layout import Splits
@@ -418,12 +418,17 @@ def test_resident_refuses_to_hold_nothing():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real images are not there: {REAL}")
-def test_real_brain_tumour_slices():
+def test_real_brain_tumour_slices(monkeypatch):
+    """Both splits are of the same 2609 images, which are read once."""
+    kept, load = {}, folder.load_images
+    monkeypatch.setattr(
+        folder, "load_images", lambda *given: kept.get(str(given)) or kept.setdefault(str(given), load(*given))
+    )
     published = build(REAL, size=96, partition=Sizes((5000, 6000, 6500, 5401)))
     assert published.train.sizes.tolist() == [501, 602, 652, 542]
     leaks = table(published.tables, "Test images with a twin in training")
     assert leaks[2] == ("no_tumor", 82, 82, 0)
     assert leaks[-1][:3] == ("all", 312, 201) and 0 < leaks[-1][3] < 20
-    grouped = build(REAL, split="grouped", partition=Dirichlet(20, 0.5))
+    grouped = build(REAL, size=96, split="grouped", partition=Dirichlet(20, 0.5))
     assert table(grouped.tables, "Test images with a twin in training")[-1] == ("all", 392, 0, 0)
     assert grouped.labels.sum() == 2609 - 392  # 15 % of 2609

@@ -251,7 +251,7 @@ def test_the_cache_gives_the_same_images_from_a_file_and_knows_a_change(scans, t
 TINY_CNN = ("--task.network.widths", "4")
 TINY_GAN = (
     *("--task.generator.width", "2", "--task.generator.blocks", "1", "--task.discriminator.width", "2"),
-    *("--task.discriminator.halvings", "1", "--task.pool", "2", "--pictures", "False"),
+    *("--task.discriminator.halvings", "1", "--task.identity", "0", "--task.pool", "2", "--pictures", "False"),
 )
 TINY_FUSION = (
     *("--task.network.ct.width", "4", "--task.network.ct.stages", "1", "--task.network.mr.width", "4"),

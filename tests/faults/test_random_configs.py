@@ -37,7 +37,7 @@ FEW = settings(
 
 
 @pytest.mark.slow
-@settings(FEW, max_examples=5)  # each compiles a program for seconds; scripts/random_configs.py tries more
+@settings(FEW, max_examples=3)  # each compiles a program for seconds; scripts/random_configs.py tries more
 @given(valid_configs(MOSTLY_LINEAR))
 def test_a_valid_config_trains_as_the_plain_loop(config: Experiment) -> None:
     assert_trains_as_plain_loop(config)

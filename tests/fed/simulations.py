@@ -69,6 +69,7 @@ from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.fusion import Cross
+from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.nets.norm import NormKind
 from fedjax_mri.nets.translation import GeneratorSettings, PatchGANSettings
 from fedjax_mri.nets.unet import UNetSettings
@@ -124,6 +125,11 @@ def classifier(norm: NormKind = "group", compute: Compute = AS_GIVEN, **settings
     """System B's network, one stage wide."""
     task = Classify(network=CNNSettings(widths=(8,), hidden=8, norm=norm), **settings)  # type: ignore[arg-type]
     return task.build(described((8, 8, 1), 3), compute)
+
+
+def linear(classes: int = 3) -> Task:
+    """A linear model of the same images, which compiles in half the time."""
+    return Classify(network=LinearSettings()).build(described((8, 8, 1), classes), AS_GIVEN)
 
 
 def two_players() -> Task:

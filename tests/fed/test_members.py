@@ -83,7 +83,7 @@ def test_members_are_the_runs_they_stand_for(case, way, devices) -> None:
     state = members.first_states(several)
     for rounds in (2, 1):
         state, work = segment(state, np.full(3, rounds))
-    for number in (0, 2) if devices == 2 else (2,):
+    for number in (0, 2) if "keep" in case else (2,):
         wanted = alone(case, number, replace(several.each, members="auto"))
         for ours, theirs in zip(jax.tree.leaves((state, work)), jax.tree.leaves(wanted), strict=True):
             if way == "map":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from simulations import SIZES, classifier, images, images_of_patients, simulation
+from simulations import SIZES, classifier, images, images_of_patients, linear, simulation
 from test_privacy import moved
 
 from fedjax_mri.core.errors import UserError
@@ -34,7 +34,7 @@ ONE_STEP = Local(1, 50, optax.sgd, lambda round: jnp.float32(1.0))  # all patien
 
 def private(settings: Patient, noise: float = 0.0, **changes) -> Simulation:
     """A simulation whose clients take one private step of plain gradient descent."""
-    sim = simulation(classifier(), images_of_patients(), local=ONE_STEP)
+    sim = simulation(linear(classes=10), images_of_patients(), local=ONE_STEP)
     uplink, local = settings.build(UplinkSettings(), sim.local, noise, Population(SIZES, patients=sim.data.patients))
     return sim._replace(**{"uplink": uplink, "local": local, **changes})
 
@@ -80,8 +80,7 @@ def test_views_are_of_the_patient_alone_and_of_all_his_images() -> None:
 # ---- what one patient moves
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_without_one_patient_the_sum_moves_by_the_bound_at_most(devices: int) -> None:
+def test_without_one_patient_the_sum_moves_by_the_bound_at_most() -> None:
     """A patient of three images is left out: his labels are of no class, so that his loss is constant."""
     clip, client = 0.02, 2
     sim = private(Patient(clip=clip, views=3), uplink=simulation(classifier(), images(), weigh=uniformly).uplink)
@@ -91,7 +90,7 @@ def test_without_one_patient_the_sum_moves_by_the_bound_at_most(devices: int) ->
     label = fields["label"].copy()
     label[first : first + 17][numbers == patient] = 99
     without = sim.data._replace(store=sim.data.store._replace(fields={**fields, "label": label}))
-    gap = np.linalg.norm(moved(sim, devices) - moved(sim._replace(data=without), devices))
+    gap = np.linalg.norm(moved(sim, 2) - moved(sim._replace(data=without), 2))
     gap *= patients * np.sum(SIZES > 0)  # the mean over clients of sums over patients
     assert np.sum(numbers == patient) > 2 and 0.99 * clip < gap < clip * (1 + 1e-3)
 

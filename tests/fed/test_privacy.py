@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from simulations import SIZES, classifier, images, simulation
+from simulations import SIZES, classifier, images, linear, simulation
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -30,7 +30,7 @@ NOBODY = np.zeros(9, np.int32)
 
 def private(settings: Client | LocalSettings, noise: float, **changes) -> Simulation:
     """A simulation with the uplink of some settings of privacy."""
-    sim = simulation(classifier(), images(), **changes)
+    sim = simulation(linear(classes=10), images(), **changes)
     uplink, local = settings.build(UplinkSettings(), sim.local, noise, Population(SIZES))
     return sim._replace(uplink=uplink, local=local)
 
@@ -91,15 +91,12 @@ def test_more_rounds_than_the_budget_has_are_refused() -> None:
 # ---- the mechanism
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_without_one_client_the_release_moves_by_the_bound_at_most(devices: int) -> None:
+def test_without_one_client_the_release_moves_by_the_bound_at_most() -> None:
     """The leave-one-out test: the sum of clipped updates over the constant number of clients."""
     settings = Client(clip=0.05)
-    everyone = moved(private(settings, 0.0), devices)
-    for client in (2, 3) if devices == 2 else (2,):
-        other = moved(
-            private(settings, 0.0, sampler=Everyone(client).build(Population(SIZES))._replace(rate=1.0)), devices
-        )
+    everyone = moved(private(settings, 0.0), 2)
+    for client in (2, 3):
+        other = moved(private(settings, 0.0, sampler=Everyone(client).build(Population(SIZES))._replace(rate=1.0)), 2)
         gap = float(np.linalg.norm(everyone - other)) * len(SIZES)
         assert 0.049 < gap < 0.05 * (1 + 1e-4)
 

@@ -161,13 +161,12 @@ def dropping(settings: Integer | Masked) -> Simulation:
     return secure(sim, settings, conditions=lossy)
 
 
-def test_masked_runs_on_2_and_8_devices_have_the_bits_of_an_integer_run_on_1(optimised) -> None:
+def test_a_masked_run_on_8_devices_has_the_bits_of_an_integer_run_on_1(optimised) -> None:
     wanted, work = trained(dropping(Integer(range=4.0)), 1)
     assert np.sum(work.cost.lost) > 0 and np.sum(work.clients) > 0
-    for devices in (2, 8):
-        state, masked_work = trained(dropping(Masked(range=4.0)), devices)
-        jax.tree.map(assert_same_bits, state.server, wanted.server)
-        assert np.sum(masked_work.notes["secure/clipped"]) == 0
+    state, masked_work = trained(dropping(Masked(range=4.0)), 8)
+    jax.tree.map(assert_same_bits, state.server, wanted.server)
+    assert np.sum(masked_work.notes["secure/clipped"]) == 0
 
 
 def test_values_beyond_the_range_and_updates_that_are_not_finite_are_counted() -> None:

@@ -120,7 +120,7 @@ def plain_rounds(sim: Simulation, count: int) -> list[State]:
 @functools.cache
 def plainly_averaged() -> State:
     """The state after a round of FedAvg."""
-    return rounds(federation(FedAvg()), 1)[1]
+    return plain_rounds(federation(FedAvg()), 1)[1]
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
@@ -165,7 +165,7 @@ def test_the_server_s_statistics_are_the_weighted_mean_of_the_clients(name: str)
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("fedavg, server_rate 1.5", "none"), ("scaffold, server_rate 1.5", "group"), ("fedadam, rate 1.5", "group")],
+    [("fedavg, server_rate 1.5", "none"), ("scaffold, server_rate 1.5", "group")],
 )
 def test_without_statistics_nothing_but_parameters_travels(name: str, norm: NormKind) -> None:
     sim = federation(ALGORITHMS[name], norm)
@@ -180,7 +180,7 @@ def test_without_statistics_nothing_but_parameters_travels(name: str, norm: Norm
 @pytest.mark.parametrize("settings", [FedAvg(1.5), FedAvgM(1.5)], ids=str)
 def test_what_the_fast_server_does_to_parameters_it_does(settings) -> None:
     """The parameters move by the rate: the mean is of statistics alone."""
-    before, after = rounds(federation(settings), 1)
+    before, after = plain_rounds(federation(settings), 1)
     plain = plainly_averaged()
     step, usual = (trees.subtract(one.server.model.params, before.server.model.params) for one in (after, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 1.5 * b, rtol=1e-4, atol=1e-6), step, usual)
@@ -205,7 +205,7 @@ class Careless:
 
 def test_an_algorithm_that_treats_statistics_as_parameters_does_them_no_harm() -> None:
     sim = federation(Careless())
-    states = rounds(sim, 3)
+    states = plain_rounds(sim, 3)
     for before, after in itertools.pairwise(states):
         assert_equal(named(after.server.model.carry), trained_apart(sim, before).mean())
 

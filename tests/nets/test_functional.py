@@ -31,12 +31,11 @@ def test_the_example_of_the_documentation_has_parameters_statistics_and_dropout(
     (tmp_path / "small.py").write_text(code)
     settings = runpy.run_path(str(tmp_path / "small.py"))["SmallSettings"]()
     net = settings.build((8, 8, 1), 3, Compute())
-    params, carry = net.init(jax.random.key(0))
+    params, carry = jax.jit(net.init)(jax.random.key(0))
     assert set(params) == {"conv", "norm", "logits"} and set(carry) == {"norm"}
     x, present = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1)), jnp.ones(4)
-    outputs = [
-        net.apply(params, carry, x, present, True, key)[0] for key in (None, None, *jax.random.split(jax.random.key(2)))
-    ]
+    apply = jax.jit(lambda key: net.apply(params, carry, x, present, True, key)[0])
+    outputs = [apply(key) for key in (None, None, *jax.random.split(jax.random.key(2)))]
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert np.abs(outputs[2] - outputs[3]).max() > 1e-3
     check_shared(build(settings))

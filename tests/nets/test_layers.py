@@ -1,5 +1,7 @@
 """The one convolution under all policies, the norms, the pools: against float64 loops and each other."""
 
+import functools
+import inspect
 import re
 
 import jax
@@ -18,6 +20,12 @@ from fedjax_mri.nets.conv.transposed import conv2d_transpose
 from fedjax_mri.nets.norm import Norm, group_norm, instance_norm
 
 POLICIES = ["xla", "gemm", "direct", "each"]
+# whole programs: each operation of a policy would be compiled by itself
+WAYS = ("stride", "policy", "padding", "dilation")
+convolved, by_channel, upsampled = (
+    jax.jit(layer, static_argnames=[name for name in WAYS if name in inspect.signature(layer).parameters])
+    for layer in (conv2d, depthwise, conv2d_transpose)
+)
 
 
 def assert_all_close(actual, wanted) -> None:
@@ -43,7 +51,7 @@ def test_convolution_equals_a_loop(policy, size, window, stride, padding, output
     kernel = rng.normal(size=(*window, 4, outputs)).astype(np.float32)
     pads = reference.same(size, window, stride) if padding == "SAME" else padding
     wanted = reference.conv(x, kernel, stride, pads)
-    np.testing.assert_allclose(conv2d(x, kernel, stride, policy, padding), wanted, atol=2e-5)
+    np.testing.assert_allclose(convolved(x, kernel, stride, policy, padding), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -54,7 +62,7 @@ def test_a_dilated_convolution_is_one_with_zeros_in_its_kernel(policy, size) -> 
     spread = np.zeros((7, 7, 4, 5))
     spread[::3, ::3] = kernel
     wanted = reference.conv(x, spread, 1, 3)
-    np.testing.assert_allclose(conv2d(x, kernel, 1, policy, dilation=3), wanted, atol=2e-5)
+    np.testing.assert_allclose(convolved(x, kernel, 1, policy, dilation=3), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -62,7 +70,7 @@ def test_a_dilated_convolution_is_one_with_zeros_in_its_kernel(policy, size) -> 
 def test_transposed_convolution_scatters_each_pixel(policy, side) -> None:
     rng = np.random.default_rng(0)
     x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 3, 4, 3), (side, side, 3, 5)))
-    np.testing.assert_allclose(conv2d_transpose(x, kernel, policy), reference.conv_transpose(x, kernel), atol=1e-5)
+    np.testing.assert_allclose(upsampled(x, kernel, policy), reference.conv_transpose(x, kernel), atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -72,7 +80,7 @@ def test_depthwise_convolution_is_one_convolution_for_each_channel(policy, side,
     x, kernel = (rng.normal(size=size).astype(np.float32) for size in ((2, 7, 8, 3), (side, side, 3)))
     pads = side // 2
     each = [reference.conv(x[..., c : c + 1], kernel[..., c, None, None], stride, pads) for c in range(3)]
-    np.testing.assert_allclose(depthwise(x, kernel, stride, policy, pads), np.concatenate(each, -1), atol=1e-5)
+    np.testing.assert_allclose(by_channel(x, kernel, stride, policy, pads), np.concatenate(each, -1), atol=1e-5)
 
 
 def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() -> None:
@@ -86,6 +94,15 @@ def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() ->
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@functools.cache  # of "xla" for all that are compared with it
+def gradients_of_clients(policy: str, shared: int | None, window: tuple[int, int], inputs: int, outputs: int):
+    """Gradients by kernels and images of three clients, whose images are the same ones or their own."""
+    shape = (2, 6, 5, inputs) if shared is None else (3, 2, 6, 5, inputs)
+    x, kernels = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([shape, (3, *window, inputs, outputs)]))
+    loss = lambda k, x: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
+    return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, shared)))(kernels, x)
+
+
 @pytest.mark.parametrize("policy", ["gemm", "direct", "each"])
 @pytest.mark.parametrize("shared", [None, 0], ids=["one image batch", "a batch each"])
 @pytest.mark.parametrize(
@@ -93,14 +110,8 @@ def test_depthwise_policies_have_the_same_gradients_under_vmap_over_kernels() ->
     [((3, 3), 4, 4), ((3, 3), 4, 1), ((4, 3), 9, 2), ((3, 3), 16, 17), ((4, 2), 17, 16), ((3, 2), 128, 130)],
 )
 def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared, window, inputs, outputs) -> None:
-    shape = (2, 6, 5, inputs) if shared is None else (3, 2, 6, 5, inputs)
-    x, kernels = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([shape, (3, *window, inputs, outputs)]))
-
-    def gradient(policy):
-        loss = lambda k, x: jnp.sum(jnp.sin(conv2d(x, k, 1, policy)))  # noqa: E731
-        return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, shared)))(kernels, x)
-
-    for a, b in zip(gradient("xla"), gradient(policy)):
+    given = shared, window, inputs, outputs
+    for a, b in zip(gradients_of_clients("xla", *given), gradients_of_clients(policy, *given)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -216,7 +227,8 @@ def test_each_has_the_gradients_of_strides_and_dilations_under_two_maps(stride, 
 def test_max_pool_and_its_gradient_equal_a_loop(size) -> None:
     x = jnp.asarray(np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3), jnp.float32).reshape(2, *size, 3)
     weight = jax.random.normal(jax.random.key(1), (2, size[0] // 2, size[1] // 2, 3))
-    gradient, largest = jax.grad(lambda x: jnp.sum(weight * max_pool(x)))(x), np.asarray(max_pool(x))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(weight * max_pool(x))))(x)
+    largest = np.asarray(jax.jit(max_pool)(x))
     images, expected, weight = np.asarray(x), np.zeros(x.shape, np.float32), np.asarray(weight)
     for b, i, j, c in np.ndindex(*weight.shape):
         square = images[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
@@ -227,40 +239,41 @@ def test_max_pool_and_its_gradient_equal_a_loop(size) -> None:
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equals() -> None:
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.ones((1, 2, 4, 1)))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(max_pool(x))))(jnp.ones((1, 2, 4, 1)))
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0, 1, 0], [0, 0, 0, 0]])
 
 
 def test_group_norm_equals_flax() -> None:
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 5, 5, 16))
     reference = nnx.GroupNorm(16, 8, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(group_norm(x, 8), reference(x), atol=2e-5)
+    np.testing.assert_allclose(jax.jit(group_norm, static_argnums=1)(x, 8), jax.jit(reference)(x), atol=2e-5)
 
 
 def test_the_gradient_of_instance_norm_equals_that_of_flax_and_saves_one_image() -> None:
     x, weight = (jax.random.normal(jax.random.key(i), (2, 5, 4, 16)) for i in range(2))
     x = 3 + 2 * x
     reference = nnx.GroupNorm(16, 16, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
-    wanted = jax.grad(lambda x: jnp.sum(jnp.sin(weight * reference(x))))(x)
-    found = jax.grad(lambda x: jnp.sum(jnp.sin(weight * instance_norm(x))))(x)
+    wanted = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(weight * reference(x)))))(x)
+    found = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(weight * instance_norm(x)))))(x)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     saved = jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(instance_norm, x)[1], x))
     assert sum(leaf.size == x.size for leaf in saved) == 1
-    assert np.isfinite(jax.grad(lambda x: jnp.sum(jnp.sin(instance_norm(x))))(jnp.ones_like(x))).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(instance_norm(x)))))(jnp.ones_like(x))).all()
 
 
 def test_batch_norm_leaves_padding_out() -> None:
     x, present = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)), jnp.array([1.0, 1, 1, 0])
+    trained = nnx.jit(lambda norm, x, present: norm(x, present, True))
     norm = Norm(2, "batch", rngs=nnx.Rngs(0))
-    whole = norm(x, present, True)[:3]
-    alone = Norm(2, "batch", rngs=nnx.Rngs(0))(x[:3], present[:3], True)
+    whole = trained(norm, x, present)[:3]
+    alone = trained(Norm(2, "batch", rngs=nnx.Rngs(0)), x[:3], present[:3])
     np.testing.assert_allclose(whole, alone, atol=1e-6)
     np.testing.assert_allclose(norm.batch.mean[...], 0.1 * x[:3].mean((0, 1, 2)), atol=1e-6)
 
 
 def test_max_pool_takes_the_largest_and_drops_an_odd_edge() -> None:
     x = jnp.arange(2 * 5 * 4, dtype=jnp.float32).reshape(1, 5, 8, 1)
-    np.testing.assert_array_equal(max_pool(x)[0, :, :, 0], [[9, 11, 13, 15], [25, 27, 29, 31]])
+    np.testing.assert_array_equal(np.asarray(jax.jit(max_pool)(x))[0, :, :, 0], [[9, 11, 13, 15], [25, 27, 29, 31]])
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
@@ -278,8 +291,8 @@ def test_instance_norm_is_by_image_and_channel() -> None:
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])
 def test_a_net_is_two_pure_functions(norm) -> None:
     net = CNNSettings(widths=(8, 16), hidden=4, norm=norm).build((8, 8, 1), 3, Compute())
-    params, carry = net.init(jax.random.key(0))
-    logits, after = net.apply(params, carry, jnp.ones((2, 8, 8, 1)), jnp.ones(2), True)
+    params, carry = jax.jit(net.init)(jax.random.key(0))
+    logits, after = jax.jit(net.apply, static_argnums=4)(params, carry, jnp.ones((2, 8, 8, 1)), jnp.ones(2), True)
     assert logits.shape == (2, 3)
     assert bool(jax.tree.leaves(carry)) == (norm == "batch")
     assert jax.tree.structure(after) == jax.tree.structure(carry)

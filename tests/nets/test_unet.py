@@ -72,7 +72,7 @@ def test_a_key_samples_a_unet_s_images_and_without_one_nothing_drops() -> None:
 
 def test_batch_norm_of_a_unet_leaves_padding_out_and_remembers() -> None:
     net = UNetSettings(depth=2, width=2).build(X.shape[1:], Compute())
-    params, carry = net.init(jax.random.key(0))
+    params, carry = jax.jit(net.init)(jax.random.key(0))
     padded, present = jnp.concatenate([X, 9 * X[:1]]), jnp.array([1.0, 1, 0])
     apply = jax.jit(lambda x, present: net.apply(params, carry, x, present, True))
     (made, after), (alone, wanted) = apply(padded, present), apply(X, jnp.ones(2))

@@ -25,7 +25,7 @@ SITES = SiteModel(patients_mean=2.0, patients_sigma=0.0, patients_min=2, patient
 CONFIG = Experiment(
     name="tiny translation",
     data=Unpaired(Phantom(clients=2, test_clients=2, test_patients=2, size=64, sites=SITES)),
-    task=CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), pool=2),
+    task=CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), identity=0.0, pool=2),
     local=LocalTraining(batch=2, optimizer="fedjax_mri.tasks.translation.adam", learning_rate=1e-4),
     sampling=Everyone(),
     rounds=2,

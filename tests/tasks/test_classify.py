@@ -15,7 +15,7 @@ from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.tasks.classify import MIXES, Classify, balanced_weights, mixup
-from fedjax_mri.tasks.task import Phase
+from fedjax_mri.tasks.task import Phase, Task
 
 SMALL = Classify(network=CNNSettings(widths=(8,), hidden=16))
 BATCH = Classify(network=CNNSettings(widths=(8,), norm="batch"))
@@ -26,10 +26,18 @@ def batch(count: int = 4) -> dict[str, jax.Array]:
     return {"image": pixels, "label": jnp.arange(count, dtype=jnp.int32) % 3, "weight": jnp.ones(count)}
 
 
+def built(settings: Classify, image: tuple[int, ...] = (8, 8, 1), labels: tuple[int, ...] = ()) -> Task:
+    """The task with whole programs: each operation of its functions would be compiled by itself."""
+    task = settings.build(described(image, 3, labels), Compute())
+    phases = tuple(phase._replace(loss=jax.jit(phase.loss)) for phase in task.phases)
+    whole = {name: jax.jit(getattr(task, name)) for name in ("init", "predict", "evaluate")}
+    return task._replace(phases=phases, **whole)
+
+
 @pytest.mark.parametrize("settings", [SMALL, BATCH])
 def test_padding_changes_neither_gradient_nor_carry(settings) -> None:
-    task = settings.build(described((8, 8, 1), 3), Compute())
-    model, full = jax.jit(task.init)(jax.random.key(1)), batch()
+    task = built(settings)
+    model, full = task.init(jax.random.key(1)), batch()
     padded = {name: jnp.concatenate([field, field]) for name, field in full.items()}
     padded["weight"] = jnp.repeat(jnp.array([1.0, 0.0]), 4)
 
@@ -40,14 +48,14 @@ def test_padding_changes_neither_gradient_nor_carry(settings) -> None:
 
 @pytest.mark.parametrize(("statistics", "travels"), [("average", True), ("local", False)])
 def test_statistics_travel_or_stay(statistics, travels) -> None:
-    task = dataclasses.replace(BATCH, statistics=statistics).build(described((8, 8, 1), 3), Compute())
-    shared = task.shared(task.init(jax.random.key(0)))
+    task = built(dataclasses.replace(BATCH, statistics=statistics))
+    shared = task.shared(jax.eval_shape(task.init, jax.random.key(0)))
     assert all(jax.tree.leaves(shared.params))
     assert set(jax.tree.leaves(shared.carry)) == {travels}
 
 
 def test_it_can_learn_four_images_by_heart() -> None:
-    task = SMALL.build(described((8, 8, 1), 3), Compute())
+    task = built(SMALL)
     model, data = task.init(jax.random.key(0)), batch()
 
     @jax.jit
@@ -83,7 +91,7 @@ def test_impossible_settings_are_refused(settings, image, says) -> None:
 
 def test_another_size_by_preprocessing() -> None:
     task = dataclasses.replace(SMALL, preprocess=Preprocess(size=16), augment=Augment(flip=0.5))
-    task = task.build(described((8, 9, 1), 3), Compute())
+    task = built(task, (8, 9, 1))
     model = task.init(jax.random.key(0))
     wide = {**batch(), "image": jnp.zeros((4, 8, 9, 1), jnp.uint8)}
     assert task.predict(*model, wide).shape == (4, 3)
@@ -95,12 +103,12 @@ def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_and_mixed_labels(mos
     weights = (0.5, 1.0, 3.0)
     settings = dataclasses.replace(SMALL, label_smoothing=0.3, class_weights=weights, mixup=most)
     settings = dataclasses.replace(settings, weight_decay=0.1, decayed=("logits/kernel",))
-    task, data, key = settings.build(described((8, 8, 1), 3), Compute()), batch(), jax.random.key(2)
+    task, data, key = built(settings), batch(), jax.random.key(2)
     model = task.init(jax.random.key(1))
     x = data["image"].astype(jnp.float32) / 255
     x, partner, share = mixup(most, jax.random.fold_in(key, MIXES), x, data["weight"])
     net = settings.network.build((8, 8, 1), 3, Compute())
-    scores = np.asarray(net.apply(*model, x, data["weight"], True)[0], np.float64)
+    scores = np.asarray(jax.jit(net.apply, static_argnums=4)(*model, x, data["weight"], True)[0], np.float64)
     log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     wanted = (0.7 * np.eye(3)[data["label"]] + 0.1) * np.array(weights)
     wanted += np.asarray(share)[:, None] * (wanted[partner] - wanted)
@@ -114,7 +122,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_and_mixed_labels(mos
 def test_a_step_with_a_penalty_is_the_step_on_loss_and_penalty_together(decayed) -> None:
     """As before penalties were apart: same parameters, to rounding, and the metrics of the loss alone."""
     settings = dataclasses.replace(SMALL, weight_decay=0.1, decayed=decayed)
-    task, data, keys = settings.build(described((8, 8, 1), 3), Compute()), batch(), [jax.random.key(2)] * 2
+    task, data, keys = built(settings), batch(), [jax.random.key(2)] * 2
     (phase,), model = task.phases, task.init(jax.random.key(1))
 
     def together(params, carry, batch, key):
@@ -142,9 +150,7 @@ def test_mixup_takes_a_share_of_another_image_and_nothing_of_padding() -> None:
 
 
 def test_a_mirrored_judgement_does_not_know_left_from_right() -> None:
-    plain, both = (
-        dataclasses.replace(SMALL, mirror=m).build(described((8, 8, 1), 3), Compute()) for m in (False, True)
-    )
+    plain, both = (built(dataclasses.replace(SMALL, mirror=m)) for m in (False, True))
     model, data = plain.init(jax.random.key(0)), batch()
     turned = {**data, "image": data["image"][:, :, ::-1]}
     mean = (jnp.log(plain.predict(*model, data)) + jnp.log(plain.predict(*model, turned))) / 2
@@ -152,13 +158,13 @@ def test_a_mirrored_judgement_does_not_know_left_from_right() -> None:
     np.testing.assert_allclose(both.predict(*model, turned), both.predict(*model, data), rtol=1e-5)
     steps = both.classifier  # what is explained is the image as it is
     x = steps.preprocess(data["image"])
-    np.testing.assert_allclose(jax.nn.softmax(steps.logits(*model, x)), plain.predict(*model, data), rtol=1e-5)
-    np.testing.assert_allclose(jax.nn.softmax(steps.answer(*model, x)), both.predict(*model, data), rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(jax.jit(steps.logits)(*model, x)), plain.predict(*model, data), rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.softmax(jax.jit(steps.answer)(*model, x)), both.predict(*model, data), rtol=1e-5)
 
 
 def test_frozen_parameters_do_not_move() -> None:
-    task = dataclasses.replace(SMALL, frozen=("convs", "logits/bias")).build(described((8, 8, 1), 3), Compute())
-    moves = task.phases[0].moves(task.init(jax.random.key(0)).params)
+    task = built(dataclasses.replace(SMALL, frozen=("convs", "logits/bias")))
+    moves = task.phases[0].moves(jax.eval_shape(task.init, jax.random.key(0)).params)
     assert not any(jax.tree.leaves(moves["convs"])) and not moves["logits"]["bias"]
     assert moves["logits"]["kernel"] and all(jax.tree.leaves(moves["norms"]))
 
@@ -188,8 +194,7 @@ def test_weights_that_balance() -> None:
     data, key = batch(), jax.random.key(2)
     for labels, weights in (((1, 3, 8), (4.0, 4 / 3, 0.5)), ((2, 2, 2), (1.0, 1.0, 1.0))):
         balanced, fixed = (
-            dataclasses.replace(SMALL, class_weights=asked).build(described((8, 8, 1), 3, labels), Compute())
-            for asked in ("balanced", weights)
+            built(dataclasses.replace(SMALL, class_weights=asked), labels=labels) for asked in ("balanced", weights)
         )
         model = fixed.init(jax.random.key(1))
         losses = [task.phases[0].loss(*model, data, key)[0] for task in (balanced, fixed)]
