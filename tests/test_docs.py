@@ -197,10 +197,12 @@ ROBUSTNESS = COMMAND.findall((HOME / "docs" / "robustness.md").read_text())
 
 @pytest.mark.parametrize(("name", "rest"), ROBUSTNESS)
 def test_commands_of_the_page_on_robustness_are_understood(name, rest) -> None:
-    """With their flags: every part of the uplink is built."""
+    """With their flags: the attack and every part of the uplink are built."""
     words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert name == "train"
-    assert all(one.uplink.build() for one in cli.load_experiments(HOME / words.config, flags, words.only).values())
+    assert all(
+        build_method(one).uplink for one in cli.load_experiments(HOME / words.config, flags, words.only).values()
+    )
 
 
 def test_the_table_of_rules_names_every_rule_with_what_it_needs() -> None:

@@ -15,7 +15,7 @@ from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.attack.contract import attackers
-from fedjax_mri.fed.attack.poison import poisoned, with_success_test
+from fedjax_mri.fed.attack.poison import poisoned, refuse_unread, with_success_test
 from fedjax_mri.fed.attack.update import refuse_secure, with_attack
 from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.downlink import check_downlink, with_downlink
@@ -31,6 +31,7 @@ from fedjax_mri.tasks.task import Task, check_shared
 
 ONE_CLIENT = Population(np.ones(1, np.int32), patients=np.ones(1, np.int32))  # before data are read
 NOBODY = np.zeros(1, bool)
+ANY_CLASSES = 2**15  # before data are read every class may exist
 
 
 class Method(NamedTuple):
@@ -61,7 +62,7 @@ def private_parts(
     noise: float,
     places: int = 1,
     clients: Population = ONE_CLIENT,
-    classes: int = 2,
+    classes: int = ANY_CLASSES,
     marks: np.ndarray | jax.Array = NOBODY,
 ) -> tuple[Uplink, Local]:
     """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
@@ -92,6 +93,7 @@ def assemble_simulation(
     """Returns the simulation that a config describes, of whose parts `method` has been built before."""
     task = assemble_task(config, method.algorithm, described, compute_of(plan))
     refuse_distillation(config, method.algorithm, task)
+    refuse_unread(config.attack.build(len(described.classes)), task.reads)
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
     check_downlink(config.downlink, sampler)

@@ -92,7 +92,7 @@ def caf(x, f):
         values, directions = np.linalg.eigh((x - centre).T @ ((x - centre) * weights[:, None]) / weights.sum())
         if values[-1] < least:
             least, best = values[-1], centre
-        along = ((x - centre) @ directions[:, -1]) ** 2
+        along = np.where(weights > 0, ((x - centre) @ directions[:, -1]) ** 2, 0)
         weights = weights * (1 - along / along.max())
     return best
 

@@ -496,9 +496,9 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     elif reduce.name == "shortest":
         few = sorted(deltas, key=lambda delta: float(trees.norm(delta)))[:2]
         delta = jax.tree.map(lambda *leaves: np.float32(np.sum(np.float64(leaves), 0) / 2), *few)
-    elif reduce.name == "trimmed mean":
+    elif reduce.name == "trimmedmean":
         delta = plain_rule(lambda x: plain_rules.trimmed_mean(plain_rules.arc(plain_rules.nnm(x, 1), 1), 1), deltas)
-    elif reduce.name == "centred clipping":
+    elif reduce.name == "centredclipping":
         delta = before = plain_rule(lambda x: plain_rules.centred_clipping(x[1:], x[0], 0.05, 2), [before, *deltas])
     elif reduce.name == "median":
         delta = jax.tree.map(middle, *deltas)

@@ -227,7 +227,7 @@ def test_gaussian_updates_have_their_standard_deviation_and_another_value_for_ea
 
 
 def test_who_attacks() -> None:
-    for share, count in ((0.2, 4), (0.0, 0), (1.0, 20), (0.13, 3)):
+    for share, count in ((0.2, 4), (0.05, 1), (0.13, 3)):
         marks = np.asarray(attackers(Marked(share=share), 20))
         assert marks.sum() == count
         again = jax.jit(lambda share: attackers(Marked(share=share), 20))(share)  # as a member of a group has it
@@ -238,6 +238,11 @@ def test_who_attacks() -> None:
     assert not attackers(parts.settings("attack")["off"](), 9).any()
     with pytest.raises(UserError, match=r"attack.clients=9: there are 9 clients"):
         attackers(Marked(clients=(3, 9)), 9)
+    with pytest.raises(UserError, match=r"attack.clients=3,3: name each client once"):
+        attackers(Marked(clients=(3, 3)), 9)
+    for share in (0.0, 0.01, 0.99, 1.0):
+        with pytest.raises(UserError, match=r"of 20 clients (0|20) would attack"):
+            attackers(Marked(share=share), 20)
     with pytest.raises(UserError, match=r"attack.share=1.5"):
         Marked(share=1.5)
 
@@ -336,14 +341,14 @@ def test_pairs_that_mean_nothing_are_refused_with_the_remedy(settings) -> None:
     with pytest.raises(UserError, match="combines no updates"):
         check_simulation(sim, Plan(devices=1, lanes=1).resolve())
     private = simulation(classifier(), images(), release=True)
-    private = private._replace(uplink=with_attack(private.uplink, settings.build(CLASSES), marks))
-    check = partial(check_simulation, private, Plan(devices=1, lanes=1).resolve())
+    attacked = partial(with_attack, private.uplink, settings.build(CLASSES), marks)
     if isinstance(settings, SignFlip):
-        check()
+        private = private._replace(uplink=attacked())
+        check_simulation(private, Plan(devices=1, lanes=1).resolve())
         assert Integer().build(private.uplink, 9, SIZES).reduce.linear
     else:
         with pytest.raises(UserError, match=r"private sum does not allow; choose .*signflip"):
-            check()
+            attacked()
 
 
 def test_the_line_searches_give_the_published_vectors_against_trimmed_mean_with_mixing_and_clipping() -> None:

@@ -164,6 +164,13 @@ def test_known_answers(case: str) -> None:
     np.testing.assert_allclose(found, first + np.arange(3), rtol=1e-6)
 
 
+def test_the_filter_takes_all_weight_of_attackers_that_lie_at_different_distances() -> None:
+    rows = draw(3)
+    rows[:3] *= np.array([[1e2], [1e3], [1e4]])
+    found, _ = reduced(UplinkSettings(reduce=Caf(3)), rows)
+    assert np.linalg.norm(found) < 2 * np.linalg.norm(rows[3:], axis=1).max()
+
+
 @pytest.mark.parametrize(
     ("kind", "holds", "distance"), [(Krum, 10, 10), (TrimmedMean, 11, 1e6), (Median, 11, 1e6), (Bulyan, 5, 10)]
 )
@@ -268,8 +275,8 @@ def checked(settings: UplinkSettings, **changes) -> None:
 REFUSED = {
     "krum faulty=4 needs 11": (UplinkSettings(reduce=Krum(4)), {}),
     "bulyan: faulty=2 needs 11": (UplinkSettings(reduce=Bulyan(2)), {}),
-    "trimmed mean: faulty=5 needs 11": (UplinkSettings(reduce=TrimmedMean(5)), {}),
-    "multi-krum: faulty=1 needs 10": (UplinkSettings(reduce=MultiKrum(1, 10)), {}),
+    "trimmedmean: faulty=5 needs 11": (UplinkSettings(reduce=TrimmedMean(5)), {}),
+    "multikrum: faulty=1 needs 10": (UplinkSettings(reduce=MultiKrum(1, 10)), {}),
     "krum: faulty=2 needs 7 updates or more, a cohort gives it 5": (
         UplinkSettings(before=(Bucketing(2),), reduce=Krum(2)),
         {},

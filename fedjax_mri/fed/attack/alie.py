@@ -18,7 +18,7 @@ from fedjax_mri.fed.uplink.contract import PyTree, State
 class ALIE(Marked):
     """Settings of marked clients that send the honest mean plus z standard deviations of each coordinate."""
 
-    z: float = 0.0  # 0: the most that the numbers of honest and marked clients of the round allow, as in the paper
+    z: float = 0.0  # 0: the paper's, by the numbers of honest and marked clients; it may be 0 for few clients
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""

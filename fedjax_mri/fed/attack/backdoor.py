@@ -17,7 +17,7 @@ from fedjax_mri.fed.attack.targetedflip import class_of
 
 @dataclass(frozen=True)
 class Backdoor(Marked):
-    """Settings of marked clients that train half on examples with a white square in a corner and the target's label."""
+    """Settings of marked clients, a share of whose examples carries a white square and the target's label."""
 
     target: int = 0  # class
     size: int = 5  # voxels along each side of the square; in volumes it is in every slice
@@ -41,6 +41,11 @@ class Backdoor(Marked):
 
 
 def with_square(image: jax.Array, size: int) -> jax.Array:
-    """Returns images [..., H, W, C], bytes or floats from 0 to 1, with a white square in the upper left corner."""
+    """Returns images [..., H, W, C], bytes or floats from 0 to 1, with a white square in the upper left corner.
+
+    Raises UserError if they are smaller.
+    """
+    if size > min(image.shape[-3:-1]):
+        raise UserError(f"attack.size={size}: images are {image.shape[-3]} x {image.shape[-2]}; give fewer voxels")
     white = 255 if jnp.issubdtype(image.dtype, jnp.integer) else 1
     return image.at[..., :size, :size, :].set(white)

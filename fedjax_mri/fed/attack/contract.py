@@ -66,13 +66,23 @@ class Settings(Protocol):
 
 
 def attackers(settings: Any, clients: int) -> jax.Array:
-    """Returns which of so many clients attack, bool [N]. Raises UserError where one is named that does not exist."""
+    """Returns which of so many clients attack, bool [N].
+
+    Raises UserError where one is named that does not exist, or twice, and for a share that is nobody or everyone.
+    """
     if not isinstance(settings, Marked):
         return jnp.zeros(clients, bool)
     if unknown := [client for client in settings.clients if not 0 <= client < clients]:
         raise UserError(f"attack.clients={unknown[0]}: there are {clients} clients; give numbers from 0")
+    if len(set(settings.clients)) < len(settings.clients):
+        raise UserError(f"attack.clients={','.join(map(str, settings.clients))}: name each client once")
     if settings.clients:
         return jnp.zeros(clients, bool).at[np.asarray(settings.clients)].set(True)
     rank = np.random.default_rng(settings.seed).permutation(clients)
+    if known(settings.share) and not 0 < (count := round(settings.share * clients)) < clients:
+        raise UserError(
+            f"attack.share={settings.share}: of {clients} clients {count} would attack; give a share by which some and "
+            "not all do, name them by --attack.clients, or choose --fed.attack off"
+        )
     share = np.float64(settings.share) if known(settings.share) else settings.share
     return jnp.asarray(rank, jnp.float32) < jnp.round(share * clients)

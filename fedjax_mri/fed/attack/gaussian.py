@@ -1,6 +1,6 @@
 """Gaussian updates: random numbers that have nothing to do with the client's examples.
 
-Xie, Koyejo, Gupta: Generalized Byzantine-tolerant SGD, 2018 (arXiv 1802.10116), where their variance is 200.
+Xie, Koyejo, Gupta: Generalized Byzantine-tolerant SGD, 2018 (arXiv 1802.10116).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Inner-product manipulation: the mean of the honest updates, turned round.
+"""Inner-product manipulation: the mean of the honest updates, negated.
 
 Xie, Koyejo, Gupta: Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation, UAI 2019 (arXiv
 1903.03936).
@@ -15,7 +15,7 @@ from fedjax_mri.fed.attack.contract import Attack, Marked
 class IPM(Marked):
     """Settings of marked clients that send the honest mean times a negative factor."""
 
-    factor: float = 2.0  # without its sign; below 1 it hides among honest updates, above it reverses a plain mean
+    factor: float = 2.0  # without its sign; small: it hides among honest updates; above (n - f) / f: it reverses a mean
 
     def build(self, classes: int) -> Attack:
         """Returns the attack. Raises UserError unless the factor is positive."""

@@ -11,7 +11,7 @@ from fedjax_mri.fed.attack.contract import Attack, Marked
 
 @dataclass(frozen=True)
 class LabelFlip(Marked):
-    """Settings of marked clients that train on turned round labels."""
+    """Settings of marked clients that train on flipped labels."""
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""

@@ -2,7 +2,8 @@
 
 Karimireddy, He, Jaggi: Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing, ICLR 2022 (arXiv 2006.09365),
 section 3.2 and appendix B: the one that is copied lies furthest along the direction z in which honest updates differ
-most, found by Oja's rule over the rounds.
+most, found by Oja's rule over the rounds. The one that is copied may change from round to round; the authors' code
+keeps it after a warm-up.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Attacks on data: what marked clients read to train on, and the test set on which success is measured."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -60,6 +60,15 @@ def refuse_lacking(data: ClientData, attack: Attack) -> None:
         raise UserError(
             f"attack {attack.name}: it changes {lacking[0]!r}, which these data lack; choose an attack on updates, "
             "such as --fed.attack signflip"
+        )
+
+
+def refuse_unread(attack: Attack | None, reads: Mapping[str, Any]) -> None:
+    """Raises UserError if the attack changes a field of examples that the task does not read, as `reads` says."""
+    if attack and (unread := [name for name in attack.fields if reads and name not in reads]):
+        raise UserError(
+            f"attack {attack.name}: it changes {unread[0]!r}, which this task does not read; choose an attack on "
+            "updates, such as --fed.attack signflip"
         )
 
 

@@ -37,10 +37,18 @@ class CorruptState(NamedTuple):
 
 
 def with_attack(uplink: Uplink, attack: Attack | None, marks: jax.Array) -> Uplink:
-    """Returns the uplink with an attack by the clients of `marks`, bool [N]; unchanged without one."""
+    """Returns the uplink with an attack by the clients of `marks`, bool [N]; unchanged without one.
+
+    Raises UserError if the attack would undo the bound that a private sum rests on.
+    """
     if attack is not None and attack.own is not None:
         uplink = uplink._replace(stages=chain(own_update(attack, marks), uplink.stages))
     if attack is not None and attack.craft is not None:
+        if uplink.empty_round == "release":
+            raise UserError(
+                f"attack {attack.name}: it replaces updates after they were clipped, which a private sum does not "
+                "allow; choose an attack on a client's own update, such as --fed.attack signflip, or --fed.privacy off"
+            )
         uplink = uplink._replace(reduce=corrupt(attack, marks, uplink.reduce))
     return uplink
 
@@ -88,11 +96,6 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
 
     def admits(facts: Facts) -> None:
         refuse_nothing_sent(attack, facts)
-        if facts.uplink.empty_round == "release":
-            raise UserError(
-                f"attack {attack.name}: it replaces updates after they were clipped, which a private sum does not "
-                "allow; choose an attack on a client's own update, such as --fed.attack signflip, or --fed.privacy off"
-            )
         reduce.admits(facts)
 
     init = lambda sent: CorruptState(attack.init(sent), reduce.init(sent))  # noqa: E731

@@ -2,7 +2,8 @@
 
 Allouah, Guerraoui, Stephan: Towards Trustworthy Federated Learning with Untrusted Participants, ICML 2025 (arXiv
 2505.01874): updates lose weight by how far they lie along the direction in which the weighted updates vary most, until
-n - 2 f of the weight is left. The result is the mean at which that variance was least. The direction is exact here.
+n - 2 f of the weight is left. In each step the update that lies furthest, of those with weight left, loses all of its
+own. The result is the mean at which that variance was least. The direction is exact here.
 (The package byzfl takes one step of the power method from a random vector.)
 """
 
@@ -16,7 +17,7 @@ from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally
 
-STEPS = 1000  # the most; the weight left out falls by a whole update in most of them
+STEPS = 1000  # bound on the steps of the filter; each takes all of one update's weight
 
 
 class Filtered(NamedTuple):
@@ -30,7 +31,7 @@ class Filtered(NamedTuple):
 
 @dataclass(frozen=True)
 class Caf:
-    """Settings of the filter; it needs n > 2 f."""
+    """Settings of CAF, the covariance-bound agnostic filter; it needs n > 2 f."""
 
     faulty: int = 1  # f, clients that may send anything
 
@@ -46,7 +47,7 @@ class Caf:
             share = weights / jnp.maximum(weights.sum(), 1e-12)
             products, root = centred_products(vectors, share), jnp.sqrt(share)
             variances, directions = jnp.linalg.eigh(root[:, None] * products * root[None])
-            along = jnp.where(vectors.present, dot(products, root * directions[:, -1]) ** 2, 0.0)
+            along = jnp.where(weights > 0, dot(products, root * directions[:, -1]) ** 2, 0.0)
             left = weights * jnp.maximum(1 - along / jnp.maximum(along.max(), 1e-30), 0.0)
             better = variances[-1] < before.least
             least, best = jnp.minimum(variances[-1], before.least), jnp.where(better, share, before.best)

@@ -21,7 +21,7 @@ from fedjax_mri.fed.uplink.vectors import Vectors, distances_from, equally, mean
 class CentredClipping:
     """Settings of centred clipping; its state is the result of the round before, zeros at first."""
 
-    radius: float = 100.0  # tau, bound of the norm of a difference
+    radius: float = 100.0  # tau, bound of the norm of a difference; set it near the norm of honest differences
     steps: int = 1
 
     def build(self) -> Reduce:
@@ -30,7 +30,7 @@ class CentredClipping:
         if self.steps < 1:
             raise UserError(f"uplink.reduce centredclipping: steps={self.steps}: must be 1 or more")
         init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
-        return matrix(Rule("centred clipping", combine=self._combine, init=init, admits=refuse_statistics))
+        return matrix(Rule("centredclipping", combine=self._combine, init=init, admits=refuse_statistics))
 
     def _combine(self, vectors: Vectors, centre: State, at: ServerRound) -> tuple[PyTree, State]:
         for _ in range(self.steps):

@@ -20,7 +20,7 @@ from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, dot, origin
 class GeometricMedian:
     """Settings of the geometric median; it withstands less than half of the clients."""
 
-    smooth: float = 0.1  # distances below this count as this
+    smooth: float = 0.1  # distances below this count as this; set it well below those of honest updates
     steps: int = 3
 
     def build(self) -> Reduce:
@@ -28,7 +28,7 @@ class GeometricMedian:
         positive("uplink.reduce geometricmedian: smooth", self.smooth)
         if self.steps < 1:
             raise UserError(f"uplink.reduce geometricmedian: steps={self.steps}: must be 1 or more")
-        return matrix(Rule("geometric median", self._weigh))
+        return matrix(Rule("geometricmedian", self._weigh))
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         def step(_: int, weights: jax.Array) -> jax.Array:

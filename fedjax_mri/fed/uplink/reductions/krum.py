@@ -34,7 +34,10 @@ class Krum:
 
 @dataclass(frozen=True)
 class MultiKrum:
-    """Settings of Multi-Krum; it needs n > 2 f. For n < f + 3 a score is the distance to the nearest other."""
+    """Settings of Multi-Krum; it needs n > 2 f. The paper promises nothing for n < 2 f + 3.
+
+    For n < f + 3 a score is the distance to the nearest other.
+    """
 
     faulty: int = 1  # f, clients that may send anything
     best: int = 0  # m, updates that are averaged; 0: n - f
@@ -43,7 +46,7 @@ class MultiKrum:
         """Returns the reduction. Raises UserError if a number is negative."""
         if self.best < 0:
             raise UserError(f"uplink.reduce multikrum: best={self.best}: must be 0, for n - f, or more updates")
-        return matrix(Rule("multi-krum", self._weigh, faulty=self.faulty, least=max(2 * self.faulty + 1, self.best)))
+        return matrix(Rule("multikrum", self._weigh, faulty=self.faulty, least=max(2 * self.faulty + 1, self.best)))
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)

@@ -66,9 +66,12 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
     Statistics such as BatchNorm's are combined as parameters are. `aside` is reduced by the weighted mean, which a
     single client can move anywhere: `admits` refuses algorithms that send something there.
     """
-    for name, faulty in ((rule.name, rule.faulty), *((part.name, part.faulty) for part in before)):
+    for name, faulty in (
+        (f"reduce {rule.name}", rule.faulty),
+        *((f"before {part.name}", part.faulty) for part in before),
+    ):
         if faulty < 0:
-            raise UserError(f"uplink {name}: faulty={faulty}: must be 0 or more clients")
+            raise UserError(f"uplink.{name}: faulty={faulty}: must be 0 or more clients")
 
     def zero(sent: Update, places: int) -> Rows:
         delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)

@@ -1,8 +1,7 @@
 """Nearest neighbour averaging around one trusted client.
 
-Farhadkhani, Guerraoui, Hoang, Villemaud: An Equivalence Between Data Poisoning and Byzantine Gradient Attacks, and
-Robust Collaborative Learning via Momentum and Nearest Neighbour Averaging (MoNNA), ICML 2023: the mean of the n - f
-updates nearest that of the trusted client, its own included.
+Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan: Robust Collaborative Learning with Linear Gradient Overhead, ICML
+2023 (arXiv 2209.10931): the mean of the n - f updates nearest that of the trusted client, its own included.
 """
 
 from dataclasses import dataclass

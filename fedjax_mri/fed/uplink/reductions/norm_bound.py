@@ -24,7 +24,7 @@ class NormBound:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError unless the bound is positive."""
         positive("uplink.reduce normbound: bound", self.bound)
-        return matrix(Rule("norm bound", self._weigh))
+        return matrix(Rule("normbound", self._weigh))
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         return jnp.minimum(1.0, self.bound / jnp.maximum(norms(vectors), 1e-30)) * equally(vectors.present), state

@@ -20,7 +20,7 @@ class TrimmedMean:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("trimmed mean", combine=self._combine, faulty=self.faulty, least=2 * self.faulty + 1))
+        return matrix(Rule("trimmedmean", combine=self._combine, faulty=self.faulty, least=2 * self.faulty + 1))
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         kept = ranks_between(len(vectors.present), self.faulty, vectors.present.sum() - self.faulty)
