@@ -24,7 +24,7 @@ Values = dict[tuple[str, str, str], list[dict[str, float]]]  # data, rule, attac
 def chosen_rows(table: pathlib.Path) -> Values:
     """The row of each cell with the best accuracy on the validation set, by data, rule and attack."""
     cells = defaultdict(list)
-    for row in csv.DictReader(table.open()):
+    for row in csv.DictReader(table.open(encoding="utf-8")):
         if int(row["round"]):
             cells[row["cell"]].append(row)
     found: Values = defaultdict(list)

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test, several_of_a_patient
+from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test
 from fedjax_mri.data.precomputed import precomputed
-from fedjax_mri.data.resident import positions
+from fedjax_mri.data.resident import positions, specimen
 
 
 class Pool(NamedTuple):
@@ -24,10 +26,10 @@ class Pool(NamedTuple):
 def gather(federation: Federation, reads: tuple[str, ...]) -> Pool:
     """Returns the patients that `federation` trains on and those of the first test set of its hospitals.
 
-    `reads` are the fields that the task reads. Images of a patient go together where a patient has several;
+    `reads` are the fields that the task reads. Images of a patient go together where the data have a field "patient";
     else each image is a patient.
     """
-    names = (*reads, *([PATIENT] if several_of_a_patient(federation.train) else []))
+    names = (*reads, *([PATIENT] if has_patients(federation) else []))
     title, test = held_out_test(federation)
     (first, mine), (second, other) = (images(data, names) for data in (federation.train, test.data))
     owner = test.owner[other]
@@ -59,6 +61,13 @@ def held_out_test(federation: Federation) -> tuple[str, Test]:
         "attack: no test set has patients of the hospitals that train, and others would be told by their hospital; "
         "give a run whose data hold out patients of the same hospitals"
     )
+
+
+def has_patients(federation: Federation) -> bool:
+    """Returns whether examples say which patient they are of."""
+    store, zero = specimen(federation.train), jnp.int32(0)
+    fields = jax.eval_shape(lambda store: federation.train.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    return PATIENT in fields
 
 
 def number_patients(patient: np.ndarray, client: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -262,7 +262,7 @@ def test_what_a_task_can_read_passes(row) -> None:
 
 def test_the_sources_of_the_package_pass() -> None:
     few = SiteModel(patients_mean=3.0, patients_min=2, patients_max=4)
-    small = Phantom(clients=3, test_clients=2, test_patients=2, size=32, sites=few)
+    small = Phantom(clients=3, test_clients=2, test_patients=2, sites=few)
     both = {"ct": "hu", "mr": "unit"}
     for source, reads in (
         (small, {**CLASSIFY, **both}),

@@ -18,6 +18,7 @@ from drawn_configs import (
 )
 from hypothesis import HealthCheck, Phase, given, settings
 from spoiled_configs import OUT_OF_RANGE, assert_refused_in_one_line, spoiled_configs
+from test_rules import CASES as RULES
 from tiny import Grey
 
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -65,7 +66,10 @@ DRAWN = {
 
 @pytest.mark.parametrize("part", DRAWN)
 def test_every_part_that_can_be_chosen_is_drawn(part: str) -> None:
-    assert DRAWN[part].keys() == parts.settings(part).keys()
+    """Or, for robust rules and the momentum that they need, compared with NumPy in `tests/fed/test_rules.py`."""
+    rules = {type(uplink.reduce).__name__.lower() for uplink, _ in RULES.values()}
+    elsewhere = {"uplink.reduce": rules, "uplink.stages": {"momentum"}}.get(part, set())
+    assert DRAWN[part].keys() | elsewhere == parts.settings(part).keys()
 
 
 def test_bad_values_are_of_fields_that_there_are() -> None:

@@ -60,7 +60,7 @@ BAD = [
     (BASE, "--xyzzy 1", "unknown field --xyzzy; see `fedjax-mri show`"),
     (BASE, "--no-rounds", "unknown field --no-rounds; did you mean --rounds?"),
     (BASE, "--algorithm fedprox", "--algorithm fedprox: choose it by --fed.algorithm fedprox"),
-    (BASE, "--local 3", "--local 3: is a section; local has --local.epochs, --local.batch, --local.optimizer"),
+    (BASE, "--local 3", "--local 3: is a section; local has --local.epochs, --local.batch, --local.steps"),
     (BASE, "fast --rounds 3", "unexpected 'fast': fields are set by --section.field value"),
     (BASE, "--fed.algorithm fedprx", "--fed.algorithm fedprx: did you mean fedprox?"),
     (FILES, "--data.split halves", "--data.split halves: must be one of published, grouped"),

@@ -85,10 +85,10 @@ def test_a_round_visits_each_example_once_and_each_round_in_another_order(name) 
     np.testing.assert_array_equal(first[: workload.sizes[0]], workloads.order(workload, 0, 0))
 
 
-def test_there_are_seven_peers_that_train_one_that_explains_and_one_that_sums() -> None:
+def test_there_are_seven_peers_that_train_one_that_explains_and_two_that_sum() -> None:
     assert all((file.parent / "run.py").exists() for file in FILES)
     trains = {folder for folder, _ in compare.PEERS.values()}
-    assert len(trains) == 7 and trains | {"captum", "secagg"} == {file.parent.name for file in FILES}
+    assert len(trains) == 7 and trains | {"byzfl", "captum", "secagg"} == {file.parent.name for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
