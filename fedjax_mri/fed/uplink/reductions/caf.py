@@ -17,6 +17,7 @@ from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally
 
+ROUNDING = 1e-5  # a weight below this is none
 STEPS = 1000  # bound on the steps of the filter; each takes all of one update's weight
 
 
@@ -49,6 +50,7 @@ class Caf:
             variances, directions = jnp.linalg.eigh(root[:, None] * products * root[None])
             along = jnp.where(weights > 0, dot(products, root * directions[:, -1]) ** 2, 0.0)
             left = weights * jnp.maximum(1 - along / jnp.maximum(along.max(), 1e-30), 0.0)
+            left = jnp.where(left > ROUNDING, left, 0.0)
             better = variances[-1] < before.least
             least, best = jnp.minimum(variances[-1], before.least), jnp.where(better, share, before.best)
             return Filtered(left, least, best, before.steps + 1)
