@@ -1,6 +1,7 @@
 """Does noise that is correlated over rounds beat independent noise at the same epsilon (synthetic)?
 
 Command: fedjax-mri sweep studies/correlated_noise.py
+Hardware and time: four minutes on 2 cores that did other work as well.
 Data: synthetic iid with 1,000 clients that take part in a fixed cycle, 50 of them in a round, each five times.
 """
 
