@@ -2,14 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import PATIENT, ClientData, Federation, Test
 from fedjax_mri.data.precomputed import precomputed
-from fedjax_mri.data.resident import positions, specimen
+from fedjax_mri.data.resident import example_fields, positions
 
 
 class Pool(NamedTuple):
@@ -65,9 +63,7 @@ def held_out_test(federation: Federation) -> tuple[str, Test]:
 
 def has_patients(federation: Federation) -> bool:
     """Returns whether examples say which patient they are of."""
-    store, zero = specimen(federation.train), jnp.int32(0)
-    fields = jax.eval_shape(lambda store: federation.train.read(store, zero, jnp.zeros(1, jnp.int32)), store)
-    return PATIENT in fields
+    return PATIENT in example_fields(federation.train)
 
 
 def number_patients(patient: np.ndarray, client: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -105,6 +105,15 @@ def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
     return {name: jnp.take(array, row, axis=0, mode="clip") for name, array in store.fields.items()}
 
 
+def example_fields(data: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and type of each field of a batch of one example, by tracing `read`."""
+    store, zero = specimen(data) if data.store is None else data.store, jnp.int32(0)
+    found: dict[str, jax.ShapeDtypeStruct] = jax.eval_shape(
+        lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store
+    )
+    return found
+
+
 def specimen(data: ClientData) -> Any:
     """A small store from which the shapes of what `read` gives can be traced; its examples may not be real."""
     return data.store if data.fetch is None else pack([empty(data)], rows=1)

@@ -19,7 +19,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import scaled
 from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Source, Table, Test
 from fedjax_mri.data.phantom.scanner import show_ct
-from fedjax_mri.data.resident import specimen, whole
+from fedjax_mri.data.resident import example_fields, whole
 
 LABELS, WEAR, MODALITIES = range(3)  # kinds of change; no two share their random numbers
 KINDS = ("CT only", "MR only", "CT and MR")
@@ -141,8 +141,7 @@ class ModalitySkew:
 
 def with_modalities(data: ClientData, kinds: np.ndarray) -> ClientData:
     """`data` where each client has the modalities of its kind, int [N]. Raises UserError unless `data` has both."""
-    store, zero = specimen(data), jnp.int32(0)
-    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    fields = example_fields(data)
     if not {"ct", "mr"} <= fields.keys():
         raise UserError(f"data: modality skew needs a source with ct and mr, such as Phantom; this has {set(fields)}")
     return data._replace(store=(whole(data), HAS[kinds]), read=partial_reader(data.read), fetch=None)

@@ -12,7 +12,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
-from fedjax_mri.data.resident import specimen
+from fedjax_mri.data.resident import example_fields
 from fedjax_mri.fed.algorithm import Algorithm, traffic
 from fedjax_mri.fed.attack.contract import attackers
 from fedjax_mri.fed.attack.poison import poisoned, refuse_unread, with_success_test
@@ -93,13 +93,15 @@ def assemble_simulation(
     """Returns the simulation that a config describes, of whose parts `method` has been built before."""
     task = assemble_task(config, method.algorithm, described, compute_of(plan))
     refuse_distillation(config, method.algorithm, task)
-    refuse_unread(config.attack.build(len(described.classes)), task.reads)
+    classes = len(described.classes)
+    attack = config.attack.build(classes)
+    refuse_unread(attack, task.reads)
     clients = population(config, task, method, data)
     sampler = config.sampling.build(clients)
     check_downlink(config.downlink, sampler)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
-    marks, classes = attackers(config.attack, len(data.sizes)), len(described.classes)
+    marks = attackers(config.attack, len(data.sizes))
     uplink, local = private_parts(config, noise, sampler.places(), clients, classes, marks)
     return Simulation(
         task=task,
@@ -110,7 +112,7 @@ def assemble_simulation(
         data=poisoned(data, config.attack, classes, marks),
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
-        marks=None if config.attack.build(classes) is None else marks,
+        marks=None if attack is None else marks,
     )
 
 
@@ -169,8 +171,7 @@ def describe(federation: Federation) -> DataDescription:
 
 def image_shape(data: ClientData, field: str) -> tuple[int, ...]:
     """Returns the shape of one example's `field`, by tracing `read`. Raises UserError where batches lack the field."""
-    store, zero = specimen(data), jnp.int32(0)
-    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    fields = example_fields(data)
     if field not in fields:
         raise UserError(f"data: its images are said to be in {field!r}, its batches hold {', '.join(fields)}")
     return fields[field].shape[1:]

@@ -54,8 +54,7 @@ def copies_of_few(indices: jax.Array, size: jax.Array, attack: Attack, marked: j
 
 def refuse_lacking(data: ClientData, attack: Attack) -> None:
     """Raises UserError if examples lack a field that the attack changes."""
-    store, zero = resident.specimen(data) if data.store is None else data.store, jnp.int32(0)
-    fields = jax.eval_shape(lambda store: data.read(store, zero, jnp.zeros(1, jnp.int32)), store)
+    fields = resident.example_fields(data)
     if lacking := [name for name in attack.fields if name not in fields]:
         raise UserError(
             f"attack {attack.name}: it changes {lacking[0]!r}, which these data lack; choose an attack on updates, "

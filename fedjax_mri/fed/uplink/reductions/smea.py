@@ -18,7 +18,7 @@ from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, equally, pa
 
 @dataclass(frozen=True)
 class Smea:
-    """Settings of the rule; it needs n > 2 f, and compares all subsets of n - f updates."""
+    """Settings of SMEA; it needs n > 2 f, and compares all subsets of n - f updates."""
 
     faulty: int = 1  # f, updates left out
 
