@@ -4,6 +4,7 @@ All figures are NumPy float64. An attack gives a score for each patient, higher 
 models were trained on known halves of P patients: `inside` bool [M, P].
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +143,8 @@ def curve(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return tuple(np.concatenate([[0], count / count[-1]]) for count in counts)  # type: ignore[return-value]
 
 
-ATTACKS = {  # name -> (confidences of the attacked model [P], those of shadows [M, P], inside [M, P]) -> scores [P]
+Attack = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+ATTACKS: dict[str, Attack] = {  # (confidences of the attacked [P], of shadows [M, P], inside [M, P]) -> scores [P]
     "loss threshold": lambda target, shadows, inside: loss_threshold(target),
     "LiRA, offline": lira_offline,
     "LiRA": lira,

@@ -118,7 +118,7 @@ def _(x: Any) -> Parts:
 @parts.register(bytes)
 @parts.register(bytearray)
 def _(x: Any) -> Parts:
-    base = next(base for base in type(x).__mro__ if base in (int, float, complex, str, bytes, bytearray))
+    base: Any = next(base for base in type(x).__mro__ if base in (int, float, complex, str, bytes, bytearray))
     return iter(("value", type(x), base.__repr__(x), *own_attributes(x)))
 
 

@@ -233,7 +233,8 @@ def placement_that_fits(data: ClientData, plan: Plan, cohort: int, state: int, l
     """Returns a remedy: the first placement that fits, or by how much the one that comes closest does not."""
     places: list[Literal["replicated", "sharded", "streamed"]] = ["replicated"]
     places += ["sharded", "streamed"] if data.fetch is not None else []
-    others = [replace(plan, data=place, clients=clients) for clients in ("device", "host") for place in places]
+    keepers: tuple[Literal["device", "host"], ...] = ("device", "host")
+    others = [replace(plan, data=place, clients=clients) for clients in keepers for place in places]
     lacks = list[float]()
     for other in others:
         need = memory_need(data, other, cohort, state)
