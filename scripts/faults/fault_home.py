@@ -17,7 +17,7 @@ from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.cnn import CNNSettings
 
 quick = runpy.run_path({quickstart!r})["config"]
-few = replace(quick.data.sites, patients_mean=6.0, patients_max=8)
+few = replace(quick.data.sites, patients_mean=8.0, patients_max=8)
 config = replace(
     quick,
     name="small sibling of the quick-start",

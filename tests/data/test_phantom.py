@@ -398,6 +398,7 @@ def test_grid_is_written(tmp_path):
         (Phantom(sites=SiteModel(patients_mean=float("nan"))), "patients_mean"),
         (Phantom(sites=SiteModel(class_alpha=0.0)), "class_alpha"),
         (Phantom(sites=SiteModel(patients_min=50, patients_max=20)), "patients_min"),
+        (Phantom(sites=SiteModel(patients_mean=600.0)), "patients_mean"),
         (Phantom(sites=SiteModel(mr_noise=(0.2, 0.1))), "mr_noise"),
         (Phantom(lesions=LesionModel(distractors=1.5)), "distractors"),
         (Phantom(lesions=LesionModel(contrast=-1.0)), "contrast"),

@@ -209,6 +209,9 @@ def check_counts(phantom: Any) -> None:
     validated = phantom.validation_patients
     require("validation_patients", validated, validated is None or isinstance(validated, int), "give a whole number")
     require("sites.patients_min, patients_max", (least, most), least <= most, "give the smaller as patients_min")
+    mean, told = phantom.sites.patients_mean, phantom.sites.patients_total or phantom.sites.patients_shares
+    remedy = f"give a mean between patients_min {least} and patients_max {most}, or change these"
+    require("sites.patients_mean", mean, bool(told) or least <= mean <= most, remedy)
 
 
 def require(name: str, value: Any, holds: bool, remedy: str) -> None:

@@ -31,6 +31,10 @@ from fedjax_mri.fed.uplink.contract import Stage, Uplink
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 
 MOST_GROUPS = 8  # groups of hospitals that are accounted one by one
+NO_MEMBERS = (
+    "privacy: runs with privacy of patients cannot be trained together as members of one program, unless each image is "
+    "of another patient"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Patient:
         """Returns the units int32 [N] of each client. Raises UserError where nobody knows whose the images are."""
         if self.unit == "image":
             return population.sizes
+        if population.patients is None and not known(population.sizes):
+            raise UserError(NO_MEMBERS)
         if population.patients is None:
             raise UserError(
                 "privacy.unit=patient: the data do not say whose each image is; name the patients (a folder of each, "
@@ -97,10 +103,7 @@ class Patient:
         """Returns the units of a client, at most. Raises UserError where the compiled program alone knows it."""
         counts = self.unit_counts(clients)
         if not known(counts):
-            raise UserError(
-                "privacy: runs with privacy of patients cannot be trained together as members of one program, unless "
-                "each image is of another patient"
-            )
+            raise UserError(NO_MEMBERS)
         return int(np.max(counts))
 
     def smallest_noise(self, groups: "list[Group]", each: Callable[[float, int], np.ndarray], rounds: int) -> float:
