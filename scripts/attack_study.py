@@ -28,8 +28,7 @@ from fedjax_mri.attack import command, pool, shadow, trial
 from fedjax_mri.attack.findings import Scored
 from fedjax_mri.attack.inversion import Matching
 from fedjax_mri.attack.trial import Trial
-from fedjax_mri.cli import commands as cli
-from fedjax_mri.core import disk
+from fedjax_mri.core import disk, environment
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.data.phantom import Phantom
@@ -141,7 +140,7 @@ def main() -> None:
     words.add_argument("--steps", type=int, default=1500, help="of the search for images")
     words.add_argument("--also", action="append", default=[], metavar="NAME=FLAGS", help="another defence")
     given = words.parse_args()
-    cli.prepare_jax()
+    environment.prepare_jax()
     also = {name: flags(text) for name, _, text in (one.partition("=") for one in given.also)}
     if given.only != "inversion":
         membership({**AGAINST_MEMBERSHIP, **also}, given.shadows)

@@ -119,7 +119,7 @@ def cached(scratch: pathlib.Path) -> dict[str, str]:
 
 SHORT_RUN = """
 import dataclasses, pathlib, sys
-from fedjax_mri.cli.commands import prepare_jax
+from fedjax_mri.core.environment import prepare_jax
 from fedjax_mri.run import config, experiment
 prepare_jax()
 one = config.load(pathlib.Path("configs/synthetic.py"))[""]

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.pooled import Pooled
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
@@ -36,7 +36,7 @@ def main() -> None:
     flags.add_argument("--seeds", type=int, default=3)
     flags.add_argument("--out", type=pathlib.Path, default=HOME / "runs" / "diagnosis")
     words = flags.parse_args()
-    cli.prepare_jax()
+    environment.prepare_jax()
     try:
         print(table(found(ways(words.root, words.rounds), words.seeds, words.out)))
     except UserError as error:

@@ -21,7 +21,7 @@ import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 
-from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import environment
 from fedjax_mri.data.phantom import Phantom, SiteModel
 from fedjax_mri.data.phantom.lesions import LesionModel
 from fedjax_mri.data.phantom.procedural import UNSEEN, origin
@@ -69,7 +69,7 @@ def main() -> None:
         flags.add_argument(f"--{name}", type=int, default=value)
     words = vars(flags.parse_args())
     out, table, figure = (words.pop(name) for name in ("out", "table", "figure"))
-    cli.prepare_jax()
+    environment.prepare_jax()
     study(Size(**words), out, table, figure)
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from dataclasses import replace
 
-from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import environment
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config, experiment
 from fedjax_mri.run.config import Experiment
@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
 def measure(words: argparse.Namespace) -> None:
     """Prints one line."""
     start = time.perf_counter()
-    cli.prepare_jax()
+    environment.prepare_jax()
     base, seeds = experiment_of(words), range(words.seeds)
     with tempfile.TemporaryDirectory() as folder:
         final = (separate if words.way == "separate" else together)(base, seeds, pathlib.Path(folder))

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import rankdata
 
-from fedjax_mri.cli import commands as cli
+from fedjax_mri.core import environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import layout
 from fedjax_mri.data.files import images
@@ -54,7 +54,7 @@ def main() -> None:
     other.add_argument("--count", type=int, default=100, help="drawn images of each kind")
     other.set_defaults(act=lambda words: print(table(words.run, words.slices, words.ct, words.count)))
     words = flags.parse_args()
-    cli.prepare_jax()
+    environment.prepare_jax()
     try:
         words.act(words)
     except UserError as error:

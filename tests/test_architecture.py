@@ -27,6 +27,7 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
+    "api": {"core", "report", "convert", "explain", "run", "study", "tasks"},
     "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"},
 }
 

@@ -1,10 +1,9 @@
 """Shows how far a command is."""
 
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedjax_mri.run.line import TRAIN, Line, SegmentFigures, full_name
+from fedjax_mri.run.line import progress_words
 
 if TYPE_CHECKING:  # at run time it would bring JAX, which a command prepares first
     from fedjax_mri.run.observers import RunProgress
@@ -39,28 +38,9 @@ class Bar:
 
     def watch(self, progress: "RunProgress") -> None:
         """Shows the figures of a segment that has just ended."""
-        shown = headline(progress.evaluated.line, progress.evaluated.headline)
-        words = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        words = progress_words(progress.evaluated.line, progress.evaluated.headline)
         if self._bar is None:
             print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
         else:
             self._bar.update(progress.round - self._bar.n)
             self._bar.set_postfix_str(words)
-
-
-def headline(line: Line, figure: str) -> dict[str, float]:
-    """The figures of a segment that fit on one line of the screen, with `figure` of the training and each test set.
-
-    Those that do not exist are left out: of a segment to which no client came, and errors of images without a truth.
-    """
-    training = line.training if line.training and line.training.clients_per_second else SegmentFigures({})
-    groups = {TRAIN: training.figures, **{name: test.pooled for name, test in line.tests.items()}}
-    shown = {
-        "clients/s": training.clients_per_second,
-        "images/s": training.images_per_second,
-        "useful": training.useful_share,
-        "loss": training.figures.get("nll"),
-        **line.privacy,
-        **{full_name(name, figure): figures.get(figure) for name, figures in groups.items()},
-    }
-    return {name: value for name, value in shown.items() if value is not None and not math.isnan(value)}

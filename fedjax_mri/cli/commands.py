@@ -81,6 +81,7 @@ def kept(options: argparse.Namespace) -> str:
 
 def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Runs the command in this process, and returns its exit code."""
+    from fedjax_mri.core.environment import prepare_jax
     from fedjax_mri.run import processes
 
     prepare_jax()
@@ -102,31 +103,6 @@ def parser() -> argparse.ArgumentParser:
     return arguments.parser(
         train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, phantom
     )
-
-
-def prepare_jax() -> None:
-    """Makes each processor core a device of JAX, and keeps compiled programs between runs.
-
-    Raises UserError on settings of JAX that cannot train.
-    """
-    import jax
-
-    from fedjax_mri.core import cache
-    from fedjax_mri.core.environment import check_jax, prefer_cpu_without_devices
-
-    check_jax()
-    prefer_cpu_without_devices()
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", cores())
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
-    if cache.users_folder() is None:
-        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
-
-
-def cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train(options: argparse.Namespace, flags: Sequence[str]) -> int:

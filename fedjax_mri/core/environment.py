@@ -1,18 +1,43 @@
 """Settings of JAX with which this package would fail or compute something else, and the choice of its platform."""
 
+import contextlib
 import glob
 import importlib.util
+import os
 import pathlib
 import pkgutil
 
 import jax
 
+from fedjax_mri.core import cache
 from fedjax_mri.core.errors import UserError
 
 REFUSED = {  # what JAX's configuration must not say, and why
     "jax_enable_x64": "training computes in float32 and bfloat16 with 32-bit counts",
     "jax_disable_jit": "a federation is one compiled program",
 }
+
+
+def prepare_jax() -> None:
+    """Makes each processor core a device of JAX, and keeps compiled programs between runs.
+
+    A program that has used JAX before keeps the devices that it has. Raises UserError on settings of JAX that cannot
+    train.
+    """
+    check_jax()
+    prefer_cpu_without_devices()
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # its devices are in use already
+            jax.config.update("jax_num_cpu_devices", cores())
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    if cache.users_folder() is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
+
+
+def cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_jax() -> None:

@@ -84,6 +84,25 @@ def full_name(group: str, figure: str) -> str:
     return f"{group}/{figure}"
 
 
+def progress_words(line: Line, figure: str) -> str:
+    """Returns the figures of a segment that fit on one line, with `figure` of the training and each test set.
+
+    Those that do not exist are left out: of a segment to which no client came, and errors of images without a truth.
+    """
+    training = line.training if line.training and line.training.clients_per_second else SegmentFigures({})
+    groups = {TRAIN: training.figures, **{name: test.pooled for name, test in line.tests.items()}}
+    shown = {
+        "clients/s": training.clients_per_second,
+        "images/s": training.images_per_second,
+        "useful": training.useful_share,
+        "loss": training.figures.get("nll"),
+        **line.privacy,
+        **{full_name(name, figure): figures.get(figure) for name, figures in groups.items()},
+    }
+    known = {name: value for name, value in shown.items() if value is not None and not math.isnan(value)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
 def named(figures: TestFigures) -> dict[str, float]:
     """All figures of one test set by name."""
     return {**figures.pooled, **_known(figures, SPREAD)}

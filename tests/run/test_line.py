@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from fedjax_mri.cli import bar
 from fedjax_mri.run.line import (
     Line,
     SegmentFigures,
@@ -16,6 +15,7 @@ from fedjax_mri.run.line import (
     flat,
     named,
     parse,
+    progress_words,
     with_nans,
     with_nulls,
 )
@@ -112,6 +112,7 @@ def test_figures_of_a_translator_are_told_by_modality_and_tissue() -> None:
 def test_figures_that_do_not_exist_are_not_on_the_progress_line() -> None:
     nobody = SegmentFigures({}, seconds=2.0, clients_per_second=0.0, images_per_second=0.0, useful_share=0.0)
     line = Line(2, {"test": TestFigures({"mr/ssim": math.nan})}, nobody, {"epsilon": 1.5})
-    assert bar.headline(line, "mr/ssim") == {"epsilon": 1.5}
+    assert progress_words(line, "mr/ssim") == "epsilon 1.5"
     some = line._replace(training=nobody._replace(figures={"mr/ssim": 0.5}, clients_per_second=4.0))
-    assert bar.headline(some, "mr/ssim").keys() == {"clients/s", "images/s", "useful", "epsilon", "train/mr/ssim"}
+    words = "clients/s 4, images/s 0, useful 0, epsilon 1.5, train/mr/ssim 0.5"
+    assert progress_words(some, "mr/ssim") == words

@@ -1,0 +1,141 @@
+"""A run in Python: train a config, read its figures, predict with its model, write its report."""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_mri.convert import translate
+from fedjax_mri.core import environment
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.explain import model as classifiers
+from fedjax_mri.explain.model import Trained
+from fedjax_mri.report import audit
+from fedjax_mri.report import run as report
+from fedjax_mri.run import config as configs
+from fedjax_mri.run import experiment, models, restore, results, runfolder
+from fedjax_mri.run.config import Experiment
+from fedjax_mri.run.line import TestFigures, progress_words
+from fedjax_mri.run.observers import RunProgress
+from fedjax_mri.run.record import RunRecord
+from fedjax_mri.run.restore import Restored
+from fedjax_mri.tasks.task import Model, PyTree
+
+Paths = str | pathlib.Path
+Say = Callable[[str], None]
+
+
+def load_config(path: Paths, name: str = "") -> Experiment:
+    """Returns the experiment of a config file, or the one called `name` of a file that has several.
+
+    Raises UserError where the file has none of that name. Fields are changed with `dataclasses.replace`, or with
+    `with_field(config, "local.learning_rate", 0.1)`.
+    """
+    found = configs.load(path)
+    if name not in found:
+        raise UserError(f"{path}: no experiment {name!r}; name one of {', '.join(found)}")
+    return found[name]
+
+
+def train(config: Experiment, out: Paths, resume_from: Paths | None = None, say: Say = print) -> "Run":
+    """Trains a config in the folder `out`, or goes on where that stopped, and returns the run.
+
+    `say` gets each line of progress. Ctrl-C ends it after the segment that it trains; to call it again goes on. Raises
+    UserError on a bad config, bad data, or a folder that holds another run.
+    """
+    environment.prepare_jax()
+
+    def watch(progress: RunProgress) -> None:
+        words = progress_words(progress.evaluated.line, progress.evaluated.headline)
+        say(f"round {progress.round}/{progress.rounds}: {words}")
+
+    experiment.run(config, out, resume_from, say, watch)
+    return Run(pathlib.Path(out))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has trained, in its folder. All that it holds is read when it is asked for."""
+
+    folder: pathlib.Path
+
+    @cached_property
+    def config(self) -> Experiment:
+        """The experiment as it was trained."""
+        return runfolder.read_config(self.folder)
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """All that the report says: classes, labels by client, predictions on each test set, warnings."""
+        return results.load(self.folder)
+
+    @cached_property
+    def history(self) -> dict[str, np.ndarray]:
+        """The figures of all evaluations by name, such as "round" and "unseen sites/accuracy", float64 [lines].
+
+        A figure is nan where an evaluation has not measured it.
+        """
+        lines = runfolder.read_history(self.folder)
+        names = dict.fromkeys(name for line in lines for name in line)
+        return {name: np.array([line.get(name, np.nan) for line in lines], np.float64) for name in names}
+
+    @property
+    def figures(self) -> dict[str, TestFigures]:
+        """The figures of the last evaluation, by test set."""
+        return dict(results.history(self.folder)[-1].tests)
+
+    def sites(self) -> list[audit.Row]:
+        """Returns accuracy, sensitivity and calibration of each site and group of sites, of a run that classifies."""
+        return audit.audit(self.folder)
+
+    @cached_property
+    def restored(self) -> Restored:
+        """The task with the saved state, at the best round where that was kept."""
+        return restore.restore_best_or_newest(self.folder)
+
+    @cached_property
+    def model(self) -> Model:
+        """The global model: parameters, and what changes without a gradient, such as statistics."""
+        return models.global_model(self.restored)
+
+    def predict(self, **fields: np.ndarray) -> PyTree:
+        """Returns what the task predicts for the fields of examples [B, ...], such as `image=` or `ct=` and `mr=`.
+
+        The fields are as the source gives them: images [B, H, W, C] as uint8, or float in 0..1 or HU. A classifier
+        gives probabilities [B, C]; a translator gives a dict of images by modality. Raises UserError where a field that
+        the task reads is missing.
+        """
+        batch = {name: jnp.asarray(value) for name, value in fields.items()}
+        sizes = {name: len(value) for name, value in batch.items()}
+        if len(set(sizes.values())) != 1:
+            raise UserError(f"predict: fields with as many examples each are needed, not {sizes}")
+        try:
+            return self._predict(self.model, batch | {"weight": jnp.ones(next(iter(sizes.values())))})
+        except KeyError as error:
+            raise UserError(f"predict: the task reads {error} as well; give {error.args[0]}=...") from None
+
+    @cached_property
+    def _predict(self) -> Callable[[Model, dict[str, jax.Array]], PyTree]:
+        return jax.jit(lambda model, batch: self.restored.task.predict(model.params, model.carry, batch))
+
+    def translate(self, images: np.ndarray, to: str) -> np.ndarray:
+        """Returns images [B, H, W, 1] of the modality `to`, "ct" or "mr", made from those of the other one.
+
+        CT is in HU where the run was trained in HU, all else in 0..1. Raises UserError where the run makes none.
+        """
+        return translate.translate(self.folder, to).draw(to, images, None)
+
+    def classifier(self) -> Trained:
+        """Returns the classifier in steps, preprocessing and network, as methods of `fedjax_mri.xai` take it.
+
+        Raises UserError where the run does not classify.
+        """
+        return classifiers.load([self.folder])
+
+    def report(self) -> pathlib.Path:
+        """Writes report.html into the folder, and returns its path."""
+        return report.write([self.record], self.folder / "report.html")
