@@ -214,7 +214,7 @@ def choose_plan(
             return sim
         return sim._replace(task=assemble_task(config, sim.algorithm, described, compute_of(plan)))
 
-    plan = auto.choose_plan(config.plan, planned, cache.folder() / "plans", say)
+    plan = auto.choose_plan(config.plan, planned, cache.folder() / "plans", say, config.rounds)
     return planned(plan), plan
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import difflib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -116,15 +116,21 @@ def _axis_values(path: Path, values: Values) -> list[_AxisValue]:
     pairs = list(values.items()) if isinstance(values, Mapping) else [(None, value) for value in values]
     if not pairs:
         raise UserError(f"axes: {_axis(path)!r} has no values: give at least one")
-    return [_axis_value(path, name, value) for name, value in pairs]
+    fields = [_fields(path, value) for _, value in pairs]
+    labels = [labels_of([one[path] for one in fields]) for path in fields[0]]
+    called = [dict(zip(fields[0], one)) for one in zip(*labels)]
+    return [
+        _AxisValue(one, where if name is None else {_axis(path): name})
+        for one, where, (name, _) in zip(fields, called, pairs)
+    ]
 
 
-def _axis_value(path: Path, name: str | None, value: Any) -> _AxisValue:
+def _fields(path: Path, value: Any) -> dict[str, Any]:
+    """Returns what one value of an axis sets, by path."""
     paths, linked = ((path,), (value,)) if isinstance(path, str) else (path, value)
     if not isinstance(linked, tuple | list) or len(linked) != len(paths):
         raise UserError(f"axes: {_axis(path)!r} changes {len(paths)} fields at once: {value!r} is no tuple of as many")
-    fields = {path: one.item() if isinstance(one, np.generic) else one for path, one in zip(paths, linked)}
-    return _AxisValue(fields, {p: label(v) for p, v in fields.items()} if name is None else {_axis(path): name})
+    return {path: one.item() if isinstance(one, np.generic) else one for path, one in zip(paths, linked)}
 
 
 def _axis(path: Path) -> str:
@@ -150,14 +156,34 @@ def _set(config: Experiment, path: str, value: Any) -> Experiment:
     return configs.with_field(config, path, float(value) if whole else value)
 
 
-def label(value: Any) -> Any:
-    """What a value is called: a number itself, settings their name and what is not default, other values their repr."""
+def labels_of(values: Sequence[Any]) -> list[Any]:
+    """Returns what the values of an axis are called: settings also by each field in which others of their class differ.
+
+    FedProx(mu=0.01) is called so beside FedProx(mu=1.0), though 0.01 is the default.
+    """
+    settings = [one for one in values if dataclasses.is_dataclass(one)]
+
+    def varied(value: Any) -> set[str]:
+        alike = [one for one in settings if type(one) is type(value)]
+        names = [one.name for one in dataclasses.fields(value)] if alike else []
+        return {name for name in names if any(getattr(one, name) != getattr(value, name) for one in alike)}
+
+    return [label(value, varied(value)) for value in values]
+
+
+def label(value: Any, shown: Collection[str] = ()) -> Any:
+    """What a value is called: a number itself, settings their name and what is not default, other values their repr.
+
+    The fields `shown` of settings are named even if they are default.
+    """
     if isinstance(value, bool | int | float | str):
         return value
     if not dataclasses.is_dataclass(value):
         return repr(value)
     given = (
-        f"{one.name}={label(getattr(value, one.name))}" for one in dataclasses.fields(value) if _differs(value, one)
+        f"{one.name}={label(getattr(value, one.name))}"
+        for one in dataclasses.fields(value)
+        if one.name in shown or _differs(value, one)
     )
     return type(value).__name__ + (f"({', '.join(inside)})" if (inside := list(given)) else "")
 

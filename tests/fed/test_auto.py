@@ -94,6 +94,17 @@ def test_time_is_bounded(tmp_path, timings) -> None:
     assert choose(tmp_path, Plan(devices=2, tune_s=0)) == (Plan(devices=2, tune_s=0).resolve(), [])
 
 
+def test_a_run_that_is_over_sooner_than_the_measurement_takes_the_first_plan(tmp_path, timings) -> None:
+    ms, asked = timings
+    ms.update({("direct", 1): 3e-6, ("direct", 2): 1e-6, ("gemm", 4): 1e-6})
+    said: list[str] = []
+    plan = auto.choose_plan(Plan(devices=2), assemble, tmp_path, said.append, rounds=1)
+    assert (plan.conv, plan.lanes) == ("direct", 1) and len(asked) == 1 and "measured again next time" in said[0]
+    ms["direct", 1] = 3e3
+    plan = auto.choose_plan(Plan(devices=2), assemble, tmp_path, said.append, rounds=1)
+    assert plan.lanes == 2 and len(asked) == 6 and "next time" not in said[1]
+
+
 def test_what_does_not_fit_is_passed_over_and_remat_is_the_last_resort(tmp_path, timings, monkeypatch) -> None:
     ms, asked = timings
     ms.update({("gemm", 1): 4.0})

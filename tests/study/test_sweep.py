@@ -15,6 +15,7 @@ from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.phantom.procedural import origin
 from fedjax_mri.data.phantom.source import reader
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.linear import LinearSettings
@@ -71,6 +72,17 @@ def test_linked_fields_change_together_and_values_may_have_names() -> None:
     named = {("data.clients", "sampling.cohort"): {"few": (4, 2), "many": (8, 4)}, "seed": {"first": 0}}
     assert where(Study(BASE, named))[1] == {"data.clients + sampling.cohort": "many", "seed": "first"}
     assert study.cells(Study(BASE, named))[1].config.data.clients == 8
+
+
+def test_settings_are_called_by_what_varies_even_where_it_is_the_default() -> None:
+    axes = {"algorithm": [FedAvg(), FedProx(mu=0.01), FedProx(mu=1.0)], "seed": [0]}
+    assert FedProx() == FedProx(mu=0.01)
+    names = [one["algorithm"] for one in where(Study(BASE, axes))]
+    assert names == ["FedAvg", "FedProx(mu=0.01)", "FedProx(mu=1.0)"]
+    assert [one["algorithm"] for one in where(Study(BASE, {"algorithm": [FedAvg(), FedProx()]}))] == [
+        "FedAvg",
+        "FedProx",
+    ]
 
 
 def test_drawn_axes_are_drawn_once_for_all() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -74,12 +75,15 @@ class Trial(NamedTuple):
     ms: float  # milliseconds an example takes, idle lanes at the end of a round included
 
 
-def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None]) -> Plan:
+def choose_plan(
+    plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Callable[[str], None], rounds: float = math.inf
+) -> Plan:
     """Returns `plan` with the fields that it leaves open filled in, and reports the reason with `say`.
 
-    The choice is read from `folder` if it has been measured for this task on such a machine, and measured otherwise.
-    It follows fixed rules if nothing is open, `tune_s` is 0 or there are several processes. A choice for which memory
-    ran out is not kept: another program may have used the memory. Raises UserError if no candidate works.
+    The choice is read from `folder` if it has been measured for this task on such a machine, and measured otherwise,
+    for no longer than a run of so many `rounds` takes. It follows fixed rules if nothing is open, `tune_s` is 0 or
+    there are several processes. A choice is not kept where memory ran out, as another program may have used it, or
+    where the run was too short to measure all candidates. Raises UserError if no candidate works.
     """
     by_rule = plan_by_rule(plan, assemble)
     plans = list(candidates(plan, by_rule.lanes))
@@ -91,7 +95,7 @@ def choose_plan(plan: Plan, assemble: Assemble, folder: pathlib.Path, say: Calla
         chosen = replace(by_rule, **remembered["choice"])
         say(f"plan: {describe_plan(chosen)}: {remembered['reason']}, remembered in {path}")
         return chosen
-    best = fastest_candidate(plans, assemble, plan.tune_s)
+    best = fastest_candidate(plans, assemble, plan.tune_s, rounds)
     say(f"plan: {describe_plan(best.plan)}: {best.reason}" + ("" if best.lasting else "; measured again next time"))
     if best.lasting:
         choice = {name: getattr(best.plan, name) for name in MEASURED}
@@ -133,15 +137,16 @@ def candidates(plan: Plan, lanes: int = 0) -> Iterator[Plan]:
     return iter(dict.fromkeys(candidate.resolve() for candidate in filled))
 
 
-def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float) -> Choice:
+def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float, rounds: float) -> Choice:
     """Returns the fastest plan and the measured times as text.
 
-    Plans are compiled for `seconds`, at least the first one that works. Of plans about as fast as each other the first
-    is taken. Raises UserError if none works.
+    Plans are compiled for `seconds`, or as long as a run of `rounds` takes if that is less; at least the first one that
+    works. Of plans about as fast as each other the first is taken. Raises UserError if none works.
     """
-    trials, refusals = measure_candidates(plans, assemble, seconds)
+    examples, begin = rounds * examples_of_round(assemble(plans[0])), time.perf_counter()
+    trials, refusals = measure_candidates(plans, assemble, seconds, examples)
     if not trials:  # keep less for the backward pass
-        trials, more = measure_candidates([replace(plan, remat=True) for plan in plans], assemble, seconds)
+        trials, more = measure_candidates([replace(plan, remat=True) for plan in plans], assemble, seconds, examples)
         refusals = [*refusals, *more]
     if not trials:
         raise all_refused(refusals)
@@ -150,20 +155,34 @@ def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float) -> 
     others = sorted((trial for trial in trials if trial is not best), key=lambda trial: trial.ms)
     rest = "; ".join(f"{describe_plan(trial.plan)} {trial.ms:.3g}" for trial in others) or "nothing else measured"
     reason = "; ".join([f"{best.ms:.3g} ms an example ({rest}", *count_refusals(refusals)]) + ")"
-    return Choice(best.plan, reason, lasting=not any(refusal.transient for refusal in refusals))
+    as_asked = len(trials) + len(refusals) >= len(plans) or time.perf_counter() - begin >= seconds
+    return Choice(best.plan, reason, lasting=as_asked and not any(refusal.transient for refusal in refusals))
 
 
-def measure_candidates(plans: list[Plan], assemble: Assemble, seconds: float) -> tuple[list[Trial], list[Refusal]]:
-    """Returns the times of the candidates that work, and why the others do not. Compiles for about `seconds`."""
-    compiled, refusals = compile_candidates(plans, assemble, time.perf_counter() + seconds)
+def examples_of_round(sim: Simulation) -> int:
+    """Returns how many examples a round trains on, by the first round's cohort, each as often as there are epochs."""
+    return int(first_cohort_steps(sim).sum()) * sim.local.batch
+
+
+def measure_candidates(
+    plans: list[Plan], assemble: Assemble, seconds: float, examples: float
+) -> tuple[list[Trial], list[Refusal]]:
+    """Returns the times of the candidates that work, and why the others do not.
+
+    Compiles for about `seconds`, or as long as it takes to train on so many `examples` if that is less.
+    """
+    compiled, refusals = compile_candidates(plans, assemble, time.perf_counter() + seconds, examples)
     trials, more = time_candidates(compiled)
     return trials, [*refusals, *more]
 
 
-def compile_candidates(plans: list[Plan], assemble: Assemble, end: float) -> tuple[list[CompiledTrial], list[Refusal]]:
+def compile_candidates(
+    plans: list[Plan], assemble: Assemble, end: float, examples: float
+) -> tuple[list[CompiledTrial], list[Refusal]]:
     """Returns trials of the plans that compile and fit into memory, and why the others do not.
 
-    No further plan is compiled once one is ready and the clock (`time.perf_counter`) has passed `end`.
+    No further plan is compiled once one is ready and the clock (`time.perf_counter`) has passed `end`, or as much time
+    as that one needs to train on all `examples`: a better plan could not win it back.
     """
     compiled, refusals = list[CompiledTrial](), list[Refusal]()
     clients = max(plan.lanes for plan in plans)
@@ -171,7 +190,10 @@ def compile_candidates(plans: list[Plan], assemble: Assemble, end: float) -> tup
         if compiled and time.perf_counter() > end:
             break
         try:
-            compiled.append((plan, compile_trial(plan, assemble, clients)))
+            trial = compile_trial(plan, assemble, clients)
+            if not compiled:
+                end = min(end, time.perf_counter() + 1e-3 * trial() * examples)
+            compiled.append((plan, trial))
         except REFUSING as error:
             refusals.append(refusal_of(plan, error))
     return compiled, refusals
