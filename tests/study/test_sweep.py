@@ -79,10 +79,8 @@ def test_settings_are_called_by_what_varies_even_where_it_is_the_default() -> No
     assert FedProx() == FedProx(mu=0.01)
     names = [one["algorithm"] for one in where(Study(BASE, axes))]
     assert names == ["FedAvg", "FedProx(mu=0.01)", "FedProx(mu=1.0)"]
-    assert [one["algorithm"] for one in where(Study(BASE, {"algorithm": [FedAvg(), FedProx()]}))] == [
-        "FedAvg",
-        "FedProx",
-    ]
+    alone = where(Study(BASE, {"algorithm": [FedAvg(), FedProx()]}))
+    assert [one["algorithm"] for one in alone] == ["FedAvg", "FedProx"]
 
 
 def test_drawn_axes_are_drawn_once_for_all() -> None:
