@@ -199,6 +199,17 @@ def phantom(one: Parser) -> None:
     add_path(one, "--out", default=pathlib.Path("grid.png"))
 
 
+def export(one: Parser) -> None:
+    """Adds the arguments of `export`."""
+    add_path(one, "run", "run folder")
+    add_path(one, "--out", "folder for the files", required=True)
+    one.add_argument("--batch", type=int, default=1, help="images that the program takes at a time (default: 1)")
+
+
+def doctor(one: Parser) -> None:
+    """Adds the arguments of `doctor`: none."""
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("train an experiment, or continue it" + FIELDS, train),
     "evaluate": (
@@ -220,5 +231,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
     "prepare": ("make files ready for training: bias field, skull strip, registration, crop and more", prepare),
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),
+    "export": ("write a run's model as a StableHLO program, its weights as safetensors, and what they mean", export),
+    "doctor": ("print what a report of a fault needs: versions, devices, caches, memory, a self-test", doctor),
     "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),
 }

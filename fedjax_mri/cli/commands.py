@@ -101,7 +101,7 @@ def give_up(code: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     return arguments.parser(
-        train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, phantom
+        train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, export, doctor, phantom
     )
 
 
@@ -324,6 +324,27 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
         explained, refused = command.explain(job, files, bar.say, bar.step)
     print(f"{explained} explained, {refused} refused" + (f": {options.out / 'index.html'}" if explained else ""))
     return 1 if refused or len(job.explainers) < len(set(names)) else 0
+
+
+def export(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Writes a run's model for programs without this package."""
+    from fedjax_mri.run import export
+
+    refuse_flags(flags)
+    for path in export.export(options.run, options.out, options.batch):
+        print(path)
+
+
+def doctor(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Prints what a report of a fault needs; 1 where the self-test fails."""
+    from fedjax_mri.run import doctor
+
+    refuse_flags(flags)
+    for name, value in doctor.facts():
+        print(f"{name:20} {value}", flush=True)
+    wrong = doctor.self_test()
+    print(f"{'self-test':20} {wrong or 'passed'}")
+    return 1 if wrong else 0
 
 
 def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:

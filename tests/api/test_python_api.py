@@ -5,16 +5,22 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fedjax_mri
 from fedjax_mri import Experiment, LocalTraining, Run, Study, load_config, load_study, train, train_study, with_field
+from fedjax_mri.cli import commands
+from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.synthetic import Synthetic
+from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.run import doctor, export
+from fedjax_mri.run.export import UNITS
 from fedjax_mri.tasks.classify import Classify
 
 CONFIG = Experiment(
@@ -112,3 +118,33 @@ def test_the_package_imports_nothing_heavy_by_itself() -> None:
     assert all(getattr(fedjax_mri, name) for name in fedjax_mri.__all__)
     with pytest.raises(AttributeError, match="no attribute 'tain'"):
         fedjax_mri.tain  # noqa: B018
+
+
+def test_an_exported_model_runs_in_another_runtime(run, tmp_path) -> None:
+    paths = export.export(run.folder, tmp_path / "model", batch=3)
+    about = json.loads(paths[2].read_text())
+    assert about["inputs"] == [{"name": "image", "shape": [3, 1, 1, 60], "dtype": "float32", "units": UNITS["grey"]}]
+    assert about["classes"] == list(run.restored.described.classes) and about["outputs"][0]["shape"] == [3, 10]
+    tensors = pytest.importorskip("safetensors.numpy").load_file(paths[1])
+    for name, value in trees.named(run.model).items():
+        np.testing.assert_array_equal(tensors[name], value)
+    compiler, runtime = pytest.importorskip("iree.compiler"), pytest.importorskip("iree.runtime")
+    binary = compiler.compile_str(paths[0].read_bytes(), input_type="stablehlo", target_backends=["llvm-cpu"])
+    module = runtime.load_vm_flatbuffer(binary, driver="local-task")
+    images = np.random.default_rng(0).normal(size=(3, 1, 1, 60)).astype(np.float32)
+    np.testing.assert_allclose(module.main(images), run.predict(image=images), rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="is there already"):
+        export.export(run.folder, tmp_path / "model")
+    with pytest.raises(UserError, match="--batch 0"):
+        export.export(run.folder, tmp_path / "other", batch=0)
+
+
+def test_the_doctor_says_what_a_report_needs_and_finds_a_wrong_device(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")
+    assert commands.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for word in ("jax ", "memory ", "cache ", "device ", "JAX_ENABLE_COMPILATION_CACHE", "self-test            passed"):
+        assert word in said
+    monkeypatch.setattr(doctor, "RATE", 0.2)  # what NumPy expects, while `local` still has the old one
+    monkeypatch.setattr(doctor, "Local", lambda *most: Local(*most[:-1], lambda round: jnp.float32(0.1)))
+    assert commands.main(["doctor"]) == 1 and "differs from NumPy by" in capsys.readouterr().out
