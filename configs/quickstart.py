@@ -1,6 +1,6 @@
 """A thousand synthetic hospitals learn to tell brain tumours apart.
 
-Command: fedjax-mri train configs/quickstart.py (or `make run`)
+Command: fedjax-mri train configs/quickstart.py
 Hardware and time: 103 seconds of training on 2 cores. Expect 86.8 % accuracy on hospitals that took no part.
 Data: the phantom (synthetic), with log-normal sizes, Dirichlet label skew and scanners that differ in all settings.
 """

@@ -107,6 +107,7 @@ QUICK = (  # what `make check` runs: some of each folder
     "test_docs.py::test_links_of_the_readme_lead_somewhere",
     "test_docs.py::test_make_targets_of_the_readme_exist",
     "test_docs.py::test_the_readme_shows_commands",
+    "api/test_python_api.py::test_the_package_imports_nothing_heavy_by_itself",
     "attack/test_membership.py::test_l",
     "cli/test_cli.py::test_help_everywhere",
     "cli/test_cli.py::test_a_folder_that_is_no_run_is_named",

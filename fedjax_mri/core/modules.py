@@ -31,10 +31,13 @@ _used: list[Folder] = []
 _executing: list[pathlib.Path] = []
 
 
-def execute(path: pathlib.Path) -> ModuleType:
-    """Executes a Python file and returns it as a module. Raises whatever the file raises."""
+def execute(path: pathlib.Path, beside: bool = False) -> ModuleType:
+    """Executes a Python file and returns it as a module. Raises whatever the file raises.
+
+    The folder of the file before is no longer in use, unless this file is used `beside` it.
+    """
     file = path.resolve()
-    if not _executing:  # a file that loads another one still needs its own folder
+    if not _executing and not beside:  # a file that loads another one still needs its own folder
         forget()
     name = module_name(file)
     use_path(file.parent)

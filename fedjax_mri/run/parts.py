@@ -1,21 +1,25 @@
 """Parts of a config chosen by name: `--fed.algorithm scaffold` puts the class Scaffold there, with its defaults.
 
-A part is found by its file: a settings class, a dataclass with `build`, in any module of the part's folder.
+A part is found by its file: a settings class, a dataclass with `build`, in any module of the part's folder. A user's
+own is found in the file that is named, as in `--fed.algorithm mine.py`, or `mine.py:Name` where it has several.
 """
 
 import difflib
 import functools
 import importlib
 import inspect
+import pathlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
+from fedjax_mri.core import modules
 from fedjax_mri.core.errors import UserError
 
 PARTS = {  # field of the config -> where its settings classes are
+    "data": "fedjax_mri.data",
     "algorithm": "fedjax_mri.fed.algorithms",
     "sampling": "fedjax_mri.fed.sampling",
     "conditions": "fedjax_mri.fed.world.conditions",
@@ -28,7 +32,10 @@ PARTS = {  # field of the config -> where its settings classes are
     "downlink": "fedjax_mri.fed.uplink.stages",
     "task.network": "fedjax_mri.nets",  # of the task that classifies
 }
-BUILT_FROM = {"task.network": ["image", "classes", "compute"]}  # parameters of `build`, where others are there
+BUILT_FROM = {  # parameters of `build`, where others are there
+    "data": ["seed"],
+    "task.network": ["image", "classes", "compute"],
+}
 SEVERAL = {"uplink.stages", "uplink.before"}  # fields that take all names up to the next flag, in their order
 Put = Callable[[Any, str, Any], Any]  # (config, dotted field, value) -> config
 
@@ -46,7 +53,7 @@ def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]
             raise UserError(f"{word}: the parts chosen by name are {', '.join(f'--fed.{name}' for name in PARTS)}")
         _refuse_other_networks(word, part, config)
         names = _names(words) if part in SEVERAL else [words.pop(0) if words else ""]
-        chosen = tuple(_made(word, name, settings(part)) for name in names)
+        chosen = tuple(_made(word, name, part, flags) for name in names)
         config = put(config, part, chosen if part in SEVERAL else chosen[0])
     return config, rest
 
@@ -92,30 +99,56 @@ def _names(words: list[str]) -> list[str]:
     return names
 
 
-def _made(flag: str, name: str, known: dict[str, type]) -> Any:
+def _made(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
+    file, _, kind = name.partition(":")
+    known = of_file(flag, file, part) if file.endswith(".py") else settings(part)
+    if file.endswith(".py"):
+        name = kind.lower().removesuffix("settings") if kind or len(known) != 1 else next(iter(known))
     if name in known:
-        return _with_defaults(flag, name, known[name])
+        return _with_defaults(f"{flag} {name}", known[name], part, flags)
     near = difflib.get_close_matches(name, known, 1)
     raise UserError(f"{flag} {name}: " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"))
 
 
-def _with_defaults(flag: str, name: str, kind: Any) -> Any:
-    """The settings of a class with its defaults. Raises UserError where a field has none."""
-    for one in fields(kind):
-        if one.init and one.default is MISSING and one.default_factory is MISSING:
+def _with_defaults(flag: str, kind: Any, part: str, flags: Sequence[str]) -> Any:
+    """The settings of a class with its defaults. Raises UserError where a field has none and no flag sets it."""
+    needed = [one for one in fields(kind) if one.init and one.default is MISSING and one.default_factory is MISSING]
+    for one in needed:
+        setting = f"--{part}.{one.name}"
+        if one.type not in (str, "str"):
             raise UserError(
-                f"{flag} {name}: {kind.__name__}.{one.name} has no default: give it one, or set {kind.__name__}(...) "
-                "in the config"
+                f"{flag}: {kind.__name__}.{one.name} has no default: set {kind.__name__}(...) in the config"
             )
-    return kind()
+        if setting not in {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in flags}:
+            raise UserError(f"{flag}: {kind.__name__}.{one.name} has no default: give {setting} as well")
+    return kind(**{one.name: "" for one in needed})  # the flag will put its value there
 
 
 def settings(part: str) -> dict[str, type]:
     """The settings classes that a part may be, by their names in lower case without "settings"."""
     home = importlib.import_module(PARTS[part])
     names = [one.name for one in pkgutil.iter_modules(getattr(home, "__path__", ()))]
-    modules = [importlib.import_module(f"{home.__name__}.{name}") for name in names] or [home]
-    kinds = [kind for module in modules for kind in _buildable(module)]
+    return _by_name(part, [importlib.import_module(f"{home.__name__}.{name}") for name in names] or [home])
+
+
+def of_file(flag: str, file: str, part: str) -> dict[str, type]:
+    """The settings classes of a user's Python file that a part may be. Raises UserError where it has none."""
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"{flag} {file}: no such file")
+    try:
+        found = _by_name(part, [modules.execute(pathlib.Path(file), beside=True)])
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{flag} {file}: cannot be read: {type(error).__name__}: {error}") from error
+    if not found:
+        wanted = f"build({', '.join(BUILT_FROM[part])})" if part in BUILT_FROM else "build"
+        raise UserError(f"{flag} {file}: has no dataclass with a method {wanted}")
+    return found
+
+
+def _by_name(part: str, homes: Sequence[ModuleType]) -> dict[str, type]:
+    kinds = [kind for module in homes for kind in _buildable(module)]
     if part in BUILT_FROM:
         kinds = [kind for kind in kinds if _is_built_from(kind, BUILT_FROM[part])]
     named = [(kind.__name__.lower().removesuffix("settings"), kind) for kind in kinds]
@@ -127,5 +160,7 @@ def settings(part: str) -> dict[str, type]:
 
 
 def _buildable(module: ModuleType) -> list[Any]:
-    kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]
-    return [kind for kind in kinds if is_dataclass(kind) and hasattr(kind, "build")]
+    """The settings classes of a module, or those of a package that its `__init__` offers."""
+    kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if is_dataclass(kind)]
+    own = [kind for kind in kinds if f"{kind.__module__}.".startswith(f"{module.__name__}.")]
+    return [kind for kind in own if hasattr(kind, "build")]

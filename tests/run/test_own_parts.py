@@ -1,0 +1,110 @@
+"""Parts in files of one's own, chosen by flag; a run with them is evaluated from anywhere, without these files."""
+
+import pathlib
+import shutil
+
+import pytest
+
+from fedjax_mri.cli import commands
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.run import config, results
+
+CONFIG = """
+from fedjax_mri.data.synthetic import Synthetic
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.sampling import Everyone
+from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.run.config import Experiment, LocalTraining
+from fedjax_mri.tasks.classify import Classify
+
+config = Experiment(
+    name="own parts", data=Synthetic(clients=3, validation=0.1), task=Classify(network=LinearSettings()),
+    local=LocalTraining(epochs=1, batch=64, optimizer="optax.sgd"), sampling=Everyone(), rounds=1,
+    plan=Plan(tune_s=0, devices=1), pictures=False,
+)
+"""
+HELPER = "FACTOR = 0.5\n"
+ALGORITHM = """
+from dataclasses import dataclass
+import helper
+from fedjax_mri.fed.algorithms.fedavg import FedAvg
+
+@dataclass(frozen=True)
+class Halved:
+    factor: float = helper.FACTOR
+
+    def build(self):
+        return FedAvg(server_rate=self.factor).build()
+
+@dataclass(frozen=True)
+class Still:
+    def build(self):
+        return FedAvg(server_rate=1e-9).build()
+"""
+NETWORK = """
+from dataclasses import dataclass
+from fedjax_mri.nets.linear import LinearSettings
+
+@dataclass(frozen=True)
+class MineSettings:
+    def build(self, image, classes, compute):
+        return LinearSettings().build(image, classes, compute)
+"""
+SOURCE = """
+from dataclasses import dataclass
+from fedjax_mri.data.synthetic import Synthetic
+
+@dataclass(frozen=True)
+class Few:
+    clients: int = 3
+
+    def build(self, seed):
+        return Synthetic(clients=self.clients, validation=0.1).build(seed)
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> pathlib.Path:
+    """A config in one folder, and parts in another."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "config.py").write_text(CONFIG)
+    for name, text in (("helper", HELPER), ("mine", ALGORITHM), ("net", NETWORK), ("source", SOURCE)):
+        (tmp_path / "parts" / f"{name}.py").write_text(text)
+    return tmp_path
+
+
+def test_parts_of_own_files_train_and_are_evaluated_from_another_folder_without_them(own, monkeypatch, capsys) -> None:
+    parts = [*["--fed.algorithm", f"{own}/parts/mine.py:Halved"], *["--fed.task.network", f"{own}/parts/net.py"]]
+    parts += ["--fed.data", f"{own}/parts/source.py", "--data.clients", "4", "--algorithm.factor", "0.25"]
+    assert commands.main(["train", str(own / "config.py"), "--out", str(own / "run"), *parts]) == 0
+    figures = results.history(own / "run")[-1].tests["held-out"].pooled
+    assert len(results.load(own / "run").labels) == 4
+    shutil.rmtree(own / "parts")
+    (own / "elsewhere").mkdir()
+    monkeypatch.chdir(own / "elsewhere")
+    capsys.readouterr()
+    assert commands.main(["evaluate", str(own / "run")]) == 0
+    assert f"accuracy {figures['accuracy']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--fed.algorithm", "absent.py", "absent.py: no such file"),
+        ("--fed.algorithm", "parts/mine.py", "choose one of halved, still"),
+        ("--fed.algorithm", "parts/mine.py:Halve", "did you mean halved"),
+        ("--fed.algorithm", "parts/helper.py", "has no dataclass with a method build"),
+        ("--fed.task.network", "parts/source.py", r"has no dataclass with a method build\(image, classes, compute\)"),
+    ],
+)
+def test_what_is_no_part_is_one_line(own, monkeypatch, flag, value, words) -> None:
+    monkeypatch.chdir(own)
+    with pytest.raises(UserError, match=words):
+        config.override(config.load("config.py")[""], [flag, value])
+
+
+def test_a_source_of_the_package_is_chosen_by_name(own) -> None:
+    found = config.override(config.load(own / "config.py")[""], ["--fed.data", "arrays", "--data.path", "x.npz"])
+    assert type(found.data).__name__ == "Arrays" and found.data.path == "x.npz"
+    with pytest.raises(UserError, match=r"Arrays.path has no default: give --data.path as well"):
+        config.override(config.load(own / "config.py")[""], ["--fed.data", "arrays"])
