@@ -58,7 +58,7 @@ def joined(lines: list[str]) -> list[str]:
 
 
 def paragraphs(lines: list[str]) -> str:
-    """Returns the rest of a header with a paragraph for its hardware and one for its data, and lists of flags as code."""
+    """Returns the rest of a header, hardware and data as paragraphs of their own, lists of flags as code."""
     text = list[str]()
     for line in lines:
         indented = line.startswith("  ")

@@ -116,9 +116,8 @@ def _with_defaults(flag: str, kind: Any, part: str, flags: Sequence[str]) -> Any
     for one in needed:
         setting = f"--{part}.{one.name}"
         if one.type not in (str, "str"):
-            raise UserError(
-                f"{flag}: {kind.__name__}.{one.name} has no default: set {kind.__name__}(...) in the config"
-            )
+            remedy = f"give it one, or set {kind.__name__}(...) in the config"
+            raise UserError(f"{flag}: {kind.__name__}.{one.name} has no default: {remedy}")
         if setting not in {word.partition("=")[0].replace("-", "_").replace("__", "--", 1) for word in flags}:
             raise UserError(f"{flag}: {kind.__name__}.{one.name} has no default: give {setting} as well")
     return kind(**{one.name: "" for one in needed})  # the flag will put its value there
