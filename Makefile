@@ -1,9 +1,9 @@
 # make run trains the main job, on synthetic data. make test checks everything. make check checks style and types and
-# runs the quick tests. All three need Python 3.11 or newer and nothing else.
+# runs the quick tests. make docs builds the documentation site. All need Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check lint lock clean
+.PHONY: run test check lint docs lock clean
 
 run: .venv/ready
 	$(BIN)/fedjax-mri train configs/quickstart.py --out runs/quickstart
@@ -26,9 +26,12 @@ lint: .venv/ready
 	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --fork-strategy fewest --python-version 3.11 \
 	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
 clean:
-	rm -rf .venv .jax_cache runs
+	rm -rf .venv .jax_cache runs site
