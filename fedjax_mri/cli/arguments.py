@@ -48,7 +48,7 @@ def add_path(one: Parser, name: str, text: str | None = None, **more: Any) -> No
 def train(one: Parser) -> None:
     """Adds the arguments of `train`."""
     add_path(one, "config", "config file")
-    add_path(one, "--out", "run folder (default: runs/NAME)")
+    add_path(one, "--out", "run folder; with several experiments a folder for each is below it (default: runs/FILE)")
     add_only(one)
     add_path(one, "--resume-from", "start from another run's newest checkpoint")
     add_waiting(one)

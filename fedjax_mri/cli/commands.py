@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,7 +111,7 @@ def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
     waiting = lock.Waiting(options.wait, options.take_over)
     variants, out = load_experiments(options.config, flags, options.only), folder_of(options)
-    folders = {name: out / name if name else out for name in variants}
+    folders = run_folders(variants, out, alone=bool(options.only and options.out))
     for name, one in variants.items():
         print(f"{one.name}: {one.rounds} rounds, config {config.digest(one)}, in {folders[name]}", flush=True)
         with Bar(one.rounds) as bar:
@@ -127,6 +127,15 @@ def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))
     return 0
+
+
+def run_folders(names: Iterable[str], out: pathlib.Path, alone: bool) -> dict[str, pathlib.Path]:
+    """Returns the folder of each run: below `out` by its name, or `out` itself for a run without a name.
+
+    A run that is `alone`, as --only and --out say, is in `out` too, unless `out` has runs below it already.
+    """
+    nested = not alone or any(out.glob("*/config.json"))
+    return {name: out / name if name and nested else out for name in names}
 
 
 def explain_examples(run: pathlib.Path, names: Sequence[str]) -> None:

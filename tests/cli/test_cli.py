@@ -286,6 +286,10 @@ def test_a_config_may_hold_variants(home, tmp_path) -> None:
     assert cli.main(["train", str(tmp_path / "two.py"), "--out", str(tmp_path / "runs")]) == 0
     assert json.loads((tmp_path / "runs" / "b" / "config.json").read_text())["rounds"] == 2
     assert (tmp_path / "runs" / "report.html").exists() and os.listdir(tmp_path / "runs" / "a" / "checkpoints") == ["1"]
+    runs, fresh = tmp_path / "runs", tmp_path / "fresh"
+    assert cli.run_folders(["a"], fresh, alone=True) == {"a": fresh}
+    assert cli.run_folders(["a"], fresh, alone=False) == {"a": fresh / "a"}
+    assert cli.run_folders(["a"], runs, alone=True) == {"a": runs / "a"}, "it goes on where it was"
 
 
 def test_a_plan_is_measured_once_and_said_each_time(home, tmp_path, monkeypatch, capsys) -> None:
