@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.fed.uplink.contract import ServerRound, Update
-from fedjax_mri.fed.uplink.preaggregators.arc import Arc
+from fedjax_mri.fed.uplink.preaggregators.arc import ARC
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
-from fedjax_mri.fed.uplink.reductions.caf import Caf
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
+from fedjax_mri.fed.uplink.reductions.caf import CAF
 from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.krum import MultiKrum
-from fedjax_mri.fed.uplink.reductions.mda import Mda
+from fedjax_mri.fed.uplink.reductions.mda import MDA
 from fedjax_mri.fed.uplink.reductions.meamed import MeaMed
 from fedjax_mri.fed.uplink.reductions.median import Median
-from fedjax_mri.fed.uplink.reductions.monna import Monna
-from fedjax_mri.fed.uplink.reductions.smea import Smea
+from fedjax_mri.fed.uplink.reductions.monna import MoNNA
+from fedjax_mri.fed.uplink.reductions.smea import SMEA
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 
@@ -49,7 +49,7 @@ def pairs() -> dict[str, Pair]:
     """Returns all that are compared, by name."""
     trimmed, theirs = TrimmedMean(F), byzfl.TrMean(F)
     centred = byzfl.CenteredClipping(None, 3, 20.0)
-    several = Pair(UplinkSettings(before=(Clipping(30.0), Nnm(F), Arc(F)), reduce=trimmed),
+    several = Pair(UplinkSettings(before=(Clipping(30.0), NNM(F), ARC(F)), reduce=trimmed),
                    [byzfl.Clipping(30.0), byzfl.NNM(F), byzfl.ARC(F), theirs])  # fmt: skip
     return {
         "median": Pair(UplinkSettings(reduce=Median()), [byzfl.Median()]),
@@ -58,16 +58,16 @@ def pairs() -> dict[str, Pair]:
         "Krum": Pair(UplinkSettings(reduce=MultiKrum(F - 1, 1)), [byzfl.Krum(F)]),
         "Multi-Krum": Pair(UplinkSettings(reduce=MultiKrum(F - 1, N - F)), [byzfl.MultiKrum(F)]),
         "centred clipping": Pair(UplinkSettings(reduce=CentredClipping(20.0, 3)), [centred]),
-        "MDA": Pair(UplinkSettings(reduce=Mda(F)), [byzfl.MDA(F)]),
-        "MoNNA": Pair(UplinkSettings(reduce=Monna(F, 3)), [byzfl.MoNNA(F, 3)]),
+        "MDA": Pair(UplinkSettings(reduce=MDA(F)), [byzfl.MDA(F)]),
+        "MoNNA": Pair(UplinkSettings(reduce=MoNNA(F, 3)), [byzfl.MoNNA(F, 3)]),
         "MeaMed": Pair(UplinkSettings(reduce=MeaMed(F)), [byzfl.Meamed(F)]),
-        "CAF": Pair(UplinkSettings(reduce=Caf(F)), [byzfl.CAF(F)], far=True),
-        "SMEA": Pair(UplinkSettings(reduce=Smea(F)), [byzfl.SMEA(F)], far=True),
-        "mixing, trimmed mean": Pair(UplinkSettings(before=(Nnm(F),), reduce=trimmed), [byzfl.NNM(F), theirs]),
+        "CAF": Pair(UplinkSettings(reduce=CAF(F)), [byzfl.CAF(F)], far=True),
+        "SMEA": Pair(UplinkSettings(reduce=SMEA(F)), [byzfl.SMEA(F)], far=True),
+        "mixing, trimmed mean": Pair(UplinkSettings(before=(NNM(F),), reduce=trimmed), [byzfl.NNM(F), theirs]),
         "clipping, trimmed mean": Pair(
             UplinkSettings(before=(Clipping(30.0),), reduce=trimmed), [byzfl.Clipping(30.0), theirs]
         ),
-        "ARC, trimmed mean": Pair(UplinkSettings(before=(Arc(F),), reduce=trimmed), [byzfl.ARC(F), theirs]),
+        "ARC, trimmed mean": Pair(UplinkSettings(before=(ARC(F),), reduce=trimmed), [byzfl.ARC(F), theirs]),
         "clipping, mixing, ARC, trimmed mean": several,
     }  # fmt: skip
 

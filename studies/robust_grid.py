@@ -25,7 +25,7 @@ from fedjax_mri.fed.attack.optimalipm import OptimalIPM
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -76,7 +76,7 @@ def attacks(f: int) -> tuple[IPM, OptimalIPM, OptimalALIE]:
 
 
 cells = [
-    (rule, (Clipping(2.0 * RATE), Nnm(f)), attack, f)
+    (rule, (Clipping(2.0 * RATE), NNM(f)), attack, f)
     for f in (1, 2, 3, 4)
     for rule in rules(f)
     for attack in attacks(f)

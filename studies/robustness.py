@@ -24,7 +24,7 @@ from fedjax_mri.fed.attack.optimalalie import OptimalALIE
 from fedjax_mri.fed.attack.signflip import SignFlip
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.krum import MultiKrum
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
@@ -74,7 +74,7 @@ def rules(faulty: int) -> dict[str, UplinkSettings]:
         "median": UplinkSettings(reduce=Median()),
         "trimmed mean": UplinkSettings(reduce=TrimmedMean(faulty)),
         "multi-Krum": UplinkSettings(reduce=MultiKrum(faulty)),
-        "NNM, trimmed mean": UplinkSettings(before=(Nnm(faulty),), reduce=TrimmedMean(faulty)),
+        "NNM, trimmed mean": UplinkSettings(before=(NNM(faulty),), reduce=TrimmedMean(faulty)),
     }
 
 

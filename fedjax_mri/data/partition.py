@@ -122,28 +122,27 @@ class Shards:
 class Similarity:
     """Label skew: the share `gamma` of the examples is dealt out at random, the rest sorted by label, in equal parts.
 
-    Karimireddy et al. 2020, https://arxiv.org/abs/1910.06378, section 7. `single` further clients get one example each,
-    such as attackers that need none.
+    Karimireddy et al. 2020, https://arxiv.org/abs/1910.06378, section 7. `clients_of_one` further clients get one
+    example each, such as attackers that need none.
     """
 
     clients: int
     gamma: float = 0.5
-    single: int = 0
+    clients_of_one: int = 0
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """Client sizes differ by two at most, but for what intact groups cost."""
-        if not 0 <= self.gamma <= 1 or self.single < 0:
-            raise UserError(
-                f"gamma {self.gamma}, single {self.single}: give a share from 0 to 1, and 0 clients or more"
-            )
-        units = _units(labels, groups, self.clients + self.single)
+        if not 0 <= self.gamma <= 1 or self.clients_of_one < 0:
+            given = f"gamma {self.gamma}, clients_of_one {self.clients_of_one}"
+            raise UserError(f"{given}: give a share from 0 to 1, and 0 clients or more")
+        units = _units(labels, groups, self.clients + self.clients_of_one)
         order, owner = rng.permutation(len(units.size)), np.empty(len(units.size), np.int64)
-        alone, rest = np.split(order, [self.single])
+        alone, rest = np.split(order, [self.clients_of_one])
         similar, skewed = np.split(rest, [round(self.gamma * len(rest))])
-        owner[alone] = self.clients + np.arange(self.single)
+        owner[alone] = self.clients + np.arange(self.clients_of_one)
         for part in (similar, skewed[np.argsort(units.label[skewed], kind="stable")]):
             owner[part] = np.arange(len(part)) * self.clients // max(len(part), 1)
-        return _parts(owner[units.of], self.clients + self.single)
+        return _parts(owner[units.of], self.clients + self.clients_of_one)
 
 
 Partition = IID | Sizes | Quantity | Dirichlet | Shards | Similarity

@@ -15,7 +15,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState
 from fedjax_mri.fed.sampling import Sampler
-from fedjax_mri.fed.uplink.compressor import Compressor, contracted, decoded, message_bytes
+from fedjax_mri.fed.uplink.compressor import Compressor, contractive, decoded, message_bytes
 from fedjax_mri.fed.uplink.contract import Aggregate
 
 SEED = 19  # of the server's messages; clients' keys come from the root of the run
@@ -41,7 +41,7 @@ def with_downlink(algorithm: Algorithm, settings: Any) -> Algorithm:
         raise UserError(f"downlink={name}: does not compress; choose one that does, such as --fed.downlink topk")
     if algorithm.max_staleness:
         raise UserError("downlink: this algorithm remembers several broadcasts; choose another, such as fedavg")
-    return compressed_broadcast(algorithm, contracted(settings.compressor()))
+    return compressed_broadcast(algorithm, contractive(settings.compressor()))
 
 
 def compressed_broadcast(algorithm: Algorithm, compressor: Compressor) -> Algorithm:

@@ -63,17 +63,17 @@ def private_parts(
     places: int = 1,
     clients: Population = ONE_CLIENT,
     classes: int = ANY_CLASSES,
-    marks: np.ndarray | jax.Array = NOBODY,
+    attacking: np.ndarray | jax.Array = NOBODY,
 ) -> tuple[Uplink, Local]:
     """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
 
-    places: of a cohort; clients: all there are; classes: of their examples; marks: bool [N], clients that attack. The
-    shapes of states depend on none of these, nor on the noise.
+    places: of a cohort; clients: all there are; classes: of their examples; attacking: bool [N], clients that
+    attack. The shapes of states depend on none of these, nor on the noise.
     """
     attack = config.attack.build(classes)
     uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, clients)
     refuse_secure(attack, config.secure.hides())
-    uplink = with_attack(uplink, attack, jnp.asarray(marks))
+    uplink = with_attack(uplink, attack, jnp.asarray(attacking))
     return config.secure.build(uplink, places, clients.sizes), local
 
 
@@ -101,18 +101,18 @@ def assemble_simulation(
     check_downlink(config.downlink, sampler)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
-    marks = attackers(config.attack, len(data.sizes))
-    uplink, local = private_parts(config, noise, sampler.places(), clients, classes, marks)
+    attacking = attackers(config.attack, len(data.sizes))
+    uplink, local = private_parts(config, noise, sampler.places(), clients, classes, attacking)
     return Simulation(
         task=task,
         algorithm=method.algorithm,
         uplink=uplink,
         sampler=sampler,
         local=local,
-        data=poisoned(data, config.attack, classes, marks),
+        data=poisoned(data, config.attack, classes, attacking),
         conditions=config.conditions.build(clients),
         guarantee=guarantee,
-        marks=None if attack is None else marks,
+        attacking=None if attack is None else attacking,
     )
 
 

@@ -84,7 +84,9 @@ def selection(sim: Simulation, state: State) -> Selection | None:
     if not sim.uplink.reduce.shares:
         return None
     rounds, left_out = (np.asarray(each) for each in (state.clients.rounds, state.clients.left_out))
-    return Selection(rounds, left_out, np.zeros(len(rounds), bool) if sim.marks is None else np.asarray(sim.marks))
+    return Selection(
+        rounds, left_out, np.zeros(len(rounds), bool) if sim.attacking is None else np.asarray(sim.attacking)
+    )
 
 
 def load(run: pathlib.Path) -> RunRecord:

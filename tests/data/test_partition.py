@@ -16,7 +16,7 @@ PARTITIONS = {
     "dirichlet": Dirichlet(10, 0.3),
     "dirichlet, one class each": Dirichlet(10, 1e-8, minimum=0),
     "shards": Shards(25, 2),
-    "similarity": Similarity(7, 0.3, single=3),
+    "similarity": Similarity(7, 0.3, clients_of_one=3),
 }
 REFUSED = {
     "0 clients": IID(0),
@@ -29,7 +29,7 @@ REFUSED = {
     "sigma -1": Quantity(4, -1.0),
     "sigma nan": Quantity(4, float("nan")),
     "gamma 1.5": Similarity(4, 1.5),
-    "single -1": Similarity(4, 0.5, -1),
+    "clients_of_one -1": Similarity(4, 0.5, -1),
     "per_client 0": Shards(4, 0),
     "400 clients of 2 shards": Shards(400, 2),
     "sizes (3, 0)": Sizes((3, 0)),
@@ -147,7 +147,7 @@ def test_similarity_deals_out_its_share_at_random_and_the_rest_by_label() -> Non
     labels, groups = np.repeat(np.arange(10), 100), np.arange(1000)
     tables = {}
     for gamma in (0.0, 0.5, 1.0):
-        parts = Similarity(10, gamma, single=2).split(labels, groups, np.random.default_rng(0))
+        parts = Similarity(10, gamma, clients_of_one=2).split(labels, groups, np.random.default_rng(0))
         assert [len(part) for part in parts[10:]] == [1, 1] and np.ptp([len(part) for part in parts[:10]]) <= 2
         tables[gamma] = np.array([np.bincount(labels[part], minlength=10) for part in parts[:10]])
     assert np.sort(tables[0.0], 1)[:, :-2].sum() == 0 and tables[1.0].min() > 0

@@ -22,7 +22,7 @@ from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fednova import FedNova
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.attack.backdoor import Backdoor
-from fedjax_mri.fed.attack.contract import Marked, attackers
+from fedjax_mri.fed.attack.contract import Attackers, attackers
 from fedjax_mri.fed.attack.duplicates import Duplicates
 from fedjax_mri.fed.attack.mimic import Mimic
 from fedjax_mri.fed.attack.poison import poisoned
@@ -50,8 +50,8 @@ from fedjax_mri.fed.uplink.contract import (
     Uplink,
     UplinkState,
 )
-from fedjax_mri.fed.uplink.preaggregators.arc import Arc
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.preaggregators.arc import ARC
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
@@ -63,7 +63,7 @@ from fedjax_mri.fed.uplink.stages.momentum import Momentum
 from fedjax_mri.fed.uplink.stages.qsgd import QSGD
 from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
 from fedjax_mri.fed.uplink.stages.topk import TopK
-from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, norms
+from fedjax_mri.fed.uplink.vectors import Vectors, nearest, norms, uniform_weights
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
 from fedjax_mri.fed.world.conditions import Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
@@ -272,16 +272,18 @@ def shortest() -> Rule:
     """The mean of the two updates of the least norm; it says which."""
 
     def weigh(vectors: Vectors, state: object, at: ServerRound) -> tuple[jax.Array, object]:
-        return equally(nearest(norms(vectors), 2)), state
+        return uniform_weights(nearest(norms(vectors), 2)), state
 
     return Rule("shortest", weigh)
 
 
-def attacked(sim: Simulation, settings: Marked) -> Simulation:
+def attacked(sim: Simulation, settings: Attackers) -> Simulation:
     """`sim` with an attack on its three classes."""
-    marks, attack = attackers(settings, len(SIZES)), settings.build(3)
+    attacking, attack = attackers(settings, len(SIZES)), settings.build(3)
     return sim._replace(
-        uplink=with_attack(sim.uplink, attack, marks), data=poisoned(sim.data, settings, 3, marks), marks=marks
+        uplink=with_attack(sim.uplink, attack, attacking),
+        data=poisoned(sim.data, settings, 3, attacking),
+        attacking=attacking,
     )
 
 
@@ -316,7 +318,7 @@ def adam() -> Local:
     return Local(1, 4, optax.adam, lambda round: jnp.float32(0.01))
 
 
-MIXED = UplinkSettings(before=(Nnm(1), Arc(1)), reduce=TrimmedMean(1))
+MIXED = UplinkSettings(before=(NNM(1), ARC(1)), reduce=TrimmedMean(1))
 VIEWS, BOUND, NOISE = 2, 0.1, 0.3
 PATIENT_BATCHES = poisson_patients(17, True, VIEWS, 2)
 PATIENT_GRADIENT = private_gradient(BOUND, NOISE, VIEWS, 2)
@@ -451,11 +453,11 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
 
 
 def plain_attack(sim: Simulation, updates: list[Update], senders: list[int], before: object):
-    """The updates with those of marked clients replaced, and the state of the attack after it, in NumPy."""
-    marked = [bool(sim.marks[client]) for client in senders]
-    honest = [update.delta for update, bad in zip(updates, marked) if not bad]
+    """The updates with those of attackers replaced, and the state of the attack after it, in NumPy."""
+    attacking = [bool(sim.attacking[client]) for client in senders]
+    honest = [update.delta for update, bad in zip(updates, attacking) if not bad]
     if before == ():  # sybils: the mean of their own
-        own = [update.delta for update, bad in zip(updates, marked) if bad]
+        own = [update.delta for update, bad in zip(updates, attacking) if bad]
         vector, after = jax.tree.map(lambda *leaves: np.float32(np.mean(leaves, 0, np.float64)), *own), ()
     else:
         tree = jax.tree.structure(before.z)
@@ -470,7 +472,7 @@ def plain_attack(sim: Simulation, updates: list[Update], senders: list[int], bef
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
         leaves = [jnp.float32(part).reshape(shape) for part, shape in zip(np.split(z, ends), shapes)]
         after = type(before)(before.round + 1, jax.tree.unflatten(tree, leaves))
-    return [update._replace(delta=vector) if bad else update for update, bad in zip(updates, marked)], after
+    return [update._replace(delta=vector) if bad else update for update, bad in zip(updates, attacking)], after
 
 
 def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: float, before: Model):

@@ -1,4 +1,4 @@
-"""Each attack against its definition in NumPy, and what marks, data and pairs of settings do."""
+"""Each attack against its definition in NumPy, and what attacking, data and pairs of settings do."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ from fedjax_mri.data.contract import Federation, Test
 from fedjax_mri.fed.attack.alie import ALIE, most_deviations
 from fedjax_mri.fed.attack.backdoor import Backdoor
 from fedjax_mri.fed.attack.boost import Boost
-from fedjax_mri.fed.attack.contract import Marked, attackers
+from fedjax_mri.fed.attack.contract import Attackers, attackers
 from fedjax_mri.fed.attack.duplicates import Duplicates
 from fedjax_mri.fed.attack.gaussian import Gaussian
 from fedjax_mri.fed.attack.ipm import IPM
@@ -40,7 +40,7 @@ from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, Uplink
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
@@ -74,7 +74,7 @@ def finished(settings, reduce=None, rounds: int = 1):
     """The delta of the last of some equal rounds of a cohort, [P], and the state of the attack."""
     attack = settings.build(CLASSES)
     uplink = with_attack(
-        Uplink(uniformly, chain(), reduce or mean()), attack, attackers(Marked(clients=MARKED), 10)
+        Uplink(uniformly, chain(), reduce or mean()), attack, attackers(Attackers(clients=MARKED), 10)
     ).reduce
     updates = Update(Model(ROWS, {}), (), jnp.ones(K))
     one = jax.tree.map(lambda x: x[0], updates)
@@ -137,7 +137,7 @@ def searched(start: np.ndarray, direction: np.ndarray, aggregate) -> np.ndarray:
 
 
 MU, STD = X[HONEST].mean(0), X[HONEST].std(0, ddof=1)
-Z = NormalDist().inv_cdf((5 - 2) / 5)  # of 7 clients with 2 marked, 2 honest ones are needed
+Z = NormalDist().inv_cdf((5 - 2) / 5)  # of 7 clients with 2 attacking, 2 honest ones are needed
 CRAFTED = {
     "ipm": (IPM(factor=0.7), -0.7 * MU),
     "alie": (ALIE(), MU + Z * STD),
@@ -190,18 +190,18 @@ def test_a_round_without_honest_or_without_marked_clients_stays_finite() -> None
         attack = settings.build(CLASSES)
 
         @jax.jit
-        def aggregate(marks: jax.Array, attack=attack):
-            reduce = with_attack(Uplink(uniformly, chain(), mean()), attack, marks).reduce
+        def aggregate(attacking: jax.Array, attack=attack):
+            reduce = with_attack(Uplink(uniformly, chain(), mean()), attack, attacking).reduce
             updates = Update(Model(ROWS, {}), (), jnp.ones(K))
             one = jax.tree.map(lambda x: x[0], updates)
             at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(K), jnp.float32(K), jnp.arange(K))
             added = reduce.add(reduce.zero(one, K), updates, jnp.arange(K))
             return reduce.finish(added, reduce.init(one), at)[0].delta
 
-        for marks in (jnp.ones(10, bool), jnp.zeros(10, bool)):
-            delta = flat(aggregate(marks))
+        for attacking in (jnp.ones(10, bool), jnp.zeros(10, bool)):
+            delta = flat(aggregate(attacking))
             assert np.isfinite(delta).all()
-            if not marks.any():
+            if not attacking.any():
                 np.testing.assert_allclose(delta, X.mean(0), rtol=1e-5, atol=1e-6)
 
 
@@ -210,8 +210,8 @@ def test_a_client_s_own_update_is_changed_if_it_is_marked() -> None:
     wanted = {SignFlip(factor=2.0): -2 * X[0], Zero(): 0 * X[0], Boost(): 10 * X[0], NotFinite(): np.nan * X[0],
               NotFinite(value="inf"): np.inf + 0 * X[0]}  # fmt: skip
     for settings, vector in wanted.items():
-        marks = attackers(Marked(clients=(3,)), 5)
-        stages = with_attack(Uplink(uniformly, chain(), mean()), settings.build(CLASSES), marks).stages
+        attacking = attackers(Attackers(clients=(3,)), 5)
+        stages = with_attack(Uplink(uniformly, chain(), mean()), settings.build(CLASSES), attacking).stages
         for client in (3, 2):
             sender = Sender(jnp.int32(client), jnp.int32(0), jax.random.key(0), *(jnp.float32(1),) * 2, None)
             sent = stages.client(Update(delta, (), jnp.float32(1)), stages.init_client(None), sender)[0]
@@ -221,36 +221,36 @@ def test_a_client_s_own_update_is_changed_if_it_is_marked() -> None:
 def test_gaussian_updates_have_their_standard_deviation_and_another_value_for_each_client() -> None:
     delta = {"a": jnp.full((200, 50), 7.0)}
     for around, middle in ((False, 0.0), (True, 7.0)):
-        own = Gaussian(sigma=3.0, around=around).build(CLASSES).own
+        own = Gaussian(sigma=3.0, around=around).build(CLASSES).send
         first, second = (np.asarray(own(delta, jax.random.key(n))["a"], np.float64) for n in range(2))
         assert abs(first.mean() - middle) < 0.1 and abs(first.std() - 3) < 0.1 and not np.isclose(first, second).any()
 
 
 def test_who_attacks() -> None:
     for share, count in ((0.2, 4), (0.05, 1), (0.13, 3)):
-        marks = np.asarray(attackers(Marked(share=share), 20))
-        assert marks.sum() == count
-        again = jax.jit(lambda share: attackers(Marked(share=share), 20))(share)  # as a member of a group has it
-        np.testing.assert_array_equal(marks, again)
-    first, other = (np.asarray(attackers(Marked(seed=seed), 20)) for seed in (0, 1))
+        attacking = np.asarray(attackers(Attackers(share=share), 20))
+        assert attacking.sum() == count
+        again = jax.jit(lambda share: attackers(Attackers(share=share), 20))(share)  # as a member of a group has it
+        np.testing.assert_array_equal(attacking, again)
+    first, other = (np.asarray(attackers(Attackers(seed=seed), 20)) for seed in (0, 1))
     assert (first != other).any()
-    assert np.flatnonzero(attackers(Marked(clients=(3, 7)), 9)).tolist() == [3, 7]
+    assert np.flatnonzero(attackers(Attackers(clients=(3, 7)), 9)).tolist() == [3, 7]
     assert not attackers(parts.settings("attack")["off"](), 9).any()
     with pytest.raises(UserError, match=r"attack.clients=9: there are 9 clients"):
-        attackers(Marked(clients=(3, 9)), 9)
+        attackers(Attackers(clients=(3, 9)), 9)
     with pytest.raises(UserError, match=r"attack.clients=3,3: name each client once"):
-        attackers(Marked(clients=(3, 3)), 9)
+        attackers(Attackers(clients=(3, 3)), 9)
     for share in (0.0, 0.01, 0.99, 1.0):
         with pytest.raises(UserError, match=r"of 20 clients (0|20) would attack"):
-            attackers(Marked(share=share), 20)
+            attackers(Attackers(share=share), 20)
     with pytest.raises(UserError, match=r"attack.share=1.5"):
-        Marked(share=1.5)
+        Attackers(share=1.5)
 
 
 def batches(settings, client: int, indices=range(17)):
-    """What a client reads of its examples, marked client 2 among them, and what it would read without an attack."""
+    """What a client reads of its examples, attacker 2 among them, and what it would read without an attack."""
     data = images()
-    bad = poisoned(data, settings, CLASSES, attackers(Marked(clients=(2,)), len(SIZES)))
+    bad = poisoned(data, settings, CLASSES, attackers(Attackers(clients=(2,)), len(SIZES)))
 
     @jax.jit
     def read(client: jax.Array, size: jax.Array, indices: jax.Array):
@@ -336,12 +336,12 @@ def test_pairs_that_mean_nothing_are_refused_with_the_remedy(settings) -> None:
     from fedjax_mri.fed.algorithms.oneshot import OneShot
 
     base = simulation(classifier(), images(), algorithm=OneShot().build())
-    marks = attackers(settings, len(SIZES))
-    sim = base._replace(uplink=with_attack(base.uplink, settings.build(CLASSES), marks))
+    attacking = attackers(settings, len(SIZES))
+    sim = base._replace(uplink=with_attack(base.uplink, settings.build(CLASSES), attacking))
     with pytest.raises(UserError, match="combines no updates"):
         check_simulation(sim, Plan(devices=1, lanes=1).resolve())
     private = simulation(classifier(), images(), release=True)
-    attacked = partial(with_attack, private.uplink, settings.build(CLASSES), marks)
+    attacked = partial(with_attack, private.uplink, settings.build(CLASSES), attacking)
     if isinstance(settings, SignFlip):
         private = private._replace(uplink=attacked())
         check_simulation(private, Plan(devices=1, lanes=1).resolve())
@@ -352,9 +352,9 @@ def test_pairs_that_mean_nothing_are_refused_with_the_remedy(settings) -> None:
 
 
 def test_the_line_searches_give_the_published_vectors_against_trimmed_mean_with_mixing_and_clipping() -> None:
-    """Those of byzfl for NNM(1), then Clipping(2), then TrMean(1), with three honest updates and one marked."""
+    """Those of byzfl for NNM(1), then Clipping(2), then TrMean(1), with three honest updates and one attacking."""
     rows = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [0, 0, 0]], np.float32)
-    reduce = matrix(TrimmedMean(1).build().rule, [Nnm(1).build(), Clipping(bound=2.0).build()])
+    reduce = matrix(TrimmedMean(1).build().rule, [NNM(1).build(), Clipping(bound=2.0).build()])
     wanted = {OptimalIPM(): [-2.74877907, -3.43597384, -4.1231686], OptimalALIE(): 12.91985116 + np.arange(3)}
     for settings, vector in wanted.items():
         updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))

@@ -17,24 +17,24 @@ from fedjax_mri.fed.engine.simulation import check_simulation
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink import vectors
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, Update
-from fedjax_mri.fed.uplink.order import by_rank, network
-from fedjax_mri.fed.uplink.preaggregators.arc import Arc
+from fedjax_mri.fed.uplink.order import network, sum_by_rank
+from fedjax_mri.fed.uplink.preaggregators.arc import ARC
 from fedjax_mri.fed.uplink.preaggregators.bucketing import Bucketing
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
-from fedjax_mri.fed.uplink.preaggregators.nnm import Nnm
+from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.bulyan import Bulyan
-from fedjax_mri.fed.uplink.reductions.caf import Caf
+from fedjax_mri.fed.uplink.reductions.caf import CAF
 from fedjax_mri.fed.uplink.reductions.centred_clipping import CentredClipping
 from fedjax_mri.fed.uplink.reductions.foolsgold import FoolsGold
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
 from fedjax_mri.fed.uplink.reductions.krum import Krum, MultiKrum
 from fedjax_mri.fed.uplink.reductions.matrix import apply
-from fedjax_mri.fed.uplink.reductions.mda import Mda
+from fedjax_mri.fed.uplink.reductions.mda import MDA
 from fedjax_mri.fed.uplink.reductions.meamed import MeaMed
 from fedjax_mri.fed.uplink.reductions.median import Median
-from fedjax_mri.fed.uplink.reductions.monna import Monna
+from fedjax_mri.fed.uplink.reductions.monna import MoNNA
 from fedjax_mri.fed.uplink.reductions.norm_bound import NormBound
-from fedjax_mri.fed.uplink.reductions.smea import Smea
+from fedjax_mri.fed.uplink.reductions.smea import SMEA
 from fedjax_mri.fed.uplink.reductions.trimmed_mean import TrimmedMean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.momentum import Momentum
@@ -70,20 +70,20 @@ CASES = {
         UplinkSettings(reduce=CentredClipping(2.0, 3)),
         lambda x: plain.centred_clipping(x, np.zeros(WIDTH), 2.0, 3),
     ),
-    "mda": faulty(2, Mda, plain.mda),
-    "smea": faulty(2, Smea, plain.smea),
-    "caf": faulty(2, Caf, plain.caf),
-    "monna": (UplinkSettings(reduce=Monna(2, 0)), lambda x: plain.monna(x, 2, 0)),
+    "mda": faulty(2, MDA, plain.mda),
+    "smea": faulty(2, SMEA, plain.smea),
+    "caf": faulty(2, CAF, plain.caf),
+    "monna": (UplinkSettings(reduce=MoNNA(2, 0)), lambda x: plain.monna(x, 2, 0)),
     "norm bound": both(NormBound, plain.norm_bound, bound=2.0),
     "foolsgold": (UplinkSettings(reduce=FoolsGold(PLACES)), lambda x: plain.foolsgold(x, x)),
     "clipped, mixed, trimmed": mixed(
-        (Clipping(5.0), Nnm(2)),
+        (Clipping(5.0), NNM(2)),
         TrimmedMean(2),
         lambda x: plain.trimmed_mean(plain.nnm(plain.clipping(x, 5.0), 2), 2),
     ),
-    "mixed, clipped, krum": mixed((Nnm(2), Arc(2)), Krum(2), lambda x: plain.krum(plain.arc(plain.nnm(x, 2), 2), 2)),
+    "mixed, clipped, krum": mixed((NNM(2), ARC(2)), Krum(2), lambda x: plain.krum(plain.arc(plain.nnm(x, 2), 2), 2)),
     "mixed, adaptively clipped, smea": mixed(
-        (Nnm(3), Arc(3)), Smea(2), lambda x: plain.smea(plain.arc(plain.nnm(x, 3), 3), 2)
+        (NNM(3), ARC(3)), SMEA(2), lambda x: plain.smea(plain.arc(plain.nnm(x, 3), 3), 2)
     ),
 }
 
@@ -149,11 +149,11 @@ SMALL = np.arange(1.0, 10).reshape(3, 3)
 KNOWN = {  # first value of the answer, to which 0, 1, 2 are added
     "geometric median": (GeometricMedian(0.1, 3), 3.78788764),
     "multi-krum": (MultiKrum(1), 2.5),
-    "mda": (Mda(1), 2.5),
+    "mda": (MDA(1), 2.5),
     "meamed": (MeaMed(1), 2.5),
-    "smea": (Smea(1), 2.5),
-    "monna": (Monna(1, 1), 2.5),
-    "caf": (Caf(1), 4.0),
+    "smea": (SMEA(1), 2.5),
+    "monna": (MoNNA(1, 1), 2.5),
+    "caf": (CAF(1), 4.0),
 }
 
 
@@ -167,7 +167,7 @@ def test_known_answers(case: str) -> None:
 def test_the_filter_takes_all_weight_of_attackers_that_lie_at_different_distances() -> None:
     rows = draw(3)
     rows[:3] *= np.array([[1e2], [1e3], [1e4]])
-    found, _ = reduced(UplinkSettings(reduce=Caf(3)), rows)
+    found, _ = reduced(UplinkSettings(reduce=CAF(3)), rows)
     assert np.linalg.norm(found) < 2 * np.linalg.norm(rows[3:], axis=1).max()
 
 
@@ -214,7 +214,7 @@ def test_sorting_networks_sort(size: int, monkeypatch) -> None:
     present, weights = jnp.ones(size, bool), jnp.arange(size, dtype=jnp.float32)
     for by_size in (False, True):
         ordered = np.take_along_axis(block, np.argsort(np.abs(block) if by_size else block, 0), 0)
-        found = by_rank(jnp.asarray(block), present, weights, by_size)
+        found = sum_by_rank(jnp.asarray(block), present, weights, by_size)
         np.testing.assert_allclose(found, np.asarray(weights) @ ordered, rtol=1e-4, atol=1e-4)
     assert (len(network(14)), len(network(64))) == (53, 543)
 
@@ -281,14 +281,14 @@ REFUSED = {
         UplinkSettings(before=(Bucketing(2),), reduce=Krum(2)),
         {},
     ),
-    "before nnm: faulty=5 needs more than 10": (UplinkSettings(before=(Nnm(5),), reduce=Median()), {}),
+    "before nnm: faulty=5 needs more than 10": (UplinkSettings(before=(NNM(5),), reduce=Median()), {}),
     "cohort gives it 4": (UplinkSettings(reduce=Krum(1)), {"sampler": Uniform(4).build(Population(SIZES))}),
     "sends more than its change": (UplinkSettings(reduce=Median()), {"algorithm": Scaffold().build()}),
     "BatchNorm's statistics": (UplinkSettings(reduce=CentredClipping()), {"task": classifier(norm="batch")}),
     "clients=5: there are 9": (UplinkSettings(reduce=FoolsGold(5)), {}),
-    "choose a client from 0 to 8": (UplinkSettings(reduce=Monna(1, 9)), {}),
-    "whose each update is": (UplinkSettings(reduce=Monna()), {"sampler": Uniform(9).build(Population(SIZES))}),
-    "and no uplink.before": (UplinkSettings(before=(Nnm(),), reduce=FoolsGold(9)), {}),
+    "choose a client from 0 to 8": (UplinkSettings(reduce=MoNNA(1, 9)), {}),
+    "whose each update is": (UplinkSettings(reduce=MoNNA()), {"sampler": Uniform(9).build(Population(SIZES))}),
+    "and no uplink.before": (UplinkSettings(before=(NNM(),), reduce=FoolsGold(9)), {}),
 }
 
 
@@ -299,22 +299,22 @@ def test_what_cannot_be_right_is_refused(says: str) -> None:
         checked(settings, **changes)
 
 
-@pytest.mark.parametrize("settings", [Krum(-1), MultiKrum(1, -1), Nnm(-1), Bucketing(0), NormBound(0.0), FoolsGold()])
+@pytest.mark.parametrize("settings", [Krum(-1), MultiKrum(1, -1), NNM(-1), Bucketing(0), NormBound(0.0), FoolsGold()])
 def test_bad_numbers_are_refused(settings) -> None:
     with pytest.raises(UserError, match="uplink"):
-        before, reduce = ((settings,), Median()) if isinstance(settings, Nnm | Bucketing) else ((), settings)
+        before, reduce = ((settings,), Median()) if isinstance(settings, NNM | Bucketing) else ((), settings)
         UplinkSettings(before=before, reduce=reduce).build()
 
 
 def test_nothing_comes_before_a_sum() -> None:
     with pytest.raises(UserError, match="of which mean sees the sum alone"):
-        UplinkSettings(before=(Nnm(),)).build()
+        UplinkSettings(before=(NNM(),)).build()
 
 
 def test_too_many_subsets_are_refused() -> None:
     sampler = Everyone().build(Population(np.ones(40, np.int32)))
     with pytest.raises(UserError, match="mda: faulty=10 of 40 updates leaves 847,660,528 subsets"):
-        checked(UplinkSettings(reduce=Mda(10)), sampler=sampler)
+        checked(UplinkSettings(reduce=MDA(10)), sampler=sampler)
 
 
 @pytest.mark.parametrize("case", ["clipped, mixed, trimmed", "bulyan", "centred clipping"])
@@ -356,5 +356,5 @@ def test_the_filter_takes_nothing_of_rows_far_away() -> None:
     """It takes a hundred steps until the second one has no weight; rounding must not make a weight negative."""
     rows, rng = np.random.default_rng(0).normal(size=(11, 1000)), np.random.default_rng(1)
     rows[-2:] += np.array([[1e4], [2e4]]) * rng.normal(size=1000)
-    found, _ = reduced(UplinkSettings(reduce=Caf(2)), rows, size=11)
+    found, _ = reduced(UplinkSettings(reduce=CAF(2)), rows, size=11)
     np.testing.assert_allclose(found, rows[:-2].mean(0), atol=0.05)

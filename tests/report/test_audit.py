@@ -212,13 +212,13 @@ def test_who_was_left_out_by_the_rule_is_said(run, tmp_path) -> None:
              for line in record.history]  # fmt: skip
     config = {**record.config, "attack": {"class": "fedjax_mri.fed.attack.alie.ALIE"}}
     sentence = run_tables.attack_sentence(record._replace(history=lines[:2], config=config))
-    assert sentence == " Attack: ALIE, 80 updates of marked clients, of which the rule kept 4."
+    assert sentence == " Attack: ALIE, 80 updates of attackers, of which the rule kept 4."
 
 
 def test_a_run_tells_who_was_left_out(run) -> None:
     rows = ClientRow((), (), (), jnp.array([3, 4]), jnp.array([0, 2]))
-    sim = SimpleNamespace(uplink=UplinkSettings(reduce=MultiKrum(1)).build(), marks=jnp.array([False, True]))
+    sim = SimpleNamespace(uplink=UplinkSettings(reduce=MultiKrum(1)).build(), attacking=jnp.array([False, True]))
     found = results.selection(sim, SimpleNamespace(clients=rows))
     assert [each.tolist() for each in found] == [[3, 4], [0, 2], [False, True]]
-    plain = SimpleNamespace(uplink=UplinkSettings().build(), marks=None)
+    plain = SimpleNamespace(uplink=UplinkSettings().build(), attacking=None)
     assert results.selection(plain, SimpleNamespace(clients=rows)) is None

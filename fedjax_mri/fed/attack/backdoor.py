@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import checks, trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 from fedjax_mri.fed.attack.targetedflip import class_of
 
 
 @dataclass(frozen=True)
-class Backdoor(Marked):
-    """Settings of marked clients, a share of whose examples carries a white square and the target's label."""
+class Backdoor(Attackers):
+    """Settings of attackers, a share of whose examples carries a white square and the target's label."""
 
     target: int = 0  # class
     size: int = 5  # voxels along each side of the square; in volumes it is in every slice
@@ -37,7 +37,7 @@ class Backdoor(Marked):
             return {**batch, "image": with_square(batch["image"], self.size), "label": label}
 
         boost = lambda delta, key: trees.scale(self.factor, delta)  # noqa: E731
-        return Attack("backdoor", trigger, ("image", "label"), self.poisoned, success=True, own=boost)
+        return Attack("backdoor", trigger, ("image", "label"), self.poisoned, success=True, send=boost)
 
 
 def with_square(image: jax.Array, size: int) -> jax.Array:

@@ -7,16 +7,16 @@ Bagdasaryan, Veit, Hua, Estrin, Shmatikov: How To Backdoor Federated Learning, A
 from dataclasses import dataclass
 
 from fedjax_mri.core import checks, trees
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class Boost(Marked):
-    """Settings of marked clients that send their update times a factor."""
+class Boost(Attackers):
+    """Settings of attackers that send their update times a factor."""
 
     factor: float = 10.0
 
     def build(self, classes: int) -> Attack:
         """Returns the attack. Raises UserError unless the factor is positive."""
         checks.positive("attack.factor", self.factor)
-        return Attack("boost", own=lambda delta, key: trees.scale(self.factor, delta))
+        return Attack("boost", send=lambda delta, key: trees.scale(self.factor, delta))

@@ -1,4 +1,4 @@
-"""The contract of an attack: what marked clients do to their examples, to their own updates, or with everyone's."""
+"""The contract of an attack: what attackers do to their examples, to their own updates, or with everyone's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,39 +14,41 @@ from fedjax_mri.data.contract import Batch
 from fedjax_mri.fed.uplink.contract import PyTree, State, Update, no_state
 
 
-class Seen(NamedTuple):
+class AttackerView(NamedTuple):
     """What an omniscient attacker sees of a round before the server combines its K updates."""
 
     rows: PyTree  # [K, ...], what each client would send; zeros at places without an update
-    honest: jax.Array  # float32 [K], 1 at updates of clients that are not marked
-    marked: jax.Array  # float32 [K], 1 at updates of marked clients
-    aggregate: Callable[[PyTree], PyTree]  # what marked clients send [...] -> what the reduction in force makes of all
+    honest: jax.Array  # float32 [K], 1 at updates of clients that do not attack
+    attacking: jax.Array  # float32 [K], 1 at updates of attackers
+    aggregate: Callable[[PyTree], PyTree]  # what attackers send [...] -> what the reduction in force makes of all
     # (an update, parts [K + 1] of the rows and zero in another) -> (x -> how far the result is from the honest mean
-    # when marked clients send the other plus x times the difference); None where the reduction is no rule
+    # when attackers send the other plus x times the difference); None where the reduction is no rule
     along: Callable[[PyTree, jax.Array], Callable[[jax.Array], jax.Array]] | None = None
 
 
 Poison = Callable[[Batch, jax.Array], Batch]  # (examples [B, ...], a key for each [B]) -> what they become
-Own = Callable[[PyTree, jax.Array], PyTree]  # (the client's honest delta, key) -> what it sends
-Craft = Callable[[Seen, State], tuple[PyTree, State]]  # -> what every marked client sends, and the attack's new state
+Send = Callable[[PyTree, jax.Array], PyTree]  # (the client's honest delta, key) -> what it sends
+Craft = Callable[
+    [AttackerView, State], tuple[PyTree, State]
+]  # -> what every attacker sends, and the attack's new state
 
 
 class Attack(NamedTuple):
-    """What marked clients do. Parts that are None do nothing; an attack may have several."""
+    """What attackers do. Parts that are None do nothing; an attack may have several."""
 
     name: str
     poison: Poison | None = None
     fields: tuple[str, ...] = ()  # of a batch that `poison` changes
-    poisoned: float = 1.0  # share of a marked client's examples that `poison` changes
+    poisoned: float = 1.0  # share of an attacker's examples that `poison` changes
     success: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
     copies: int = 1  # how often it reads each of its first examples, in place of the others
-    own: Own | None = None
+    send: Send | None = None
     craft: Craft | None = None
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state of `craft`
 
 
 @dataclass(frozen=True)
-class Marked:
+class Attackers:
     """Who attacks: the fields that the settings of all attacks have."""
 
     share: float = 0.2  # of all clients, drawn by `seed`, if `clients` names none
@@ -58,7 +60,7 @@ class Marked:
 
 
 class Settings(Protocol):
-    """A frozen dataclass of settings: one attack. Those of `Marked` say by whom; `Off` has none of them."""
+    """A frozen dataclass of settings: one attack. Those of `Attackers` say by whom; `Off` has none of them."""
 
     def build(self, classes: int) -> Attack | None:
         """Returns the attack on a task with so many classes, None for no attack. Raises UserError on bad settings."""
@@ -70,7 +72,7 @@ def attackers(settings: Any, clients: int) -> jax.Array:
 
     Raises UserError where one is named that does not exist, or twice, and for a share that is nobody or everyone.
     """
-    if not isinstance(settings, Marked):
+    if not isinstance(settings, Attackers):
         return jnp.zeros(clients, bool)
     if unknown := [client for client in settings.clients if not 0 <= client < clients]:
         raise UserError(f"attack.clients={unknown[0]}: there are {clients} clients; give numbers from 0")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class Duplicates(Marked):
-    """Settings of marked clients whose examples are copies of the first few; their weight is that of all."""
+class Duplicates(Attackers):
+    """Settings of attackers whose examples are copies of the first few; their weight is that of all."""
 
     copies: int = 10  # of each example
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import jax
 
 from fedjax_mri.core import checks, trees
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 from fedjax_mri.fed.privacy.mechanism import normal_like
 
 
 @dataclass(frozen=True)
-class Gaussian(Marked):
-    """Settings of marked clients that send normal random numbers around 0, or around their update."""
+class Gaussian(Attackers):
+    """Settings of attackers that send normal random numbers around 0, or around their update."""
 
     sigma: float = 1.0  # standard deviation of each value
     around: bool = False  # whether they are added to the client's own update
@@ -27,4 +27,4 @@ class Gaussian(Marked):
             drawn = trees.scale(self.sigma, normal_like(key, delta))
             return trees.add(delta, drawn) if self.around else drawn
 
-        return Attack("gaussian", own=noise)
+        return Attack("gaussian", send=noise)

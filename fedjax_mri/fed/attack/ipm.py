@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from fedjax_mri.core import checks, trees
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class IPM(Marked):
-    """Settings of marked clients that send the honest mean times a negative factor."""
+class IPM(Attackers):
+    """Settings of attackers that send the honest mean times a negative factor."""
 
     factor: float = 2.0  # without its sign; small: it hides among honest updates; above (n - f) / f: it reverses a mean
 

@@ -6,12 +6,12 @@ Fang, Cao, Jia, Gong: Local Model Poisoning Attacks to Byzantine-Robust Federate
 
 from dataclasses import dataclass
 
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class LabelFlip(Marked):
-    """Settings of marked clients that train on flipped labels."""
+class LabelFlip(Attackers):
+    """Settings of attackers that train on flipped labels."""
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Seen
+from fedjax_mri.fed.attack.contract import AttackerView
 from fedjax_mri.fed.uplink.contract import PyTree
 
 EVALUATIONS = 20
@@ -19,7 +19,7 @@ FIRST_STEP = 10.0
 SHRINK = 0.8
 
 
-def furthest(seen: Seen, start: PyTree, parts: jax.Array, direction: PyTree) -> PyTree:
+def furthest(seen: AttackerView, start: PyTree, parts: jax.Array, direction: PyTree) -> PyTree:
     """Returns start + x * direction for the x >= 0 whose result is furthest from the mean of the honest updates.
 
     parts: float32 [K + 1], the parts of the rows and of zero in `start`.

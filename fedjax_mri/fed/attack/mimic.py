@@ -1,4 +1,4 @@
-"""Mimic: all marked clients copy one honest client, so that the server hears too much of it.
+"""Mimic: all attackers copy one honest client, so that the server hears too much of it.
 
 Karimireddy, He, Jaggi: Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing, ICLR 2022 (arXiv 2006.09365),
 section 3.2 and appendix B: the one that is copied lies furthest along the direction z in which honest updates differ
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Attack, Marked, Seen
+from fedjax_mri.fed.attack.contract import Attack, Attackers, AttackerView
 from fedjax_mri.fed.attack.minmax import products
 from fedjax_mri.fed.privacy.mechanism import normal_like
 from fedjax_mri.fed.uplink.contract import PyTree, Update
@@ -28,8 +28,8 @@ class Direction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mimic(Marked):
-    """Settings of marked clients that copy an honest one."""
+class Mimic(Attackers):
+    """Settings of attackers that copy an honest one."""
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
@@ -42,7 +42,7 @@ def first_direction(sent: Update, seed: int) -> Direction:
     return Direction(jnp.float32(0), trees.scale(1 / jnp.maximum(trees.norm(drawn), 1e-20), drawn))
 
 
-def copy_of_one(seen: Seen, state: Direction) -> tuple[PyTree, Direction]:
+def copy_of_one(seen: AttackerView, state: Direction) -> tuple[PyTree, Direction]:
     """Returns the honest update furthest along z, and z after one more step of Oja's rule."""
     gaps, one = honest.centred(seen), jax.tree.map(lambda leaf: leaf[None], state.z)
     along = products(gaps, one)[:, 0]

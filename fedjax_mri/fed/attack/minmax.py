@@ -12,22 +12,22 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Attack, Marked, Seen
+from fedjax_mri.fed.attack.contract import Attack, Attackers, AttackerView
 from fedjax_mri.fed.uplink.contract import PyTree, State
 
-Direction = Literal["std", "unit", "sign"]  # against which marked clients move, of the honest updates
+Direction = Literal["std", "unit", "sign"]  # against which attackers move, of the honest updates
 
 
 @dataclass(frozen=True)
-class MinMax(Marked):
-    """Settings of marked clients no further from any honest update than two honest ones are from each other."""
+class MinMax(Attackers):
+    """Settings of attackers no further from any honest update than two honest ones are from each other."""
 
     direction: Direction = "std"
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
 
-        def craft(seen: Seen, state: State) -> tuple[PyTree, State]:
+        def craft(seen: AttackerView, state: State) -> tuple[PyTree, State]:
             mean, towards, gaps = honest.mean(seen), perturbation(self.direction, seen), honest.centred(seen)
             squares, length = products(gaps, gaps), trees.norm(towards)
             limit = jnp.max(distances(squares, seen.honest))
@@ -41,15 +41,15 @@ class MinMax(Marked):
 
 
 @dataclass(frozen=True)
-class MinSum(Marked):
-    """Settings of marked clients whose squared distances to the honest updates sum to no more than an honest one's."""
+class MinSum(Attackers):
+    """Settings of attackers whose squared distances to the honest updates sum to no more than an honest one's."""
 
     direction: Direction = "std"
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
 
-        def craft(seen: Seen, state: State) -> tuple[PyTree, State]:
+        def craft(seen: AttackerView, state: State) -> tuple[PyTree, State]:
             mean, towards, gaps = honest.mean(seen), perturbation(self.direction, seen), honest.centred(seen)
             squares, length = products(gaps, gaps), trees.norm(towards)
             spare = jnp.max(distances(squares, seen.honest).sum(1)) - jnp.trace(squares)
@@ -59,8 +59,8 @@ class MinSum(Marked):
         return Attack("minsum", craft=craft)
 
 
-def perturbation(direction: Direction, seen: Seen) -> PyTree:
-    """Returns the direction in which marked clients leave the honest mean, equation 9."""
+def perturbation(direction: Direction, seen: AttackerView) -> PyTree:
+    """Returns the direction in which attackers leave the honest mean, equation 9."""
     if direction == "std":
         return trees.scale(-1.0, honest.std(seen))
     mean = honest.mean(seen)

@@ -10,12 +10,12 @@ import jax
 
 from fedjax_mri.core import checks
 from fedjax_mri.data.shift import label_chances
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class NoisyLabels(Marked):
-    """Settings of marked clients some of whose labels are wrong."""
+class NoisyLabels(Attackers):
+    """Settings of attackers some of whose labels are wrong."""
 
     rate: float = 0.5  # share of their examples
 

@@ -6,16 +6,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class NotFinite(Marked):
-    """Settings of marked clients that send NaN or infinity in place of each value."""
+class NotFinite(Attackers):
+    """Settings of attackers that send NaN or infinity in place of each value."""
 
     value: Literal["nan", "inf"] = "nan"
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
         value = float(self.value)
-        return Attack("notfinite", own=lambda delta, key: jax.tree.map(lambda leaf: jnp.full_like(leaf, value), delta))
+        return Attack("notfinite", send=lambda delta, key: jax.tree.map(lambda leaf: jnp.full_like(leaf, value), delta))

@@ -1,4 +1,4 @@
-"""Attacks on data: what marked clients read to train on, and the test set on which success is measured."""
+"""Attacks on data: what attackers read to train on, and the test set on which success is measured."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ from fedjax_mri.fed.uplink.contract import PyTree
 SUCCESS = "attacked"  # name of the test set whose accuracy is the attack's success rate
 
 
-def poisoned(data: ClientData, settings: Any, classes: int, marks: jax.Array) -> ClientData:
-    """Returns the data as clients read it when those of `marks`, bool [N], attack; unchanged without an attack on data.
+def poisoned(data: ClientData, settings: Any, classes: int, attacking: jax.Array) -> ClientData:
+    """Returns the data as clients read it when those `attacking`, bool [N], do; unchanged without an attack on data.
 
     Raises UserError if examples lack what the attack changes.
     """
@@ -31,7 +31,7 @@ def poisoned(data: ClientData, settings: Any, classes: int, marks: jax.Array) ->
     if attack is None:
         return data
     if attack.copies > 1:
-        data = data._replace(pick=lambda indices, client, size: copies_of_few(indices, size, attack, marks[client]))
+        data = data._replace(pick=lambda indices, client, size: copies_of_few(indices, size, attack, attacking[client]))
     if attack.poison is None:
         return data
     poison, before = attack.poison, data.shift
@@ -41,15 +41,15 @@ def poisoned(data: ClientData, settings: Any, classes: int, marks: jax.Array) ->
         batch = before(batch, client, indices, round)
         keys = random_keys.each(jax.random.fold_in(jax.random.key(settings.seed), client), indices)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0)))(keys)
-        return trees.select(marks[client] & (chance < attack.poisoned), poison(batch, keys), batch)
+        return trees.select(attacking[client] & (chance < attack.poisoned), poison(batch, keys), batch)
 
     return data._replace(shift=shift)
 
 
-def copies_of_few(indices: jax.Array, size: jax.Array, attack: Attack, marked: jax.Array) -> jax.Array:
-    """Returns the examples int32 [B] that a client reads in place of `indices`: the first few of `size` if marked."""
+def copies_of_few(indices: jax.Array, size: jax.Array, attack: Attack, attacking: jax.Array) -> jax.Array:
+    """Returns the examples int32 [B] that a client reads in place of `indices`: if attacking, the first of `size`."""
     few = jnp.maximum(size // attack.copies, 1)
-    return jnp.where(marked & (indices < size), indices % few, indices)
+    return jnp.where(attacking & (indices < size), indices % few, indices)
 
 
 def refuse_lacking(data: ClientData, attack: Attack) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class TargetedFlip(Marked):
-    """Settings of marked clients that train on the examples of class `source` as if they were of class `target`."""
+class TargetedFlip(Attackers):
+    """Settings of attackers that train on the examples of class `source` as if they were of class `target`."""
 
     source: int = 0
     target: int = 1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.attack import honest
-from fedjax_mri.fed.attack.contract import Attack, Seen
+from fedjax_mri.fed.attack.contract import Attack, AttackerView
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
@@ -36,40 +36,40 @@ class CorruptState(NamedTuple):
     reduce: State  # of the reduction in force
 
 
-def with_attack(uplink: Uplink, attack: Attack | None, marks: jax.Array) -> Uplink:
-    """Returns the uplink with an attack by the clients of `marks`, bool [N]; unchanged without one.
+def with_attack(uplink: Uplink, attack: Attack | None, attacking: jax.Array) -> Uplink:
+    """Returns the uplink with an attack by the clients of `attacking`, bool [N]; unchanged without one.
 
     Raises UserError if the attack would undo the bound that a private sum rests on.
     """
-    if attack is not None and attack.own is not None:
-        uplink = uplink._replace(stages=chain(own_update(attack, marks), uplink.stages))
+    if attack is not None and attack.send is not None:
+        uplink = uplink._replace(stages=chain(own_update(attack, attacking), uplink.stages))
     if attack is not None and attack.craft is not None:
         if uplink.empty_round == "release":
             raise UserError(
                 f"attack {attack.name}: it replaces updates after they were clipped, which a private sum does not "
                 "allow; choose an attack on a client's own update, such as --fed.attack signflip, or --fed.privacy off"
             )
-        uplink = uplink._replace(reduce=corrupt(attack, marks, uplink.reduce))
+        uplink = uplink._replace(reduce=corrupt(attack, attacking, uplink.reduce))
     return uplink
 
 
-def own_update(attack: Attack, marks: jax.Array) -> Stage:
-    """Returns the stage in which a marked client replaces its delta.
+def own_update(attack: Attack, attacking: jax.Array) -> Stage:
+    """Returns the stage in which an attacker replaces its delta.
 
     It comes first, so that what the server enforces, such as a bound on the norm, still holds.
     """
-    assert attack.own is not None
-    change = attack.own
+    assert attack.send is not None
+    change = attack.send
 
     def client(update: Update, state: State, sender: Sender) -> tuple[Update, State, Notes]:
         sent = change(update.delta, sender.key)
-        return update._replace(delta=trees.select(marks[sender.client], sent, update.delta)), state, {}
+        return update._replace(delta=trees.select(attacking[sender.client], sent, update.delta)), state, {}
 
     return Stage("attack", client=client, linear=True, admits=lambda facts: refuse_nothing_sent(attack, facts))
 
 
-def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
-    """Returns `reduce` of updates among which the marked clients' are replaced by what the attack makes of all.
+def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
+    """Returns `reduce` of updates among which the attackers' are replaced by what the attack makes of all.
 
     Each device holds all rows, as `matrix` does. The attack may ask what `reduce` would make of what it sends.
     """
@@ -80,13 +80,13 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
     def finish(rows: Rows, state: CorruptState, at: ServerRound) -> tuple[Aggregate, CorruptState]:
         finite = jax.vmap(trees.is_finite)(rows.delta)
         rows = rows._replace(delta=trees.select(finite, rows.delta, trees.zeros_like(rows.delta)))
-        marked = jnp.where(marks[at.client], rows.sent, 0.0)
+        hostile = jnp.where(attacking[at.client], rows.sent, 0.0)
 
         def reduced(vector: PyTree) -> tuple[Aggregate, State]:
-            delta = trees.select(marked > 0, trees.repeat(vector, marked.size), rows.delta)
+            delta = trees.select(hostile > 0, trees.repeat(vector, hostile.size), rows.delta)
             return reduce_rows(reduce, rows._replace(delta=delta), state.reduce, at)
 
-        seen = Seen(rows.delta, rows.sent - marked, marked, lambda vector: reduced(vector)[0].delta)
+        seen = AttackerView(rows.delta, rows.sent - hostile, hostile, lambda vector: reduced(vector)[0].delta)
         seen = (
             seen if reduce.rule is None else seen._replace(along=partial(along, reduce, rows, seen, state.reduce, at))
         )
@@ -103,19 +103,19 @@ def corrupt(attack: Attack, marks: jax.Array, reduce: Reduce) -> Reduce:
 
 
 def along(
-    reduce: Reduce, rows: Rows, seen: Seen, state: State, at: ServerRound, vector: PyTree, start: jax.Array
+    reduce: Reduce, rows: Rows, seen: AttackerView, state: State, at: ServerRound, vector: PyTree, start: jax.Array
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns `Seen.along` of a rule: the rows are read once, for their inner products, and not for every x."""
+    """Returns `AttackerView.along` of a rule: the rows are read once, for their inner products, and not for every x."""
     assert reduce.combine is not None and reduce.rule is not None
-    act, weighs, marked = reduce.combine, reduce.rule.combine is None, seen.marked > 0
-    delta = trees.select(marked, trees.repeat(vector, marked.size), rows.delta)
+    act, weighs, attacking = reduce.combine, reduce.rule.combine is None, seen.attacking > 0
+    delta = trees.select(attacking, trees.repeat(vector, attacking.size), rows.delta)
     vectors, middle = vectors_of(delta, rows.sent > 0), honest.mean(seen)
-    end = jnp.zeros(marked.size + 1).at[jnp.argmax(marked)].set(1.0)
+    end = jnp.zeros(attacking.size + 1).at[jnp.argmax(attacking)].set(1.0)
     mean = jnp.append(seen.honest / jnp.maximum(seen.honest.sum(), 1.0), 0.0)
 
     def distance(x: jax.Array) -> jax.Array:
         sent = start + x * (end - start)
-        found, shares, _ = act(vectors._replace(mix=jnp.where(marked[:, None], sent[None], vectors.mix)), state, at)
+        found, shares, _ = act(vectors._replace(mix=jnp.where(attacking[:, None], sent[None], vectors.mix)), state, at)
         if not weighs:
             return trees.norm(trees.subtract(found, middle))
         return jnp.sqrt(squared_lengths(vectors, jnp.append(shares, 1 - shares.sum()) - mean))

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.attack.contract import Attack, Marked
+from fedjax_mri.fed.attack.contract import Attack, Attackers
 
 
 @dataclass(frozen=True)
-class Zero(Marked):
-    """Settings of marked clients that send zeros."""
+class Zero(Attackers):
+    """Settings of attackers that send zeros."""
 
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
-        return Attack("zero", own=lambda delta, key: trees.zeros_like(delta))
+        return Attack("zero", send=lambda delta, key: trees.zeros_like(delta))

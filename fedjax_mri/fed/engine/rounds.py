@@ -57,17 +57,17 @@ def cohort_round(
 
 
 def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: PyTree) -> Notes:
-    """Returns how many marked clients sent an update, how many the rule kept, and the sum of their shares.
+    """Returns how many attackers sent an update, how many the rule kept, and the sum of their shares.
 
     client: int32 [K], came: bool [K], whether its update came; shares: float32 [K] if the rule tells them.
     """
-    if sim.marks is None:
+    if sim.attacking is None:
         return {}
-    marked = sim.marks[client] & came
-    sent = {"attack/sent": marked.sum().astype(jnp.float32)}
+    attacking = sim.attacking[client] & came
+    sent = {"attack/sent": attacking.sum().astype(jnp.float32)}
     if not sim.uplink.reduce.shares:
         return sent
-    kept = jnp.where(marked, shares, 0.0)
+    kept = jnp.where(attacking, shares, 0.0)
     return {**sent, "attack/kept": jnp.sum(kept > LEFT_OUT).astype(jnp.float32), "attack/share": kept.sum()}
 
 

@@ -35,7 +35,7 @@ class Simulation(NamedTuple):
     data: ClientData
     conditions: Conditions = ideal
     guarantee: Guarantee | None = None  # of privacy
-    marks: jax.Array | None = None  # bool [N], clients that attack; None: there is no attack
+    attacking: jax.Array | None = None  # bool [N], clients that attack; None: there is no attack
 
 
 class ClientRow(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.compressor import Compressor, contracted, decoded, message_bytes
+from fedjax_mri.fed.uplink.compressor import Compressor, contractive, decoded, message_bytes
 from fedjax_mri.fed.uplink.contract import (
     Facts,
     Notes,
@@ -45,7 +45,7 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
     in its place, and what the client keeps stays as it was.
     """
     if feedback != "none":
-        compressor = contracted(compressor)
+        compressor = contractive(compressor)
 
     def init_client(sent: Update) -> Memory:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), sent.delta.params)

@@ -44,7 +44,7 @@ def on_vector(
     )
 
 
-def contracted(compressor: Compressor) -> Compressor:
+def contractive(compressor: Compressor) -> Compressor:
     """Returns a compressor for differences that come again: what it leaves out is never longer than what it is given.
 
     A message of one that is no contraction is multiplied by the factor that leaves out least, which takes four bytes.

@@ -17,7 +17,7 @@ class Floats(NamedTuple):
         return 32 * self.size
 
 
-class Numbers(NamedTuple):
+class Integers(NamedTuple):
     """A field of `size` whole numbers of `width` bits each."""
 
     size: int
@@ -46,7 +46,7 @@ class Subset(NamedTuple):
         return min(self.size * self.width, self.below)
 
 
-Field = Floats | Numbers | Subset
+Field = Floats | Integers | Subset
 
 
 def width_of(below: int) -> int:

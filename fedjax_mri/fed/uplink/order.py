@@ -7,7 +7,7 @@ Up to SMALL vectors are sorted by Batcher's network of minima and maxima, which 
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.vectors import equally
+from fedjax_mri.fed.uplink.vectors import uniform_weights
 
 SMALL = 32  # vectors; a network of more takes long to compile
 
@@ -15,16 +15,16 @@ SMALL = 32  # vectors; a network of more takes long to compile
 def ranks_between(size: int, low: jax.Array | int, high: jax.Array | int) -> jax.Array:
     """Returns equal weights for the ranks from `low` to `high` - 1 of `size`, float32 [size]."""
     rank = jnp.arange(size)
-    return equally((rank >= low) & (rank < high))
+    return uniform_weights((rank >= low) & (rank < high))
 
 
-def middle(present: jax.Array) -> jax.Array:
+def median_weights(present: jax.Array) -> jax.Array:
     """Returns the weights of ranks by which values are summed to the median of those `present`, bool [M]."""
     count = present.sum()
     return ranks_between(len(present), (count - 1) // 2, count // 2 + 1)
 
 
-def by_rank(block: jax.Array, present: jax.Array, weights: jax.Array, by_size: bool = False) -> jax.Array:
+def sum_by_rank(block: jax.Array, present: jax.Array, weights: jax.Array, by_size: bool = False) -> jax.Array:
     """Returns the sum of the values of each column in ascending order, times `weights` [M]: [C] of `block` [M, C].
 
     Absent values come last, and must have no weight. With `by_size` the order is that of magnitudes; of two that are
@@ -65,5 +65,5 @@ def network(size: int) -> list[tuple[int, int]]:
 
 def near_median(block: jax.Array, present: jax.Array, count: jax.Array | int) -> jax.Array:
     """Returns the mean of the `count` values nearest the median in each column, [C] of `block` [M, C]."""
-    centre = by_rank(block, present, middle(present))
-    return centre + by_rank(block - centre[None], present, ranks_between(len(block), 0, count), by_size=True)
+    centre = sum_by_rank(block, present, median_weights(present))
+    return centre + sum_by_rank(block - centre[None], present, ranks_between(len(block), 0, count), by_size=True)

@@ -158,7 +158,7 @@ def nearest(distances: jax.Array, count: jax.Array | int) -> jax.Array:
     return (ranks < count) & (distances < jnp.inf)
 
 
-def equally(chosen: jax.Array) -> jax.Array:
+def uniform_weights(chosen: jax.Array) -> jax.Array:
     """Returns equal weights that add up to 1 for those `chosen`, bool [..., M]; zeros if none is."""
     ones = chosen.astype(jnp.float32)
     return ones / jnp.maximum(ones.sum(-1, keepdims=True), 1.0)

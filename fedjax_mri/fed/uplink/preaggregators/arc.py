@@ -16,7 +16,7 @@ from fedjax_mri.fed.uplink.vectors import Vectors, norms
 
 
 @dataclass(frozen=True)
-class Arc:
+class ARC:
     """Settings of adaptive robust clipping."""
 
     faulty: int = 1  # f, clients that may send anything

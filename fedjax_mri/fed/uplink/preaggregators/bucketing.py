@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.reductions.matrix import Preaggregator
-from fedjax_mri.fed.uplink.vectors import Vectors, dot, equally
+from fedjax_mri.fed.uplink.vectors import Vectors, dot, uniform_weights
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,4 @@ class Bucketing:
         drawn = jnp.where(vectors.present, jax.random.uniform(key, vectors.present.shape), jnp.inf)
         bucket = jnp.argsort(jnp.argsort(drawn)) // self.size  # absent ones come last
         inside = (bucket[None] == jnp.arange(-(-len(drawn) // self.size))[:, None]) & vectors.present[None]
-        return vectors._replace(mix=dot(equally(inside), vectors.mix), present=inside.any(1))
+        return vectors._replace(mix=dot(uniform_weights(inside), vectors.mix), present=inside.any(1))

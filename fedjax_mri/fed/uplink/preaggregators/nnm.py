@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import jax
 
 from fedjax_mri.fed.uplink.reductions.matrix import Preaggregator
-from fedjax_mri.fed.uplink.vectors import Vectors, dot, equally, nearest, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, dot, nearest, squared_distances, uniform_weights
 
 
 @dataclass(frozen=True)
-class Nnm:
+class NNM:
     """Settings of nearest neighbour mixing."""
 
     faulty: int = 1  # f, vectors that each one leaves out
@@ -25,4 +25,4 @@ class Nnm:
 
     def _change(self, vectors: Vectors, key: jax.Array) -> Vectors:
         near = nearest(squared_distances(vectors), vectors.present.sum() - self.faulty)
-        return vectors._replace(mix=dot(equally(near), vectors.mix))
+        return vectors._replace(mix=dot(uniform_weights(near), vectors.mix))

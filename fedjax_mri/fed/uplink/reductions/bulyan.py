@@ -14,7 +14,7 @@ from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.order import near_median
 from fedjax_mri.fed.uplink.reductions.krum import scores
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, each_value, equally, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, each_value, squared_distances, uniform_weights
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Bulyan:
         return matrix(Rule("bulyan", self._weigh, self._combine, self.faulty, least))
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
-        return equally(self._picked(vectors)), state
+        return uniform_weights(self._picked(vectors)), state
 
     def _picked(self, vectors: Vectors) -> jax.Array:
         squares, count = squared_distances(vectors), vectors.present.sum()

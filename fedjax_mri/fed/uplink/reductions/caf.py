@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, equally
+from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, uniform_weights
 
 ROUNDING = 1e-5  # a weight below this is none
 STEPS = 1000  # bound on the steps of the filter; each takes all of one update's weight
@@ -31,7 +31,7 @@ class Filtered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Caf:
+class CAF:
     """Settings of CAF, the covariance-bound agnostic filter; it needs n > 2 f."""
 
     faulty: int = 1  # f, clients that may send anything
@@ -58,5 +58,10 @@ class Caf:
         def goes_on(now: Filtered) -> jax.Array:
             return (now.weights.sum() > enough) & (now.steps < STEPS)
 
-        start = vectors.present.astype(jnp.float32), jnp.float32(jnp.inf), equally(vectors.present), jnp.int32(0)
+        start = (
+            vectors.present.astype(jnp.float32),
+            jnp.float32(jnp.inf),
+            uniform_weights(vectors.present),
+            jnp.int32(0),
+        )
         return jax.lax.while_loop(goes_on, step, Filtered(*start)).best, state

@@ -14,7 +14,7 @@ from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Facts, PyTree, Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, distances_from, equally, mean
+from fedjax_mri.fed.uplink.vectors import Vectors, distances_from, mean, uniform_weights
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CentredClipping:
     def _combine(self, vectors: Vectors, centre: State, at: ServerRound) -> tuple[PyTree, State]:
         for _ in range(self.steps):
             far = jnp.maximum(distances_from(vectors, centre), 1e-12)
-            weights = jnp.minimum(1.0, self.radius / far) * equally(vectors.present)
+            weights = jnp.minimum(1.0, self.radius / far) * uniform_weights(vectors.present)
             centre = trees.add(trees.scale(1 - weights.sum(), centre), mean(vectors, weights))
         return centre, centre
 

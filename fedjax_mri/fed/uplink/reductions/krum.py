@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, equally, nearest, pairs, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, nearest, pairs, squared_distances, uniform_weights
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Krum:
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
-        return equally(nearest(found, 1)), state
+        return uniform_weights(nearest(found, 1)), state
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MultiKrum:
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
-        return equally(nearest(found, self.best or vectors.present.sum() - self.faulty)), state
+        return uniform_weights(nearest(found, self.best or vectors.present.sum() - self.faulty)), state
 
 
 def scores(squares: jax.Array, among: jax.Array, faulty: int) -> jax.Array:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
-from fedjax_mri.fed.uplink.vectors import Vectors, equally, pairs, squared_distances
+from fedjax_mri.fed.uplink.vectors import Vectors, pairs, squared_distances, uniform_weights
 
 
 @dataclass(frozen=True)
-class Mda:
+class MDA:
     """Settings of minimum diameter averaging; it needs n > 2 f, and compares all subsets of n - f updates."""
 
     faulty: int = 1  # f, updates left out
@@ -32,4 +32,4 @@ class Mda:
         def diameter(chosen: jax.Array) -> jax.Array:
             return jnp.max(jnp.where(pairs(chosen), squares, 0.0))
 
-        return equally(best_subset(diameter, vectors.present, self.faulty)), state
+        return uniform_weights(best_subset(diameter, vectors.present, self.faulty)), state

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
-from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, equally, nearest
+from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, nearest, uniform_weights
 
 
 @dataclass(frozen=True)
-class Monna:
+class MoNNA:
     """Settings of MoNNA; it needs n > 2 f. A round without the trusted client changes nothing."""
 
     faulty: int = 1  # f, clients that may send anything
@@ -30,7 +30,7 @@ class Monna:
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         distances = distances_to(vectors, vectors.mix[self.trusted])
         chosen = nearest(distances, vectors.present.sum() - self.faulty)
-        return jnp.where(vectors.present[self.trusted], equally(chosen), 0.0), state
+        return jnp.where(vectors.present[self.trusted], uniform_weights(chosen), 0.0), state
 
     def _admits(self, facts: Facts) -> None:
         if not 0 <= self.trusted < facts.sampler.places():

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
-from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, equally, pairs
+from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, pairs, uniform_weights
 
 
 @dataclass(frozen=True)
-class Smea:
+class SMEA:
     """Settings of SMEA; it needs n > 2 f, and compares all subsets of n - f updates."""
 
     faulty: int = 1  # f, updates left out
@@ -29,7 +29,7 @@ class Smea:
 
     def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
         def largest_eigenvalue(chosen: jax.Array) -> jax.Array:
-            products = centred_products(vectors, equally(chosen))
+            products = centred_products(vectors, uniform_weights(chosen))
             return jnp.linalg.eigvalsh(jnp.where(pairs(chosen), products, 0.0))[-1]
 
-        return equally(best_subset(largest_eigenvalue, vectors.present, self.faulty)), state
+        return uniform_weights(best_subset(largest_eigenvalue, vectors.present, self.faulty)), state

@@ -7,7 +7,7 @@ Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards
 from dataclasses import dataclass
 
 from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.order import by_rank, ranks_between
+from fedjax_mri.fed.uplink.order import ranks_between, sum_by_rank
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, each_value
 
@@ -24,4 +24,4 @@ class TrimmedMean:
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         kept = ranks_between(len(vectors.present), self.faulty, vectors.present.sum() - self.faulty)
-        return each_value(vectors, lambda block: by_rank(block, vectors.present, kept)), state
+        return each_value(vectors, lambda block: sum_by_rank(block, vectors.present, kept)), state

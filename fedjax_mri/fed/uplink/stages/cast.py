@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjax_mri.fed.uplink.compress import compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Message, Numbers
+from fedjax_mri.fed.uplink.fields import Integers, Message
 from fedjax_mri.fed.uplink.stages.qsgd import stochastic
 
 
@@ -28,7 +28,7 @@ class Cast:
         """Returns the compressor. Raises UserError if `bucket` is negative."""
         if self.to == "int8":
             return stochastic("cast", 127, self.bucket, lambda rows: jnp.max(jnp.abs(rows), 1))
-        return on_vector("cast", _encode, _decode, lambda values: (Numbers(values, 16),), contraction=True)
+        return on_vector("cast", _encode, _decode, lambda values: (Integers(values, 16),), contraction=True)
 
 
 def _encode(vector: jax.Array, key: jax.Array, round: jax.Array) -> Message:

@@ -10,7 +10,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.compress import Feedback, compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
+from fedjax_mri.fed.uplink.fields import Field, Floats, Integers, Message
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Codebook:
         return jax.lax.fori_loop(0, self.steps, step, values[ranks])
 
     def _fields(self, values: int) -> tuple[Field, ...]:
-        return Numbers(values, self.bits), Floats(2**self.bits)
+        return Integers(values, self.bits), Floats(2**self.bits)
 
 
 def _decode(message: Message, values: int) -> jax.Array:

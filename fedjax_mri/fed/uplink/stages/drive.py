@@ -17,7 +17,7 @@ from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.uplink.compress import compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector, share_of
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
+from fedjax_mri.fed.uplink.fields import Field, Floats, Integers, Message
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Drive:
 
     def _fields(self, values: int) -> tuple[Field, ...]:
         count = bucket_count(values, self.block)
-        return Numbers(1, 32), Numbers(count * share_of(self.share, self.block), 1), Floats(count)
+        return Integers(1, 32), Integers(count * share_of(self.share, self.block), 1), Floats(count)
 
 
 def hadamard(rows: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from fedjax_mri.core.checks import positive_share
 from fedjax_mri.fed.uplink.compress import Feedback, compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, flat, on_vector, share_of, unflat
 from fedjax_mri.fed.uplink.contract import PyTree, Stage
-from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers, width_of
+from fedjax_mri.fed.uplink.fields import Field, Floats, Integers, Message, width_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Partial:
         return start, vector[_window(start, count, len(vector))]
 
     def _fields(self, values: int) -> tuple[Field, ...]:
-        return Numbers(1, 32), Floats(share_of(self.share, values))
+        return Integers(1, 32), Floats(share_of(self.share, values))
 
     def _encode_changed(self, tree: PyTree, key: jax.Array, round: jax.Array) -> Message:
         changes = jnp.stack([jnp.sqrt(jnp.mean(jnp.square(leaf))) for leaf in jax.tree.leaves(tree)])
@@ -52,7 +52,7 @@ class Partial:
 
     def _fields_changed(self, like: PyTree) -> tuple[Field, ...]:
         layers = len(jax.tree.leaves(like))
-        return Numbers(layers, width_of(layers)), Floats(share_of(self.share, trees.count(like)))
+        return Integers(layers, width_of(layers)), Floats(share_of(self.share, trees.count(like)))
 
 
 def _decode(message: Message, values: int) -> jax.Array:

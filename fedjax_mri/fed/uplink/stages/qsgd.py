@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.compress import compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers, width_of
+from fedjax_mri.fed.uplink.fields import Field, Floats, Integers, Message, width_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ def stochastic(
         return rows.ravel()[:values]
 
     def fields(values: int) -> tuple[Field, ...]:
-        return Numbers(values, width), Floats(bucket_count(values, bucket))
+        return Integers(values, width), Floats(bucket_count(values, bucket))
 
     return on_vector(name, encode, decode, fields)

@@ -11,7 +11,7 @@ from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.uplink.compress import Feedback, compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, on_vector, share_of
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Floats, Message, Numbers
+from fedjax_mri.fed.uplink.fields import Floats, Integers, Message
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class RandK:
         places = self._places(message[0].reshape(()), values)
         return jnp.zeros(values).at[places].set(scale * message[1])
 
-    def _fields(self, values: int) -> tuple[Numbers, Floats]:
-        return Numbers(1, 32), Floats(share_of(self.share, values))
+    def _fields(self, values: int) -> tuple[Integers, Floats]:
+        return Integers(1, 32), Floats(share_of(self.share, values))
 
     def _places(self, seed: jax.Array, values: int) -> jax.Array:
         """Returns the places that a seed names, all different."""

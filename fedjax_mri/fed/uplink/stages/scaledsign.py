@@ -13,7 +13,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.compress import Feedback, compressed
 from fedjax_mri.fed.uplink.compressor import Compressor, bucket_count, buckets, on_vector
 from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.fields import Field, Floats, Message, Numbers
+from fedjax_mri.fed.uplink.fields import Field, Floats, Integers, Message
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,4 @@ class ScaledSign:
         return (buckets(signs, self.bucket) * message[1][:, None]).ravel()[:values]
 
     def _fields(self, values: int) -> tuple[Field, ...]:
-        return Numbers(values, 1), Floats(bucket_count(values, self.bucket))
+        return Integers(values, 1), Floats(bucket_count(values, self.bucket))
