@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+
 from fedjax_mri.core import memory
 from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.core.failures import describe
@@ -194,7 +196,8 @@ def train_together(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     try:
         return failures_of(cells, lambda: train_members(cells, sweep), but=splits)
     except Exception as error:  # only one for which the cells are trained in smaller groups
-        exhausted, reason = out_of_memory(error), brief(error)
+        unknown = isinstance(error, jax.errors.ConcretizationTypeError)
+        exhausted, reason = out_of_memory(error), "these numbers build it" if unknown else brief(error)
     if exhausted:
         half = len(cells) // 2
         sweep.say(f"{len(cells)} cells have no room in one program ({reason}): {half} and {len(cells) - half} instead")
