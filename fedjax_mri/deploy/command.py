@@ -1,0 +1,133 @@
+"""What `fedjax-mri deploy` writes: the folder of the server, and one for each hospital."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from fedjax_mri.core import disk
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.deploy import parts, site
+from fedjax_mri.deploy.site import Site
+from fedjax_mri.run import runfolder
+from fedjax_mri.run.assemble import build_method
+from fedjax_mri.run.config import Experiment
+
+Say = Callable[[str], None]
+APP = """[project]
+name = "{name}"
+version = "1.0.0"
+description = "An experiment of fedjax-mri between hospitals."
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedjax-mri"
+
+[tool.flwr.app.components]
+serverapp = "fedjax_mri.deploy.flower:server_app"
+clientapp = "fedjax_mri.deploy.flower:client_app"
+
+[tool.flwr.app.config]
+folder = {folder}
+clients = {clients}
+experiment = "all"
+round-seconds = 0.0
+at-least = 1
+seed = "secret"
+"""
+SERVER = """#!/bin/sh
+# Starts the SuperLink; `flwr run app hospitals --stream` then starts the training. Both need FLWR_HOME as it is here.
+cd "$(dirname "$0")"
+export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0
+exec flower-superlink {safety} --fleet-api-address 0.0.0.0:{port} --control-api-address 127.0.0.1:9093 \\
+    --serverappio-api-address 127.0.0.1:9091 --database superlink.db --storage-dir flwr/files
+"""
+CERTIFIED = """--ssl-ca-certfile certificates/ca.crt --ssl-certfile certificates/server.pem \\
+    --ssl-keyfile certificates/server.key"""
+CONNECTION = """[superlink]
+default = "hospitals"
+
+[superlink.hospitals]
+address = "127.0.0.1:9093"
+{safety}
+"""
+HOSPITAL = """#!/bin/sh
+# Starts {name}'s SuperNode and works for it until it is stopped.
+cd "$(dirname "$0")"
+export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0
+exec python -m fedjax_mri.deploy.node .
+"""
+
+
+def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path], out: pathlib.Path, say: Say) -> None:
+    """Writes the folders of a federation. Raises UserError on a bad hospital.toml, and what cannot be deployed."""
+    sites = [absolute(site.read(file), file) for file in files]
+    check_together(sites, files)
+    for name, config in experiments.items():
+        if refused := parts.refusals(config):
+            raise UserError("\n".join(f"{name}: {line}" if name else line for line in refused))
+        build_method(config)
+        for one in sites:
+            site.with_own_data(config, one)
+    for one in sites:
+        folder = fresh(out / one.name)
+        write_experiments(folder, experiments, say)
+        disk.write_text(folder / "hospital.toml", site.text(one))
+        write_script(folder / "start.sh", HOSPITAL.format(name=one.name))
+        say(f"{folder}: for {one.name}, client {one.client} of {one.clients}")
+    write_server(fresh(out / "server"), experiments, sites[0], say)
+    say(f"{out / 'server'}: for the server; start.sh starts the SuperLink, then `flwr run app hospitals --stream`")
+
+
+def absolute(one: Site, file: pathlib.Path) -> Site:
+    """Returns a site whose files are named by paths that do not depend on where a command is started."""
+    return site.with_paths(one, file.parent.resolve())
+
+
+def check_together(sites: Sequence[Site], files: Sequence[pathlib.Path]) -> None:
+    """Raises UserError where two hospitals have one name or number, or they do not mean one federation."""
+    for number, (one, file) in enumerate(zip(sites, files)):
+        for field in ("clients", "superlink"):
+            if getattr(one, field) != getattr(sites[0], field):
+                raise UserError(f"{file}: {field}={getattr(one, field)!r}, {files[0]} has {getattr(sites[0], field)!r}")
+        for field in ("name", "client"):
+            if getattr(one, field) in [getattr(other, field) for other in sites[:number]]:
+                raise UserError(f"{file}: {field}={getattr(one, field)!r} is another hospital's; give each its own")
+        if one.name == "server":
+            raise UserError(f"{file}: name='server': the folder of the server is named so; choose another")
+
+
+def write_experiments(folder: pathlib.Path, experiments: Mapping[str, Experiment], say: Say) -> None:
+    """Writes configs, and copies of the user's source files that they need, as folders of runs hold them."""
+    for name, config in experiments.items():
+        (folder / "experiments" / (name or "experiment")).mkdir(parents=True)
+        runfolder.write_config(folder / "experiments" / (name or "experiment"), config, say)
+
+
+def write_server(folder: pathlib.Path, experiments: Mapping[str, Experiment], one: Site, say: Say) -> None:
+    """Writes the folder of the server: the bundle for `flwr run`, the connection that it uses, and the SuperLink's."""
+    write_experiments(folder, experiments, say)
+    for name in ("app", "flwr", "certificates"):
+        (folder / name).mkdir()
+    safety = CERTIFIED if one.certificate else "--insecure"
+    first = next(iter(experiments.values())).name.lower().replace("_", "-").replace(" ", "-")
+    app = APP.format(name=first, folder=site.literal(str(folder.resolve())), clients=one.clients)
+    disk.write_text(folder / "app" / "pyproject.toml", app)
+    certificate = site.literal(str(folder.resolve() / "certificates" / "ca.crt"))
+    safety_of_client = f"root-certificates = {certificate}" if one.certificate else "insecure = true"
+    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety_of_client))
+    write_script(folder / "start.sh", SERVER.format(safety=safety, port=one.superlink.rpartition(":")[2]))
+
+
+def write_script(path: pathlib.Path, content: str) -> None:
+    """Writes a program for the shell."""
+    disk.write_text(path, content)
+    os.chmod(path, 0o755)
+
+
+def fresh(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a new folder. Raises UserError where it is there: it may hold a run, and what a hospital keeps of it."""
+    if folder.exists():
+        raise UserError(f"{folder}: is there already; give another --out, or remove it if no run needs it")
+    folder.mkdir(parents=True)
+    return folder

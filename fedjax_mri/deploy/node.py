@@ -1,0 +1,106 @@
+"""A hospital's machine: a SuperNode of Flower, and the process that does what it is asked.
+
+Flower would start a new process for each message, which would read all images and compile its programs each time. This
+one stays. It calls the ClientApp of this package, and takes no code from the bundle that the server sends.
+
+    python -m fedjax_mri.deploy.node FOLDER
+"""
+
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import grpc
+from flwr.common.grpc import create_channel
+from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
+from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
+from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
+from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
+
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.deploy import site
+from fedjax_mri.deploy.flower import client_app
+from fedjax_mri.deploy.site import Site
+
+LOOK_S = 0.3  # between two looks for work
+
+
+def command(own: Site, folder: pathlib.Path, port: int) -> list[str]:
+    """Returns the command that starts a hospital's SuperNode, which hands out its work on a port of this machine."""
+    binary = pathlib.Path(sys.executable).with_name("flower-supernode")
+    words = [str(binary), "--superlink", own.superlink, "--isolation", "process"]
+    words += ["--clientappio-api-address", f"127.0.0.1:{port}", "--node-config", f'folder="{folder}"']
+    words += ["--root-certificates", own.certificate] if own.certificate else ["--insecure"]
+    return words + (["--auth-supernode-private-key", own.private_key] if own.private_key else [])
+
+
+def check_files(own: Site) -> None:
+    """Raises UserError where a file that a hospital.toml names is not there."""
+    for name in ("certificate", "private_key"):
+        if (path := getattr(own, name)) and not pathlib.Path(path).is_file():
+            raise UserError(f"hospital.toml of {own.name}: {name}={path}: no such file")
+    if (root := own.data.get("root")) and not pathlib.Path(root).exists():
+        raise UserError(f"hospital.toml of {own.name}: data.root={root}: no such folder")
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens to."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def serve(port: int, supernode: subprocess.Popen[bytes]) -> int:
+    """Does what the SuperNode is asked until it ends; returns its exit code."""
+    channel = create_channel(f"127.0.0.1:{port}", insecure=True)
+    stub = ClientAppIoStub(channel)
+    while supernode.poll() is None:
+        try:
+            runs = stub.ListAppsToLaunch(ListAppsToLaunchRequest()).run_ids
+            token = stub.RequestToken(RequestTokenRequest(run_id=runs[0])).token if runs else ""
+            if token:
+                work(stub, token)
+        except grpc.RpcError:  # not there yet, or not any more
+            time.sleep(LOOK_S)
+        time.sleep(LOOK_S)
+    return supernode.returncode
+
+
+def work(stub: ClientAppIoStub, token: str) -> None:
+    """Answers one message."""
+    heartbeat = HeartbeatSender(make_app_heartbeat_fn_grpc(stub, token))
+    heartbeat.start()
+    try:
+        message, context, _, _ = pull_appinputs(stub, token)
+        push_appoutputs(stub, token, client_app(message, context), context)
+    finally:
+        heartbeat.stop()
+
+
+def main(words: list[str]) -> int:
+    """Starts the SuperNode of a hospital's folder and works for it until it is stopped; returns the exit code."""
+    try:
+        folder = pathlib.Path(words[0]).resolve() if len(words) == 1 else None
+        if folder is None:
+            raise UserError("give one folder, of the hospital, as `fedjax-mri deploy` wrote it")
+        own = site.read(folder / "hospital.toml")
+        check_files(own)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    port = free_port()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with subprocess.Popen(command(own, folder, port)) as supernode:
+        try:
+            return serve(port, supernode)
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            supernode.terminate()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
