@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 from fedjax_mri.core import disk
@@ -39,8 +41,8 @@ SERVER = """#!/bin/sh
 # Starts the SuperLink; `flwr run app hospitals --stream` then starts the training. Both need FLWR_HOME as it is here.
 cd "$(dirname "$0")"
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0
-exec flower-superlink {safety} --fleet-api-address 0.0.0.0:{port} --control-api-address 127.0.0.1:9093 \\
-    --serverappio-api-address 127.0.0.1:9091 --database superlink.db --storage-dir flwr/files
+exec flower-superlink {safety} --fleet-api-address {host}:{port} --control-api-address 127.0.0.1:{control} \\
+    --serverappio-api-address 127.0.0.1:{appio} --storage-dir flwr/files
 """
 CERTIFIED = """--ssl-ca-certfile certificates/ca.crt --ssl-certfile certificates/server.pem \\
     --ssl-keyfile certificates/server.key"""
@@ -48,7 +50,7 @@ CONNECTION = """[superlink]
 default = "hospitals"
 
 [superlink.hospitals]
-address = "127.0.0.1:9093"
+address = "127.0.0.1:{control}"
 {safety}
 """
 HOSPITAL = """#!/bin/sh
@@ -69,14 +71,18 @@ def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path],
         build_method(config)
         for one in sites:
             site.with_own_data(config, one)
+    server = fresh(out / "server")
+    for name, config in experiments.items():
+        (server / "experiments" / (name or "experiment")).mkdir(parents=True)
+        runfolder.write_config(server / "experiments" / (name or "experiment"), config, say)
     for one in sites:
         folder = fresh(out / one.name)
-        write_experiments(folder, experiments, say)
+        shutil.copytree(server / "experiments", folder / "experiments")
         disk.write_text(folder / "hospital.toml", site.text(one))
         write_script(folder / "start.sh", HOSPITAL.format(name=one.name))
         say(f"{folder}: for {one.name}, client {one.client} of {one.clients}")
-    write_server(fresh(out / "server"), experiments, sites[0], say)
-    say(f"{out / 'server'}: for the server; start.sh starts the SuperLink, then `flwr run app hospitals --stream`")
+    write_server(server, next(iter(experiments.values())).name, sites[0])
+    say(f"{server}: for the server; start.sh starts the SuperLink, then `flwr run app hospitals --stream`")
 
 
 def absolute(one: Site, file: pathlib.Path) -> Site:
@@ -97,26 +103,24 @@ def check_together(sites: Sequence[Site], files: Sequence[pathlib.Path]) -> None
             raise UserError(f"{file}: name='server': the folder of the server is named so; choose another")
 
 
-def write_experiments(folder: pathlib.Path, experiments: Mapping[str, Experiment], say: Say) -> None:
-    """Writes configs, and copies of the user's source files that they need, as folders of runs hold them."""
-    for name, config in experiments.items():
-        (folder / "experiments" / (name or "experiment")).mkdir(parents=True)
-        runfolder.write_config(folder / "experiments" / (name or "experiment"), config, say)
-
-
-def write_server(folder: pathlib.Path, experiments: Mapping[str, Experiment], one: Site, say: Say) -> None:
-    """Writes the folder of the server: the bundle for `flwr run`, the connection that it uses, and the SuperLink's."""
-    write_experiments(folder, experiments, say)
+def write_server(folder: pathlib.Path, title: str, one: Site) -> None:
+    """Writes what the server starts: the bundle for `flwr run`, the connection that it uses, and the SuperLink's."""
     for name in ("app", "flwr", "certificates"):
         (folder / name).mkdir()
     safety = CERTIFIED if one.certificate else "--insecure"
-    first = next(iter(experiments.values())).name.lower().replace("_", "-").replace(" ", "-")
-    app = APP.format(name=first, folder=site.literal(str(folder.resolve())), clients=one.clients)
+    app = APP.format(
+        name=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "experiment",
+        folder=site.literal(str(folder.resolve())),
+        clients=one.clients,
+    )
     disk.write_text(folder / "app" / "pyproject.toml", app)
     certificate = site.literal(str(folder.resolve() / "certificates" / "ca.crt"))
     safety_of_client = f"root-certificates = {certificate}" if one.certificate else "insecure = true"
-    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety_of_client))
-    write_script(folder / "start.sh", SERVER.format(safety=safety, port=one.superlink.rpartition(":")[2]))
+    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety_of_client, control=int(one.superlink.rpartition(":")[2]) + 1))
+    host, _, port = one.superlink.rpartition(":")
+    ports = {"port": int(port), "appio": int(port) - 1, "control": int(port) + 1}
+    inside = "127.0.0.1" if host in site.LOOPBACK else "0.0.0.0"
+    write_script(folder / "start.sh", SERVER.format(safety=safety, host=inside, **ports))
 
 
 def write_script(path: pathlib.Path, content: str) -> None:

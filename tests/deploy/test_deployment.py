@@ -1,5 +1,7 @@
 """Hospitals as folders and a server, called in this process, give what the simulation gives; and what they refuse."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,15 @@ FLAGS = {  # name of an experiment -> how it differs from FedAvg
     "drawn": ["--fed.sampling", "uniform", "--sampling.cohort", "3", "--sampling.replace", "true"],
     "median": ["--fed.uplink.reduce", "median", "--fed.downlink", "scaledsign"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_for_all():
+    """Four hospitals in this process: their programs and data are kept for all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("seat", "federation_of"):
+            patch.setattr(hospital, name, functools.lru_cache(8)(getattr(hospital, name).__wrapped__))
+        yield
 
 
 @pytest.fixture(scope="module")
