@@ -116,7 +116,10 @@ def write_server(folder: pathlib.Path, title: str, one: Site) -> None:
     disk.write_text(folder / "app" / "pyproject.toml", app)
     certificate = site.literal(str(folder.resolve() / "certificates" / "ca.crt"))
     safety_of_client = f"root-certificates = {certificate}" if one.certificate else "insecure = true"
-    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety_of_client, control=int(one.superlink.rpartition(":")[2]) + 1))
+    disk.write_text(
+        folder / "flwr" / "config.toml",
+        CONNECTION.format(safety=safety_of_client, control=int(one.superlink.rpartition(":")[2]) + 1),
+    )
     host, _, port = one.superlink.rpartition(":")
     ports = {"port": int(port), "appio": int(port) - 1, "control": int(port) + 1}
     inside = "127.0.0.1" if host in site.LOOPBACK else "0.0.0.0"

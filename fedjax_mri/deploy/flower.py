@@ -16,10 +16,12 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
+from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.deploy import coordinator, hospital, parts
 from fedjax_mri.deploy.hospital import Order
 from fedjax_mri.deploy.parts import Roster
+from fedjax_mri.deploy.site import Refusal
 from fedjax_mri.deploy.wire import Leaf
 from fedjax_mri.run import config as configs
 
@@ -76,14 +78,19 @@ def folder_of(context: Context) -> pathlib.Path:
 
 
 def answer(message: Message, work: Callable[[], tuple[Any, Mapping[str, Leaf]]]) -> Message:
-    """Returns the reply with the plain data and the leaves that `work` gives, or with the line of its UserError."""
-    parts.prepare_jax()
+    """Returns the reply with the plain data and the leaves that `work` gives, or with the line of its Refusal.
+
+    Other errors may name files, and so patients: they are printed here, and the server learns that there was one.
+    """
     try:
+        parts.prepare_jax()
         plain, leaves = work()
         return Message(content_of(plain, leaves), reply_to=message)
-    except UserError as error:
-        print(f"error: {error}", flush=True)
-        return Message(content_of({"refused": str(error)}, {}), reply_to=message)
+    except Exception as error:
+        line = failures.one_line(error, pathlib.Path.cwd())
+        print(f"error: {line}", flush=True)
+        said = line if isinstance(error, Refusal) else "an error there, of which its own log tells more"
+        return Message(content_of({"refused": said}, {}), reply_to=message)
 
 
 def content_of(plain: Any, leaves: Mapping[str, Leaf]) -> RecordDict:

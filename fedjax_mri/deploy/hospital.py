@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import disk, programs, trees
-from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.deploy import parts, site, wire
 from fedjax_mri.deploy.parts import Roster
+from fedjax_mri.deploy.site import Refusal
 from fedjax_mri.deploy.wire import Leaf
 from fedjax_mri.fed.engine import remote
 from fedjax_mri.fed.engine.placement import PlacedData
@@ -94,11 +94,11 @@ def train(folder: pathlib.Path, order: Order, leaves: Mapping[str, Any]) -> dict
 def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster: str) -> Seat:
     """Returns the hospital's place in the run `token`. Raises UserError where it takes no part in it."""
     if not token.isalnum():
-        raise UserError(f"run {token!r}: is no name of a run")
+        raise Refusal(f"run {token!r}: is no name of a run")
     own, config = site.read(folder / "hospital.toml"), parts.experiment(folder, experiment, digest)
     everyone = Roster(*json.loads(roster))
     if everyone.names[own.client : own.client + 1] != [own.name] or len(everyone.names) != own.clients:
-        raise UserError(f"{own.name}: is client {own.client} of {own.clients} here, the server has {everyone.names}")
+        raise Refusal(f"{own.name}: is client {own.client} of {own.clients} here, the server has {everyone.names}")
     federation = federation_of(folder, experiment, digest)
     sim, plan = parts.simulation(parts.without_files(config), everyone, federation)
     kept = folder / "state" / f"{experiment}-{token}"
@@ -116,7 +116,7 @@ def refuse_another_run(sim: Simulation, kept: pathlib.Path, experiment: str) -> 
     """Raises UserError where noise of the hospital's own is to protect it, and it has been spent in another run."""
     others = sorted(path for path in kept.parent.glob(f"{experiment}-*") if path != kept)
     if others and sim.guarantee is not None and sim.guarantee.unit != "client":
-        raise UserError(
+        raise Refusal(
             f"{others[0]}: a run of {experiment} has spent its budget of privacy on these data, and budgets add up; "
             "delete that folder here if the hospital agrees to another run"
         )
@@ -136,12 +136,12 @@ def row_before(here: Seat, order: Order, asked: str, lost_state: str) -> ClientR
     files = {int(path.stem): path for path in here.folder.glob("*.npz")}
     newest = read_kept(files[max(files)], here.first.clients)[:2] if files else (-1, "")
     if newest[0] > order.round:
-        raise UserError(
+        raise Refusal(
             f"round {order.round}: {here.folder} has trained round {newest[0]}, so that the server is behind; put back "
             "its newest folder, or begin a new run"
         )
     if newest[0] == order.round and newest[1] != asked:
-        raise UserError(
+        raise Refusal(
             f"round {order.round}: was trained here from another model, and both would draw the same random numbers; "
             "begin a new run"
         )
@@ -151,7 +151,7 @@ def row_before(here: Seat, order: Order, asked: str, lost_state: str) -> ClientR
         return read_kept(files[order.counted], here.first.clients)[2]
     if lost_state == "fresh":
         return here.first.clients._replace(rounds=jnp.int32(order.counted))
-    raise UserError(
+    raise Refusal(
         f"{here.folder}: the state after {order.counted} rounds of this hospital is missing, there is "
         f'{sorted(files) or "none"}; put it back, or set lost_state = "fresh" in hospital.toml'
     )
@@ -180,4 +180,4 @@ def read_kept(path: pathlib.Path, like: PyTree) -> tuple[int, str, ClientRow]:
             leaves[name] = Leaf(dtype, (), wire.PLAIN, values[key].tobytes())
         return int(values["round"]), str(values["asked"]), wire.from_leaves(leaves, like, str(path))
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: is damaged ({type(error).__name__}); put back a copy, or delete it") from None
+        raise Refusal(f"{path}: is damaged ({type(error).__name__}); put back a copy, or delete it") from None

@@ -1,4 +1,4 @@
-"""A hospital's machine: a SuperNode of Flower, and the process that does what it is asked.
+"""A hospital's machine: a SuperNode of Flower, and beside it what does the work that it is asked.
 
 Flower would start a new process for each message, which would read all images and compile its programs each time. This
 one stays. It calls the ClientApp of this package, and takes no code from the bundle that the server sends.
@@ -7,10 +7,9 @@ one stays. It calls the ClientApp of this package, and takes no code from the bu
 """
 
 import pathlib
-import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
 
 import grpc
@@ -18,6 +17,7 @@ from flwr.common.grpc import create_channel
 from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
 from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
 from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
+from flwr.supernode.cli import flower_supernode
 from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
 
 from fedjax_mri.core.errors import UserError
@@ -28,11 +28,10 @@ from fedjax_mri.deploy.site import Site
 LOOK_S = 0.3  # between two looks for work
 
 
-def command(own: Site, folder: pathlib.Path, port: int) -> list[str]:
-    """Returns the command that starts a hospital's SuperNode, which hands out its work on a port of this machine."""
-    binary = pathlib.Path(sys.executable).with_name("flower-supernode")
-    words = [str(binary), "--superlink", own.superlink, "--isolation", "process"]
-    words += ["--clientappio-api-address", f"127.0.0.1:{port}", "--node-config", f'folder="{folder}"']
+def arguments(own: Site, folder: pathlib.Path, port: int) -> list[str]:
+    """Returns the arguments of a hospital's SuperNode, which hands out its work on a port of this machine."""
+    words = ["--superlink", own.superlink, "--isolation", "process", "--node-config", f'folder="{folder}"']
+    words += ["--clientappio-api-address", f"127.0.0.1:{port}"]
     words += ["--root-certificates", own.certificate] if own.certificate else ["--insecure"]
     return words + (["--auth-supernode-private-key", own.private_key] if own.private_key else [])
 
@@ -53,24 +52,22 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def serve(port: int, supernode: subprocess.Popen[bytes]) -> int:
-    """Does what the SuperNode is asked until it ends; returns its exit code."""
-    channel = create_channel(f"127.0.0.1:{port}", insecure=True)
-    stub = ClientAppIoStub(channel)
-    while supernode.poll() is None:
+def serve(port: int) -> None:
+    """Does what the SuperNode at a port of this machine is asked, until this process ends."""
+    stub = ClientAppIoStub(create_channel(f"127.0.0.1:{port}", insecure=True))
+    while True:
         try:
             runs = stub.ListAppsToLaunch(ListAppsToLaunchRequest()).run_ids
             token = stub.RequestToken(RequestTokenRequest(run_id=runs[0])).token if runs else ""
             if token:
-                work(stub, token)
-        except grpc.RpcError:  # not there yet, or not any more
+                answer(stub, token)
+        except grpc.RpcError:  # the SuperNode is not there yet, or not any more
             time.sleep(LOOK_S)
         time.sleep(LOOK_S)
-    return supernode.returncode
 
 
-def work(stub: ClientAppIoStub, token: str) -> None:
-    """Answers one message."""
+def answer(stub: ClientAppIoStub, token: str) -> None:
+    """Answers one message. One that fails is not answered; Flower tells the server that it was lost."""
     heartbeat = HeartbeatSender(make_app_heartbeat_fn_grpc(stub, token))
     heartbeat.start()
     try:
@@ -83,23 +80,19 @@ def work(stub: ClientAppIoStub, token: str) -> None:
 def main(words: list[str]) -> int:
     """Starts the SuperNode of a hospital's folder and works for it until it is stopped; returns the exit code."""
     try:
-        folder = pathlib.Path(words[0]).resolve() if len(words) == 1 else None
-        if folder is None:
+        if len(words) != 1:
             raise UserError("give one folder, of the hospital, as `fedjax-mri deploy` wrote it")
+        folder = pathlib.Path(words[0]).resolve()
         own = site.read(folder / "hospital.toml")
         check_files(own)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
     port = free_port()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with subprocess.Popen(command(own, folder, port)) as supernode:
-        try:
-            return serve(port, supernode)
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            supernode.terminate()
+    threading.Thread(target=serve, args=(port,), daemon=True).start()
+    sys.argv = ["flower-supernode", *arguments(own, folder, port)]
+    flower_supernode()  # in the main thread, as it takes signals
+    return 0
 
 
 if __name__ == "__main__":

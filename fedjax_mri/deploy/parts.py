@@ -18,7 +18,7 @@ from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.merge import relabelled
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.data.resident import whole
-from fedjax_mri.deploy.site import Site, own_file
+from fedjax_mri.deploy.site import Refusal, Site, own_file
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, state_shapes
 from fedjax_mri.run import config as configs
@@ -133,8 +133,9 @@ def simulation(config: Experiment, roster: Roster, federation: Federation | None
     patients = None if roster.patients is None else np.array(roster.patients, np.int32)
     data = data._replace(sizes=np.array(roster.examples, np.int32), patients=patients)
     sim = assemble_simulation(config, build_method(config), described, data, plan)
-    check_simulation(sim, plan)
-    if federation is not None:
+    if federation is None:
+        check_simulation(sim, plan)
+    else:
         check.contents(federation._replace(classes=described.classes), sim.task.reads, type(config.data).__name__)
     if federation is None and config.init_from and jax.tree.leaves(state_shapes(sim).clients.model):
         raise UserError(
@@ -156,7 +157,8 @@ def root_key(config: Experiment, secret: pathlib.Path | None) -> jax.Array:
 
 def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
     """Returns the experiments of a folder that `deploy` wrote, by their names. Raises UserError where it has none."""
-    found = {path.parent.name: runfolder.read_config(path.parent) for path in folder.glob("experiments/*/config.json")}
+    files = sorted(folder.glob("experiments/*/config.json"))
+    found = {path.parent.name: runfolder.read_config(path.parent) for path in files}
     if not found:
         raise UserError(f"{folder}: no experiments there; give a folder that `fedjax-mri deploy` wrote")
     return found
@@ -166,9 +168,9 @@ def experiment(folder: pathlib.Path, name: str, digest: str) -> Experiment:
     """Returns an experiment of a folder. Raises UserError where it is not the one of that digest."""
     found = experiments(folder)
     if name not in found:
-        raise UserError(f"experiment {name}: is not in {folder}, which has {', '.join(found)}")
+        raise Refusal(f"experiment {name}: is not in {folder}, which has {', '.join(found)}")
     if configs.digest(found[name]) != digest:
-        raise UserError(f"experiment {name}: config {configs.digest(found[name])} here, {digest} at the server; "
+        raise Refusal(f"experiment {name}: config {configs.digest(found[name])} here, {digest} at the server; "
                         "write both folders by one `fedjax-mri deploy`")  # fmt: skip
     return found[name]
 

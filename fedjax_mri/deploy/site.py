@@ -12,6 +12,11 @@ from fedjax_mri.core import disk, dotted, fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run.config import Experiment
 
+
+class Refusal(UserError):
+    """Raised by a hospital that does not do what it is asked. Its line is sent to the server; other errors are not."""
+
+
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 

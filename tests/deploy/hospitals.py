@@ -13,7 +13,12 @@ from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.run.assemble import assemble, build_federation, describe
 
 NAMES = "lyon", "turin", "basel", "porto"
-COUNTS = {"lyon": (3, 4), "turin": (7, 0), "basel": (2, 5), "porto": (4, 6)}  # pictures of each class; one lacks a class
+COUNTS = {
+    "lyon": (3, 4),
+    "turin": (7, 0),
+    "basel": (2, 5),
+    "porto": (4, 6),
+}  # pictures of each class; one lacks a class
 CONFIG = """
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.fed.sampling import Everyone
