@@ -27,7 +27,21 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
-    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"},
+    "deploy": {"core", "data", "fed", "run"},
+    "cli": {
+        "core",
+        "data",
+        "xai",
+        "run",
+        "study",
+        "report",
+        "convert",
+        "prepare",
+        "explain",
+        "attack",
+        "compile",
+        "deploy",
+    },  # fmt: skip
 }
 
 

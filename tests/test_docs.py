@@ -3,6 +3,8 @@
 import pathlib
 import re
 import runpy
+import textwrap
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import pytest
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.compile import machines
 from fedjax_mri.core import trees
+from fedjax_mri.deploy import site
 from fedjax_mri.explain.command import Settings
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
@@ -162,6 +165,22 @@ PRIVATE = re.findall(
 def test_commands_of_the_pages_on_privacy_are_understood(name, rest) -> None:
     words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert words.command.__name__ == name and cli.load_experiments(HOME / words.config, flags)
+
+
+DEPLOY = (HOME / "docs" / "deploy.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "rest"), re.findall(r"^ *fedjax-mri (\w+) (.*)$", DEPLOY, re.M))
+def test_commands_of_the_page_on_hospitals_are_understood(name, rest) -> None:
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    assert name == "evaluate" or cli.load_experiments(HOME / words.config, flags)
+
+
+def test_the_hospital_toml_of_the_page_has_every_field_and_no_mistake() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", DEPLOY, re.S)
+    plain = tomllib.loads(textwrap.dedent(block))
+    assert site.mistakes(plain) == [] and plain.keys() == vars(site.Site()).keys()
 
 
 def test_the_code_of_the_page_on_secure_aggregation_adds_up() -> None:

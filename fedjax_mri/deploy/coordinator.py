@@ -60,7 +60,7 @@ def start(
     """
     file, digest = folder / "deployment.json", configs.digest(config)
     told = gather()
-    known = runfolder.read_json(file) if file.exists() else {"token": secrets.token_hex(8), "digest": digest}
+    known = json.loads(file.read_text()) if file.exists() else {"token": secrets.token_hex(8), "digest": digest}
     roster = parts.roster_of(told)
     known.setdefault("roster", json.loads(json.dumps(roster)))
     if known["digest"] != digest or known["roster"] != json.loads(json.dumps(roster)):

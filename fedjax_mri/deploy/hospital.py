@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ from fedjax_mri.deploy.site import Refusal
 from fedjax_mri.deploy.wire import Leaf
 from fedjax_mri.fed.engine import remote
 from fedjax_mri.fed.engine.placement import PlacedData
-from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, init_one_client
+from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, draw_cohort, init_one_client
 from fedjax_mri.fed.uplink.contract import PyTree, same_bytes
+from fedjax_mri.run.config import Experiment
 
 
 class Order(NamedTuple):
@@ -50,6 +51,7 @@ class Seat(NamedTuple):
     program: Any  # `remote.client_part`, compiled when it is first called
     root: jax.Array
     first: State  # before the first round, with the hospital's own row
+    takes_part: Callable[[int], bool]  # whether the server may ask it in a round
     folder: pathlib.Path  # of what it keeps
 
 
@@ -74,11 +76,11 @@ def train(folder: pathlib.Path, order: Order, leaves: Mapping[str, Any]) -> dict
     """
     here = seat(folder, order.experiment, order.digest, order.token, json.dumps(order.roster))
     own = site.read(folder / "hospital.toml")
+    state = received(here, order.round, leaves)
     asked = hashlib.sha256(repr((order.counted, order.times, sorted(leaves))).encode())
     for name in sorted(leaves):
         asked.update(leaves[name].data)
     row = row_before(here, order, asked.hexdigest(), own.lost_state)
-    state = received(here, order.round, leaves)
     client, times = jnp.int32(own.client), jnp.float32(order.times)
     part = here.program(state, here.root, here.placed, client, times, jax.tree.map(jnp.asarray, row))
     keep(here, order, asked.hexdigest(), part.row)
@@ -109,7 +111,15 @@ def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster:
     program = jax.jit(partial(remote.client_part, sim, plan), compiler_options=programs.xla_options())
     placed = jax.device_put(remote.placed_client(sim.data.store, sim.data.sizes))
     kept.mkdir(parents=True, exist_ok=True)
-    return Seat(sim, placed, program, root, first, kept)
+    return Seat(sim, placed, program, root, first, partial(takes_part, sim, config, own.client), kept)
+
+
+def takes_part(sim: Simulation, config: Experiment, client: int, round: int) -> bool:
+    """Returns whether the budget of privacy of a hospital's patients has counted a round, and whether it is one."""
+    if round >= config.rounds or sim.guarantee is None or sim.guarantee.unit == "client":
+        return round < config.rounds
+    cohort = draw_cohort(sim, jax.random.key(config.seed), jnp.int32(round))
+    return bool(jnp.any((cohort.client == client) & cohort.present))
 
 
 def refuse_another_run(sim: Simulation, kept: pathlib.Path, experiment: str) -> None:
@@ -134,6 +144,8 @@ def received(here: Seat, round: int, leaves: Mapping[str, Any]) -> State:
 def row_before(here: Seat, order: Order, asked: str, lost_state: str) -> ClientRow:
     """Returns the row from which the hospital trains. Raises UserError where that is not there, or was used already."""
     files = {int(path.stem): path for path in here.folder.glob("*.npz")}
+    if not here.takes_part(order.round):
+        raise Refusal(f"round {order.round}: is none in which this hospital takes part; begin a new run for more")
     newest = read_kept(files[max(files)], here.first.clients)[:2] if files else (-1, "")
     if newest[0] > order.round:
         raise Refusal(

@@ -6,6 +6,7 @@ one stays. It calls the ClientApp of this package, and takes no code from the bu
     python -m fedjax_mri.deploy.node FOLDER
 """
 
+import logging
 import pathlib
 import socket
 import sys
@@ -88,6 +89,7 @@ def main(words: list[str]) -> int:
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
+    logging.getLogger("flwr").propagate = False  # it has a handler of its own
     port = free_port()
     threading.Thread(target=serve, args=(port,), daemon=True).start()
     sys.argv = ["flower-supernode", *arguments(own, folder, port)]

@@ -60,11 +60,20 @@ def write_config(folder: pathlib.Path, flags: dict[str, list[str]]) -> pathlib.P
     return path
 
 
-def write_sites(folder: pathlib.Path, superlink: str = "127.0.0.1:9092", **more: str) -> list[pathlib.Path]:
+def write_sites(
+    folder: pathlib.Path, names=NAMES, superlink: str = "127.0.0.1:9092", **more: str
+) -> list[pathlib.Path]:
     """Writes a hospital.toml for each hospital; returns their paths."""
     paths = []
-    for client, name in enumerate(sorted(NAMES)):  # as a simulation numbers them
-        plain = {"name": name, "client": client, "clients": 4, "superlink": superlink, "seed": "config", **more}
+    for client, name in enumerate(sorted(names)):  # as a simulation numbers them
+        plain = {
+            "name": name,
+            "client": client,
+            "clients": len(names),
+            "superlink": superlink,
+            "seed": "config",
+            **more,
+        }
         lines = [f"{key} = {value!r}" for key, value in plain.items()]
         paths.append(folder / f"{name}.toml")
         paths[-1].write_text("\n".join([*lines, "[data]", f"root = '{folder / name}'"]))
@@ -80,7 +89,7 @@ def simulated(config) -> dict[str, np.ndarray]:
     return jax.device_get(state.server.model)
 
 
-def deploy(folder: pathlib.Path, flags: dict[str, list[str]], **more: str) -> pathlib.Path:
+def deploy(folder: pathlib.Path, flags: dict[str, list[str]], **more) -> pathlib.Path:
     """Writes pictures, config and folders of a federation; returns the folder in which the server's and others lie."""
     write_images(folder)
     files = map(str, write_sites(folder, **more))
