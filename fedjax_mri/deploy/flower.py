@@ -155,14 +155,14 @@ def look(grid: Grid, nodes: Nodes) -> set[int]:
     nodes.waiting.update(push(grid, [Message(content, node, "query") for node in new], new))
     came = set()
     for node, reply in pull(grid, nodes.waiting):
-        facts = read(reply, f"SuperNode {node}")
-        if facts is None:
+        found = read(reply, f"SuperNode {node}")
+        if found is None:
             nodes.asked.discard(node)
             continue
-        client, name = facts[0]["client"], facts[0]["name"]
-        if (other := nodes.facts.get(client, {"name": name})["name"]) != name:
+        client, name = found[0]["client"], found[0]["name"]
+        if (other := nodes.facts.get(client, found[0])["name"]) != name:
             raise UserError(f"client {client}: {other} and {name} both say that they are; correct their hospital.toml")
-        nodes.of[client], nodes.facts[client] = node, facts[0]
+        nodes.of[client], nodes.facts[client] = node, found[0]
         came.add(client)
     return came
 
@@ -183,10 +183,8 @@ def ask(
             break
         for client in look(grid, nodes):  # it reads its messages, so one before was lost, if it has answered none
             asked.pop(client, None)
-        for client, at in asked.items():
-            if client not in came and now - at > PROBE_S:
-                nodes.asked.discard(nodes.of[client])
-                asked[client] = now
+        late = {nodes.of[client] for client, at in asked.items() if client not in came and now - at > PROBE_S}
+        nodes.asked.difference_update(late - set(nodes.waiting.values()))
         new = [client for client in orders if client in nodes.of and client not in asked and client not in came]
         asked.update(dict.fromkeys(new, now))
         messages = [Message(content_of(orders[one], leaves), nodes.of[one], "train", ttl=ttl) for one in new]

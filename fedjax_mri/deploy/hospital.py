@@ -102,6 +102,10 @@ def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster:
     if everyone.names[own.client : own.client + 1] != [own.name] or len(everyone.names) != own.clients:
         raise Refusal(f"{own.name}: is client {own.client} of {own.clients} here, the server has {everyone.names}")
     federation = federation_of(folder, experiment, digest)
+    if everyone.examples[own.client] != int(federation.train.sizes[0]):
+        raise Refusal(
+            f"{own.name}: has {federation.train.sizes[0]} examples now, {everyone.examples[own.client]} before"
+        )
     sim, plan = parts.simulation(parts.without_files(config), everyone, federation)
     kept = folder / "state" / f"{experiment}-{token}"
     refuse_another_run(sim, kept, experiment)

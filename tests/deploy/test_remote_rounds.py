@@ -19,23 +19,29 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.run.assemble import assemble, build_federation, describe
 
 NOISE = ["--privacy.epsilon", "0", "--privacy.noise"]
-FLAGS = {  # name of an experiment -> how it differs from FedAvg
+FLAGS = {  # name of an algorithm -> how an experiment differs from FedAvg; each with another part of the uplink
     "plain": [],
-    "fednova": ["--fed.algorithm", "fednova", "--local.steps", "2"],
-    "adaptive": ["--fed.privacy", "client", *NOISE, "0.05", "--privacy.quantile", ".5"],
-    "patient": ["--fed.privacy", "patient", *NOISE, "1.0", "--privacy.unit", "image"],
-    "feedback": ["--fed.uplink.stages", "topk", "--uplink.stages.0.feedback", "ef21", "--uplink.stages.0.share", ".1"],
-    "drawn": ["--fed.sampling", "uniform", "--sampling.cohort", "3", "--sampling.replace", "true"],
-    "median": ["--fed.uplink.reduce", "median", "--fed.downlink", "scaledsign"],
+    "fednova": ["--local.steps", "2", "--fed.uplink.stages", "qsgd"],
+    "fedadam": ["--fed.privacy", "client", *NOISE, "0.05", "--privacy.quantile", ".5"],
+    "fedavgm": ["--fed.privacy", "patient", *NOISE, "1.0", "--privacy.unit", "image"],
+    "fedbuff": ["--fed.privacy", "local", *NOISE, "0.1"],
+    "feddyn": ["--fed.uplink.stages", "topk", "--uplink.stages.0.feedback", "ef21", "--uplink.stages.0.share", ".1"],
+    "scaffold": ["--fed.sampling", "uniform", "--sampling.cohort", "3", "--sampling.replace", "true"],
+    "ditto": ["--fed.uplink.reduce", "median", "--fed.downlink", "scaledsign"],
 }
+ALGORITHMS = [name for name in FLAGS if name != "plain"]
 ROUNDS = 3
+
+
+def own_algorithm(name: str) -> list[str]:
+    return [] if name == "plain" else ["--fed.algorithm", name]
 
 
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     write_images(folder)
-    return configs.load(write_config(folder, FLAGS))
+    return configs.load(write_config(folder, {name: own_algorithm(name) + flags for name, flags in FLAGS.items()}))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def build(config, federation, plan):
     return assemble(config, describe(federation), federation.train, plan)
 
 
-@pytest.mark.parametrize("name", [name for name in FLAGS if name != "plain"])
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_rounds_by_messages_are_those_of_the_simulation(name, experiments, federation) -> None:
     plan, root = Plan(devices=1, lanes=1, tune_s=0).resolve(), jax.random.key(experiments[name].seed)
     sim = build(experiments[name], federation, plan)
