@@ -30,7 +30,7 @@ serverapp = "fedjax_mri.deploy.flower:server_app"
 clientapp = "fedjax_mri.deploy.flower:client_app"
 
 [tool.flwr.app.config]
-folder = {folder}
+folder = "."
 clients = {clients}
 experiment = "all"
 round-seconds = 0.0
@@ -59,11 +59,29 @@ cd "$(dirname "$0")"
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0
 exec python -m fedjax_mri.deploy.node .
 """
+README_OF_SERVER = """This folder is for the server of {clients} hospitals. On its machine, with fedjax-mri[flower]:
+
+1. Put ca.crt, server.pem and server.key into `certificates`, unless hospitals are on this machine alone.
+2. `./start.sh` starts the SuperLink, which waits for the hospitals' SuperNodes.
+3. In this folder, `FLWR_HOME=$PWD/flwr flwr run app hospitals --stream` starts the training. `app/pyproject.toml` says
+   how long a round waits for a hospital. To go on after a stop, do 2 and 3 again.
+4. `runs` holds the trained models. `runs/*/key` is secret: with it the noise of privacy can be taken off.
+
+docs/deploy.md tells what each side sees.
+"""
+README_OF_HOSPITAL = """This folder is for {name}. On its machine, with fedjax-mri[flower]:
+
+1. Look at `experiments`, what will be trained, and at `hospital.toml`; its files and images must be there.
+2. `./start.sh` starts the SuperNode and works for it. It may be stopped and started at any time.
+3. `state` holds what this hospital keeps of a run, and must not be lost before its end. `state/*/key` is secret.
+
+docs/deploy.md tells what each side sees.
+"""
 
 
 def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path], out: pathlib.Path, say: Say) -> None:
     """Writes the folders of a federation. Raises UserError on a bad hospital.toml, and what cannot be deployed."""
-    sites = [absolute(site.read(file), file) for file in files]
+    sites = [site.read(file) for file in files]
     check_together(sites, files)
     for name, config in experiments.items():
         if refused := parts.refusals(config):
@@ -71,23 +89,21 @@ def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path],
         build_method(config)
         for one in sites:
             site.with_own_data(config, one)
-    server = fresh(out / "server")
+    server, folders = out / "server", [out / one.name for one in sites]
+    for folder in (server, *folders):
+        if folder.exists():
+            raise UserError(f"{folder}: is there already, and may hold a run; remove it, or give another --out")
     for name, config in experiments.items():
         (server / "experiments" / (name or "experiment")).mkdir(parents=True)
         runfolder.write_config(server / "experiments" / (name or "experiment"), config, say)
-    for one in sites:
-        folder = fresh(out / one.name)
+    for one, file, folder in zip(sites, files, folders):
         shutil.copytree(server / "experiments", folder / "experiments")
-        disk.write_text(folder / "hospital.toml", site.text(one))
+        shutil.copy(file, folder / "hospital.toml")
         write_script(folder / "start.sh", HOSPITAL.format(name=one.name))
+        disk.write_text(folder / "README.md", README_OF_HOSPITAL.format(name=one.name))
         say(f"{folder}: for {one.name}, client {one.client} of {one.clients}")
     write_server(server, next(iter(experiments.values())).name, sites[0])
     say(f"{server}: for the server; start.sh starts the SuperLink, then `flwr run app hospitals --stream`")
-
-
-def absolute(one: Site, file: pathlib.Path) -> Site:
-    """Returns a site whose files are named by paths that do not depend on where a command is started."""
-    return site.with_paths(one, file.parent.resolve())
 
 
 def check_together(sites: Sequence[Site], files: Sequence[pathlib.Path]) -> None:
@@ -107,34 +123,18 @@ def write_server(folder: pathlib.Path, title: str, one: Site) -> None:
     """Writes what the server starts: the bundle for `flwr run`, the connection that it uses, and the SuperLink's."""
     for name in ("app", "flwr", "certificates"):
         (folder / name).mkdir()
-    safety = CERTIFIED if one.certificate else "--insecure"
-    app = APP.format(
-        name=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "experiment",
-        folder=site.literal(str(folder.resolve())),
-        clients=one.clients,
-    )
-    disk.write_text(folder / "app" / "pyproject.toml", app)
-    certificate = site.literal(str(folder.resolve() / "certificates" / "ca.crt"))
-    safety_of_client = f"root-certificates = {certificate}" if one.certificate else "insecure = true"
-    disk.write_text(
-        folder / "flwr" / "config.toml",
-        CONNECTION.format(safety=safety_of_client, control=int(one.superlink.rpartition(":")[2]) + 1),
-    )
     host, _, port = one.superlink.rpartition(":")
     ports = {"port": int(port), "appio": int(port) - 1, "control": int(port) + 1}
-    inside = "127.0.0.1" if host in site.LOOPBACK else "0.0.0.0"
-    write_script(folder / "start.sh", SERVER.format(safety=safety, host=inside, **ports))
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "experiment"
+    disk.write_text(folder / "app" / "pyproject.toml", APP.format(name=name, clients=one.clients))
+    safety = 'root-certificates = "certificates/ca.crt"' if one.certificate else "insecure = true"
+    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety, **ports))
+    safety, host = CERTIFIED if one.certificate else "--insecure", host if host in site.LOOPBACK else "0.0.0.0"
+    write_script(folder / "start.sh", SERVER.format(safety=safety, host=host, **ports))
+    disk.write_text(folder / "README.md", README_OF_SERVER.format(clients=one.clients))
 
 
 def write_script(path: pathlib.Path, content: str) -> None:
     """Writes a program for the shell."""
     disk.write_text(path, content)
     os.chmod(path, 0o755)
-
-
-def fresh(folder: pathlib.Path) -> pathlib.Path:
-    """Returns a new folder. Raises UserError where it is there: it may hold a run, and what a hospital keeps of it."""
-    if folder.exists():
-        raise UserError(f"{folder}: is there already; give another --out, or remove it if no run needs it")
-    folder.mkdir(parents=True)
-    return folder

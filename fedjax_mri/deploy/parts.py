@@ -18,7 +18,7 @@ from fedjax_mri.data.contract import ClientData, DataDescription, Federation
 from fedjax_mri.data.merge import relabelled
 from fedjax_mri.data.pooled import pool
 from fedjax_mri.data.resident import whole
-from fedjax_mri.deploy.site import Refusal, Site, own_file
+from fedjax_mri.deploy.site import Refusal, Site
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, state_shapes
 from fedjax_mri.run import config as configs
@@ -152,7 +152,15 @@ def root_key(config: Experiment, secret: pathlib.Path | None) -> jax.Array:
     """Returns the key of all random numbers of a run: by 64 secret bits kept in a file, or by the config's seed."""
     if secret is None:
         return jax.random.key(config.seed)
-    return jax.random.wrap_key_data(jnp.asarray(np.frombuffer(own_file(secret, lambda: os.urandom(8)), np.uint32)))
+    if not secret.exists():
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        draft = secret.with_suffix(".part")
+        with open(
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+        ) as file:  # nobody else may read it
+            file.write(os.urandom(8))
+        draft.replace(secret)
+    return jax.random.wrap_key_data(jnp.asarray(np.frombuffer(secret.read_bytes(), np.uint32)))
 
 
 def experiments(folder: pathlib.Path) -> dict[str, Experiment]:

@@ -1,6 +1,5 @@
 """What a hospital says of itself: its file hospital.toml."""
 
-import json
 import pathlib
 import tomllib
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from fedjax_mri.core import disk, dotted, fields
+from fedjax_mri.core import dotted, fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run.config import Experiment
 
@@ -36,7 +35,7 @@ class Site:
 
 
 def read(path: pathlib.Path) -> Site:
-    """Returns the site of a file. Raises UserError with one line for each mistake."""
+    """Returns the site of a file, with absolute paths. Raises UserError with one line for each mistake."""
     try:
         plain = tomllib.loads(path.read_text())
     except OSError:
@@ -46,7 +45,7 @@ def read(path: pathlib.Path) -> Site:
     found = mistakes(plain)
     if found:
         raise UserError("\n".join(f"{path}: {one}" for one in found))
-    return Site(**plain)
+    return with_paths(Site(**plain), path.parent.resolve())
 
 
 def mistakes(plain: Mapping[str, Any]) -> list[str]:
@@ -91,32 +90,8 @@ def with_own_data(config: Experiment, site: Site) -> Experiment:
     return fields.checked(replace(config, data=dotted.with_values(config.data, values)))
 
 
-def text(site: Site) -> str:
-    """Returns the content of a hospital.toml that `read` reads as `site`."""
-    plain = {name: value for name, value in vars(site).items() if name != "data"}
-    lines = [f"{name} = {literal(value)}" for name, value in plain.items()]
-    return "\n".join([*lines, "", "[data]", *(f"{name} = {literal(value)}" for name, value in site.data.items()), ""])
-
-
-def literal(value: Any) -> str:
-    """Returns a number, text, truth value or list of these in TOML."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(literal, value))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
 def with_paths(site: Site, home: pathlib.Path) -> Site:
-    """Returns the site with paths that begin in `home`, where its file lies, made absolute."""
+    """Returns the site with paths that begin in `home`, the folder of its file."""
     certificate, key = (name and str(home / name) for name in (site.certificate, site.private_key))
     data = {name: str(home / value) if name in ("root", "table") else value for name, value in site.data.items()}
     return replace(site, certificate=certificate, private_key=key, data=data)
-
-
-def own_file(path: pathlib.Path, make: Any) -> bytes:
-    """Returns the content of a file that this user alone may read; `make()` gives it where it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(0o600)
-        disk.write_bytes(path, make())
-        path.chmod(0o600)
-    return path.read_bytes()

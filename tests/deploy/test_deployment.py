@@ -16,6 +16,7 @@ from fedjax_mri.run import restore
 
 TWO = "basel", "lyon"
 FLAGS = {
+    "private": ["--fed.privacy", "client", "--privacy.epsilon", "0", "--privacy.noise", "1"],
     "scaffold": ["--fed.algorithm", "scaffold"],
     "patient": [
         "--fed.privacy",
@@ -44,10 +45,10 @@ def out(tmp_path_factory):
     return deploy(tmp_path_factory.mktemp("federation"), FLAGS, names=TWO)
 
 
-def start(out, name, folder):
+def start(out, name, folder, seed="config"):
     config = parts.experiments(out / "server")[name]
     told = [hospital.facts(out / site, name, configs.digest(config)) for site in TWO]
-    return coordinator.start(config, name, out / "server" / "runs" / folder, "config", lambda: told, print)
+    return coordinator.start(config, name, out / "server" / "runs" / folder, seed, lambda: told, print)
 
 
 def asking(out, lose=(), absent=()):
@@ -92,6 +93,21 @@ def test_a_lost_update_and_restarts_change_nothing_but_that_the_hospital_was_abs
     assert kept == ["1", "2"]
 
 
+def test_control_variates_on_disks_add_up_to_that_of_the_server(out, interrupted) -> None:
+    """SCAFFOLD's c is the mean of the c_i by examples, of the rounds that counted alone."""
+    run, state = interrupted
+    like = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], state.clients))
+    mean = jax.tree.map(np.zeros_like, state.server.extra)
+    for client, counted in enumerate((3, 2)):
+        file = out / TWO[client] / "state" / f"scaffold-{run.token}" / f"{counted}.npz"
+        round, _, row = hospital.read_kept(file, like)
+        assert (round, int(row.rounds)) == (2, counted)
+        mean = jax.tree.map(lambda total, own: total + 7 / 14 * own, mean, row.state)
+    for found, value in zip(jax.tree.leaves(state.server.extra), jax.tree.leaves(mean)):
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
+        assert np.abs(value).max() > 1e-3
+
+
 def test_the_server_s_folder_is_that_of_a_run(out, interrupted) -> None:
     restored = restore.restore(interrupted[0].folder)
     assert restored.described.classes == ("class0", "class1") and restored.described.labels == (5, 9)
@@ -121,6 +137,19 @@ def test_a_hospital_refuses_what_would_not_go_on_from_its_last_round(out, interr
     with pytest.raises(UserError, match="the state after 9 rounds of this hospital is missing"):
         hospital.row_before(here, order, "", "refuse")
     assert int(hospital.row_before(here, order, "", "fresh").rounds) == 9
+
+
+def test_noise_of_the_server_is_drawn_by_a_key_that_nobody_else_may_read(out) -> None:
+    run, _ = start(out, "private", "noisy", "secret")
+    key = run.folder / "key"
+    assert key.stat().st_mode & 0o777 == 0o600 and len(key.read_bytes()) == 8
+    again, _ = start(out, "private", "noisy", "secret")
+    other, _ = start(out, "private", "noisier", "secret")
+    plain, _ = start(out, "private", "simulated", "config")
+    drawn = [jax.random.key_data(one.root).tolist() for one in (run, again, other, plain)]
+    assert drawn[0] == drawn[1] == np.frombuffer(key.read_bytes(), np.uint32).tolist()
+    assert len(set(map(tuple, drawn))) == 3 and drawn[3] == jax.random.key_data(jax.random.key(0)).tolist()
+    assert not (start(out, "scaffold", "open", "secret")[0].folder / "key").exists()  # its server draws no noise
 
 
 def test_a_hospital_spends_its_budget_of_privacy_in_one_run_alone(out) -> None:
