@@ -41,18 +41,19 @@ SERVER = """#!/bin/sh
 # Starts the SuperLink; `flwr run app hospitals --stream` then starts the training. Both need FLWR_HOME as it is here.
 cd "$(dirname "$0")"
 export FLWR_HOME="$PWD/flwr" FLWR_TELEMETRY_ENABLED=0
+cat > flwr/config.toml <<END
+[superlink]
+default = "hospitals"
+
+[superlink.hospitals]
+address = "127.0.0.1:{control}"
+{connection}
+END
 exec flower-superlink {safety} --fleet-api-address {host}:{port} --control-api-address 127.0.0.1:{control} \\
     --serverappio-api-address 127.0.0.1:{appio} --storage-dir flwr/files
 """
 CERTIFIED = """--ssl-ca-certfile certificates/ca.crt --ssl-certfile certificates/server.pem \\
     --ssl-keyfile certificates/server.key"""
-CONNECTION = """[superlink]
-default = "hospitals"
-
-[superlink.hospitals]
-address = "127.0.0.1:{control}"
-{safety}
-"""
 HOSPITAL = """#!/bin/sh
 # Starts {name}'s SuperNode and works for it until it is stopped.
 cd "$(dirname "$0")"
@@ -127,10 +128,9 @@ def write_server(folder: pathlib.Path, title: str, one: Site) -> None:
     ports = {"port": int(port), "appio": int(port) - 1, "control": int(port) + 1}
     name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "experiment"
     disk.write_text(folder / "app" / "pyproject.toml", APP.format(name=name, clients=one.clients))
-    safety = 'root-certificates = "certificates/ca.crt"' if one.certificate else "insecure = true"
-    disk.write_text(folder / "flwr" / "config.toml", CONNECTION.format(safety=safety, **ports))
+    connection = 'root-certificates = "$PWD/certificates/ca.crt"' if one.certificate else "insecure = true"
     safety, host = CERTIFIED if one.certificate else "--insecure", host if host in site.LOOPBACK else "0.0.0.0"
-    write_script(folder / "start.sh", SERVER.format(safety=safety, host=host, **ports))
+    write_script(folder / "start.sh", SERVER.format(connection=connection, safety=safety, host=host, **ports))
     disk.write_text(folder / "README.md", README_OF_SERVER.format(clients=one.clients))
 
 
