@@ -1,5 +1,6 @@
 """Four SuperNodes of Flower and a SuperLink on this machine, over TLS, give what the simulation gives."""
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -73,7 +74,8 @@ class Processes:
             )
 
     def kill(self, name: str) -> None:
-        os.killpg(self.running[name].pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.running[name].pid, signal.SIGKILL)
         self.running.pop(name).wait()
 
     def tail(self) -> str:
