@@ -13,18 +13,22 @@ import sys
 import threading
 import time
 
-import grpc
-from flwr.common.grpc import create_channel
-from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
-from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
-from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
-from flwr.supernode.cli import flower_supernode
-from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
-
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.deploy import site
-from fedjax_mri.deploy.flower import client_app
 from fedjax_mri.deploy.site import Site
+
+try:
+    import grpc
+    from flwr.common.grpc import create_channel
+    from flwr.proto.appio_pb2 import ListAppsToLaunchRequest, RequestTokenRequest
+    from flwr.proto.clientappio_pb2_grpc import ClientAppIoStub
+    from flwr.supercore.heartbeat import HeartbeatSender, make_app_heartbeat_fn_grpc
+    from flwr.supernode.cli import flower_supernode
+    from flwr.supernode.runtime.run_clientapp import pull_appinputs, push_appoutputs
+
+    from fedjax_mri.deploy.flower import client_app
+except ModuleNotFoundError as missing:
+    raise SystemExit(f'error: {missing.name} is not there: pip install "fedjax-mri[flower]"') from None
 
 LOOK_S = 0.3  # between two looks for work
 
@@ -64,6 +68,8 @@ def serve(port: int) -> None:
                 answer(stub, token)
         except grpc.RpcError:  # the SuperNode is not there yet, or not any more
             time.sleep(LOOK_S)
+        except Exception as error:  # such as a message of another kind: the SuperNode goes on
+            print(f"error: a message was not answered: {brief(error)}", flush=True)
         time.sleep(LOOK_S)
 
 
