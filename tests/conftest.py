@@ -40,6 +40,7 @@ gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python wo
 CASES = pathlib.Path(__file__).parents[2] / "shared" / "cases"
 OWN_FLAGS = os.environ["XLA_FLAGS"]
 SLOWEST_FIRST = (  # by processor time with an empty cache of programs, down to 13 s
+    "deploy/test_flower.py",
     "fed/test_engine.py",
     "fed/test_algorithms.py",
     "faults/test_random_configs.py",
@@ -116,6 +117,7 @@ QUICK = (  # what `make check` runs: some of each folder
     "convert/test_files.py",
     "data/test_partition.py",
     "data/test_unpaired.py",
+    "deploy/test_deployment.py::test_a_mistake",
     "explain/test_explain.py::test_words_say_where_and_how_much",
     "faults/test_random_configs.py::test_every_part_that_can_be_chosen_is_drawn",
     "faults/test_random_configs.py::test_bad_values_are_of_fields_that_there_are",

@@ -28,7 +28,9 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
     "api": {"core", "report", "convert", "explain", "run", "study", "tasks"},
-    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"},
+    "deploy": {"core", "data", "fed", "run"},
+    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"}
+    | {"deploy"},
 }
 
 

@@ -3,6 +3,8 @@
 import pathlib
 import re
 import runpy
+import textwrap
+import tomllib
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,11 @@ import numpy as np
 import optax
 import pytest
 
+from fedjax_mri.cli import arguments
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.compile import machines
 from fedjax_mri.core import trees
+from fedjax_mri.deploy import site
 from fedjax_mri.explain.command import Settings
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.client.local import Local
@@ -82,20 +86,14 @@ EXPLAINING = COMMAND.findall((HOME / "docs" / "explanation.md").read_text())
 
 
 def test_the_readme_shows_commands() -> None:
-    names = {
-        "train",
-        "evaluate",
-        "report",
-        "show",
-        "phantom",
-        "sweep",
-        "audit",
-        "convert",
-        "explain",
-        "compile",
-        "attack",
-    }
-    assert {name for name, _ in COMMANDS} == names | {"compile"}
+    assert {name for name, _ in COMMANDS} == {"train", "evaluate", "show", "sweep", "explain", "doctor"}
+
+
+def test_every_command_is_shown_on_a_page() -> None:
+    shown = {name for page in (HOME / "docs").glob("*.md") for name, _ in COMMAND.findall(page.read_text())}
+    indented = re.compile(r"fedjax-mri (\w+)")
+    shown |= {name for page in (HOME / "docs").glob("*.md") for name in indented.findall(page.read_text())}
+    assert set(arguments.COMMANDS) <= shown
 
 
 @pytest.mark.parametrize(("name", "rest"), COMMANDS + EXPLAINING)
@@ -162,6 +160,22 @@ PRIVATE = re.findall(
 def test_commands_of_the_pages_on_privacy_are_understood(name, rest) -> None:
     words, flags = cli.parser().parse_known_args([name, *rest.split()])
     assert words.command.__name__ == name and cli.load_experiments(HOME / words.config, flags)
+
+
+DEPLOY = (HOME / "docs" / "deploy.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "rest"), re.findall(r"^ *fedjax-mri (\w+) (.*)$", DEPLOY, re.M))
+def test_commands_of_the_page_on_hospitals_are_understood(name, rest) -> None:
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    assert words.command.__name__ == name
+    assert name == "evaluate" or cli.load_experiments(HOME / words.config, flags)
+
+
+def test_the_hospital_toml_of_the_page_has_every_field_and_no_mistake() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", DEPLOY, re.S)
+    plain = tomllib.loads(textwrap.dedent(block))
+    assert site.mistakes(plain) == [] and plain.keys() == vars(site.Site()).keys()
 
 
 def test_the_code_of_the_page_on_secure_aggregation_adds_up() -> None:

@@ -151,6 +151,14 @@ def compile(one: Parser) -> None:
     one.add_argument("--remat", nargs="+", default=[], choices=("no", "yes"), help=text)
 
 
+def deploy(one: Parser) -> None:
+    """Adds the arguments of `deploy`."""
+    add_path(one, "config", "config file")
+    add_path(one, "--site", "hospital.toml of each hospital", nargs="+", required=True, metavar="FILE")
+    add_only(one)
+    add_path(one, "--out", "folder for the server's and each hospital's folder (default: deploy/NAME)")
+
+
 def convert(one: Parser) -> None:
     """Adds the arguments of `convert`."""
     add_path(one, "run", "run folder")
@@ -228,6 +236,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
         "compile a config for a machine that need not be here: its memory, its exchanges, estimated times" + FIELDS,
         compile,
     ),
+    "deploy": ("write what the server and each hospital start to train a config between machines" + FIELDS, deploy),
     "convert": ("turn CT files into MR, or MR files into CT, with a run's model", convert),
     "prepare": ("make files ready for training: bias field, skull strip, registration, crop and more", prepare),
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),

@@ -101,7 +101,8 @@ def give_up(code: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     return arguments.parser(
-        train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, export, doctor, phantom
+        *(train, evaluate, sweep, report, audit, attack, show, compile, deploy, convert, prepare, explain),
+        *(export, doctor, phantom),
     )
 
 
@@ -281,6 +282,20 @@ def compile(options: argparse.Namespace, flags: Sequence[str]) -> None:
         experiments.append(command.to_json(found, name or one.name))
         disk.write_json(path, {**command.ABOUT, "machine": machine.name, "experiments": experiments})
     print(f"all figures: {path}")
+
+
+def deploy(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Writes what the server and each hospital start to train a config between machines."""
+    from fedjax_mri.deploy import command
+
+    out = options.out or pathlib.Path("deploy", options.config.stem)
+    try:
+        command.deploy(load_experiments(options.config, flags, options.only), options.site, out, print)
+    except UserError as error:
+        *more, last = str(error).splitlines()
+        for line in more:  # a line for each mistake
+            print(f"error: {line}", file=sys.stderr)
+        raise UserError(last) from None
 
 
 def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:

@@ -45,9 +45,7 @@ def cohort_round(
     """
     inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-    server, uplink, shares = server_step(sim, state, root, placed.size, cohort.client, updates)
-    moves = (stats.clients > 0) | (sim.uplink.empty_round == "release")
-    server, uplink = trees.select(moves, (server, uplink), (state.server, state.uplink))
+    server, uplink, shares = move_server(sim, state, root, placed.size, cohort.client, updates, stats.clients)
     came = inputs.steps > 0
     if sim.uplink.reduce.shares:
         rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
@@ -71,22 +69,31 @@ def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: Py
     return {**sent, "attack/kept": jnp.sum(kept > LEFT_OUT).astype(jnp.float32), "attack/share": kept.sum()}
 
 
-def server_step(
-    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, client: jax.Array, updates: PyTree
+def move_server(
+    sim: Simulation,
+    state: State,
+    root: jax.Array,
+    sizes: jax.Array,
+    client: jax.Array,
+    updates: PyTree,
+    clients: jax.Array,
 ) -> tuple[ServerState, UplinkState, PyTree]:
     """Returns the server and the state of the uplink after a round, and the shares of updates if the rule tells them.
 
-    `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients,
-    and `client` int32 [K] are the cohort's.
+    `updates` is the reduction's accumulator of so many `clients` int32 [], merged over devices; `sizes` int32 [N] are
+    the examples of all clients, and `client` int32 [K] are the cohort's. Both stay as they are if nobody sent anything,
+    unless an empty round releases noise.
     """
     aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates)
-    return server_update(sim.algorithm, state.server, aggregate), uplink, aggregate.rows
+    server = server_update(sim.algorithm, state.server, aggregate)
+    moves = (clients > 0) | (sim.uplink.empty_round == "release")
+    return *trees.select(moves, (server, uplink), (state.server, state.uplink)), aggregate.rows
 
 
 def aggregate_updates(
     sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, client: jax.Array, updates: PyTree
 ) -> tuple[Aggregate, UplinkState]:
-    """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `server_step`."""
+    """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `move_server`."""
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total

@@ -1,0 +1,236 @@
+"""Hospitals as folders and a server, called in this process: what is lost, kept, refused and restarted."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from hospitals import deploy, write_config, write_sites
+
+from fedjax_mri.cli import commands as cli
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.deploy import coordinator, hospital, parts
+from fedjax_mri.run import config as configs
+from fedjax_mri.run import restore
+
+TWO = "basel", "lyon"
+FLAGS = {
+    "private": ["--fed.privacy", "client", "--privacy.epsilon", "0", "--privacy.noise", "1"],
+    "scaffold": ["--fed.algorithm", "scaffold"],
+    "patient": [
+        "--fed.privacy",
+        "patient",
+        "--privacy.epsilon",
+        "0",
+        "--privacy.noise",
+        "1",
+        "--privacy.unit",
+        "image",
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_for_all():
+    """Several hospitals in this process: their programs and data are kept for all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("seat", "federation_of"):
+            patch.setattr(hospital, name, functools.lru_cache(8)(getattr(hospital, name).__wrapped__))
+        yield
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return deploy(tmp_path_factory.mktemp("federation"), FLAGS, names=TWO)
+
+
+def start(out, name, folder, seed="config"):
+    config = parts.experiments(out / "server")[name]
+    told = [hospital.facts(out / site, name, configs.digest(config)) for site in TWO]
+    return coordinator.start(config, name, out / "server" / "runs" / folder, seed, lambda: told, print)
+
+
+def asking(out, lose=(), absent=()):
+    """Asks all hospitals but those that are `absent` in a round; (client, round) pairs to `lose` train in vain."""
+
+    def ask(orders, leaves):
+        here = {client: order for client, order in orders.items() if (client, order.round) not in absent}
+        sent = {client: hospital.train(out / TWO[client], order, leaves) for client, order in here.items()}
+        return {client: update for client, update in sent.items() if (client, here[client].round) not in lose}
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def interrupted(out):
+    """A run in which an update of lyon is lost in round 2, after which the server and both hospitals are restarted."""
+    run, state = start(out, "scaffold", "interrupted")
+    crash = RuntimeError("the server dies")
+
+    def ask(orders, leaves):
+        if next(iter(orders.values())).round == 2:
+            asking(out)(orders, leaves)  # they have trained before it dies, and train again
+            raise crash
+        return asking(out, lose={(1, 1)})(orders, leaves)
+
+    with pytest.raises(RuntimeError):
+        coordinator.train(run, state, ask, print)
+    hospital.seat.cache_clear()
+    run, state = start(out, "scaffold", "interrupted")
+    assert int(state.round) == 2 and np.asarray(state.clients.rounds).tolist() == [2, 1]
+    return run, coordinator.train(run, state, asking(out), print)
+
+
+def test_a_lost_update_and_restarts_change_nothing_but_that_the_hospital_was_absent(out, interrupted) -> None:
+    run, state = start(out, "scaffold", "absent")
+    expected = coordinator.train(run, state, asking(out, absent={(1, 1)}), print)
+    for found, value in zip(jax.tree.leaves(interrupted[1].server), jax.tree.leaves(expected.server)):
+        np.testing.assert_array_equal(found, value)
+    line = json.loads((run.folder / "rounds.jsonl").read_text().splitlines()[1])
+    assert (line["came"], line["absent"]) == (1, ["lyon"])
+    kept = sorted(path.stem for path in (out / "lyon" / "state").glob(f"*{run.token}/*.npz"))
+    assert kept == ["1", "2"]
+
+
+def test_control_variates_on_disks_add_up_to_that_of_the_server(out, interrupted) -> None:
+    """SCAFFOLD's c is the mean of the c_i by examples, of the rounds that counted alone."""
+    run, state = interrupted
+    like = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], state.clients))
+    mean = jax.tree.map(np.zeros_like, state.server.extra)
+    for client, counted in enumerate((3, 2)):
+        file = out / TWO[client] / "state" / f"scaffold-{run.token}" / f"{counted}.npz"
+        round, _, row = hospital.read_kept(file, like)
+        assert (round, int(row.rounds)) == (2, counted)
+        mean = jax.tree.map(lambda total, own: total + 7 / 14 * own, mean, row.state)
+    for found, value in zip(jax.tree.leaves(state.server.extra), jax.tree.leaves(mean)):
+        np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
+        assert np.abs(value).max() > 1e-3
+
+
+def test_the_server_s_folder_is_that_of_a_run(out, interrupted) -> None:
+    restored = restore.restore(interrupted[0].folder)
+    assert restored.described.classes == ("class0", "class1") and restored.described.labels == (5, 9)
+    assert int(restored.state.round) == 3
+
+
+def test_a_hospital_refuses_what_would_not_go_on_from_its_last_round(out, interrupted) -> None:
+    run, state = interrupted
+    cohort = coordinator.draw_cohort(run.sim, run.root, state.round - 1)
+    last = coordinator.orders_of(run, state, jax.device_get(cohort))[0]._replace(round=2)
+    leaves = coordinator.broadcast(run.sim, state)
+    refused = {
+        "another model": (last._replace(counted=2), leaves),
+        "the server is behind": (last._replace(round=1), leaves),
+        "is none in which": (last._replace(round=3), leaves),
+        "is no name of a run": (last._replace(token="../x"), leaves),
+        "at the server": (last._replace(digest="0" * 12), leaves),
+        "is not in": (last._replace(experiment="other"), leaves),
+        "the server has": (last._replace(roster=run.roster._replace(names=["lyon", "basel"])), leaves),
+        "is missing": (last, dict(list(leaves.items())[1:])),
+    }
+    for words, (order, sent) in refused.items():
+        with pytest.raises(UserError, match=words):
+            hospital.train(out / "basel", order, sent)
+    here = hospital.seat(out / "basel", last.experiment, last.digest, last.token, json.dumps(last.roster))
+    here, order = here._replace(takes_part=lambda round: True), last._replace(round=3, counted=9)
+    with pytest.raises(UserError, match="the state after 9 rounds of this hospital is missing"):
+        hospital.row_before(here, order, "", "refuse")
+    assert int(hospital.row_before(here, order, "", "fresh").rounds) == 9
+
+
+def test_noise_of_the_server_is_drawn_by_a_key_that_nobody_else_may_read(out) -> None:
+    run, _ = start(out, "private", "noisy", "secret")
+    key = run.folder / "key"
+    assert key.stat().st_mode & 0o777 == 0o600 and len(key.read_bytes()) == 8
+    again, _ = start(out, "private", "noisy", "secret")
+    other, _ = start(out, "private", "noisier", "secret")
+    plain, _ = start(out, "private", "simulated", "config")
+    drawn = [jax.random.key_data(one.root).tolist() for one in (run, again, other, plain)]
+    assert drawn[0] == drawn[1] == np.frombuffer(key.read_bytes(), np.uint32).tolist()
+    assert len(set(map(tuple, drawn))) == 3 and drawn[3] == jax.random.key_data(jax.random.key(0)).tolist()
+    assert not (start(out, "scaffold", "open", "secret")[0].folder / "key").exists()  # its server draws no noise
+
+
+def test_a_hospital_spends_its_budget_of_privacy_in_one_run_alone(out) -> None:
+    run, state = start(out, "patient", "first")
+    cohort = jax.device_get(coordinator.draw_cohort(run.sim, run.root, state.round))
+    order, leaves = coordinator.orders_of(run, state, cohort)[0], coordinator.broadcast(run.sim, state)
+    (out / "basel" / "state" / "patient-0123").mkdir(parents=True)
+    with pytest.raises(UserError, match="budgets add up"):
+        hospital.train(out / "basel", order, leaves)
+
+
+def test_hospitals_whose_data_do_not_fit_are_refused() -> None:
+    one = {"name": "a", "client": 0, "examples": 3, "patients": None, "synthetic": False, "image": [8, 8, 1]}
+    one |= {"classes": ["x", "y"], "clients": 1, "labels": [1, 2], "spacing": [1.0]}
+    one |= {"modalities": [], "window": None, "pictures": True}
+    other = {**one, "name": "b", "client": 1, "patients": 2, "classes": ["y", "z"], "spacing": [2.0]}
+    roster = parts.roster_of([other, one])
+    assert roster.names == ["a", "b"] and roster.patients is None
+    assert roster.described["classes"] == ["x", "y", "z"] and roster.described["labels"] == [1, 3, 2]
+    assert roster.described["spacing"] == [] and roster.described["clients"] == 2
+    for change, words in (({"image": [4, 4, 1]}, "image: a has"), ({"examples": 0}, "b: has no example")):
+        with pytest.raises(UserError, match=words):
+            parts.roster_of([one, {**other, **change}])
+
+
+def refusal(capsys, *words) -> list[str]:
+    """Returns the lines of a `deploy` that fails."""
+    assert cli.main(["deploy", *map(str, words)]) == 1
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--fed.sampling diurnal", "--fed.sampling everyone"),
+        ("--fed.conditions stragglers", "round-seconds"),
+        ("--fed.attack signflip", "--fed.attack off"),
+        ("--fed.secure masked", "docs/deploy.md"),
+        ("--fed.algorithm oneshot", "fedavg"),
+        ("--finetune.epochs 1", "--finetune.epochs 0"),
+        ("--early.patience 3 --early.figure accuracy", "--early.patience 0"),
+        ("--fed.privacy client --privacy.audit 10", "--privacy.audit 0"),
+    ],
+)
+def test_what_plays_hospitals_is_refused_with_the_remedy(flags, words, tmp_path, capsys) -> None:
+    sites = write_sites(tmp_path)
+    config = write_config(tmp_path, {"": []})
+    lines = refusal(capsys, config, "--site", *sites, "--out", tmp_path / "out", *flags.split())
+    assert len(lines) == 1 and words in lines[0] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("client = 4", "client=4, clients=4: number"),
+        ("nmae = 'x'", "nmae: no such field; did you mean name?"),
+        ("clients = 'four'", "clients='four': must be"),
+        ("name = '../x'", "name='../x'"),
+        ("superlink = 'example.org'", "give HOST:PORT"),
+        ("superlink = 'example.org:9092'", "certificate: without one"),
+        ("private_key = 'key.pem'", "private_key"),
+        ("seed = 'mine'", "seed='mine': must be one of secret, config"),
+        ("= 3", "is no TOML"),
+    ],
+)
+def test_a_mistake_in_a_hospital_toml_is_one_line(change, words, tmp_path, capsys) -> None:
+    file, *_ = write_sites(tmp_path)
+    key = change.split(" ")[0]
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(f"{key} =")]
+    file.write_text("\n".join([change, *kept]))
+    (line,) = refusal(capsys, write_config(tmp_path, {"": []}), "--site", file, "--out", tmp_path / "out")
+    assert line.startswith(f"error: {file}: ") and words in line
+
+
+def test_mistakes_of_several_hospitals(tmp_path, capsys) -> None:
+    first, second, *_ = write_sites(tmp_path)
+    config = write_config(tmp_path, {"": []})
+    first.write_text(first.read_text().replace("client = 0", "client = 9").replace("'basel'", "'a b'", 1))
+    assert len(refusal(capsys, config, "--site", first)) == 2
+    (line,) = refusal(capsys, config, "--site", second, second)
+    assert "is another hospital's" in line
+    second.write_text(second.read_text().replace("root =", "roots ="))
+    (line,) = refusal(capsys, config, "--site", second)
+    assert "data.roots: no such field; did you mean root?" in line
