@@ -27,7 +27,11 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
-    "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"},
+    "serve": {"core", "data", "xai", "run", "report", "convert", "explain"},
+    "cli": {
+        *("core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"),
+        "serve",
+    },
 }
 
 

@@ -76,6 +76,8 @@ def kept(options: argparse.Namespace) -> str:
         return ending.kept(folder_of(options))
     if options.command is sweep and any(folder_of(options).glob("cells/*.json")):
         return "finished cells are kept; the same command trains the others"
+    if options.command is serve:
+        return "accepted jobs are kept; the same command finishes them"
     return "results written so far are kept" if options.command in (convert, prepare, explain) else ""
 
 
@@ -100,7 +102,7 @@ def give_up(code: int) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     return arguments.parser(
-        train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, phantom
+        *(train, evaluate, sweep, report, audit, attack, show, compile, convert, prepare, explain, serve, phantom)
     )
 
 
@@ -109,24 +111,9 @@ def prepare_jax() -> None:
 
     Raises UserError on settings of JAX that cannot train.
     """
-    import jax
+    from fedjax_mri.core import environment
 
-    from fedjax_mri.core import cache
-    from fedjax_mri.core.environment import check_jax, prefer_cpu_without_devices
-
-    check_jax()
-    prefer_cpu_without_devices()
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", cores())
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
-    if cache.users_folder() is None:
-        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
-
-
-def cores() -> int:
-    """The number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment.prepare_jax()
 
 
 def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -348,6 +335,13 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
         explained, refused = command.explain(job, files, bar.say, bar.step)
     print(f"{explained} explained, {refused} refused" + (f": {options.out / 'index.html'}" if explained else ""))
     return 1 if refused or len(job.explainers) < len(set(names)) else 0
+
+
+def serve(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Serves a web page with these runs, or adds a user to a file of users."""
+    from fedjax_mri.cli import serving
+
+    serving.serve(options, flags)
 
 
 def phantom(options: argparse.Namespace, flags: Sequence[str]) -> None:

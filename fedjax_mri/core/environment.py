@@ -1,12 +1,14 @@
-"""Settings of JAX with which this package would fail or compute something else, and the choice of its platform."""
+"""How JAX is set up: settings with which this package would fail, the choice of its platform, its devices and cache."""
 
 import glob
 import importlib.util
+import os
 import pathlib
 import pkgutil
 
 import jax
 
+from fedjax_mri.core import cache
 from fedjax_mri.core.errors import UserError
 
 REFUSED = {  # what JAX's configuration must not say, and why
@@ -45,3 +47,23 @@ def has_tpu() -> bool:
     """Whether a device of Google's is on the PCI bus, as JAX itself looks for TPUs."""
     vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     return any(path.read_text(encoding="ascii").strip() == GOOGLE for path in vendors)
+
+
+def prepare_jax() -> None:
+    """Makes each processor core a device of JAX, and keeps compiled programs between runs.
+
+    Raises UserError on settings of JAX that cannot train.
+    """
+    check_jax()
+    prefer_cpu_without_devices()
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", cores())
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    if cache.users_folder() is None:
+        os.environ.setdefault("MPLCONFIGDIR", str(cache.folder()))  # Matplotlib would warn, in many words, as well
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
