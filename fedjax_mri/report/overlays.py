@@ -61,11 +61,12 @@ def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title:
     """
     grey(ax, image, title)
     colours, opacity = shades(found)
-    ax.imshow(found, norm=colours.norm, cmap=colours.cmap, alpha=opacity)
+    low, high = colours.get_clim()
+    ax.imshow(found, vmin=low, vmax=high, cmap=colours.cmap, alpha=opacity)
     units = ScalarFormatter()
     units.set_powerlimits((-2, 3))
     tip: Any = "both" if (found < 0).any() else "max"
-    tip = tip if np.abs(found).max() > colours.norm.vmax else "neither"
+    tip = tip if np.abs(found).max() > high else "neither"
     bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units, extend=tip)
     bar.ax.tick_params(labelsize=6.5)
     bar.outline.set_visible(False)

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from fedjax_mri.core import failures
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.serve import access, pages, server, store
+from fedjax_mri.serve import access, dicomweb, pages, server, store, watching
 from fedjax_mri.serve.server import Server
 
 FREE = ("/login", "/health", "/static/")  # of pages that need no session
@@ -53,6 +53,8 @@ def build(found: Server) -> Starlette:
         Route("/login", log_in, methods=["POST"]),
         Route("/logout", log_out, methods=["POST"]),
         *pages.ROUTES,
+        *watching.ROUTES,
+        *dicomweb.ROUTES,
         Mount("/static", StaticFiles(directory=static)),
     ]
     handlers: Any = {HTTPException: refused, UserError: refused, Exception: failed}
