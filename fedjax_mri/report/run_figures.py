@@ -42,10 +42,10 @@ def curves(runs: Sequence[RunRecord]) -> Figure:
 def histories(runs: Mapping[str, tuple[Sequence[Line], Sequence[str]]]) -> Figure:
     """The curves of runs of any task, finished or not: by name their evaluations and the figures that count."""
     shown: dict[str, list[tuple[str, str, str]]] = {}
-    for name, (history, figures) in runs.items():
-        for figure in figures:
+    for name, (history, merits) in runs.items():
+        for merit in merits:
             for test in dict.fromkeys(test for line in history for test in line.tests):
-                shown.setdefault(figure, []).append((name, test, test if len(runs) == 1 else f"{name}, {test}"))
+                shown.setdefault(merit, []).append((name, test, test if len(runs) == 1 else f"{name}, {test}"))
     figure, axes = panels(max(1, len(shown)), WIDE, 2.9)
     for ax, (title, lines) in zip(axes, shown.items()):
         for name, test, label in lines:

@@ -233,4 +233,4 @@ def search(level: str) -> Callable[[Request], Any]:
     return functools.partial(query, level=level)
 
 
-ROUTES = list(routes())
+ROUTES = sorted(routes(), key=lambda route: -route.path.count("/"))  # the name of a run may hold a "/": longest first

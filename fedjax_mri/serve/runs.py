@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import restore, results, runfolder
-from fedjax_mri.run.line import Line, full_name
+from fedjax_mri.run.line import Line
 
 
 class Ability(NamedTuple):
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     name: str
     round: int
     rounds: int
-    headline: dict[str, float]  # of each test set at the last evaluation
+    figures: dict[str, dict[str, float]]  # those that count, of each test set at the last evaluation
     epsilon: float | None  # spent so far, of a private run
     synthetic: bool
     report: bool  # whether there is one
@@ -70,21 +70,23 @@ def row(name: str, run: Path) -> Row:
     try:
         facts = runfolder.read_json(run / "run.json")
         history, config = results.history(run), runfolder.read_json(run / "config.json")
-        figures: dict[str, float] = {}
-        for test, found in history[-1].tests.items() if history else ():
-            figures |= {full_name(test, key): found.pooled[key] for key in facts["headline"] if key in found.pooled}
+        tests = history[-1].tests if history else {}
+        figures = {
+            test: {key: found.pooled[key] for key in facts.get("headline", ()) if key in found.pooled}
+            for test, found in tests.items()
+        }
         privacy = history[-1].privacy if history else {}
         report = next((True for folder in (run, run.parent) if (folder / "report.html").exists()), False)
         last = history[-1].round if history else 0
         epsilon = privacy.get("epsilon")
-        return Row(name, last, config["rounds"], figures, epsilon, facts["synthetic"], report, ability(run))
-    except (UserError, KeyError) as error:
-        return Row(name, 0, 0, {}, None, False, False, Ability(), str(error))
+        return Row(name, last, config["rounds"], figures, epsilon, facts.get("synthetic", False), report, ability(run))
+    except UserError as error:
+        return Row(name, 0, 0, {}, None, False, False, Ability(), str(error).replace(f"{run}/", ""))
 
 
 def histories(runs: dict[str, Path]) -> dict[str, tuple[list[Line], list[str]]]:
     """The evaluations of runs and the figures that count, for their curves."""
     return {
-        name: (results.history(run), list(runfolder.read_json(run / "run.json")["headline"]))
+        name: (results.history(run), list(runfolder.read_json(run / "run.json").get("headline", ())))
         for name, run in runs.items()
     }

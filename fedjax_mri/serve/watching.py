@@ -1,8 +1,8 @@
 """The pages on runs: their table, curves while they train, comparisons, reports; and trainings that users start."""
 
 import asyncio
+import base64
 from pathlib import Path
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,8 +27,7 @@ async def show_runs(request: Request) -> Response:
 
     rows = await asyncio.to_thread(read)
     now = {f"runs/{one.name}" for one in training.every(found.home) if training.runs_now(one)}
-    columns = list(dict.fromkeys(name for row in rows for name in row.headline))
-    return server.page(request, "runs.html", title="Runs", rows=rows, now=now, columns=columns)
+    return server.page(request, "runs.html", title="Runs", rows=rows, now=now)
 
 
 def chosen(request: Request) -> dict[str, Path]:
@@ -41,10 +40,13 @@ def chosen(request: Request) -> dict[str, Path]:
     return {name: known[name] for name in names}
 
 
-def curves(found: dict[str, Path]) -> Any:
-    """The curves of runs as SVG; "" where none has been evaluated yet."""
+def curves(found: dict[str, Path]) -> str:
+    """The curves of runs as the address of a picture, which may have styles of its own; "" before any evaluation."""
     histories = runs.histories(found)
-    return svg(run_figures.histories(histories)) if any(history for history, _ in histories.values()) else ""
+    if not any(history for history, _ in histories.values()):
+        return ""
+    drawn = svg(run_figures.histories(histories)).encode()
+    return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()
 
 
 async def compare(request: Request) -> Response:
@@ -52,8 +54,16 @@ async def compare(request: Request) -> Response:
     found = await asyncio.to_thread(chosen, request)
     rows = await asyncio.to_thread(lambda: [runs.row(name, run) for name, run in found.items()])
     drawn = await asyncio.to_thread(curves, found)
-    columns = list(dict.fromkeys(name for row in rows for name in row.headline))
-    return server.page(request, "compare.html", title="Runs compared", rows=rows, columns=columns, curves=drawn)
+    names = [(test, key) for row in rows for test, figures in row.figures.items() for key in figures]
+    return server.page(
+        request,
+        "compare.html",
+        title="Runs compared",
+        rows=rows,
+        names=list(dict.fromkeys(names)),
+        curves=drawn,
+        unfinished=any(0 < row.round < row.rounds for row in rows),
+    )
 
 
 async def report(request: Request) -> Response:
@@ -104,7 +114,7 @@ async def show_training(request: Request) -> Response:
     one, home = training_of(request), server.server(request).home
     found = {name: run for name, run in runs.find([home / "runs"]).items() if name.split("/")[1] == one.name}
 
-    def draw() -> Any:
+    def draw() -> str:
         try:
             return curves({name: run for name, run in found.items() if (run / "run.json").exists()})
         except UserError:

@@ -39,20 +39,19 @@ def turn(worker: Worker, job: Job) -> None:
     WORK[job.request.kind](worker, job.request, passed())
 
 
-def serve(worker: Worker) -> None:
-    """Works for ever."""
-    while True:
-        names = store.queued(worker.home)
-        job = next((job for name in names if (job := store.of_marker(worker.home, name))), None)
-        if job is None:
-            time.sleep(POLL)
-            continue
-        try:
-            turn(worker, job)
-        except Exception as error:  # of the run, such as a damaged checkpoint: no file of this job can be worked on
-            line = failures.one_line(error, worker.home).partition("; the traceback is in ")[0]
-            if job.folder.is_dir():
-                store.end(worker.home, job, line)
+def step(worker: Worker) -> bool:
+    """Works for a turn on the oldest job and those like it; False where no job waits."""
+    names = store.queued(worker.home)
+    job = next((job for name in names if (job := store.of_marker(worker.home, name))), None)
+    if job is None:
+        return False
+    try:
+        turn(worker, job)
+    except Exception as error:  # of the run, such as a damaged checkpoint: no file of this job can be worked on
+        line = failures.one_line(error, worker.home).partition("; the traceback is in ")[0]
+        if job.folder.is_dir():
+            store.end(worker.home, job, line)
+    return True
 
 
 def end_with_server() -> None:
@@ -67,8 +66,11 @@ def main() -> None:
     threading.Thread(target=end_with_server, daemon=True).start()
     environment.prepare_jax()
     worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]), {})
+    pieces.hold(worker, [])
     disk.write_text(home / "worker.ready", str(os.getpid()))
-    serve(worker)
+    while True:
+        if not step(worker):
+            time.sleep(POLL)
 
 
 if __name__ == "__main__":
