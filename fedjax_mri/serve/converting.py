@@ -21,6 +21,7 @@ from fedjax_mri.serve.pieces import Piece, Worker
 from fedjax_mri.serve.store import Job, Request
 
 MODELS = 4  # that stay in memory
+NO_VOXELS = np.zeros((0, 1, 1), np.float32)
 
 
 @functools.lru_cache(MODELS)
@@ -66,7 +67,8 @@ def convert(of: Worker, request: Request, given: Iterator[Piece]) -> None:
             except Exception as error:
                 refuse(of, piece, error)
                 continue
-            held[piece.item] = piece, job, scan._replace(voxels=scan.voxels[:0])
+            held[piece.item] = piece, job, scan._replace(voxels=NO_VOXELS)  # those of a volume take much memory
+            del scan
             yield piece.item, prepared
 
     first = next(scans := readable(), None)
@@ -76,7 +78,9 @@ def convert(of: Worker, request: Request, given: Iterator[Piece]) -> None:
     model = stream.batch_model(translator, conversion, held[first[0]][1].samples)
     alone = len(first[1].slices) == 1 and len(store.queued(of.home)) == 1 and len(held[first[0]][0].left) == 1
     batch = 1 if alone else of.settings.batch
-    for item, scan, made in stream.translate_scans(_chain(first, scans), model, batch):
+    found = stream.translate_scans(_chain(first, scans), model, batch)
+    del first
+    for item, scan, made in found:
         piece, job, source = held.pop(item)
         try:
             write(piece, job, source, scan, made)

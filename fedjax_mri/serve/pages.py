@@ -21,6 +21,7 @@ from fedjax_mri.serve.explaining import PAGE
 from fedjax_mri.xai import methods
 
 TITLES = {"convert": "Convert", "explain": "Explain"}
+NEWEST = 100  # jobs that are listed
 CACHED = {"Cache-Control": "private, max-age=3600"}
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # of pages that `report` has made
 
@@ -30,7 +31,9 @@ async def start(request: Request, kind: str) -> Response:
     found = await server.find_runs(request)
     able = {name: ability for name, (_, ability) in found.items() if (ability.makes or ability.classes)}
     home, user = server.server(request).home, server.session(request).user
-    jobs = await asyncio.to_thread(lambda: [(job, store.progress(home, job)) for job in store.jobs_of(home, user)])
+    jobs = await asyncio.to_thread(
+        lambda: [(job, store.progress(home, job)) for job in store.jobs_of(home, user)[:NEWEST]]
+    )
     return server.page(
         request,
         "start.html",

@@ -18,12 +18,13 @@ from test_explain import run as trained_classifier
 from test_translate import CONFIG, saved
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.convert import command as converting
-from fedjax_mri.convert import region, translate
+from fedjax_mri.convert import command as convert
+from fedjax_mri.convert import region
+from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.serve import access, pieces, store, supervisor, training, uploads, views
+from fedjax_mri.serve import access, command, converting, pieces, store, supervisor, training, uploads, views
 from fedjax_mri.serve.settings import Settings
 
 TO_MR = "runs/rand to mr"
@@ -44,14 +45,19 @@ def served(runs, tmp_path) -> Served:
     return Served(runs, tmp_path / "home")
 
 
+def translator(runs: pathlib.Path, to: str) -> Translator:
+    """The one that the worker has, as each more would be compiled again."""
+    return converting.load(runs / "rand", to, converting.changed(runs / "rand"))
+
+
 def by_the_command(runs: pathlib.Path, folder: pathlib.Path, files: dict[str, bytes], to: str) -> dict[str, bytes]:
     """What `fedjax-mri convert` makes of files."""
     given, out = folder / "given", folder / "made"
     given.mkdir()
     for name, content in files.items():
         (given / name).write_bytes(content)
-    job = converting.prepare(translate.translate(runs / "rand", to), to, out)
-    converting.convert(job, discover.find([given])[0], print, lambda count: None)
+    job = convert.prepare(translator(runs, to), to, out, settings=convert.Settings(batch=2))
+    convert.convert(job, discover.find([given])[0], print, lambda count: None)
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -138,7 +144,7 @@ def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served) -> None
 
 
 def test_an_image_is_explained_in_words_with_maps_to_lay_over_it(classifier, tmp_path) -> None:
-    served = Served(classifier, tmp_path / "home", Settings(batch=2, methods="gradinput,saliency"))
+    served = Served(classifier, tmp_path / "home", Settings(batch=2, methods="gradinput"))
     disc(tmp_path / "left.png", -0.33)
     client = served.client()
     files = {"left.png": (tmp_path / "left.png").read_bytes(), "volume.nii": nifti(np.zeros((16, 16, 3)))}
@@ -146,7 +152,7 @@ def test_an_image_is_explained_in_words_with_maps_to_lay_over_it(classifier, tmp
     served.work()
     assert "3 slices: give PNG, JPEG or DICOM" in client.get(place).text
     page = client.get(f"{place}/0").text
-    for text in ("Confidence 0.", "possible: ", "Gradient x input lights up", "Saliency", "No medical device"):
+    for text in ("Confidence 0.", "possible: ", "Gradient x input lights up", "No medical device"):
         assert text in page, text
     base, layer = (client.get(f"{place}/0/explanation/{name}.png").content for name in ("image", "gradinput"))
     assert Image.open(io.BytesIO(base)).size == Image.open(io.BytesIO(layer)).size == (16, 16)
@@ -173,18 +179,18 @@ def test_a_part_of_a_result_is_explained_by_the_pixels_that_moved_it(runs, serve
 
 def test_the_map_of_a_region_is_the_gradient_of_its_mean(runs) -> None:
     """Against differences of what the model makes when one pixel moves."""
-    translator = translate.translate(runs / "rand", "mr")
+    found = translator(runs, "mr")
     source = np.random.default_rng(0).uniform(-0.5, 0.5, (24, 24)).astype(np.float32)
     inside = np.zeros((24, 24), bool)
     inside[8:14, 9:15] = True
-    found = region.explain(translator, "mr", source, inside, "saliency")
+    shown = region.explain(found, "mr", source, inside, "saliency")
     for row, column in ((10, 10), (7, 9), (20, 3)):
         moved = np.stack([source, source])
         moved[:, row, column] += np.float32([0.02, -0.02])
-        up, down = translator.draw("mr", moved[..., None], None)[:, inside, 0].mean(1)
-        np.testing.assert_allclose(found[row, column], abs(up - down) / 0.04, rtol=0.1, atol=2e-4)
+        up, down = found.draw("mr", moved[..., None], None)[:, inside, 0].mean(1)
+        np.testing.assert_allclose(shown[row, column], abs(up - down) / 0.04, rtol=0.1, atol=2e-4)
     with pytest.raises(UserError, match="holds no pixel"):
-        region.explain(translator, "mr", source, ~inside & inside, "saliency")
+        region.explain(found, "mr", source, ~inside & inside, "saliency")
 
 
 BOMB = zipped({"a.png": bytes(3_000_000)})
@@ -379,7 +385,7 @@ def test_runs_are_listed_compared_and_reported(classifier, tmp_path) -> None:
     page = client.get("/runs").text
     assert name in page and "2 of 2" in page and ">2.500<" in page and f"/explain?run={name}" in page
     both = client.get("/runs/compare", params={"run": [name, "runs/private"]})
-    assert both.status_code == 200 and "<svg" in both.text
+    assert both.status_code == 200 and "data:image/svg+xml;base64," in both.text
     assert client.get("/runs/compare").status_code == 400
     assert client.get("/runs/compare?run=../etc").status_code == 404
     assert client.get(f"/runs/report?run={name}").status_code == 404
@@ -454,6 +460,15 @@ def test_a_zip_whose_header_lies_is_unpacked_no_further_than_allowed(tmp_path) -
     with pytest.raises(uploads.HTTPException):
         uploads.unpacked([(path, "a.zip")], Settings(unpacked_mb=1))
     assert sum(one.stat().st_size for one in tmp_path.iterdir()) < 2_000_000
+
+
+def test_a_second_server_on_the_same_folder_is_refused(tmp_path) -> None:
+    with (
+        command.held(tmp_path / "home"),
+        pytest.raises(UserError, match="another server uses this folder"),
+        command.held(tmp_path / "home"),
+    ):
+        pass
 
 
 def test_pages_for_programs_answer_in_json(served) -> None:
