@@ -76,7 +76,9 @@ def start(home: Path, title: str, choice: Choice, data: tuple[str, Path] | None,
 def born(process: int) -> str:
     """When a process started; "" where it is gone, or the system does not say."""
     try:
-        return (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()[19]
+        return (
+            (PROC / str(process) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
     except (OSError, IndexError):
         return ""
 

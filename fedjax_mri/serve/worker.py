@@ -19,6 +19,7 @@ from fedjax_mri.serve import converting, explaining, pieces, store
 from fedjax_mri.serve.pieces import Piece, Worker
 from fedjax_mri.serve.store import Job
 
+NICE = 5  # pages answer first
 POLL = 0.03  # seconds between two looks into an empty queue
 CRASHES = 2  # of this process while it held a file, after which the file is refused
 ENDED_TWICE = "reading or converting it ended the worker twice: it is refused"
@@ -64,6 +65,8 @@ def main() -> None:
     """Reads the settings, and works until the server ends."""
     home, words = Path(sys.argv[1]), json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_server, daemon=True).start()
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     environment.prepare_jax()
     worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]), {})
     pieces.hold(worker, [])
