@@ -2,6 +2,7 @@
 
 import contextlib
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,7 @@ def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> N
         found = server(choices, settings)
         for line in greeting(choices, found):
             say(line)
+        sys.setswitchinterval(0.001)  # threads that unpack and draw let the pages answer
         uvicorn.Server(
             uvicorn.Config(
                 app.build(found),

@@ -13,7 +13,6 @@ from fedjax_mri.convert.command import Settings
 from fedjax_mri.convert.stream import PreparedScan
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
-from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.scan import Item, Scan
 from fedjax_mri.serve import pieces, store, views
@@ -65,7 +64,7 @@ def convert(of: Worker, request: Request, given: Iterator[Piece]) -> None:
                 views.save(piece.job.folder / "view", piece.number, "source", scan.voxels)
                 prepared = command.as_model_takes(job, scan)
             except Exception as error:
-                refuse(of, piece, error)
+                pieces.refuse(of, piece, error)
                 continue
             held[piece.item] = piece, job, scan._replace(voxels=NO_VOXELS)  # those of a volume take much memory
             del scan
@@ -84,10 +83,9 @@ def convert(of: Worker, request: Request, given: Iterator[Piece]) -> None:
         piece, job, source = held.pop(item)
         try:
             write(piece, job, source, scan, made)
+            pieces.finish(of, piece, described(piece, job, source, scan))
         except Exception as error:
             pieces.refuse(of, piece, error)
-        else:
-            pieces.finish(of, piece, described(piece, job, source, scan))
     pieces.hold(of, [])
 
 
@@ -97,18 +95,6 @@ def _chain(
     yield first
     del first  # a volume may be large
     yield from rest
-
-
-def refuse(of: Worker, piece: Piece, error: Exception) -> None:
-    """Refuses an item; of a whole series its images are tried one by one."""
-    if (
-        isinstance(error, UserError)
-        and len(piece.item.paths) > 1
-        and ((store.read(piece.job.folder / "plan.json") or {}).get("whole", True))
-    ):
-        pieces.split_series(of, piece.job)
-    else:
-        pieces.refuse(of, piece, error)
 
 
 def write(piece: Piece, job: command.Job, source: Scan, scan: PreparedScan, made: list[np.ndarray]) -> None:

@@ -45,7 +45,10 @@ def explain(of: Worker, request: Request, given: Iterator[Piece]) -> None:
             images += [(piece, one) for one in read(of, job, piece, file)]
         patients = command.explain_batch(job, [one for _, one in images]) if images else iter(())
         for (piece, _), patient in zip(images, patients):
-            pieces.finish(of, piece, show(job, piece, patient))
+            try:
+                pieces.finish(of, piece, show(job, piece, patient))
+            except Exception as error:
+                pieces.refuse(of, piece, error)
         pieces.hold(of, [])
 
 

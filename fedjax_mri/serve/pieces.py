@@ -1,5 +1,6 @@
 """The items of queued jobs, handed out so that users take turns, and what becomes of each."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,11 +147,17 @@ def title(piece: Piece) -> str:
 
 
 def refuse(worker: Worker, piece: Piece, error: Exception) -> None:
-    """Writes why an item was refused. An error that was not foreseen has its traceback in HOME/traceback.txt."""
-    line = public(piece.job, failures.one_line(error, worker.home))
-    if not isinstance(error, UserError):
-        line = line.partition("; the traceback is in ")[0]
-    finish(worker, piece, {"state": "refused", "line": line})
+    """Refuses an item; of a whole series its images are tried one by one. Nothing, where its job was deleted.
+
+    An error that was not foreseen has its traceback in HOME/traceback.txt.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        whole = (store.read(piece.job.folder / "plan.json") or {}).get("whole", True)
+        if isinstance(error, UserError) and len(piece.item.paths) > 1 and whole:
+            split_series(worker, piece.job)
+            return
+        line = public(piece.job, failures.one_line(error, worker.home)).partition("; the traceback is in ")[0]
+        finish(worker, piece, {"state": "refused", "line": line})
 
 
 def hold(worker: Worker, held: list[Piece]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import importlib.resources
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
 from fedjax_mri.serve.supervisor import Supervisor
 
+MOMENT = 2.0  # seconds for which the list of runs is kept
 RETRY = "5"  # seconds after which a client may ask again
 
 
@@ -123,6 +125,11 @@ def see(path: str) -> Response:
 
 
 async def find_runs(request: Request) -> dict[str, tuple[Path, runs.Ability]]:
-    """All runs by name, with what each can do. Their configs are read in a thread."""
-    places = server(request).places
-    return await asyncio.to_thread(lambda: {name: (run, runs.ability(run)) for name, run in runs.find(places).items()})
+    """All runs by name, with what each can do, as they were a moment ago."""
+    places = tuple(server(request).places)
+    return await asyncio.to_thread(_found, places, int(time.monotonic() / MOMENT))
+
+
+@functools.lru_cache(2)
+def _found(places: tuple[Path, ...], moment: int) -> dict[str, tuple[Path, runs.Ability]]:
+    return {name: (run, runs.ability(run)) for name, run in runs.find(places).items()}

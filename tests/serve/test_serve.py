@@ -24,6 +24,7 @@ from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
+from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.serve import access, command, converting, pieces, store, supervisor, training, uploads, views
 from fedjax_mri.serve.settings import Settings
 
@@ -50,13 +51,15 @@ def translator(runs: pathlib.Path, to: str) -> Translator:
     return converting.load(runs / "rand", to, converting.changed(runs / "rand"))
 
 
-def by_the_command(runs: pathlib.Path, folder: pathlib.Path, files: dict[str, bytes], to: str) -> dict[str, bytes]:
+def by_the_command(
+    runs: pathlib.Path, folder: pathlib.Path, files: dict[str, bytes], to: str, samples: int = 0
+) -> dict[str, bytes]:
     """What `fedjax-mri convert` makes of files."""
     given, out = folder / "given", folder / "made"
     given.mkdir()
     for name, content in files.items():
         (given / name).write_bytes(content)
-    job = convert.prepare(translator(runs, to), to, out, settings=convert.Settings(batch=2))
+    job = convert.prepare(translator(runs, to), to, out, samples=samples, settings=convert.Settings(batch=2))
     convert.convert(job, discover.find([given])[0], print, lambda count: None)
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -111,6 +114,24 @@ def test_a_volume_is_shown_in_three_planes_and_written_as_one(runs, served, tmp_
     bone = pixels(client.get(f"{place}/0/slice/source-axial.png?at=5&source-level=40&source-width=80").content)
     assert set(np.unique(bone)) == {0, 128, 255}  # air, soft tissue in the middle of the window, bone beyond it
     assert client.get(f"{place}/0/slice/secret-axial.png").status_code == 404
+
+
+def test_uncertainty_stands_beside_the_result_where_the_run_has_draws(tmp_path) -> None:
+    """The draws are the models of two clients: the mean's file and the deviation's are those of the command."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    saved(runs / "rand", replace(CONFIG, algorithm=LocalOnly()))
+    served = Served(runs, tmp_path / "home")
+    client = served.client()
+    place = send(client, {"a.png": picture()}, run=TO_MR, uncertainty="yes").headers["location"]
+    served.work()
+    page = client.get(f"{place}/0").text
+    assert "Uncertainty (standard deviation)" in page and "Download a_mr_std.png" in page
+    expected = by_the_command(runs, tmp_path, {"a.png": picture()}, "mr", samples=2)
+    for place_of, name in enumerate(("a.png", "a_std.png")):
+        found = pixels(client.get(f"{place}/0/file/{place_of}").content)
+        assert found.std() > 0
+        np.testing.assert_allclose(found, pixels(expected[name]), atol=found.max() / 200)
 
 
 def test_slices_are_cut_with_the_head_up_and_in_the_patient_s_proportions() -> None:
@@ -282,6 +303,17 @@ def test_old_jobs_are_deleted_with_all_their_files_and_unfinished_ones_are_not(s
     assert client.post(f"{waiting}/delete", data={"csrf": csrf(client)}).status_code == 303
     served.work()  # of a job that is gone
     assert not list((served.home / "jobs").glob("*/*/*"))
+
+
+def test_a_job_that_is_deleted_while_it_is_worked_on_costs_no_other(served) -> None:
+    client = served.client()
+    gone, kept = (send(client, {"a.png": picture()}, run=TO_MR).headers["location"] for _ in range(2))
+    job = store.of_marker(served.server.home, store.queued(served.home)[0])
+    held = list(pieces.pieces(served.worker, pieces.key(job), False))
+    store.delete(next(piece.job.folder for piece in held if piece.job.id in gone))
+    converting.convert(served.worker, job.request, iter(held))
+    assert client.get(kept).status_code == 303 and client.get(gone).status_code == 404
+    assert not (served.home / "traceback.txt").exists()
 
 
 def test_jobs_go_on_after_a_restart_with_what_was_half_done(runs, served) -> None:
