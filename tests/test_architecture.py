@@ -29,8 +29,9 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "secure": {"core"},
     "api": {"core", "report", "convert", "explain", "run", "study", "tasks"},
     "deploy": {"core", "data", "fed", "run"},
+    "serve": {"core", "data", "xai", "run", "report", "convert", "explain"},
     "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"}
-    | {"deploy"},
+    | {"deploy", "serve"},
 }
 
 

@@ -29,6 +29,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config, parts
 from fedjax_mri.run.assemble import build_method, describe
+from fedjax_mri.serve.settings import Settings as ServeSettings
 
 HOME = pathlib.Path(__file__).parent.parent
 TASK, ALGORITHM, *_, SOURCE = re.findall(r"```python\n(.*?)```", (HOME / "docs" / "architecture.md").read_text(), re.S)
@@ -243,6 +244,24 @@ def test_commands_of_the_page_on_compression_are_understood(name, rest) -> None:
     if name in ("train", "show"):
         for found in cli.load_experiments(HOME / words.config, flags).values():
             assert build_method(found).uplink.stages.parts
+
+
+SERVING = COMMAND.findall((HOME / "docs" / "serve.md").read_text())
+
+
+@pytest.mark.parametrize(("name", "rest"), SERVING)
+def test_commands_of_the_page_on_serving_are_understood(name, rest) -> None:
+    """With their flags; the configs that they name are there."""
+    words, flags = cli.parser().parse_known_args([name, *rest.split()])
+    config.override(ServeSettings(), flags)
+    assert words.command.__name__ == name == "serve" and all((HOME / one).exists() for one in words.config)
+
+
+def test_the_table_of_limits_of_serving_is_that_of_the_settings() -> None:
+    section = (HOME / "docs" / "serve.md").read_text().split("## Limits")[1].split("##")[0]
+    named = re.findall(r"`--([\w.-]+)`", section)
+    known = {name.replace("_", "-") for name in config.flat(ServeSettings())}
+    assert set(named) == known - {"limits"}
 
 
 @pytest.mark.parametrize(

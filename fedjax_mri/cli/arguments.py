@@ -2,9 +2,10 @@
 
 import argparse
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import launch
 
 FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
@@ -26,6 +27,12 @@ def seed(word: str) -> int:
     if fields.fit("--seed", value, fields.Seed) is fields.MISFIT:
         raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(fields.Seed)}")
     return int(value)
+
+
+def refuse_flags(flags: Sequence[str]) -> None:
+    """Raises UserError when there are flags that a command does not take."""
+    if flags:
+        raise UserError(f"unknown argument {flags[0]}; see --help")
 
 
 def parser(*commands: Callable[..., Any]) -> Parser:
@@ -192,6 +199,23 @@ def explain(one: Parser) -> None:
     add_path(one, "--masks", text, metavar="FOLDER")
 
 
+def serve(one: Parser) -> None:
+    """Adds the arguments of `serve`."""
+    add_path(one, "runs", "run folders, or folders of them", nargs="*")
+    text = "folder for uploads, results and what the page trains (default: serve)"
+    add_path(one, "--out", text, default=pathlib.Path("serve"))
+    one.add_argument("--host", default="127.0.0.1", help="interface to listen on (default: this machine alone)")
+    one.add_argument("--port", type=int, default=8765)
+    one.add_argument("--token", action="store_true", help="ask for a token, which is printed")
+    add_path(one, "--users", "ask for name and password; JSON file that --add-user writes", metavar="FILE")
+    one.add_argument("--add-user", metavar="NAME", help="add a user to the file of users, or change a password")
+    add_path(one, "--certificate", "PEM file of the certificate for TLS", metavar="FILE")
+    add_path(one, "--key", "PEM file of its key", metavar="FILE")
+    more: dict[str, Any] = {"action": "append", "default": [], "metavar": "PATH"}
+    add_path(one, "--config", "config file that users may train", **more)
+    add_path(one, "--data", "folder of data that users may train on", **more)
+
+
 def add_files(one: Parser, kinds: str, results: str) -> None:
     """Adds the arguments of a command that turns files into files."""
     add_path(one, "inputs", f"{kinds}, or folders of them", nargs="+")
@@ -242,5 +266,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "explain": ("classify images with a run's model, and write a page with its explanation for each", explain),
     "export": ("write a run's model as a StableHLO program, its weights as safetensors, and what they mean", export),
     "doctor": ("print what a report of a fault needs: versions, devices, caches, memory, a self-test", doctor),
+    "serve": (
+        "serve a web page to convert, explain, watch and train; its limits are flags, such as --queue 100",
+        serve,
+    ),
     "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),
 }

@@ -17,7 +17,7 @@ from fedjax_mri.core.errors import UserError, brief
 from fedjax_mri.data.files import discover, notes, results, series
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_scan
-from fedjax_mri.data.files.scan import Conversion, File, Item, Limits
+from fedjax_mri.data.files.scan import Conversion, File, Item, Limits, Scan
 from fedjax_mri.data.files.units import check_units
 
 Say = Callable[[str], None]
@@ -122,8 +122,18 @@ def readable(
 
 def ready(job: Job, item: Item) -> PreparedScan:
     """A scan as the model takes it. Raises UserError where it cannot be converted."""
+    return as_model_takes(job, source(job, item))
+
+
+def source(job: Job, item: Item) -> Scan:
+    """The scan of an item. Raises UserError where it cannot be converted."""
     scan = read_scan(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
     check_units(scan, job.conversion)
+    return scan
+
+
+def as_model_takes(job: Job, scan: Scan) -> PreparedScan:
+    """A scan as the model takes it, with what writing a result needs."""
     height, width, _ = job.translator.image
     return stream.prepare_scan(scan, job.conversion, (height, width))
 

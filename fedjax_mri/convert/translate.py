@@ -29,6 +29,8 @@ class Translator(NamedTuple):
     # (to "ct" or "mr", the other modality [B, H, W, 1] in HU or 0..1, draw; None: the model itself) -> [B, H, W, 1]
     draw: Callable[[str, np.ndarray, int | None], np.ndarray]
     samples: int  # draws that differ, DRAWS of a network with noise; 0 where the model always says the same
+    # (to, the other modality [B, H, W, 1]) -> what the model itself makes [B, H, W, 1]; to be traced, for explanations
+    predict: Callable[[str, jax.Array], jax.Array] | None = None
 
 
 def translate(run: pathlib.Path, to: str) -> Translator:
@@ -53,8 +55,12 @@ def translate(run: pathlib.Path, to: str) -> Translator:
         key = None if several or sample is None else jax.random.key(sample)
         return np.asarray(predict(model, batch_of(to, source), to, key))
 
+    def traced(to: str, source: jax.Array) -> jax.Array:
+        made: jax.Array = task.predict(*models[0], batch_of(to, source))[to]
+        return made
+
     samples = len(models) - 1 if several else DRAWS * has_noise(task, models[0], probe)
-    return Translator(image, window, restored.config.name, draw, samples)
+    return Translator(image, window, restored.config.name, draw, samples, traced)
 
 
 def has_noise(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
@@ -66,9 +72,9 @@ def has_noise(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
     return program.jaxpr.invars[0] in last_uses(program)
 
 
-def batch_of(to: str, source: np.ndarray) -> dict[str, jax.Array]:
+def batch_of(to: str, source: np.ndarray | jax.Array) -> dict[str, jax.Array]:
     """A batch for a model that makes the modality `to`: the source [B, H, W, 1], and zeros for what is to be made."""
-    batch = {"ct" if to == "mr" else "mr": source, to: np.zeros_like(source), "weight": np.ones(len(source))}
+    batch = {"ct" if to == "mr" else "mr": source, to: np.zeros(source.shape), "weight": np.ones(len(source))}
     return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
 

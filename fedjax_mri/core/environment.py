@@ -1,4 +1,4 @@
-"""Settings of JAX with which this package would fail or compute something else, and the choice of its platform."""
+"""How JAX is set up: settings with which this package would fail, the choice of its platform, its devices and cache."""
 
 import contextlib
 import glob
@@ -18,8 +18,8 @@ REFUSED = {  # what JAX's configuration must not say, and why
 }
 
 
-def prepare_jax() -> None:
-    """Makes each processor core a device of JAX, and keeps compiled programs between runs.
+def prepare_jax(devices: int = 0) -> None:
+    """Gives JAX so many devices on a CPU, or one for each core, and keeps compiled programs between runs.
 
     A program that has used JAX before keeps the devices that it has. Raises UserError on settings of JAX that cannot
     train.
@@ -28,7 +28,7 @@ def prepare_jax() -> None:
     prefer_cpu_without_devices()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # its devices are in use already
-            jax.config.update("jax_num_cpu_devices", cores())
+            jax.config.update("jax_num_cpu_devices", devices or cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
     if cache.users_folder() is None:

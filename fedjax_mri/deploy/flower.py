@@ -17,6 +17,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from fedjax_mri.core import failures
+from fedjax_mri.core.environment import prepare_jax
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.deploy import coordinator, hospital, parts
 from fedjax_mri.deploy.hospital import Order
@@ -83,7 +84,7 @@ def answer(message: Message, work: Callable[[], tuple[Any, Mapping[str, Leaf]]])
     Other errors may name files, and so patients: they are printed here, and the server learns that there was one.
     """
     try:
-        parts.prepare_jax()
+        prepare_jax(devices=1)
         plain, leaves = work()
         return Message(content_of(plain, leaves), reply_to=message)
     except Exception as error:
@@ -102,7 +103,7 @@ def content_of(plain: Any, leaves: Mapping[str, Leaf]) -> RecordDict:
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Trains the experiments of the server's folder, or the one that the terms name, one after another."""
-    parts.prepare_jax()
+    prepare_jax(devices=1)
     terms = terms_of(context.run_config)
     folder = pathlib.Path(terms.folder)
     for name, config in parts.experiments(folder).items():

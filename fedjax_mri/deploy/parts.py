@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core import cache
-from fedjax_mri.core.environment import check_jax, prefer_cpu_without_devices
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
@@ -38,14 +36,6 @@ class Roster(NamedTuple):
     patients: list[int] | None  # None where a hospital does not know whose each example is
     described: dict[str, Any]  # a `DataDescription`
     synthetic: bool  # whether a hospital's images are synthetic
-
-
-def prepare_jax() -> None:
-    """Keeps compiled programs between processes. Raises UserError on settings of JAX that cannot train."""
-    check_jax()
-    prefer_cpu_without_devices()
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
 
 
 def refusals(config: Experiment) -> list[str]:

@@ -45,6 +45,7 @@ class Settings:
     seed: Seed = 0  # of methods that draw
     ct_offset: float | None = None  # added to a CT whose file does not state HU; None: it must be in HU
     limits: Limits = field(default_factory=Limits)
+    measures: bool = True  # of each map, which take far longer than the maps
 
     def __post_init__(self) -> None:
         fields.check(self)
@@ -124,7 +125,7 @@ def reference_responses(
         part = kept[start : start + settings.batch]
         x, scores = preprocess_and_predict(trained, part, settings.batch)
         logits.append(np.asarray(scores)[: len(part)])
-        for one in explainers:
+        for one in explainers if settings.measures else ():
             found = one.maps(trained.models, x, scores.argmax(1), jax.random.key(settings.seed))
             strongest[one.name] = max(strongest[one.name], float(found[: len(part)].max()))
     return np.asarray(outliers.energy(jnp.asarray(np.concatenate(logits)))), strongest
@@ -256,6 +257,8 @@ def maps_and_measures(
     """The maps [B, H, W] of one method, and their measures [B]."""
     key = jax.random.key(job.settings.seed)
     found = one.maps(job.trained.models, x, target, key)
+    if not job.settings.measures:
+        return np.asarray(found), {}
     scale = jnp.float32(job.strongest[one.name] or jnp.nan)
     figures = one.measures(job.trained.models, x, target, key, found, jnp.asarray(heads), scale)
     if lesions is not None:

@@ -54,7 +54,7 @@ def write_patient(path: Path, trained: Trained, one: Patient, calibration: Calib
         Part(image=embedded(shown), caption=CAVEAT + outlined),
         Part("What the maps cover", words=one.words),
         Part("Classes", table=classes(trained, one.verdict)),
-        Part("Measures", table=measures(one)),
+        *[Part("Measures", table=measures(one))] * any(one.figures.values()),
     ]
     up = "../" * (one.name.count("/") + 1)
     back = Markup('<a href="{}">all images</a>').format(up + PAGE)

@@ -13,6 +13,14 @@ ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
 SPOT = 0.05  # of the highlighted region; smaller ones are not counted
 
 
+MEANINGS = {  # beginnings of classes' names, letters alone -> what they are
+    "notumo": "no tumour is seen",
+    "glioma": "a tumour of the supporting cells of the brain, within the brain itself",
+    "meningioma": "a tumour of the membranes around the brain, mostly benign, that presses on it from outside",
+    "pituitary": "a tumour of the pituitary gland, at the base of the brain behind the nose",
+}
+
+
 class Coverage(NamedTuple):
     """What the positive part of a map covers of a head."""
 
@@ -69,3 +77,9 @@ def sentence(title: str, name: str, found: Coverage | None) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """A share in per cent, such as "12 %"."""
     return f"{100 * share:.{digits}f} %"
+
+
+def meaning(name: str) -> str:
+    """What a class of brain tumours is, in words; "" of any other class."""
+    letters = "".join(filter(str.isalpha, name.lower()))
+    return next((text for start, text in MEANINGS.items() if letters.startswith(start)), "")

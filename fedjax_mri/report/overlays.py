@@ -1,5 +1,6 @@
 """Draws explanation maps over their images."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
+from PIL import Image
 
 from fedjax_mri.report.figures import STYLE
 from fedjax_mri.xai.measures import HALF
@@ -58,18 +60,34 @@ def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title:
     Colours end at the BRIGHT quantile, because one bright pixel would hide the rest; the bar then ends in a tip.
     """
     grey(ax, image, title)
-    size, signed = np.abs(found), bool((found < 0).any())
-    most = float(np.percentile(size, 100 * BRIGHT)) or float(size.max()) or 1.0
-    scale = Normalize(-most if signed else 0.0, most)
-    colours = ScalarMappable(scale, "berlin" if signed else "inferno")
-    ax.imshow(found, norm=scale, cmap=colours.cmap, alpha=OPAQUE * np.sqrt(np.minimum(size / most, 1.0)))
+    colours, opacity = shades(found)
+    low, high = colours.get_clim()
+    ax.imshow(found, vmin=low, vmax=high, cmap=colours.cmap, alpha=opacity)
     units = ScalarFormatter()
     units.set_powerlimits((-2, 3))
-    tip: Any = "both" if signed else "max"
-    tip = tip if size.max() > most else "neither"
+    tip: Any = "both" if (found < 0).any() else "max"
+    tip = tip if np.abs(found).max() > high else "neither"
     bar = figure.colorbar(colours, ax=ax, shrink=0.8, pad=0.02, format=units, extend=tip)
     bar.ax.tick_params(labelsize=6.5)
     bar.outline.set_visible(False)
+
+
+def shades(found: np.ndarray) -> tuple[ScalarMappable, np.ndarray]:
+    """The colours of a map [H, W], and its opacity 0..1 [H, W], which rises with the magnitude."""
+    size, signed = np.abs(found), bool((found < 0).any())
+    most = float(np.percentile(size, 100 * BRIGHT)) or float(size.max()) or 1.0
+    colours = ScalarMappable(Normalize(-most if signed else 0.0, most), "berlin" if signed else "inferno")
+    return colours, OPAQUE * np.sqrt(np.minimum(size / most, 1.0))
+
+
+def layer(found: np.ndarray) -> bytes:
+    """A map [H, W] as a transparent PNG, in the colours of `paint`, to be laid over its image."""
+    colours, opacity = shades(found)
+    pixels = colours.to_rgba(found, bytes=True)
+    pixels[..., 3] = np.rint(255 * opacity)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def outline(ax: Axes, lesion: np.ndarray | None) -> None:

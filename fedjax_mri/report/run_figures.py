@@ -1,7 +1,8 @@
 """The figures of a run that classifies: curves over rounds, clients, reliability and the partition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
-from fedjax_mri.report.figures import COLOURS, INK, RED, WIDE, distinct, panels
+from fedjax_mri.report.figures import COLOURS, INK, RED, STYLE, WIDE, distinct, panels
 from fedjax_mri.report.page import number
 from fedjax_mri.run.line import TRAIN, Figures, Line
 from fedjax_mri.run.record import RunRecord
@@ -34,6 +35,25 @@ def curves(runs: Sequence[RunRecord]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if ax.get_legend_handles_labels()[1]:
             ax.legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def histories(runs: Mapping[str, tuple[Sequence[Line], Sequence[str]]]) -> Figure:
+    """The curves of runs of any task, finished or not: by name their evaluations and the figures that count."""
+    shown: dict[str, list[tuple[str, str, str]]] = {}
+    for name, (history, merits) in runs.items():
+        for merit in merits:
+            for test in dict.fromkeys(test for line in history for test in line.tests):
+                shown.setdefault(merit, []).append((name, test, test if len(runs) == 1 else f"{name}, {test}"))
+    figure, axes = panels(max(1, len(shown)), WIDE, 2.9)
+    for ax, (title, lines) in zip(axes, shown.items()):
+        for name, test, label in lines:
+            plot_history(ax, runs[name][0], test, title, label)
+        ax.set(title=title, xlabel="round")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ax.get_legend_handles_labels()[1]:
+            ax.legend(fontsize=7)
     return figure
 
 

@@ -28,10 +28,20 @@ from fedjax_mri.tasks.task import Task
 NOT_NEEDED = ("sampling", "conditions", "local", "finetune", "distil", "early", "init_from")
 
 
+class Architecture(NamedTuple):
+    """What a run has trained, without what was learnt."""
+
+    config: Experiment  # with defaults in the sections that are NOT_NEEDED
+    described: DataDescription
+    plan: Plan
+    task: Task
+    algorithm: Algorithm
+
+
 class Restored(NamedTuple):
     """A run that is over, without its data."""
 
-    config: Experiment  # with defaults in the sections that are NOT_NEEDED
+    config: Experiment  # as that of `Architecture`
     described: DataDescription
     plan: Plan
     task: Task
@@ -44,14 +54,20 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
     Raises UserError where the folder holds none.
     """
+    model = read_model(run)
+    uplink, _ = private_parts(model.config, math.nan)
+    shapes = state_shapes(model.task, model.algorithm, uplink, model.described.clients)
+    saved = Checkpoints(with_checkpoints(run / "best" if best else run))
+    return Restored(*model, saved.restore(shapes, round))
+
+
+def read_model(run: pathlib.Path) -> Architecture:
+    """Returns what a run has trained, by its config alone. Raises UserError where the folder is no run's."""
     config, facts = read_model_config(run), runfolder.read_json(run / "run.json")
     described = runfolder.description(facts)
     plan, algorithm = config.plan.resolve(), build_algorithm(config)
     task = assemble_task(config, algorithm, described, compute_of(plan))
-    uplink, _ = private_parts(config, math.nan)
-    shapes = state_shapes(task, algorithm, uplink, described.clients)
-    saved = Checkpoints(with_checkpoints(run / "best" if best else run))
-    return Restored(config, described, plan, task, algorithm, saved.restore(shapes, round))
+    return Architecture(config, described, plan, task, algorithm)
 
 
 def read_model_config(run: pathlib.Path) -> Experiment:

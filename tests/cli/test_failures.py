@@ -271,7 +271,7 @@ def test_paths_that_cannot_be_decoded_come_back_as_they_were(tmp_path) -> None:
 
 def test_all_text_files_are_utf_8() -> None:
     """Whatever the locale: each call that opens one says so."""
-    others = ("Image.open", "os.open", "disk.write_text", "write_text")
+    others = ("Image.open", "archive.open", "os.open", "disk.write_text", "write_text")
     for path in [*(HOME / "fedjax_mri").rglob("*.py"), *(HOME / "scripts").rglob("*.py")]:
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(call.func, "attr", getattr(call.func, "id", "")) if isinstance(call, ast.Call) else ""
