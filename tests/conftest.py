@@ -6,11 +6,12 @@ therefore told to optimise as little as it can, and to emit loops by its older w
 
 import functools
 import gc
+import itertools
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault(
@@ -29,6 +30,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from fedjax_mri.core import devices, programs
+from fedjax_mri.run import fingerprint
 
 sys.dont_write_bytecode = False
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -99,6 +101,7 @@ DRAWN = (  # tests that look at figures of pages, or whose runs have values that
     "run/test_volumes.py",
     "scripts/",
 )
+SHELVED = ("run/test_identity.py", "run/test_programs.py")  # tests whose runs keep traced programs, as users' do
 QUICK = (  # what `make check` runs: some of each folder
     "test_architecture.py::test_e",
     "test_architecture.py::test_federation_names_no_task",
@@ -140,6 +143,18 @@ QUICK = (  # what `make check` runs: some of each folder
 )
 
 
+def covering(first: Sequence, second: Sequence, third: Sequence) -> list:
+    """All triples of values for `parametrize`. Those of the default run hold each pair of values of two factors.
+
+    For that `third` is the shortest; the other triples are marked as thorough.
+    """
+    numbers = itertools.product(*(range(len(factor)) for factor in (first, second, third)))
+    return [
+        pytest.param(first[i], second[j], third[k], marks=() if k == (i + j) % len(third) else pytest.mark.thorough)
+        for i, j, k in numbers
+    ]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the quick tests, and puts the files that take longest first: the last ones are then short for both workers.
 
@@ -171,6 +186,18 @@ def users_options() -> Iterator[Callable]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "xla_options", lambda: None if devices.current().present else given())
         yield of_users
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shelf(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keeps no traced programs, but in the tests of `SHELVED`: a run of this process is seldom like another one.
+
+    Without a name for all that decides its programs a run keeps none. The tests that start the command keep theirs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.nodeid.startswith(tuple(f"tests/{name}" for name in SHELVED)):
+            patch.setattr(fingerprint, "of_run", lambda *_: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

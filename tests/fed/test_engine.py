@@ -32,7 +32,7 @@ ROOT = jax.random.key(11)
 UPLINKS = ("stages with state, cohort of 4", "a rule on the matrix, with state")
 MIMICS = "mimics, a rule that chooses, cohort of 6"
 thorough = partial(pytest.param, marks=pytest.mark.thorough)
-WITHIN_OTHERS = (  # cases all of whose parts are in other cases too, or of which the engine knows no more than of others
+WITHIN_OTHERS = (  # cases all of whose parts are in others too, or in which the engine meets nothing that it knows of
     "BatchNorm averaged",
     "two phases, a player at home",
     "uniform weights, clipped",
