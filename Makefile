@@ -1,15 +1,19 @@
-# make run trains the main job, on synthetic data. make test checks everything. make check checks style and types and
-# runs the quick tests. make docs builds the documentation site. All need Python 3.11 or newer and nothing else.
+# make run trains the main job, on synthetic data. make test checks everything. make test-all adds the tests that repeat
+# what others meet, in other combinations (the marker "thorough"). make check checks style and types and runs the quick
+# tests. make docs builds the documentation site. All need Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check lint docs lock clean
+.PHONY: run test test-all check lint docs lock clean
 
 run: .venv/ready
 	$(BIN)/fedjax-mri train configs/quickstart.py --out runs/quickstart
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -q
+
+test-all: .venv/ready lint
+	$(BIN)/python -m pytest -q -m ""
 
 check: .venv/ready lint
 	$(BIN)/python -m pytest -q -m quick

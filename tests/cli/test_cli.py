@@ -16,7 +16,8 @@ from PIL import Image
 
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run import checkpoint, runfolder
+from fedjax_mri.data.phantom import Phantom, gallery
+from fedjax_mri.run import checkpoint, prepare, runfolder
 
 CONFIG = """
 from fedjax_mri.run.config import Experiment, LocalTraining
@@ -101,6 +102,7 @@ def test_a_run_leaves_what_it_promises(home) -> None:
     assert "published test" in page and ">synthetic data<" not in page
 
 
+@pytest.mark.thorough  # fed/test_engine.py does it without the command
 def test_a_run_may_place_its_memory_elsewhere_and_change_its_mind(home) -> None:
     """Examples streamed and client state on the host for the first rounds, all on the devices for the rest."""
     for rounds, flags in (("2", ["--plan.data", "streamed", "--plan.clients", "host"]), ("6", [])):
@@ -134,6 +136,7 @@ def test_report_and_show_and_a_second_train_are_quick_words(home, capsys) -> Non
     assert "parameters" in shown and "memory per lane" in shown and "local.batch" in shown
 
 
+@pytest.mark.thorough  # run/test_identity.py asks for more rounds of a schedule
 def test_more_rounds_may_be_asked_for(home, tmp_path) -> None:
     shutil.copytree(home / "run", tmp_path / "more")
     assert cli.main(["train", str(home / "tiny.py"), "--out", str(tmp_path / "more"), "--rounds", "8"]) == 0
@@ -142,6 +145,7 @@ def test_more_rounds_may_be_asked_for(home, tmp_path) -> None:
     same(final(tmp_path / "more"), final(straight))
 
 
+@pytest.mark.thorough  # run/test_nonfinite.py goes on from another run
 def test_another_run_s_end_may_be_a_beginning(home, tmp_path, capsys) -> None:
     flags = ["--resume-from", str(home / "run"), "--rounds", "8", "--local.learning-rate", "0.001"]
     assert cli.main(["train", str(home / "tiny.py"), "--out", str(tmp_path / "next"), *flags]) == 0
@@ -226,6 +230,7 @@ def damage(run: pathlib.Path) -> None:
                 file.truncate(path.stat().st_size // 2)
 
 
+@pytest.mark.thorough  # faults/test_matrix.py damages the newest checkpoint
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(home, tmp_path, capsys) -> None:
     run = tmp_path / "run"
     shutil.copytree(home / "run", run)
@@ -265,10 +270,20 @@ def test_a_write_that_fails_midway_keeps_the_last_good_checkpoint(home, tmp_path
     same(final(run), final(home / "run"))
 
 
+@pytest.mark.thorough  # data/test_phantom.py draws what the next test asks for
 def test_phantom_draws_a_grid(tmp_path) -> None:
     path = tmp_path / "grid.png"
-    assert cli.main(["phantom", "--sites", "2", "--size", "64", "--out", str(path)]) == 0
+    assert cli.main(["phantom", "--sites", "1", "--size", "64", "--out", str(path)]) == 0
     assert Image.open(path).size[0] > 300
+
+
+def test_phantom_asks_for_the_grid_of_its_flags(tmp_path, monkeypatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr(gallery, "save_gallery", lambda *given: asked.append(given))
+    words = ["phantom", "--sites", "2", "--seed", "3", "--out", str(tmp_path / "grid.png"), "--size", "128"]
+    assert cli.main(words) == 0
+    assert asked == [(Phantom(size=128), 2, 3, tmp_path / "grid.png")]
+    assert capsys.readouterr().out == f"{tmp_path / 'grid.png'}\n"
 
 
 def test_help_everywhere(capsys) -> None:
@@ -279,6 +294,7 @@ def test_help_everywhere(capsys) -> None:
     assert "--sites" in capsys.readouterr().out
 
 
+@pytest.mark.thorough  # the config of run/test_volumes.py does
 def test_a_config_may_hold_variants(home, tmp_path) -> None:
     text = CONFIG.format(root=str(home / "images")).replace("config = ", "one = ")
     text += '\nfrom dataclasses import replace\nconfigs = {"a": replace(one, rounds=1), "b": replace(one, rounds=2)}\n'
@@ -294,10 +310,11 @@ def test_a_config_may_hold_variants(home, tmp_path) -> None:
 
 def test_a_plan_is_measured_once_and_said_each_time(home, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for out, ending in (("a", r"nothing else measured\)$"), ("b", r"remembered in .*\.json$")):
-        flags = ["--out", str(tmp_path / out), "--rounds", "1", "--plan.tune-s", "1e-9"]
-        assert cli.main(["train", str(home / "tiny.py"), *flags]) == 0
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan: ")]
+    flags = ["--rounds", "1", "--plan.tune-s", "1e-9"]
+    assert cli.main(["train", str(home / "tiny.py"), "--out", str(tmp_path / "a"), *flags]) == 0
+    assert "lanes=1, conv='direct'" in runfolder.read_json(tmp_path / "a" / "run.json")["environment"]["plan"]
+    (again,) = cli.load_experiments(home / "tiny.py", flags).values()
+    assert prepare.prepare(again, tmp_path / "b", print).plan.lanes == 1  # and so far as another run
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan: ")]
+    for line, ending in zip(said, (r"nothing else measured\)$", r"remembered in .*\.json$"), strict=True):
         assert re.search(ending, line) and "direct convolutions, 1 lane on each of 8 devices" in line
-    plans = [runfolder.read_json(tmp_path / out / "run.json")["environment"]["plan"] for out in "ab"]
-    assert plans[0] == plans[1] and "lanes=1, conv='direct'" in plans[0]

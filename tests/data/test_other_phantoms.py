@@ -61,16 +61,18 @@ def test_an_opacity_is_there_exactly_with_pneumonia(chests):
 def test_an_opacity_attenuates_by_the_air_that_it_replaces():
     """A patient with and without his pneumonia: the optical depth grows by the mask times the path through air."""
     source = SOURCES["thorax"]
-    site = thorax.draw_site(source.sites, jax.random.key(0))
-    ill = thorax.draw_patient(1.0, site._replace(class_mix=jnp.array([0, 1], jnp.float32)), jax.random.key(1))
+    site = jax.jit(lambda key: thorax.draw_site(source.sites, key))(jax.random.key(0))
+    ill = jax.jit(lambda *given: thorax.draw_patient(1.0, *given))(
+        site._replace(class_mix=np.array([0, 1], np.float32)), jax.random.key(1)
+    )
     well = ill._replace(opacity=ill.opacity._replace(radius=jnp.zeros(radiograph.SPECKS, jnp.float32)))
     seen = check.reader(lambda patient: thorax.picture(0.0, 48, site, patient))
     one, other = seen(ill), seen(well)
     line = (np.arange(48, dtype=np.float32) - 23.5) * float(site.field_of_view) / 48
     right, up = (float(x) for x in ill.pose[1:])
     x, y = np.broadcast_arrays(line[None] - 4 * right, -line[:, None] - 6 * up)
-    textures = thorax.textures(ill.looks, 48, (5, 22, 10))
-    air = radiograph.trace(well.chest, well.opacity, jnp.asarray(x), jnp.asarray(y), textures).lung
+    textures = jax.jit(thorax.textures, static_argnums=(1, 2))(ill.looks, 48, (5, 22, 10))
+    air = jax.jit(radiograph.trace)(well.chest, well.opacity, x, y, textures).lung
     expected = (radiograph.SOFT - radiograph.LUNG) * np.asarray(air * one["mask"][..., 0])
     np.testing.assert_allclose((one["depth"] - other["depth"])[..., 0], expected, atol=2e-4)
     assert expected.max() > 0.1
@@ -85,12 +87,12 @@ def test_rays_through_lungs_are_weakened_least_and_through_the_spine_most(chests
 
 def test_a_detector_without_faults_reads_the_optical_depth():
     depth = jnp.asarray(np.random.default_rng(0).uniform(0.5, 3.0, (32, 32)), jnp.float32)
-    none = jnp.float32(0)
-    read = radiograph.exposed(jax.random.key(0), depth, none, none, none)
+    none, exposed = jnp.float32(0), jax.jit(radiograph.exposed)
+    read = exposed(jax.random.key(0), depth, none, none, none)
     np.testing.assert_allclose(read, depth, atol=1e-3)
-    fogged = np.asarray(radiograph.exposed(jax.random.key(0), depth, jnp.float32(0.3), none, none))
+    fogged = np.asarray(exposed(jax.random.key(0), depth, jnp.float32(0.3), none, none))
     assert fogged.std() < 0.9 * np.asarray(depth).std()
-    noisy = radiograph.exposed(jax.random.key(0), jnp.full((64, 64), 2.0, jnp.float32), none, jnp.float32(0.02), none)
+    noisy = exposed(jax.random.key(0), jnp.full((32, 32), 2.0, jnp.float32), none, jnp.float32(0.02), none)
     assert np.asarray(noisy).std() == pytest.approx(0.02, rel=0.05)
 
 
@@ -133,8 +135,10 @@ def test_melanoma_is_larger_and_less_symmetric_than_a_naevus(lesions):
 def test_the_area_of_a_smooth_round_lesion_is_that_of_its_circle():
     even = {name: jnp.float32(0) for name in dermoscopy.Lesion._fields}
     round_ = even | {"radius": jnp.float32(4), "stretch": jnp.float32(1), "waves": jnp.zeros((10, 2), jnp.float32)}
-    line = jnp.asarray((np.arange(100) - 49.5) * 0.15, jnp.float32)
-    beyond = dermoscopy.beyond_edge(dermoscopy.Lesion(**round_), *jnp.broadcast_arrays(line[None], -line[:, None]))
+    line = np.float32((np.arange(100) - 49.5) * 0.15)
+    beyond = jax.jit(dermoscopy.beyond_edge)(
+        dermoscopy.Lesion(**round_), *np.broadcast_arrays(line[None], -line[:, None])
+    )
     assert float((beyond < 0).mean()) * 15**2 == pytest.approx(np.pi * 16, rel=0.01)
 
 

@@ -271,11 +271,15 @@ def test_a_share_of_tumours_shows_in_one_modality_alone(monkeypatch):
         "tissue_signals": lambda *_: (jnp.zeros(2, jnp.float32), jnp.float32(1)),
     }.items():
         monkeypatch.setattr(f"fedjax_mri.data.phantom.patient.{name}", stand_in)
-    site, several = draw_site(SiteModel(), jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
+    site = jax.jit(partial(draw_site, SiteModel()))(jax.random.key(0))
+    several = jax.random.split(jax.random.key(1), 400)
     for share in (0.0, 0.6):
         lesions = LesionModel(one_modality=share)
-        patients = jax.vmap(partial(draw_patient, SiteModel(), lesions, site))(several)
-        batch = jax.device_get(jax.vmap(partial(picture, SiteModel(), lesions, 4, site))(patients))
+
+        def drawn(key: jax.Array, lesions: LesionModel = lesions) -> dict[str, jax.Array]:
+            return picture(SiteModel(), lesions, 4, site, draw_patient(SiteModel(), lesions, site, key))
+
+        batch = jax.device_get(jax.jit(jax.vmap(drawn))(several))
         ill, shows = batch["label"] != CLASSES.index("no tumour"), batch["visible"]
         for place, name in enumerate(("ct", "mr")):
             scans = batch[name][:, 0, 0, 0]
@@ -365,10 +369,8 @@ def test_unseen_sites_are_new_and_seen_sites_have_new_patients(federation, batch
 
 def test_level_alone_does_not_tell_the_class():
     keys = jax.random.split(jax.random.key(0), 2000)
-    heights = [
-        np.asarray(jax.vmap(lambda key: draw_height(key, jnp.int32(kind), LesionModel()))(keys))  # noqa: B023
-        for kind in range(4)
-    ]
+    several = jax.jit(jax.vmap(lambda key, kind: draw_height(key, kind, LesionModel()), (0, None)))
+    heights = [np.asarray(several(keys, jnp.int32(kind))) for kind in range(4)]
     bins = [np.histogram(z, np.linspace(-2, 76, 14))[0] / 2000 for z in heights]
     best = np.max(bins, axis=0).sum() / 4  # accuracy of the best guess from the height, even classes
     assert best < 0.5

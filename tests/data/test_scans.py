@@ -1,10 +1,13 @@
 """DICOM series and NIfTI volumes as a scanner writes them: class folders, two folders of CT and MR, and the cache."""
 
+import functools
 import itertools
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
@@ -22,7 +25,10 @@ from fedjax_mri.data.labelled_pairs import LabelledPairs
 from fedjax_mri.data.partition import IID
 from fedjax_mri.data.scans import ReadSettings
 from fedjax_mri.data.unpaired_folders import UnpairedFolders
+from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.run import config as configs
 from fedjax_mri.run import runfolder
+from fedjax_mri.run.assemble import describe
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "phantom_dicom.py"
 
@@ -259,29 +265,33 @@ TINY_FUSION = (
 )
 
 
+thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
+
+
 @pytest.mark.parametrize(
     ("config", "layout", "files", "flags", "figure", "words"),
     [
         ("class_folders", "classes", "dicom", TINY_CNN, "validation/nll", "Hospital 3"),
-        (
+        thorough(
             "class_folders",
             "classes",
             "nifti",
             ("--data.layout", "class", "--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_CNN),
             "grouped test/nll",
             "Duplicates",
+            id="NIfTI volumes",
         ),
-        (
+        thorough(
             "unpaired_folders",
             "modalities",
             "mixed",
             ("--data.sites", "partition", "--data.partition.sizes", "1", "1", *TINY_GAN),
             "validation/cycle",
             "MR slices",
+            id="CycleGAN of both",
         ),
         ("fusion_table", "modalities", "mixed", ("--data.patient", "patient", *TINY_FUSION), "test/nll", "CT and MR"),
     ],
-    ids=["DICOM series", "NIfTI volumes", "CycleGAN of both", "labelled pairs of both"],
 )
 def test_one_command_trains_on_scans_as_hospitals_have_them(
     scans, tmp_path, config, layout, files, flags, figure, words
@@ -296,6 +306,24 @@ def test_one_command_trains_on_scans_as_hospitals_have_them(
     first, last = runfolder.read_history(out)
     assert last["round"] == 1 and np.isfinite(last[figure]) and last[figure] != first[figure]
     assert words in (out / "report.html").read_text()
+
+
+def test_a_cyclegan_takes_what_two_folders_give(scans) -> None:
+    """The shipped config with a batch of that source: its loss has all terms, and its judgement all figures."""
+    config = replace(configs.load(SCRIPT.parents[1] / "configs" / "unpaired_folders.py")[""], seed=0)
+    source = replace(config.data, root=str(scans("modalities", "mixed")), size=32, sites="partition")
+    federation = source.build(0)
+    task = config.task.build(describe(federation), Compute("xla"))
+    model, (phase,) = jax.eval_shape(task.init, jax.random.key(0)), task.phases
+    index = jax.ShapeDtypeStruct((2,), jnp.int32)
+    for data, calls in ((federation.train, True), (federation.tests["validation"].data, False)):
+        batch = jax.eval_shape(lambda index, data=data: data.read(data.store, jnp.int32(0), index), index)
+        batch["weight"] = jax.ShapeDtypeStruct((2,), jnp.float32)
+        if calls:
+            loss, _ = jax.eval_shape(phase.loss, *model, batch, jax.random.key(0))
+            assert loss.shape == ()
+        else:
+            assert {"cycle", "made"} <= jax.eval_shape(task.evaluate, *model, batch).keys()
 
 
 def test_images_of_one_series_in_two_classes_keep_their_own(scans, tmp_path) -> None:

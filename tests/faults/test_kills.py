@@ -8,6 +8,7 @@ from test_cli import CONFIG, fill
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # run/test_lost_peer.py kills a run while it saves, study/test_sweep_faults.py while it trains
 def test_killed_at_any_moment_a_run_goes_on_bit_for_bit(tmp_path) -> None:
     """Once; `scripts/fault_matrix.py --kills 50` kills the small sibling of the quick-start as often as you like."""
     fill(tmp_path / "images", {"Training": 14, "Testing": 6})

@@ -153,6 +153,7 @@ def test_runs_on_other_numbers_of_devices_end_with_the_same_bits(case: str, opti
         jax.tree.map(np.testing.assert_array_equal, state.clients, first.clients)
 
 
+@pytest.mark.thorough  # of runs, as `test_floats_would_depend_on_the_order` is of sums
 def test_with_sums_of_floats_they_do_not(optimised) -> None:
     ends = [
         jax.tree.leaves(trained(RUNS["SCAFFOLD, stages with state"](reduce=FLOATS), devices)[0].server)

@@ -8,9 +8,11 @@ import pytest
 from fedjax_mri.core import devices
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
-from fedjax_mri.fed.client.shuffle import shuffled
+from fedjax_mri.fed.client import shuffle
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
+
+shuffled = jax.jit(shuffle.shuffled)
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 16])
@@ -47,7 +49,7 @@ def test_few_clients_go_to_different_devices() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 16, 17, 100, 1000])
 def test_a_shuffle_visits_each_example_once(size: int) -> None:
-    order = np.asarray(shuffled(jax.random.key(size), jnp.arange(size + 3, dtype=jnp.int32), jnp.int32(size)))
+    order = np.asarray(shuffled(jax.random.key(size), np.arange(size + 3, dtype=np.int32), jnp.int32(size)))
     assert sorted(order[:size]) == list(range(size))
     assert not order[size:].any()
 
@@ -56,7 +58,8 @@ def test_a_shuffle_is_uniform() -> None:
     """Counts of (position, example) over many keys against the chi-square law with (n - 1)^2 degrees of freedom."""
     n, draws = 7, 4000
     positions = jnp.arange(n, dtype=jnp.int32)
-    orders = jax.vmap(lambda key: shuffled(key, positions, jnp.int32(n)))(jax.random.split(jax.random.key(0), draws))
+    several = jax.jit(lambda key: jax.vmap(lambda key: shuffled(key, positions, n))(jax.random.split(key, draws)))
+    orders = several(jax.random.key(0))
     counts = np.zeros((n, n))
     np.add.at(counts, (np.tile(np.arange(n), draws), np.asarray(orders).ravel()), 1)
     statistic, freedom = ((counts - draws / n) ** 2 / (draws / n)).sum(), (n - 1) ** 2
@@ -66,11 +69,12 @@ def test_a_shuffle_is_uniform() -> None:
 @pytest.mark.parametrize("size", [0, 1, 3, 7, 57, 900])
 def test_an_accelerator_has_the_same_permutation_and_asks_less_often(monkeypatch, size: int) -> None:
     positions, here = jnp.arange(size + 2, dtype=jnp.int32), devices.current()
-    wanted = shuffled(jax.random.key(size), positions, jnp.int32(size))
+    wanted, shuffled = jax.jit(shuffle.shuffled)(jax.random.key(size), positions, jnp.int32(size)), shuffle.shuffled
     length = dict[str, int]()
     for platform in ("cpu", "gpu"):
         monkeypatch.setattr(devices, "current", lambda platform=platform: here._replace(platform=platform))
-        np.testing.assert_array_equal(shuffled(jax.random.key(size), positions, jnp.int32(size)), wanted)
+        found = jax.jit(lambda *given: shuffled(*given))(jax.random.key(size), positions, jnp.int32(size))
+        np.testing.assert_array_equal(found, wanted)
         traced = jax.make_jaxpr(lambda *given: shuffled(*given))(jax.random.key(size), positions, jnp.int32(size))
         length[platform] = len(str(traced))
     assert length["gpu"] > length["cpu"]

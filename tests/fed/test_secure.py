@@ -11,10 +11,10 @@ import pytest
 from quadratics import SIZES as QUADRATIC_SIZES
 from quadratics import ragged
 from simulations import SIZES, classifier, images, secure, simulation
+from tiny import Grey
 
 from fedjax_mri.core import keys, programs
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedbuff import FedBuff
 from fedjax_mri.fed.algorithms.fedopt import FedAdam
@@ -280,7 +280,7 @@ def test_what_cannot_be_summed_is_refused(case: str) -> None:
 
 def test_a_run_says_what_it_hides_and_from_whom(tmp_path) -> None:
     config = Experiment(
-        Synthetic(clients=6),
+        Grey(clients=6),
         task=Classify(network=LinearSettings()),
         rounds=1,
         local=LocalTraining(batch=8, optimizer="optax.sgd"),

@@ -165,7 +165,10 @@ def test_the_server_s_statistics_are_the_weighted_mean_of_the_clients(name: str)
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("fedavg, server_rate 1.5", "none"), ("scaffold, server_rate 1.5", "group")],
+    [
+        ("fedavg, server_rate 1.5", "none"),
+        pytest.param("scaffold, server_rate 1.5", "group", marks=pytest.mark.thorough),
+    ],
 )
 def test_without_statistics_nothing_but_parameters_travels(name: str, norm: NormKind) -> None:
     sim = federation(ALGORITHMS[name], norm)

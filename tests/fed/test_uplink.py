@@ -1,6 +1,7 @@
 """The uplink: what is clipped, what is counted, what the server divides by, who may take part, and what travels."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from fedjax_mri.tasks.task import Model
 
 SENDER = Sender(jnp.int32(3), jnp.int32(0), jax.random.key(1), jnp.float32(7), jnp.float32(1), UplinkState((), ()))
 PLAN = Plan(devices=2, lanes=2)
+thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
 
 
 def update(delta, aside=(), weight: float = 1.0) -> Update:
@@ -83,7 +85,7 @@ def test_one_bad_client_leaves_the_others_update_whole() -> None:
     np.testing.assert_array_equal(nonfinite_counts(state.clients.uplink), np.where(np.arange(len(SIZES)) == 2, 2, 0))
 
 
-@pytest.mark.parametrize("settings", [Ditto(), OneShot()], ids=str)
+@pytest.mark.parametrize("settings", [Ditto(), thorough(OneShot())], ids=str)
 def test_a_bad_client_keeps_what_it_had_and_the_round_s_metrics_are_those_of_the_others(settings) -> None:
     """As if client 2 had no examples, but that it is counted and that its weight is in the mean."""
     A, b = matrices(SIZES.sum())
@@ -113,7 +115,7 @@ def test_if_all_clients_are_bad_the_model_stays() -> None:
     jax.tree.map(np.testing.assert_array_equal, state.server.model, first)
 
 
-@pytest.mark.parametrize("settings", [Scaffold(), FedDyn(0.3)], ids=str)
+@pytest.mark.parametrize("settings", [Scaffold(), thorough(FedDyn(0.3))], ids=str)
 def test_the_server_s_sum_is_that_of_its_clients_when_updates_are_clipped(settings) -> None:
     """c = sum p_k c_k and h = sum p_k g_k: clients remember what they sent, not what they meant."""
     sim = with_stages(ragged(settings), clip(0.02))
@@ -198,7 +200,7 @@ def test_the_expected_divisor_is_unbiased_over_poisson_cohorts() -> None:
         total = reduce.add(reduce.zero(Update(Model(jnp.float32(0), ()), (), jnp.float32(0)), 5), sent, places)
         return reduce.finish(total, (), at(5.0, 5.0 * sampler.rate))[0].delta.params
 
-    found = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(2), draws)))
+    found = np.asarray(jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, draws)))(jax.random.key(2)))
     error = np.sqrt(np.sum(deltas**2) * q * (1 - q)) / (q * 5) / np.sqrt(draws)
     assert abs(found.mean() - deltas.mean()) < 4 * error
 
@@ -212,13 +214,13 @@ def test_a_rule_takes_updates_of_which_nothing_is_shared() -> None:
 
 def test_the_median_is_numpy_s_and_bad_rows_count_as_zero() -> None:
     rng = np.random.default_rng(0)
-    for sent in (0, 1, 4, 5):
+    for sent in (0, 4, 5):
         rows, reduce = rng.normal(size=(sent, 3)).astype(np.float32), Median().build()
         if sent == 5:
             rows[2, 1] = np.nan
-        several = Update(jnp.asarray(rows), (), jnp.ones(sent))
-        empty = reduce.zero(Update(jnp.zeros(3), (), jnp.float32(0)), 6)
-        total = reduce.add(empty, several, jnp.arange(sent, dtype=jnp.int32)) if sent else empty
+        several = Update(rows, (), np.ones(sent, np.float32))
+        empty = reduce.zero(Update(np.zeros(3, np.float32), (), np.float32(0)), 6)
+        total = jax.jit(reduce.add)(empty, several, np.arange(sent, dtype=np.int32)) if sent else empty
         found = jax.jit(reduce.finish)(total, (), at())[0]
         wanted = np.median(np.where(np.isnan(rows).any(1, keepdims=True), 0, rows), 0) if sent else np.zeros(3)
         np.testing.assert_allclose(found.delta, wanted, rtol=1e-6)

@@ -12,6 +12,8 @@ from fedjax_mri.metrics import classification as m
 
 C = 5
 
+tally = jax.jit(m.tally)  # as in use: each operation would be compiled by itself
+
 
 def batch(seed, n=200, classes=C):
     rng = np.random.default_rng(seed)
@@ -35,14 +37,14 @@ def loops(logits, labels, weight):
 def test_against_loops(seed):
     arrays = batch(seed)
     confusion, nll, bins = loops(*arrays)
-    t = jax.jit(m.tally)(*arrays)
+    t = tally(*arrays)
     np.testing.assert_array_equal(t.confusion, confusion)
     np.testing.assert_allclose(t.bins, bins, rtol=1e-5)
-    total = confusion.sum()
+    total, found = confusion.sum(), jax.jit(lambda t: [f(t) for f in (m.precision, m.recall, m.f1, m.specificity)])(t)
     for c in range(C):
         tp, fp, fn = confusion[c, c], confusion[:, c].sum() - confusion[c, c], confusion[c].sum() - confusion[c, c]
         expected = [tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn), 1 - fp / (total - tp - fn)]
-        figures = [float(f(t)[c]) for f in (m.precision, m.recall, m.f1, m.specificity)]
+        figures = [float(each[c]) for each in found]
         np.testing.assert_allclose(figures, expected, rtol=1e-5)
     assert m.accuracy(t) == pytest.approx(np.trace(confusion) / total, rel=1e-6)
     assert m.nll(t) == pytest.approx(nll / total, rel=1e-5)
@@ -51,17 +53,18 @@ def test_against_loops(seed):
 
 def test_adding_is_merging():
     a, b = batch(0), batch(1)
-    both = m.tally(*(np.concatenate(pair) for pair in zip(a, b)))
-    added = jax.tree.map(jnp.add, m.tally(*a), m.tally(*b))
-    stacked = m.pool(jax.tree.map(lambda *x: jnp.stack(x), m.tally(*a), m.tally(*b)))
+    both = tally(*(np.concatenate(pair) for pair in zip(a, b)))
+    added = jax.tree.map(jnp.add, tally(*a), tally(*b))
+    stacked = jax.jit(m.pool)(jax.tree.map(lambda *x: jnp.stack(x), tally(*a), tally(*b)))
     for merged in (added, stacked):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), both, merged)
 
 
 def test_per_client_equals_one_at_a_time():
-    tallies = [m.tally(*batch(seed)) for seed in range(3)]
+    tallies = [tally(*batch(seed)) for seed in range(3)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tallies)
     for figure in (m.accuracy, m.precision, m.recall, m.f1, m.specificity, m.nll, m.ece, m.calibration, m.interval):
+        figure = jax.jit(figure)
         for i, t in enumerate(tallies):
             jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-6), figure(stacked), figure(t))
 
@@ -75,7 +78,7 @@ def test_vmap_of_lanes():
 def test_absent_classes():
     # Truth 0, 0, 1; prediction 0, 2, 2: class 1 is never predicted, class 2 never true, class 3 neither.
     logits = 9 * np.eye(4, dtype=np.float32)[[0, 2, 2]]
-    t = m.tally(logits, np.array([0, 0, 1], np.int32), np.ones(3, np.float32))
+    t = tally(logits, np.array([0, 0, 1], np.int32), np.ones(3, np.float32))
     np.testing.assert_array_equal(m.precision(t), [1, 0, 0, np.nan])
     np.testing.assert_array_equal(m.recall(t), [0.5, 0, 0, np.nan])
     assert m.macro(m.recall(t)) == pytest.approx(0.5 / 3)
@@ -86,7 +89,7 @@ def test_nothing_is_nan_without_warning():
     logits, labels, weight = batch(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures = m.summary(m.tally(logits, labels, 0 * weight))
+        figures = m.summary(tally(logits, labels, 0 * weight))
     assert all(math.isnan(value) for value in figures.values())
 
 
@@ -95,14 +98,14 @@ def test_padding_never_counts():
     weight[:50] = 0
     spoilt = logits.copy()
     spoilt[:50] = np.nan
-    for x, y in zip(m.tally(logits, labels, weight), m.tally(spoilt, labels, weight)):
+    for x, y in zip(tally(logits, labels, weight), tally(spoilt, labels, weight)):
         np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
 def test_nan_is_not_hidden():
     logits, labels, weight = batch(0)
     logits[3], weight[3] = np.nan, 1
-    t = m.tally(logits, labels, weight)
+    t = tally(logits, labels, weight)
     assert np.isnan(t.nll) and np.isnan(m.ece(t))
     assert np.isfinite(t.confusion).all() and t.confusion.sum() == weight.sum()
 
@@ -110,7 +113,7 @@ def test_nan_is_not_hidden():
 def test_ece_of_four():
     # Confidences .9 right, .8 wrong, .7 right, .6 right.
     p = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
-    t = m.tally(np.log(np.stack([p, 1 - p], 1)), np.array([0, 1, 0, 0], np.int32), np.ones(4, np.float32))
+    t = tally(np.log(np.stack([p, 1 - p], 1)), np.array([0, 1, 0, 0], np.int32), np.ones(4, np.float32))
     assert m.ece(t) == pytest.approx(0.4, abs=1e-6)
     share, confidence, correct = m.calibration(t)
     assert share.sum() == pytest.approx(1) and np.nanmax(confidence) == pytest.approx(0.9, abs=1e-6)
@@ -120,7 +123,7 @@ def test_ece_of_four():
 def test_wilson_interval():
     # 8 of 10: centre (.8 + z2/20) / (1 + z2/10), by hand.
     logits = np.eye(2, dtype=np.float32)[[0] * 8 + [1] * 2]
-    t = m.tally(logits, np.zeros(10, np.int32), np.ones(10, np.float32))
+    t = tally(logits, np.zeros(10, np.int32), np.ones(10, np.float32))
     np.testing.assert_allclose(m.interval(t), [0.490162, 0.943318], atol=2e-6)
 
 

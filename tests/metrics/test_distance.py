@@ -10,6 +10,8 @@ from fedjax_mri.metrics import distance as m
 from fedjax_mri.metrics import structure
 from fedjax_mri.metrics.window import halved, smooth
 
+moments, responses = jax.jit(m.moments), jax.jit(structure.responses, static_argnums=1)
+
 
 def test_frechet_of_two_gaussians():
     first = np.zeros(3), np.diag([1.0, 4, 9])
@@ -24,7 +26,7 @@ def test_frechet_against_a_matrix_root():
     a, b = rng.normal(size=(40, 6)), 1 + rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6))
     cov = [np.cov(x.T) for x in (a, b)]
     expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(sum(cov) - 2 * linalg.sqrtm(cov[0] @ cov[1]).real)
-    sums = [jax.jit(m.moments)(x.astype(np.float32), np.ones(len(x), np.float32)) for x in (a, b)]
+    sums = [moments(x.astype(np.float32), np.ones(len(x), np.float32)) for x in (a, b)]
     assert m.frechet_of(*sums) == pytest.approx(expected, rel=1e-5)
 
 
@@ -49,16 +51,16 @@ def test_the_kernel_distance_has_no_bias():
 def test_moments_merge_and_forget_padding():
     rng = np.random.default_rng(0)
     features, weight = rng.normal(size=(12, 4)).astype(np.float32), np.ones(12, np.float32)
-    whole = m.moments(features, weight)
-    parts = jax.tree.map(jnp.add, m.moments(features[:5], weight[:5]), m.moments(features[5:], weight[5:]))
+    whole = moments(features, weight)
+    parts = jax.tree.map(jnp.add, moments(features[:5], weight[:5]), moments(features[5:], weight[5:]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
     spoilt = np.concatenate([features, np.full((1, 4), np.nan, np.float32)])
-    padded = m.moments(spoilt, np.append(weight, np.float32(0)))
+    padded = moments(spoilt, np.append(weight, np.float32(0)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, padded)
     mean, cov = m.mean_covariance(whole)
     np.testing.assert_allclose(mean, features.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cov, np.cov(features.T), rtol=1e-4, atol=1e-6)
-    assert np.isnan(m.frechet_of(whole, m.moments(features[:1], weight[:1])))
+    assert np.isnan(m.frechet_of(whole, moments(features[:1], weight[:1])))
 
 
 def test_kernel_distance_counts_pairs():
@@ -92,17 +94,17 @@ def test_filters_answer_their_structures():
         "ridge 135": abs(row + column) < 2,
     }
     images = np.stack(list(shapes.values()))[..., None].astype(np.float32)
-    seen = jax.jit(structure.responses, static_argnums=1)(images, 2.0)
+    seen = responses(images, 2.0)
     middle = seen[:, 20, 20]
     for row, name in enumerate(shapes):
         assert int(jnp.argmax(middle[row])) == list(bank).index(name), name
         assert 0.4 < middle[row].max() < 1.001
-    np.testing.assert_allclose(structure.responses(1 + 0 * images[:1], 2.0), 0, atol=1e-5)  # nor at the border
+    np.testing.assert_allclose(responses(1 + 0 * images[:1], 2.0), 0, atol=1e-5)  # nor at the border
 
 
 def test_a_response_is_a_sum_of_products():
     image = np.random.default_rng(0).random((1, 9, 9, 1)).astype(np.float32)
-    kernel, seen = structure.filters(9.0)["edge 0"], structure.responses(image, 9.0)
+    kernel, seen = structure.filters(9.0)["edge 0"], responses(image, 9.0)
     reach = len(kernel) // 2
     expected = np.sum(image[0, 4 - reach : 5 + reach, 4 - reach : 5 + reach, 0] * kernel)
     assert seen[0, 4, 4, 1] == pytest.approx(expected, rel=1e-5)
@@ -110,13 +112,13 @@ def test_a_response_is_a_sum_of_products():
 
 def test_the_encoder_tells_blurred_from_sharp_at_any_resolution():
     coarse = np.random.default_rng(0).random((16, 4, 4, 1)).astype(np.float32)
-    sharp, soft = (jax.image.resize(coarse, (16, 32, 32, 1), how) for how in ("nearest", "cubic"))
-    soft = smooth(soft, 2.0)
+    resize = jax.jit(lambda how: jax.image.resize(coarse, (16, 32, 32, 1), how), static_argnums=0)
+    sharp, soft = resize("nearest"), jax.jit(smooth, static_argnums=1)(resize("cubic"), 2.0)
     encode = jax.jit(m.structure_features, static_argnums=1)
     features, blurred = encode(sharp, 1.5), encode(soft, 1.5)
     assert features.shape == (16, 44) and np.isfinite(features).all()
-    sums = [m.moments(part, jnp.ones(8)) for part in (features[:8], features[8:], blurred[8:])]
+    sums = [moments(part, np.ones(8, np.float32)) for part in (features[:8], features[8:], blurred[8:])]
     assert m.frechet_of(sums[0], sums[2]) > 1.5 * m.frechet_of(*sums[:2])
-    np.testing.assert_allclose(encode(halved(soft), 3.0)[:, 2:16], blurred[:, 2:16], rtol=0.25, atol=0.02)
+    np.testing.assert_allclose(encode(jax.jit(halved)(soft), 3.0)[:, 2:16], blurred[:, 2:16], rtol=0.25, atol=0.02)
     slope = jax.jit(jax.grad(lambda x: m.structure_features(x).sum()))
     assert np.isfinite(slope(np.zeros((1, 12, 12, 1), np.float32))).all()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import covering
 from flax import nnx
 
 from fedjax_mri.nets.cnn import CNNSettings
@@ -33,19 +34,18 @@ def assert_all_close(actual, wanted) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("outputs", [4, 1])
-@pytest.mark.parametrize(
-    ("size", "window", "stride", "padding"),
-    [
-        ((6, 6), (3, 3), 1, "SAME"),
-        ((7, 5), (3, 3), 2, "SAME"),
-        ((5, 8), (1, 1), 2, "SAME"),
-        ((8, 7), (7, 7), 2, 3),
-        ((7, 8), (4, 3), 1, ((0, 2), (1, 0))),
-    ],
-)
-def test_convolution_equals_a_loop(policy, size, window, stride, padding, outputs) -> None:
+WINDOWS = [  # size, window, stride, padding
+    ((6, 6), (3, 3), 1, "SAME"),
+    ((7, 5), (3, 3), 2, "SAME"),
+    ((5, 8), (1, 1), 2, "SAME"),
+    ((8, 7), (7, 7), 2, 3),
+    ((7, 8), (4, 3), 1, ((0, 2), (1, 0))),
+]
+
+
+@pytest.mark.parametrize(("policy", "shape", "outputs"), covering(POLICIES, WINDOWS, [4, 1]))
+def test_convolution_equals_a_loop(policy, shape, outputs) -> None:
+    size, window, stride, padding = shape
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 4)).astype(np.float32)
     kernel = rng.normal(size=(*window, 4, outputs)).astype(np.float32)
@@ -103,14 +103,13 @@ def gradients_of_clients(policy: str, shared: int | None, window: tuple[int, int
     return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), (0, shared)))(kernels, x)
 
 
-@pytest.mark.parametrize("policy", ["gemm", "direct", "each"])
-@pytest.mark.parametrize("shared", [None, 0], ids=["one image batch", "a batch each"])
-@pytest.mark.parametrize(
-    ("window", "inputs", "outputs"),
-    [((3, 3), 4, 4), ((3, 3), 4, 1), ((4, 3), 9, 2), ((3, 3), 16, 17), ((4, 2), 17, 16), ((3, 2), 128, 130)],
-)
-def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, shared, window, inputs, outputs) -> None:
-    given = shared, window, inputs, outputs
+KERNELS = [((3, 3), 4, 4), ((3, 3), 4, 1), ((4, 3), 9, 2), ((3, 3), 16, 17), ((4, 2), 17, 16), ((3, 2), 128, 130)]
+
+
+@pytest.mark.parametrize(("policy", "kernel", "shared"), covering(["gemm", "direct", "each"], KERNELS, [None, 0]))
+def test_policies_have_the_same_gradients_under_vmap_over_kernels(policy, kernel, shared) -> None:
+    """The images are one batch for all clients, or a batch each."""
+    given = shared, *kernel
     for a, b in zip(gradients_of_clients("xla", *given), gradients_of_clients(policy, *given)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 

@@ -7,10 +7,13 @@ import pytest
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.nets import scattering
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.linear import LinearSettings
-from fedjax_mri.nets.scattering import ScatteringSettings, channels_of, gaussian, scatter, wavelets
+from fedjax_mri.nets.scattering import ScatteringSettings, channels_of, gaussian, wavelets
 from fedjax_mri.nets.tanh_cnn import TanhCNNSettings
+
+scatter = jax.jit(scattering.scatter, static_argnums=(1, 2))
 
 
 def test_the_tanh_network_has_the_published_number_of_parameters() -> None:
@@ -61,10 +64,12 @@ def test_a_linear_network_on_the_transform_is_the_scattering_network() -> None:
     """So the transform may be computed once, and its features stand in place of the images."""
     x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
     whole, present = ScatteringSettings(2, 3, 4).build((16, 16, 1), 5, Compute()), jnp.ones(2)
-    params, carry = whole.init(jax.random.key(1))
+    params, carry = jax.jit(whole.init)(jax.random.key(1))
     linear = LinearSettings(4).build((4, 4, 16), 5, Compute())
     logits = linear.apply(params, carry, scatter(x, 2, 3), present, False)[0]
-    np.testing.assert_allclose(logits, whole.apply(params, carry, x, present, False)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        logits, jax.jit(whole.apply, static_argnums=4)(params, carry, x, present, False)[0], atol=1e-5
+    )
     with pytest.raises(UserError, match=r"network\.groups=3: must divide the 16 channels"):
         LinearSettings(3).build((4, 4, 16), 5, Compute())
 

@@ -6,6 +6,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics import classification
@@ -98,7 +99,13 @@ def written(runs, tmp_path):
         return Page(report.write(runs, tmp_path / "report.html").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("clients", [1, 4, 1000])
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Figures without a line: to draw them takes longest."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write("<svg/>"))
+
+
+@pytest.mark.parametrize("clients", [1, pytest.param(4, marks=pytest.mark.thorough), 1000])
 def test_is_one_whole_file(clients, tmp_path):
     page = written([record(clients)], tmp_path)
     assert page.open == []
@@ -132,14 +139,14 @@ def test_escapes_what_it_is_told(tmp_path):
     assert "i" not in page.tags
 
 
-def test_synthetic_data_is_named_as_such(tmp_path):
+def test_synthetic_data_is_named_as_such(tmp_path, undrawn):
     page = written([record(4)], tmp_path)
     figures = page.tags.count("figure") + page.tags.count("caption") - 3  # time, settings, environment
     assert page.text.count("synthetic data") == figures
     assert "synthetic data" not in written([record(4, synthetic=False)], tmp_path).text
 
 
-def test_several_runs_are_compared_first(tmp_path):
+def test_several_runs_are_compared_first(tmp_path, undrawn):
     page = written([record(4, "published split"), record(30, "grouped split", seed=1)], tmp_path)
     assert page.addresses[:2] == ["#run1", "#run2"]
     assert page.tags.count("svg") == 1 + 2 * 6

@@ -20,11 +20,14 @@ from fedjax_mri.data.contract import Test as SiteTest
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.cnn import CNNSettings
+from fedjax_mri.nets.translation import PatchGANSettings
+from fedjax_mri.nets.unet import UNetSettings
 from fedjax_mri.run import encoder, experiment, prepare, restore, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.early import Early
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.extras import Extras
+from fedjax_mri.tasks.pix2pix import Pix2Pix
 
 CLASSIFIER = Experiment(
     Grey(clients=2),
@@ -75,13 +78,14 @@ def test_features_are_what_the_run_s_own_head_is_given(classifier) -> None:
 
 
 def test_a_translation_learns_by_it_and_then_needs_it_no_more(classifier, tmp_path) -> None:
+    """Pix2pix, which compiles in a third of a CycleGAN's time; `tasks/test_extras.py` has the terms of both."""
     source = shutil.copytree(classifier, tmp_path / "classifier")
-    extras = Extras(perceptual=1.0, cycle_perceptual=1.0, encoder_path=str(source))
-    task = replace(TRANSLATION.task, extras=extras)
+    extras = Extras(perceptual=1.0, encoder_path=str(source))
+    task = Pix2Pix("mr", UNetSettings(depth=2, width=4), PatchGANSettings(2, 1), extras=extras)
     config = replace(TRANSLATION, data=Pairs(), task=task, rounds=1, pictures=False, early=Early())
     experiment.run(config, tmp_path / "run")
     line = runfolder.read_history(tmp_path / "run")[-1]
-    assert 0 < line["train/perceptual"] < np.inf and 0 < line["train/cycle_perceptual"] < np.inf
+    assert 0 < line["train/perceptual"] < np.inf
     shutil.rmtree(source)
     assert int(restore.restore(tmp_path / "run").state.round) == 1
 

@@ -124,6 +124,7 @@ def test_a_model_that_fails_before_training_is_not_blamed_on_the_learning_rate(t
         experiment.run(replace(BASE, task=Failing(-1.0)), tmp_path / "run", say=silent)
 
 
+@pytest.mark.thorough  # a mistake of cli/test_cli.py
 def test_a_training_loss_that_is_not_finite_is_said_to_be_one(tmp_path) -> None:
     hot = replace(BASE, local=replace(BASE.local, optimizer="optax.sgd", learning_rate=1e38))
     with pytest.raises(UserError, match=r"round \d: the training loss is no longer finite; .*\(now 1e\+38\)"):

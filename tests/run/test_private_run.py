@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import Grey
 
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.synthetic import Synthetic
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.privacy.client import Client
 from fedjax_mri.fed.privacy.off import Off
@@ -23,7 +23,7 @@ from fedjax_mri.run.runfolder import read_history
 from fedjax_mri.tasks.classify import Classify
 
 CONFIG = Experiment(
-    Synthetic(clients=20),
+    Grey(clients=20),
     name="private",
     task=Classify(network=LinearSettings()),
     rounds=4,

@@ -68,6 +68,7 @@ def close(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # test_lost_peer.py kills one too, and the next test goes on with another number
 def test_one_is_killed_the_other_ends_and_three_go_on_to_the_result_of_one_and_say_it_once(home) -> None:
     run = start(home, "killed", "--processes", "2", "--rounds", "100000")
     for _ in range(2):  # a segment's line is there before its checkpoint
@@ -85,8 +86,8 @@ def test_one_is_killed_the_other_ends_and_three_go_on_to_the_result_of_one_and_s
     assert len(list((home / "killed").glob("events*"))) == 2  # one of each run
     assert runfolder.read_json(home / "killed" / "run.json")["environment"]["processes"] == "3"
     assert (home / "killed" / "report.html").exists()
-    alone(home, "undisturbed", rounds)
-    close(final(home / "killed"), final(home / "undisturbed"))
+    alone(home, "as one", rounds)
+    close(final(home / "killed"), final(home / "as one"))
     assert [line["round"] for line in runfolder.read_history(home / "killed")] == list(range(0, rounds + 1, 2))
 
 
@@ -104,7 +105,9 @@ def test_a_signal_to_one_stops_all_and_one_goes_on(home) -> None:
     assert f"SIGTERM: stopped after round {last}" in words
     assert checkpoint.Checkpoints(home / "stopped").latest() == last >= 2 * before
     alone(home, "stopped", last + 2)
-    assert checkpoint.Checkpoints(home / "stopped").latest() == last + 2
+    alone(home, "undisturbed", last + 2)
+    close(final(home / "stopped"), final(home / "undisturbed"))
+    assert [line["round"] for line in runfolder.read_history(home / "stopped")] == list(range(0, last + 3, 2))
 
 
 def test_a_different_config_is_a_line_in_each(home) -> None:

@@ -44,7 +44,11 @@ def equal(some, others) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(some), jax.tree.leaves(others), strict=True))
 
 
-@pytest.mark.parametrize("where", [{}, {"loop": "round"}, {"data": "streamed", "clients": "host"}], ids=str)
+@pytest.mark.parametrize(
+    "where",
+    [{}, {"data": "streamed", "clients": "host"}, pytest.param({"loop": "round"}, marks=pytest.mark.thorough)],
+    ids=str,
+)
 def test_what_is_on_the_shelf_is_not_traced_again_and_does_the_same(where, tmp_path) -> None:
     plan, cache = Plan(devices=2, lanes=1, **where).resolve(), ProgramCache(tmp_path, "this run", print)
     first = trained(SIM, plan, cache)

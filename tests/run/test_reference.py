@@ -1,6 +1,7 @@
 """What a run keeps of its images: for every network, for clients with models of their own, and for the best model."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,11 @@ def test_every_network_has_features_but_one_without_layers(network, widths) -> N
     assert shapes == {"appearance": (3, 8), "grey values": (3, 4), "outline": (3, 4)}
 
 
-@pytest.mark.parametrize("algorithm", [None, FedPer()], ids=["shared", "heads of clients' own"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(None, marks=pytest.mark.thorough), FedPer()],
+    ids=["shared", "heads of clients' own"],
+)
 def test_distances_are_those_of_the_model_that_explain_loads(tmp_path, algorithm) -> None:
     """By NumPy: every second test image, as the best model sees it, against Gaussians of the training images."""
     config = CONFIG if algorithm is None else replace(CONFIG, algorithm=algorithm)
@@ -74,7 +79,7 @@ def test_distances_are_those_of_the_model_that_explain_loads(tmp_path, algorithm
         for client, size in enumerate(data.sizes)
     ]
     images = jnp.asarray(np.concatenate(whole)[::2])
-    found = reference.describe(best.task.classifier, *global_model(best), images)
+    found = jax.jit(partial(reference.describe, best.task.classifier))(*global_model(best), images)
     assert set(kept.distances) == {"features", "appearance", "grey values", "outline"} == set(found)
     for kind, distances in kept.distances.items():
         means, precision = (np.asarray(one, float) for one in kept.gaussians[kind])

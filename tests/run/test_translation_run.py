@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import Drawn
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom import Phantom, SiteModel
@@ -22,9 +23,12 @@ from fedjax_mri.run.early import Early, patience_is_over
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
 SITES = SiteModel(patients_mean=2.0, patients_sigma=0.0, patients_min=2, patients_max=2)
+
+
+PHANTOM = Phantom(clients=2, test_clients=2, test_patients=2, size=64, sites=SITES)
 CONFIG = Experiment(
     name="tiny translation",
-    data=Unpaired(Phantom(clients=2, test_clients=2, test_patients=2, size=64, sites=SITES)),
+    data=Unpaired(Drawn(PHANTOM)),
     task=CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), identity=0.0, pool=2),
     local=LocalTraining(batch=2, optimizer="fedjax_mri.tasks.translation.adam", learning_rate=1e-4),
     sampling=Everyone(),
@@ -49,7 +53,7 @@ def test_figures_are_those_of_the_images(run) -> None:
         shown = {name.removeprefix("shown/"): arrays[name] for name in arrays if name.startswith("shown/")}
         kept = arrays["unseen sites/mr/ssim"], arrays["unseen sites/ct/mae"]
     last = history[-1]
-    assert shown["ct"].shape == shown["back_mr"].shape == (4, 64, 64, 1)  # all four patients
+    assert shown["ct"].shape == shown["back_mr"].shape == (4, 16, 16, 1)  # all four patients
     ssim = image.ssim(jnp.asarray(shown["made_mr"]), jnp.asarray(shown["mr"]), image.UNIT)
     np.testing.assert_allclose(kept[0], ssim, atol=1e-5)
     assert last["unseen sites/mr/ssim"] == pytest.approx(float(ssim.mean()), abs=1e-5)

@@ -64,7 +64,7 @@ def test_every_field_of_the_plan_is_a_flag() -> None:
 
 def test_the_peers_start_from_the_same_weights() -> None:
     plan = Plan(devices=1, lanes=1, conv="gemm").resolve()
-    model = benchmark.simulations("W1")(plan).task.init(jax.random.key(0))
+    model = jax.jit(benchmark.simulations("W1")(plan).task.init)(jax.random.key(0))
     given = workloads.weights(workloads.WORKLOADS["W1"])
     np.testing.assert_array_equal(model.params["convs"][1]["kernel"], given["conv2.kernel"])
     np.testing.assert_array_equal(model.params["logits"]["kernel"], given["dense.kernel"])

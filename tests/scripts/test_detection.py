@@ -7,6 +7,7 @@ import detection_on_translated as detection
 import jax
 import numpy as np
 import pytest
+from tiny import Drawn
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
@@ -25,7 +26,7 @@ from fedjax_mri.run.config import Experiment
 from fedjax_mri.tasks.classify import Classify
 from fedjax_mri.tasks.cyclegan import CycleGAN
 
-PATIENTS = Phantom(clients=2, test_clients=2, test_patients=3)
+PATIENTS = Drawn(Phantom(clients=2, test_clients=2, test_patients=3))
 PLAN = Plan(conv="xla", devices=1)
 BASE = Experiment(PATIENTS, sampling=Everyone(), plan=PLAN)
 GAN = CycleGAN(GeneratorSettings(2, 1), PatchGANSettings(2, 1), pool=2)
@@ -33,7 +34,7 @@ TRANSLATION = replace(BASE, data=Unpaired(PATIENTS), task=GAN)
 CLASSIFIER = replace(BASE, task=Classify(network=CNNSettings((8,), pool="mean")))
 
 
-def saved(run: pathlib.Path, config: Experiment, size: int = 64) -> pathlib.Path:
+def saved(run: pathlib.Path, config: Experiment, size: int = 16) -> pathlib.Path:
     """A run folder of random weights."""
     run.mkdir()
     described = DataDescription((size, size, 1), CLASSES, 2)
@@ -66,6 +67,6 @@ def test_a_table_for_real_and_translated_images(tmp_path) -> None:
     assert "6 patients" in text and "(synthetic)" in text
     real, made, drop = (np.array([float(cell.strip(" |")) for cell in rows[i][1:]]) for i in (1, 2, 4))
     np.testing.assert_allclose(real - made, drop, atol=2e-4)
-    small = saved(tmp_path / "small", replace(CLASSIFIER, name="small"), 32)
-    with pytest.raises(UserError, match=r"sees images of \(32, 32, 1\), the translator makes \(64, 64, 1\)"):
+    small = saved(tmp_path / "small", replace(CLASSIFIER, name="small"), 8)
+    with pytest.raises(UserError, match=r"sees images of \(8, 8, 1\), the translator makes \(16, 16, 1\)"):
         detection.report(runs[0], small)

@@ -107,7 +107,7 @@ def test_an_error_in_one_cell_leaves_its_traceback_and_the_others_train(tmp_path
     assert folder.cell_path(tmp_path, cells[1].id).exists()
 
 
-@pytest.mark.parametrize("loop", ["segment", "round"])
+@pytest.mark.parametrize("loop", ["segment", pytest.param("round", marks=pytest.mark.thorough)])
 def test_a_signal_ends_a_sweep_after_the_segment(tmp_path, loop, capsys, monkeypatch) -> None:
     """In a program of several cells, and in a cell of its own program, which goes on from its checkpoint."""
     axes = {"seed": [0, 1], "plan.loop": [loop]}

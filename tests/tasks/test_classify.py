@@ -14,11 +14,15 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment, Preprocess
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.conv.compute import Compute
-from fedjax_mri.tasks.classify import MIXES, Classify, balanced_weights, mixup
+from fedjax_mri.nets.linear import LinearSettings
+from fedjax_mri.tasks.classify import MIXES, Classify, balanced_weights
+from fedjax_mri.tasks.classify import mixup as mixed
 from fedjax_mri.tasks.task import Phase, Task
 
 SMALL = Classify(network=CNNSettings(widths=(8,), hidden=16))
 BATCH = Classify(network=CNNSettings(widths=(8,), norm="batch"))
+PLAIN = Classify(network=LinearSettings())  # where the loss is looked at, and not the network
+mixup = jax.jit(mixed, static_argnums=0)
 
 
 def batch(count: int = 4) -> dict[str, jax.Array]:
@@ -101,7 +105,7 @@ def test_another_size_by_preprocessing() -> None:
 def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_and_mixed_labels(most) -> None:
     """In float64, from the network's own logits: mean of -sum_c w_c t_c log p_c, and the L2 of the head alone."""
     weights = (0.5, 1.0, 3.0)
-    settings = dataclasses.replace(SMALL, label_smoothing=0.3, class_weights=weights, mixup=most)
+    settings = dataclasses.replace(PLAIN, label_smoothing=0.3, class_weights=weights, mixup=most)
     settings = dataclasses.replace(settings, weight_decay=0.1, decayed=("logits/kernel",))
     task, data, key = built(settings), batch(), jax.random.key(2)
     model = task.init(jax.random.key(1))
@@ -121,7 +125,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_and_mixed_labels(mos
 @pytest.mark.parametrize("decayed", [(), ("logits/kernel",)])
 def test_a_step_with_a_penalty_is_the_step_on_loss_and_penalty_together(decayed) -> None:
     """As before penalties were apart: same parameters, to rounding, and the metrics of the loss alone."""
-    settings = dataclasses.replace(SMALL, weight_decay=0.1, decayed=decayed)
+    settings = dataclasses.replace(PLAIN, weight_decay=0.1, decayed=decayed)
     task, data, keys = built(settings), batch(), [jax.random.key(2)] * 2
     (phase,), model = task.phases, task.init(jax.random.key(1))
 
@@ -194,7 +198,7 @@ def test_weights_that_balance() -> None:
     data, key = batch(), jax.random.key(2)
     for labels, weights in (((1, 3, 8), (4.0, 4 / 3, 0.5)), ((2, 2, 2), (1.0, 1.0, 1.0))):
         balanced, fixed = (
-            built(dataclasses.replace(SMALL, class_weights=asked), labels=labels) for asked in ("balanced", weights)
+            built(dataclasses.replace(PLAIN, class_weights=asked), labels=labels) for asked in ("balanced", weights)
         )
         model = fixed.init(jax.random.key(1))
         losses = [task.phases[0].loss(*model, data, key)[0] for task in (balanced, fixed)]

@@ -40,8 +40,8 @@ def test_it_learns_and_its_figures_are_those_of_each_output_and_kind() -> None:
         gradient, _ = jax.grad(task.phases[0].loss, has_aux=True)(params, model.carry, data, key)
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), ()
 
-    keys = jax.random.split(jax.random.key(1), 300)
-    params = jax.jit(lambda params: jax.lax.scan(step, params, keys)[0])(model.params)
+    draw = lambda: jax.random.split(jax.random.key(1), 300)  # noqa: E731
+    params = jax.jit(lambda params: jax.lax.scan(step, params, draw())[0])(model.params)
     sums = jax.jit(task.evaluate)(params, model.carry, data)
     figures = task.summary(sums)
     assert figures["accuracy"] == figures["server accuracy"] == 1 and task.score(sums) == 1
@@ -65,7 +65,7 @@ def test_only_a_head_of_ones_own_stays_at_home() -> None:
 
 def test_one_of_two_modalities_is_hidden_never_the_only_one() -> None:
     has = jnp.repeat(HAS, 500, 0)
-    found = np.asarray(modality_dropout(jax.random.key(0), has, 0.4))
+    found = np.asarray(jax.jit(modality_dropout, static_argnums=2)(jax.random.key(0), has, 0.4))
     np.testing.assert_array_equal(found[500:1500], has[500:1500])
     both = np.r_[found[:500], found[1500:]]
     assert both.max(1).min() == 1

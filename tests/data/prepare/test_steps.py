@@ -29,9 +29,8 @@ def scan(voxels: np.ndarray, units: str = "arbitrary", spacing: tuple[float, ...
 
 
 def test_a_slice_is_registered_within_a_millimetre_and_a_degree() -> None:
-    for number in (0, 2):  # T1 and T2
-        off, degrees, _ = accuracy.ours(accuracy.case(number, 2))
-        assert off < 1 and degrees < 1
+    off, degrees, _ = accuracy.ours(accuracy.case(2, 2))  # T2, and T1 below
+    assert off < 1 and degrees < 1
 
 
 @pytest.mark.slow
