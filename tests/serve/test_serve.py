@@ -226,6 +226,7 @@ BOMB = zipped({"a.png": bytes(3_000_000)})
         ({"a.png": picture()}, {"run": "../../etc to mr"}, 422, "Choose one of the runs"),
         ({"a.png": picture()}, {"run": "runs/rand to pet"}, 422, "Choose one of the runs"),
         ({"a.png": picture()}, {"ct_offset": "much"}, 422, "CT offset much: give a number"),
+        ({"a.png": picture()}, {"ct_offset": "nan"}, 422, "CT offset nan: give a number"),
         ({"a.png": picture()}, {"csrf": "0" * 64}, 403, "This form has expired"),
         ({"a.zip": BOMB}, {}, 413, "Unpacks to more than 2 MB"),
         ({"a.zip": BOMB[:-40]}, {}, 422, "a.zip: this zip is damaged"),
