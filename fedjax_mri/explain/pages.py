@@ -45,8 +45,10 @@ class Patient(NamedTuple):
     lesion: np.ndarray | None  # [S, S] in 0..1, where it is known
 
 
-def write_patient(path: Path, trained: Trained, one: Patient, calibration: Calibration | None) -> Path:
-    """Writes the page of one image, and returns its path."""
+def write_patient(
+    path: Path, trained: Trained, one: Patient, calibration: Calibration | None, listed: bool = True
+) -> Path:
+    """Writes the page of one image, with a link to the page that lists it if it is `listed`; returns its path."""
     shown = overlays.side_by_side(one.image, {title(name): found for name, found in one.maps.items()}, one.lesion)
     outlined = " The green line is the true lesion." if one.lesion is not None else ""
     parts = [
@@ -58,7 +60,7 @@ def write_patient(path: Path, trained: Trained, one: Patient, calibration: Calib
     ]
     up = "../" * (one.name.count("/") + 1)
     back = Markup('<a href="{}">all images</a>').format(up + PAGE)
-    return publish(path, names=[one.name], maker=MAKER, parts=[*parts, Part(words=[back])])
+    return publish(path, names=[one.name], maker=MAKER, parts=[*parts, *[Part(words=[back])] * listed])
 
 
 def flag(verdict: Verdict) -> Markup:

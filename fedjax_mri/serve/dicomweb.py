@@ -9,7 +9,7 @@ import fnmatch
 import functools
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,15 +222,10 @@ def routes() -> Iterator[Route]:
         (f"{places[2]}/instances", "instances"),
     ]
     for path, level in searches:
-        yield Route(base + path, search(level))
+        yield Route(base + path, functools.partial(query, level=level))
     for path in (places[1], places[2], f"{places[2]}/instances/{{instance}}"):
         yield Route(base + path, retrieve)
         yield Route(f"{base}{path}/metadata", metadata)
-
-
-def search(level: str) -> Callable[[Request], Any]:
-    """The answer to queries of one level."""
-    return functools.partial(query, level=level)
 
 
 ROUTES = sorted(routes(), key=lambda route: -route.path.count("/"))  # the name of a run may hold a "/": longest first

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_mri.convert import command as convert
 from fedjax_mri.convert import region as regions
+from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import resample
@@ -76,7 +78,7 @@ def show(job: command.Job, piece: Piece, patient: Patient) -> dict[str, Any]:
     for name, found in patient.maps.items():
         disk.write_bytes(home / f"{name}.png", overlays.layer(found))
     named = patient._replace(name=str(piece.item.names[0]))
-    pages.write_patient(home / PAGE, trained, named, job.calibration)
+    pages.write_patient(home / PAGE, trained, named, job.calibration, listed=False)
     members = verdict.prediction_set
     return {
         "state": "done",
@@ -104,15 +106,15 @@ def region(of: Worker, request: Request, given: Iterator[Piece]) -> None:
         pieces.hold(of, [])
 
 
-def explain_region(of: Worker, translator: Any, piece: Piece) -> dict[str, Any]:
+def explain_region(of: Worker, translator: Translator, piece: Piece) -> dict[str, Any]:
     """Which pixels of a slice moved a box of what is made of it, on the slice's own grid."""
     asked = piece.job.request.region or {}
     job = converting.command_job(of, translator, piece.job)
-    scan = command_source(of, job, piece)
+    scan = convert.source(job, piece.item)
     at = int(asked["at"])
     if at >= len(scan.voxels):
         raise UserError(f"slice {at}: the scan has {len(scan.voxels)}")
-    prepared = converting.command.as_model_takes(job, scan)
+    prepared = convert.as_model_takes(job, scan)
     box = np.zeros(prepared.shape, np.float32)
     rows, columns = (slice(*(round(share * size) for share in asked[axis])) for axis, size in zip("yx", box.shape))
     box[rows, columns] = 1
@@ -129,8 +131,3 @@ def explain_region(of: Worker, translator: Any, piece: Piece) -> dict[str, Any]:
         f"the box itself, {words.percent(1 - share)} around it."
     )
     return {"state": "done", "sentence": sentence, "at": at, "shape": [1, *prepared.shape], **asked}
-
-
-def command_source(of: Worker, job: Any, piece: Piece) -> Any:
-    """The scan that a region's job names: that of an item of the converting job whose files it has copied."""
-    return converting.command.source(job, piece.item)

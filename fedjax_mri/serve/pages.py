@@ -1,6 +1,7 @@
 """The pages to convert and to explain: a form, the jobs of a user, their results."""
 
 import asyncio
+import re
 import shutil
 import tempfile
 import zipfile
@@ -21,6 +22,7 @@ from fedjax_mri.serve.explaining import PAGE
 from fedjax_mri.xai import methods
 
 TITLES = {"convert": "Convert", "explain": "Explain"}
+NUMBER = re.compile(r"[+-]?\d{1,6}(\.\d{1,6})?")
 NEWEST = 100  # jobs that are listed
 CACHED = {"Cache-Control": "private, max-age=3600"}
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # of pages that `report` has made
@@ -61,10 +63,9 @@ async def send(request: Request, kind: str) -> Response:
         if ability is None or not (to in ability.makes if kind == "convert" else ability.classes):
             raise HTTPException(422, "Choose one of the runs that the page lists.")
         offset = fields.get("ct_offset", "").strip()
-        try:
-            wanted.update(run=run, to=to, ct_offset=float(offset) if offset else None)
-        except ValueError:
-            raise HTTPException(422, f"CT offset {offset}: give a number of HU, such as -1024.") from None
+        if offset and not NUMBER.fullmatch(offset):
+            raise HTTPException(422, f"CT offset {offset[:20]}: give a number of HU, such as -1024.")
+        wanted.update(run=run, to=to, ct_offset=float(offset) if offset else None)
         wanted["samples"] = found.settings.samples if fields.get("uncertainty") else 0
 
     with server.admission(found):

@@ -1,6 +1,7 @@
 """The runs that a server shows, and what each can do."""
 
 import functools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from typing import NamedTuple
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import restore, results, runfolder
 from fedjax_mri.run.line import Line
+
+CONFIGS = threading.Lock()  # held while a config is read: that imports modules, which is for one thread at a time
 
 
 class Ability(NamedTuple):
@@ -36,14 +39,15 @@ def ability(run: Path) -> Ability:
     """What the model of a run can do."""
     saved = [*run.glob("checkpoints/[0-9]*"), *run.glob("best/checkpoints/[0-9]*")]
     facts = run / "run.json"
-    return _ability(run, facts.stat().st_mtime_ns) if saved and facts.exists() else Ability()
+    with CONFIGS:
+        return _ability(run, facts.stat().st_mtime_ns) if saved and facts.exists() else Ability()
 
 
 @functools.lru_cache(256)
 def _ability(run: Path, changed: int) -> Ability:
     try:
         model = restore.read_model(run)
-    except UserError:
+    except Exception:  # a config may hold code of any kind, and one bad run must not hide the others
         return Ability()
     task = model.task
     return Ability(

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import hmac
 import importlib.resources
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedjax_mri.report.page import number
-from fedjax_mri.serve import access, runs, store
+from fedjax_mri.serve import runs, store
 from fedjax_mri.serve.access import Access, Session
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
@@ -69,7 +70,7 @@ def item_of(request: Request, job: Job) -> dict[str, Any]:
 
 def check_csrf(request: Request, token: Any) -> None:
     """Raises HTTPException on a form that this server did not give to this session."""
-    if not isinstance(token, str) or not access.hmac.compare_digest(token.encode(), session(request).csrf.encode()):
+    if not isinstance(token, str) or not hmac.compare_digest(token.encode(), session(request).csrf.encode()):
         raise HTTPException(403, "This form has expired: load the page again, and send it once more.")
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config as configs
-from fedjax_mri.serve import store
+from fedjax_mri.serve import runs, store
 
 TAIL = 15  # lines of its output that are shown
 BYTES = 20_000  # of its output that are looked at
@@ -44,7 +44,7 @@ def choices(configs_: Mapping[str, Path]) -> dict[str, Choice]:
     """The experiments of configs by title. A config that cannot be loaded has none."""
     found: dict[str, Choice] = {}
     for name, path in configs_.items():
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError), runs.CONFIGS:
             for only, one in configs.load(path).items():
                 found[f"{name}: {only}" if only else name] = Choice(path, only, hasattr(one.data, "root"))
     return found

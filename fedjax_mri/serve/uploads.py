@@ -30,7 +30,10 @@ CHUNK = 2**18
 
 
 class Upload:
-    """The parts of a multipart body as they arrive: fields in memory, files in a folder."""
+    """The parts of a multipart body as they arrive: fields in memory, files in a folder.
+
+    The parser calls each `on_` as it comes to a part, a header or an end.
+    """
 
     def __init__(self, folder: Path, settings: Settings, before_files: Callable[[dict[str, str]], None]) -> None:
         self.fields: dict[str, str] = {}

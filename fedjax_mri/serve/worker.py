@@ -19,7 +19,7 @@ from fedjax_mri.serve import converting, explaining, pieces, store
 from fedjax_mri.serve.pieces import Piece, Worker
 from fedjax_mri.serve.store import Job
 
-NICE = 5  # pages answer first
+NICE = 10  # pages answer first
 POLL = 0.03  # seconds between two looks into an empty queue
 CRASHES = 2  # of this process while it held a file, after which the file is refused
 ENDED_TWICE = "reading or converting it ended the worker twice: it is refused"

@@ -5,6 +5,8 @@ import pathlib
 import re
 import shutil
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import nibabel
@@ -26,6 +28,7 @@ from fedjax_mri.data.files import discover
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.serve import access, command, converting, pieces, store, supervisor, training, uploads, views
+from fedjax_mri.serve import runs as known_runs
 from fedjax_mri.serve.settings import Settings
 
 TO_MR = "runs/rand to mr"
@@ -226,6 +229,7 @@ BOMB = zipped({"a.png": bytes(3_000_000)})
         ({"a.png": picture()}, {"run": "../../etc to mr"}, 422, "Choose one of the runs"),
         ({"a.png": picture()}, {"run": "runs/rand to pet"}, 422, "Choose one of the runs"),
         ({"a.png": picture()}, {"ct_offset": "much"}, 422, "CT offset much: give a number"),
+        ({"a.png": picture()}, {"ct_offset": "nan"}, 422, "CT offset nan: give a number"),
         ({"a.png": picture()}, {"csrf": "0" * 64}, 403, "This form has expired"),
         ({"a.zip": BOMB}, {}, 413, "Unpacks to more than 2 MB"),
         ({"a.zip": BOMB[:-40]}, {}, 422, "a.zip: this zip is damaged"),
@@ -424,6 +428,28 @@ def test_runs_are_listed_compared_and_reported(classifier, tmp_path) -> None:
     (classifier / "report.html").write_text("<p>figures</p>")
     report = client.get(f"/runs/report?run={name}")
     assert report.text == "<p>figures</p>" and "sandbox" in report.headers["content-security-policy"]
+
+
+def test_configs_are_read_one_at_a_time_and_a_bad_run_hides_no_other(tmp_path, monkeypatch) -> None:
+    """To read one imports modules, which fails when several threads do it at once."""
+    reading: list[pathlib.Path] = []
+    at_once: list[int] = []
+
+    def read(run: pathlib.Path) -> None:
+        reading.append(run)
+        at_once.append(len(reading))
+        time.sleep(0.01)
+        reading.remove(run)
+        raise RuntimeError("of a user's module")
+
+    monkeypatch.setattr(known_runs.restore, "read_model", read)
+    folders = [tmp_path / str(number) for number in range(8)]
+    for folder in folders:
+        (folder / "checkpoints" / "1").mkdir(parents=True)
+        (folder / "run.json").write_text("{}")
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(known_runs.ability, folders)) == {known_runs.Ability()}
+    assert at_once == [1] * 8
 
 
 def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs, tmp_path, monkeypatch) -> None:
