@@ -12,7 +12,7 @@ import jax
 import uvicorn
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.serve import access, app, store
+from fedjax_mri.serve import access, app, runs, store
 from fedjax_mri.serve.server import Server
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.supervisor import Supervisor
@@ -40,6 +40,8 @@ def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> N
     check(choices)
     with held(choices.home):
         found = server(choices, settings)
+        for run in runs.find(found.places).values():
+            runs.ability(run)  # now, not while the first user waits
         for line in greeting(choices, found):
             say(line)
         sys.setswitchinterval(0.001)  # threads that unpack and draw let the pages answer

@@ -105,7 +105,9 @@ async def show_item(request: Request) -> Response:
     for plane in views.PLANES if item["shape"][0] > 1 else views.PLANES[:1]:
         count = views.depth(item["shape"], plane)
         shown.append({"name": plane, "count": count, "at": chosen(request, plane, count // 2, count)})
-    windows = {kind: view_window(request, job, number, item, kind) for kind in item["kinds"]}
+    windows = await asyncio.to_thread(
+        lambda: {kind: view_window(request, job, number, item, kind) for kind in item["kinds"]}
+    )
     return server.page(
         request, "view.html", planes=shown, windows=windows, methods={x: methods.title(x) for x in METHODS}, **shared
     )
