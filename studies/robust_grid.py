@@ -95,7 +95,7 @@ study = Study(
         plan=Plan(tune_s=0, lanes=1),
     ),
     axes={
-        ("uplink.reduce", "uplink.before", "attack", "data.partition.single"): cells,
+        ("uplink.reduce", "uplink.before", "attack", "data.partition.clients_of_one"): cells,
         "data.partition.gamma": [1.0, 0.66, 0.33, 0.0],
         "seed": range(3),
     },

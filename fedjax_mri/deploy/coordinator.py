@@ -60,7 +60,11 @@ def start(
     """
     file, digest = folder / "deployment.json", configs.digest(config)
     told = gather()
-    known = json.loads(file.read_text()) if file.exists() else {"token": secrets.token_hex(8), "digest": digest}
+    known = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.exists()
+        else {"token": secrets.token_hex(8), "digest": digest}
+    )
     roster = parts.roster_of(told)
     known.setdefault("roster", json.loads(json.dumps(roster)))
     if known["digest"] != digest or known["roster"] != json.loads(json.dumps(roster)):
@@ -104,7 +108,7 @@ def train(run: Run, state: State, ask: Ask, say: Say) -> State:
         checkpoints.save(number + 1, jax.device_get(state))
         absent = [run.roster.names[client] for client in sorted(orders.keys() - updates.keys())]
         line = {"round": number + 1, "came": len(updates), "absent": absent, "seconds": round(time.time() - began, 1)}
-        with (run.folder / "rounds.jsonl").open("a") as log:
+        with (run.folder / "rounds.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         say(
             f"{run.name}, round {number + 1}: {len(updates)} came"

@@ -37,7 +37,7 @@ class Site:
 def read(path: pathlib.Path) -> Site:
     """Returns the site of a file, with absolute paths. Raises UserError with one line for each mistake."""
     try:
-        plain = tomllib.loads(path.read_text())
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{path}: cannot be read; give the hospital.toml of a hospital, see docs/deploy.md") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -120,7 +120,7 @@ def attack_sentence(run: RunRecord) -> str:
     if "attack/sent" not in totals:
         return ""
     name = run.config["attack"]["class"].rpartition(".")[2]
-    sent = f" Attack: {name}, {totals['attack/sent']:,.0f} updates of marked clients"
+    sent = f" Attack: {name}, {totals['attack/sent']:,.0f} updates of attackers"
     kept = totals.get("attack/kept")
     return f"{sent}." if kept is None else f"{sent}, of which the rule kept {kept:,.0f}."
 

@@ -10,7 +10,7 @@ from fedjax_mri.fed.algorithm import traffic
 from fedjax_mri.fed.client.local import init_optimizers, step_counts
 from fedjax_mri.fed.engine.auto import describe_plan
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation, state_shapes
+from fedjax_mri.fed.engine.simulation import Simulation, check_parts, state_shapes
 from fedjax_mri.fed.privacy.contract import Guarantee
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
@@ -23,6 +23,7 @@ def costs(config: Experiment) -> dict[str, str]:
         federation = check.build_source(config.data, config.seed)
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
+    check_parts(sim)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
     shared = state_shapes(sim).server.model
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
@@ -38,6 +39,7 @@ def costs(config: Experiment) -> dict[str, str]:
         f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
         **({"idle lanes": idle} if idle else {}),
+        **({"attackers": many} if (many := outnumbered(sim)) else {}),
         **({} if sim.guarantee is None else {"guarantee": privacy(sim.guarantee, config.rounds)}),
         **({"hidden": hidden} if (hidden := config.secure.hides()) else {}),
     }
@@ -50,6 +52,21 @@ def privacy(guarantee: Guarantee, rounds: int) -> str:
     return (
         f"epsilon {guarantee.epsilon(rounds):.4g} at delta {guarantee.delta:g} for each {guarantee.unit} after "
         f"{rounds} rounds{of_hospitals}, with noise multiplier {guarantee.noise:.4g}"
+    )
+
+
+def outnumbered(sim: Simulation) -> str:
+    """Returns in words that more clients attack than the rule is for; empty if not, or for a rule without a number."""
+    rule = sim.uplink.reduce.rule
+    if sim.attacking is None or rule is None or not rule.faulty:
+        return ""
+    count, clients, cohort = int(sim.attacking.sum()), len(sim.data.sizes), sim.sampler.places()
+    there = count * cohort / clients
+    if there <= rule.faulty:
+        return ""
+    return (
+        f"{count} of {clients} clients attack, {there:.3g} of a cohort of {cohort} on average, and {rule.name} is for "
+        f"{rule.faulty}; set --uplink.reduce.faulty, or lower --attack.share"
     )
 
 

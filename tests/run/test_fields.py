@@ -83,7 +83,7 @@ def make(**changes: Any) -> Experiment:
 
 
 REFUSED = {
-    "data='imgs': must be settings with `build`, of a Source, not text": lambda: make(data="imgs"),
+    "data='imgs': must be settings, not text: choose one of arrays, ": lambda: make(data="imgs"),
     "data=Phantom: must be settings with `build`, of a Source, not a class: write Phantom()": lambda: make(
         data=Phantom
     ),

@@ -7,7 +7,9 @@ from fedjax_mri.run import launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "victim"), [("building data", 1), ("checkpointing", 0)])
+@pytest.mark.parametrize(
+    ("phase", "victim"), [("building data", 1), pytest.param("checkpointing", 0, marks=pytest.mark.thorough)]
+)
 def test_the_others_end_with_a_line_and_the_run_goes_on(tmp_path, phase, victim) -> None:
     """On as many processes as before, to the last bit; `test_processes.py` goes on with others.
 

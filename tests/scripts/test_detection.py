@@ -56,6 +56,7 @@ def test_figures_of_four_patients() -> None:
     assert found["precision"] == 1 and found["F1"] == pytest.approx(0.8) and found["AUC"] == 1
 
 
+@pytest.mark.thorough  # the parts of the table have tests of their own
 def test_a_table_for_real_and_translated_images(tmp_path) -> None:
     runs = saved(tmp_path / "translation", TRANSLATION), saved(tmp_path / "classifier", CLASSIFIER)
     text = detection.report(*runs)

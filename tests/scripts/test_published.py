@@ -105,6 +105,7 @@ def test_rounds_until_a_target_are_counted_from_one() -> None:
     assert published_scaffold.until(np.array([0.1, np.nan]), 1.0) is None
 
 
+@pytest.mark.thorough  # tests/study/test_sweep.py compares members with runs
 def test_a_cell_side_by_side_is_the_run_of_its_config(monkeypatch) -> None:
     small = replace(published_fedprox.CONFIG, local=replace(published_fedprox.CONFIG.local, epochs=2))
     monkeypatch.setattr(published_fedprox, "CONFIG", small)

@@ -113,12 +113,16 @@ def cohort_key(root: jax.Array, round: jax.Array) -> jax.Array:
 
 def check_simulation(sim: Simulation, plan: Plan) -> None:
     """Raises UserError if parts of the simulation do not work together, or it does not fit into the plan's memory."""
-    state = state_shapes(sim)
-    sent = sent_shapes(sim.algorithm, state.server.model)
+    check_parts(sim)
+    cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
+    placement.check_memory(sim.data, plan, cohort.client.size, state_shapes(sim).clients)
+
+
+def check_parts(sim: Simulation) -> None:
+    """Raises UserError if parts of the simulation do not work together, such as a rule with too small a cohort."""
+    sent = sent_shapes(sim.algorithm, state_shapes(sim).server.model)
     check_staleness(sim)
     contract.check(Facts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
-    cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
-    placement.check_memory(sim.data, plan, cohort.client.size, state.clients)
 
 
 def check_staleness(sim: Simulation) -> None:

@@ -150,7 +150,7 @@ class Reduce(NamedTuple):
     # then at most 1 in magnitude where the update's values and its weight are.
     linear: bool = False
     admits: Callable[[Facts], None] = admits_all
-    rule: "Rule | None" = None  # by which `matrix` combines single updates
+    rule: "Rule | None" = None  # that combines single updates
     # (vectors, state, round) -> delta, shares of the rows if the rule weighs them, state: what `matrix` does with them
     combine: "Callable[[Vectors, State, ServerRound], tuple[PyTree, PyTree, State]] | None" = None
     shares: bool = False  # whether `finish` says which share of the delta each update has
