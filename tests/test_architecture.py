@@ -27,7 +27,7 @@ MAY_IMPORT = {  # room -> the other rooms that its files may import
     "prepare": {"core", "data", "report"},
     "compile": {"core", "data", "fed", "run"},
     "secure": {"core"},
-    "api": {"core", "report", "convert", "explain", "run", "study", "tasks"},
+    "api": {"core", "data", "report", "convert", "explain", "run", "study", "tasks"},
     "deploy": {"core", "data", "fed", "run"},
     "serve": {"core", "data", "xai", "run", "report", "convert", "explain"},
     "cli": {"core", "data", "xai", "run", "study", "report", "convert", "prepare", "explain", "attack", "compile"}

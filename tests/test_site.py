@@ -77,7 +77,7 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsy
     page = (DOCS / "python.md").read_text().replace("configs/synthetic.py", str(HOME / "configs" / "synthetic.py"))
     examples = re.findall(r"```python\n(.*?)```", page, re.S)
     monkeypatch.chdir(tmp_path)
-    names: dict = {"rng": np.random.default_rng(0), "pathlib": pathlib}
+    names: dict = {}
     for example in examples[:5]:
         exec(example, names)
     assert names["probabilities"].shape == (8, 10)

@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_mri.convert import translate
 from fedjax_mri.core import environment
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data import check
 from fedjax_mri.explain import model as classifiers
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.report import audit
@@ -37,15 +38,16 @@ def load_config(path: Paths, name: str = "") -> Experiment:
     """
     found = configs.load(path)
     if name not in found:
-        raise UserError(f"{path}: no experiment {name!r}; name one of {', '.join(found)}")
+        there = f"name one of {', '.join(found)}" if any(found) else "it has one, without a name"
+        raise UserError(f"{path}: no experiment {name!r}; {there}")
     return found[name]
 
 
 def train(config: Experiment, out: Paths, resume_from: Paths | None = None, say: Say = print) -> "Run":
     """Trains a config in the folder `out`, or goes on where that stopped, and returns the run.
 
-    `say` gets each line of progress. Ctrl-C ends it after the segment that it trains; to call it again goes on. Raises
-    UserError on a bad config, bad data, or a folder that holds another run.
+    `say` gets each line of progress. Ctrl-C ends it after the segment that it trains, and raises KeyboardInterrupt; to
+    call it again goes on. Raises UserError on a bad config, bad data, or a folder that holds another run.
     """
     environment.prepare_jax()
 
@@ -53,15 +55,24 @@ def train(config: Experiment, out: Paths, resume_from: Paths | None = None, say:
         words = progress_words(progress.evaluated.line, progress.evaluated.headline)
         say(f"round {progress.round}/{progress.rounds}: {words}")
 
-    experiment.run(config, out, resume_from, say, watch)
+    if stopped := experiment.run(config, out, resume_from, say, watch):
+        raise KeyboardInterrupt(stopped)
     return Run(pathlib.Path(out))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has trained, in its folder. All that it holds is read when it is asked for."""
+    """A run that has trained, in its folder. All that it holds is read when it is asked for.
+
+    Raises UserError where the folder holds no run.
+    """
 
     folder: pathlib.Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", pathlib.Path(self.folder))
+        if not runfolder.is_run(self.folder):
+            raise UserError(f"{self.folder}: holds no run; give the folder that `train` wrote")
 
     @cached_property
     def config(self) -> Experiment:
@@ -107,8 +118,10 @@ class Run:
 
         The fields are as the source gives them: images [B, H, W, C] as uint8, or float in 0..1 or HU. A classifier
         gives probabilities [B, C]; a translator gives a dict of images by modality. Raises UserError where a field that
-        the task reads is missing.
+        the task reads is missing, has another shape, or holds what training would have refused.
         """
+        for name, value in fields.items():
+            self._check_field(name, np.asarray(value))
         batch = {name: jnp.asarray(value) for name, value in fields.items()}
         sizes = {name: len(value) for name, value in batch.items()}
         if len(set(sizes.values())) != 1:
@@ -117,6 +130,20 @@ class Run:
             return self._predict(self.model, batch | {"weight": jnp.ones(next(iter(sizes.values())))})
         except KeyError as error:
             raise UserError(f"predict: the task reads {error} as well; give {error.args[0]}=...") from None
+
+    def _check_field(self, name: str, value: np.ndarray) -> None:
+        """Raises UserError where a field [B, ...] is not as the task reads it."""
+        holds, image = self.restored.task.reads.get(name, "any"), self.restored.described.image
+        if value.ndim == 0 or value.dtype.kind not in "biuf":
+            raise UserError(f"predict: {name}={value!r:.60}: give an array of numbers with an axis for the examples")
+        if holds == "class":
+            return
+        expected = len(image) + 1
+        if holds != "any" and (value.ndim != expected or (name == "image" and value.shape[-1] != image[-1])):
+            raise UserError(f"predict: {name} has shape {list(value.shape)}; give [B, {', '.join(map(str, image))}]")
+        if value.size:
+            check.check_kind("predict", name, value, holds)
+            check.check_values("predict", name, value, holds, self.restored.described.classes)
 
     @cached_property
     def _predict(self) -> Callable[[Model, dict[str, jax.Array]], PyTree]:

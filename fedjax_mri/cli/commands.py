@@ -69,7 +69,7 @@ def folder_of(options: argparse.Namespace) -> pathlib.Path:
     if given.get("out"):
         return given["out"]
     file = given.get("config") or given.get("study")
-    return pathlib.Path("runs", file.stem) if file else given.get("run") or given["runs"][0]
+    return pathlib.Path("runs", file.stem) if file else given.get("run") or (given.get("runs") or [pathlib.Path()])[0]
 
 
 def kept(options: argparse.Namespace) -> str:
@@ -294,7 +294,9 @@ def deploy(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
     out = options.out or pathlib.Path("deploy", options.config.stem)
     try:
-        command.deploy(load_experiments(options.config, flags, options.only), options.site, out, print)
+        found = load_experiments(options.config, flags, options.only)
+        experiments = {name or options.config.stem: one for name, one in found.items()}
+        command.deploy(experiments, options.site, out, print)
     except UserError as error:
         *more, last = str(error).splitlines()
         for line in more:  # a line for each mistake

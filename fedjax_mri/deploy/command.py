@@ -86,7 +86,7 @@ def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path],
     check_together(sites, files)
     for name, config in experiments.items():
         if refused := parts.refusals(config):
-            raise UserError("\n".join(f"{name}: {line}" if name else line for line in refused))
+            raise UserError("\n".join(f"{name}: {line}" for line in refused))
         build_method(config)
         for one in sites:
             site.with_own_data(config, one)
@@ -95,8 +95,8 @@ def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path],
         if folder.exists():
             raise UserError(f"{folder}: is there already, and may hold a run; remove it, or give another --out")
     for name, config in experiments.items():
-        (server / "experiments" / (name or "experiment")).mkdir(parents=True)
-        runfolder.write_config(server / "experiments" / (name or "experiment"), config, say)
+        (server / "experiments" / name).mkdir(parents=True)
+        runfolder.write_config(server / "experiments" / name, config, say)
     for one, file, folder in zip(sites, files, folders):
         shutil.copytree(server / "experiments", folder / "experiments")
         shutil.copy(file, folder / "hospital.toml")

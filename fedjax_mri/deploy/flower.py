@@ -106,7 +106,10 @@ def main(grid: Grid, context: Context) -> None:
     prepare_jax(devices=1)
     terms = terms_of(context.run_config)
     folder = pathlib.Path(terms.folder)
-    for name, config in parts.experiments(folder).items():
+    there = parts.experiments(folder)
+    if terms.experiment not in ("all", *there):
+        raise UserError(f"experiment={terms.experiment!r}: give all, or one of {', '.join(there)}")
+    for name, config in there.items():
         if terms.experiment in ("all", name):
             nodes = Nodes(name, configs.digest(config), set(), {}, {}, {})
             gather = partial(wait_for_all, grid, nodes, terms)
@@ -121,13 +124,23 @@ def say(line: str) -> None:
 
 def terms_of(given: Mapping[str, Any]) -> Terms:
     """Returns the terms of a run config. Raises UserError on values that mean nothing."""
-    terms = Terms(**{name.replace("-", "_"): value for name, value in given.items()})
+    values = {name.replace("-", "_"): value for name, value in given.items()}
+    if strange := values.keys() - set(Terms._fields):
+        raise UserError(f"{min(strange).replace('_', '-')}: no such setting; there are {', '.join(given_names())}")
+    terms = Terms(**values)
+    if not isinstance(terms.round_seconds, float | int) or not isinstance(terms.at_least, int):
+        raise UserError(f"round-seconds={terms.round_seconds!r}, at-least={terms.at_least!r}: give numbers, unquoted")
     if terms.seed not in ("secret", "config"):
         raise UserError(f"seed={terms.seed!r}: must be secret or config")
     if terms.round_seconds < 0 or not 0 <= terms.at_least <= terms.clients:
         said = f"round-seconds={terms.round_seconds}, at-least={terms.at_least}"
         raise UserError(f"{said}: give 0 or more seconds, and 0 to {terms.clients} hospitals")
     return terms
+
+
+def given_names() -> list[str]:
+    """Returns the names of the settings of a run config."""
+    return [name.replace("_", "-") for name in Terms._fields]
 
 
 def wait_for_all(grid: Grid, nodes: Nodes, terms: Terms) -> list[dict[str, Any]]:

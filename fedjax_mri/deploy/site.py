@@ -16,6 +16,7 @@ class Refusal(UserError):
     """Raised by a hospital that does not do what it is asked. Its line is sent to the server; other errors are not."""
 
 
+PATHS = ("root", "table", "path", "folder")  # fields of data that begin in the folder of the file
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -59,6 +60,10 @@ def mistakes(plain: Mapping[str, Any]) -> list[str]:
         return found
     if not isinstance(plain.get("data", {}), dict):
         return [f"data={plain['data']!r}: must be a table, [data], of fields of the config's data such as root"]
+    data = plain.get("data", {})
+    found += [
+        f"data.{name}={data[name]!r}: must be text, a path" for name in PATHS if not isinstance(data.get(name, ""), str)
+    ]
     site = Site(**plain)
     host, _, port = site.superlink.rpartition(":")
     if not site.name.replace("-", "").replace("_", "").isalnum():
@@ -93,5 +98,5 @@ def with_own_data(config: Experiment, site: Site) -> Experiment:
 def with_paths(site: Site, home: pathlib.Path) -> Site:
     """Returns the site with paths that begin in `home`, the folder of its file."""
     certificate, key = (name and str(home / name) for name in (site.certificate, site.private_key))
-    data = {name: str(home / value) if name in ("root", "table") else value for name, value in site.data.items()}
+    data = {name: str(home / value) if name in PATHS else value for name, value in site.data.items()}
     return replace(site, certificate=certificate, private_key=key, data=data)

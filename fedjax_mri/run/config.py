@@ -85,7 +85,7 @@ class LocalTraining:
         if start < 0 or over < 1:
             raise UserError(
                 f"local.schedule_start={start}, schedule_rounds={self.schedule_rounds}: the start must be 0 or more, "
-                "and less than the schedule's rounds"
+                f"and less than the schedule's {over + start} rounds; lower it, or train for more rounds"
             )
         rate = {
             "constant": lambda: optax.constant_schedule(self.learning_rate),

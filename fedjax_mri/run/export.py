@@ -2,7 +2,7 @@
 
 model.mlirbc        a portable StableHLO module, preprocessing and weights included; its function is `main`
 model.safetensors   the weights and statistics by the names that the network gives them
-model.json          inputs and outputs of the program, classes, units, versions
+model.json          inputs and outputs of the program, in their order, classes, units, versions
 """
 
 import pathlib
@@ -45,12 +45,14 @@ def export(run: pathlib.Path, out: pathlib.Path, batch: int = 1) -> list[pathlib
         return task.predict(model.params, model.carry, {**fields, "weight": jnp.ones(batch)})
 
     program = jax_export.export(jax.jit(predict), platforms=["cpu"])(inputs)
+    taken = [name for place, name in enumerate(sorted(inputs)) if place in program.module_kept_var_idx]
     about = {
         "name": restored.config.name,
         "synthetic": runfolder.read_json(run / "run.json")["synthetic"],
         "classes": restored.described.classes,
-        "inputs": [{**shape_of(name, inputs[name]), "units": UNITS[task.reads[name]]} for name in sorted(inputs)],
-        "window HU": task.translation.window if task.translation else restored.described.window,
+        "inputs": [{**shape_of(name, inputs[name]), "units": UNITS[task.reads[name]]} for name in taken],
+        "modalities": restored.described.modalities,
+        "window HU": task.translation.window if task.translation else None,
         "outputs": [shape_of(name, leaf) for name, leaf in trees.named(jax.eval_shape(predict, inputs)).items()],
         "versions": runfolder.versions(),
     }

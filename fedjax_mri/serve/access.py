@@ -135,7 +135,7 @@ def session(access: Access, cookies: Mapping[str, str]) -> Session | None:
     try:
         name, ends, nonce, mac = cookie.split(".")
         user = base64.urlsafe_b64decode(name).decode()
-        late = int(ends) < time.time()
+        late = not cookie.isascii() or int(ends) < time.time()
     except ValueError:
         return None
     known = credential(access, user)

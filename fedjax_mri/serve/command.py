@@ -1,6 +1,7 @@
 """The command `fedjax-mri serve`: checks what was asked, and runs the web server until it is stopped."""
 
 import contextlib
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,13 @@ def check(choices: Choices) -> None:
         for path in paths:
             if not path.exists():
                 raise UserError(f"{flag}{path}: not there; check the path")
+    for flag, names in (
+        ("--config", [one.stem for one in choices.configs]),
+        ("--data", [one.name for one in choices.data]),
+    ):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{flag}: two are called {twice[0]}, and the page could not tell them apart; rename one")
+    check_port(choices.host, choices.port)
     if choices.host not in access.LOOPBACK and not (choices.token or choices.users):
         raise UserError(f"--host {choices.host}: others may reach it there, so give --token, or --users FILE")
     if choices.token and choices.users:
@@ -78,6 +86,19 @@ def check(choices: Choices) -> None:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(choices.certificate, choices.key)
         except (OSError, ssl.SSLError) as error:
             raise UserError(f"--certificate {choices.certificate}: cannot be used with its key ({error})") from None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises UserError where the page cannot listen there."""
+    if not 0 < port < 2**16:
+        raise UserError(f"--port {port}: give a port from 1 to 65535")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); choose another"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -135,7 +135,8 @@ async def picture(request: Request) -> Response:
     job = server.job_of(request)
     item, number = server.item_of(request, job), request.path_params["number"]
     kind, plane = request.path_params["image"], request.path_params["plane"]
-    if kind not in item.get("kinds", ("source",)) or plane not in views.PLANES:
+    drawn = "units" in item and kind in item.get("kinds", ("source",))
+    if not drawn or plane not in views.PLANES:
         raise HTTPException(404, "No such picture.")
 
     def draw() -> bytes:
@@ -211,6 +212,8 @@ async def ask_region(request: Request) -> Response:
     """Takes the question which source pixels moved a box of a result, as a job of its own."""
     fields, job, found = await server.form(request), server.job_of(request), server.server(request)
     item = server.item_of(request, job)
+    if job.request.kind != "convert":
+        raise HTTPException(404, "No such result: a box is drawn into a converted image.")
     try:
         left, top, wide, high = (float(fields[name]) / 100 for name in ("left", "top", "width", "height"))
         at = int(fields.get("at", "0"))

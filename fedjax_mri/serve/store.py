@@ -26,6 +26,7 @@ from fedjax_mri.core import disk
 
 State = Literal["queued", "running", "done", "failed"]
 ID = re.compile(r"[0-9a-f]{32}")
+MARKER = re.compile(r"\d{14,}\.[0-9a-f]{24}\.[0-9a-f]{32}")  # other files in the queue's folder are somebody else's
 DRAFT_SECONDS = 6 * 3600  # after which an upload that was never accepted is deleted
 
 
@@ -113,7 +114,7 @@ def jobs_of(home: Path, owner: str) -> list[Job]:
 def queued(home: Path) -> list[str]:
     """The names of the markers of all unfinished jobs, the oldest first."""
     try:
-        return sorted(path.name for path in (home / "queue").iterdir())
+        return sorted(path.name for path in (home / "queue").iterdir() if MARKER.fullmatch(path.name))
     except FileNotFoundError:
         return []
 

@@ -31,9 +31,10 @@ class Supervisor:
 
     def __exit__(self, *error: Any) -> None:
         self._ending.set()
-        if self._process is not None:
-            self._process.kill()  # what it holds is done again by the next one
-        self._thread.join()
+        while self._thread.is_alive():  # it may be about to start the process
+            if self._process is not None:
+                self._process.kill()  # what it holds is done again by the next one
+            self._thread.join(0.1)
 
     @property
     def state(self) -> str:

@@ -5,6 +5,7 @@ No name that a user gives becomes a path: files are numbered, and names are kept
 
 import asyncio
 import contextlib
+import lzma
 import shutil
 import zipfile
 import zlib
@@ -151,7 +152,7 @@ def take(upload: Upload, folder: Path, settings: Settings) -> tuple[list[str], l
         path.rename(folder / f"{len(names):04d}{ending.lower()}")
         names.append(name)
     if not names:
-        raise HTTPException(415, left[0])
+        raise HTTPException(415, left[0] if left else "The zip holds no file: put files into it.")
     more = [f"{len(left) - SHOWN} more files were left out"] * (len(left) > SHOWN)
     return names, left[:SHOWN] + more
 
@@ -175,7 +176,15 @@ def unpacked(files: list[tuple[Path, str]], settings: Settings) -> list[tuple[Pa
                     target = path.with_name(f"{path.name}-{number}")
                     budget -= extract(archive, one, target, budget, settings)
                     found.append((target, one.filename))
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            NotImplementedError,
+            RuntimeError,
+            EOFError,
+            OSError,
+        ) as error:
             reason = "has a password" if "password" in str(error) else "is damaged, or packed in an unusual way"
             raise HTTPException(422, f"{shown_name(name)}: this zip {reason}: write it again.") from None
         path.unlink()

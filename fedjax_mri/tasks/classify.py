@@ -59,8 +59,26 @@ class Classify:
         check(self, described)
         image = prepared_shape(self.preprocess, described.image)
         net = self.network.build(image, len(described.classes), compute)
+        check_logits(self.network, net, image, len(described.classes))
         check_patterns(self, net)
         return classify(self, net, described.labels)
+
+
+def check_logits(settings: object, net: Net, image: tuple[int, ...], classes: int) -> None:
+    """Raises UserError where a user's network gives something else than logits [B, classes] of images [B, ...]."""
+    name = type(settings).__name__
+    if type(settings).__module__.startswith("fedjax_mri."):
+        return
+    if not isinstance(net, Net):
+        raise UserError(f"network {name}: build returns {type(net).__name__}; return a Net, such as `functional` makes")
+    x, weight = jax.ShapeDtypeStruct((2, *image), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+    model = jax.eval_shape(net.init, jax.random.key(0))
+    scores = jax.eval_shape(lambda model, x, weight: net.apply(*model, x, weight, False)[0], model, x, weight)
+    given = list(getattr(scores, "shape", ()))
+    if given != [2, classes]:
+        raise UserError(
+            f"network {name}: gives {given} for 2 images; give logits of the {classes} classes, [2, {classes}]"
+        )
 
 
 def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:

@@ -1,6 +1,7 @@
 """Training, reading, predicting and reporting from Python, as a notebook does; checked against the run's own files."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 import fedjax_mri
 from fedjax_mri import Experiment, LocalTraining, Run, Study, load_config, load_study, train, train_study, with_field
+from fedjax_mri.api import run as api_run
 from fedjax_mri.cli import commands
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
@@ -21,6 +23,7 @@ from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.run import doctor, export
 from fedjax_mri.run.export import UNITS
+from fedjax_mri.study import sweep
 from fedjax_mri.tasks.classify import Classify
 
 CONFIG = Experiment(
@@ -87,8 +90,19 @@ def test_mistakes_are_one_line(run, tmp_path) -> None:
         run.predict(image=images, label=np.zeros(3, np.int32))
     with pytest.raises(UserError, match="CT"):
         run.translate(images, "mr")
-    with pytest.raises(UserError, match="config"):
-        Run(tmp_path).config  # noqa: B018
+    for bad, words in (
+        (np.full((2, 1, 1, 60), np.nan, np.float32), "2 examples are NaN"),
+        (np.zeros((2, 60), np.float32), "has shape"),
+        (np.zeros((2, 1, 1, 59), np.float32), "has shape"),
+        (5, "give an array of numbers"),
+        (np.array(["a", "b"]), "give an array of numbers"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run.predict(image=bad)
+    with pytest.raises(UserError, match="holds no run"):
+        Run(str(tmp_path))
+    with pytest.raises(UserError, match="is no Study"):
+        train_study(CONFIG, tmp_path / "study")
 
 
 def test_configs_and_studies_are_read_from_files(tmp_path) -> None:
@@ -148,3 +162,16 @@ def test_the_doctor_says_what_a_report_needs_and_finds_a_wrong_device(monkeypatc
     monkeypatch.setattr(doctor, "RATE", 0.2)  # what NumPy expects, while `local` still has the old one
     monkeypatch.setattr(doctor, "Local", lambda *most: Local(*most[:-1], lambda round: jnp.float32(0.1)))
     assert commands.main(["doctor"]) == 1 and "differs from NumPy by" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_an_interrupt_and_not_a_finished_run(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(api_run.experiment, "run", lambda *given: signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, tmp_path / "run")
+
+    def stopped(*given, **more):
+        raise sweep.Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(sweep, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_study(Study(CONFIG, {"seed": [0]}), tmp_path / "study")

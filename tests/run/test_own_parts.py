@@ -7,6 +7,8 @@ import pytest
 
 from fedjax_mri.cli import commands
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.contract import DataDescription
+from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import config, results
 
 CONFIG = """
@@ -108,3 +110,15 @@ def test_a_source_of_the_package_is_chosen_by_name(own) -> None:
     assert type(found.data).__name__ == "Arrays" and found.data.path == "x.npz"
     with pytest.raises(UserError, match=r"Arrays.path has no default: give --data.path as well"):
         config.override(config.load(own / "config.py")[""], ["--fed.data", "arrays"])
+
+
+def test_a_network_with_other_logits_is_refused(own) -> None:
+    text = NETWORK.replace(
+        "LinearSettings().build(image, classes, compute)", "LinearSettings().build(image, 7, compute)"
+    )
+    (own / "wrong.py").write_text(text)
+    flags = ["--fed.task.network", str(own / "wrong.py")]
+    found = config.override(config.load(own / "config.py")[""], flags)
+    described = DataDescription((1, 1, 60), tuple("abcdefghij"), 3)
+    with pytest.raises(UserError, match=r"network MineSettings: gives \[2, 7\] .* give logits"):
+        found.task.build(described, Compute("xla"))

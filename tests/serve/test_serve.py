@@ -4,6 +4,7 @@ import io
 import pathlib
 import re
 import shutil
+import socket
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +234,7 @@ BOMB = zipped({"a.png": bytes(3_000_000)})
         ({"a.png": picture()}, {"csrf": "0" * 64}, 403, "This form has expired"),
         ({"a.zip": BOMB}, {}, 413, "Unpacks to more than 2 MB"),
         ({"a.zip": BOMB[:-40]}, {}, 422, "a.zip: this zip is damaged"),
+        ({"a.zip": zipped({"folder/": b""})}, {}, 415, "The zip holds no file"),
         ({"a.bin": bytes(1_100_000)}, {}, 413, "More than 1 MB"),
         ({f"{n}.png": picture() for n in range(9)}, {}, 413, "More than 8 files"),
         ({"a.zip": zipped({f"{n}.png": b"" for n in range(9)})}, {}, 413, "More than 8 files"),
@@ -401,6 +403,8 @@ def test_users_log_in_by_password_and_a_new_password_ends_their_sessions(runs, t
         (["--certificate", "{runs}/none.pem"], "--certificate and --key: give both"),
         (["--config", "{runs}/none.py"], "not there; check the path"),
         (["--queue", "0"], "--queue 0: must be above 0"),
+        (["--port", "99999"], "--port 99999: give a port from 1 to 65535"),
+        (["--data", "{runs}", "--data", "{runs}/../runs"], "--data: two are called runs"),
         (["--quueue", "4"], "quueue"),
     ],
 )
@@ -535,3 +539,26 @@ def test_pages_for_programs_answer_in_json(served) -> None:
         "error": "No such job: it was deleted, or is not yours."
     }
     assert client.get("/nowhere", headers=HTML).status_code == 404
+
+
+def test_a_port_in_use_is_one_line(runs, tmp_path, capsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert cli.main(["serve", str(runs), "--out", str(tmp_path / "home"), "--port", port]) == 1
+    assert f"--port {port}: cannot listen there" in capsys.readouterr().err
+
+
+def test_what_is_not_of_a_kind_is_not_found_and_foreign_files_stop_nothing(classifier, tmp_path) -> None:
+    served = Served(classifier, tmp_path / "home", Settings(batch=2, methods="gradinput"))
+    disc(tmp_path / "left.png", -0.33)
+    (served.home / "queue").mkdir(exist_ok=True)
+    (served.home / "queue" / ".DS_Store").touch()
+    client = served.client()
+    place = send(client, {"left.png": (tmp_path / "left.png").read_bytes()}, "explain", run="run").headers["location"]
+    served.work()
+    assert client.get(f"{place}/0").status_code == 200 and not store.queued(served.home)
+    assert client.get(f"{place}/0/slice/source-axial.png").status_code == 404
+    box = {"csrf": csrf(client, "/explain"), "left": "1", "top": "1", "width": "9", "height": "9", "method": "saliency"}
+    assert client.post(f"{place}/0/region", data=box).status_code == 404
+    strange = {"cookie": "session=YQ==.9999999999999.x.\u00e9".encode("latin-1")}
+    assert client.get("/convert", headers=strange).status_code < 500
