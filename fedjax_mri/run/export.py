@@ -18,6 +18,8 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import models, restore, runfolder
 from fedjax_mri.run.assemble import assemble_task
+from fedjax_mri.run.line import MODALITIES
+from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Task
 
 UNITS = {"unit": "0 to 1", "grey": "1 is white", "hu": "HU", "any": "as in training"}
@@ -50,8 +52,10 @@ def export(run: pathlib.Path, out: pathlib.Path, batch: int = 1) -> list[pathlib
         "name": restored.config.name,
         "synthetic": runfolder.read_json(run / "run.json")["synthetic"],
         "classes": restored.described.classes,
-        "inputs": [{**shape_of(name, inputs[name]), "units": UNITS[task.reads[name]]} for name in taken],
-        "modalities": restored.described.modalities,
+        "inputs": [
+            {**shape_of(name, inputs[name]), "units": UNITS[task.reads[name]], "modality": modality(name, restored)}
+            for name in taken
+        ],
         "window HU": task.translation.window if task.translation else None,
         "outputs": [shape_of(name, leaf) for name, leaf in trees.named(jax.eval_shape(predict, inputs)).items()],
         "versions": runfolder.versions(),
@@ -75,6 +79,11 @@ def inputs_of(run: pathlib.Path, task: Task, image: tuple[int, ...], batch: int)
 def shape_of(name: str, leaf: Any) -> dict[str, Any]:
     """Returns how model.json describes an input or an output."""
     return {"name": name or "prediction", "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def modality(name: str, restored: Restored) -> str:
+    """Returns what the images of an input show: "ct", "mr", or "unknown" where the data did not say."""
+    return name if name in MODALITIES else ", ".join(restored.described.modalities) or "unknown"
 
 
 def as_safetensors(model: Any) -> bytes:

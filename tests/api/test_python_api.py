@@ -137,7 +137,9 @@ def test_the_package_imports_nothing_heavy_by_itself() -> None:
 def test_an_exported_model_runs_in_another_runtime(run, tmp_path) -> None:
     paths = export.export(run.folder, tmp_path / "model", batch=3)
     about = json.loads(paths[2].read_text())
-    assert about["inputs"] == [{"name": "image", "shape": [3, 1, 1, 60], "dtype": "float32", "units": UNITS["grey"]}]
+    assert about["inputs"] == [
+        {"name": "image", "shape": [3, 1, 1, 60], "dtype": "float32", "units": UNITS["grey"], "modality": "unknown"}
+    ]
     assert about["classes"] == list(run.restored.described.classes) and about["outputs"][0]["shape"] == [3, 10]
     tensors = pytest.importorskip("safetensors.numpy").load_file(paths[1])
     for name, value in trees.named(run.model).items():
