@@ -18,7 +18,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
-# Hospitals differ less than by the phantom's defaults, so that five minutes are enough.
+# Hospitals differ less than by the phantom's defaults, so that 100 rounds are enough.
 USUAL = SiteModel()
 SITES = SiteModel(
     class_alpha=6.0,

@@ -141,8 +141,8 @@ class Run:
         expected = len(image) + 1
         if holds != "any" and (value.ndim != expected or (name == "image" and value.shape[-1] != image[-1])):
             raise UserError(f"predict: {name} has shape {list(value.shape)}; give [B, {', '.join(map(str, image))}]")
-        if value.size:
-            check.check_kind("predict", name, value, holds)
+        check.check_kind("predict", name, value, holds)
+        if value.size and value.dtype.kind == "f":  # of integers the largest of their type is white
             check.check_values("predict", name, value, holds, self.restored.described.classes)
 
     @cached_property

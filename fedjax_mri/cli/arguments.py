@@ -86,7 +86,7 @@ def evaluate(one: Parser) -> None:
 def sweep(one: Parser) -> None:
     """Adds the arguments of `sweep`."""
     add_path(one, "study", "study file")
-    add_path(one, "--out", "study folder (default: runs/NAME)")
+    add_path(one, "--out", "study folder (default: runs/FILE)")
     one.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th cell only, from cell I of 0..N-1")
     one.add_argument("--slurm", type=int, metavar="N", help="submit an array job of N shards to SLURM")
     add_waiting(one)
@@ -114,7 +114,7 @@ def attack(one: Parser) -> None:
     """Adds the arguments of `attack`."""
     add_path(one, "run", "run folder")
     one.add_argument("--membership", action="store_true", help="tell who was trained on (default: both attacks)")
-    one.add_argument("--inversion", action="store_true", help="find images again from a hospital's update")
+    one.add_argument("--inversion", action="store_true", help="reconstruct images from a hospital's update")
     text = "shadow models, half of them trained on each patient (default: 16)"
     one.add_argument("--shadows", type=int, default=16, metavar="N", help=text)
     text = "rounds of each shadow model (default: as many as the run)"
@@ -163,7 +163,7 @@ def deploy(one: Parser) -> None:
     add_path(one, "config", "config file")
     add_path(one, "--site", "hospital.toml of each hospital", nargs="+", required=True, metavar="FILE")
     add_only(one)
-    add_path(one, "--out", "folder for the server's and each hospital's folder (default: deploy/NAME)")
+    add_path(one, "--out", "folder for the server's and each hospital's folder (default: deploy/FILE)")
 
 
 def convert(one: Parser) -> None:
@@ -245,7 +245,7 @@ def doctor(one: Parser) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "train": ("train an experiment, or continue it" + FIELDS, train),
     "evaluate": (
-        "print figures of runs side by side, on their test data or on data set by --data.field value",
+        "print figures of runs side by side, on their test data or on other data, chosen by --data.FIELD",
         evaluate,
     ),
     "sweep": ("train the cells of a study; cells that share a program train together" + FIELDS, sweep),

@@ -99,6 +99,7 @@ def test_mistakes_are_one_line(run, tmp_path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             run.predict(image=bad)
+    assert np.asarray(run.predict(image=np.full((2, 1, 1, 60), 200, np.uint8))).shape == (2, 10)
     with pytest.raises(UserError, match="holds no run"):
         Run(str(tmp_path))
     with pytest.raises(UserError, match="is no Study"):
