@@ -1,7 +1,7 @@
 """What does privacy cost, at the level of hospitals and at that of patients (synthetic)?
 
 Command: fedjax-mri sweep studies/privacy.py
-Hardware and time: TIME
+Hardware and time: half an hour of processor time on 2 cores.
 Data: the phantom (synthetic) of the quick-start at 32 px. For client-level privacy 24,000 patients are at 2,000
 hospitals, of which 300 take part in a round on average; for patient-level privacy 12,000 patients are at 20 hospitals,
 all of which take part. The settings of each level, with privacy and without, were chosen on validation images.
