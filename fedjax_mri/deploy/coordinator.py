@@ -20,7 +20,7 @@ from fedjax_mri.core import disk, programs, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Federation
 from fedjax_mri.deploy import parts, wire
-from fedjax_mri.deploy.hospital import Order
+from fedjax_mri.deploy.hospital import TrainRequest
 from fedjax_mri.fed.algorithm import sent_shapes
 from fedjax_mri.fed.engine import remote
 from fedjax_mri.fed.engine.simulation import Simulation, State, draw_cohort, init_state, state_shapes
@@ -34,7 +34,7 @@ from fedjax_mri.run.data_digest import DataDigest
 Say = Callable[[str], None]
 Gather = Callable[[], list[dict[str, Any]]]  # what each hospital tells of its data
 # orders and leaves by client -> the leaves that came, by client
-Ask = Callable[[Mapping[int, Order], Mapping[str, Any]], dict[int, Mapping[str, Any]]]
+Ask = Callable[[Mapping[int, TrainRequest], Mapping[str, Any]], dict[int, Mapping[str, Any]]]
 
 
 class Run(NamedTuple):
@@ -117,11 +117,11 @@ def train(run: Run, state: State, ask: Ask, say: Say) -> State:
     return state
 
 
-def orders_of(run: Run, state: State, cohort: Cohort) -> dict[int, Order]:
+def orders_of(run: Run, state: State, cohort: Cohort) -> dict[int, TrainRequest]:
     """Returns what each hospital of the cohort is asked to do."""
     digest, counted = configs.digest(run.config), np.asarray(state.clients.rounds)
     return {
-        int(client): Order(
+        int(client): TrainRequest(
             run.name, digest, run.token, int(state.round), int(counted[client]), float(times), run.roster
         )
         for client, present, times in zip(cohort.client, cohort.present, cohort.times)

@@ -20,7 +20,7 @@ from fedjax_mri.core import failures
 from fedjax_mri.core.environment import prepare_jax
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.deploy import coordinator, hospital, parts
-from fedjax_mri.deploy.hospital import Order
+from fedjax_mri.deploy.hospital import TrainRequest
 from fedjax_mri.deploy.parts import Roster
 from fedjax_mri.deploy.site import Refusal
 from fedjax_mri.deploy.wire import Leaf
@@ -34,7 +34,7 @@ client_app = ClientApp()
 server_app = ServerApp()
 
 
-class Terms(NamedTuple):
+class RunConfig(NamedTuple):
     """The `run-config` of a run of Flower."""
 
     folder: str  # that `deploy` wrote for the server
@@ -67,7 +67,7 @@ def query(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Returns this hospital's update, or why there is none."""
     *plain, roster = json.loads(str(message.content["order"]["json"]))
-    order, leaves = Order._make([*plain, Roster._make(roster)]), dict(message.content["leaves"])
+    order, leaves = TrainRequest._make([*plain, Roster._make(roster)]), dict(message.content["leaves"])
     return answer(message, lambda: ({}, hospital.train(folder_of(context), order, leaves)))
 
 
@@ -104,7 +104,7 @@ def content_of(plain: Any, leaves: Mapping[str, Leaf]) -> RecordDict:
 def main(grid: Grid, context: Context) -> None:
     """Trains the experiments of the server's folder, or the one that the terms name, one after another."""
     prepare_jax(devices=1)
-    terms = terms_of(context.run_config)
+    terms = run_config_of(context.run_config)
     folder = pathlib.Path(terms.folder)
     there = parts.experiments(folder)
     if terms.experiment not in ("all", *there):
@@ -122,12 +122,12 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def terms_of(given: Mapping[str, Any]) -> Terms:
+def run_config_of(given: Mapping[str, Any]) -> RunConfig:
     """Returns the terms of a run config. Raises UserError on values that mean nothing."""
     values = {name.replace("-", "_"): value for name, value in given.items()}
-    if strange := values.keys() - set(Terms._fields):
+    if strange := values.keys() - set(RunConfig._fields):
         raise UserError(f"{min(strange).replace('_', '-')}: no such setting; there are {', '.join(given_names())}")
-    terms = Terms(**values)
+    terms = RunConfig(**values)
     if not isinstance(terms.round_seconds, float | int) or not isinstance(terms.at_least, int):
         raise UserError(f"round-seconds={terms.round_seconds!r}, at-least={terms.at_least!r}: give numbers, unquoted")
     if terms.seed not in ("secret", "config"):
@@ -140,10 +140,10 @@ def terms_of(given: Mapping[str, Any]) -> Terms:
 
 def given_names() -> list[str]:
     """Returns the names of the settings of a run config."""
-    return [name.replace("_", "-") for name in Terms._fields]
+    return [name.replace("_", "-") for name in RunConfig._fields]
 
 
-def wait_for_all(grid: Grid, nodes: Nodes, terms: Terms) -> list[dict[str, Any]]:
+def wait_for_all(grid: Grid, nodes: Nodes, terms: RunConfig) -> list[dict[str, Any]]:
     """Returns what all hospitals tell of their data, when all are there."""
     said = -1
     while len(nodes.facts) < terms.clients:
@@ -182,7 +182,7 @@ def look(grid: Grid, nodes: Nodes) -> set[int]:
 
 
 def ask(
-    grid: Grid, nodes: Nodes, terms: Terms, orders: Mapping[int, Order], leaves: Mapping[str, Leaf]
+    grid: Grid, nodes: Nodes, terms: RunConfig, orders: Mapping[int, TrainRequest], leaves: Mapping[str, Leaf]
 ) -> dict[int, Mapping[str, Any]]:
     """Returns the leaves of the updates that came in a round, by client.
 

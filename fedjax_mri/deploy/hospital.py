@@ -31,7 +31,7 @@ from fedjax_mri.fed.uplink.contract import PyTree, same_bytes
 from fedjax_mri.run.config import Experiment
 
 
-class Order(NamedTuple):
+class TrainRequest(NamedTuple):
     """What the server asks of a hospital in a round; plain data."""
 
     experiment: str
@@ -43,7 +43,7 @@ class Order(NamedTuple):
     roster: Roster
 
 
-class Seat(NamedTuple):
+class HospitalRun(NamedTuple):
     """A hospital's place in a run: all that does not change from round to round."""
 
     sim: Simulation
@@ -69,7 +69,7 @@ def federation_of(folder: pathlib.Path, experiment: str, digest: str) -> Federat
     return parts.site_data(site.with_own_data(config, own))
 
 
-def train(folder: pathlib.Path, order: Order, leaves: Mapping[str, Any]) -> dict[str, Leaf]:
+def train(folder: pathlib.Path, order: TrainRequest, leaves: Mapping[str, Any]) -> dict[str, Leaf]:
     """Returns the update that the hospital of a folder sends in a round, of which `leaves` are the broadcast.
 
     Its new state is on the disk when this returns. Raises UserError where it refuses to train.
@@ -93,7 +93,7 @@ def train(folder: pathlib.Path, order: Order, leaves: Mapping[str, Any]) -> dict
 
 
 @functools.lru_cache(maxsize=2)  # programs are compiled once for all rounds
-def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster: str) -> Seat:
+def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster: str) -> HospitalRun:
     """Returns the hospital's place in the run `token`. Raises UserError where it takes no part in it."""
     if not token.isalnum():
         raise Refusal(f"run {token!r}: is no name of a run")
@@ -115,7 +115,7 @@ def seat(folder: pathlib.Path, experiment: str, digest: str, token: str, roster:
     program = jax.jit(partial(remote.client_part, sim, plan), compiler_options=programs.xla_options())
     placed = jax.device_put(remote.placed_client(sim.data.store, sim.data.sizes))
     kept.mkdir(parents=True, exist_ok=True)
-    return Seat(sim, placed, program, root, first, partial(takes_part, sim, config, own.client), kept)
+    return HospitalRun(sim, placed, program, root, first, partial(takes_part, sim, config, own.client), kept)
 
 
 def takes_part(sim: Simulation, config: Experiment, client: int, round: int) -> bool:
@@ -136,7 +136,7 @@ def refuse_another_run(sim: Simulation, kept: pathlib.Path, experiment: str) -> 
         )
 
 
-def received(here: Seat, round: int, leaves: Mapping[str, Any]) -> State:
+def received(here: HospitalRun, round: int, leaves: Mapping[str, Any]) -> State:
     """Returns the state that a broadcast stands for. Raises UserError where it does not fit."""
     first = here.first
     server = jax.eval_shape(lambda server: here.sim.algorithm.broadcast(server, jnp.int32(0)), first.server)
@@ -145,7 +145,7 @@ def received(here: Seat, round: int, leaves: Mapping[str, Any]) -> State:
     return jax.device_put(State(jnp.int32(round), server, trees.join(uplink, stays), ()))
 
 
-def row_before(here: Seat, order: Order, asked: str, lost_state: str) -> ClientRow:
+def row_before(here: HospitalRun, order: TrainRequest, asked: str, lost_state: str) -> ClientRow:
     """Returns the row from which the hospital trains. Raises UserError where that is not there, or was used already."""
     files = {int(path.stem): path for path in here.folder.glob("*.npz")}
     if not here.takes_part(order.round):
@@ -173,7 +173,7 @@ def row_before(here: Seat, order: Order, asked: str, lost_state: str) -> ClientR
     )
 
 
-def keep(here: Seat, order: Order, asked: str, row: ClientRow) -> None:
+def keep(here: HospitalRun, order: TrainRequest, asked: str, row: ClientRow) -> None:
     """Writes the state after a round whole or not at all, and removes those that no round can go on from."""
     leaves = wire.to_leaves(jax.device_get(row))
     arrays = {f"{leaf.dtype}|{name}": np.frombuffer(leaf.data, np.uint8) for name, leaf in leaves.items()}

@@ -16,7 +16,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.scan import Item, Scan
 from fedjax_mri.serve import pieces, store, views
-from fedjax_mri.serve.pieces import Piece, Worker
+from fedjax_mri.serve.pieces import Worker, WorkItem
 from fedjax_mri.serve.store import Job, Request
 
 MODELS = 4  # that stay in memory
@@ -50,10 +50,10 @@ def command_job(of: Worker, translator: Translator, job: Job) -> command.Job:
     return made._replace(conversion=made.conversion._replace(id=uuid.UUID(job.id)))  # the same after a restart
 
 
-def convert(of: Worker, request: Request, given: Iterator[Piece]) -> None:
+def convert(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Converts items, whichever jobs of this run, direction and number of draws they belong to."""
     translator = translator_of(of, request)
-    held: dict[Item, tuple[Piece, command.Job, Scan]] = {}
+    held: dict[Item, tuple[WorkItem, command.Job, Scan]] = {}
 
     def readable() -> Iterator[tuple[Item, PreparedScan]]:
         for piece in given:
@@ -97,7 +97,7 @@ def _chain(
     yield from rest
 
 
-def write(piece: Piece, job: command.Job, source: Scan, scan: PreparedScan, made: list[np.ndarray]) -> None:
+def write(piece: WorkItem, job: command.Job, source: Scan, scan: PreparedScan, made: list[np.ndarray]) -> None:
     """Writes the results of an item, and the arrays from which the page draws them."""
     for number, content in enumerate(command.encoded(job, scan, made)):
         disk.write_bytes(piece.job.folder / "out" / f"{piece.number}-{number}", content)
@@ -105,7 +105,7 @@ def write(piece: Piece, job: command.Job, source: Scan, scan: PreparedScan, made
         views.save(piece.job.folder / "view", piece.number, kind, values)
 
 
-def described(piece: Piece, job: command.Job, source: Scan, scan: PreparedScan) -> dict[str, Any]:
+def described(piece: WorkItem, job: command.Job, source: Scan, scan: PreparedScan) -> dict[str, Any]:
     """What the page says of a converted item."""
     names = [named(name, job.conversion.to) for name in piece.item.names]
     names += [discover.deviation(name) for name in names] if job.samples else []

@@ -20,7 +20,7 @@ from fedjax_mri.explain.command import InputImage
 from fedjax_mri.explain.pages import Patient
 from fedjax_mri.report import overlays
 from fedjax_mri.serve import converting, pieces, views
-from fedjax_mri.serve.pieces import Piece, Worker
+from fedjax_mri.serve.pieces import Worker, WorkItem
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Request
 from fedjax_mri.xai import methods
@@ -35,13 +35,13 @@ def load(run: Path, settings: Settings, changed: int) -> command.Job:
     return command.prepare([run], settings.methods.split(","), run / "explain", lambda line: None, True, None, chosen)
 
 
-def explain(of: Worker, request: Request, given: Iterator[Piece]) -> None:
+def explain(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Explains images, whichever jobs of this run they belong to."""
     run = pieces.run_folder(of, request.run)
     job = load(run, of.settings, converting.changed(run))
     while group := list(islice(given, of.settings.batch)):
         pieces.hold(of, group)
-        images: list[tuple[Piece, InputImage]] = []
+        images: list[tuple[WorkItem, InputImage]] = []
         for piece in group:
             file = File(piece.item.paths[0], Path(f"{piece.job.id}-{piece.number}"))
             images += [(piece, one) for one in read(of, job, piece, file)]
@@ -54,7 +54,7 @@ def explain(of: Worker, request: Request, given: Iterator[Piece]) -> None:
         pieces.hold(of, [])
 
 
-def read(of: Worker, job: command.Job, piece: Piece, file: File) -> list[InputImage]:
+def read(of: Worker, job: command.Job, piece: WorkItem, file: File) -> list[InputImage]:
     """The image of a piece; none where it was refused."""
 
     def refuse(file: File, error: Exception) -> None:
@@ -69,7 +69,7 @@ def read(of: Worker, job: command.Job, piece: Piece, file: File) -> list[InputIm
         return []
 
 
-def show(job: command.Job, piece: Piece, patient: Patient) -> dict[str, Any]:
+def show(job: command.Job, piece: WorkItem, patient: Patient) -> dict[str, Any]:
     """What the page says of an explained image; its picture, maps and page of its own are written."""
     home, verdict, trained = piece.job.folder / "out" / str(piece.number), patient.verdict, job.trained
     home.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def show(job: command.Job, piece: Piece, patient: Patient) -> dict[str, Any]:
     }
 
 
-def region(of: Worker, request: Request, given: Iterator[Piece]) -> None:
+def region(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Explains a region of a made image: which pixels of its source moved it."""
     translator = converting.translator_of(of, request)
     for piece in given:
@@ -106,7 +106,7 @@ def region(of: Worker, request: Request, given: Iterator[Piece]) -> None:
         pieces.hold(of, [])
 
 
-def explain_region(of: Worker, translator: Translator, piece: Piece) -> dict[str, Any]:
+def explain_region(of: Worker, translator: Translator, piece: WorkItem) -> dict[str, Any]:
     """Which pixels of a slice moved a box of what is made of it, on the slice's own grid."""
     asked = piece.job.request.region or {}
     job = converting.command_job(of, translator, piece.job)

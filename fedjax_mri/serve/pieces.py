@@ -19,7 +19,7 @@ TURN = 5.0  # seconds after which jobs of other runs are looked at
 Key = tuple[Any, ...]  # equal for jobs whose files may share a batch
 
 
-class Piece(NamedTuple):
+class WorkItem(NamedTuple):
     """One item of a job."""
 
     job: Job
@@ -51,12 +51,12 @@ def run_folder(worker: Worker, name: str) -> Path:
     return found
 
 
-def pieces(worker: Worker, wanted: Key, alone: bool) -> Iterator[Piece]:
+def pieces(worker: Worker, wanted: Key, alone: bool) -> Iterator[WorkItem]:
     """Yields unfinished items of all queued jobs of a key, of each owner in turn; until others have waited for TURN.
 
     `alone`: after the first, which may have crashed an earlier worker, no more.
     """
-    opened: dict[str, Iterator[Piece]] = {}
+    opened: dict[str, Iterator[WorkItem]] = {}
     seen: set[str] = set()
     until = time.monotonic() + TURN
     while True:
@@ -84,7 +84,7 @@ def pieces(worker: Worker, wanted: Key, alone: bool) -> Iterator[Piece]:
                     return
 
 
-def plan(worker: Worker, job: Job) -> list[Piece]:
+def plan(worker: Worker, job: Job) -> list[WorkItem]:
     """The unfinished items of a job; begins the job where it has not begun."""
     try:
         before = store.read(job.folder / "plan.json")
@@ -97,7 +97,7 @@ def plan(worker: Worker, job: Job) -> list[Piece]:
         left = worker.left[job.folder] = store.unfinished(job, len(items))
         if not left:
             store.end(worker.home, job)
-        return [Piece(job, number, items[number], left) for number in sorted(left)]
+        return [WorkItem(job, number, items[number], left) for number in sorted(left)]
     except FileNotFoundError:  # deleted meanwhile
         return []
 
@@ -125,7 +125,7 @@ def public(job: Job, text: str) -> str:
     return text.replace(f"{folder}: ", "").replace(folder, "")
 
 
-def finish(worker: Worker, piece: Piece, content: dict[str, Any]) -> None:
+def finish(worker: Worker, piece: WorkItem, content: dict[str, Any]) -> None:
     """Writes what became of an item, and ends its job with the last."""
     if worker.left.get(piece.job.folder) is not piece.left:
         return
@@ -140,13 +140,13 @@ def finish(worker: Worker, piece: Piece, content: dict[str, Any]) -> None:
         worker.left.pop(piece.job.folder, None)
 
 
-def title(piece: Piece) -> str:
+def title(piece: WorkItem) -> str:
     """The name of an item to the user: its file's, or the first one's of a series."""
     first, count = str(piece.item.names[0]), len(piece.item.paths)
     return first if count == 1 else f"{first} and {count - 1} more"
 
 
-def refuse(worker: Worker, piece: Piece, error: Exception) -> None:
+def refuse(worker: Worker, piece: WorkItem, error: Exception) -> None:
     """Refuses an item; of a whole series its images are tried one by one. Nothing, where its job was deleted.
 
     An error that was not foreseen has its traceback in HOME/traceback.txt.
@@ -160,13 +160,13 @@ def refuse(worker: Worker, piece: Piece, error: Exception) -> None:
         finish(worker, piece, {"state": "refused", "line": line})
 
 
-def hold(worker: Worker, held: list[Piece]) -> None:
+def hold(worker: Worker, held: list[WorkItem]) -> None:
     """Writes down which items this process holds, so that a crash is known to be of one of them."""
     names = [f"{piece.job.folder.parent.name}/{piece.job.id}/{piece.number}" for piece in held]
     disk.write_json(worker.home / "held.json", {"held": names})
 
 
-def suspicion(worker: Worker, piece: Piece) -> int:
+def suspicion(worker: Worker, piece: WorkItem) -> int:
     """How often a worker has crashed while it held an item; `supervisor.py` counts."""
     found = store.read(worker.home / "crashes.json") or {}
     return int(found.get(f"{piece.job.folder.parent.name}/{piece.job.id}/{piece.number}", 0))

@@ -16,7 +16,7 @@ from fedjax_mri.core import disk, environment, failures
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config as configs
 from fedjax_mri.serve import converting, explaining, pieces, store
-from fedjax_mri.serve.pieces import Piece, Worker
+from fedjax_mri.serve.pieces import Worker, WorkItem
 from fedjax_mri.serve.store import Job
 
 NICE = 10  # pages answer first
@@ -30,7 +30,7 @@ def turn(worker: Worker, job: Job) -> None:
     """Works on the jobs of one key, until none is left or others have waited for a while."""
     crashed = bool(store.read(worker.home / "crashes.json"))
 
-    def passed() -> Iterator[Piece]:
+    def passed() -> Iterator[WorkItem]:
         for piece in pieces.pieces(worker, pieces.key(job), crashed):
             if pieces.suspicion(worker, piece) >= CRASHES:
                 pieces.refuse(worker, piece, UserError(ENDED_TWICE))

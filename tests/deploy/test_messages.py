@@ -8,13 +8,13 @@ from flwr.common.constant import ErrorCode
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.deploy import flower
-from fedjax_mri.deploy.flower import Nodes, Terms
-from fedjax_mri.deploy.hospital import Order
+from fedjax_mri.deploy.flower import Nodes, RunConfig
+from fedjax_mri.deploy.hospital import TrainRequest
 from fedjax_mri.deploy.parts import Roster
 from fedjax_mri.deploy.wire import Leaf
 
 LEAVES = {"w": Leaf("float32", (1,), "little-endian", b"\0\0\0\0")}
-ORDERS = {client: Order("x", "d", "t", 0, 0, 1.0, Roster([], [], None, {}, False)) for client in (0, 1)}
+ORDERS = {client: TrainRequest("x", "d", "t", 0, 0, 1.0, Roster([], [], None, {}, False)) for client in (0, 1)}
 
 
 class Grid:
@@ -54,7 +54,7 @@ def hospital(client, name, train=lambda times: {}, there=lambda looks: True):
 
 def ask(hospitals, **terms):
     grid, nodes = Grid(hospitals), Nodes("x", "d", set(), {}, {}, {})
-    return flower.ask(grid, nodes, Terms("folder", 2, **terms), ORDERS, LEAVES), grid
+    return flower.ask(grid, nodes, RunConfig("folder", 2, **terms), ORDERS, LEAVES), grid
 
 
 @pytest.fixture(autouse=True)
@@ -121,4 +121,4 @@ def test_what_goes_wrong_in_a_hospital_is_told_the_server_without_names_of_files
 @pytest.mark.parametrize("given", [{"seed": "mine"}, {"round-seconds": -1.0}, {"at-least": 3}])
 def test_terms_that_mean_nothing_are_refused(given) -> None:
     with pytest.raises(UserError, match=str(next(iter(given.values())))):
-        flower.terms_of({"folder": "x", "clients": 2, **given})
+        flower.run_config_of({"folder": "x", "clients": 2, **given})
