@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.convert import translate
+from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
@@ -154,7 +155,14 @@ class Run:
 
         CT is in HU where the run was trained in HU, all else in 0..1. Raises UserError where the run makes none.
         """
-        return translate.translate(self.folder, to).draw(to, images, None)
+        if to not in self._translators:
+            self._translators[to] = translate.translate(self.folder, to)
+        return self._translators[to].draw(to, images, None)
+
+    @cached_property
+    def _translators(self) -> dict[str, Translator]:
+        """The translators that have been used, by the modality that they make: each is restored and compiled once."""
+        return {}
 
     def classifier(self) -> Trained:
         """Returns the classifier in steps, preprocessing and network, as methods of `fedjax_mri.xai` take it.

@@ -126,7 +126,8 @@ def run_config_of(given: Mapping[str, Any]) -> RunConfig:
     """Returns the terms of a run config. Raises UserError on values that mean nothing."""
     values = {name.replace("-", "_"): value for name, value in given.items()}
     if strange := values.keys() - set(RunConfig._fields):
-        raise UserError(f"{min(strange).replace('_', '-')}: no such setting; there are {', '.join(given_names())}")
+        there = ", ".join(RunConfig._fields).replace("_", "-")
+        raise UserError(f"{min(strange).replace('_', '-')}: no such setting; there are {there}")
     terms = RunConfig(**values)
     if not isinstance(terms.round_seconds, float | int) or not isinstance(terms.at_least, int):
         raise UserError(f"round-seconds={terms.round_seconds!r}, at-least={terms.at_least!r}: give numbers, unquoted")
@@ -136,11 +137,6 @@ def run_config_of(given: Mapping[str, Any]) -> RunConfig:
         said = f"round-seconds={terms.round_seconds}, at-least={terms.at_least}"
         raise UserError(f"{said}: give 0 or more seconds, and 0 to {terms.clients} hospitals")
     return terms
-
-
-def given_names() -> list[str]:
-    """Returns the names of the settings of a run config."""
-    return [name.replace("_", "-") for name in RunConfig._fields]
 
 
 def wait_for_all(grid: Grid, nodes: Nodes, terms: RunConfig) -> list[dict[str, Any]]:

@@ -23,13 +23,16 @@ def costs(config: Experiment) -> dict[str, str]:
         federation = check.build_source(config.data, config.seed)
     described, sizes = describe(federation), np.asarray(federation.train.sizes)
     sim = assemble(config, described, federation.train, plan)
-    check_parts(sim)
+    state = state_shapes(sim)
+    check_parts(sim, state)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
-    shared = state_shapes(sim).server.model
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
     cohort = sim.sampler.places()
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
-    lane, (down, up) = 2 * trees.nbytes(model) + trees.nbytes(optimizers), traffic(sim.algorithm, sim.uplink, shared)
+    lane, (down, up) = (
+        2 * trees.nbytes(model) + trees.nbytes(optimizers),
+        traffic(sim.algorithm, sim.uplink, state.server.model),
+    )
     idle = idle_lanes(sim, plan)
     return {
         "parameters": f"{trees.count(model.params):,}",

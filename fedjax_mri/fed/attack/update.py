@@ -99,8 +99,8 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
         reduce.admits(facts)
 
     init = lambda sent: CorruptState(attack.init(sent), reduce.init(sent))  # noqa: E731
-    corrupted = Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits)
-    return corrupted._replace(rule=reduce.rule, shares=reduce.shares)
+    rule, shares = reduce.rule, reduce.shares
+    return Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits, rule=rule, shares=shares)
 
 
 def along(

@@ -113,14 +113,18 @@ def cohort_key(root: jax.Array, round: jax.Array) -> jax.Array:
 
 def check_simulation(sim: Simulation, plan: Plan) -> None:
     """Raises UserError if parts of the simulation do not work together, or it does not fit into the plan's memory."""
-    check_parts(sim)
+    state = state_shapes(sim)
+    check_parts(sim, state)
     cohort = jax.eval_shape(partial(draw_cohort, sim), jax.random.key(0), jnp.int32(0))
-    placement.check_memory(sim.data, plan, cohort.client.size, state_shapes(sim).clients)
+    placement.check_memory(sim.data, plan, cohort.client.size, state.clients)
 
 
-def check_parts(sim: Simulation) -> None:
-    """Raises UserError if parts of the simulation do not work together, such as a rule with too small a cohort."""
-    sent = sent_shapes(sim.algorithm, state_shapes(sim).server.model)
+def check_parts(sim: Simulation, state: State) -> None:
+    """Raises UserError if parts of the simulation do not work together, such as a rule with too small a cohort.
+
+    `state` is that of `state_shapes`.
+    """
+    sent = sent_shapes(sim.algorithm, state.server.model)
     check_staleness(sim)
     contract.check(Facts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
 
