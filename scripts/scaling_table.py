@@ -28,6 +28,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation
 from fedjax_mri.run import config
 from fedjax_mri.run.assemble import assemble, describe
+from fedjax_mri.run.config import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("h200", "v5e")
@@ -61,7 +62,7 @@ def main() -> None:
         for kind in KINDS:
             print(f"compiling {name} for {kind}", file=sys.stderr, flush=True)
             with given.raw.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(compiled(name, machines.parse(f"{kind}:8"))) + "\n")
+                file.write(json.dumps(compiled(name, *workload(name), machines.parse(f"{kind}:8"))) + "\n")
     newest: dict[tuple[str, str], Line] = {}
     for text in given.raw.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
@@ -78,15 +79,18 @@ def workload(name: str) -> tuple[Callable[[Plan], Simulation], Plan]:
     if name in WORKLOADS:
         return benchmark.simulations(WORKLOADS[name]), Plan(precision="bf16")
     file, experiment, flags = CONFIGS[name]
-    settings = config.override(config.load(ROOT / "configs" / file)[experiment], flags)
+    return assembled(config.override(config.load(ROOT / "configs" / file)[experiment], flags))
+
+
+def assembled(settings: Experiment) -> tuple[Callable[[Plan], Simulation], Plan]:
+    """Returns what assembles an experiment's simulation for a plan, and the plan with its open fields."""
     federation = check.build_source(settings.data, settings.seed)
     described = describe(federation)
     return lambda plan: assemble(settings, described, federation.train, plan), settings.plan
 
 
-def compiled(name: str, machine: machines.Machine) -> Line:
-    """Returns what is found of a workload compiled for a machine: memory, the work of a step, and estimated times."""
-    build, open_plan = workload(name)
+def compiled(name: str, build: Callable[[Plan], Simulation], open_plan: Plan, machine: machines.Machine) -> Line:
+    """Returns what is found of a simulation compiled for a machine: memory, the work of a step, and estimated times."""
     with devices.compiling_for(targets.compile_devices(machine)):
         plan, begin = auto.plan_by_rule(open_plan, build, CLIENTS // machine.size), time.perf_counter()
         sim = build(plan)

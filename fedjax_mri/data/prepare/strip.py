@@ -3,7 +3,8 @@
 On MR it is the Brain Extraction Tool's deformable surface (Smith 2002, doi 10.1002/hbm.10062): a sphere, of a slice a
 circle, that grows from within the head until what lies inside of it is no longer brain. Each vertex goes towards the
 mean of its neighbours, and outwards or inwards by how the least intensity below it compares with a threshold between
-that and the greatest. What is dark below that surface, and what hangs on the brain by a thread, is then taken off.
+that and the greatest. Of a volume, what is dark below that surface, and what hangs on the brain by a thread, is then
+taken off; of a slice, the lobes that a bone parts from what was found are added.
 All lengths are in mm.
 """
 
@@ -23,6 +24,7 @@ DEPTH, SHALLOW = 20.0, 10.0  # mm below the surface within which the least and t
 ROUND, SHARP = 10.0, 3.33  # mm: radii of curvature that are smoothed little, and much
 TISSUE = 0.6  # of the brain's median intensity above the background; what is darker at the edge is no brain
 THREAD, SULCUS = 3.0, 6.0  # mm: half the width of what connects other tissue to the brain, and of what is filled
+SCALP = 12.0  # mm below the skin, to which scalp and muscle may reach
 BONE = 200.0  # HU
 GAP = 12.0  # mm, half the width of holes in the skull, such as sinuses
 BRAIN = (-10.0, 110.0)  # HU
@@ -109,7 +111,20 @@ def mr_brain(image: np.ndarray, spacing: tuple[float, ...], threshold: float = 0
     surface = np.asarray(vertices) / mm - 0.5 * np.asarray(outwards)  # `within` counts the voxels that it touches
     mask = within(surface, shape.faces, image.shape)
     # In a single slice, sulci and falx part the brain as threads part other tissue from it.
-    return mask if image.ndim == 2 else tighten_mask(image, mask, float(low), spacing)
+    change = add_lobes if image.ndim == 2 else tighten_mask
+    return change(image, mask, float(low), spacing)
+
+
+def add_lobes(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
+    """A brain mask of a slice [H, W] with the lobes that bones of the skull base part from it; scalp is less deep."""
+    if not mask.any():
+        return mask
+    head = foreground.head(image)
+    tissue = head & (image > low + TISSUE * (np.median(image[mask]) - low))
+    parts, count = ndimage.label(foreground.eroded(tissue, THREAD, spacing))
+    depths = ndimage.median(ndimage.distance_transform_edt(head, spacing), parts, np.arange(1, count + 1))
+    lobes = np.isin(parts, 1 + np.flatnonzero(np.asarray(depths) > SCALP))
+    return foreground.closed(mask | foreground.dilated(lobes, THREAD, spacing) & tissue, SULCUS, spacing)
 
 
 def tighten_mask(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:

@@ -71,6 +71,16 @@ def test_the_brain_of_slices_is_found() -> None:
         assert accuracy.dice(strip.ct_brain(one.ct[place], step), truth) > 0.94  # pixels of 3.6 mm
 
 
+def test_lobes_behind_a_bone_are_added_and_scalp_is_not() -> None:
+    """A brain of 70 mm within a dark skull and a bright scalp, parted by a dark bar of 6 mm; half of it was found."""
+    rows, columns = np.mgrid[:180, :180] - 89.5
+    radius, bar = np.hypot(rows, columns), np.abs(rows) < 3
+    brain = radius < 70
+    image = np.where(brain & ~bar | (radius > 76) & (radius < 84), 1.0, 0.0) + 0.01 * (radius < 84)
+    found = strip.add_lobes(image, brain & (rows > 3), 0.0, (1.0, 1.0))
+    assert accuracy.dice(found, brain) > 0.98 and not found[radius > 76].any()
+
+
 @pytest.mark.slow
 def test_the_brain_of_a_volume_is_found() -> None:
     where = heads.draw_site(jax.random.key(1), "t1_spin_echo", 0.2)
