@@ -66,8 +66,12 @@ def draw(found: Values) -> Figure:
     for ax, one in zip(figure.subplots(len(data), 1, squeeze=False)[:, 0], data):
         for place, rule in enumerate(rules):
             each = [[row[ACCURACY] for row in found[one, rule, attack]] for attack in attacks]
-            values = [np.mean(one) if one else 0.0 for one in each]
-            ax.bar(np.arange(len(attacks)) + 0.16 * (place - len(rules) / 2 + 0.5), values, 0.15, label=rule)
+            values = [np.mean(rows) if rows else 0.0 for rows in each]
+            places = np.arange(len(attacks)) + 0.16 * (place - len(rules) / 2 + 0.5)
+            ax.bar(places, values, 0.15, label=rule)
+            for x, rows in zip(places, each):
+                if not rows:
+                    ax.text(x, 0.02, "diverged", rotation=90, ha="center", va="bottom", fontsize=6)
         ax.set(title=f"{one}, synthetic", ylabel="accuracy, unseen sites", ylim=(0, 1))
         ax.set_xticks(range(len(attacks)), attacks)
     figure.axes[0].legend(ncols=len(rules), fontsize=7, loc="upper center")

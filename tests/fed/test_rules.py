@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.simulation import check_simulation
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink import vectors
 from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, Update
-from fedjax_mri.fed.uplink.order import network, sum_by_rank
+from fedjax_mri.fed.uplink.order import comparisons, sum_by_rank
 from fedjax_mri.fed.uplink.preaggregators.arc import ARC
 from fedjax_mri.fed.uplink.preaggregators.bucketing import Bucketing
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
@@ -216,7 +216,7 @@ def test_sorting_networks_sort(size: int, monkeypatch) -> None:
         ordered = np.take_along_axis(block, np.argsort(np.abs(block) if by_size else block, 0), 0)
         found = sum_by_rank(jnp.asarray(block), present, weights, by_size)
         np.testing.assert_allclose(found, np.asarray(weights) @ ordered, rtol=1e-4, atol=1e-4)
-    assert (len(network(14)), len(network(64))) == (53, 543)
+    assert (len(comparisons(14)), len(comparisons(64))) == (53, 543)
 
 
 def test_blocks_change_nothing(monkeypatch) -> None:

@@ -37,7 +37,7 @@ class Backdoor(Attackers):
             return {**batch, "image": with_square(batch["image"], self.size), "label": label}
 
         boost = lambda delta, key: trees.scale(self.factor, delta)  # noqa: E731
-        return Attack("backdoor", trigger, ("image", "label"), self.poisoned, success=True, send=boost)
+        return Attack("backdoor", trigger, ("image", "label"), self.poisoned, measured=True, send=boost)
 
 
 def with_square(image: jax.Array, size: int) -> jax.Array:

@@ -23,7 +23,7 @@ class AttackerView(NamedTuple):
     aggregate: Callable[[PyTree], PyTree]  # what attackers send [...] -> what the reduction in force makes of all
     # (an update, parts [K + 1] of the rows and zero in another) -> (x -> how far the result is from the honest mean
     # when attackers send the other plus x times the difference); None where the reduction is no rule
-    along: Callable[[PyTree, jax.Array], Callable[[jax.Array], jax.Array]] | None = None
+    error_along: Callable[[PyTree, jax.Array], Callable[[jax.Array], jax.Array]] | None = None
 
 
 Poison = Callable[[Batch, jax.Array], Batch]  # (examples [B, ...], a key for each [B]) -> what they become
@@ -40,8 +40,8 @@ class Attack(NamedTuple):
     poison: Poison | None = None
     fields: tuple[str, ...] = ()  # of a batch that `poison` changes
     poisoned: float = 1.0  # share of an attacker's examples that `poison` changes
-    success: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
-    copies: int = 1  # how often it reads each of its first examples, in place of the others
+    measured: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
+    repeats: int = 1  # how often it reads each of its first examples, in place of the others
     send: Send | None = None
     craft: Craft | None = None
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state of `craft`

@@ -16,4 +16,4 @@ class Duplicates(Attackers):
         """Returns the attack. Raises UserError unless there are copies."""
         if self.copies < 1:
             raise UserError(f"attack.copies={self.copies}: must be 1 or more")
-        return Attack("duplicates", copies=self.copies)
+        return Attack("duplicates", repeats=self.copies)

@@ -16,4 +16,4 @@ class LabelFlip(Attackers):
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
         flip = lambda batch, keys: {**batch, "label": classes - 1 - batch["label"]}  # noqa: E731
-        return Attack("labelflip", poison=flip, fields=("label",), success=True)
+        return Attack("labelflip", poison=flip, fields=("label",), measured=True)

@@ -29,7 +29,7 @@ def furthest(seen: AttackerView, start: PyTree, parts: jax.Array, direction: PyT
     def by_whole_updates(x: jax.Array) -> jax.Array:
         return trees.norm(trees.subtract(seen.aggregate(honest.moved(start, x, direction)), middle))
 
-    distance = by_whole_updates if seen.along is None else seen.along(trees.add(start, direction), parts)
+    distance = by_whole_updates if seen.error_along is None else seen.error_along(trees.add(start, direction), parts)
 
     def evaluate(_: int, search: tuple[Any, ...]) -> tuple[Any, ...]:
         best, most, step, expanding = search

@@ -4,6 +4,7 @@ Shejwalkar, Houmansadr: Manipulating the Byzantine: Optimizing Model Poisoning A
 Learning, NDSS 2021, equations 7 and 8. The paper searches the largest gamma; here it is the root of a quadratic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,17 +28,15 @@ class MinMax(Attackers):
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
 
-        def craft(seen: AttackerView, state: State) -> tuple[PyTree, State]:
-            mean, towards, gaps = honest.mean(seen), perturbation(self.direction, seen), honest.centred(seen)
-            squares, length = products(gaps, gaps), trees.norm(towards)
+        def reach(seen: AttackerView, towards: PyTree, gaps: PyTree, squares: jax.Array) -> jax.Array:
             limit = jnp.max(distances(squares, seen.honest))
             # |gamma p - g|^2 = limit: the smallest of the positive roots over all g is the largest gamma allowed
-            along = products(gaps, jax.tree.map(lambda leaf: leaf[None], towards))[:, 0] / jnp.maximum(length, 1e-20)
+            along = products(gaps, jax.tree.map(lambda leaf: leaf[None], towards))[:, 0]
+            along = along / jnp.maximum(trees.norm(towards), 1e-20)
             rest = jnp.maximum(along**2 - jnp.diag(squares) + limit, 0.0)
-            reach = jnp.min(jnp.where(seen.honest > 0, along + jnp.sqrt(rest), jnp.inf))
-            return honest.moved(mean, finite(reach / jnp.maximum(length, 1e-20)), towards), state
+            return jnp.min(jnp.where(seen.honest > 0, along + jnp.sqrt(rest), jnp.inf))
 
-        return Attack("minmax", craft=craft)
+        return Attack("minmax", craft=moved_by(self.direction, reach))
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,28 @@ class MinSum(Attackers):
     def build(self, classes: int) -> Attack:
         """Returns the attack."""
 
-        def craft(seen: AttackerView, state: State) -> tuple[PyTree, State]:
-            mean, towards, gaps = honest.mean(seen), perturbation(self.direction, seen), honest.centred(seen)
-            squares, length = products(gaps, gaps), trees.norm(towards)
+        def reach(seen: AttackerView, towards: PyTree, gaps: PyTree, squares: jax.Array) -> jax.Array:
             spare = jnp.max(distances(squares, seen.honest).sum(1)) - jnp.trace(squares)
-            reach = jnp.sqrt(jnp.maximum(spare, 0.0) / jnp.maximum(seen.honest.sum(), 1.0))
-            return honest.moved(mean, finite(reach / jnp.maximum(length, 1e-20)), towards), state
+            return jnp.sqrt(jnp.maximum(spare, 0.0) / jnp.maximum(seen.honest.sum(), 1.0))
 
-        return Attack("minsum", craft=craft)
+        return Attack("minsum", craft=moved_by(self.direction, reach))
+
+
+def moved_by(
+    direction: Direction, reach: Callable[[AttackerView, PyTree, PyTree, jax.Array], jax.Array]
+) -> Callable[[AttackerView, State], tuple[PyTree, State]]:
+    """Returns the attack by the honest mean, moved along `direction` by the length that `reach` gives.
+
+    `reach` takes what the attackers see, the direction, the honest updates' differences from their mean [K, ...] and
+    the inner products of these [K, K].
+    """
+
+    def craft(seen: AttackerView, state: State) -> tuple[PyTree, State]:
+        towards, gaps = perturbation(direction, seen), honest.centred(seen)
+        length = reach(seen, towards, gaps, products(gaps, gaps))
+        return honest.moved(honest.mean(seen), finite(length / jnp.maximum(trees.norm(towards), 1e-20)), towards), state
+
+    return craft
 
 
 def perturbation(direction: Direction, seen: AttackerView) -> PyTree:

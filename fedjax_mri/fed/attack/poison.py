@@ -30,7 +30,7 @@ def poisoned(data: ClientData, settings: Any, classes: int, attacking: jax.Array
     attack: Attack | None = settings.build(classes)
     if attack is None:
         return data
-    if attack.copies > 1:
+    if attack.repeats > 1:
         data = data._replace(pick=lambda indices, client, size: copies_of_few(indices, size, attack, attacking[client]))
     if attack.poison is None:
         return data
@@ -48,7 +48,7 @@ def poisoned(data: ClientData, settings: Any, classes: int, attacking: jax.Array
 
 def copies_of_few(indices: jax.Array, size: jax.Array, attack: Attack, attacking: jax.Array) -> jax.Array:
     """Returns the examples int32 [B] that a client reads in place of `indices`: if attacking, the first of `size`."""
-    few = jnp.maximum(size // attack.copies, 1)
+    few = jnp.maximum(size // attack.repeats, 1)
     return jnp.where(attacking & (indices < size), indices % few, indices)
 
 
@@ -78,7 +78,7 @@ def with_success_test(federation: Federation, settings: Any) -> Federation:
     attacks does not matter.
     """
     attack: Attack | None = settings.build(len(federation.classes))
-    if attack is None or not attack.success:
+    if attack is None or not attack.measured:
         return federation
     refuse_lacking(federation.train, attack)
     found = success_test(next(iter(federation.tests.values())), settings, len(federation.classes))

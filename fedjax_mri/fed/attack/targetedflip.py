@@ -30,7 +30,7 @@ class TargetedFlip(Attackers):
             label = batch["label"]
             return {**batch, "label": jnp.where(label == self.source, self.target, label).astype(label.dtype)}
 
-        return Attack("targetedflip", poison=flip, fields=("label",), success=True)
+        return Attack("targetedflip", poison=flip, fields=("label",), measured=True)
 
 
 def class_of(name: str, value: int, classes: int) -> int:

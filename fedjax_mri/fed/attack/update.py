@@ -87,9 +87,8 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
             return reduce_rows(reduce, rows._replace(delta=delta), state.reduce, at)
 
         seen = AttackerView(rows.delta, rows.sent - hostile, hostile, lambda vector: reduced(vector)[0].delta)
-        seen = (
-            seen if reduce.rule is None else seen._replace(along=partial(along, reduce, rows, seen, state.reduce, at))
-        )
+        if reduce.rule is not None:
+            seen = seen._replace(error_along=partial(error_along, reduce, rows, seen, state.reduce, at))
         vector, after = craft(seen, state.attack)
         aggregate, inner = reduced(vector)
         return aggregate, CorruptState(after, inner)
@@ -103,10 +102,10 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
     return Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits, rule=rule, shares=shares)
 
 
-def along(
+def error_along(
     reduce: Reduce, rows: Rows, seen: AttackerView, state: State, at: ServerRound, vector: PyTree, start: jax.Array
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns `AttackerView.along` of a rule: the rows are read once, for their inner products, and not for every x."""
+    """Returns `AttackerView.error_along` of a rule. It reads the rows once, for their inner products, not at every x."""
     assert reduce.combine is not None and reduce.rule is not None
     act, weighs, attacking = reduce.combine, reduce.rule.combine is None, seen.attacking > 0
     delta = trees.select(attacking, trees.repeat(vector, attacking.size), rows.delta)

@@ -36,12 +36,12 @@ def sum_by_rank(block: jax.Array, present: jax.Array, weights: jax.Array, by_siz
         ordered = list(jax.lax.sort(keys, dimension=0, num_keys=len(keys))[-1])
     else:
         ordered = list(block)
-        for a, b in network(len(block)):
-            ordered[a], ordered[b] = in_order(ordered[a], ordered[b], by_size)
+        for a, b in comparisons(len(block)):
+            ordered[a], ordered[b] = smaller_first(ordered[a], ordered[b], by_size)
     return sum((jnp.where(w > 0, w * row, 0.0) for w, row in zip(weights, ordered)), jnp.zeros_like(block[0]))
 
 
-def in_order(a: jax.Array, b: jax.Array, by_size: bool) -> tuple[jax.Array, jax.Array]:
+def smaller_first(a: jax.Array, b: jax.Array, by_size: bool) -> tuple[jax.Array, jax.Array]:
     """Returns the smaller and the larger value of two rows [C]."""
     if not by_size:
         return jnp.minimum(a, b), jnp.maximum(a, b)
@@ -49,7 +49,7 @@ def in_order(a: jax.Array, b: jax.Array, by_size: bool) -> tuple[jax.Array, jax.
     return jnp.where(first, a, b), jnp.where(first, b, a)
 
 
-def network(size: int) -> list[tuple[int, int]]:
+def comparisons(size: int) -> list[tuple[int, int]]:
     """Returns the pairs that Batcher's odd-even merge sort compares, in order; the smaller value goes first."""
     pairs, part = [], 1
     while part < size:
@@ -63,7 +63,7 @@ def network(size: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def near_median(block: jax.Array, present: jax.Array, count: jax.Array | int) -> jax.Array:
+def mean_near_median(block: jax.Array, present: jax.Array, count: jax.Array | int) -> jax.Array:
     """Returns the mean of the `count` values nearest the median in each column, [C] of `block` [M, C]."""
     centre = sum_by_rank(block, present, median_weights(present))
     return centre + sum_by_rank(block - centre[None], present, ranks_between(len(block), 0, count), by_size=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.order import near_median
+from fedjax_mri.fed.uplink.order import mean_near_median
 from fedjax_mri.fed.uplink.reductions.krum import scores
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, each_value, squared_distances, uniform_weights
@@ -43,4 +43,4 @@ class Bulyan:
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         picked, count = self._picked(vectors), vectors.present.sum()
-        return each_value(vectors, lambda block: near_median(block, picked, count - 4 * self.faulty)), state
+        return each_value(vectors, lambda block: mean_near_median(block, picked, count - 4 * self.faulty)), state

@@ -7,7 +7,7 @@ n - f values nearest the median.
 from dataclasses import dataclass
 
 from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
-from fedjax_mri.fed.uplink.order import near_median
+from fedjax_mri.fed.uplink.order import mean_near_median
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, each_value
 
@@ -24,4 +24,4 @@ class MeaMed:
 
     def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
         count = vectors.present.sum() - self.faulty
-        return each_value(vectors, lambda block: near_median(block, vectors.present, count)), state
+        return each_value(vectors, lambda block: mean_near_median(block, vectors.present, count)), state
