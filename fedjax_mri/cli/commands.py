@@ -280,7 +280,7 @@ def compile(options: argparse.Namespace, flags: Sequence[str]) -> None:
         raise UserError(f"--out {path}: cannot be written; name a file in a folder that is there and can be written")
     experiments = []
     for name, one in load_experiments(options.config, flags, options.only).items():
-        found = command.size(one, machine, choices, lambda line: print(line, file=sys.stderr, flush=True))
+        found = command.estimate_plans(one, machine, choices, lambda line: print(line, file=sys.stderr, flush=True))
         print(f"# {name or one.name} on {machine.name}\n{command.table(found)}", flush=True)
         print("\n".join(command.lines(found)))
         experiments.append(command.to_json(found, name or one.name))

@@ -33,7 +33,7 @@ class Choices(NamedTuple):
     remat: Sequence[bool] = ()
 
 
-class Sizing(NamedTuple):
+class PlanEstimates(NamedTuple):
     """What was found for a config on a machine."""
 
     machine: Machine
@@ -53,7 +53,7 @@ class Sizing(NamedTuple):
         return min(self.estimates, key=lambda each: each.round_s.total)
 
 
-def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Sizing:
+def estimate_plans(config: Experiment, machine: Machine, choices: Choices, say: Say) -> PlanEstimates:
     """Returns what each plan of a config needs on a machine that need not be here.
 
     Raises UserError on bad settings, and where the machine's compiler is missing.
@@ -67,7 +67,7 @@ def size(config: Experiment, machine: Machine, choices: Choices, say: Say) -> Si
         def assemble(plan: Plan) -> Simulation:
             return assemble_simulation(config, method, described, federation.train, plan)
 
-        found = Sizing(machine, [], [], [])
+        found = PlanEstimates(machine, [], [], [])
         for plan in plans(config.plan, choices, assemble):
             sim = assemble(plan)
             check_simulation(sim, plan)
@@ -102,7 +102,7 @@ def flags(plan: Plan) -> str:
     return " ".join(f"--plan.{name} {value}" for name, value in named.items())
 
 
-def table(found: Sizing) -> str:
+def table(found: PlanEstimates) -> str:
     """Returns the plans as lines of text."""
     head = (
         "devices lanes  conv    precision remat  compile  memory MB      step: Gflop      MB flop/byte kernels waits"
@@ -132,7 +132,7 @@ def _named(plan: Plan) -> str:
     return f"{plan.devices:7} {plan.lanes:5}  {plan.conv:7} {plan.precision:9} {remat:5}"
 
 
-def lines(found: Sizing) -> Iterator[str]:
+def lines(found: PlanEstimates) -> Iterator[str]:
     """Yields what is said of the best plan."""
     best = found.best
     for each in best.collectives:
@@ -151,7 +151,7 @@ def worthwhile(rounds: dict[int, float]) -> str:
     return "one device is enough" if devices == 1 else f"up to {devices} devices help"
 
 
-def to_json(found: Sizing, name: str) -> dict[str, Any]:
+def to_json(found: PlanEstimates, name: str) -> dict[str, Any]:
     """Returns all that was found for an experiment as values that JSON can hold."""
     best = found.best
     return {

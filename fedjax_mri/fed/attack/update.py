@@ -105,7 +105,7 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
 def error_along(
     reduce: Reduce, rows: Rows, seen: AttackerView, state: State, at: ServerRound, vector: PyTree, start: jax.Array
 ) -> Callable[[jax.Array], jax.Array]:
-    """Returns `AttackerView.error_along` of a rule. It reads the rows once, for their inner products, not at every x."""
+    """Returns `AttackerView.error_along` of a rule. It reads the rows once, for their products, not at every x."""
     assert reduce.combine is not None and reduce.rule is not None
     act, weighs, attacking = reduce.combine, reduce.rule.combine is None, seen.attacking > 0
     delta = trees.select(attacking, trees.repeat(vector, attacking.size), rows.delta)
