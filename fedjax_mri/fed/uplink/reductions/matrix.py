@@ -1,6 +1,7 @@
 """Reductions that need every single update: the cohort's updates as rows of a matrix, and a rule that combines them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -66,22 +67,7 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
     Statistics such as BatchNorm's are combined as parameters are. `aside` is reduced by the weighted mean, which a
     single client can move anywhere: `admits` refuses algorithms that send something there.
     """
-    for name, faulty in (
-        (f"reduce {rule.name}", rule.faulty),
-        *((f"before {part.name}", part.faulty) for part in before),
-    ):
-        if faulty < 0:
-            raise UserError(f"uplink.{name}: faulty={faulty}: must be 0 or more clients")
-
-    def zero(sent: Update, places: int) -> Rows:
-        delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)
-        zeros = jnp.zeros(places, jnp.float32)
-        return Rows(delta, aside, zeros, zeros)
-
-    def add(rows: Rows, updates: Update, places: jax.Array) -> Rows:
-        count = rows.weight.size
-        new_rows = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
-        return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
+    check_faulty(rule, before)
 
     def combine(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
         for number, part in enumerate(before):
@@ -99,24 +85,31 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         share = weight / jnp.maximum(at.total_weight, 1e-12)
         return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), after
 
-    def admits(facts: Facts) -> None:
-        check_places(rule, before, facts.sampler.places())
-        if rule.whose and (before or facts.sampler.law != "everyone"):
-            raise UserError(
-                f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
-                "everyone, and no uplink.before"
-            )
-        if jax.tree.leaves(facts.sent.aside):
-            raise UserError(
-                f"uplink.reduce {rule.name}: the algorithm sends more than its change of the model, which no rule "
-                "defends; choose one that does not, such as --fed.algorithm fedavg"
-            )
-        rule.admits(facts)
-
-    shares = rule.weigh is not None
     return Reduce(
-        rule.name, zero, add, finish, init=rule.init, admits=admits, shares=shares, rule=rule, combine=combine
+        rule.name,
+        no_rows,
+        put_rows,
+        finish,
+        init=rule.init,
+        admits=partial(admits, rule, before),
+        shares=rule.weigh is not None,
+        rule=rule,
+        combine=combine,
     )
+
+
+def no_rows(sent: Update, places: int) -> Rows:
+    """Returns the rows of a cohort of so many places before any update has come."""
+    delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)
+    zeros = jnp.zeros(places, jnp.float32)
+    return Rows(delta, aside, zeros, zeros)
+
+
+def put_rows(rows: Rows, updates: Update, places: jax.Array) -> Rows:
+    """Returns the rows with updates [L, ...] put at their places, int32 [L]; those of negative places are left out."""
+    count = rows.weight.size
+    new_rows = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
+    return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
 
 
 def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
@@ -128,6 +121,30 @@ def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[
         return mean(vectors, weights), shares, after
     delta, after = rule.combine(vectors, state, at)
     return delta, shares, after
+
+
+def admits(rule: Rule, before: Sequence[Preaggregator], facts: Facts) -> None:
+    """Raises UserError where the rule cannot work on what clients send, or defends only a part of it."""
+    check_places(rule, before, facts.sampler.places())
+    if rule.whose and (before or facts.sampler.law != "everyone"):
+        raise UserError(
+            f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
+            "everyone, and no uplink.before"
+        )
+    if jax.tree.leaves(facts.sent.aside):
+        raise UserError(
+            f"uplink.reduce {rule.name}: the algorithm sends more than its change of the model, which no rule "
+            "defends; choose one that does not, such as --fed.algorithm fedavg"
+        )
+    rule.admits(facts)
+
+
+def check_faulty(rule: Rule, before: Sequence[Preaggregator]) -> None:
+    """Raises UserError on a negative number of faulty clients."""
+    numbers = {f"before {part.name}": part.faulty for part in before} | {f"reduce {rule.name}": rule.faulty}
+    for name, faulty in numbers.items():
+        if faulty < 0:
+            raise UserError(f"uplink.{name}: faulty={faulty}: must be 0 or more clients")
 
 
 def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:
