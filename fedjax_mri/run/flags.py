@@ -131,9 +131,9 @@ def hint(known: Mapping[str, Field], name: str) -> str:
     for one in leaves:
         lasts.setdefault(one.rpartition(".")[2], one)
     last, section = name.rpartition(".")[2], name.rpartition(".")[0]
-    near = difflib.get_close_matches(name, leaves, 1, 0.75) or [
-        lasts[one] for one in difflib.get_close_matches(last, lasts, 1, 0.75)
-    ]
+    near = difflib.get_close_matches(name, leaves, 1, 0.75)
+    if not near and section not in parts.PARTS:  # a field of a part that was not chosen is no other field misspelt
+        near = [lasts[one] for one in difflib.get_close_matches(last, lasts, 1, 0.75)]
     if near:
         return f"; did you mean --{near[0].replace('_', '-')}?"
     return f"; {what_it_has(known, section)}" if section in known else "; see `fedjax-mri show`"
@@ -143,4 +143,5 @@ def what_it_has(known: Mapping[str, Field], section: str) -> str:
     """Returns the fields of a section in words."""
     names = [one for one, field in known.items() if one.rpartition(".")[0] == section]
     each = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-    return f"{section} has {each or 'no fields'}"
+    remedy = f"; to choose another, give --fed.{section} NAME first" if section in parts.PARTS else ""
+    return f"{section} has {each or 'no fields'}{remedy}"

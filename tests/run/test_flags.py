@@ -56,7 +56,17 @@ BAD = [
     (BASE, "--sampling.cohrot 5", "unknown field --sampling.cohrot; did you mean --sampling.cohort?"),
     (BASE, "--learning_rate 5", "unknown field --learning_rate; did you mean --local.learning-rate?"),
     (BASE, "--local.epoch 3", "unknown field --local.epoch; did you mean --local.epochs?"),
-    (BASE, "--algorithm.mu 1", "unknown field --algorithm.mu; algorithm has --algorithm.server-rate"),
+    (
+        BASE,
+        "--algorithm.mu 1",
+        "unknown field --algorithm.mu; algorithm has --algorithm.server-rate; to choose "
+        "another, give --fed.algorithm NAME first",
+    ),
+    (
+        BASE,
+        "--attack.share 0.2",
+        "unknown field --attack.share; attack has no fields; to choose another, give --fed.attack NAME first",
+    ),
     (BASE, "--xyzzy 1", "unknown field --xyzzy; see `fedjax-mri show`"),
     (BASE, "--no-rounds", "unknown field --no-rounds; did you mean --rounds?"),
     (BASE, "--algorithm fedprox", "--algorithm fedprox: choose it by --fed.algorithm fedprox"),

@@ -29,7 +29,10 @@ class FoolsGold:
         """Returns the reduction. Raises UserError unless there are clients and the confidence is positive."""
         positive("uplink.reduce foolsgold: confidence", self.confidence)
         if self.clients < 1:
-            raise UserError(f"uplink.reduce foolsgold: clients={self.clients}: give the number of all clients")
+            raise UserError(
+                f"uplink.reduce foolsgold: clients={self.clients}: give the number of all clients, "
+                "such as --uplink.reduce.clients 20"
+            )
         return matrix(Rule("foolsgold", self._weigh, init=self._init, admits=self._admits, whose=True))
 
     def _init(self, sent: Update) -> State:
@@ -47,7 +50,10 @@ class FoolsGold:
 
     def _admits(self, facts: Facts) -> None:
         if (places := facts.sampler.places()) != self.clients:
-            raise UserError(f"uplink.reduce foolsgold: clients={self.clients}: there are {places}; set it to that")
+            raise UserError(
+                f"uplink.reduce foolsgold: clients={self.clients}: there are {places}; give "
+                f"--uplink.reduce.clients {places}"
+            )
 
 
 def learning_rates(similarity: jax.Array, present: jax.Array, confidence: float) -> jax.Array:
