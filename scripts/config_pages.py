@@ -13,7 +13,8 @@ INTRODUCTION = """# Every config and study
 
 Each file below is a run or a study that you can repeat with one command, and a place to start your own from. Copy it,
 or change any field by a flag: `fedjax-mri show configs/quickstart.py` lists the fields. Data that are called synthetic
-are drawn, not scanned. This page is made from the headers of the files by `python scripts/config_pages.py`.
+are drawn, not scanned. Systems A to E are [five published designs](index.md#five-published-systems). This page is made
+from the headers of the files by `python scripts/config_pages.py`.
 """
 
 
