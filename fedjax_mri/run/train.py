@@ -155,7 +155,7 @@ def privacy_figures(sim: Simulation, state: State) -> dict[str, float]:
     if guarantee is None:
         return {}
     mean = {} if guarantee.mean is None else {"epsilon_mean": guarantee.mean(round)}
-    lower = {} if guarantee.lower is None else {"epsilon_lower": guarantee.lower(jax.device_get(state.uplink.reduce))}
+    lower = {} if guarantee.lower is None else {"epsilon_lower": guarantee.lower(jax.device_get(state.uplink))}
     return {"epsilon": guarantee.epsilon(round), **mean, **lower}
 
 

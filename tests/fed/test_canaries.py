@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from simulations import SIZES
-from test_privacy import moved, private
+from test_patient import private as private_patients
+from test_privacy import ROOT, moved, private
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.privacy import accounting, bounds, canaries
+from fedjax_mri.fed.engine import segments
+from fedjax_mri.fed.engine.plan import Plan
+from fedjax_mri.fed.engine.simulation import initial_state
+from fedjax_mri.fed.privacy import accounting, bounds, canaries, canary_patients, per_patient
 from fedjax_mri.fed.privacy.accounting import Release
+from fedjax_mri.fed.privacy.canary_patients import watch_hospital
 from fedjax_mri.fed.privacy.client import Client
-from fedjax_mri.fed.sampling import Cyclic, Poisson, Population
+from fedjax_mri.fed.privacy.patient import Patient
+from fedjax_mri.fed.privacy.per_patient import CLIENT, RATE, private_gradient
+from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population
 from fedjax_mri.fed.uplink.contract import ServerRound, Update, Uplink
 from fedjax_mri.fed.uplink.settings import UplinkSettings
+from fedjax_mri.run.train import privacy_figures
 
 EVEN = norm.ppf(np.linspace(0, 1, 10_000, endpoint=False) + 1 / 20_000)
 
@@ -165,3 +173,65 @@ def test_what_cannot_be_audited_is_a_line() -> None:
         canaries.new_canaries(9000, 50)
     with pytest.raises(UserError, match=r"privacy.audit=-1"):
         replace(Client(), audit=-1)
+
+
+# ---- canaries among patients
+
+
+def patients_run(count: int, rounds: int) -> tuple[np.ndarray, dict[str, float]]:
+    """The server's model after some rounds of one private step, and what the run says of its privacy."""
+    settings = Patient(epsilon=0.0, noise=1.0, clip=0.5, audit=count)
+    sim = private_patients(settings, 1.0)
+    population = Population(SIZES, np.minimum(SIZES, 1), batch=50, rounds=rounds, patients=sim.data.patients)
+    sim = sim._replace(guarantee=settings.guarantee(Everyone().build(population), population))
+    plan = Plan(devices=1, lanes=2).resolve()
+    after, *_ = segments.build(sim, plan, ROOT, rounds)(initial_state(sim, plan, ROOT), rounds)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(after.server.model.params))])
+    return flat, privacy_figures(sim, after)
+
+
+def test_an_audited_run_of_patients_trains_the_same_model_and_bounds_its_epsilon() -> None:
+    plain, figures = patients_run(0, 3)
+    audited, bounded = patients_run(600, 3)
+    np.testing.assert_array_equal(plain, audited)
+    assert "epsilon_lower" not in figures and 0.3 * figures["epsilon"] < bounded["epsilon_lower"] < figures["epsilon"]
+
+
+def patient_bounds(noise: float = 1.0, rate: float = 1.0, count: int = 3000, steps: int = 1, repeats: int = 8):
+    """Lower bounds [repeats] of steps with a noise multiplier, scored as if it were 1."""
+    watch = watch_hospital(3, count, 0.5, 1.0)
+    gradient = private_gradient(0.5, noise, 1, 1, watch)
+    loss = lambda params, *_: (params.sum(), ((), ()))  # noqa: E731
+    fields = {"weight": 1.0, per_patient.EXPECTED: 10.0, RATE: rate, CLIENT: 3}
+    batch = {name: jnp.full((1,), value) for name, value in fields.items()}
+
+    def run(key: jax.Array) -> canaries.Canaries:
+        inside = jax.random.bernoulli(jax.random.fold_in(key, 99), 0.5, (count,))
+        own = canaries.new_canaries(count, count)._replace(inside=inside)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(canary_patients, "new_canaries", lambda *_: own)
+            each = [gradient(loss, jnp.zeros(count), batch, jax.random.fold_in(key, n)) for n in range(steps)]
+        return own._replace(score=sum(metrics.seen for _, (_, metrics) in each))
+
+    found = jax.device_get(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(7), repeats)))
+    return np.array([canaries.lower_bound(jax.tree.map(lambda x, i=i: x[i], found), DELTA) for i in range(repeats)])
+
+
+def test_the_lower_bound_of_patients_is_below_the_upper_one_as_often_as_promised() -> None:
+    found = patient_bounds(rate=0.5, count=200, steps=4, repeats=1000)
+    assert np.mean(found > spent(1.0, 4, 0.5)) <= 0.05 and np.mean(found > 0) > 0.9
+
+
+@pytest.mark.parametrize("fault", ["none", "a third of the noise", "no clip"])
+def test_the_audit_of_patients_notices_faults(fault: str, monkeypatch) -> None:
+    if fault == "no clip":
+        monkeypatch.setattr(canary_patients, "clipped", lambda grads, clip: grads)
+    found = np.median(patient_bounds(1 / 3 if fault == "a third of the noise" else 1.0)) / spent(1.0, 1, 1.0)
+    assert 0.5 < found < 1 if fault == "none" else found > 1
+
+
+def test_other_hospitals_show_nothing_of_the_canaries() -> None:
+    batch = {name: jnp.ones(1) for name in (RATE, CLIENT)}
+    noised = jax.random.normal(jax.random.key(0), (50,))
+    seen = watch_hospital(3, 40, 0.5, 1.0)(jnp.zeros(50), noised, batch, jax.random.key(1))
+    assert not seen.any() and watch_hospital(1, 40, 0.5, 1.0)(jnp.zeros(50), noised, batch, jax.random.key(1)).all()

@@ -67,7 +67,7 @@ def test_views_are_of_the_patient_alone_and_of_all_his_images() -> None:
     draw = jax.jit(partial(poisson_patients(17, True, 3, 4)(1, 6).draw, read=read))
     seen: dict[int, set[int]] = {}
     for step in range(60):
-        examples, fields = draw(jax.random.key(3), jnp.int32(step), jnp.int32(17))
+        examples, fields = draw(jax.random.key(3), jnp.int32(step), jnp.int32(2), jnp.int32(17))
         for views, weight in zip(np.asarray(examples).reshape(-1, 3), np.asarray(fields["weight"]).reshape(-1, 3)):
             if weight[0]:
                 assert len(set(whose[views])) == 1 and len(set(views)) == min(3, np.sum(whose == whose[views[0]]))

@@ -334,7 +334,7 @@ def test_few_local_steps_are_the_first_of_an_epoch() -> None:
     np.testing.assert_array_equal(few.batches(2, 4).steps(sizes), [0, 3, 3, 3])
     np.testing.assert_array_equal(whole.batches(2, 4).steps(sizes), [0, 4, 10, 50])
     key, size = jax.random.key(0), jnp.int32(17)
-    first = [one.batches(2, 4).draw(key, jnp.int32(1), size, None)[0] for one in (whole, few)]
+    first = [one.batches(2, 4).draw(key, jnp.int32(1), jnp.int32(0), size, None)[0] for one in (whole, few)]
     np.testing.assert_array_equal(*first)
     with pytest.raises(UserError, match=r"local\.steps=-1"):
         LocalTraining(steps=-1).build(1)

@@ -16,10 +16,10 @@ class Batches(NamedTuple):
     """How the examples of a client are divided into the batches of its local steps."""
 
     steps: Callable[[Any], Any]  # examples int32 [...] -> local steps in a round int32 [...]; NumPy or JAX
-    # (key of the client's shuffles in this round, step int32 [], examples int32 [], what reads them) -> the examples
-    # int32 [B] of the step, and fields [B, ...] of its batch. Field "weight" is 1 for an example and 0 for padding,
-    # whose indices may pass the end.
-    draw: Callable[[jax.Array, jax.Array, jax.Array, Read], tuple[jax.Array, Batch]]
+    # (key of the client's shuffles in this round, step int32 [], client int32 [], its examples int32 [], what reads
+    # them) -> the examples int32 [B] of the step, and fields [B, ...] of its batch. Field "weight" is 1 for an example
+    # and 0 for padding, whose indices may pass the end.
+    draw: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Read], tuple[jax.Array, Batch]]
 
 
 def shuffled_epochs(epochs: int, batch: int, most: int | None = None) -> Batches:
@@ -32,7 +32,9 @@ def shuffled_epochs(epochs: int, batch: int, most: int | None = None) -> Batches
         count = epochs * ((sizes + batch - 1) // batch)
         return count if most is None else count.clip(0, most)
 
-    def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Read) -> tuple[jax.Array, Batch]:
+    def draw(
+        key: jax.Array, step: jax.Array, client: jax.Array, size: jax.Array, read: Read
+    ) -> tuple[jax.Array, Batch]:
         steps = jnp.maximum((size + batch - 1) // batch, 1)
         positions = (step % steps) * batch + jnp.arange(batch, dtype=jnp.int32)
         order = jax.random.fold_in(key, step // steps)

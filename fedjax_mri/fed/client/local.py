@@ -23,6 +23,13 @@ BatchLoss = Callable[[Params, Batch, jax.Array], Loss]  # (params, batch, key) -
 Gradient = Callable[[BatchLoss, Params, Batch, jax.Array], tuple[Params, tuple[Carry, Metrics]]]
 
 
+class Observed(NamedTuple):
+    """The metrics of a step, and what an audit has seen of it; both are summed over steps and clients."""
+
+    metrics: Metrics
+    seen: PyTree
+
+
 def batch_gradient(loss: BatchLoss, params: Params, batch: Batch, key: jax.Array) -> Any:
     """Returns the gradient of the loss of the whole batch, and (carry, metrics)."""
     return jax.grad(loss, has_aux=True)(params, batch, key)
@@ -53,7 +60,7 @@ class LocalStepResult(NamedTuple):
     model: Model
     optimizers: tuple[optax.OptState, ...]  # one for each phase
     accumulated: PyTree  # this step's term of the sum that the algorithm accumulates
-    metrics: Metrics  # of the last phase
+    metrics: Metrics | Observed  # of the last phase
 
 
 def step_counts(local: Local, sizes: Array) -> Array:
@@ -65,7 +72,8 @@ def read_batch(data: ClientData, local: Local, store: PyTree, client: jax.Array,
                step: jax.Array, key: jax.Array) -> Batch:  # fmt: skip
     """Returns the batch [B, ...] of one local step. Its field "weight" [B] is 1 for an example and 0 for padding."""
     draw = local.batches(local.epochs, local.batch).draw
-    examples, fields = draw(keys.purpose(key, keys.Purpose.SHUFFLE), step, size, partial(data.read, store, client))
+    shuffles, read = keys.purpose(key, keys.Purpose.SHUFFLE), partial(data.read, store, client)
+    examples, fields = draw(shuffles, step, client, size, read)
     examples = data.pick(examples, client, size)
     return {**data.shift(data.read(store, client, examples), client, examples, round), **fields}
 

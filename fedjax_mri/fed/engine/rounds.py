@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core import keys, trees
 from fedjax_mri.fed.algorithm import ServerState, server_update, traffic
-from fedjax_mri.fed.client.local import step_counts
+from fedjax_mri.fed.client.local import Observed, step_counts
 from fedjax_mri.fed.engine.lanes import RoundInputs, RoundStats, train_on_devices
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
@@ -45,13 +45,19 @@ def cohort_round(
     """
     inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-    server, uplink, shares = move_server(sim, state, root, placed.size, cohort.client, updates, stats.clients)
+    metrics, seen = stats.metrics if isinstance(stats.metrics, Observed) else (stats.metrics, ())
+    server, uplink, shares = move_server(sim, state, root, placed.size, cohort.client, updates, stats.clients, seen)
     came = inputs.steps > 0
     if sim.uplink.reduce.shares:
         rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
     notes = {**stats.notes, **attack_notes(sim, cohort.client, came, shares)}
     trained = jnp.where(came, cohort.client, len(sim.data.sizes))
-    return State(state.round + 1, server, uplink, ()), trained, rows, stats._replace(cost=cost, notes=notes)
+    return (
+        State(state.round + 1, server, uplink, ()),
+        trained,
+        rows,
+        stats._replace(metrics=metrics, cost=cost, notes=notes),
+    )
 
 
 def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: PyTree) -> Notes:
@@ -77,27 +83,34 @@ def move_server(
     client: jax.Array,
     updates: PyTree,
     clients: jax.Array,
+    seen: PyTree = (),
 ) -> tuple[ServerState, UplinkState, PyTree]:
     """Returns the server and the state of the uplink after a round, and the shares of updates if the rule tells them.
 
     `updates` is the reduction's accumulator of so many `clients` int32 [], merged over devices; `sizes` int32 [N] are
-    the examples of all clients, and `client` int32 [K] are the cohort's. Both stay as they are if nobody sent anything,
-    unless an empty round releases noise.
+    the examples of all clients, and `client` int32 [K] are the cohort's; `seen` is what an audit has seen of its local
+    steps. Both stay as they are if nobody sent anything, unless an empty round releases noise.
     """
-    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates)
+    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates, seen)
     server = server_update(sim.algorithm, state.server, aggregate)
     moves = (clients > 0) | (sim.uplink.empty_round == "release")
     return *trees.select(moves, (server, uplink), (state.server, state.uplink)), aggregate.rows
 
 
 def aggregate_updates(
-    sim: Simulation, state: State, root: jax.Array, sizes: jax.Array, client: jax.Array, updates: PyTree
+    sim: Simulation,
+    state: State,
+    root: jax.Array,
+    sizes: jax.Array,
+    client: jax.Array,
+    updates: PyTree,
+    seen: PyTree = (),
 ) -> tuple[Aggregate, UplinkState]:
     """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `move_server`."""
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total
-    at = ServerRound(state.round, reduce_key, total, expected, client)
+    at = ServerRound(state.round, reduce_key, total, expected, client, seen)
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))
     aggregate, staged = sim.uplink.stages.server(aggregate, state.uplink.stages, at)

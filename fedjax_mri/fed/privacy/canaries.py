@@ -4,7 +4,7 @@ Each canary is a client whose update has one large entry, of which each canary h
 a coin, take part in rounds as real clients do, and pass the same clip and sum. An observer who knows all other updates
 scores each canary by how likely its entries of the noisy sums are if it took part. `bounds` makes a lower bound on
 epsilon of the scores. What canaries added is taken off again before the server moves, so that the model stays that of
-a run without them, up to rounding.
+a run without them, up to rounding. `canary_patients` does the same for the patients of a hospital.
 """
 
 from typing import Any, NamedTuple
@@ -56,8 +56,7 @@ def with_canaries(uplink: Uplink, count: int, noise: Any) -> Uplink:
         scale = state.bound / at.expected_weight
         own = trees.subtract(everyone.delta, total.delta)
         seen = entries(aggregate.delta, canaries.entry) / scale - entries(total.delta, canaries.entry)
-        likelier = jnp.log1p(rate * jnp.expm1((2 * seen - 1) / (2 * noise**2)))
-        learnt = canaries._replace(score=canaries.score + likelier)
+        learnt = canaries._replace(score=canaries.score + likelier(seen, rate, noise))
         without = aggregate._replace(delta=trees.subtract(aggregate.delta, trees.scale(scale, own)))
         return without, after._replace(canaries=learnt)
 
@@ -71,6 +70,11 @@ def new_canaries(count: int, size: int) -> Canaries:
     places, coins = jax.random.split(jax.random.key(SEED))
     entry = jax.random.permutation(places, jnp.arange(size, dtype=jnp.int32))[:count]
     return Canaries(entry, jax.random.bernoulli(coins, 0.5, (count,)), jnp.zeros(count, jnp.float32))
+
+
+def likelier(seen: jax.Array, rate: jax.Array, noise: Any) -> jax.Array:
+    """Returns the logs of how much likelier entries [K] of a noisy sum are if their canaries take part at this rate."""
+    return jnp.log1p(rate * jnp.expm1((2 * seen - 1) / (2 * noise**2)))
 
 
 def clipped_canary(uplink: Uplink, like: Any, entry: jax.Array, state: Any, at: ServerRound) -> Update:

@@ -76,7 +76,7 @@ class Client:
             )
         if self.audit and sampler.law == "cyclic":
             raise UserError("privacy.audit: canaries come by chance and not in a cycle; choose --fed.sampling poisson")
-        lower = (lambda state: lower_bound(state.canaries, self.delta)) if self.audit else None
+        lower = (lambda state: lower_bound(state.reduce.canaries, self.delta)) if self.audit else None
         found = Guarantee("client", self.epsilon, self.delta, noise, partial(spent, noise), lower=lower)
         return checked(found, rounds)
 

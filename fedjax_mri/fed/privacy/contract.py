@@ -19,7 +19,7 @@ class Guarantee(NamedTuple):
     delta: float
     noise: float  # noise multiplier: the standard deviation of the noise on a sum, over the bound of a unit's part
     epsilon: Callable[[int], float]  # rounds -> epsilon spent, where hospitals differ by the one that spends most
-    # state of the reduction -> lower bound on epsilon that an audit shows; None: the run is not audited
+    # state of the uplink -> lower bound on epsilon that an audit shows; None: the run is not audited
     lower: Callable[[Any], float] | None = None
     mean: Callable[[int], float] | None = None  # rounds -> mean epsilon of hospitals, where they differ
 

@@ -19,8 +19,11 @@ from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy import accounting
 from fedjax_mri.fed.privacy.accounting import Release
+from fedjax_mri.fed.privacy.canaries import lower_bound
+from fedjax_mri.fed.privacy.canary_patients import watch_hospital, with_canary_patients
 from fedjax_mri.fed.privacy.contract import Guarantee, check_budget, checked
 from fedjax_mri.fed.privacy.per_patient import (
+    Watch,
     places_of,
     poisson_patients,
     private_gradient,
@@ -48,10 +51,12 @@ class Patient:
     unit: Literal["patient", "image"] = "patient"  # "image": each image counts as a patient, where nobody knows better
     views: int = 1  # images of a patient in a step; if he has fewer, copies that are augmented anew
     microbatch: int = 16  # patients whose gradients are held in memory at a time
+    audit: int = 0  # canaries at the smallest hospital that show a lower bound on epsilon; 0: none
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
+        checks.not_negative("privacy.audit", self.audit)
         for name in ("views", "microbatch"):
             if getattr(self, name) < 1:
                 raise UserError(f"privacy.{name}={getattr(self, name)}: must be 1 or more")
@@ -59,10 +64,24 @@ class Patient:
     def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink, whose stages see what is private already, and the local training by DP-SGD."""
         microbatch = min(self.microbatch, places_of(local.batch))
-        batches = poisson_patients(self.most_units(clients), self.unit == "patient", self.views, microbatch)
-        gradient = private_gradient(self.clip, noise, self.views, microbatch)
+        by_patient, watch = self.unit == "patient", self.watch(clients, noise)
+        batches = poisson_patients(self.most_units(clients), by_patient, self.views, microbatch, watch is not None)
+        gradient = private_gradient(self.clip, noise, self.views, microbatch, watch)
         guard = Stage("patients", linear=True, admits=refuse_what_mixes_patients)
+        guard = with_canary_patients(guard, self.audit) if self.audit else guard
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)
+
+    def watch(self, clients: Population, noise: float) -> Watch | None:
+        """Returns what scores canaries at the hospital with the fewest patients, who come most often; None: no audit.
+
+        Raises UserError where nobody knows whose each example is.
+        """
+        if not self.audit:
+            return None
+        self.most_units(clients)
+        counts = np.asarray(self.unit_counts(clients))
+        smallest = int(np.argmin(np.where(counts > 0, counts, np.iinfo(np.int32).max)))
+        return watch_hospital(smallest, self.audit, self.clip, noise)
 
     def guarantee(self, sampler: Sampler, population: Population) -> Guarantee:
         """Returns what the run promises the patients of the hospital that spends most, and the mean of hospitals.
@@ -83,7 +102,9 @@ class Patient:
 
         rounds = population.rounds
         noise = self.noise or self.smallest_noise(groups(), each, rounds)
-        found = Guarantee(self.unit, self.epsilon, self.delta, noise, lambda n: float(each(noise, n).max()), mean=mean)
+        lower = (lambda state: lower_bound(state.stages["patients"], self.delta)) if self.audit else None
+        epsilon = lambda rounds: float(each(noise, rounds).max())  # noqa: E731
+        found = Guarantee(self.unit, self.epsilon, self.delta, noise, epsilon, lower, mean)
         return checked(found, rounds)
 
     def unit_counts(self, population: Population) -> np.ndarray:

@@ -16,14 +16,17 @@ from fedjax_mri.core import keys, trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import PATIENT, Batch
 from fedjax_mri.fed.client.batches import Batches, Read
-from fedjax_mri.fed.client.local import BatchLoss, Gradient
+from fedjax_mri.fed.client.local import BatchLoss, Gradient, Observed
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.privacy.mechanism import normal_like
 from fedjax_mri.fed.uplink.contract import Facts
 from fedjax_mri.tasks.task import Params
 
 EXPECTED = "expected"  # a field of batches: the mean number of patients who come, float32 [B], all the same
+RATE, CLIENT = "rate", "client"  # fields of batches that are watched: how likely each patient comes, and whose they are
 INDEX_BITS = 31  # halvings that find any int32
+# (sum of clipped gradients, the same with noise, batch, key) -> what an audit sees of a step
+Watch = Callable[[Params, Params, Batch, jax.Array], Any]
 
 
 class Sums(NamedTuple):
@@ -38,20 +41,24 @@ def places_of(batch: int) -> int:
     return batch + math.ceil(6 * math.sqrt(batch)) + 6
 
 
-def poisson_patients(most: int, by_patient: bool, views: int, microbatch: int) -> Callable[[int, int], Batches]:
+def poisson_patients(
+    most: int, by_patient: bool, views: int, microbatch: int, watched: bool = False
+) -> Callable[[int, int], Batches]:
     """Returns batches in which each patient of a client is drawn independently, `batch` of them on average.
 
     most: patients of a client, at most. by_patient: whether images of a patient belong together; otherwise each image
     counts as one patient. views: images of a patient in a step, random ones of his, and the same again if he has fewer.
-    microbatch: the number of places is a multiple of it. An epoch has as many steps as read each example once on
-    average.
+    microbatch: the number of places is a multiple of it. watched: whether batches say what a `Watch` needs. An epoch
+    has as many steps as read each example once on average.
     """
 
     def of(epochs: int, batch: int) -> Batches:
         room = min(places_of(batch), max(most, 1))
         places = -(-room // microbatch) * microbatch
 
-        def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Read) -> tuple[jax.Array, Batch]:
+        def draw(
+            key: jax.Array, step: jax.Array, client: jax.Array, size: jax.Array, read: Read
+        ) -> tuple[jax.Array, Batch]:
             coins, order = jax.random.split(jax.random.fold_in(key, step))
             numbered = by_patient and PATIENT in jax.eval_shape(read, jax.ShapeDtypeStruct((1,), jnp.int32))
             patients = read(jnp.maximum(size - 1, 0)[None])[PATIENT][0] + 1 if numbered else size
@@ -60,8 +67,9 @@ def poisson_patients(most: int, by_patient: bool, views: int, microbatch: int) -
             chosen, present = flip_coins(coins, rate, patients, max(most, 1), room)
             chosen, present = (jnp.pad(each, (0, places - room)) for each in (chosen, present))
             examples = some_examples(order, chosen, views, size, read) if numbered else jnp.repeat(chosen, views)
-            expected = jnp.full(examples.shape, rate * count)
-            return examples, {"weight": jnp.repeat(present, views), EXPECTED: expected}
+            fields = {EXPECTED: rate * count} | ({RATE: rate, CLIENT: client} if watched else {})
+            each = {name: jnp.full(examples.shape, value) for name, value in fields.items()}
+            return examples, {"weight": jnp.repeat(present, views), **each}
 
         return Batches(lambda sizes: epochs * ((sizes + batch * views - 1) // (batch * views)), draw)
 
@@ -102,11 +110,12 @@ def first_examples(patients: jax.Array, size: jax.Array, read: Read) -> jax.Arra
     return jax.lax.fori_loop(0, INDEX_BITS, halve, bounds)[0]
 
 
-def private_gradient(clip: float, noise: float, views: int, microbatch: int) -> Gradient:
+def private_gradient(clip: float, noise: float, views: int, microbatch: int, watch: Watch | None = None) -> Gradient:
     """Returns the gradient of a step: (sum of the patients' clipped gradients + noise) over the patients expected.
 
     clip: bound on the norm of a patient's gradient, which is that of the mean loss of his views. noise: noise
-    multiplier. microbatch: patients whose gradients are held at a time; it changes rounding alone.
+    multiplier. microbatch: patients whose gradients are held at a time; it changes rounding alone. watch: what an audit
+    sees of a step.
     """
 
     def gradient(loss: BatchLoss, params: Params, batch: Batch, key: jax.Array) -> Any:
@@ -114,8 +123,11 @@ def private_gradient(clip: float, noise: float, views: int, microbatch: int) -> 
         patients = jax.tree.map(lambda x: x.reshape(-1, views, *x.shape[1:]), batch)
         sums, carry = sum_over_patients(partial(one_patient, clip, loss, params), patients, microbatch, key)
         drawn = normal_like(jax.random.fold_in(key, 1), params)
-        noised = jax.tree.map(lambda total, n: (total + clip * noise * n) / expected, sums.gradient, drawn)
-        return noised, (carry, sums.metrics)
+        noised = jax.tree.map(lambda total, n: total + clip * noise * n, sums.gradient, drawn)
+        metrics = sums.metrics
+        if watch is not None:
+            metrics = Observed(metrics, watch(sums.gradient, noised, batch, jax.random.fold_in(key, 2)))
+        return jax.tree.map(lambda total: total / expected, noised), (carry, metrics)
 
     return gradient
 
@@ -124,9 +136,14 @@ def one_patient(clip: float, loss: BatchLoss, params: Params, patient: Batch, ke
     """Returns the clipped gradient of one patient's views, with the metrics, and the carry. Not finite: zeros."""
     views = {**patient, "weight": jnp.ones_like(patient["weight"])}
     grads, (carry, metrics) = jax.grad(loss, has_aux=True)(params, views, key)
+    return Sums(clipped(grads, clip), metrics), carry
+
+
+def clipped(grads: Params, clip: float) -> Params:
+    """Returns the gradient of a patient with a norm of `clip` at most; zeros where it is not finite."""
     norm = trees.norm(grads)
     scaled = trees.scale(clip / jnp.maximum(norm, clip), grads)
-    return Sums(trees.select(jnp.isfinite(norm), scaled, trees.zeros_like(scaled)), metrics), carry
+    return trees.select(jnp.isfinite(norm), scaled, trees.zeros_like(scaled))
 
 
 def sum_over_patients(

@@ -62,6 +62,7 @@ class ServerRound(NamedTuple):
     total_weight: jax.Array  # float32 [], the sum of weights that all clients of the federation would send
     expected_weight: jax.Array  # float32 [], the sum of weights of a cohort, in the mean over cohorts
     client: PyTree = ()  # int32 [K], the client at each place of the cohort; stages are told as well
+    seen: PyTree = ()  # what an audit has seen of the cohort's local steps, summed; () without one
 
 
 class Facts(NamedTuple):
