@@ -48,6 +48,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--raw", type=pathlib.Path, required=True, help="file of lines, which is read and added to")
     words.add_argument("--only", nargs="*", default=None, help="CONFIG or CONFIG/EXPERIMENT; none: only print")
+    words.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of device")
     given = words.parse_args()
     environment.prefer_cpu_without_devices()
     raw = given.raw.absolute()
@@ -57,7 +58,7 @@ def main() -> None:
         os.chdir(folder)
         write_images(pathlib.Path())
         for name, experiment in experiments(given.only):
-            for kind in KINDS:
+            for kind in given.kinds:
                 if (name, kind) not in lines:
                     print(f"compiling {name} for {kind}", file=sys.stderr, flush=True)
                     line = lines[name, kind] = tried(name, experiment, kind)
