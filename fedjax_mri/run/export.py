@@ -14,7 +14,7 @@ import numpy as np
 from jax import export as jax_export
 
 from fedjax_mri.core import disk, trees
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import models, restore, runfolder
 from fedjax_mri.run.assemble import assemble_task
@@ -91,5 +91,5 @@ def as_safetensors(model: Any) -> bytes:
     try:
         from safetensors.numpy import save
     except ImportError:
-        raise UserError("export: the package safetensors is missing; pip install 'fedjax-mri[weights]'") from None
+        raise UserError(f"export: the package safetensors is missing; {install('weights')}") from None
     return save({name: np.ascontiguousarray(leaf) for name, leaf in trees.named(model).items()})

@@ -71,7 +71,7 @@ def write_sites(
             "client": client,
             "clients": len(names),
             "superlink": superlink,
-            "seed": "config",
+            "random_key": "config",
             **more,
         }
         lines = [f"{key} = {value!r}" for key, value in plain.items()]

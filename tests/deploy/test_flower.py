@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hospitals import NAMES, deploy, simulated
 
 from fedjax_mri.core import trees
-from fedjax_mri.deploy import node, parts
+from fedjax_mri.deploy import federation as deployed
+from fedjax_mri.deploy import node
 from fedjax_mri.run import restore
 
 FLAGS = {
@@ -105,7 +106,7 @@ def federation(tmp_path_factory):
     for source, target in write_certificates_of:
         target.write_bytes(source.read_bytes())
     app = server / "app" / "pyproject.toml"
-    app.write_text(app.read_text().replace('seed = "secret"', 'seed = "config"'))
+    app.write_text(app.read_text().replace('random-key = "secret"', 'random-key = "config"'))
     submit = folder / "submit.sh"
     submit.write_text(f'#!/bin/sh\ncd {server}\nFLWR_HOME="$PWD/flwr" exec flwr run app hospitals\n')
     submit.chmod(0o755)
@@ -132,8 +133,8 @@ def federation(tmp_path_factory):
 def test_supernodes_give_what_the_simulation_gives(name, federation) -> None:
     trained = restore.restore(federation / "server" / "runs" / name)
     assert int(trained.state.round) == 3
-    expected = trees.named(simulated(parts.experiments(federation / "server")[name]))
+    expected = trees.named(simulated(deployed.experiments(federation / "server")[name]))
     for leaf, value in trees.named(jax.device_get(trained.state.server.model)).items():
         np.testing.assert_allclose(value, expected[leaf], rtol=1e-5, atol=1e-5, err_msg=leaf)
     lines = (federation / "server" / "runs" / name / "rounds.jsonl").read_text().splitlines()
-    assert [json.loads(line)["came"] for line in lines] == [4, 4, 4]
+    assert [json.loads(line)["updates"] for line in lines] == [4, 4, 4]
