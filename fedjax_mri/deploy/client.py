@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State, draw_cohort, init_one_client
 from fedjax_mri.fed.uplink.contract import same_bytes
 from fedjax_mri.run import config as configs
+from fedjax_mri.run import runfolder
 from fedjax_mri.run.config import Experiment
 
 
@@ -62,10 +63,14 @@ class SavedState(NamedTuple):
     row: ClientRow  # after it
 
 
-def facts(folder: pathlib.Path, experiment: str, digest: str) -> Facts:
-    """Returns what the hospital of a folder tells the server of its data. Raises UserError on bad data or settings."""
-    own, config = site.read(folder / "hospital.toml"), read_experiment(folder, experiment, digest)
-    return federation.facts_of(own, federation.read_data(config))
+def facts(folder: pathlib.Path, digests: Mapping[str, str]) -> dict[str, Facts]:
+    """Returns what the hospital of a folder tells the server of its data for each experiment.
+
+    `digests` are those of the server's configs. Raises UserError on bad data or settings.
+    """
+    own = site.read(folder / "hospital.toml")
+    asked = {name: read_experiment(folder, name, digest) for name, digest in digests.items()}
+    return {name: federation.facts_of(own, federation.read_data(config)) for name, config in asked.items()}
 
 
 def read_experiment(folder: pathlib.Path, name: str, digest: str) -> Experiment:
@@ -76,10 +81,11 @@ def read_experiment(folder: pathlib.Path, name: str, digest: str) -> Experiment:
     found = federation.experiments(folder)
     if name not in found:
         raise Refusal(f"experiment {name}: is not in {folder}, which has {', '.join(found)}")
-    if (own := configs.digest(found[name])) != digest:
+    config = runfolder.read_config(found[name])
+    if (own := configs.digest(config)) != digest:
         raise Refusal(f"experiment {name}: config {own} here, {digest} at the server; write both folders by one "
                       "`fedjax-mri deploy`")  # fmt: skip
-    return site.with_own_data(found[name], site.read(folder / "hospital.toml"))
+    return site.with_own_data(config, site.read(folder / "hospital.toml"))
 
 
 def train(folder: pathlib.Path, request: TrainRequest, broadcast: bytes) -> bytes:

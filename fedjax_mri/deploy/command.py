@@ -28,8 +28,8 @@ def deploy(experiments: Mapping[str, Experiment], files: Sequence[pathlib.Path],
         if refused := federation.refusals(config):
             raise UserError("\n".join(f"{name}: {line}" for line in refused))
         build_method(config)
-        for absent in federation.check_data(config, sites):
-            say(f"{name}: {absent}; these data are checked where the SuperNode starts")
+    for absent in federation.check_data(experiments.values(), sites):
+        say(f"{absent}; these data are checked where the SuperNode starts")
     server, folders = out / "server", [out / one.name for one in sites]
     for folder in (server, *folders):
         if folder.exists():
@@ -52,6 +52,8 @@ def check_together(sites: Sequence[Site], files: Sequence[pathlib.Path]) -> None
         for field in ("clients", "superlink"):
             if getattr(one, field) != getattr(sites[0], field):
                 raise UserError(f"{file}: {field}={getattr(one, field)!r}, {files[0]} has {getattr(sites[0], field)!r}")
+        if bool(one.private_key) != bool(sites[0].private_key):
+            raise UserError(f"{file}: private_key={one.private_key!r}: all hospitals log in with one, or none does")
         for field in ("name", "client"):
             if getattr(one, field) in [getattr(other, field) for other in sites[:number]]:
                 raise UserError(f"{file}: {field}={getattr(one, field)!r} is another hospital's; give each its own")
@@ -73,7 +75,7 @@ def write_server(folder: pathlib.Path, title: str, one: Site) -> None:
         name=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "experiment",
         clients=one.clients,
         connection='root-certificates = "$PWD/certificates/ca.crt"' if one.certificate else "insecure = true",
-        safety=TLS if one.certificate else "--insecure",
+        safety=(TLS if one.certificate else "--insecure") + (" --enable-supernode-auth" if one.private_key else ""),
         host=host if host in site.LOOPBACK else "0.0.0.0",
         port=int(port),
         appio=int(port) - 1,

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -74,29 +74,35 @@ def read_data(config: Experiment) -> Federation:
     return read_source(config.data, config.seed)  # type: ignore[arg-type]  # a frozen dataclass, which can be hashed
 
 
-def check_data(config: Experiment, sites: Sequence[Site]) -> list[str]:
+def check_data(experiments: Iterable[Experiment], sites: Sequence[Site]) -> list[str]:
     """Returns a line for each hospital whose data are not on this machine.
 
-    Raises UserError where those that are here are not what the experiment reads, or do not fit together.
+    Raises UserError where those that are here are not what an experiment reads, or do not fit together.
     """
-    facts, absent = [], []
-    for own in sites:
-        one = site.with_own_data(config, own)
-        paths = [pathlib.Path(getattr(one.data, name, "")).expanduser() for name in site.PATHS]
-        if missing := [path for path in paths if not path.exists()]:
-            absent.append(f"{own.name}: {missing[0]} is not on this machine")
-            continue
-        try:
-            data = read_data(one)
-            facts.append(facts_of(own, data))
-            method, compute = replace(config, init_from=""), compute_of(plan_of(config))
-            task = assemble_task(method, build_algorithm(config), describe(data), compute)
-            check.contents(data, task.reads, type(one.data).__name__)
-        except UserError as error:
-            raise UserError(f"hospital.toml of {own.name}: {error}") from None
-    if facts:
-        roster_of(facts)
-    return absent
+    absent = dict[str, None]()
+    for config in {(one.data, one.task, one.seed): one for one in experiments}.values():  # many differ in more alone
+        facts = []
+        for own in sites:
+            one = site.with_own_data(config, own)
+            paths = [pathlib.Path(getattr(one.data, name, "")).expanduser() for name in site.PATHS]
+            if missing := [path for path in paths if not path.exists()]:
+                absent[f"{own.name}: {missing[0]} is not on this machine"] = None
+                continue
+            try:
+                facts.append(facts_of(own, read_data(one)))
+                check_contents(one)
+            except UserError as error:
+                raise UserError(f"hospital.toml of {own.name}: {error}") from None
+        if facts:
+            roster_of(facts)
+    return list(absent)
+
+
+def check_contents(config: Experiment) -> None:
+    """Raises UserError where the examples of a config are not what its task reads."""
+    data, compute = read_data(config), compute_of(plan_of(config))
+    task = assemble_task(replace(config, init_from=""), build_algorithm(config), describe(data), compute)
+    check.contents(data, task.reads, type(config.data).__name__)
 
 
 def facts_of(own: Site, federation: Federation) -> Facts:
@@ -179,9 +185,9 @@ def root_key(config: Experiment, secret: pathlib.Path | None) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(np.frombuffer(secret.read_bytes(), np.uint32)))
 
 
-def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
-    """Returns the experiments of a folder that `deploy` wrote, by their names. Raises UserError where it has none."""
-    files = sorted(folder.glob("experiments/*/config.json"))
-    if not files:
+def experiments(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folder of each experiment in one that `deploy` wrote, by name. Raises UserError where it has none."""
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("experiments/*/config.json"))}
+    if not found:
         raise UserError(f"{folder}: no experiments there; give a folder that `fedjax-mri deploy` wrote")
-    return {path.parent.name: runfolder.read_config(path.parent) for path in files}
+    return found

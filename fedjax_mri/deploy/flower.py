@@ -25,6 +25,7 @@ from fedjax_mri.deploy.client import TrainRequest
 from fedjax_mri.deploy.federation import Facts
 from fedjax_mri.deploy.site import RandomKey, Refusal, misfits
 from fedjax_mri.run import config as configs
+from fedjax_mri.run import runfolder
 
 POLL_S = 0.5  # between two looks for messages
 PROBE_S = 10.0  # after which a hospital that has not answered is asked whether it still knows the request
@@ -48,27 +49,27 @@ class RunConfig:
 
 
 class Nodes(NamedTuple):
-    """The SuperNodes of an experiment, and what they have said of themselves. Its sets and dicts change."""
+    """The SuperNodes of a run of Flower, and what they have said of themselves. Its sets and dicts change."""
 
-    experiment: str
-    digest: str
+    digests: Mapping[str, str]  # experiment -> digest of its config
     asked: set[int]  # nodes that have been asked which hospital they are
     queries: dict[str, int]  # message that asks -> its node
     of: dict[int, int]  # client -> its node
-    facts: dict[int, Facts]  # client -> what it tells of its data
+    names: dict[int, str]  # client -> its hospital
+    facts: dict[int, Mapping[str, Facts]]  # client -> what it tells of its data for each experiment
 
 
 @client_app.query()
 def query(message: Message, context: Context) -> Message:
     """Returns what this hospital tells of its data, or why it does not."""
-    return answer(message, lambda: (client.facts(folder_of(context), *plain_of(message)), b""))
+    return answer(message, lambda: (client.facts(folder_of(context), plain_of(message)), b""))
 
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """Returns this hospital's update, or why there is none."""
     request = TrainRequest._make(plain_of(message))
-    return answer(message, lambda: ({}, client.train(folder_of(context), request, tree_of(message))))
+    return answer(message, lambda: (None, client.train(folder_of(context), request, tree_of(message))))
 
 
 def folder_of(context: Context) -> pathlib.Path:
@@ -90,7 +91,7 @@ def answer(message: Message, work: Callable[[], tuple[Any, bytes]]) -> Message:
         line = failures.one_line(error, pathlib.Path.cwd())
         print(f"error: {line}", flush=True)
         said = line if isinstance(error, Refusal) else "an error there, of which its own log tells more"
-        return Message(content_of({"refused": said}), reply_to=message)
+        return Message(content_of(said), reply_to=message)
 
 
 def content_of(plain: Any, tree: bytes = b"") -> RecordDict:
@@ -118,12 +119,14 @@ def main(grid: Grid, context: Context) -> None:
     experiments = federation.experiments(folder)
     if terms.experiment not in ("all", *experiments):
         raise UserError(f"experiment={terms.experiment!r}: give all, or one of {', '.join(experiments)}")
-    for name, config in experiments.items():
-        if terms.experiment in ("all", name):
-            nodes = Nodes(name, configs.digest(config), set(), {}, {}, {})
-            facts = wait_for_all(grid, nodes, terms)
-            run, state = server.start(config, name, folder / "runs" / name, terms.random_key, facts, say)
-            server.train(run, state, partial(train_round, grid, nodes, terms), say)
+    chosen = experiments if terms.experiment == "all" else [terms.experiment]
+    asked = {name: runfolder.read_config(experiments[name]) for name in chosen}
+    nodes = Nodes({name: configs.digest(config) for name, config in asked.items()}, set(), {}, {}, {}, {})
+    wait_for_all(grid, nodes, terms)
+    for name, config in asked.items():
+        facts = [of_each[name] for of_each in nodes.facts.values()]
+        run, state = server.start(config, name, folder / "runs" / name, terms.random_key, facts, say)
+        server.train(run, state, partial(train_round, grid, nodes, terms), say)
 
 
 def run_config_of(given: Mapping[str, Any]) -> RunConfig:
@@ -138,16 +141,15 @@ def run_config_of(given: Mapping[str, Any]) -> RunConfig:
     return terms
 
 
-def wait_for_all(grid: Grid, nodes: Nodes, terms: RunConfig) -> list[Facts]:
-    """Returns what all hospitals tell of their data, when all are there."""
+def wait_for_all(grid: Grid, nodes: Nodes, terms: RunConfig) -> None:
+    """Waits until all hospitals are there and have told of their data."""
     said = -1
     while len(nodes.facts) < terms.clients:
         if said != len(nodes.facts):
             said = len(nodes.facts)
-            say(f"{nodes.experiment}: {said} of {terms.clients} hospitals are there")
+            say(f"{said} of {terms.clients} hospitals are there")
         time.sleep(POLL_S)
         identify(grid, nodes)
-    return list(nodes.facts.values())
 
 
 def identify(grid: Grid, nodes: Nodes) -> set[int]:
@@ -160,16 +162,16 @@ def identify(grid: Grid, nodes: Nodes) -> set[int]:
     nodes.asked.intersection_update(there)  # one that comes again is asked again
     new = sorted(there - nodes.asked)
     nodes.asked.update(new)
-    content = content_of((nodes.experiment, nodes.digest))
-    push(grid, nodes.queries, {node: Message(content, node, "query") for node in new})
+    push(grid, nodes.queries, {node: Message(content_of(nodes.digests), node, "query") for node in new})
     answered = set()
     for node, reply in pull(grid, nodes.queries):
         if is_lost(reply, f"SuperNode {node}"):
             nodes.asked.discard(node)
             continue
         facts = plain_of(reply)
-        one, name = facts["client"], facts["name"]
-        if (other := nodes.facts.get(one, facts)["name"]) != name:
+        first = next(iter(facts.values()))
+        one, name = first["client"], first["name"]
+        if (other := nodes.names.setdefault(one, name)) != name:
             raise UserError(f"client {one}: {other} and {name} both say that they are; correct their hospital.toml")
         nodes.of[one], nodes.facts[one] = node, facts
         answered.add(one)
@@ -187,9 +189,7 @@ def train_round(
     began = probed = time.monotonic()
     ttl, waiting, updates = terms.round_seconds or None, dict[str, int](), dict[int, bytes]()
     while True:
-        updates |= {
-            one: tree_of(reply) for one, reply in pull(grid, waiting) if not is_lost(reply, nodes.facts[one]["name"])
-        }
+        updates |= {one: tree_of(reply) for one, reply in pull(grid, waiting) if not is_lost(reply, nodes.names[one])}
         now = time.monotonic()
         over = terms.round_seconds and now - began > terms.round_seconds
         if len(updates) == len(requests) or (over and len(updates) >= terms.at_least):
@@ -221,6 +221,6 @@ def is_lost(reply: Message, sender: str) -> bool:
     """Returns whether a reply stands for a message that was lost. Raises UserError where the sender has failed."""
     if reply.has_error() and reply.error.code not in LOST:
         raise UserError(f"{sender}: {reply.error.reason}")
-    if not reply.has_error() and (refused := plain_of(reply).get("refused")):
-        raise UserError(f"{sender}: {refused}")
+    if not reply.has_error() and isinstance(line := plain_of(reply), str):
+        raise UserError(f"{sender}: {line}")
     return reply.has_error()

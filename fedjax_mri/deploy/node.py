@@ -17,6 +17,7 @@ from fedjax_mri.core.environment import prepare_jax
 from fedjax_mri.core.errors import UserError, brief, install
 from fedjax_mri.deploy import federation, site
 from fedjax_mri.deploy.site import Site
+from fedjax_mri.run import runfolder
 
 try:
     import grpc
@@ -31,7 +32,12 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(f"error: {missing.name} is missing; {install('flower')}") from None
 
-LOOK_S = 0.3  # between two looks for work
+LOOK_S = 0.5  # between two looks for work
+RETRY_S = 10.0  # between two attempts to log in
+LOCKED_OUT = (
+    "the SuperLink does not let this SuperNode in: its key is not registered, or it is not noticed yet that the one "
+    "before has died, which takes a minute"
+)
 
 
 def arguments(own: Site, folder: pathlib.Path, port: int) -> list[str]:
@@ -48,9 +54,8 @@ def check(folder: pathlib.Path) -> Site:
     for name in ("certificate", "private_key"):
         if (path := getattr(own, name)) and not pathlib.Path(path).is_file():
             raise UserError(f"hospital.toml of {own.name}: {name}={path}: no such file")
-    for config in federation.experiments(folder).values():
-        for absent in federation.check_data(config, [own]):
-            raise UserError(f"hospital.toml of {absent}")
+    for absent in federation.check_data(map(runfolder.read_config, federation.experiments(folder).values()), [own]):
+        raise UserError(f"hospital.toml of {absent}")
     return own
 
 
@@ -100,11 +105,16 @@ def main(words: list[str]) -> int:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
-    port = free_port()
-    threading.Thread(target=serve, args=(port,), daemon=True).start()
-    sys.argv = ["flower-supernode", *arguments(own, folder, port)]
-    flower_supernode()  # in the main thread, as it takes signals
-    return 0
+    while True:
+        port = free_port()
+        threading.Thread(target=serve, args=(port,), daemon=True).start()
+        sys.argv = ["flower-supernode", *arguments(own, folder, port)]
+        try:
+            flower_supernode()  # in the main thread, as it takes signals
+            return 0
+        except RuntimeError:
+            print(f"{LOCKED_OUT}; trying again in {RETRY_S:.0f} s", flush=True)
+            time.sleep(RETRY_S)
 
 
 if __name__ == "__main__":

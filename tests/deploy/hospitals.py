@@ -72,7 +72,7 @@ def write_sites(
             "clients": len(names),
             "superlink": superlink,
             "random_key": "config",
-            **more,
+            **{key: value.format(name=name) for key, value in more.items()},
         }
         lines = [f"{key} = {value!r}" for key, value in plain.items()]
         paths.append(folder / f"{name}.toml")
@@ -80,13 +80,13 @@ def write_sites(
     return paths
 
 
-def simulated(config) -> dict[str, np.ndarray]:
-    """Returns the server's model after the rounds of a simulation."""
+def simulated(config):
+    """Returns the state after the rounds of a simulation, on the host."""
     federation, plan = build_federation(config), Plan(devices=1, lanes=2, tune_s=0).resolve()
     sim = assemble(config, describe(federation), federation.train, plan)
     root = jax.random.key(config.seed)
     state, *_ = segments.build(sim, plan, root, config.rounds)(initial_state(sim, plan, root), config.rounds)
-    return jax.device_get(state.server.model)
+    return jax.device_get(state)
 
 
 def deploy(folder: pathlib.Path, flags: dict[str, list[str]], **more) -> pathlib.Path:

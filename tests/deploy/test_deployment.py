@@ -2,17 +2,19 @@
 
 import functools
 import json
+import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
-from hospitals import deploy, write_config, write_sites
+from hospitals import deploy, write_config, write_images, write_sites
 
 from fedjax_mri.cli import commands as cli
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.deploy import client, federation, server, wire
+from fedjax_mri.deploy import client, federation, node, server, wire
 from fedjax_mri.run import config as configs
-from fedjax_mri.run import restore
+from fedjax_mri.run import restore, runfolder
 
 TWO = "basel", "lyon"
 FLAGS = {
@@ -46,8 +48,8 @@ def out(tmp_path_factory):
 
 
 def start(out, name, folder, random_key="config"):
-    config = federation.experiments(out / "server")[name]
-    facts = [client.facts(out / site, name, configs.digest(config)) for site in TWO]
+    config = runfolder.read_config(out / "server" / "experiments" / name)
+    facts = [client.facts(out / site, {name: configs.digest(config)})[name] for site in TWO]
     return server.start(config, name, out / "server" / "runs" / folder, random_key, facts, print)
 
 
@@ -242,3 +244,62 @@ def test_mistakes_of_several_hospitals(tmp_path, capsys) -> None:
     second.write_text(second.read_text().replace("root =", "roots ="))
     (line,) = refusal(capsys, config, "--site", first, second, *rest)
     assert "data.roots: no such field; did you mean data.root?" in line
+
+
+FUSE = {"tasks.classify import Classify": "tasks.fusion import Fuse", "Classify(network=LinearSettings())": "Fuse()"}
+
+
+@pytest.mark.parametrize(
+    ("own", "new_name", "task", "words"),
+    [
+        ("size = 16", "{}", {}, "image: basel has [8, 8, 1], lyon has [16, 16, 1]; prepare"),
+        ("size = 'big'", "{}", {}, "hospital.toml of lyon: data.size='big': must be a whole number"),
+        ("", "other {}", {}, "basel: has classes class0, class1, none of which another hospital has (other class0"),
+        ("", "{}", FUSE, "hospital.toml of basel: data: Folder: train: the task reads 'ct', the examples hold image"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_written(
+    own, new_name, task, words, tmp_path, capsys
+) -> None:
+    write_images(tmp_path)
+    for folder in list((tmp_path / "lyon").glob("*/*/class?")):
+        folder.rename(folder.with_name(new_name.format(folder.name)))
+    sites, config = write_sites(tmp_path, TWO), write_config(tmp_path, {"": []})
+    sites[1].write_text(f"{sites[1].read_text()}\n{own}\n")
+    for old, new in task.items():
+        config.write_text(config.read_text().replace(old, new))
+    (line,) = refusal(capsys, config, "--site", *sites, "--out", tmp_path / "out")
+    assert line.startswith(f"error: {words}") and not (tmp_path / "out").exists()
+
+
+def test_a_hospital_is_checked_before_its_supernode_starts(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(node, "flower_supernode", lambda: pytest.fail("it starts"))
+    out = deploy(tmp_path, {"": []}, names=TWO)
+    shutil.rmtree(tmp_path / "lyon")
+    (tmp_path / "lyon").mkdir()
+    federation.read_source.cache_clear()
+    assert node.main([str(out / "lyon")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: hospital.toml of lyon: {tmp_path / 'lyon'}")
+    (tmp_path / "lyon").rmdir()
+    assert node.main([str(out / "lyon")]) == 1
+    assert f"error: hospital.toml of lyon: {tmp_path / 'lyon'} is not on this machine\n" == capsys.readouterr().err
+    assert node.main([]) == 1 and "give one folder" in capsys.readouterr().err
+
+
+def test_a_supernode_that_is_not_let_in_tries_again(tmp_path, monkeypatch, capsys) -> None:
+    """As after its death, which a SuperLink notices a minute later where it has logged in with a key."""
+    out, attempts = deploy(tmp_path, {"": []}, names=TWO), []
+
+    def supernode() -> None:
+        attempts.append(sys.argv)
+        if len(attempts) == 1:
+            raise RuntimeError("generator didn't yield")
+
+    monkeypatch.setattr(node, "flower_supernode", supernode)
+    monkeypatch.setattr(node, "serve", lambda port: None)
+    monkeypatch.setattr(node, "RETRY_S", 0.01)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert node.main([str(out / "lyon")]) == 0 and len(attempts) == 2
+    assert "does not let this SuperNode in" in capsys.readouterr().out
+    ports = [words[words.index("--clientappio-api-address") + 1] for words in attempts]
+    assert len(set(ports)) == 2

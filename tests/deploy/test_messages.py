@@ -40,7 +40,7 @@ class Grid:
 
 def hospital(client, name, train=lambda times: {}, there=lambda looks: True):
     def reply(kind, times, message):
-        said = {"client": client, "name": name} if kind == "query" else train(times)
+        said = {"x": {"client": client, "name": name}} if kind == "query" else train(times)
         if isinstance(said, int):
             return Message(Error(said, "why"), reply_to=message)
         return None if said is None else Message(flower.content_of(said, TREE), reply_to=message)
@@ -49,7 +49,7 @@ def hospital(client, name, train=lambda times: {}, there=lambda looks: True):
 
 
 def train_round(hospitals, **terms):
-    grid, nodes = Grid(hospitals), Nodes("x", "d", set(), {}, {}, {})
+    grid, nodes = Grid(hospitals), Nodes({"x": "d"}, set(), {}, {}, {}, {})
     return flower.train_round(grid, nodes, RunConfig("folder", 2, **terms), REQUESTS, TREE), grid
 
 
@@ -96,7 +96,7 @@ def test_a_hospital_that_comes_back_as_the_same_node_is_asked_again(monkeypatch)
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        (hospital(1, "basel", lambda times: {"refused": "round 3: no"}), "basel: round 3: no"),
+        (hospital(1, "basel", lambda times: "round 3: no"), "basel: round 3: no"),
         (hospital(1, "basel", lambda times: ErrorCode.CLIENT_APP_RAISED_EXCEPTION), "basel: why"),
         (hospital(0, "basel"), "client 0: lyon and basel both say that they are"),
     ],
@@ -112,8 +112,8 @@ def test_what_goes_wrong_in_a_hospital_is_told_the_server_without_names_of_files
     def fail():
         raise UserError("/data/mr-smith/1.png: cannot be read")
 
-    reply = flower.answer(Message(flower.content_of([]), 7, "query"), fail)
-    said = flower.plain_of(reply)["refused"]
+    reply = flower.answer(Message(flower.content_of({}), 7, "query"), fail)
+    said = flower.plain_of(reply)
     assert "smith" not in said and "its own log" in said and "smith" in capsys.readouterr().out
 
 
