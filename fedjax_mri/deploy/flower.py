@@ -27,7 +27,7 @@ from fedjax_mri.deploy.site import RandomKey, Refusal, misfits
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import runfolder
 
-POLL_S = 0.5  # between two looks for messages
+POLL_S = 1.0  # between two looks for messages
 PROBE_S = 10.0  # after which a hospital that has not answered is asked whether it still knows the request
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE,
         ErrorCode.CLIENT_APP_CRASHED)  # of replies that will not come  # fmt: skip

@@ -22,9 +22,9 @@ from fedjax_mri.tasks.classify import Classify
 SETTINGS = ("JAX_", "XLA_", "CUDA_", "TPU_", "SLURM_JOB", "OMP_", "XDG_CACHE_HOME")  # beginnings of variables' names
 RATE, TOLERANCE = 0.01, 1e-5
 CONFIG = Experiment(
-    data=Synthetic(clients=2),
+    data=Synthetic(clients=2),  # of 1,718 and 153 examples
     task=Classify(network=LinearSettings()),
-    local=LocalTraining(epochs=1, batch=1000, learning_rate=RATE, optimizer="optax.sgd"),
+    local=LocalTraining(epochs=1, batch=2000, learning_rate=RATE, optimizer="optax.sgd"),
     sampling=Everyone(),
     plan=Plan(lanes=1, conv="xla"),
 )

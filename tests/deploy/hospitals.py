@@ -37,6 +37,16 @@ base = Experiment(
 )
 configs = {{name: configs_of.override(base, flags) for name, flags in {flags!r}.items()}}
 """
+PERSONAL = """
+from dataclasses import dataclass
+from fedjax_mri.fed.algorithms.fedopt import FedAdam
+from fedjax_mri.fed.algorithms.fedper import FedPer
+
+@dataclass(frozen=True)
+class Personal:
+    def build(self):
+        return FedPer(head=("bias",), base=FedAdam()).build()
+"""
 
 
 def write_images(folder: pathlib.Path) -> None:
@@ -54,8 +64,13 @@ def write_images(folder: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path, flags: dict[str, list[str]]) -> pathlib.Path:
-    """Writes a config of experiments that differ from FedAvg by flags; returns its path."""
-    path = folder / "small.py"
+    """Writes a config of experiments that differ from FedAvg by flags, and a user's algorithm; returns its path.
+
+    In a flag {own} is the algorithm's file: FedPer, whose shared part is learnt by FedAdam.
+    """
+    path, own = folder / "small.py", folder / "personal.py"
+    own.write_text(PERSONAL)
+    flags = {name: [word.format(own=own) for word in words] for name, words in flags.items()}
     path.write_text(CONFIG.format(root=str(folder / "all"), flags=flags))
     return path
 

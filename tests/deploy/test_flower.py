@@ -23,11 +23,10 @@ from fedjax_mri.deploy import client, node
 from fedjax_mri.run import runfolder
 from fedjax_mri.run.checkpoint import Checkpoints
 
-FLAGS = {  # each with another part of the bridge: server's optimiser, proximal term, noise, own layers, variates
-    "fedadam": ["--fed.algorithm", "fedadam"],
+FLAGS = {
     "fedavg": [],
-    "fedper": ["--fed.algorithm", "fedper", "--algorithm.head", "bias"],
     "fedprox": ["--fed.algorithm", "fedprox", "--algorithm.mu", "0.5"],
+    "personal": ["--fed.algorithm", "{own}"],  # FedPer with FedAdam on the server, in a file of the user's
     "private": ["--fed.privacy", "client", "--privacy.epsilon", "0", "--privacy.noise", "0.1"],
     "scaffold": ["--fed.algorithm", "scaffold"],
 }
@@ -105,9 +104,10 @@ def federation(tmp_path_factory):
     processes = Processes(folder)
     try:
         processes.start("superlink", server / "start.sh")
-        for one in NAMES:
-            processes.start(one, out / one / "start.sh")
         wait_for(lambda: "Fleet API" in (folder / "superlink.log").read_text(), processes)
+        for one in NAMES:  # one after another: then the later ones find the programs that the first has compiled
+            processes.start(one, out / one / "start.sh")
+            wait_for(lambda one=one: "SuperNode ID" in (folder / f"{one}.log").read_text(), processes)
         register(folder / "lyon.key.pub", server)
         processes.start("submit", submit)
         lines = server / "runs" / DIES[1] / "rounds.jsonl"
