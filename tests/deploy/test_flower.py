@@ -14,9 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from flwr.cli.app import app
 from hospitals import NAMES, deploy, simulated
-from typer.testing import CliRunner
 
 from fedjax_mri.core import trees
 from fedjax_mri.deploy import client, node
@@ -32,6 +30,7 @@ FLAGS = {
 }
 DIES = "turin", "scaffold"  # this hospital dies after the first round of this experiment
 PATIENCE_S = 300  # of wall time, on a machine that does other things
+PATH = {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 CERTIFICATES, KEY, REGISTER = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 
@@ -39,7 +38,7 @@ CERTIFICATES, KEY, REGISTER = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 def run(commands: str, folder: pathlib.Path) -> None:
     """Runs commands of the page for a server on this machine."""
     commands = commands.replace("DNS:fl.example.org", "IP:127.0.0.1")
-    subprocess.run(["sh", "-ec", commands], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["sh", "-ec", commands], cwd=folder, check=True, capture_output=True, env={**os.environ, **PATH})
 
 
 class Processes:
@@ -51,7 +50,7 @@ class Processes:
     def start(self, name: str, script: pathlib.Path) -> None:
         flags = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=256"
         own = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}", "OMP_NUM_THREADS": "1"}
-        own |= {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.logs)}
+        own |= {**PATH, "HOME": str(self.logs)}
         own |= {
             "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
             "JAX_COMPILATION_CACHE_DIR": os.environ["XDG_CACHE_HOME"],
@@ -79,13 +78,6 @@ def wait_for(condition, processes: Processes) -> None:
         time.sleep(0.3)
 
 
-def register(key: pathlib.Path, server: pathlib.Path) -> None:
-    """Lets a SuperNode with this key log in, by the page's command in this process, which has imported Flower."""
-    words = REGISTER.replace("lyon.key.pub", str(key)).partition(" flwr ")[2].split()
-    done = CliRunner().invoke(app, words, env={"FLWR_HOME": str(server / "flwr")})
-    assert done.exit_code == 0, done.output
-
-
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
     """The folders of a federation whose training is over; one hospital has died and come back meanwhile."""
@@ -104,11 +96,10 @@ def federation(tmp_path_factory):
     processes = Processes(folder)
     try:
         processes.start("superlink", server / "start.sh")
-        wait_for(lambda: "Fleet API" in (folder / "superlink.log").read_text(), processes)
-        for one in NAMES:  # one after another: then the later ones find the programs that the first has compiled
+        for one in NAMES:
             processes.start(one, out / one / "start.sh")
-            wait_for(lambda one=one: "SuperNode ID" in (folder / f"{one}.log").read_text(), processes)
-        register(folder / "lyon.key.pub", server)
+        wait_for(lambda: "Fleet API" in (folder / "superlink.log").read_text(), processes)
+        run(REGISTER.replace("lyon.key.pub", str(folder / "lyon.key.pub")), server)
         processes.start("submit", submit)
         lines = server / "runs" / DIES[1] / "rounds.jsonl"
         wait_for(lambda: lines.exists() and lines.read_text(), processes)
