@@ -5,15 +5,19 @@ import pathlib
 import re
 import subprocess
 import sys
+from functools import partial
 
 import config_pages
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fedjax_mri.cli import commands as cli
+from fedjax_mri.nets import attention, dropout, excite, resample
 from fedjax_mri.nets.conv.compute import Compute
+from fedjax_mri.nets.layers import Layers
 
 HOME = pathlib.Path(__file__).parent.parent
 DOCS = HOME / "docs"
@@ -51,6 +55,28 @@ def test_commands_are_understood(page) -> None:
         assert words.command.__name__ == name
         if name == "train" and page == "index.md":
             assert cli.load_experiments(HOME / words.config, flags)
+
+
+LAYERS = re.findall(r"^\| (`.*?`) \| `(\[.*?\])` \|", (DOCS / "network.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize(("calls", "shape"), LAYERS)
+def test_the_layers_of_the_page_make_what_it_says(calls, shape) -> None:
+    names = {"attention": attention, "dropout": dropout, "excite": excite, "resample": resample, "train": True}
+
+    def make(call: str, x: jax.Array, key: jax.Array) -> jax.Array:
+        layers = Layers(nnx.Rngs(0), Compute("xla").conv)
+        inputs = {"x": x, "t": x.reshape(2, 64, 4), "weight": jnp.ones(2), "mask": jnp.ones((2, 64), bool)}
+        return eval(call, {**names, **inputs, "key": key, "layers": layers})
+
+    for call in re.findall("`(.*?)`", calls):
+        made = jax.eval_shape(partial(make, call), jnp.zeros((2, 8, 8, 4)), jax.random.key(0))
+        assert str(list(made.shape)) == shape
+
+
+def test_the_page_lists_all_that_layers_make() -> None:
+    made = {name for name in vars(Layers) if not name.startswith("_") and name not in (*Layers._fields, "kernel")}
+    assert set(re.findall(r"layers\.(\w+)\(", " ".join(calls for calls, _ in LAYERS))) == made
 
 
 @pytest.mark.parametrize(("number", "kind"), [(0, "SmallSettings"), (1, "LinenSettings")])

@@ -21,17 +21,15 @@ from fedjax_mri.report import run as report
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import experiment, models, restore, results, runfolder
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.line import TestFigures, progress_words
-from fedjax_mri.run.observers import RunProgress
+from fedjax_mri.run.line import TestFigures, progress_line
 from fedjax_mri.run.record import RunRecord
 from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Model, PyTree
 
-Paths = str | pathlib.Path
 Say = Callable[[str], None]
 
 
-def load_config(path: Paths, name: str = "") -> Experiment:
+def load_config(path: str | pathlib.Path, name: str = "") -> Experiment:
     """Returns the experiment of a config file, or the one called `name` of a file that has several.
 
     Raises UserError where the file has none of that name. Fields are changed with `dataclasses.replace`, or with
@@ -44,19 +42,16 @@ def load_config(path: Paths, name: str = "") -> Experiment:
     return found[name]
 
 
-def train(config: Experiment, out: Paths, resume_from: Paths | None = None, say: Say = print) -> "Run":
+def train(
+    config: Experiment, out: str | pathlib.Path, resume_from: str | pathlib.Path | None = None, say: Say = print
+) -> "Run":
     """Trains a config in the folder `out`, or goes on where that stopped, and returns the run.
 
     `say` gets each line of progress. Ctrl-C ends it after the segment that it trains, and raises KeyboardInterrupt; to
     call it again goes on. Raises UserError on a bad config, bad data, or a folder that holds another run.
     """
     environment.prepare_jax()
-
-    def watch(progress: RunProgress) -> None:
-        words = progress_words(progress.evaluated.line, progress.evaluated.headline)
-        say(f"round {progress.round}/{progress.rounds}: {words}")
-
-    if stopped := experiment.run(config, out, resume_from, say, watch):
+    if stopped := experiment.run(config, out, resume_from, say, lambda progress: say(progress_line(progress))):
         raise KeyboardInterrupt(stopped)
     return Run(pathlib.Path(out))
 
@@ -121,34 +116,32 @@ class Run:
         gives probabilities [B, C]; a translator gives a dict of images by modality. Raises UserError where a field that
         the task reads is missing, has another shape, or holds what training would have refused.
         """
-        for name, value in fields.items():
-            self._check_field(name, np.asarray(value))
-        batch = {name: jnp.asarray(value) for name, value in fields.items()}
-        sizes = {name: len(value) for name, value in batch.items()}
-        if len(set(sizes.values())) != 1:
-            raise UserError(f"predict: fields with as many examples each are needed, not {sizes}")
+        arrays = {name: np.asarray(value) for name, value in fields.items()}
+        self._check_fields(arrays)
+        batch = {**arrays, "weight": np.ones(len(next(iter(arrays.values()))), np.float32)}
         try:
-            return self._predict(self.model, batch | {"weight": jnp.ones(next(iter(sizes.values())))})
+            return self._predict(*self.model, jax.tree.map(jnp.asarray, batch))
         except KeyError as error:
             raise UserError(f"predict: the task reads {error} as well; give {error.args[0]}=...") from None
 
-    def _check_field(self, name: str, value: np.ndarray) -> None:
-        """Raises UserError where a field [B, ...] is not as the task reads it."""
-        holds, image = self.restored.task.reads.get(name, "any"), self.restored.described.image
-        if value.ndim == 0 or value.dtype.kind not in "biuf":
-            raise UserError(f"predict: {name}={value!r:.60}: give an array of numbers with an axis for the examples")
-        if holds == "class":
-            return
-        expected = len(image) + 1
-        if holds != "any" and (value.ndim != expected or (name == "image" and value.shape[-1] != image[-1])):
-            raise UserError(f"predict: {name} has shape {list(value.shape)}; give [B, {', '.join(map(str, image))}]")
-        check.check_kind("predict", name, value, holds)
-        if value.size and value.dtype.kind == "f":  # of integers the largest of their type is white
-            check.check_values("predict", name, value, holds, self.restored.described.classes)
+    def _check_fields(self, arrays: dict[str, np.ndarray]) -> None:
+        """Raises UserError where fields [B, ...] are not as the task reads them."""
+        image, reads = self.restored.described.image, self.restored.task.reads
+        reads = {name: reads[name] for name in arrays if reads.get(name, "class") != "class"}
+        for name, value in arrays.items():
+            if value.ndim == 0 or value.dtype.kind not in "biuf":
+                raise UserError(f"predict: {name}={value!r:.60}: give an array of numbers, an example in each row")
+            other = value.ndim != len(image) + 1 or (name == "image" and value.shape[-1] != image[-1])
+            if other and reads.get(name, "any") != "any":
+                raise UserError(f"predict: {name} has the shape {value.shape}; give (B, {', '.join(map(str, image))})")
+        if len({len(value) for value in arrays.values()}) != 1:
+            sizes = {name: len(value) for name, value in arrays.items()}
+            raise UserError(f"predict: fields with as many examples each are needed, not {sizes}")
+        check.check_fields("predict", arrays, reads, self.restored.described.classes)
 
     @cached_property
-    def _predict(self) -> Callable[[Model, dict[str, jax.Array]], PyTree]:
-        return jax.jit(lambda model, batch: self.restored.task.predict(model.params, model.carry, batch))
+    def _predict(self) -> Callable[..., PyTree]:
+        return jax.jit(self.restored.task.predict)
 
     def translate(self, images: np.ndarray, to: str) -> np.ndarray:
         """Returns images [B, H, W, 1] of the modality `to`, "ct" or "mr", made from those of the other one.

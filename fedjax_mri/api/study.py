@@ -15,15 +15,13 @@ from fedjax_mri.study import folder as study_folder
 from fedjax_mri.study import study, sweep
 from fedjax_mri.study.study import Study
 
-Paths = str | pathlib.Path
 
-
-def load_study(path: Paths) -> Study:
+def load_study(path: str | pathlib.Path) -> Study:
     """Returns the study of a file. Raises UserError where it has none."""
     return study.load(pathlib.Path(path))
 
 
-def train_study(given: Study, out: Paths, say: Callable[[str], None] = print) -> "StudyResults":
+def train_study(given: Study, out: str | pathlib.Path, say: Callable[[str], None] = print) -> "StudyResults":
     """Trains the cells of a study that are not finished in the folder `out`, and returns the results.
 
     Ctrl-C raises KeyboardInterrupt; finished cells are kept. Raises UserError on a bad study, a folder that holds

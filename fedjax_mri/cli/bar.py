@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fedjax_mri.run.line import progress_words
+from fedjax_mri.run.line import progress_line, progress_words
 
 if TYPE_CHECKING:  # at run time it would bring JAX, which a command prepares first
     from fedjax_mri.run.observers import RunProgress
@@ -38,9 +38,8 @@ class Bar:
 
     def watch(self, progress: "RunProgress") -> None:
         """Shows the figures of a segment that has just ended."""
-        words = progress_words(progress.evaluated.line, progress.evaluated.headline)
         if self._bar is None:
-            print(f"round {progress.round}/{progress.rounds}: {words}", flush=True)
+            print(progress_line(progress), flush=True)
         else:
             self._bar.update(progress.round - self._bar.n)
-            self._bar.set_postfix_str(words)
+            self._bar.set_postfix_str(progress_words(progress.evaluated.line, progress.evaluated.headline))

@@ -5,7 +5,7 @@ import getpass
 import sys
 from collections.abc import Sequence
 
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 
 
 def serve(options: argparse.Namespace, flags: Sequence[str]) -> None:
@@ -14,7 +14,7 @@ def serve(options: argparse.Namespace, flags: Sequence[str]) -> None:
         from fedjax_mri.serve import access, command
         from fedjax_mri.serve.settings import Settings
     except ImportError as error:
-        raise UserError(f"serve needs {error.name}: pip install 'fedjax-mri[serve]'") from None
+        raise UserError(f"serve: {error.name} is missing; {install('serve')}") from None
     from fedjax_mri.run import config
 
     settings = config.override(Settings(), flags)

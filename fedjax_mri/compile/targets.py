@@ -9,7 +9,7 @@ from jax.experimental import topologies
 
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.core.devices import Devices
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, brief, install
 
 PLUGINS = {"gpu": ("jax_plugins.xla_cuda13", "aot-cuda"), "tpu": ("libtpu", "aot-tpu")}  # module and extra
 CUDA = "13.0.0"  # of the driver and the libraries; from 12.3 on, branches are decided on the device
@@ -54,7 +54,7 @@ def compile_devices(machine: Machine) -> Devices:
     """
     module, extra = PLUGINS[machine.accelerator.platform]
     if not is_installed(module):
-        raise UserError(f"--for {machine.name}: the compiler for it is missing; pip install 'fedjax-mri[{extra}]'")
+        raise UserError(f"--for {machine.name}: the compiler for it is missing; {install(extra)}")
     return described_devices(machine)._replace(every=tuple(topology(machine).devices[: machine.size]))
 
 

@@ -5,6 +5,11 @@ class UserError(Exception):
     """Raised on bad input. The message is one line that names the value, the file if there is one, and the remedy."""
 
 
+def install(extra: str) -> str:
+    """Returns how to install what an extra of this package needs, for the end of a message."""
+    return f"in the folder of fedjax_mri's source, run pip install '.[{extra}]'"
+
+
 def brief(error: BaseException) -> str:
     """Returns the message of another library's exception, as one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -253,7 +253,7 @@ def modules_of(folder: Folder) -> Iterator[str]:
     for name, module in sys.modules.items():
         file = getattr(module, "__file__", None)
         old = name in folder.before and name not in folder.hidden
-        if file is None or is_foreign(file) or old or name == "__main__":
+        if old or name == "__main__" or file is None or is_foreign(file):  # the cheapest questions first
             continue
         if os.path.realpath(file).startswith(folder.path + os.sep):
             yield name

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import dotted, programs
+from fedjax_mri.core.building import article, build
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import resident
 from fedjax_mri.data.contract import (
@@ -40,9 +41,12 @@ CLIENTS, EXAMPLES = 2, 8  # of computed data, so many examples of so many client
 
 def build_source(source: Source, seed: int) -> Federation:
     """Returns the federation of a source. Raises UserError where it is none, or its parts do not fit each other."""
-    name, federation = type(source).__name__, source.build(seed)
-    require(isinstance(federation, Federation), name, f"build returns {a(federation)}; return a Federation")
-    require(isinstance(federation.train, ClientData), name, f"train is {a(federation.train)}; give a ClientData")
+    name, federation = type(source).__name__, build(source, Federation, seed)
+    require(
+        isinstance(federation.train, ClientData),
+        name,
+        f"train is {article(type(federation.train))}; give a ClientData",
+    )
     check_clients(f"{name}: train", federation.train)
     check_patients(f"{name}: train", federation.train)
     require(int(federation.train.sizes.sum()) > 0, name, "no client has an example; give at least one of them data")
@@ -128,7 +132,11 @@ def check_class_names(name: str, classes: tuple[str, ...]) -> None:
 def check_tests(name: str, tests: Mapping[str, Test], clients: int | None) -> None:
     """Raises UserError where a test set holds nothing, or belongs to training clients that there are not."""
     for title, test in tests.items():
-        require(isinstance(test, Test), name, f"test set {title!r} is {a(test)}; give Test(data, owner)")
+        require(
+            isinstance(test, Test),
+            name,
+            f"test set {title!r} is {article(type(test))}; give Test(data, owner)",
+        )
         check_clients(f"{name}: test set {title!r}", test.data)
         require(int(test.data.sizes.sum()) > 0, name, f"test set {title!r} has no example; fill it or leave it out")
         owner = np.asarray(test.owner)
@@ -330,12 +338,6 @@ def require(holds: bool, name: str, says: str) -> None:
     """Raises UserError, about a part of the data of that name, unless something holds."""
     if not holds:
         raise UserError(f"data: {name}: {says}")
-
-
-def a(value: Any) -> str:
-    """Returns the type of a value with an article."""
-    kind = type(value).__name__
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def shape(x: Any) -> str:

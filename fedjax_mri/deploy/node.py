@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 
-from fedjax_mri.core.errors import UserError, brief
-from fedjax_mri.deploy import site
+from fedjax_mri.core.environment import prepare_jax
+from fedjax_mri.core.errors import UserError, brief, install
+from fedjax_mri.deploy import federation, site
 from fedjax_mri.deploy.site import Site
+from fedjax_mri.run import runfolder
 
 try:
     import grpc
@@ -28,9 +30,14 @@ try:
 
     from fedjax_mri.deploy.flower import client_app
 except ModuleNotFoundError as missing:
-    raise SystemExit(f'error: {missing.name} is not there: pip install "fedjax-mri[flower]"') from None
+    raise SystemExit(f"error: {missing.name} is missing; {install('flower')}") from None
 
-LOOK_S = 0.3  # between two looks for work
+LOOK_S = 0.5  # between two looks for work
+RETRY_S = 10.0  # between two attempts to log in
+LOCKED_OUT = (
+    "the SuperLink does not let this SuperNode in: its key is not registered, or it is not noticed yet that the one "
+    "before has died, which takes a minute"
+)
 
 
 def arguments(own: Site, folder: pathlib.Path, port: int) -> list[str]:
@@ -41,13 +48,15 @@ def arguments(own: Site, folder: pathlib.Path, port: int) -> list[str]:
     return words + (["--auth-supernode-private-key", own.private_key] if own.private_key else [])
 
 
-def check_files(own: Site) -> None:
-    """Raises UserError where a file that a hospital.toml names is not there."""
+def check(folder: pathlib.Path) -> Site:
+    """Returns the hospital of a folder. Raises UserError where a file is missing, or its data are not what is read."""
+    own = site.read(folder / "hospital.toml")
     for name in ("certificate", "private_key"):
         if (path := getattr(own, name)) and not pathlib.Path(path).is_file():
             raise UserError(f"hospital.toml of {own.name}: {name}={path}: no such file")
-    if (root := own.data.get("root")) and not pathlib.Path(root).exists():
-        raise UserError(f"hospital.toml of {own.name}: data.root={root}: no such folder")
+    for absent in federation.check_data(map(runfolder.read_config, federation.experiments(folder).values()), [own]):
+        raise UserError(f"hospital.toml of {absent}")
+    return own
 
 
 def free_port() -> int:
@@ -86,21 +95,26 @@ def answer(stub: ClientAppIoStub, token: str) -> None:
 
 def main(words: list[str]) -> int:
     """Starts the SuperNode of a hospital's folder and works for it until it is stopped; returns the exit code."""
+    prepare_jax(devices=1)
     try:
         if len(words) != 1:
             raise UserError("give one folder, of the hospital, as `fedjax-mri deploy` wrote it")
         folder = pathlib.Path(words[0]).resolve()
-        own = site.read(folder / "hospital.toml")
-        check_files(own)
+        own = check(folder)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
-    port = free_port()
-    threading.Thread(target=serve, args=(port,), daemon=True).start()
-    sys.argv = ["flower-supernode", *arguments(own, folder, port)]
-    flower_supernode()  # in the main thread, as it takes signals
-    return 0
+    while True:
+        port = free_port()
+        threading.Thread(target=serve, args=(port,), daemon=True).start()
+        sys.argv = ["flower-supernode", *arguments(own, folder, port)]
+        try:
+            flower_supernode()  # in the main thread, as it takes signals
+            return 0
+        except RuntimeError:
+            print(f"{LOCKED_OUT}; trying again in {RETRY_S:.0f} s", flush=True)
+            time.sleep(RETRY_S)
 
 
 if __name__ == "__main__":

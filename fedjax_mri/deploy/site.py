@@ -18,6 +18,7 @@ class Refusal(UserError):
 
 PATHS = ("root", "table", "path", "folder")  # fields of data that begin in the folder of the file
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+RandomKey = Literal["secret", "config"]  # of random numbers: drawn and kept by each side, or the config's seed
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Site:
     clients: int = 0  # hospitals of the federation
     superlink: str = ""  # HOST:PORT at which Flower's SuperLink awaits its SuperNode
     certificate: str = ""  # PEM file of the authority that signed the SuperLink's; "": no TLS, on this machine alone
-    private_key: str = ""  # PEM file of the key with which its SuperNode logs in; "": it does not
-    seed: Literal["secret", "config"] = "secret"  # its random numbers: by a key of its own, or as a simulation's
+    private_key: str = ""  # OpenSSH file of the key with which its SuperNode logs in; "": it does not
+    random_key: RandomKey = "secret"
     lost_state: Literal["refuse", "fresh"] = "refuse"  # where what it kept from earlier rounds is not there any more
     data: dict[str, Any] = field(default_factory=dict)  # fields of the config's `data` that are others here
 
@@ -43,28 +44,24 @@ def read(path: pathlib.Path) -> Site:
         raise UserError(f"{path}: cannot be read; give the hospital.toml of a hospital, see docs/deploy.md") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no TOML: {error}") from None
-    found = mistakes(plain)
-    if found:
+    if found := mistakes(plain):
         raise UserError("\n".join(f"{path}: {one}" for one in found))
-    return with_paths(Site(**plain), path.parent.resolve())
+    home, site = path.parent.resolve(), Site(**plain)
+    certificate, key = (name and str(home / name) for name in (site.certificate, site.private_key))
+    data = {name: str(home / value) if name in PATHS else value for name, value in site.data.items()}
+    return replace(site, certificate=certificate, private_key=key, data=data)
 
 
 def mistakes(plain: Mapping[str, Any]) -> list[str]:
     """Returns a line for each mistake in the content of a hospital.toml."""
-    kinds = {name: kind for name, kind in fields.kinds(Site).items() if name != "data"}
-    found = [unknown(name, [*kinds, "data"]) for name in plain if name not in (*kinds, "data")]
-    for name, kind in kinds.items():
-        if name in plain and fields.fit(name, plain[name], kind) is fields.MISFIT:
-            found.append(f"{name}={plain[name]!r}: must be {fields.words(kind)}")
-    if found:
-        return found
-    if not isinstance(plain.get("data", {}), dict):
-        return [f"data={plain['data']!r}: must be a table, [data], of fields of the config's data such as root"]
     data = plain.get("data", {})
-    found += [
-        f"data.{name}={data[name]!r}: must be text, a path" for name in PATHS if not isinstance(data.get(name, ""), str)
-    ]
-    site = Site(**plain)
+    if not isinstance(data, dict):
+        return [f"data={data!r}: must be a table, [data], of fields of the config's data such as root"]
+    paths = {f"data.{name}": value for name, value in data.items() if name in PATHS}
+    other = {name: value for name, value in plain.items() if name != "data"}
+    if found := misfits(other, fields.kinds(Site)) + misfits(paths, dict.fromkeys(paths, str)):
+        return found
+    site, found = Site(**plain), []
     host, _, port = site.superlink.rpartition(":")
     if not site.name.replace("-", "").replace("_", "").isalnum():
         found.append(f"name={site.name!r}: give the hospital a name of letters, digits, - and _; a folder is named so")
@@ -79,24 +76,23 @@ def mistakes(plain: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def unknown(name: str, known: list[str]) -> str:
-    """Returns the line on a field that does not exist."""
-    near = get_close_matches(name, known, 1)
-    return f"{name}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+def misfits(plain: Mapping[str, Any], known: Mapping[str, fields.Kind]) -> list[str]:
+    """Returns a line for each of these settings that is not `known`, or whose value its annotation does not admit."""
+    found = []
+    for name, value in plain.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            found.append(
+                f"{name}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
+            )
+        elif fields.fit(name, value, known[name]) is fields.MISFIT:
+            found.append(f"{name}={fields.in_few_words(value)}: must be {fields.words(known[name])}")
+    return found
 
 
 def with_own_data(config: Experiment, site: Site) -> Experiment:
     """Returns the config with the site's own data. Raises UserError on a field that the source does not have."""
-    there = dotted.children(config.data)
-    for name in site.data:
-        if name not in there:
-            raise UserError(f"hospital.toml of {site.name}: data.{unknown(name, list(there))}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in site.data.items()}
-    return fields.checked(replace(config, data=dotted.with_values(config.data, values)))
-
-
-def with_paths(site: Site, home: pathlib.Path) -> Site:
-    """Returns the site with paths that begin in `home`, the folder of its file."""
-    certificate, key = (name and str(home / name) for name in (site.certificate, site.private_key))
-    data = {name: str(home / value) if name in PATHS else value for name, value in site.data.items()}
-    return replace(site, certificate=certificate, private_key=key, data=data)
+    known = {f"data.{name}": kind for name, kind in fields.kinds(type(config.data)).items()}
+    if found := misfits({f"data.{name}": value for name, value in site.data.items()}, known):
+        raise UserError("\n".join(f"hospital.toml of {site.name}: {one}" for one in found))
+    return replace(config, data=dotted.with_values(config.data, site.data))

@@ -1,54 +1,32 @@
-"""Trees of arrays as they travel and as they are kept: each leaf by its path, in its own bytes. Nothing is pickled."""
+"""Trees of arrays as bytes, as they travel and as they are kept: each leaf by its path. Nothing is pickled."""
 
 import zlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from flax import serialization
 
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.fed.uplink.contract import PyTree
+from fedjax_mri.run.checkpoint import fill_shapes
 
-PyTree = Any
-PLAIN, PACKED = "little-endian", "little-endian, zlib"
-
-
-class Leaf(NamedTuple):
-    """An array on the wire; the fields of Flower's `Array`."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    stype: str  # PLAIN or PACKED
-    data: bytes
+OVERHEAD = 1000  # bytes that the path, shape and dtype of a leaf may take
 
 
-def to_leaves(tree: PyTree, packed: bool = False) -> dict[str, Leaf]:
-    """Returns the leaves of a tree by their paths. With `packed` they are compressed, without loss."""
-    found = {name: np.asarray(leaf) for name, leaf in trees.named(tree).items()}
-    return {
-        name: Leaf(
-            str(x.dtype), x.shape, PACKED if packed else PLAIN, zlib.compress(x.tobytes()) if packed else x.tobytes()
-        )
-        for name, x in found.items()
-    }
+def pack(tree: PyTree, compressed: bool = False) -> bytes:
+    """Returns the leaves of a tree as bytes, compressed without loss if asked."""
+    leaves = serialization.msgpack_serialize(trees.named(jax.device_get(tree)))
+    return zlib.compress(leaves, zlib.Z_DEFAULT_COMPRESSION if compressed else zlib.Z_NO_COMPRESSION)
 
 
-def from_leaves(leaves: Mapping[str, Any], shapes: PyTree, sender: str) -> PyTree:
-    """Returns the tree of `shapes` with these leaves. Raises UserError, naming the sender, where they do not fit."""
-    wanted = trees.named(shapes)
-    for name in sorted(set(wanted) ^ set(leaves)):
-        raise UserError(f"{sender}: {name} is {'missing' if name in wanted else 'too much'}; use one version for all")
+def unpack(data: bytes, shapes: PyTree, sender: str) -> PyTree:
+    """Returns the tree of `shapes` whose leaves `pack` has made bytes of.
 
-    def read(path: Any, like: Any) -> np.ndarray:
-        name, size = trees.name(path), like.size * like.dtype.itemsize
-        data = leaves[name].data
-        if leaves[name].stype == PACKED:
-            data = zlib.decompressobj().decompress(data, size + 1)
-        if str(like.dtype) != leaves[name].dtype or len(data) != size:
-            raise UserError(
-                f"{sender}: {name} has {len(data)} bytes of {leaves[name].dtype}, not {size} of {like.dtype}"
-            )
-        return np.frombuffer(data, like.dtype).reshape(like.shape)
-
-    return jax.tree_util.tree_map_with_path(read, shapes)
+    Raises UserError, naming the sender, where they do not fit. What is larger than the tree is not unpacked.
+    """
+    limit = trees.nbytes(shapes) + OVERHEAD * (1 + len(jax.tree.leaves(shapes)))
+    try:
+        leaves = serialization.msgpack_restore(zlib.decompressobj().decompress(data, limit))
+        return fill_shapes(shapes, leaves, sender)
+    except (zlib.error, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{sender}: what it gave cannot be read ({brief(error)}); use one version for all") from None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import trees
+from fedjax_mri.core.building import build
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import ClientData, DataDescription, Federation
@@ -21,7 +22,7 @@ from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.downlink import check_downlink, with_downlink
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, cohort_key
-from fedjax_mri.fed.sampling import Population
+from fedjax_mri.fed.sampling import Population, Sampler
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.uplink.contract import PyTree, Uplink
 from fedjax_mri.nets.conv.compute import Compute
@@ -54,7 +55,7 @@ def build_method(config: Experiment) -> Method:
 
 def build_algorithm(config: Experiment) -> Algorithm:
     """Returns the algorithm of a config, with its downlink. Raises UserError on bad settings."""
-    return with_downlink(config.algorithm.build(), config.downlink)
+    return with_downlink(build(config.algorithm, Algorithm), config.downlink)
 
 
 def private_parts(
@@ -97,7 +98,7 @@ def assemble_simulation(
     attack = config.attack.build(classes)
     refuse_unread(attack, task.reads)
     clients = population(config, task, method, data)
-    sampler = config.sampling.build(clients)
+    sampler = build(config.sampling, Sampler, clients)
     check_downlink(config.downlink, sampler)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
@@ -121,7 +122,7 @@ def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescr
 
     Raises UserError on bad settings, and if a part of the model would travel that cannot be averaged.
     """
-    task = config.task.build(described, compute)
+    task = build(config.task, Task, described, compute)
     if task.with_encoder is not None:
         from fedjax_mri.run import encoder  # here, as it restores runs, which needs this module
 

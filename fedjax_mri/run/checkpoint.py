@@ -97,7 +97,7 @@ def with_checkpoints(run: pathlib.Path | None) -> pathlib.Path:
     return run
 
 
-def fill_shapes(shapes: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path) -> PyTree:
+def fill_shapes(shapes: PyTree, leaves: dict[str, np.ndarray], source: pathlib.Path | str) -> PyTree:
     """Returns the tree of `shapes` with the leaves of the same names. Raises UserError where the two do not fit."""
     wanted = {trees.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
     for extra in sorted(leaves.keys() - wanted):

@@ -2,7 +2,7 @@
 
 model.mlirbc        a portable StableHLO module, preprocessing and weights included; its function is `main`
 model.safetensors   the weights and statistics by the names that the network gives them
-model.json          inputs and outputs of the program, in their order, classes, units, versions
+model.json          inputs and outputs of the program, in their order, units, modalities, classes, versions
 """
 
 import pathlib
@@ -14,12 +14,11 @@ import numpy as np
 from jax import export as jax_export
 
 from fedjax_mri.core import disk, trees
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.run import models, restore, runfolder
 from fedjax_mri.run.assemble import assemble_task
 from fedjax_mri.run.line import MODALITIES
-from fedjax_mri.run.restore import Restored
 from fedjax_mri.tasks.task import Task
 
 UNITS = {"unit": "0 to 1", "grey": "1 is white", "hu": "HU", "any": "as in training"}
@@ -53,7 +52,11 @@ def export(run: pathlib.Path, out: pathlib.Path, batch: int = 1) -> list[pathlib
         "synthetic": runfolder.read_json(run / "run.json")["synthetic"],
         "classes": restored.described.classes,
         "inputs": [
-            {**shape_of(name, inputs[name]), "units": UNITS[task.reads[name]], "modality": modality(name, restored)}
+            {
+                **shape_of(name, inputs[name]),
+                "units": UNITS[task.reads[name]],
+                "modality": name if name in MODALITIES else ", ".join(restored.described.modalities) or "unknown",
+            }
             for name in taken
         ],
         "window HU": task.translation.window if task.translation else None,
@@ -81,15 +84,10 @@ def shape_of(name: str, leaf: Any) -> dict[str, Any]:
     return {"name": name or "prediction", "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
-def modality(name: str, restored: Restored) -> str:
-    """Returns what the images of an input show: "ct", "mr", or "unknown" where the data did not say."""
-    return name if name in MODALITIES else ", ".join(restored.described.modalities) or "unknown"
-
-
 def as_safetensors(model: Any) -> bytes:
     """Returns the leaves of a model by name as a .safetensors file. Raises UserError without the package."""
     try:
         from safetensors.numpy import save
     except ImportError:
-        raise UserError("export: the package safetensors is missing; pip install 'fedjax-mri[weights]'") from None
+        raise UserError(f"export: the package safetensors is missing; {install('weights')}") from None
     return save({name: np.ascontiguousarray(leaf) for name, leaf in trees.named(model).items()})

@@ -9,7 +9,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # at run time it would bring JAX, which a command prepares first
+    from fedjax_mri.run.observers import RunProgress
 
 TRAIN, SIMULATED, UPLINK, PRIVACY = "train", "simulated", "uplink", "privacy"
 GROUPS = (TRAIN, SIMULATED, UPLINK, PRIVACY)  # of figures that are not those of a test set
@@ -101,6 +104,12 @@ def progress_words(line: Line, figure: str) -> str:
     }
     known = {name: value for name, value in shown.items() if value is not None and not math.isnan(value)}
     return ", ".join(f"{name} {value:.4g}" for name, value in known.items())
+
+
+def progress_line(progress: "RunProgress") -> str:
+    """Returns a segment that has just ended as a line."""
+    words = progress_words(progress.evaluated.line, progress.evaluated.headline)
+    return f"round {progress.round}/{progress.rounds}: {words}"
 
 
 def named(figures: TestFigures) -> dict[str, float]:

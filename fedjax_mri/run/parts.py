@@ -53,7 +53,7 @@ def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]
             raise UserError(f"{word}: the parts chosen by name are {', '.join(f'--fed.{name}' for name in PARTS)}")
         _refuse_other_networks(word, part, config)
         names = _names(words) if part in SEVERAL else [words.pop(0) if words else ""]
-        chosen = tuple(_made(word, name, part, flags) for name in names)
+        chosen = tuple(_choose(word, name, part, flags) for name in names)
         config = put(config, part, chosen if part in SEVERAL else chosen[0])
     return config, rest
 
@@ -99,11 +99,14 @@ def _names(words: list[str]) -> list[str]:
     return names
 
 
-def _made(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
+def _choose(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
+    """The settings that a flag names, of this package or of a file. Raises UserError where there are none."""
     file, _, kind = name.partition(":")
-    known = of_file(flag, file, part) if file.endswith(".py") else settings(part)
     if file.endswith(".py"):
-        name = kind.lower().removesuffix("settings") if kind or len(known) != 1 else next(iter(known))
+        known = of_file(flag, file, part)
+        name = next(iter(known)) if not kind and len(known) == 1 else kind.lower().removesuffix("settings")
+    else:
+        known = settings(part)
     if name in known:
         return _with_defaults(f"{flag} {name}", known[name], part, flags)
     near = difflib.get_close_matches(name, known, 1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 from fedjax_mri.secure.faults import Fault, Refused
 
 try:
@@ -22,7 +22,7 @@ try:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 except ImportError as error:
-    raise UserError(f"secure: {error}; install it with pip install 'fedjax-mri[secure]'") from None
+    raise UserError(f"secure: {error}; {install('secure')}") from None
 
 Entropy = Callable[[int], bytes]  # number of bytes -> so many secret random bytes, such as os.urandom
 KEY_BYTES, NONCE_BYTES = 32, 12

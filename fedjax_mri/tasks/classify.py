@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri.core import checks, paths, trees
+from fedjax_mri.core.building import build
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.data.augment import Augment, Preprocess, prepared_shape, preprocess, training_images
 from fedjax_mri.data.check import Holds, Reads
@@ -58,7 +59,7 @@ class Classify:
         """The task for images or volumes with labels 0..classes-1. Raises UserError on impossible settings."""
         check(self, described)
         image = prepared_shape(self.preprocess, described.image)
-        net = self.network.build(image, len(described.classes), compute)
+        net = build(self.network, Net, image, len(described.classes), compute)
         check_logits(self.network, net, image, len(described.classes))
         check_patterns(self, net)
         return classify(self, net, described.labels)
@@ -69,8 +70,6 @@ def check_logits(settings: object, net: Net, image: tuple[int, ...], classes: in
     name = type(settings).__name__
     if type(settings).__module__.startswith("fedjax_mri."):
         return
-    if not isinstance(net, Net):
-        raise UserError(f"network {name}: build returns {type(net).__name__}; return a Net, such as `functional` makes")
     x, weight = jax.ShapeDtypeStruct((2, *image), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
     model = jax.eval_shape(net.init, jax.random.key(0))
     scores = jax.eval_shape(lambda model, x, weight: net.apply(*model, x, weight, False)[0], model, x, weight)

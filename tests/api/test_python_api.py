@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,7 +16,6 @@ from fedjax_mri.cli import commands
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.synthetic import Synthetic
-from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.linear import LinearSettings
@@ -92,8 +90,8 @@ def test_mistakes_are_one_line(run, tmp_path) -> None:
         run.translate(images, "mr")
     for bad, words in (
         (np.full((2, 1, 1, 60), np.nan, np.float32), "2 examples are NaN"),
-        (np.zeros((2, 60), np.float32), "has shape"),
-        (np.zeros((2, 1, 1, 59), np.float32), "has shape"),
+        (np.zeros((2, 60), np.float32), "has the shape"),
+        (np.zeros((2, 1, 1, 59), np.float32), "has the shape"),
         (5, "give an array of numbers"),
         (np.array(["a", "b"]), "give an array of numbers"),
     ):
@@ -162,8 +160,7 @@ def test_the_doctor_says_what_a_report_needs_and_finds_a_wrong_device(monkeypatc
     said = capsys.readouterr().out
     for word in ("jax ", "memory ", "cache ", "device ", "JAX_ENABLE_COMPILATION_CACHE", "self-test            passed"):
         assert word in said
-    monkeypatch.setattr(doctor, "RATE", 0.2)  # what NumPy expects, while `local` still has the old one
-    monkeypatch.setattr(doctor, "Local", lambda *most: Local(*most[:-1], lambda round: jnp.float32(0.1)))
+    monkeypatch.setattr(doctor, "RATE", 0.2)  # what NumPy expects, while the config still has the old one
     assert commands.main(["doctor"]) == 1 and "differs from NumPy by" in capsys.readouterr().out
 
 

@@ -123,8 +123,9 @@ def test_other_programs_are_compiled_for_this_machine_afterwards(found) -> None:
 def test_a_missing_compiler_is_named_with_its_extra(monkeypatch, capsys) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["compile", str(CONFIG), "--for", "v5e:4"]) == 1
-    error = capsys.readouterr().err
-    assert error == "error: --for v5e:4: the compiler for it is missing; pip install 'fedjax-mri[aot-tpu]'\n"
+    lacking = "error: --for v5e:4: the compiler for it is missing"
+    remedy = "in the folder of fedjax_mri's source, run pip install '.[aot-tpu]'"
+    assert capsys.readouterr().err == f"{lacking}; {remedy}\n"
 
 
 @pytest.mark.parametrize(

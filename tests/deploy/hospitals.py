@@ -37,6 +37,16 @@ base = Experiment(
 )
 configs = {{name: configs_of.override(base, flags) for name, flags in {flags!r}.items()}}
 """
+PERSONAL = """
+from dataclasses import dataclass
+from fedjax_mri.fed.algorithms.fedopt import FedAdam
+from fedjax_mri.fed.algorithms.fedper import FedPer
+
+@dataclass(frozen=True)
+class Personal:
+    def build(self):
+        return FedPer(head=("bias",), base=FedAdam()).build()
+"""
 
 
 def write_images(folder: pathlib.Path) -> None:
@@ -54,8 +64,13 @@ def write_images(folder: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path, flags: dict[str, list[str]]) -> pathlib.Path:
-    """Writes a config of experiments that differ from FedAvg by flags; returns its path."""
-    path = folder / "small.py"
+    """Writes a config of experiments that differ from FedAvg by flags, and a user's algorithm; returns its path.
+
+    In a flag {own} is the algorithm's file: FedPer, whose shared part is learnt by FedAdam.
+    """
+    path, own = folder / "small.py", folder / "personal.py"
+    own.write_text(PERSONAL)
+    flags = {name: [word.format(own=own) for word in words] for name, words in flags.items()}
     path.write_text(CONFIG.format(root=str(folder / "all"), flags=flags))
     return path
 
@@ -71,8 +86,8 @@ def write_sites(
             "client": client,
             "clients": len(names),
             "superlink": superlink,
-            "seed": "config",
-            **more,
+            "random_key": "config",
+            **{key: value.format(name=name) for key, value in more.items()},
         }
         lines = [f"{key} = {value!r}" for key, value in plain.items()]
         paths.append(folder / f"{name}.toml")
@@ -80,13 +95,13 @@ def write_sites(
     return paths
 
 
-def simulated(config) -> dict[str, np.ndarray]:
-    """Returns the server's model after the rounds of a simulation."""
+def simulated(config):
+    """Returns the state after the rounds of a simulation, on the host."""
     federation, plan = build_federation(config), Plan(devices=1, lanes=2, tune_s=0).resolve()
     sim = assemble(config, describe(federation), federation.train, plan)
     root = jax.random.key(config.seed)
     state, *_ = segments.build(sim, plan, root, config.rounds)(initial_state(sim, plan, root), config.rounds)
-    return jax.device_get(state.server.model)
+    return jax.device_get(state)
 
 
 def deploy(folder: pathlib.Path, flags: dict[str, list[str]], **more) -> pathlib.Path:

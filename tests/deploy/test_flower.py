@@ -1,11 +1,11 @@
-"""Four SuperNodes of Flower and a SuperLink on this machine, over TLS, give what the simulation gives."""
+"""Four SuperNodes of Flower and a SuperLink on this machine, over TLS, give what a simulation gives."""
 
 import contextlib
-import datetime
-import ipaddress
 import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,44 +14,31 @@ import time
 import jax
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hospitals import NAMES, deploy, simulated
 
 from fedjax_mri.core import trees
-from fedjax_mri.deploy import node, parts
-from fedjax_mri.run import restore
+from fedjax_mri.deploy import client, node
+from fedjax_mri.run import runfolder
+from fedjax_mri.run.checkpoint import Checkpoints
 
 FLAGS = {
     "fedavg": [],
     "fedprox": ["--fed.algorithm", "fedprox", "--algorithm.mu", "0.5"],
+    "personal": ["--fed.algorithm", "{own}"],  # FedPer with FedAdam on the server, in a file of the user's
     "private": ["--fed.privacy", "client", "--privacy.epsilon", "0", "--privacy.noise", "0.1"],
     "scaffold": ["--fed.algorithm", "scaffold"],
 }
 DIES = "turin", "scaffold"  # this hospital dies after the first round of this experiment
 PATIENCE_S = 300  # of wall time, on a machine that does other things
+PATH = {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+CERTIFICATES, KEY, REGISTER = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
 
 
-def write_certificates(folder: pathlib.Path) -> None:
-    """Writes an authority's certificate, and the SuperLink's that it has signed, with its key."""
-    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    now, name = datetime.datetime.now(datetime.UTC), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-
-    def certificate(key, subject: str, is_authority: bool) -> x509.Certificate:
-        subject_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = x509.CertificateBuilder().subject_name(name if is_authority else subject_name).issuer_name(name)
-        builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-        return builder.add_extension(names, critical=False).sign(authority, hashes.SHA256())
-
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    folder.mkdir(exist_ok=True)
-    (folder / "ca.crt").write_bytes(certificate(authority, "test", True).public_bytes(pem))
-    (folder / "server.pem").write_bytes(certificate(own, "superlink", False).public_bytes(pem))
-    (folder / "server.key").write_bytes(own.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+def run(commands: str, folder: pathlib.Path) -> None:
+    """Runs commands of the page for a server on this machine."""
+    commands = commands.replace("DNS:fl.example.org", "IP:127.0.0.1")
+    subprocess.run(["sh", "-ec", commands], cwd=folder, check=True, capture_output=True, env={**os.environ, **PATH})
 
 
 class Processes:
@@ -63,7 +50,7 @@ class Processes:
     def start(self, name: str, script: pathlib.Path) -> None:
         flags = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=256"
         own = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}", "OMP_NUM_THREADS": "1"}
-        own |= {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.logs)}
+        own |= {**PATH, "HOME": str(self.logs)}
         own |= {
             "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
             "JAX_COMPILATION_CACHE_DIR": os.environ["XDG_CACHE_HOME"],
@@ -95,17 +82,14 @@ def wait_for(condition, processes: Processes) -> None:
 def federation(tmp_path_factory):
     """The folders of a federation whose training is over; one hospital has died and come back meanwhile."""
     folder = tmp_path_factory.mktemp("flower")
-    write_certificates(folder)
-    port = node.free_port()
-    out = deploy(folder, FLAGS, superlink=f"127.0.0.1:{port}", certificate=str(folder / "ca.crt"))
+    run(CERTIFICATES, folder)
+    run(KEY, folder)
+    out = deploy(folder, FLAGS, superlink=f"127.0.0.1:{node.free_port()}", certificate=f"{folder}/ca.crt")
     server, name = out / "server", DIES[0]
-    write_certificates_of = [
-        (folder / file, server / "certificates" / file) for file in ("ca.crt", "server.pem", "server.key")
-    ]
-    for source, target in write_certificates_of:
-        target.write_bytes(source.read_bytes())
-    app = server / "app" / "pyproject.toml"
-    app.write_text(app.read_text().replace('seed = "secret"', 'seed = "config"'))
+    for file in ("ca.crt", "server.pem", "server.key"):
+        shutil.copy(folder / file, server / "certificates")
+    bundle = server / "app" / "pyproject.toml"
+    bundle.write_text(bundle.read_text().replace('random-key = "secret"', 'random-key = "config"'))
     submit = folder / "submit.sh"
     submit.write_text(f'#!/bin/sh\ncd {server}\nFLWR_HOME="$PWD/flwr" exec flwr run app hospitals\n')
     submit.chmod(0o755)
@@ -115,6 +99,7 @@ def federation(tmp_path_factory):
         for one in NAMES:
             processes.start(one, out / one / "start.sh")
         wait_for(lambda: "Fleet API" in (folder / "superlink.log").read_text(), processes)
+        run(REGISTER.replace("lyon.key.pub", str(folder / "lyon.key.pub")), server)
         processes.start("submit", submit)
         lines = server / "runs" / DIES[1] / "rounds.jsonl"
         wait_for(lambda: lines.exists() and lines.read_text(), processes)
@@ -130,10 +115,21 @@ def federation(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
 def test_supernodes_give_what_the_simulation_gives(name, federation) -> None:
-    trained = restore.restore(federation / "server" / "runs" / name)
-    assert int(trained.state.round) == 3
-    expected = trees.named(simulated(parts.experiments(federation / "server")[name]))
-    for leaf, value in trees.named(jax.device_get(trained.state.server.model)).items():
-        np.testing.assert_allclose(value, expected[leaf], rtol=1e-5, atol=1e-5, err_msg=leaf)
-    lines = (federation / "server" / "runs" / name / "rounds.jsonl").read_text().splitlines()
-    assert [json.loads(line)["came"] for line in lines] == [4, 4, 4]
+    run = federation / "server" / "runs" / name
+    found = Checkpoints(run).leaves()
+    state = simulated(runfolder.read_config(federation / "server" / "experiments" / name))
+    assert found["round"] == state.round == 3
+    expected = {leaf: value for leaf, value in trees.named(state).items() if leaf.startswith("server.")}
+    same({leaf: found[leaf] for leaf in expected}, expected)
+    for place, one in enumerate(sorted(NAMES)):
+        row = jax.tree.map(lambda leaf, place=place: leaf[place], state.clients)
+        (kept,) = (federation / one / "state").glob(f"{name}-*/3.state")
+        same(trees.named(client.load_state(kept, row).row), trees.named(row))
+    assert [json.loads(line)["updates"] for line in (run / "rounds.jsonl").read_text().splitlines()] == [4, 4, 4]
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Compares leaves by their names."""
+    assert found.keys() == expected.keys()
+    for leaf, value in expected.items():
+        np.testing.assert_allclose(found[leaf], value, rtol=1e-5, atol=1e-5, err_msg=leaf)

@@ -1,4 +1,4 @@
-"""The parts of clients and server, with messages between them, give the simulation's rounds."""
+"""What clients and server compute, with messages between them, gives the simulation's rounds."""
 
 from functools import partial
 
@@ -60,26 +60,24 @@ def test_rounds_by_messages_are_those_of_the_simulation(name, experiments, feder
     first = initial_state(sim, plan, root)
     state, rows = first, [jax.tree.map(lambda leaf, i=i: leaf[i], first.clients) for i in range(4)]
     placed, shapes = jax.device_put(all_examples(sim.data)), sent_shapes(sim.algorithm, first.server.model)
-    client_part, server_part = (
-        jax.jit(partial(remote.client_part, sim, plan)),
-        jax.jit(partial(remote.server_part, sim)),
-    )
-    mask = remote.read_by_clients(sim, jax.eval_shape(lambda: first))
+    train_client = jax.jit(partial(remote.train_client, sim, plan))
+    aggregate_round = jax.jit(partial(remote.aggregate_round, sim))
+    mask = remote.uplink_broadcast_mask(sim, jax.eval_shape(lambda: first))
     for number in range(ROUNDS):
         cohort = jax.device_get(draw_cohort(sim, root, jnp.int32(number)))
         sent = sim.algorithm.broadcast(state.server, jnp.int32(0)), trees.split(mask, state.uplink)[0]
-        server, uplink = wire.from_leaves(wire.to_leaves(sent), jax.eval_shape(lambda sent=sent: sent), "the server")
+        server, uplink = wire.unpack(wire.pack(sent), jax.eval_shape(lambda sent=sent: sent), "the server")
         hidden = jax.tree.map(lambda leaf: leaf * jnp.nan, trees.split(mask, state.uplink)[1])
         received = state._replace(server=server, uplink=trees.join(uplink, hidden), clients=())
         updates = [jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)] * len(cohort.client)
         for place, client in enumerate(cohort.client):
             if cohort.present[place]:
                 times = jnp.float32(cohort.times[place])
-                part = client_part(received, root, placed, jnp.int32(client), times, rows[client])
-                rows[client] = part.row
-                updates[place] = wire.from_leaves(wire.to_leaves(part.sent, packed=True), shapes, str(client))
+                result = train_client(received, root, placed, jnp.int32(client), times, rows[client])
+                rows[client] = result.row
+                updates[place] = wire.unpack(wire.pack(result.update, compressed=True), shapes, str(client))
         stacked = jax.tree.map(lambda *each: np.stack(each), *updates)
-        state = server_part(state, root, sim.data.sizes, cohort.client, stacked, cohort.present)
+        state = aggregate_round(state, root, sim.data.sizes, cohort.client, stacked, cohort.present)
     many = Plan(devices=1, lanes=2, tune_s=0).resolve()
     simulated, *_ = segments.build(sim, many, root, ROUNDS)(initial_state(sim, many, root), ROUNDS)
     kept = jax.tree.map(lambda *each: np.stack(each), *rows)
@@ -99,6 +97,6 @@ def test_noise_of_earlier_rounds_does_not_travel(experiments, federation) -> Non
     given = "--fed.privacy client --privacy.epsilon 0 --privacy.noise 1 --privacy.bands 2 --fed.sampling cyclic"
     config = configs.override(experiments["plain"], [*given.split(), "--sampling.cohort", "2"])
     sim = build(config, federation, Plan(devices=1, lanes=1).resolve())
-    mask = remote.read_by_clients(sim, state_shapes(sim))
+    mask = remote.uplink_broadcast_mask(sim, state_shapes(sim))
     travels = {name for name, used in trees.named(mask).items() if used}
     assert travels == {"reduce.bound"} and len(trees.named(mask)) > 2

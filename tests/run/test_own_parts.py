@@ -105,6 +105,40 @@ def test_what_is_no_part_is_one_line(own, monkeypatch, flag, value, words) -> No
         config.override(config.load("config.py")[""], [flag, value])
 
 
+WRONG = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Wrong:
+    def build(self{parameters}):
+        {body}
+"""
+PARAMETERS = {"algorithm": "", "task.network": ", image, classes, compute", "data": ", seed"}
+
+
+@pytest.mark.parametrize(("body", "words"), [
+    ("pass", "line 6: Wrong.build returns a NoneType; return a"),
+    ("return {}", "line 6: Wrong.build returns a dict; return a"),
+    ("raise ValueError('too wide')", "line 7, in build: ValueError: too wide"),
+    ("return len(5)", "line 7, in build: TypeError: object of type 'int' has no len()"),
+])  # fmt: skip
+@pytest.mark.parametrize("part", PARAMETERS)
+def test_a_part_that_builds_something_else_is_the_user_s_in_one_line(own, capsys, part, body, words) -> None:
+    (own / "wrong.py").write_text(WRONG.format(parameters=PARAMETERS[part], body=body))
+    given = [str(own / "config.py"), "--out", str(own / "run"), f"--fed.{part}", str(own / "wrong.py")]
+    assert commands.main(["train", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {own / 'wrong.py'}, {words}") and "fault of" not in line
+
+
+def test_a_build_with_other_arguments_is_the_user_s(own, capsys) -> None:
+    (own / "wrong.py").write_text(WRONG.format(parameters=", image", body="pass"))
+    given = [str(own / "config.py"), "--out", str(own / "run"), "--fed.algorithm", str(own / "wrong.py")]
+    assert commands.main(["train", *given]) == 1
+    words = "line 6: Wrong.build cannot be called with 0 arguments: Wrong.build() missing 1 required"
+    assert words in capsys.readouterr().err
+
+
 def test_a_source_of_the_package_is_chosen_by_name(own) -> None:
     found = config.override(config.load(own / "config.py")[""], ["--fed.data", "arrays", "--data.path", "x.npz"])
     assert type(found.data).__name__ == "Arrays" and found.data.path == "x.npz"

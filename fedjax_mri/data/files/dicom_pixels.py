@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 from fedjax_mri.data.files import dicom_decoder
 from fedjax_mri.data.files.dicom_place import numbers, texts
 from fedjax_mri.data.files.scan import Limits, check_bytes, check_slice
@@ -36,7 +36,7 @@ def check_syntax(syntax: Any) -> None:
     from pydicom.pixels import get_decoder
 
     if DECODERS[syntax] not in get_decoder(syntax).available_plugins:
-        raise UserError(f"compressed ({name}): install its decoders, pip install 'fedjax-mri[dicom]'")
+        raise UserError(f"compressed ({name}): its decoders are missing; {install('dicom')}")
 
 
 def check_pixels(dataset: Any, frames: int, limits: Limits) -> None:

@@ -1,6 +1,6 @@
-"""A round whose clients are other machines: the part of one client, and that of the server.
+"""A round whose clients are other machines: what a client computes, and what the server does.
 
-Both are pure functions of what the simulation computes in one program, made of the same functions.
+Both are pure functions, made of those by which a simulation computes the round in one program.
 """
 
 from typing import NamedTuple
@@ -18,18 +18,18 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.rounds import move_server, prepare_round
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import cohort_of
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, Sender, Update
+from fedjax_mri.fed.uplink.contract import PyTree, Reduce, Sender, Update, same_accumulator
 
 
-class ClientPart(NamedTuple):
-    """What a client makes of a round."""
+class ClientResult(NamedTuple):
+    """The result of a client's round."""
 
-    sent: Update
+    update: Update  # that it sends
     row: ClientRow  # what stays with it
     stats: RoundStats
 
 
-def client_part(
+def train_client(
     sim: Simulation,
     plan: Plan,
     state: State,
@@ -38,66 +38,63 @@ def client_part(
     client: jax.Array,
     times: jax.Array,
     row: ClientRow,
-) -> ClientPart:
-    """Returns what one `client` int32 [] makes of a round, as in a simulation with the same `root` key.
+) -> ClientResult:
+    """Returns the result of a round for one `client` int32 [], as in a simulation with the same `root` key.
 
     `state` is what it was sent: the round, `Algorithm.broadcast` in place of the server, and the state of the server's
     side of the uplink. Its weight counts `times` float32 []. The plan has one device and one lane.
     """
-    sim = sim._replace(algorithm=as_broadcast(sim.algorithm), uplink=sim.uplink._replace(reduce=as_sent()))
+    sim = sim._replace(algorithm=with_broadcast_received(sim.algorithm))
+    sim = sim._replace(uplink=sim.uplink._replace(reduce=without_reduction(sim.uplink.reduce)))
     cohort = cohort_of(client[None], times=times[None])
     rows = jax.tree.map(lambda leaf: leaf[None], row)
     inputs, queues, _ = prepare_round(sim, plan, cohort, state, root, placed, rows)
-    sent, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-    return ClientPart(sent, trees.take(rows, jnp.int32(0)), stats)
+    update, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
+    return ClientResult(update, trees.take(rows, jnp.int32(0)), stats)
 
 
-def as_broadcast(algorithm: Algorithm) -> Algorithm:
+def with_broadcast_received(algorithm: Algorithm) -> Algorithm:
     """Returns `algorithm` as a client runs it, whose server is what was broadcast already."""
     return algorithm._replace(
         init=lambda model: algorithm.broadcast(algorithm.init(model), jnp.int32(0)), broadcast=latest_broadcast
     )
 
 
-def as_sent() -> Reduce:
-    """Returns the reduction of a single client, whose accumulator is its update."""
+def without_reduction(reduce: Reduce) -> Reduce:
+    """Returns a reduction of one client, which accumulates its update as it is. The server finishes `reduce`."""
 
-    def add(total: Update, updates: Update, places: jax.Array) -> Update:
-        return jax.tree.map(lambda none, each: jnp.where(places[0] >= 0, each[0], none), total, updates)
+    def add(empty: Update, updates: Update, places: jax.Array) -> Update:
+        return trees.select(places[0] >= 0, trees.take(updates, jnp.int32(0)), empty)
 
-    return Reduce("as sent", lambda sent, places: trees.zeros_like(sent), add, finish=lambda *_: _finishes_nowhere())
-
-
-def _finishes_nowhere() -> tuple[PyTree, PyTree]:
-    raise NotImplementedError("a client's update is reduced by the server")
+    return reduce._replace(zero=lambda sent, places: trees.zeros_like(sent), add=add, begin=same_accumulator)
 
 
-def server_part(
+def aggregate_round(
     sim: Simulation,
     state: State,
     root: jax.Array,
     sizes: jax.Array,
     client: jax.Array,
     updates: Update,
-    came: jax.Array,
+    arrived: jax.Array,
 ) -> State:
-    """Returns the state after a round in which the updates [K, ...] of the places that `came` bool [K] arrived.
+    """Returns the state after a round in which the updates [K, ...] of the places that `arrived` bool [K] came in.
 
     `sizes` int32 [N] are the examples of all clients, `client` int32 [K] the clients of the cohort. Of the state's rows
     the number of rounds alone changes: what stays with clients is with them.
     """
-    places = jnp.where(came, jnp.arange(client.size, dtype=jnp.int32), -1)
+    places = jnp.where(arrived, jnp.arange(client.size, dtype=jnp.int32), -1)
     empty = sim.uplink.reduce.zero(jax.tree.map(lambda leaf: leaf[0], updates), client.size)
     total = sim.uplink.reduce.add(sim.uplink.reduce.begin(empty, root, state.round), updates, places)
-    server, uplink, _ = move_server(sim, state, root, sizes, client, total, came.sum())
-    rounds = state.clients.rounds.at[client].add(came.astype(jnp.int32))
+    server, uplink, _ = move_server(sim, state, root, sizes, client, total, arrived.sum())
+    rounds = state.clients.rounds.at[client].add(arrived.astype(jnp.int32))
     return State(state.round + 1, server, uplink, state.clients._replace(rounds=rounds))
 
 
-def read_by_clients(sim: Simulation, shapes: State) -> PyTree:
+def uplink_broadcast_mask(sim: Simulation, shapes: State) -> PyTree:
     """Returns a mask of bools in the shape of `shapes.uplink`: what the client's side of the stages reads of it.
 
-    The rest need not travel, and must not where it is the noise of earlier rounds.
+    The rest need not be broadcast, and must not where it is the noise of earlier rounds.
     """
     sent = sent_shapes(sim.algorithm, shapes.server.model)
     state = jax.eval_shape(lambda: sim.uplink.stages.init_client(sent))

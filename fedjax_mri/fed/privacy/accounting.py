@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, install
 
 LARGEST_NOISE = 1e6  # noise multiplier up to which a budget is looked for
 FEW = 1000  # releases up to which a coarser grid of losses is as exact, and ten times as fast
@@ -63,7 +63,7 @@ def library() -> Any:
     try:
         from dp_accounting.pld import privacy_loss_distribution
     except ImportError as error:
-        raise UserError(f"privacy: {error}; install it with pip install 'fedjax-mri[privacy]'") from None
+        raise UserError(f"privacy: {error}; {install('privacy')}") from None
     return privacy_loss_distribution
 
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fedjax_mri.core.building import build
 from fedjax_mri.core.checks import not_negative
 from fedjax_mri.core.errors import UserError, known
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Reduce, Stage, Uplink
-from fedjax_mri.fed.uplink.reductions.matrix import matrix
+from fedjax_mri.fed.uplink.reductions.matrix import Preaggregator, matrix
 from fedjax_mri.fed.uplink.reductions.mean import Mean
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.fed.uplink.weigh import by_examples, uniformly
@@ -35,11 +36,11 @@ class UplinkSettings:
             if not hasattr(part, "build"):
                 raise UserError(f"uplink.{name}={part}: choose it by name, --fed.uplink.{name} {part}")
         clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
-        stages = chain(*first, *clipping, *(settings.build() for settings in self.stages), *last)
+        stages = chain(*first, *clipping, *(build(settings, Stage) for settings in self.stages), *last)
         return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self._reduce())
 
     def _reduce(self) -> Reduce:
-        reduce: Reduce = self.reduce.build()
+        reduce = build(self.reduce, Reduce)
         if not self.before:
             return reduce
         if reduce.rule is None:
@@ -47,4 +48,4 @@ class UplinkSettings:
                 f"uplink.before: changes single updates, of which {reduce.name} sees the sum alone; choose a rule, "
                 "such as --fed.uplink.reduce trimmedmean"
             )
-        return matrix(reduce.rule, [settings.build() for settings in self.before])
+        return matrix(reduce.rule, [build(settings, Preaggregator) for settings in self.before])

@@ -217,7 +217,7 @@ def test_without_decoders_the_remedy_is_named(monkeypatch) -> None:
     path = pathlib.Path(str(get_testdata_file("MR_small_jp2klossless.dcm", download=False)))
     decoder = get_decoder("1.2.840.10008.1.2.4.90")
     monkeypatch.setattr(type(decoder), "available_plugins", ("pillow",))
-    with pytest.raises(UserError, match=r"compressed \(JPEG 2000 .*pip install 'fedjax-mri\[dicom\]'"):
+    with pytest.raises(UserError, match=r"compressed \(JPEG 2000 .*pip install '.\[dicom\]'"):
         read.read(path, "mr", Limits())
 
 
