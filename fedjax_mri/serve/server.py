@@ -1,4 +1,4 @@
-"""What all pages share: the server's state, forms that were checked, and templates that are filled."""
+"""What all pages share: the server's settings, forms that were checked, new jobs, and templates that are filled."""
 
 import asyncio
 import functools
@@ -13,17 +13,26 @@ from typing import Any, NamedTuple
 import jinja2
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
+from starlette.templating import Jinja2Templates
 
 from fedjax_mri.report.page import number
 from fedjax_mri.serve import runs, store
-from fedjax_mri.serve.access import Access, Session
+from fedjax_mri.serve.access import Access, seconds_to_wait
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
-from fedjax_mri.serve.supervisor import Supervisor
+from fedjax_mri.serve.training import Choice
 
-MOMENT = 2.0  # seconds for which the list of runs is kept
-RETRY = "5"  # seconds after which a client may ask again
+RUNS_SECONDS = 2.0  # for which the list of runs is kept
+FORM_BYTES = 100_000
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(str(importlib.resources.files(__package__).joinpath("templates"))),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters["number"] = number
 
 
 class Server(NamedTuple):
@@ -31,104 +40,115 @@ class Server(NamedTuple):
 
     home: Path
     places: list[Path]  # of runs
-    configs: dict[str, Path]  # that users may train, by name
-    data: dict[str, Path]  # that they may train on
+    choices: dict[str, Choice]  # experiments that users may train, by title
+    data: dict[str, Path]  # folders that they may train on, by name
     settings: Settings
     access: Access
     loopback: bool
-    worker: Supervisor
-    uploading: list[None]  # an element for each upload that is under way
+    uploading: list[Path]  # the folders of uploads that are under way
 
 
-def server(request: Request) -> Server:
-    """The server that answers a request."""
-    found: Server = request.app.state.server
-    return found
+def server_of(request: Request) -> Server:
+    """Returns the server that answers a request."""
+    server: Server = request.app.state.server
+    return server
 
 
-def session(request: Request) -> Session:
-    """The session of a request; the guard lets none pass without."""
-    found: Session = request.state.session
-    return found
+def user_of(request: Request) -> str:
+    """Returns the user of a request; the guard lets none pass without."""
+    return str(request.session["user"])
 
 
 def job_of(request: Request) -> Job:
-    """The job that the path names, if it is the user's own. Raises HTTPException otherwise."""
-    job = store.find(server(request).home, session(request).user, request.path_params["job"])
+    """Returns the job that the path names, if it is the user's own. Raises HTTPException otherwise."""
+    job = store.find(server_of(request).home, user_of(request), request.path_params["job"])
     if job is None:
         raise HTTPException(404, "No such job: it was deleted, or is not yours.")
     return job
 
 
 def item_of(request: Request, job: Job) -> dict[str, Any]:
-    """The finished item that the path names. Raises HTTPException where there is none."""
-    found = store.item(job, request.path_params["number"])
-    if found is None or found["state"] != "done":
+    """Returns the finished item that the path names. Raises HTTPException where there is none."""
+    item = store.item(job, request.path_params["number"])
+    if item is None or item["state"] != "done":
         raise HTTPException(404, "No such result: the file was refused, or is not ready.")
-    return found
+    return item
 
 
 def check_csrf(request: Request, token: Any) -> None:
     """Raises HTTPException on a form that this server did not give to this session."""
-    if not isinstance(token, str) or not hmac.compare_digest(token.encode(), session(request).csrf.encode()):
-        raise HTTPException(403, "This form has expired: load the page again, and send it once more.")
+    if not isinstance(token, str) or not hmac.compare_digest(token.encode(), request.session["csrf"].encode()):
+        text = "This form is of an earlier visit: reload the page (F5), fill in the form again, and send it."
+        raise HTTPException(403, text)
 
 
-async def form(request: Request) -> dict[str, str]:
-    """The fields of a small form, whose token is right."""
-    if int(request.headers.get("content-length", 10**9)) > 100_000:
-        raise HTTPException(413, "This form is too large.")
-    fields = {name: value for name, value in (await request.form(max_files=0)).items() if isinstance(value, str)}
+async def form(request: Request, most: int = FORM_BYTES) -> dict[str, str]:
+    """Returns the fields of a small form. Raises HTTPException where it has more bytes, or is damaged."""
+    if int(request.headers.get("content-length", 10**9)) > most:
+        raise HTTPException(413, f"This form has more than {most // 1000} kB: fill in less text.")
+    try:
+        fields = await request.form(max_files=0)
+    except HTTPException:
+        raise HTTPException(400, "This form is damaged: reload the page (F5), and send it again.") from None
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+async def checked_form(request: Request) -> dict[str, str]:
+    """Returns the fields of a small form that this server gave to this session. Raises HTTPException on others."""
+    fields = await form(request)
     check_csrf(request, fields.get("csrf"))
     return fields
 
 
+def refuse_guesses(access: Access, *who: str) -> None:
+    """Raises HTTPException where an address or a name has failed to log in too often."""
+    if seconds := seconds_to_wait(access, *who):
+        text = "Too many failed log-ins: wait a minute."
+        raise HTTPException(429, text, {"Retry-After": str(int(seconds) + 1)})
+
+
 @contextmanager
-def admission(found: Server) -> Iterator[None]:
-    """Keeps a place in the queue while a job is sent. Raises HTTPException where there is none."""
-    if len(store.queued(found.home)) + len(found.uploading) >= found.settings.queue:
-        raise HTTPException(503, "The queue is full: try again in a few seconds.", {"Retry-After": RETRY})
-    found.uploading.append(None)
+def draft(server: Server, owner: str) -> Iterator[Path]:
+    """Gives the folder of a new job; one that is not accepted while entered is deleted.
+
+    Raises HTTPException where the queue has no place for it.
+    """
+    if len(store.queued(server.home)) + len(server.uploading) >= server.settings.queue:
+        raise HTTPException(503, "The queue is full: try again in a few seconds.", {"Retry-After": "5"})
+    folder = store.draft(server.home, owner)
+    server.uploading.append(folder)
     try:
-        yield
+        yield folder
     finally:
-        found.uploading.pop()
+        server.uploading.remove(folder)
+        if store.load(folder) is None:
+            store.delete(folder)
 
 
-@functools.cache
-def templates() -> jinja2.Environment:
-    """The templates of all pages; what is filled in is escaped."""
-    loader = jinja2.FileSystemLoader(str(importlib.resources.files(__package__).joinpath("templates")))
-    found = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    found.filters["number"] = number
-    return found
+def shared(request: Request) -> dict[str, Any]:
+    """Returns what the frame of each page shows."""
+    server, session = server_of(request), request.session
+    known = {"user": session.get("user", ""), "csrf": session.get("csrf", ""), "path": request.url.path}
+    return known | {"open": server.access.open, "trains": bool(server.choices)}
+
+
+PAGES = Jinja2Templates(env=TEMPLATES, context_processors=[shared])
 
 
 def page(request: Request, name: str, status: int = 200, **content: Any) -> Response:
-    """The page that a template makes."""
-    known = getattr(request.state, "session", None)
-    found = server(request)
-    shared = {
-        "session": known,
-        "csrf": known.csrf if known else "",
-        "path": request.url.path,
-        "open": found.access.open,
-        "trains": bool(found.configs),
-    }
-    return HTMLResponse(templates().get_template(name).render(shared | content), status)
+    """Returns the page that a template makes."""
+    return PAGES.TemplateResponse(request, name, content, status)
 
 
-def see(path: str) -> Response:
+def redirect(path: str) -> Response:
     """Sends the browser to another page after a form."""
     return RedirectResponse(path, 303)
 
 
 async def find_runs(request: Request) -> dict[str, tuple[Path, runs.Ability]]:
-    """All runs by name, with what each can do, as they were a moment ago."""
-    places = tuple(server(request).places)
-    return await asyncio.to_thread(_found, places, int(time.monotonic() / MOMENT))
+    """Returns all runs by name, with what each can do, as they were a moment ago."""
+    places = tuple(server_of(request).places)
+    return await asyncio.to_thread(_found, places, int(time.monotonic() / RUNS_SECONDS))
 
 
 @functools.lru_cache(2)

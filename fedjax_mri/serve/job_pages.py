@@ -1,0 +1,235 @@
+"""The pages to convert and to explain: a form, the jobs of a user, their results."""
+
+import asyncio
+import re
+import tempfile
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from fedjax_mri.convert.region import METHODS
+from fedjax_mri.data.files.read import endings
+from fedjax_mri.serve import server, store, uploads, views
+from fedjax_mri.serve.explaining import PAGE
+from fedjax_mri.serve.server import server_of, user_of
+from fedjax_mri.xai import methods
+
+TITLES = {"convert": "Convert", "explain": "Explain"}
+NUMBER = re.compile(r"[+-]?\d{1,6}(\.\d{1,6})?")
+NEWEST = 100  # jobs that are listed
+CACHED = {"Cache-Control": "private, max-age=3600"}
+SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # of pages that `report` has made
+
+
+async def start(request: Request, kind: str) -> Response:
+    """Shows the form of a kind of job, and the user's jobs."""
+    found, home, user = await server.find_runs(request), server_of(request).home, user_of(request)
+    jobs = await asyncio.to_thread(lambda: [(job, store.progress(job)) for job in store.jobs_of(home, user)[:NEWEST]])
+    return server.page(
+        request,
+        "start.html",
+        kind=kind,
+        title=TITLES[kind],
+        runs={name: able for name, (_, able) in found.items() if (able.makes if kind == "convert" else able.classes)},
+        jobs=jobs,
+        settings=server_of(request).settings,
+        endings=",".join([*endings(), ".zip"]),
+        chosen=request.query_params.get("run", ""),
+    )
+
+
+async def send(request: Request, kind: str) -> Response:
+    """Takes files as a new job."""
+    found, known = server_of(request), await server.find_runs(request)
+    with server.draft(found, user_of(request)) as draft:
+        form = await uploads.receive(request, found.settings)
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        server.check_csrf(request, fields.get("csrf"))
+        chosen = fields.get("run", "")
+        run, _, to = chosen.rpartition(" to ") if kind == "convert" else (chosen, "", "")
+        ability = known[run][1] if run in known else None
+        if ability is None or not (to in ability.makes if kind == "convert" else ability.classes):
+            text = (
+                f"{chosen[:80] or 'No run'}: no run here can do this; reload the page (F5), and choose one of its list."
+            )
+            raise HTTPException(422, text)
+        offset = fields.get("ct_offset", "").strip()
+        if offset and not NUMBER.fullmatch(offset):
+            raise HTTPException(422, f"CT offset {offset[:20]}: give a number of HU, such as -1024.")
+        names, left_out = await asyncio.to_thread(uploads.take, uploads.sent(form), draft / "in", found.settings)
+        wanted = store.Request(kind, run, names, to, left_out=left_out, ct_offset=float(offset) if offset else None)
+        samples = found.settings.samples if fields.get("uncertainty") else 0
+        job = store.accept(draft, wanted._replace(samples=samples))
+        await form.close()
+    return server.redirect(f"/jobs/{job.id}")
+
+
+async def show(request: Request) -> Response:
+    """Shows how far a job is, and what it has made; its only item at once."""
+    job = server.job_of(request)
+    progress = await asyncio.to_thread(store.progress, job)
+    number, item = next(iter(progress.items.items()), (0, {}))
+    if progress.state == "done" and progress.total == 1 and item.get("state") == "done":
+        return server.redirect(f"/jobs/{job.id}/{number}")
+    return server.page(request, "job.html", job=job, progress=progress)
+
+
+async def show_item(request: Request) -> Response:
+    """Shows one result: source and result side by side, or a prediction with its explanation."""
+    job = server.job_of(request)
+    item, number, progress = server.item_of(request, job), request.path_params["number"], store.progress(job)
+    content = {"job": job, "item": item, "number": number, "several": progress.total > 1, "lines": progress.lines}
+    if job.request.kind != "convert":
+        return server.page(request, {"explain": "explained.html", "region": "region.html"}[job.request.kind], **content)
+    planes = []
+    for plane in views.PLANES if item["shape"][0] > 1 else views.PLANES[:1]:
+        count = views.depth(item["shape"], plane)
+        planes.append({"name": plane, "count": count, "at": chosen_slice(request, plane, count)})
+    content["windows"] = await asyncio.to_thread(
+        lambda: {kind: chosen_window(request, job, number, item, kind) for kind in item["kinds"]}
+    )
+    titles = {method: methods.title(method) for method in METHODS}
+    return server.page(request, "view.html", planes=planes, methods=titles, **content)
+
+
+def chosen_slice(request: Request, name: str, count: int) -> int:
+    """Returns the slice that the address names, within those that there are; else the middle one."""
+    text = request.query_params.get(name, "")
+    return min(int(text), count - 1) if text.isdecimal() and len(text) < 9 else count // 2
+
+
+def chosen_window(
+    request: Request, job: store.Job, number: int, item: dict[str, Any], kind: str
+) -> tuple[float, float]:
+    """Returns level and width of what is shown of a kind of image: as the address says, else as usual."""
+    low, high = views.window(item, kind, views.load(job.folder / "view", number, kind))
+    usual = (low + high) / 2, high - low
+    try:
+        level = float(request.query_params.get(f"{kind}-level", usual[0]))
+        width = abs(float(request.query_params.get(f"{kind}-width", usual[1])))
+    except ValueError:
+        return usual
+    return (level, width) if abs(level) < 1e12 and width < 1e12 else usual
+
+
+async def picture(request: Request) -> Response:
+    """Draws a slice of a source, a result or its deviation as PNG."""
+    job = server.job_of(request)
+    item, number = server.item_of(request, job), request.path_params["number"]
+    kind, plane = request.path_params["image"], request.path_params["plane"]
+    if kind not in item.get("kinds", ()) or plane not in views.PLANES:
+        raise HTTPException(404, "No such picture.")
+
+    def draw() -> bytes:
+        voxels = views.load(job.folder / "view", number, kind)
+        level, width = chosen_window(request, job, number, item, kind)
+        image = views.cut(voxels, plane, chosen_slice(request, "at", views.depth(list(voxels.shape), plane)))
+        return views.png(image, views.pixel(item["spacing"], plane), level - width / 2, level + width / 2)
+
+    return Response(await asyncio.to_thread(draw), media_type="image/png", headers=CACHED)
+
+
+async def explanation(request: Request) -> Response:
+    """Sends the picture of an explained image, one of its maps, or the page that `explain` has made of it."""
+    job, name = server.job_of(request), request.path_params["name"]
+    names = {"image.png", "map.png", PAGE, *(f"{one}.png" for one in server.item_of(request, job).get("maps", ()))}
+    path = job.folder / "out" / str(request.path_params["number"]) / name
+    if name not in names or not path.is_file():
+        raise HTTPException(404, "No such picture.")
+    return FileResponse(path, headers={"Content-Security-Policy": SANDBOX} if name == PAGE else CACHED)
+
+
+def results(job: store.Job) -> list[tuple[Path, str]]:
+    """Returns the files that a job has made, and their names."""
+    found: list[tuple[Path, str]] = []
+    for number, item in store.progress(job).items.items():
+        for place, name in enumerate(item.get("results", ())):
+            found.append((job.folder / "out" / f"{number}-{place}", uploads.unique(name, [one for _, one in found])))
+        if item["state"] == "done" and job.request.kind == "explain":
+            paths = sorted((job.folder / "out" / str(number)).iterdir())
+            found += [(path, f"{item['title']}/{path.name}") for path in paths]
+    return found
+
+
+async def download(request: Request) -> Response:
+    """Sends one result as a file."""
+    job = server.job_of(request)
+    names, place = server.item_of(request, job).get("results", ()), request.path_params["place"]
+    if place >= len(names):
+        raise HTTPException(404, "No such file.")
+    path = job.folder / "out" / f"{request.path_params['number']}-{place}"
+    return FileResponse(path, filename=Path(names[place]).name, media_type="application/octet-stream")
+
+
+async def download_all(request: Request) -> Response:
+    """Sends all results of a job as a zip."""
+    job = server.job_of(request)
+
+    def pack() -> Path:
+        files = results(job)
+        if not files:
+            raise HTTPException(404, "This job has no results yet.")
+        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file, zipfile.ZipFile(file, "w") as archive:
+            for path, name in files:  # they are packed already, or pictures
+                archive.write(path, name)
+        return Path(file.name)
+
+    path = await asyncio.to_thread(pack)
+    return FileResponse(path, filename="results.zip", background=BackgroundTask(path.unlink))
+
+
+async def delete(request: Request) -> Response:
+    """Deletes a job with its files."""
+    await server.checked_form(request)
+    job = server.job_of(request)
+    await asyncio.to_thread(store.delete, job.folder)
+    return server.redirect("/explain" if job.request.kind == "explain" else "/convert")
+
+
+async def ask_region(request: Request) -> Response:
+    """Takes the question which source pixels moved a box of a result, as a job of its own."""
+    fields, job = await server.checked_form(request), server.job_of(request)
+    item = server.item_of(request, job)
+    if job.request.kind != "convert":
+        raise HTTPException(404, "No such result: a box is drawn into a converted image.")
+    try:
+        left, top, width, height = (float(fields[name]) / 100 for name in ("left", "top", "width", "height"))
+        at = int(fields.get("at", "0"))
+    except (KeyError, ValueError):
+        raise HTTPException(422, "Give the box as four numbers in per cent.") from None
+    inside = 0 <= left < left + width <= 1.0001 and 0 <= top < top + height <= 1.0001
+    if not inside or not 0 <= at < item["shape"][0] or fields.get("method") not in METHODS:
+        text = "The box must lie inside of the image, and the slice and method be some of those shown."
+        raise HTTPException(422, text)
+    region = {"x": [left, left + width], "y": [top, top + height], "at": at, "method": fields["method"]}
+    region |= {"of": job.id, "item": request.path_params["number"], "spacing": item["spacing"]}
+    with server.draft(server_of(request), user_of(request)) as draft:
+        files = job.files
+        asked = [files[number] for number in item["inputs"]]
+        for place, file in enumerate(asked):
+            (draft / "in" / f"{place:04d}.{file.path.name.partition('.')[2]}").hardlink_to(file.path)
+        names = [str(file.name) for file in asked]
+        wanted = job.request._replace(kind="region", names=names, left_out=[], samples=0, region=region)
+        return server.redirect(f"/jobs/{store.accept(draft, wanted).id}")
+
+
+ITEM = "/jobs/{job}/{number:int}"
+ROUTES = [
+    *(Route(f"/{kind}", partial(start, kind=kind)) for kind in TITLES),
+    *(Route(f"/{kind}", partial(send, kind=kind), methods=["POST"]) for kind in TITLES),
+    Route("/jobs/{job}", show),
+    Route("/jobs/{job}/delete", delete, methods=["POST"]),
+    Route("/jobs/{job}/all.zip", download_all),
+    Route(ITEM, show_item),
+    Route(ITEM + "/file/{place:int}", download),
+    Route(ITEM + "/region", ask_region, methods=["POST"]),
+    Route(ITEM + "/slice/{image}-{plane}.png", picture),
+    Route(ITEM + "/explanation/{name}", explanation),
+]
