@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from starlette.exceptions import HTTPException
 
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
@@ -60,13 +61,6 @@ def hash_of_token(token: str) -> str:
     return HASHER.hash(token, salt=hashlib.sha256(token.encode()).digest())
 
 
-def build(home: Path, token: bool, users_file: Path | None, secure: bool) -> Access:
-    """Returns the access of a server that keeps its secrets in HOME. Raises UserError on a damaged file of users."""
-    if users_file is not None:
-        users(users_file)
-    return Access(read_secret(home / "secret"), read_secret(home / "token") if token else "", users_file, secure, [])
-
-
 def read_secret(path: Path) -> str:
     """Returns the secret in a file that only this user reads; a new one where there is none."""
     if not path.exists():
@@ -105,35 +99,38 @@ def start_session(access: Access, session: dict[str, Any], user: str = "") -> No
     """Makes a session that of a user; without a name, of a browser that is a user of its own."""
     session.clear()
     session |= {"user": user or f"browser-{secrets.token_hex(16)}", "csrf": secrets.token_hex(32)}
-    session["hash"] = digest(access.hashes.get(user, ""))
+    session["proof"] = proof(access, session["user"])
+
+
+def proof(access: Access, user: str) -> str | None:
+    """Returns what a user's session must hold, which differs for each password; None of an unknown user."""
+    known = access.hashes.get(user, "" if access.open else None)
+    return None if known is None else hashlib.sha256(known.encode()).hexdigest()
 
 
 def is_valid(access: Access, session: Mapping[str, Any]) -> bool:
     """Whether a session is of a user who is known, by the same password."""
-    known = access.hashes.get(session.get("user", ""), "" if access.open else None)
-    return known is not None and session.get("hash") == digest(known)
-
-
-def digest(text: str) -> str:
-    """Returns a short text that differs for each other text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def seconds_to_wait(access: Access, *who: str) -> float:
-    """Returns the seconds that an address or a name has to wait before the next try; 0 where it need not."""
-    now = time.monotonic()
-    access.failures[:] = [(one, at) for one, at in access.failures if now - at < WINDOW]
-    times = [[at for one, at in access.failures if one == name] for name in who]
-    return max(WINDOW - (now - recent[-FAILURES]) if len(recent) >= FAILURES else 0.0 for recent in times)
+    return "proof" in session and session["proof"] == proof(access, session["user"])
 
 
 def log_in(access: Access, name: str, password: str, address: str) -> str | None:
-    """Returns the user whose name and password, or token, these are; None where they are wrong, which is counted."""
-    name = TOKEN_USER if access.token else name
+    """Returns the user whose name and password, or token, these are; None where they are wrong, which is counted.
+
+    Raises HTTPException where the address or the name has been wrong too often.
+    """
+    name, now = TOKEN_USER if access.token else name, time.monotonic()
+    access.failures[:] = [(one, at) for one, at in access.failures if now - at < WINDOW]
+    both = (address, f"name {name}")
+    for who in both:
+        times = [at for one, at in access.failures if one == who]
+        if len(times) >= FAILURES:
+            seconds = int(WINDOW - (now - times[-FAILURES])) + 1
+            text = f"Too many failed log-ins: try again in {seconds} s."
+            raise HTTPException(429, text, {"Retry-After": str(seconds)})
     known = access.hashes.get(name)
     if verify(known or NOBODY, password) and known:
         return name
-    access.failures.extend((one, time.monotonic()) for one in (address, f"name {name}"))
+    access.failures.extend((who, now) for who in both)
     return None
 
 

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import importlib.resources
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -17,13 +20,15 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from fedjax_mri.core import failures
+from fedjax_mri.core import disk, failures
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.serve import access, dicomweb, job_pages, run_pages, server, store, supervisor
-from fedjax_mri.serve.server import Server, server_of
+from fedjax_mri.run import config as configs
+from fedjax_mri.serve import access, dicomweb, job_pages, run_pages, scheduler, shared, store
+from fedjax_mri.serve.scheduler import STATE
+from fedjax_mri.serve.shared import Server, server_of
 
 FREE = ("/login", "/health", "/static/", "/dicomweb/")  # what needs no session
-EXPIRY = 60.0  # seconds between two looks for jobs to be deleted
+PAUSE = 1.0  # seconds before a worker that died is started again
 LOGIN_BYTES = 10_000
 LOGINS = asyncio.Semaphore(2)  # at a time, as argon2 takes much memory
 LOG_IN = "Log in first: open /login in a browser."
@@ -43,21 +48,17 @@ HEADERS = {
 }
 
 
-def build(found: Server) -> Starlette:
+def build(server: Server) -> Starlette:
     """Returns the application of a server."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(supervisor.keep_worker(found.home, found.places, found.settings)),
-            asyncio.create_task(expire(found)),
-        ]
+        task = asyncio.create_task(keep_worker(server))
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.wait([task])
 
-    known = found.access
+    known = server.access
     sessions = Middleware(
         SessionMiddleware,
         secret_key=known.secret,
@@ -80,15 +81,33 @@ def build(found: Server) -> Starlette:
     handlers: Any = {HTTPException: refused, UserError: refused, Exception: failed}
     middleware = [sessions, Middleware(BaseHTTPMiddleware, dispatch=guard)]
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
-    app.state.server = found
+    app.state.server = server
     return app
 
 
-async def expire(found: Server) -> None:
-    """Deletes old jobs again and again."""
+async def keep_worker(server: Server) -> None:
+    """Runs worker processes one after the other; when this task is cancelled, the last one is killed.
+
+    What that held is done again by the next one; what one held when it died is counted.
+    """
+    words = {"places": [str(one) for one in server.places], "settings": configs.to_dict(server.settings)}
     while True:
-        await asyncio.to_thread(store.expire, found.home, found.settings.keep_hours)
-        await asyncio.sleep(EXPIRY)
+        disk.write_text(server.home / STATE, "starting")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "fedjax_mri.serve.worker", str(server.home)),
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the server, which ends it
+        )
+        try:
+            assert process.stdin is not None
+            process.stdin.write(f"{json.dumps(words)}\n".encode())
+            await process.wait()
+        finally:
+            disk.write_text(server.home / STATE, "down")
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        scheduler.count_crash(server.home)
+        await asyncio.sleep(PAUSE)
 
 
 async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -104,20 +123,20 @@ def refusal(request: Request) -> Response | None:
 
     Returns None where it may pass.
     """
-    found, posts = server_of(request), request.method not in ("GET", "HEAD")
-    if found.loopback and (request.url.hostname or "") not in access.LOOPBACK:
+    server, posts = server_of(request), request.method not in ("GET", "HEAD")
+    if server.loopback and (request.url.hostname or "") not in access.LOOPBACK:
         return line(request, 403, "This page answers to localhost alone: open it by that name.")
     origin = request.headers.get("origin")
     foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host", "")
     if posts and (foreign or request.headers.get("sec-fetch-site") == "cross-site"):
         return line(request, 403, "This request came from another site's page: use this site's own pages.")
-    if access.is_valid(found.access, request.session):
+    if access.is_valid(server.access, request.session):
         return None
     request.session.clear()
     if request.url.path.startswith(FREE):
         return None
-    if found.access.open:
-        access.start_session(found.access, request.session)
+    if server.access.open:
+        access.start_session(server.access, request.session)
         return None
     return line(request, 403, LOG_IN) if posts else RedirectResponse("/login", 303)
 
@@ -127,7 +146,7 @@ def line(request: Request, status: int, text: str, headers: Any = None) -> Respo
     if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/dicomweb/"):
         answer: Response = JSONResponse({"error": text}, status)
     else:
-        answer = server.page(request, "error.html", status, line=text, title=HTTPStatus(status).phrase)
+        answer = shared.page(request, "error.html", status, line=text, title=HTTPStatus(status).phrase)
     answer.headers.update(headers or {})
     return answer
 
@@ -150,39 +169,38 @@ async def failed(request: Request, error: Exception) -> Response:
 
 async def health(request: Request) -> Response:
     """Answers whether the server works, and how long its queue is."""
-    found = server_of(request)
-    state = (found.home / supervisor.STATE).read_text(encoding="utf-8")
+    server = server_of(request)
+    state = (server.home / STATE).read_text(encoding="utf-8")
     content = {"status": "degraded" if state == "down" else "ok", "worker": state}
-    return JSONResponse(content | {"queue": len(store.queued(found.home)), "limit": found.settings.queue})
+    return JSONResponse(content | {"queue": len(store.queued(server.home)), "limit": server.settings.queue})
 
 
 async def show_login(request: Request) -> Response:
     """Shows the form to log in."""
     if server_of(request).access.open:
-        return server.redirect("/convert")
-    return server.page(request, "login.html", line="", token=bool(server_of(request).access.token))
+        return shared.redirect("/convert")
+    return shared.page(request, "login.html", line="", token=bool(server_of(request).access.token))
 
 
 async def log_in(request: Request) -> Response:
     """Starts a session, where name and password, or the token, are right."""
     known = server_of(request).access
     if known.open:
-        return server.redirect("/convert")
-    fields = await server.form(request, LOGIN_BYTES)
+        return shared.redirect("/convert")
+    fields = await shared.form(request, LOGIN_BYTES)
     name, password = fields.get("name", ""), fields.get("password", "")
     address = request.client.host if request.client else ""
-    server.refuse_guesses(known, address, f"name {name}")
     async with LOGINS:
         user = await asyncio.to_thread(access.log_in, known, name, password, address)
     if user is None:
         text = "This token is wrong." if known.token else "Name or password is wrong."
-        return server.page(request, "login.html", 403, line=text, token=bool(known.token))
+        return shared.page(request, "login.html", 403, line=text, token=bool(known.token))
     access.start_session(known, request.session, user)
-    return server.redirect("/convert")
+    return shared.redirect("/convert")
 
 
 async def log_out(request: Request) -> Response:
     """Ends the session of this browser."""
-    await server.checked_form(request)
+    await shared.checked_form(request)
     request.session.clear()
-    return server.redirect("/login")
+    return shared.redirect("/login")

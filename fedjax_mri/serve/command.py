@@ -13,10 +13,13 @@ import filelock
 import jax
 import uvicorn
 
+from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.serve import access, app, runs, store, training
-from fedjax_mri.serve.server import Server
+from fedjax_mri.serve.access import Access
+from fedjax_mri.serve.scheduler import STATE
 from fedjax_mri.serve.settings import Settings
+from fedjax_mri.serve.shared import Server
 from fedjax_mri.xai import methods
 
 PRIVATE = 0o700
@@ -47,8 +50,13 @@ def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> N
         tempfile.tempdir = str(server.home / "temporary")  # of uploads
         for run in runs.find(server.places).values():
             runs.ability(run)  # now, not while the first user waits
-        for line in greeting(choices, server):
-            say(line)
+        scheme = "https" if server.access.secure else "http"
+        host = f"[{choices.host}]" if ":" in choices.host else choices.host
+        say(f"{scheme}://{host}:{choices.port}  (jobs are kept in {choices.home}; Ctrl-C stops the server)")
+        if server.access.token:
+            say(f"token: {server.access.token}")
+        if not (server.loopback or server.access.secure):
+            say("warning: without --certificate and --key passwords and images can be read on the way")
         sys.setswitchinterval(0.001)  # threads that unpack and draw let the pages answer
         uvicorn.run(
             app.build(server),
@@ -66,55 +74,42 @@ def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> N
 
 def check(choices: Choices, settings: Settings) -> None:
     """Raises UserError on what cannot be served, and on an open page off the loopback interface."""
+    host, port, pair = choices.host, choices.port, (choices.certificate, choices.key)
     for flag, paths in (("", choices.runs), ("--config ", choices.configs), ("--data ", choices.data)):
         for path in paths:
             if not path.exists():
                 raise UserError(f"{flag}{path}: not there; check the path")
-    for flag, names in (("--config", [one.stem for one in choices.configs]), ("--data", data_names(choices))):
+        names = [one.stem if flag == "--config " else one.resolve().name for one in paths] if flag else []
         if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"{flag}: two are called {twice[0]}, and the page could not tell them apart; rename one")
+            raise UserError(
+                f"{flag.strip()}: two are called {twice[0]}, and the page could not tell them apart; rename one"
+            )
     for path in choices.runs:
-        if not path.is_dir():
-            raise UserError(f"{path}: is a file; {A_RUN}")
         if not runs.find([path]):
-            raise UserError(f"{path}: there is no run in it; {A_RUN}")
+            reason = "there is no run in it" if path.is_dir() else "is a file"
+            raise UserError(f"{path}: {reason}; {A_RUN}")
     for name in settings.methods.split(","):
         methods.settings(name, "--methods")
-    check_access(choices)
-    check_port(choices.host, choices.port)
-
-
-def data_names(choices: Choices) -> list[str]:
-    """Returns the names by which users choose data."""
-    return [path.resolve().name for path in choices.data]
-
-
-def check_access(choices: Choices) -> None:
-    """Raises UserError where others could use the page without a log-in, or TLS lacks what it needs."""
-    if choices.host not in access.LOOPBACK and not (choices.token or choices.users):
-        raise UserError(f"--host {choices.host}: others may reach it there, so give --token, or --users FILE")
+    if host not in access.LOOPBACK and not (choices.token or choices.users):
+        raise UserError(f"--host {host}: others may reach it there, so give --token, or --users FILE")
     if choices.token and choices.users:
         raise UserError("--token and --users: give one of them")
-    if (choices.certificate is None) != (choices.key is None):
+    if choices.users:
+        access.users(choices.users)
+    if None in pair and any(pair):
         raise UserError("--certificate and --key: give both, as PEM files")
     if choices.certificate is not None:
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(choices.certificate, choices.key)
         except (OSError, ssl.SSLError) as error:
             raise UserError(f"--certificate {choices.certificate}: cannot be used with its key ({error})") from None
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises UserError where the page cannot listen there."""
     if not 0 < port < 2**16:
         raise UserError(f"--port {port}: give a port from 1 to 65535")
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise UserError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror}); choose another"
-        ) from None
+        text = f"--host {host} --port {port}: cannot listen there ({error.strerror}); choose another"
+        raise UserError(text) from None
 
 
 @contextlib.contextmanager
@@ -138,25 +133,21 @@ def build(choices: Choices, settings: Settings) -> Server:
     for name in FOLDERS:
         (home / name).mkdir(mode=PRIVATE, exist_ok=True)
     jax.config.update("jax_platforms", "cpu")  # in this process, which computes nothing: devices are the worker's
+    disk.write_text(home / STATE, "starting")
     store.recover(home)
     return Server(
         home=home,
         places=[path.resolve() for path in choices.runs] + [home / "runs"],
         choices=training.choices([path.resolve() for path in choices.configs]),
-        data=dict(zip(data_names(choices), (path.resolve() for path in choices.data))),
+        data={path.resolve().name: path.resolve() for path in choices.data},
         settings=settings,
-        access=access.build(home, choices.token, choices.users, choices.certificate is not None),
+        access=Access(
+            secret=access.read_secret(home / "secret"),
+            token=access.read_secret(home / "token") if choices.token else "",
+            users_file=choices.users,
+            secure=choices.certificate is not None,
+            failures=[],
+        ),
         loopback=choices.host in access.LOOPBACK,
         uploading=[],
     )
-
-
-def greeting(choices: Choices, server: Server) -> Iterator[str]:
-    """Yields lines on where the page is, and how to log in."""
-    scheme = "https" if server.access.secure else "http"
-    host = f"[{choices.host}]" if ":" in choices.host else choices.host
-    yield f"{scheme}://{host}:{choices.port}  (jobs are kept in {choices.home}; Ctrl-C stops the server)"
-    if server.access.token:
-        yield f"token: {server.access.token}"
-    if not (server.loopback or server.access.secure):
-        yield "warning: without --certificate and --key passwords and images can be read on the way"

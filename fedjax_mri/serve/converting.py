@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,12 @@ from fedjax_mri.convert.stream import PreparedScan
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.data.files import discover
-from fedjax_mri.data.files.scan import Item, Scan
+from fedjax_mri.data.files.scan import Item
 from fedjax_mri.serve import scheduler, store, views
 from fedjax_mri.serve.scheduler import Worker, WorkItem
 from fedjax_mri.serve.store import Job, Request
 
 MODELS = 4  # that stay in memory
-NO_VOXELS = np.zeros((0, 1, 1), np.float32)
 
 
 @functools.lru_cache(MODELS)
@@ -53,10 +52,19 @@ def of_job(prepared: command.Job, job: Job) -> command.Job:
     )
 
 
+class Source(NamedTuple):
+    """What is kept of a scan while it is translated: its voxels take much memory."""
+
+    units: str
+    spacing: tuple[float, ...]
+    notes: tuple[str, ...]
+    window: tuple[float, float]  # level and width
+
+
 def convert(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Converts items, whichever jobs of this run, direction and number of draws they belong to."""
     prepared = prepare(worker, request)
-    held: dict[Item, tuple[WorkItem, command.Job, Scan]] = {}
+    held: dict[Item, tuple[WorkItem, command.Job, Source]] = {}
 
     def readable() -> Iterator[tuple[Item, PreparedScan]]:
         for work in given:
@@ -66,10 +74,11 @@ def convert(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None
                 scan = command.source(job, work.item)
                 views.save(work.job.folder / "view", work.number, "source", scan.voxels)
                 ready = command.as_model_takes(job, scan)
+                window = views.window(scan.units, job.conversion.window, scan.voxels)
             except Exception as error:
                 scheduler.refuse(worker, work, error)
                 continue
-            held[work.item] = work, job, scan._replace(voxels=NO_VOXELS)  # those of a volume take much memory
+            held[work.item] = work, job, Source(scan.units, scan.spacing, ready.notes, window)
             del scan
             yield work.item, ready
 
@@ -78,47 +87,37 @@ def convert(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None
     if not first:
         return
     (work, _, _), slices = held[first[0][0]], len(first[0][1].slices)
-    alone = slices == 1 and len(store.queued(worker.home)) == 1 and len(store.unfinished(work.job)) == 1
+    alone = slices == 1 and len(store.queued(worker.home)) == 1 and len(store.unfinished(work.job) or ()) == 1
     batch = 1 if alone else worker.settings.batch
     model = stream.batch_model(prepared.translator, prepared.conversion, prepared.samples)
-    for item, scan, made in stream.translate_scans(itertools.chain(iter(first), scans), model, batch):
+    for item, scan, images in stream.translate_scans(itertools.chain(iter(first), scans), model, batch):
         first.clear()  # a volume takes much memory
         work, job, source = held.pop(item)
         try:
-            write(work, job, scan, made)
-            scheduler.finish(work, described(work, job, source, scan))
+            for number, content in enumerate(command.encoded(job, scan, images)):
+                disk.write_bytes(work.job.folder / "out" / f"{work.number}-{number}", content)
+            made = dict(zip(("result", "deviation"), images))
+            for kind, values in made.items():
+                views.save(work.job.folder / "view", work.number, kind, values)
+            scheduler.finish(work, described(work, job, source, made))
         except Exception as error:
             scheduler.refuse(worker, work, error)
-    scheduler.hold(worker, [])
 
 
-def write(work: WorkItem, job: command.Job, scan: PreparedScan, made: list[np.ndarray]) -> None:
-    """Writes the results of an item, and the arrays from which the page draws them."""
-    for number, content in enumerate(command.encoded(job, scan, made)):
-        disk.write_bytes(work.job.folder / "out" / f"{work.number}-{number}", content)
-    for kind, values in zip(("result", "deviation"), made):
-        views.save(work.job.folder / "view", work.number, kind, values)
-
-
-def described(work: WorkItem, job: command.Job, source: Scan, scan: PreparedScan) -> dict[str, Any]:
+def described(work: WorkItem, job: command.Job, source: Source, made: dict[str, np.ndarray]) -> dict[str, Any]:
     """Returns what the page says of a converted item."""
     conversion = job.conversion
-    names = [result_name(name, conversion.to) for name in work.item.names]
+    names = [discover.extended(name, conversion.to) for name in work.item.names]
     names += [discover.deviation(name) for name in names] if job.samples else []
+    units = {"result": "hu" if conversion.hounsfield else "share", "deviation": "deviation"}
+    windows = {kind: views.window(units[kind], conversion.window, values) for kind, values in made.items()}
     return {
         "state": "done",
         "results": [str(name) for name in names],
-        "notes": [scheduler.public(work.job, note) for note in scan.notes],
-        "shape": [len(scan.slices), *scan.shape],
-        "spacing": list(source.spacing) or [1.0, 1.0, 1.0],
-        "units": {"source": source.units, "result": "hu" if conversion.hounsfield else "share"},
-        "window": conversion.window,
-        "kinds": ["source", "result", *["deviation"] * bool(job.samples)],
+        "notes": [scheduler.public(work.job, note) for note in source.notes],
+        "shape": next(iter(made.values())).shape,
+        "spacing": source.spacing or [1.0, 1.0, 1.0],
+        "hounsfield": {"source": source.units == "hu"} | dict.fromkeys(made, conversion.hounsfield),
+        "windows": {"source": source.window} | windows,
         "to": conversion.to,
     }
-
-
-def result_name(name: Path, to: str) -> Path:
-    """Returns the name of a result: its source's, with the modality that was made."""
-    ending = discover.ending_of(name.name)
-    return name.with_name(f"{name.name.removesuffix(ending)}_{to}{ending}")

@@ -11,17 +11,17 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pydicom
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.tag import Tag
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fedjax_mri.serve import access, server, store, uploads
-from fedjax_mri.serve.server import server_of
+from fedjax_mri.serve import access, shared, store, uploads
+from fedjax_mri.serve.shared import server_of
 from fedjax_mri.serve.uploads import Sent
 
 JSON = "application/dicom+json"
@@ -52,12 +52,11 @@ async def archive(request: Request) -> Archive:
     Raises HTTPException where the client has not proved to be a user, or the run does not make that modality.
     """
     known, address = server_of(request).access, request.client.host if request.client else ""
-    server.refuse_guesses(known, address)
     user = await asyncio.to_thread(access.of_header, known, request.headers.get("authorization", ""), address)
     if user is None:
         raise LOG_IN
     run, to = request.path_params["run"], request.path_params["to"]
-    found = await server.find_runs(request)
+    found = await shared.find_runs(request)
     if run not in found or to not in found[run][1].makes:
         raise HTTPException(404, f"{run[:80]}/{to[:8]}: no run that makes this modality.")
     return Archive(user, run, to)
@@ -65,20 +64,22 @@ async def archive(request: Request) -> Archive:
 
 async def send(request: Request) -> Response:
     """STOW-RS: takes instances as one job, and says which were taken."""
-    asked, found = await archive(request), server_of(request)
+    asked, server = await archive(request), server_of(request)
     study, answer = request.path_params.get("StudyInstanceUID"), pydicom.Dataset()
-    with server.draft(found, asked.user) as draft:
-        form = await uploads.receive(request, found.settings)
+    with shared.draft(server, asked.user) as draft:
+        form = await uploads.receive(request, server.settings)
         files = uploads.sent(form)
         taken = await asyncio.to_thread(lambda: [pair for file in files for pair in instances(file, study)])
         if taken:
             sent = [file for file, _ in taken]
-            names, left_out = await asyncio.to_thread(uploads.take, sent, draft / "in", found.settings)
+            names, left_out = await asyncio.to_thread(uploads.take, sent, draft / "in", server.settings)
             store.accept(draft, store.Request("convert", asked.run, names, asked.to, left_out=left_out))
             answer.ReferencedSOPSequence = [reference for _, reference in taken]
         await form.close()
     if failed := len(files) - len(taken):
-        answer.FailedSOPSequence = [dataset(FailureReason=NOT_UNDERSTOOD) for _ in range(failed)]
+        failure = pydicom.Dataset()
+        failure.FailureReason = NOT_UNDERSTOOD
+        answer.FailedSOPSequence = [failure] * failed
     return JSONResponse(answer.to_json_dict(), 409 if not taken else 202 if failed else 200, media_type=JSON)
 
 
@@ -92,17 +93,10 @@ def instances(file: Sent, study: str | None) -> Iterator[tuple[Sent, pydicom.Dat
     file.content.seek(0)
     valid = all(len(uid) <= 64 and uid.replace(".", "").isdecimal() for uid in uids.values())
     if valid and study in (None, uids["StudyInstanceUID"]):
-        instance, kind = uids["SOPInstanceUID"], uids["SOPClassUID"]
-        reference = dataset(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=instance)
-        yield Sent(f"{instance}.dcm", file.content), reference
-
-
-def dataset(**attributes: Any) -> pydicom.Dataset:
-    """Returns a data set with these attributes."""
-    made = pydicom.Dataset()
-    for name, value in attributes.items():
-        setattr(made, name, value)
-    return made
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID = uids["SOPClassUID"]
+        reference.ReferencedSOPInstanceUID = uids["SOPInstanceUID"]
+        yield Sent(f"{reference.ReferencedSOPInstanceUID}.dcm", file.content), reference
 
 
 @functools.lru_cache(20_000)
@@ -135,20 +129,20 @@ async def results(request: Request) -> list[tuple[Path, pydicom.Dataset]]:
 
 async def query(request: Request, level: str) -> Response:
     """QIDO-RS: tells the studies, series or instances among the results, by equal values or with * and ?."""
-    headers = [one for _, one in await results(request)]
-    asked = {name: value for name, value in request.query_params.items() if name not in PAGING}
-    keywords = {name: keyword(name) for name in asked}
-    if unknown := [name for name in asked if not keywords[name]]:
-        raise HTTPException(400, f"{unknown[0][:64]}: no attribute of DICOM.")
+    found = await results(request)
+    try:
+        asked = {Tag(name): value for name, value in request.query_params.items() if name not in PAGING}
+    except ValueError:
+        raise HTTPException(400, "A name of the query is no attribute of DICOM.") from None
     rows = {
         str(one.get(UIDS[level])): one
-        for one in reversed(headers)
-        if all(fnmatch.fnmatchcase(str(one.get(keywords[name], "")), value) for name, value in asked.items())
+        for _, one in reversed(found)
+        if all(fnmatch.fnmatchcase(str(one[tag].value) if tag in one else "", value) for tag, value in asked.items())
     }
     start, count = number(request, "offset", 0), number(request, "limit", 1000)
-    shown = [tag_for_keyword(name) for name in ATTRIBUTES[level].split()]
+    shown = [Tag(name) for name in ATTRIBUTES[level].split()]
     answers = [
-        {tag: value for tag, value in one.to_json_dict().items() if int(tag, 16) in shown}
+        {tag: value for tag, value in one.to_json_dict().items() if Tag(tag) in shown}
         for one in [*rows.values()][start : start + count]
     ]
     return JSONResponse(answers, media_type=JSON)
@@ -160,16 +154,6 @@ def number(request: Request, name: str, usual: int) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise HTTPException(400, f"{name} {text[:20]}: give a whole number.")
     return int(text)
-
-
-def keyword(name: str) -> str:
-    """Returns the keyword of an attribute that is named by it or by its tag, such as 0020000D; "" of no attribute."""
-    if tag_for_keyword(name) is not None:
-        return name
-    try:
-        return keyword_for_tag(int(name, 16))
-    except ValueError:
-        return ""
 
 
 async def retrieve(request: Request) -> Response:

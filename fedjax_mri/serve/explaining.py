@@ -54,7 +54,6 @@ def explain(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None
                 scheduler.finish(work, show(job, work, patient))
             except Exception as error:
                 scheduler.refuse(worker, work, error)
-        scheduler.hold(worker, [])
 
 
 def show(job: command.Job, work: WorkItem, patient: Patient) -> dict[str, Any]:
@@ -90,7 +89,6 @@ def explain_regions(worker: Worker, request: Request, given: Iterator[WorkItem])
             scheduler.finish(work, explain_region(converting.of_job(prepared, work.job), work))
         except Exception as error:
             scheduler.refuse(worker, work, error)
-        scheduler.hold(worker, [])
 
 
 def explain_region(job: convert.Job, work: WorkItem) -> dict[str, Any]:

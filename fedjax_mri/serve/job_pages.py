@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from fedjax_mri.convert.region import METHODS
 from fedjax_mri.data.files.read import endings
-from fedjax_mri.serve import server, store, uploads, views
+from fedjax_mri.serve import shared, store, uploads, views
 from fedjax_mri.serve.explaining import PAGE
-from fedjax_mri.serve.server import server_of, user_of
+from fedjax_mri.serve.shared import server_of, user_of
 from fedjax_mri.xai import methods
 
 TITLES = {"convert": "Convert", "explain": "Explain"}
@@ -30,14 +30,14 @@ SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:
 
 async def start(request: Request, kind: str) -> Response:
     """Shows the form of a kind of job, and the user's jobs."""
-    found, home, user = await server.find_runs(request), server_of(request).home, user_of(request)
+    known, home, user = await shared.find_runs(request), server_of(request).home, user_of(request)
     jobs = await asyncio.to_thread(lambda: [(job, store.progress(job)) for job in store.jobs_of(home, user)[:NEWEST]])
-    return server.page(
+    return shared.page(
         request,
         "start.html",
         kind=kind,
         title=TITLES[kind],
-        runs={name: able for name, (_, able) in found.items() if (able.makes if kind == "convert" else able.classes)},
+        runs={name: able for name, (_, able) in known.items() if (able.makes if kind == "convert" else able.classes)},
         jobs=jobs,
         settings=server_of(request).settings,
         endings=",".join([*endings(), ".zip"]),
@@ -47,11 +47,11 @@ async def start(request: Request, kind: str) -> Response:
 
 async def send(request: Request, kind: str) -> Response:
     """Takes files as a new job."""
-    found, known = server_of(request), await server.find_runs(request)
-    with server.draft(found, user_of(request)) as draft:
-        form = await uploads.receive(request, found.settings)
+    server, known = server_of(request), await shared.find_runs(request)
+    with shared.draft(server, user_of(request)) as draft:
+        form = await uploads.receive(request, server.settings)
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        server.check_csrf(request, fields.get("csrf"))
+        shared.check_csrf(request, fields.get("csrf"))
         chosen = fields.get("run", "")
         run, _, to = chosen.rpartition(" to ") if kind == "convert" else (chosen, "", "")
         ability = known[run][1] if run in known else None
@@ -63,40 +63,39 @@ async def send(request: Request, kind: str) -> Response:
         offset = fields.get("ct_offset", "").strip()
         if offset and not NUMBER.fullmatch(offset):
             raise HTTPException(422, f"CT offset {offset[:20]}: give a number of HU, such as -1024.")
-        names, left_out = await asyncio.to_thread(uploads.take, uploads.sent(form), draft / "in", found.settings)
+        names, left_out = await asyncio.to_thread(uploads.take, uploads.sent(form), draft / "in", server.settings)
         wanted = store.Request(kind, run, names, to, left_out=left_out, ct_offset=float(offset) if offset else None)
-        samples = found.settings.samples if fields.get("uncertainty") else 0
+        samples = server.settings.samples if fields.get("uncertainty") else 0
         job = store.accept(draft, wanted._replace(samples=samples))
         await form.close()
-    return server.redirect(f"/jobs/{job.id}")
+    return shared.redirect(f"/jobs/{job.id}")
 
 
 async def show(request: Request) -> Response:
     """Shows how far a job is, and what it has made; its only item at once."""
-    job = server.job_of(request)
+    job = shared.job_of(request)
     progress = await asyncio.to_thread(store.progress, job)
     number, item = next(iter(progress.items.items()), (0, {}))
     if progress.state == "done" and progress.total == 1 and item.get("state") == "done":
-        return server.redirect(f"/jobs/{job.id}/{number}")
-    return server.page(request, "job.html", job=job, progress=progress)
+        return shared.redirect(f"/jobs/{job.id}/{number}")
+    return shared.page(request, "job.html", job=job, progress=progress)
 
 
 async def show_item(request: Request) -> Response:
     """Shows one result: source and result side by side, or a prediction with its explanation."""
-    job = server.job_of(request)
-    item, number, progress = server.item_of(request, job), request.path_params["number"], store.progress(job)
+    job = shared.job_of(request)
+    item, number, progress = shared.item_of(request, job), request.path_params["number"], store.progress(job)
     content = {"job": job, "item": item, "number": number, "several": progress.total > 1, "lines": progress.lines}
     if job.request.kind != "convert":
-        return server.page(request, {"explain": "explained.html", "region": "region.html"}[job.request.kind], **content)
+        return shared.page(request, {"explain": "explained.html", "region": "region.html"}[job.request.kind], **content)
     planes = []
     for plane in views.PLANES if item["shape"][0] > 1 else views.PLANES[:1]:
         count = views.depth(item["shape"], plane)
         planes.append({"name": plane, "count": count, "at": chosen_slice(request, plane, count)})
-    content["windows"] = await asyncio.to_thread(
-        lambda: {kind: chosen_window(request, job, number, item, kind) for kind in item["kinds"]}
-    )
+    kinds = {"source": "Source", "result": "Result", "deviation": "Uncertainty (standard deviation)"}
+    windows = {kind: chosen_window(request, item, kind) for kind in kinds if kind in item["windows"]}
     titles = {method: methods.title(method) for method in METHODS}
-    return server.page(request, "view.html", planes=planes, methods=titles, **content)
+    return shared.page(request, "view.html", planes=planes, windows=windows, names=kinds, methods=titles, **content)
 
 
 def chosen_slice(request: Request, name: str, count: int) -> int:
@@ -105,31 +104,28 @@ def chosen_slice(request: Request, name: str, count: int) -> int:
     return min(int(text), count - 1) if text.isdecimal() and len(text) < 9 else count // 2
 
 
-def chosen_window(
-    request: Request, job: store.Job, number: int, item: dict[str, Any], kind: str
-) -> tuple[float, float]:
+def chosen_window(request: Request, item: dict[str, Any], kind: str) -> tuple[float, float]:
     """Returns level and width of what is shown of a kind of image: as the address says, else as usual."""
-    low, high = views.window(item, kind, views.load(job.folder / "view", number, kind))
-    usual = (low + high) / 2, high - low
+    chosen = [request.query_params.get(f"{kind}-{name}", "") for name in ("level", "width")]
+    usual_level, usual_width = item["windows"][kind]
     try:
-        level = float(request.query_params.get(f"{kind}-level", usual[0]))
-        width = abs(float(request.query_params.get(f"{kind}-width", usual[1])))
+        level, width = map(float, chosen)
     except ValueError:
-        return usual
-    return (level, width) if abs(level) < 1e12 and width < 1e12 else usual
+        return usual_level, usual_width
+    return (level, abs(width)) if abs(level) + abs(width) < 1e12 else (usual_level, usual_width)
 
 
 async def picture(request: Request) -> Response:
     """Draws a slice of a source, a result or its deviation as PNG."""
-    job = server.job_of(request)
-    item, number = server.item_of(request, job), request.path_params["number"]
+    job = shared.job_of(request)
+    item, number = shared.item_of(request, job), request.path_params["number"]
     kind, plane = request.path_params["image"], request.path_params["plane"]
-    if kind not in item.get("kinds", ()) or plane not in views.PLANES:
+    if kind not in item.get("windows", ()) or plane not in views.PLANES:
         raise HTTPException(404, "No such picture.")
 
     def draw() -> bytes:
         voxels = views.load(job.folder / "view", number, kind)
-        level, width = chosen_window(request, job, number, item, kind)
+        level, width = chosen_window(request, item, kind)
         image = views.cut(voxels, plane, chosen_slice(request, "at", views.depth(list(voxels.shape), plane)))
         return views.png(image, views.pixel(item["spacing"], plane), level - width / 2, level + width / 2)
 
@@ -138,8 +134,8 @@ async def picture(request: Request) -> Response:
 
 async def explanation(request: Request) -> Response:
     """Sends the picture of an explained image, one of its maps, or the page that `explain` has made of it."""
-    job, name = server.job_of(request), request.path_params["name"]
-    names = {"image.png", "map.png", PAGE, *(f"{one}.png" for one in server.item_of(request, job).get("maps", ()))}
+    job, name = shared.job_of(request), request.path_params["name"]
+    names = {"image.png", "map.png", PAGE, *(f"{one}.png" for one in shared.item_of(request, job).get("maps", ()))}
     path = job.folder / "out" / str(request.path_params["number"]) / name
     if name not in names or not path.is_file():
         raise HTTPException(404, "No such picture.")
@@ -160,8 +156,8 @@ def results(job: store.Job) -> list[tuple[Path, str]]:
 
 async def download(request: Request) -> Response:
     """Sends one result as a file."""
-    job = server.job_of(request)
-    names, place = server.item_of(request, job).get("results", ()), request.path_params["place"]
+    job = shared.job_of(request)
+    names, place = shared.item_of(request, job).get("results", ()), request.path_params["place"]
     if place >= len(names):
         raise HTTPException(404, "No such file.")
     path = job.folder / "out" / f"{request.path_params['number']}-{place}"
@@ -170,7 +166,7 @@ async def download(request: Request) -> Response:
 
 async def download_all(request: Request) -> Response:
     """Sends all results of a job as a zip."""
-    job = server.job_of(request)
+    job = shared.job_of(request)
 
     def pack() -> Path:
         files = results(job)
@@ -187,16 +183,16 @@ async def download_all(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """Deletes a job with its files."""
-    await server.checked_form(request)
-    job = server.job_of(request)
+    await shared.checked_form(request)
+    job = shared.job_of(request)
     await asyncio.to_thread(store.delete, job.folder)
-    return server.redirect("/explain" if job.request.kind == "explain" else "/convert")
+    return shared.redirect("/explain" if job.request.kind == "explain" else "/convert")
 
 
 async def ask_region(request: Request) -> Response:
     """Takes the question which source pixels moved a box of a result, as a job of its own."""
-    fields, job = await server.checked_form(request), server.job_of(request)
-    item = server.item_of(request, job)
+    fields, job = await shared.checked_form(request), shared.job_of(request)
+    item = shared.item_of(request, job)
     if job.request.kind != "convert":
         raise HTTPException(404, "No such result: a box is drawn into a converted image.")
     try:
@@ -210,14 +206,14 @@ async def ask_region(request: Request) -> Response:
         raise HTTPException(422, text)
     region = {"x": [left, left + width], "y": [top, top + height], "at": at, "method": fields["method"]}
     region |= {"of": job.id, "item": request.path_params["number"], "spacing": item["spacing"]}
-    with server.draft(server_of(request), user_of(request)) as draft:
+    with shared.draft(server_of(request), user_of(request)) as draft:
         files = job.files
         asked = [files[number] for number in item["inputs"]]
         for place, file in enumerate(asked):
             (draft / "in" / f"{place:04d}.{file.path.name.partition('.')[2]}").hardlink_to(file.path)
         names = [str(file.name) for file in asked]
         wanted = job.request._replace(kind="region", names=names, left_out=[], samples=0, region=region)
-        return server.redirect(f"/jobs/{store.accept(draft, wanted).id}")
+        return shared.redirect(f"/jobs/{store.accept(draft, wanted).id}")
 
 
 ITEM = "/jobs/{job}/{number:int}"

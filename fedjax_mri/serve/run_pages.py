@@ -13,19 +13,19 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.report import run_figures
 from fedjax_mri.report.figures import svg
 from fedjax_mri.run import results, runfolder
-from fedjax_mri.serve import runs, server, training
+from fedjax_mri.serve import runs, shared, training
 from fedjax_mri.serve.job_pages import SANDBOX
-from fedjax_mri.serve.server import server_of, user_of
+from fedjax_mri.serve.shared import server_of, user_of
 
 MOST = 8  # runs that are compared
 
 
 async def show_runs(request: Request) -> Response:
     """Shows the table of all runs."""
-    found = server_of(request)
-    rows = await asyncio.to_thread(lambda: [runs.row(*one) for one in runs.find(found.places).items()])
-    training_now = {f"runs/{one.name}" for one in training.every(found.home) if training.is_running(one)}
-    return server.page(request, "runs.html", title="Runs", rows=rows, training_now=training_now)
+    server = server_of(request)
+    rows = await asyncio.to_thread(lambda: [runs.row(*one) for one in runs.find(server.places).items()])
+    training_now = {f"runs/{one.name}" for one in training.every(server.home) if training.is_running(one)}
+    return shared.page(request, "runs.html", title="Runs", rows=rows, training_now=training_now)
 
 
 def chosen_runs(request: Request) -> dict[str, Path]:
@@ -59,7 +59,7 @@ async def compare(request: Request) -> Response:
     found = await asyncio.to_thread(chosen_runs, request)
     rows = await asyncio.to_thread(lambda: [runs.row(name, run) for name, run in found.items()])
     names = [(test, key) for row in rows for test, figures in row.figures.items() for key in figures]
-    return server.page(
+    return shared.page(
         request,
         "compare.html",
         title="Runs compared",
@@ -81,28 +81,28 @@ async def report(request: Request) -> Response:
 
 async def show_trainings(request: Request) -> Response:
     """Shows what may be trained, and what was."""
-    found = server_of(request)
-    trainings = [(one, training.is_running(one)) for one in training.every(found.home)]
-    return server.page(
-        request, "train.html", title="Train", choices=found.choices, data=found.data, trainings=trainings
+    server = server_of(request)
+    trainings = [(one, training.is_running(one)) for one in training.every(server.home)]
+    return shared.page(
+        request, "train.html", title="Train", choices=server.choices, data=server.data, trainings=trainings
     )
 
 
 async def start(request: Request) -> Response:
     """Starts a training of a config on data, both of which the server's owner has allowed."""
-    fields, found = await server.checked_form(request), server_of(request)
+    fields, server = await shared.checked_form(request), server_of(request)
     title, data = fields.get("config", ""), fields.get("data", "")
-    choice = found.choices.get(title)
-    if choice is None or (data and data not in found.data):
+    choice = server.choices.get(title)
+    if choice is None or (data and data not in server.data):
         raise HTTPException(422, "The server offers no such config or data: reload the page, and choose again.")
     if data and not choice.takes_data:
         raise HTTPException(422, f'{title}: reads no folder; choose the data "as the config says".')
-    if sum(map(training.is_running, training.every(found.home))) >= found.settings.trainings:
+    if sum(map(training.is_running, training.every(server.home))) >= server.settings.trainings:
         text = "As many trainings run as the server allows: wait, or stop one."
         raise HTTPException(503, text, {"Retry-After": "60"})
-    folder, rounds = (data, found.data[data]) if data else None, fields.get("rounds", "").strip()
-    one = training.start(found.home, title, choice, folder, rounds, user_of(request))
-    return server.redirect(f"/train/{one.name}")
+    folder, rounds = (data, server.data[data]) if data else None, fields.get("rounds", "").strip()
+    one = training.start(server.home, title, choice, folder, rounds, user_of(request))
+    return shared.redirect(f"/train/{one.name}")
 
 
 def training_of(request: Request) -> training.Training:
@@ -122,7 +122,7 @@ async def show_training(request: Request) -> Response:
         drawn = await asyncio.to_thread(curves, found)
     except UserError:  # a file that is half written
         drawn = ""
-    return server.page(
+    return shared.page(
         request,
         "training.html",
         training=one,
@@ -136,12 +136,12 @@ async def show_training(request: Request) -> Response:
 
 async def stop(request: Request) -> Response:
     """Asks a training of one's own to save its state and end."""
-    await server.checked_form(request)
+    await shared.checked_form(request)
     one = training_of(request)
     if one.user != user_of(request):
         raise HTTPException(403, "This training was started by another user: ask them, or the server's owner.")
     training.stop(one)
-    return server.redirect(f"/train/{one.name}")
+    return shared.redirect(f"/train/{one.name}")
 
 
 ROUTES = [

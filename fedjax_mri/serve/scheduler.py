@@ -14,6 +14,7 @@ from fedjax_mri.serve import runs, store
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
 
+STATE = "worker.state"  # the file that says "starting", "ready" or "down"
 TURN = 5.0  # seconds after which jobs of other runs are looked at
 
 Key = tuple[Any, ...]  # equal for jobs whose files may share a batch
@@ -92,12 +93,12 @@ def work_items(worker: Worker, wanted: Key, only_one: bool = False) -> Iterator[
 def plan(job: Job) -> Iterator[WorkItem]:
     """Yields the unfinished items of a job; begins the job where it has not begun."""
     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-        if store.planned(job) is None:
+        if store.unfinished(job) is None:
             files = job.files
             single = [Item((file.path,), (file.name,)) for file in files]
             items, lines = (single, []) if job.request.kind == "explain" else series.items(files, whole=True)
-            store.write_plan(job, items, [public(job, line) for line in lines])
-        for number, item in store.unfinished(job).items():
+            store.plan(job, items, [public(job, line) for line in lines])
+        for number, item in (store.unfinished(job) or {}).items():
             yield WorkItem(job, number, item)
 
 
@@ -126,7 +127,7 @@ def refuse(worker: Worker, work: WorkItem, error: Exception) -> None:
             of_path = {file.path: file for file in work.job.files}
             parts, lines = series.items([of_path[path] for path in work.item.paths], whole=False)
             if len(parts) > 1:
-                store.split(work.job, work.number, parts, [public(work.job, line) for line in lines])
+                store.plan(work.job, parts, [public(work.job, line) for line in lines], instead_of=work.number)
                 return
         finish(work, {"state": "refused", "line": public(work.job, line_of(error, worker.home))})
 

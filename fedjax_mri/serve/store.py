@@ -130,36 +130,32 @@ def of_marker(home: Path, name: str) -> Job | None:
     return job
 
 
-def write_plan(job: Job, items: Sequence[Item | None], lines: list[str]) -> None:
-    """Writes the items of a job, and lines on what is left out; None stands for an item that was split into others."""
-    entries = [item and {"files": [path.name for path in item.paths], "names": [*map(str, item.names)]}
-               for item in items]  # fmt: skip
+def plan(job: Job, items: Sequence[Item], lines: list[str], instead_of: int | None = None) -> None:
+    """Writes the items of a job and lines on what is left out; or the items that an item was split into.
+
+    These get numbers of their own, so that a number means the same item for ever.
+    """
     for name in ("items", "out", "view"):
         (job.folder / name).mkdir(exist_ok=True)
-    disk.write_json(job.folder / "plan.json", {"items": entries, "lines": lines})
+    written = read(job.folder / "plan.json") or {"items": [], "lines": []}
+    if instead_of is not None:
+        written["items"][instead_of] = None
+    written["items"] += [[[path.name for path in item.paths], [*map(str, item.names)]] for item in items]
+    written["lines"] += lines
+    disk.write_json(job.folder / "plan.json", written)
 
 
-def planned(job: Job) -> tuple[list[Item | None], list[str]] | None:
-    """Returns what `write_plan` has written; None where the job has not begun."""
-    plan = read(job.folder / "plan.json")
-    if plan is None:
+def unfinished(job: Job) -> dict[int, Item] | None:
+    """Returns the items of a job that are not finished, by number; None where the job was not planned."""
+    written = read(job.folder / "plan.json")
+    if written is None:
         return None
-    paths = [entry and tuple(job.folder / "in" / name for name in entry["files"]) for entry in plan["items"]]
-    names = [entry and tuple(map(Path, entry["names"])) for entry in plan["items"]]
-    return [Item(*pair) if pair[0] else None for pair in zip(paths, names)], plan["lines"]
-
-
-def split(job: Job, number: int, parts: Sequence[Item], lines: list[str]) -> None:
-    """Replaces an item by its parts, which get numbers of their own."""
-    items, before = planned(job) or ([], [])
-    write_plan(job, [None if at == number else item for at, item in enumerate(items)] + [*parts], before + lines)
-
-
-def unfinished(job: Job) -> dict[int, Item]:
-    """Returns the items of a job that are not finished, by number."""
-    done = {path.name for path in (job.folder / "items").glob("*")}
-    items, _ = planned(job) or ([], [])
-    return {number: item for number, item in enumerate(items) if item and f"{number}.json" not in done}
+    done = {path.stem for path in (job.folder / "items").glob("*.json")}
+    return {
+        number: Item(tuple(job.folder / "in" / name for name in item[0]), tuple(map(Path, item[1])))
+        for number, item in enumerate(written["items"])
+        if item and str(number) not in done
+    }
 
 
 def finish_item(job: Job, number: int, content: dict[str, Any]) -> None:
@@ -184,7 +180,7 @@ def progress(job: Job) -> Progress:
     waiting = queued(job.folder.parents[2]) if not (plan or ended) else []
     ahead = waiting.index(job.marker.name) if job.marker.name in waiting else 0
     state: State = ("failed" if ended["line"] else "done") if ended else ("running" if plan else "queued")
-    total = sum(entry is not None for entry in plan["items"]) if plan else 0
+    total = sum(item is not None for item in plan["items"]) if plan else 0
     return Progress(state, total, items, [*filter(None, lines)], ahead)
 
 

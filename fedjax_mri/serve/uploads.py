@@ -5,6 +5,7 @@ No name that a user gives becomes a path: files are numbered, and names are kept
 
 import contextlib
 import errno
+import itertools
 import lzma
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from fedjax_mri.core.errors import UserError
+from fedjax_mri.data.files import discover
 from fedjax_mri.data.files.read import ending_of, reader_of
 from fedjax_mri.data.files.scan import HEAD
 from fedjax_mri.serve.settings import Settings
@@ -182,9 +184,6 @@ def shown_name(given: str) -> str:
 
 def unique(name: str, others: Sequence[str]) -> str:
     """Returns the name, numbered where another file has it."""
-    path, number, taken = PurePosixPath(name), 2, set(others)
-    ending = ending_of(path.name)
-    while name in taken:
-        name = str(path.with_name(f"{path.name.removesuffix(ending)}_{number}{ending}"))
-        number += 1
-    return name
+    taken = set(others)
+    numbered = (str(discover.extended(Path(name), str(number))) for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)

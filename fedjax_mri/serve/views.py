@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -60,13 +60,13 @@ def pixel(spacing: list[float], plane: Plane) -> tuple[float, float]:
     return {"axial": (row, column), "coronal": (between, column), "sagittal": (between, row)}[plane]
 
 
-def window(item: dict[str, Any], kind: str, voxels: np.ndarray) -> tuple[float, float]:
-    """Returns the values that are black and white where the user chooses nothing."""
-    units = item["units"].get(kind, "deviation")
+def window(units: str, hounsfield: tuple[float, float] | None, voxels: np.ndarray) -> tuple[float, float]:
+    """Returns level and width of what is shown where the user chooses nothing; `hounsfield` from black to white."""
     if units == "hu":
-        low, high = item["window"] or (-100.0, 300.0)
-        return float(low), float(high)
-    if units in ("share", "display"):
-        return 0.0, 1.0
-    some = np.asarray(voxels[:: max(1, len(voxels) // 8)])
-    return float(min(some.min(), 0) if units == "deviation" else some.min()), float(np.percentile(some, 99.5)) or 1.0
+        low, high = hounsfield or (-100.0, 300.0)
+    elif units in ("share", "display"):
+        low, high = 0.0, 1.0
+    else:
+        some = voxels[:: max(1, len(voxels) // 8)]
+        low, high = float(min(some.min(), 0) if units == "deviation" else some.min()), float(np.percentile(some, 99.5))
+    return (low + high) / 2, high - low

@@ -15,11 +15,12 @@ from pathlib import Path
 from fedjax_mri.core import disk, environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config as configs
-from fedjax_mri.serve import converting, explaining, scheduler, store, supervisor
+from fedjax_mri.serve import converting, explaining, scheduler, store
 from fedjax_mri.serve.scheduler import Worker, WorkItem
 from fedjax_mri.serve.store import Job
 
 NICE = 10  # pages answer first
+EXPIRY = 60.0  # seconds between two looks for jobs to be deleted
 POLL = 0.03  # seconds between two looks into an empty queue
 CRASHES = 2  # of this process while it held a file, after which the file is refused
 ENDED_TWICE = UserError("reading or converting it ended the worker twice: it is refused")
@@ -37,6 +38,8 @@ def step(worker: Worker) -> bool:
     except Exception as error:  # of the run, such as a damaged checkpoint: no file of this job can be worked on
         if job.folder.is_dir():
             store.end(job, scheduler.line_of(error, worker.home))
+    finally:
+        scheduler.hold(worker, [])
     return True
 
 
@@ -65,10 +68,14 @@ def main() -> None:
     environment.prepare_jax()
     worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]))
     scheduler.hold(worker, [])
-    disk.write_text(home / supervisor.STATE, "ready")
+    disk.write_text(home / scheduler.STATE, "ready")
+    expiry = 0.0
     while True:
         if not step(worker):
             time.sleep(POLL)
+        if time.monotonic() > expiry:
+            store.expire(home, worker.settings.keep_hours)
+            expiry = time.monotonic() + EXPIRY
 
 
 if __name__ == "__main__":

@@ -166,7 +166,11 @@ def break_files(folder: pathlib.Path) -> dict[str, str]:
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-3000])
     (folder / "gone.png").symlink_to("nowhere")
     reasons = {"cut.png": "cut short", "empty.jpg": "empty file", "text.png": "of no kind that can be read"}
-    reasons |= {"web.jpeg": "of no kind", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "more pixels than the 67108864 allowed"}
+    reasons |= {
+        "web.jpeg": "of no kind",
+        "bomb.png": "12000 x 12000 pixels",
+        "larger bomb.png": "more pixels than the 67108864 allowed",
+    }
     return reasons | {"cut.jpg": "cut short", "gone.png": "no such file"}
 
 

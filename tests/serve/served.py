@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
-from fedjax_mri.serve import app, command, supervisor, worker
+from fedjax_mri.serve import app, command, scheduler, worker
 from fedjax_mri.serve.command import Choices
 from fedjax_mri.serve.scheduler import Worker
 from fedjax_mri.serve.settings import Settings
@@ -26,7 +26,7 @@ class Served:
         self.home, self.settings = home, settings or Settings(batch=2)
         home.mkdir(exist_ok=True)
         self.server = command.build(Choices([runs], home, **choices), self.settings)
-        (home / supervisor.STATE).write_text("ready")
+        (home / scheduler.STATE).write_text("ready")
         self.worker = Worker(self.server.home, self.server.places, self.settings)
         self.scheme = "https" if self.server.access.secure else "http"
 

@@ -18,7 +18,7 @@ from starlette.templating import Jinja2Templates
 
 from fedjax_mri.report.page import number
 from fedjax_mri.serve import runs, store
-from fedjax_mri.serve.access import Access, seconds_to_wait
+from fedjax_mri.serve.access import Access
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
 from fedjax_mri.serve.training import Choice
@@ -100,13 +100,6 @@ async def checked_form(request: Request) -> dict[str, str]:
     return fields
 
 
-def refuse_guesses(access: Access, *who: str) -> None:
-    """Raises HTTPException where an address or a name has failed to log in too often."""
-    if seconds := seconds_to_wait(access, *who):
-        text = "Too many failed log-ins: wait a minute."
-        raise HTTPException(429, text, {"Retry-After": str(int(seconds) + 1)})
-
-
 @contextmanager
 def draft(server: Server, owner: str) -> Iterator[Path]:
     """Gives the folder of a new job; one that is not accepted while entered is deleted.
@@ -125,14 +118,14 @@ def draft(server: Server, owner: str) -> Iterator[Path]:
             store.delete(folder)
 
 
-def shared(request: Request) -> dict[str, Any]:
+def frame(request: Request) -> dict[str, Any]:
     """Returns what the frame of each page shows."""
     server, session = server_of(request), request.session
     known = {"user": session.get("user", ""), "csrf": session.get("csrf", ""), "path": request.url.path}
     return known | {"open": server.access.open, "trains": bool(server.choices)}
 
 
-PAGES = Jinja2Templates(env=TEMPLATES, context_processors=[shared])
+PAGES = Jinja2Templates(env=TEMPLATES, context_processors=[frame])
 
 
 def page(request: Request, name: str, status: int = 200, **content: Any) -> Response:
