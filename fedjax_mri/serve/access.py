@@ -34,7 +34,7 @@ NOBODY = HASHER.hash(secrets.token_hex(16))  # verified for unknown names, which
 
 
 class Access(NamedTuple):
-    """How users are known."""
+    """Tells who may use the page, and how they prove it."""
 
     secret: str  # signs sessions
     token: str  # "" without one
@@ -49,7 +49,7 @@ class Access(NamedTuple):
 
     @property
     def hashes(self) -> Mapping[str, str]:
-        """The argon2 hashes of all who may log in, by name."""
+        """Returns the argon2 hashes of all who may log in, by name."""
         if self.token:
             return {TOKEN_USER: hash_of_token(self.token)}
         return users(self.users_file) if self.users_file else {}

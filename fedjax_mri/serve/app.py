@@ -93,19 +93,20 @@ async def keep_worker(server: Server) -> None:
     words = {"places": [str(one) for one in server.places], "settings": configs.to_dict(server.settings)}
     while True:
         disk.write_text(server.home / STATE, "starting")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "fedjax_mri.serve.worker", str(server.home)),
+        process = subprocess.Popen(  # not by asyncio: other event loops fork, which JAX's threads forbid
+            [sys.executable, "-m", "fedjax_mri.serve.worker", str(server.home)],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the server, which ends it
         )
         try:
             assert process.stdin is not None
-            process.stdin.write(f"{json.dumps(words)}\n".encode())
-            await process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{json.dumps(words)}\n".encode())
+                process.stdin.flush()
+            await asyncio.to_thread(process.wait)
         finally:
+            process.kill()
             disk.write_text(server.home / STATE, "down")
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
         scheduler.count_crash(server.home)
         await asyncio.sleep(PAUSE)
 

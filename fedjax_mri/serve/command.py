@@ -1,6 +1,7 @@
 """The command `fedjax-mri serve`: checks what was asked, and runs the web server until it is stopped."""
 
 import contextlib
+import os
 import socket
 import ssl
 import sys
@@ -28,7 +29,7 @@ A_RUN = "give a run folder, which `fedjax-mri train` writes, or a folder with ru
 
 
 class Choices(NamedTuple):
-    """What is said on the command line beside settings."""
+    """Holds what the command line says beside settings."""
 
     runs: Sequence[Path]
     home: Path
@@ -45,6 +46,7 @@ class Choices(NamedTuple):
 def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> None:
     """Serves the page until a signal stops it. Raises UserError on what cannot be served."""
     check(choices, settings)
+    os.umask(0o077)  # what this process and those that it starts write is readable by this user alone
     with locked(choices.home):
         server = build(choices, settings)
         tempfile.tempdir = str(server.home / "temporary")  # of uploads

@@ -53,7 +53,7 @@ def of_job(prepared: command.Job, job: Job) -> command.Job:
 
 
 class Source(NamedTuple):
-    """What is kept of a scan while it is translated: its voxels take much memory."""
+    """Holds what is needed of a scan when it has been translated; its voxels take much memory."""
 
     units: str
     spacing: tuple[float, ...]

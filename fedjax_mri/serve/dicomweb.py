@@ -39,7 +39,7 @@ LOG_IN = HTTPException(401, "Give name and password, or the token.", {"WWW-Authe
 
 
 class Archive(NamedTuple):
-    """Whose results of which run and direction a request is about."""
+    """Says whose results, of which run and direction, a request is about."""
 
     user: str
     run: str

@@ -14,14 +14,14 @@ REPORT = "report.html"
 
 
 class Ability(NamedTuple):
-    """What a run's model can do; nothing of a run that has saved no model."""
+    """Tells what a run's model can do; nothing of a run that has saved no model."""
 
     makes: tuple[str, ...] = ()  # "ct", "mr"
     classes: tuple[str, ...] = ()  # of a classifier of single images
 
 
 class Row(NamedTuple):
-    """A run in the table of runs."""
+    """Holds what the table of runs shows of a run."""
 
     name: str
     round: int = 0

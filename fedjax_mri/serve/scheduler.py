@@ -21,7 +21,7 @@ Key = tuple[Any, ...]  # equal for jobs whose files may share a batch
 
 
 class WorkItem(NamedTuple):
-    """One item of a job."""
+    """Names one item of a job, to work on."""
 
     job: Job
     number: int
@@ -29,18 +29,18 @@ class WorkItem(NamedTuple):
 
     @property
     def result(self) -> str:
-        """The file below HOME/jobs that says what became of it, once it is finished."""
+        """Returns the file below HOME/jobs that says what became of it, once it is finished."""
         return f"{self.job.folder.parent.name}/{self.job.id}/items/{self.number}.json"
 
     @property
     def title(self) -> str:
-        """The name that the user sees: its file's, or the first one's of a series."""
+        """Returns the name that the user sees: its file's, or the first one's of a series."""
         more = len(self.item.paths) - 1
         return f"{self.item.names[0]} and {more} more" if more else str(self.item.names[0])
 
 
 class Worker(NamedTuple):
-    """What the process knows."""
+    """Holds what the worker process knows."""
 
     home: Path
     places: list[Path]

@@ -36,7 +36,7 @@ TEMPLATES.filters["number"] = number
 
 
 class Server(NamedTuple):
-    """All that the pages know."""
+    """Holds all that the pages know."""
 
     home: Path
     places: list[Path]  # of runs

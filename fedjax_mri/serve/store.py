@@ -32,7 +32,7 @@ DRAFT_SECONDS = 6 * 3600  # after which an upload that was never accepted is del
 
 
 class Request(NamedTuple):
-    """What a user asks for."""
+    """Says what a user asks for."""
 
     kind: str  # "convert", "explain" or "region"
     run: str  # the name of a run
@@ -46,31 +46,31 @@ class Request(NamedTuple):
 
 
 class Job(NamedTuple):
-    """An accepted job."""
+    """Holds an accepted job."""
 
     folder: Path
     request: Request
 
     @property
     def id(self) -> str:
-        """The identifier, which cannot be guessed."""
+        """Returns the identifier, which cannot be guessed."""
         return self.folder.name
 
     @property
     def marker(self) -> Path:
-        """The file in the queue while the job is not finished; the names of these are in order of time."""
+        """Returns the file that is in the queue until the job is finished; the names of these are in order of time."""
         name = f"{int(self.request.created * 1000):014d}.{self.folder.parent.name}.{self.id}"
         return self.folder.parents[2] / "queue" / name
 
     @property
     def files(self) -> list[File]:
-        """The files that were sent, with the names that the user gave."""
+        """Returns the files that were sent, with the names that the user gave."""
         by_number = {int(path.name.partition(".")[0]): path for path in (self.folder / "in").iterdir()}
         return [File(by_number[number], Path(name)) for number, name in enumerate(self.request.names)]
 
 
 class Progress(NamedTuple):
-    """How far a job is."""
+    """Tells how far a job is."""
 
     state: State
     total: int  # items; 0 before they are counted

@@ -1,7 +1,6 @@
 """Trainings that the page starts: each is a `fedjax-mri train` in a process of its own, which outlives the server."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -17,11 +16,11 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.serve import store
 
 TAIL = 15  # lines of its output that are shown
-BYTES = 20_000  # of its output that are looked at
+LONGEST = 20_000  # characters of its output that are looked at
 
 
 class Choice(NamedTuple):
-    """An experiment of a config that users may train."""
+    """Names an experiment of a config that users may train."""
 
     config: Path
     only: str  # its name, where the config has several
@@ -29,7 +28,7 @@ class Choice(NamedTuple):
 
 
 class Training(NamedTuple):
-    """A training that was started."""
+    """Holds what is known of a training that was started."""
 
     name: str  # of its run, below HOME/runs
     title: str
@@ -101,10 +100,5 @@ def every(home: Path) -> list[Training]:
 
 def output(home: Path, training: Training) -> list[str]:
     """Returns the last lines that a training has printed, without the server's own folder."""
-    try:
-        with (home / "trainings" / f"{training.name}.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - BYTES))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
+    text = (home / "trainings" / f"{training.name}.log").read_text("utf-8", "replace")[-LONGEST:]
     return [line.replace(f"{home}/", "") for line in text.replace("\r", "\n").splitlines() if line.strip()][-TAIL:]

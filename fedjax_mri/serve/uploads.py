@@ -38,24 +38,20 @@ DAMAGED_ZIP = (
 
 
 class Sent(NamedTuple):
-    """A file as it was sent."""
+    """Holds a file as it was sent."""
 
     name: str
     content: IO[bytes]
 
 
 class Parser(MultiPartParser):
-    """Starlette's parser, for parts without a name as well, as STOW-RS has them. Raises HTTPException on many files."""
-
-    most: int  # files
+    """Parses multipart bodies as Starlette does, and parts without a name as well, as STOW-RS has them."""
 
     def on_headers_finished(self) -> None:
         """Opens a file for the part that begins."""
         part = self._current_part
         part.content_disposition = part.content_disposition or b'form-data; name="files"; filename=""'
         super().on_headers_finished()
-        if self._current_files > self.most:
-            raise too_many(self.most)
 
 
 def too_many(files: int) -> HTTPException:
@@ -86,11 +82,12 @@ async def receive(request: Request, settings: Settings) -> FormData:
                 raise too_large
             yield chunk
 
-    parser = Parser(request.headers, limited(), max_files=float("inf"), max_fields=50, max_part_size=FIELD)
-    parser.most = settings.files
+    parser = Parser(request.headers, limited(), max_files=settings.files, max_fields=50, max_part_size=FIELD)
     try:
         return await parser.parse()
     except (MultiPartException, ClientDisconnect):
+        if parser._current_files > settings.files:
+            raise too_many(settings.files) from None
         raise HTTPException(400, "The upload was cut short or damaged: send it again.") from None
 
 
