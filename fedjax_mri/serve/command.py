@@ -46,9 +46,9 @@ class Choices(NamedTuple):
 def serve(choices: Choices, settings: Settings, say: Callable[[str], None]) -> None:
     """Serves the page until a signal stops it. Raises UserError on what cannot be served."""
     check(choices, settings)
-    os.umask(0o077)  # what this process and those that it starts write is readable by this user alone
     with locked(choices.home):
         server = build(choices, settings)
+        os.umask(0o077)  # what this process and those that it starts write is readable by this user alone
         tempfile.tempdir = str(server.home / "temporary")  # of uploads
         for run in runs.find(server.places).values():
             runs.ability(run)  # now, not while the first user waits

@@ -25,14 +25,6 @@ from fedjax_mri.serve.training import Choice
 
 RUNS_SECONDS = 2.0  # for which the list of runs is kept
 FORM_BYTES = 100_000
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(str(importlib.resources.files(__package__).joinpath("templates"))),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters["number"] = number
 
 
 class Server(NamedTuple):
@@ -125,7 +117,9 @@ def frame(request: Request) -> dict[str, Any]:
     return known | {"open": server.access.open, "trains": bool(server.choices)}
 
 
-PAGES = Jinja2Templates(env=TEMPLATES, context_processors=[frame])
+PAGES = Jinja2Templates(str(importlib.resources.files(__package__) / "templates"), context_processors=[frame])
+PAGES.env.undefined, PAGES.env.trim_blocks, PAGES.env.lstrip_blocks = jinja2.StrictUndefined, True, True
+PAGES.env.filters["number"] = number
 
 
 def page(request: Request, name: str, status: int = 200, **content: Any) -> Response:
