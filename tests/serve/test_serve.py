@@ -549,7 +549,11 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
         client.post(f"{place}/stop", data={"csrf": fields["csrf"]})
         while training.is_running(one):
             pass
-    assert "ended" in client.get(place).text
+    page = client.get(place).text
+    assert "ended" in page and "Stop, and keep" not in page
+    with log.open("a") as file:
+        file.write("error: no images there\n")
+    assert 'class="tag failed"' in client.get(place).text
 
 
 def test_a_run_that_is_damaged_fails_its_jobs_in_one_line(runs, tmp_path) -> None:
