@@ -156,10 +156,10 @@ async def refused(request: Request, error: Exception) -> Response:
     """Answers what the user can correct."""
     if not isinstance(error, HTTPException):
         return line(request, 422, str(error))
-    own = error.detail != HTTPStatus(error.status_code).phrase
-    return line(
-        request, error.status_code, error.detail if own else PLAIN.get(error.status_code, error.detail), error.headers
-    )
+    status, text = error.status_code, error.detail
+    if text == HTTPStatus(status).phrase:
+        text = PLAIN.get(status, text)
+    return line(request, status, text, error.headers)
 
 
 async def failed(request: Request, error: Exception) -> Response:

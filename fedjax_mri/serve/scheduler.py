@@ -98,7 +98,10 @@ def plan(job: Job) -> Iterator[WorkItem]:
             single = [Item((file.path,), (file.name,)) for file in files]
             items, lines = (single, []) if job.request.kind == "explain" else series.items(files, whole=True)
             store.plan(job, items, [public(job, line) for line in lines])
-        for number, item in (store.unfinished(job) or {}).items():
+        left = store.unfinished(job) or {}
+        if not left:  # the last worker died before it wrote so
+            store.end(job)
+        for number, item in left.items():
             yield WorkItem(job, number, item)
 
 

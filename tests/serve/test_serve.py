@@ -360,6 +360,10 @@ def test_jobs_go_on_after_a_restart_with_what_was_half_done(runs, served) -> Non
     again = after.client(cookies=client.cookies)
     page = again.get(place).text
     assert "4 of 4 done." in page and "as it was" in page
+    (job.folder / "end.json").unlink()  # killed before the end was written
+    job.marker.touch()
+    after.work()
+    assert not store.queued(served.home) and "4 of 4 done." in again.get(place).text
 
 
 def test_a_page_of_another_site_or_name_gets_nothing(served) -> None:
