@@ -1,6 +1,8 @@
 """The items of queued jobs, handed out so that users take turns, and what becomes of each."""
 
+import collections
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Job
 
 STATE = "worker.state"  # the file that says "starting", "ready" or "down"
-TURN = 5.0  # seconds after which jobs of other runs are looked at
+TURN = 1.0  # seconds after which new jobs, and those of other runs, are looked at
 
 Key = tuple[Any, ...]  # equal for jobs whose files may share a batch
 
@@ -45,6 +47,7 @@ class Worker(NamedTuple):
     home: Path
     places: list[Path]
     settings: Settings
+    served: dict[Key, float]  # when jobs of each key were last looked at
 
 
 def key(job: Job) -> Key:
@@ -61,32 +64,30 @@ def run_folder(worker: Worker, name: str) -> Path:
     return folder
 
 
+def next_job(worker: Worker) -> Job | None:
+    """Returns a queued job of the key that was served least recently, the oldest of these; None where none waits."""
+    jobs = filter(None, (store.of_marker(worker.home, name) for name in store.queued(worker.home)))
+    job = min(jobs, key=lambda job: worker.served.get(key(job), 0.0), default=None)
+    if job is not None:
+        worker.served[key(job)] = time.monotonic()
+    return job
+
+
 def work_items(worker: Worker, wanted: Key, only_one: bool = False) -> Iterator[WorkItem]:
-    """Yields unfinished items of all queued jobs of a key, of each owner in turn; until others have waited for TURN.
+    """Yields unfinished items of the queued jobs of a key, of each owner in turn, for TURN seconds.
 
     `only_one`: after the first, which may have crashed an earlier worker, no more.
     """
-    opened: dict[str, Iterator[WorkItem]] = {}  # by the names of markers, which are in order of time
-    seen: set[str] = set()
+    by_owner = collections.defaultdict[Path, list[Iterator[WorkItem]]](list)
+    for name in store.queued(worker.home):
+        job = store.of_marker(worker.home, name)
+        if job is not None and key(job) == wanted:
+            by_owner[job.folder.parent].append(plan(job))
     until = time.monotonic() + TURN
-    while True:
-        others = False
-        for name in store.queued(worker.home):
-            job = None if name in seen else store.of_marker(worker.home, name)
-            if job is not None and key(job) == wanted:
-                seen.add(name)
-                opened[name] = plan(job)
-            elif job is not None:
-                others = True
-        if not opened or (others and time.monotonic() > until):
-            return
-        for name in {name.split(".")[1]: name for name in reversed(opened)}.values():  # the first job of each owner
-            work = next(opened[name], None)
-            if work is None:
-                del opened[name]
-                continue
+    for items in itertools.zip_longest(*map(itertools.chain.from_iterable, by_owner.values())):
+        for work in filter(None, items):
             yield work
-            if only_one:
+            if only_one or time.monotonic() > until:
                 return
 
 

@@ -28,9 +28,8 @@ WORK = {"convert": converting.convert, "explain": explaining.explain, "region": 
 
 
 def step(worker: Worker) -> bool:
-    """Works for a turn on the oldest job and those like it; returns False where no job waits."""
-    jobs = (store.of_marker(worker.home, name) for name in store.queued(worker.home))
-    job = next(filter(None, jobs), None)
+    """Works for a turn on a job and those like it; returns False where no job waits."""
+    job = scheduler.next_job(worker)
     if job is None:
         return False
     try:
@@ -66,7 +65,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(NICE)
     environment.prepare_jax()
-    worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]))
+    worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]), {})
     scheduler.hold(worker, [])
     disk.write_text(home / scheduler.STATE, "ready")
     expiry = 0.0

@@ -27,7 +27,7 @@ class Served:
         home.mkdir(exist_ok=True)
         self.server = command.build(Choices([runs], home, **choices), self.settings)
         (home / scheduler.STATE).write_text("ready")
-        self.worker = Worker(self.server.home, self.server.places, self.settings)
+        self.worker = Worker(self.server.home, self.server.places, self.settings, {})
         self.scheme = "https" if self.server.access.secure else "http"
 
     def client(self, **more: Any) -> TestClient:

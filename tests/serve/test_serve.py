@@ -30,7 +30,7 @@ from fedjax_mri.data.files import discover
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.run import config
-from fedjax_mri.serve import access, command, converting, scheduler, store, training, uploads, views
+from fedjax_mri.serve import access, command, converting, scheduler, store, training, uploads, views, worker
 from fedjax_mri.serve import runs as known_runs
 from fedjax_mri.serve.settings import Settings
 
@@ -307,6 +307,18 @@ def test_users_take_turns(served) -> None:
     job = store.of_marker(served.server.home, store.queued(served.home)[0])
     order = [str(work.item.names[0]) for work in scheduler.work_items(served.worker, scheduler.key(job))]
     assert len(order) == 10 and order.index("mine.png") < 2
+
+
+def test_jobs_of_different_runs_take_turns(served, monkeypatch) -> None:
+    """A short job to CT is done before a long one to MR that came first."""
+    monkeypatch.setattr(scheduler, "TURN", 0.0)
+    client = served.client()
+    long = send(client, {f"{n}.png": picture() for n in range(9)}, run=TO_MR).headers["location"]
+    short = send(client, {"a.png": picture()}, run="runs/rand to ct").headers["location"]
+    worker.step(served.worker), worker.step(served.worker)
+    assert client.get(short).status_code == 303 and "1 of 9 done" in client.get(long).text
+    served.work()
+    assert "9 of 9 done" in client.get(long).text
 
 
 def test_a_file_that_ends_the_worker_twice_is_refused_and_the_others_are_not(served) -> None:
