@@ -82,7 +82,7 @@ async def report(request: Request) -> Response:
 async def show_trainings(request: Request) -> Response:
     """Shows what may be trained, and what was."""
     server = server_of(request)
-    trainings = [(one, training.is_running(one)) for one in training.every(server.home)]
+    trainings = [(one, training.state(server.home, one)) for one in training.every(server.home)]
     return shared.page(
         request, "train.html", title="Train", choices=server.choices, data=server.data, trainings=trainings
     )
@@ -126,7 +126,7 @@ async def show_training(request: Request) -> Response:
         request,
         "training.html",
         training=one,
-        running=training.is_running(one),
+        state=training.state(home, one),
         output=training.output(home, one),
         curves=drawn,
         abilities={name: runs.ability(run) for name, run in found.items()},

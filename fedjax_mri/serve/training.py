@@ -84,6 +84,13 @@ def is_running(training: Training) -> bool:
     return process_of(training) is not None
 
 
+def state(home: Path, training: Training) -> str:
+    """Returns "training", or after its end "failed" or "ended"."""
+    if is_running(training):
+        return "training"
+    return "failed" if any(line.startswith("error:") for line in output(home, training)[-1:]) else "ended"
+
+
 def stop(training: Training) -> None:
     """Asks a training to save its state and end."""
     process = process_of(training)
@@ -94,8 +101,8 @@ def stop(training: Training) -> None:
 
 def every(home: Path) -> list[Training]:
     """Returns all trainings, the newest first."""
-    paths = sorted((home / "trainings").glob("*.json"), reverse=True)
-    return [Training(**content) for path in paths if (content := store.read(path))]
+    contents = filter(None, map(store.read, (home / "trainings").glob("*.json")))
+    return sorted((Training(**content) for content in contents), key=lambda one: -one.started)
 
 
 def output(home: Path, training: Training) -> list[str]:

@@ -1,6 +1,7 @@
 """The page from upload to download, who may do what; nothing is lost, mixed up or decoded beyond its limits."""
 
 import io
+import json
 import pathlib
 import re
 import shutil
@@ -569,7 +570,15 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
     assert "ended" in page and "Stop, and keep" not in page
     with log.open("a") as file:
         file.write("error: no images there\n")
-    assert 'class="tag failed"' in client.get(place).text
+    assert all('class="tag failed"' in client.get(path).text for path in (place, "/train"))
+
+
+def test_trainings_are_listed_with_the_newest_first(tmp_path) -> None:
+    (tmp_path / "trainings").mkdir()
+    for name, started in (("zebra-1", 1.0), ("ant-2", 2.0)):
+        one = training.Training(name, "title", "user", "", 1, started)
+        (tmp_path / "trainings" / f"{name}.json").write_text(json.dumps(one._asdict()))
+    assert [one.name for one in training.every(tmp_path)] == ["ant-2", "zebra-1"]
 
 
 def test_a_run_that_is_damaged_fails_its_jobs_in_one_line(runs, tmp_path) -> None:
