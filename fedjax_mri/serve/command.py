@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import ssl
 import sys
@@ -132,6 +133,7 @@ def build(choices: Choices, settings: Settings) -> Server:
     Raises UserError on configs that cannot be loaded.
     """
     home = choices.home.resolve()
+    shutil.rmtree(home / "temporary", ignore_errors=True)  # of a server that was killed
     for name in FOLDERS:
         (home / name).mkdir(mode=PRIVATE, exist_ok=True)
     jax.config.update("jax_platforms", "cpu")  # in this process, which computes nothing: devices are the worker's

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import struct
+import tempfile
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -148,8 +149,10 @@ def test_slices_are_cut_with_the_head_up_and_in_the_patient_s_proportions() -> N
     assert Image.open(io.BytesIO(views.png(volume[0], (3.0, 1.0), 0, 24))).size == (4, 9)
 
 
-def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served) -> None:
+def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served, tmp_path, monkeypatch) -> None:
     """Results are one new DICOM series; the bad image's neighbours are converted all the same."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     series = {}
     for number in range(3):
         one = examples.ct
@@ -169,6 +172,7 @@ def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served) -> None
         "0_mr.dcm",
         "2_mr.dcm",
     }
+    assert not list((tmp_path / "temporary").iterdir())  # of uploads and downloads
 
 
 def test_an_image_is_explained_in_words_with_maps_to_lay_over_it(classifier, tmp_path) -> None:
