@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from fedjax_mri.serve import access, shared, store, uploads
+from fedjax_mri.serve.runs import Ability
 from fedjax_mri.serve.shared import server_of
 from fedjax_mri.serve.uploads import Sent
 
@@ -46,25 +47,24 @@ class Archive(NamedTuple):
     to: str
 
 
-async def archive(request: Request) -> Archive:
+def archive(request: Request) -> Archive:
     """Returns what a request is about.
 
     Raises HTTPException where the client has not proved to be a user, or the run does not make that modality.
     """
     known, address = server_of(request).access, request.client.host if request.client else ""
-    user = await asyncio.to_thread(access.of_header, known, request.headers.get("authorization", ""), address)
+    user = access.of_header(known, request.headers.get("authorization", ""), address)
     if user is None:
         raise LOG_IN
     run, to = request.path_params["run"], request.path_params["to"]
-    found = await shared.find_runs(request)
-    if run not in found or to not in found[run][1].makes:
+    if to not in shared.abilities(request).get(run, Ability()).makes:
         raise HTTPException(404, f"{run[:80]}/{to[:8]}: no run that makes this modality.")
     return Archive(user, run, to)
 
 
 async def send(request: Request) -> Response:
     """STOW-RS: takes instances as one job, and says which were taken."""
-    asked, server = await archive(request), server_of(request)
+    asked, server = await asyncio.to_thread(archive, request), server_of(request)
     study, answer = request.path_params.get("StudyInstanceUID"), pydicom.Dataset()
     with shared.draft(server, asked.user) as draft:
         form = await uploads.receive(request, server.settings)
@@ -108,28 +108,24 @@ def header(path: Path) -> pydicom.Dataset | None:
         return None
 
 
-async def results(request: Request) -> list[tuple[Path, pydicom.Dataset]]:
+def results(request: Request) -> list[tuple[Path, pydicom.Dataset]]:
     """Returns the results that a request's path names, with their headers."""
-    asked, home = await archive(request), server_of(request).home
+    asked = archive(request)
     wanted = [(name, request.path_params[name]) for name in UIDS.values() if name in request.path_params]
-
-    def find() -> Iterator[tuple[Path, pydicom.Dataset]]:
-        for job in store.jobs_of(home, asked.user):
-            if (job.request.kind, job.request.run, job.request.to) != ("convert", asked.run, asked.to):
-                continue
-            for number, item in store.progress(job).items.items():
-                for place in range(len(item.get("results", ()))):
-                    path = job.folder / "out" / f"{number}-{place}"
-                    found = header(path)
-                    if found is not None and all(found.get(name) == uid for name, uid in wanted):
-                        yield path, found
-
-    return await asyncio.to_thread(lambda: list(find()))
+    found: list[tuple[Path, pydicom.Dataset]] = []
+    for job in store.jobs_of(server_of(request).home, asked.user):
+        if (job.request.kind, job.request.run, job.request.to) != ("convert", asked.run, asked.to):
+            continue
+        for number, item in store.progress(job).items.items():
+            paths = [job.folder / "out" / f"{number}-{place}" for place in range(len(item.get("results", ())))]
+            headers = [(path, one) for path in paths if (one := header(path)) is not None]
+            found += [(path, one) for path, one in headers if all(one.get(name) == uid for name, uid in wanted)]
+    return found
 
 
-async def query(request: Request, level: str) -> Response:
+def query(request: Request, level: str) -> Response:
     """QIDO-RS: tells the studies, series or instances among the results, by equal values or with * and ?."""
-    found = await results(request)
+    found = results(request)
     try:
         asked = {Tag(name): value for name, value in request.query_params.items() if name not in PAGING}
     except ValueError:
@@ -156,9 +152,9 @@ def number(request: Request, name: str, usual: int) -> int:
     return int(text)
 
 
-async def retrieve(request: Request) -> Response:
+def retrieve(request: Request) -> Response:
     """WADO-RS: sends the results of a study, a series, or one instance, as they were written."""
-    paths, boundary = [path for path, _ in await existing(request)], uuid.uuid4().hex
+    paths, boundary = [path for path, _ in existing(request)], uuid.uuid4().hex
 
     def parts() -> Iterator[bytes]:
         for path in paths:
@@ -168,14 +164,14 @@ async def retrieve(request: Request) -> Response:
     return StreamingResponse(parts(), media_type=f'multipart/related; type="application/dicom"; boundary={boundary}')
 
 
-async def metadata(request: Request) -> Response:
+def metadata(request: Request) -> Response:
     """WADO-RS: tells all attributes but pixels."""
-    return JSONResponse([one.to_json_dict() for _, one in await existing(request)], media_type=JSON)
+    return JSONResponse([one.to_json_dict() for _, one in existing(request)], media_type=JSON)
 
 
-async def existing(request: Request) -> list[tuple[Path, pydicom.Dataset]]:
+def existing(request: Request) -> list[tuple[Path, pydicom.Dataset]]:
     """Returns the results that a request's path names. Raises HTTPException where there is none."""
-    found = await results(request)
+    found = results(request)
     if not found:
         raise HTTPException(404, "Nothing of that is there, or it is not ready.")
     return found

@@ -18,6 +18,7 @@ from fedjax_mri.convert.region import METHODS
 from fedjax_mri.data.files.read import endings
 from fedjax_mri.serve import shared, store, uploads, views
 from fedjax_mri.serve.explaining import PAGE
+from fedjax_mri.serve.runs import Ability
 from fedjax_mri.serve.shared import server_of, user_of
 from fedjax_mri.xai import methods
 
@@ -28,17 +29,17 @@ CACHED = {"Cache-Control": "private, max-age=3600"}
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # of pages that `report` has made
 
 
-async def start(request: Request, kind: str) -> Response:
+def start(request: Request, kind: str) -> Response:
     """Shows the form of a kind of job, and the user's jobs."""
-    known, home, user = await shared.find_runs(request), server_of(request).home, user_of(request)
-    jobs = await asyncio.to_thread(lambda: [(job, store.progress(job)) for job in store.jobs_of(home, user)[:NEWEST]])
+    home, abilities = server_of(request).home, shared.abilities(request)
+    jobs = store.jobs_of(home, user_of(request))[:NEWEST]
     return shared.page(
         request,
         "start.html",
         kind=kind,
         title=TITLES[kind],
-        runs={name: able for name, (_, able) in known.items() if (able.makes if kind == "convert" else able.classes)},
-        jobs=jobs,
+        runs={name: one for name, one in abilities.items() if (one.makes if kind == "convert" else one.classes)},
+        jobs=[(job, store.progress(job)) for job in jobs],
         settings=server_of(request).settings,
         endings=",".join([*endings(), ".zip"]),
         chosen=request.query_params.get("run", ""),
@@ -47,15 +48,15 @@ async def start(request: Request, kind: str) -> Response:
 
 async def send(request: Request, kind: str) -> Response:
     """Takes files as a new job."""
-    server, known = server_of(request), await shared.find_runs(request)
+    server, abilities = server_of(request), await asyncio.to_thread(shared.abilities, request)
     with shared.draft(server, user_of(request)) as draft:
         form = await uploads.receive(request, server.settings)
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         shared.check_csrf(request, fields.get("csrf"))
         chosen = fields.get("run", "")
         run, _, to = chosen.rpartition(" to ") if kind == "convert" else (chosen, "", "")
-        ability = known[run][1] if run in known else None
-        if ability is None or not (to in ability.makes if kind == "convert" else ability.classes):
+        ability = abilities.get(run, Ability())
+        if not (to in ability.makes if kind == "convert" else ability.classes):
             text = (
                 f"{chosen[:80] or 'No run'}: no run here can do this; reload the page (F5), and choose one of its list."
             )
@@ -71,17 +72,17 @@ async def send(request: Request, kind: str) -> Response:
     return shared.redirect(f"/jobs/{job.id}")
 
 
-async def show(request: Request) -> Response:
+def show(request: Request) -> Response:
     """Shows how far a job is, and what it has made; its only item at once."""
     job = shared.job_of(request)
-    progress = await asyncio.to_thread(store.progress, job)
+    progress = store.progress(job)
     number, item = next(iter(progress.items.items()), (0, {}))
     if progress.state == "done" and progress.total == 1 and item.get("state") == "done":
         return shared.redirect(f"/jobs/{job.id}/{number}")
     return shared.page(request, "job.html", job=job, progress=progress)
 
 
-async def show_item(request: Request) -> Response:
+def show_item(request: Request) -> Response:
     """Shows one result: source and result side by side, or a prediction with its explanation."""
     job = shared.job_of(request)
     item, number, progress = shared.item_of(request, job), request.path_params["number"], store.progress(job)
@@ -115,24 +116,21 @@ def chosen_window(request: Request, item: dict[str, Any], kind: str) -> tuple[fl
     return (level, abs(width)) if abs(level) + abs(width) < 1e12 else (usual_level, usual_width)
 
 
-async def picture(request: Request) -> Response:
+def picture(request: Request) -> Response:
     """Draws a slice of a source, a result or its deviation as PNG."""
     job = shared.job_of(request)
     item, number = shared.item_of(request, job), request.path_params["number"]
     kind, plane = request.path_params["image"], request.path_params["plane"]
     if kind not in item.get("windows", ()) or plane not in views.PLANES:
         raise HTTPException(404, "No such picture.")
-
-    def draw() -> bytes:
-        voxels = views.load(job.folder / "view", number, kind)
-        level, width = chosen_window(request, item, kind)
-        image = views.cut(voxels, plane, chosen_slice(request, "at", views.depth(list(voxels.shape), plane)))
-        return views.png(image, views.pixel(item["spacing"], plane), level - width / 2, level + width / 2)
-
-    return Response(await asyncio.to_thread(draw), media_type="image/png", headers=CACHED)
+    voxels = views.load(job.folder / "view", number, kind)
+    level, width = chosen_window(request, item, kind)
+    image = views.cut(voxels, plane, chosen_slice(request, "at", views.depth(list(voxels.shape), plane)))
+    drawn = views.png(image, views.pixel(item["spacing"], plane), level - width / 2, level + width / 2)
+    return Response(drawn, media_type="image/png", headers=CACHED)
 
 
-async def explanation(request: Request) -> Response:
+def explanation(request: Request) -> Response:
     """Sends the picture of an explained image, one of its maps, or the page that `explain` has made of it."""
     job, name = shared.job_of(request), request.path_params["name"]
     names = {"image.png", "map.png", PAGE, *(f"{one}.png" for one in shared.item_of(request, job).get("maps", ()))}
@@ -154,7 +152,7 @@ def results(job: store.Job) -> list[tuple[Path, str]]:
     return found
 
 
-async def download(request: Request) -> Response:
+def download(request: Request) -> Response:
     """Sends one result as a file."""
     job = shared.job_of(request)
     names, place = shared.item_of(request, job).get("results", ()), request.path_params["place"]
@@ -164,21 +162,15 @@ async def download(request: Request) -> Response:
     return FileResponse(path, filename=Path(names[place]).name, media_type="application/octet-stream")
 
 
-async def download_all(request: Request) -> Response:
+def download_all(request: Request) -> Response:
     """Sends all results of a job as a zip."""
-    job = shared.job_of(request)
-
-    def pack() -> Path:
-        files = results(job)
-        if not files:
-            raise HTTPException(404, "This job has no results yet.")
-        with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file, zipfile.ZipFile(file, "w") as archive:
-            for path, name in files:  # they are packed already, or pictures
-                archive.write(path, name)
-        return Path(file.name)
-
-    path = await asyncio.to_thread(pack)
-    return FileResponse(path, filename="results.zip", background=BackgroundTask(path.unlink))
+    files = results(shared.job_of(request))
+    if not files:
+        raise HTTPException(404, "This job has no results yet.")
+    with tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file, zipfile.ZipFile(file, "w") as archive:
+        for path, name in files:  # they are packed already, or pictures
+            archive.write(path, name)
+    return FileResponse(file.name, filename="results.zip", background=BackgroundTask(Path(file.name).unlink))
 
 
 async def delete(request: Request) -> Response:

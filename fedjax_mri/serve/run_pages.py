@@ -1,6 +1,5 @@
 """The pages on runs: their table, curves while they train, comparisons, reports; and trainings that users start."""
 
-import asyncio
 import base64
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from fedjax_mri.serve.shared import server_of, user_of
 MOST = 8  # runs that are compared
 
 
-async def show_runs(request: Request) -> Response:
+def show_runs(request: Request) -> Response:
     """Shows the table of all runs."""
     server = server_of(request)
-    rows = await asyncio.to_thread(lambda: [runs.row(*one) for one in runs.find(server.places).items()])
+    rows = [runs.row(name, run) for name, run in runs.find(server.places).items()]
     training_now = {f"runs/{one.name}" for one in training.every(server.home) if training.is_running(one)}
     return shared.page(request, "runs.html", title="Runs", rows=rows, training_now=training_now)
 
@@ -54,10 +53,10 @@ def curves(found: dict[str, Path]) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(drawn).decode()
 
 
-async def compare(request: Request) -> Response:
+def compare(request: Request) -> Response:
     """Shows figures and curves of some runs side by side."""
-    found = await asyncio.to_thread(chosen_runs, request)
-    rows = await asyncio.to_thread(lambda: [runs.row(name, run) for name, run in found.items()])
+    chosen = chosen_runs(request)
+    rows = [runs.row(name, run) for name, run in chosen.items()]
     names = [(test, key) for row in rows for test, figures in row.figures.items() for key in figures]
     return shared.page(
         request,
@@ -65,21 +64,20 @@ async def compare(request: Request) -> Response:
         title="Runs compared",
         rows=rows,
         names=list(dict.fromkeys(names)),
-        curves=await asyncio.to_thread(curves, found),
+        curves=curves(chosen),
         unfinished=any(0 < row.round < row.rounds for row in rows),
     )
 
 
-async def report(request: Request) -> Response:
+def report(request: Request) -> Response:
     """Sends the report that training has written of a run, or of all variants of its config."""
-    run = next(iter((await asyncio.to_thread(chosen_runs, request)).values()))
-    path = runs.report(run)
+    path = runs.report(next(iter(chosen_runs(request).values())))
     if path is None:
         raise HTTPException(404, "This run has no report yet: training writes it at its end.")
     return FileResponse(path, headers={"Content-Security-Policy": SANDBOX})
 
 
-async def show_trainings(request: Request) -> Response:
+def show_trainings(request: Request) -> Response:
     """Shows what may be trained, and what was."""
     server = server_of(request)
     trainings = [(one, training.state(server.home, one)) for one in training.every(server.home)]
@@ -114,12 +112,12 @@ def training_of(request: Request) -> training.Training:
     return one
 
 
-async def show_training(request: Request) -> Response:
+def show_training(request: Request) -> Response:
     """Shows how a training goes: its output and its curves."""
     one, home = training_of(request), server_of(request).home
     found = {name: run for name, run in runs.find([home / "runs"]).items() if name.split("/")[1] == one.name}
     try:
-        drawn = await asyncio.to_thread(curves, found)
+        drawn = curves(found)
     except UserError:  # a file that is half written
         drawn = ""
     return shared.page(

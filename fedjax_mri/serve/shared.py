@@ -1,6 +1,5 @@
 """What all pages share: the server's settings, forms that were checked, new jobs, and templates that are filled."""
 
-import asyncio
 import functools
 import hmac
 import importlib.resources
@@ -132,12 +131,11 @@ def redirect(path: str) -> Response:
     return RedirectResponse(path, 303)
 
 
-async def find_runs(request: Request) -> dict[str, tuple[Path, runs.Ability]]:
-    """Returns all runs by name, with what each can do, as they were a moment ago."""
-    places = tuple(server_of(request).places)
-    return await asyncio.to_thread(_found, places, int(time.monotonic() / RUNS_SECONDS))
+def abilities(request: Request) -> dict[str, runs.Ability]:
+    """Returns what each run can do, by name, as it was a moment ago."""
+    return _abilities(tuple(server_of(request).places), int(time.monotonic() / RUNS_SECONDS))
 
 
 @functools.lru_cache(2)
-def _found(places: tuple[Path, ...], moment: int) -> dict[str, tuple[Path, runs.Ability]]:
-    return {name: (run, runs.ability(run)) for name, run in runs.find(places).items()}
+def _abilities(places: tuple[Path, ...], moment: int) -> dict[str, runs.Ability]:
+    return {name: runs.ability(run) for name, run in runs.find(places).items()}
