@@ -10,6 +10,19 @@ from fedjax_mri.run import launch
 
 FIELDS = "; any field of the config can be set as --section.field value (see `show`)"
 
+LIMITS = """limits and their defaults:
+  --queue N            jobs that may wait or run (64)
+  --files N            files of one upload, those in zips included (600)
+  --upload-mb N        MB of one upload (512)
+  --unpacked-mb N      MB of its files when zips are unpacked (2048)
+  --limits.pixels N    pixels of a slice (67108864)
+  --limits.bytes N     bytes of a file (1073741824)
+  --keep-hours HOURS   after which an ended job is deleted (24)
+  --batch N            slices that a model is shown at a time (4)
+  --samples N          draws for an uncertainty (8)
+  --trainings N        trainings at a time (1)
+  --methods NAMES      maps of an explanation (gradcam,ig,lrp)"""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that says in one line what it does not understand."""
@@ -214,6 +227,7 @@ def serve(one: Parser) -> None:
     more: dict[str, Any] = {"action": "append", "default": [], "metavar": "PATH"}
     add_path(one, "--config", "config file that users may train", **more)
     add_path(one, "--data", "folder of data that users may train on", **more)
+    one.formatter_class, one.epilog = argparse.RawDescriptionHelpFormatter, LIMITS
 
 
 def add_files(one: Parser, kinds: str, results: str) -> None:
@@ -267,7 +281,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "export": ("write a run's model as a StableHLO program, its weights as safetensors, and what they mean", export),
     "doctor": ("print what a report of a fault needs: versions, devices, caches, memory, a self-test", doctor),
     "serve": (
-        "serve a web page to convert, explain, watch and train; its limits are flags, such as --queue 100",
+        "serve a web page to convert, explain, watch and train",
         serve,
     ),
     "phantom": ("draw images of synthetic sites; any field of the phantom can be set as --field value", phantom),

@@ -3,26 +3,39 @@
 import asyncio
 import contextlib
 import importlib.resources
-from collections.abc import AsyncIterator
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from fedjax_mri.core import failures
+from fedjax_mri.core import disk, failures
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.serve import access, dicomweb, pages, server, store, watching
-from fedjax_mri.serve.server import Server
+from fedjax_mri.run import config as configs
+from fedjax_mri.serve import access, dicomweb, job_pages, run_pages, scheduler, shared, store
+from fedjax_mri.serve.scheduler import STATE
+from fedjax_mri.serve.shared import Server, server_of
 
-FREE = ("/login", "/health", "/static/")  # of pages that need no session
-EXPIRY = 60.0  # seconds between two looks for jobs to be deleted
+FREE = ("/login", "/health", "/static/", "/dicomweb/")  # what needs no session
+PAUSE = 1.0  # seconds before a worker that died is started again
+LOGIN_BYTES = 10_000
+LOGINS = asyncio.Semaphore(2)  # at a time, as argon2 takes much memory
+LOG_IN = "Log in first: open /login in a browser."
+PLAIN = {  # what Starlette's own errors mean
+    404: "There is no such page: check the address, or use the links of a page.",
+    405: "This address is of another kind of request: use the links and buttons of a page.",
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -35,165 +48,160 @@ HEADERS = {
 }
 
 
-def build(found: Server) -> Starlette:
-    """The application of a server."""
+def build(server: Server) -> Starlette:
+    """Returns the application of a server."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with found.worker:
-            expiry = asyncio.create_task(expire(found))
-            yield
-            expiry.cancel()
+        task = asyncio.create_task(keep_worker(server))
+        yield
+        task.cancel()
+        await asyncio.wait([task])
 
-    static = str(importlib.resources.files(__package__).joinpath("static"))
+    known = server.access
+    sessions = Middleware(
+        SessionMiddleware,
+        secret_key=known.secret,
+        session_cookie="__Host-session" if known.secure else "session",
+        max_age=access.BROWSER_SECONDS if known.open else access.LOGIN_SECONDS,
+        same_site="strict",
+        https_only=known.secure,
+    )
     routes = [
         Route("/", lambda request: RedirectResponse("/convert")),
         Route("/health", health),
         Route("/login", show_login),
         Route("/login", log_in, methods=["POST"]),
         Route("/logout", log_out, methods=["POST"]),
-        *pages.ROUTES,
-        *watching.ROUTES,
+        *job_pages.ROUTES,
+        *run_pages.ROUTES,
         *dicomweb.ROUTES,
-        Mount("/static", StaticFiles(directory=static)),
+        Mount("/static", StaticFiles(directory=str(importlib.resources.files(__package__).joinpath("static")))),
     ]
     handlers: Any = {HTTPException: refused, UserError: refused, Exception: failed}
-    app = Starlette(routes=routes, middleware=[Middleware(Guard)], exception_handlers=handlers, lifespan=lifespan)
-    app.state.server = found
+    middleware = [sessions, Middleware(BaseHTTPMiddleware, dispatch=guard)]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app.state.server = server
     return app
 
 
-async def expire(found: Server) -> None:
-    """Deletes old jobs again and again."""
+async def keep_worker(server: Server) -> None:
+    """Runs worker processes one after the other; when this task is cancelled, the last one is killed.
+
+    What that held is done again by the next one; what one held when it died is counted.
+    """
+    words = {"places": [str(one) for one in server.places], "settings": configs.to_dict(server.settings)}
     while True:
-        await asyncio.to_thread(store.expire, found.home, found.settings.keep_hours)
-        await asyncio.sleep(EXPIRY)
+        disk.write_text(server.home / STATE, "starting")
+        process = subprocess.Popen(  # not by asyncio: other event loops fork, which JAX's threads forbid
+            [sys.executable, "-m", "fedjax_mri.serve.worker", str(server.home)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the server, which ends it
+        )
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(f"{json.dumps(words)}\n".encode())
+                process.stdin.flush()
+            await asyncio.to_thread(process.wait)
+        finally:
+            process.kill()
+            disk.write_text(server.home / STATE, "down")
+        scheduler.count_crash(server.home)
+        await asyncio.sleep(PAUSE)
 
 
-class Guard:
-    """Lets requests pass that may, each with its session, and adds the headers that protect a page to all answers."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers a request, or hands it on."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        found = server.server(request)
-        cookie: list[str] = []
-
-        async def protected(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                for one in cookie:
-                    headers.append("Set-Cookie", one)
-            await send(message)
-
-        refusal = forbidden(request, found)
-        if refusal is None and not request.url.path.startswith("/dicomweb/"):
-            known = access.session(found.access, request.cookies)
-            if known is None and found.access.open and not request.url.path.startswith(FREE[1:]):
-                known = access.new_session(found.access)
-                cookie.append(cookie_of(found, known))
-            scope.setdefault("state", {})["session"] = known
-            if known is None and not request.url.path.startswith(FREE):
-                refusal = RedirectResponse("/login", 303) if request.method == "GET" else line(request, 403, LOG_IN)
-        await (refusal or self.app)(scope, receive, protected)
+async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Answers requests that may pass, each with its session; all answers get the headers that protect a page."""
+    response = refusal(request) or await answer(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
-LOG_IN = "Log in first."
+def refusal(request: Request) -> Response | None:
+    """Returns the answer to a request by another name, from another site's page or without a session.
 
-
-def forbidden(request: Request, found: Server) -> Response | None:
-    """The refusal of a request that came by another name or from another site's page; None where it may pass."""
-    host = request.headers.get("host", "")
-    if found.loopback and (request.url.hostname or "") not in access.LOOPBACK:
-        return line(request, 403, "This page answers to localhost alone.")
+    Returns None where it may pass.
+    """
+    server, posts = server_of(request), request.method not in ("GET", "HEAD")
+    if server.loopback and (request.url.hostname or "") not in access.LOOPBACK:
+        return line(request, 403, "This page answers to localhost alone: open it by that name.")
     origin = request.headers.get("origin")
-    other = origin is not None and origin.partition("://")[2] != host
-    if request.method not in ("GET", "HEAD") and (other or request.headers.get("sec-fetch-site") == "cross-site"):
-        return line(request, 403, "This request came from another site's page.")
-    return None
-
-
-def cookie_of(found: Server, session: access.Session) -> str:
-    """The header that sets the cookie of a session."""
-    secure = "; Secure" if found.access.secure else ""
-    lasts = "; Max-Age=31536000" if found.access.open else f"; Max-Age={3600 * access.HOURS}"
-    return f"{found.access.cookie}={session.cookie}; Path=/; HttpOnly; SameSite=Strict{secure}{lasts}"
+    foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host", "")
+    if posts and (foreign or request.headers.get("sec-fetch-site") == "cross-site"):
+        return line(request, 403, "This request came from another site's page: use this site's own pages.")
+    if access.is_valid(server.access, request.session):
+        return None
+    request.session.clear()
+    if request.url.path.startswith(FREE):
+        return None
+    if server.access.open:
+        access.start_session(server.access, request.session)
+        return None
+    return line(request, 403, LOG_IN) if posts else RedirectResponse("/login", 303)
 
 
 def line(request: Request, status: int, text: str, headers: Any = None) -> Response:
-    """An error as one line, on a page or for programs."""
+    """Returns an error as one line, on a page or for programs."""
     if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/dicomweb/"):
         answer: Response = JSONResponse({"error": text}, status)
     else:
-        answer = server.page(request, "error.html", status, line=text, title=HTTPStatus(status).phrase)
+        answer = shared.page(request, "error.html", status, line=text, title=HTTPStatus(status).phrase)
     answer.headers.update(headers or {})
     return answer
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """The answer to what the user can correct."""
-    if isinstance(error, HTTPException):
-        return line(request, error.status_code, error.detail, error.headers)
-    return line(request, 422, str(error))
+    """Answers what the user can correct."""
+    if not isinstance(error, HTTPException):
+        return line(request, 422, str(error))
+    status, text = error.status_code, error.detail
+    if text == HTTPStatus(status).phrase:
+        text = PLAIN.get(status, text)
+    return line(request, status, text, error.headers)
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    """The answer to a fault of ours, whose traceback goes to HOME/traceback.txt."""
-    failures.keep_traceback(error, server.server(request).home)
-    return line(request, 500, "The server failed; its owner finds the reason in traceback.txt.")
+    """Answers where a fault of ours occurred, whose traceback goes to HOME/traceback.txt."""
+    failures.keep_traceback(error, server_of(request).home)
+    return line(request, 500, "The server failed: tell its owner, who finds the reason in traceback.txt.")
 
 
 async def health(request: Request) -> Response:
-    """Whether the server works, and how long its queue is."""
-    found = server.server(request)
-    state = found.worker.state
-    content = {"status": "ok" if state != "down" else "degraded", "worker": state}
-    return JSONResponse(content | {"queue": len(store.queued(found.home)), "limit": found.settings.queue})
+    """Answers whether the server works, and how long its queue is."""
+    server = server_of(request)
+    state = (server.home / STATE).read_text(encoding="utf-8")
+    content = {"status": "degraded" if state == "down" else "ok", "worker": state}
+    return JSONResponse(content | {"queue": len(store.queued(server.home)), "limit": server.settings.queue})
 
 
 async def show_login(request: Request) -> Response:
-    """The form to log in."""
-    if server.server(request).access.open:
-        return server.see("/convert")
-    return server.page(request, "login.html", line="", token=bool(server.server(request).access.token))
+    """Shows the form to log in."""
+    if server_of(request).access.open:
+        return shared.redirect("/convert")
+    return shared.page(request, "login.html", line="", token=bool(server_of(request).access.token))
 
 
 async def log_in(request: Request) -> Response:
     """Starts a session, where name and password, or the token, are right."""
-    found = server.server(request)
-    if found.access.open or int(request.headers.get("content-length", 10**9)) > 10_000:
-        raise HTTPException(400, "Nobody has to log in here.")
-    fields = await request.form(max_files=0)
-    name, password = str(fields.get("name", "")), str(fields.get("password", ""))
+    known = server_of(request).access
+    if known.open:
+        return shared.redirect("/convert")
+    fields = await shared.form(request, LOGIN_BYTES)
+    name, password = fields.get("name", ""), fields.get("password", "")
     address = request.client.host if request.client else ""
-    seconds = access.wait(found.access, address, f"name {name}")
-    if seconds > 0:
-        text = "Too many failed log-ins: wait a minute."
-        raise HTTPException(429, text, {"Retry-After": str(int(seconds) + 1)})
     async with LOGINS:
-        user = await asyncio.to_thread(access.log_in, found.access, name, password, address)
+        user = await asyncio.to_thread(access.log_in, known, name, password, address)
     if user is None:
-        text = "This token is wrong." if found.access.token else "Name or password is wrong."
-        return server.page(request, "login.html", 403, line=text, token=bool(found.access.token))
-    answer = server.see("/convert")
-    answer.headers.append("Set-Cookie", cookie_of(found, access.new_session(found.access, user)))
-    return answer
-
-
-LOGINS = asyncio.Semaphore(2)  # argon2 takes much memory
+        text = "This token is wrong." if known.token else "Name or password is wrong."
+        return shared.page(request, "login.html", 403, line=text, token=bool(known.token))
+    access.start_session(known, request.session, user)
+    return shared.redirect("/convert")
 
 
 async def log_out(request: Request) -> Response:
     """Ends the session of this browser."""
-    await server.form(request)
-    answer = server.see("/login")
-    answer.delete_cookie(server.server(request).access.cookie)
-    return answer
+    await shared.checked_form(request)
+    request.session.clear()
+    return shared.redirect("/login")

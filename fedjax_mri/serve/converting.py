@@ -1,129 +1,123 @@
 """Jobs that convert: the files of many jobs go through one model in batches, by the functions of `convert`."""
 
 import functools
+import itertools
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_mri.convert import command, stream, translate
-from fedjax_mri.convert.command import Settings
 from fedjax_mri.convert.stream import PreparedScan
 from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.data.files import discover
-from fedjax_mri.data.files.scan import Item, Scan
-from fedjax_mri.serve import pieces, store, views
-from fedjax_mri.serve.pieces import Worker, WorkItem
+from fedjax_mri.data.files.scan import Item
+from fedjax_mri.serve import scheduler, store, views
+from fedjax_mri.serve.scheduler import Worker, WorkItem
 from fedjax_mri.serve.store import Job, Request
 
 MODELS = 4  # that stay in memory
-NO_VOXELS = np.zeros((0, 1, 1), np.float32)
 
 
 @functools.lru_cache(MODELS)
 def load(run: Path, to: str, changed: int) -> Translator:
-    """The translator of a run, kept until the run's checkpoints have changed."""
+    """Returns the translator of a run, kept until the run's checkpoints have changed."""
     return translate.translate(run, to)
 
 
-def translator_of(of: Worker, request: Request) -> Translator:
-    """The translator that a request asks for. Raises UserError where there is none."""
-    run = pieces.run_folder(of, request.run)
-    return load(run, request.to, changed(run))
-
-
-def changed(run: Path) -> int:
-    """When the checkpoints of a run last changed."""
+def last_change(run: Path) -> int:
+    """Returns when the checkpoints of a run last changed, in nanoseconds."""
     saved = [path.stat().st_mtime_ns for path in (run / "checkpoints", run / "best" / "checkpoints") if path.exists()]
     return max(saved, default=0)
 
 
-def command_job(of: Worker, translator: Translator, job: Job) -> command.Job:
-    """The job of the command `convert` that does what a page's job asks for."""
-    request, settings = job.request, of.settings
-    chosen = Settings(settings.batch, request.ct_offset, settings.limits)
+def prepare(worker: Worker, request: Request) -> command.Job:
+    """Returns the job of the command `convert` that does what a request asks for. Raises UserError where none can."""
+    run = scheduler.run_folder(worker, request.run)
+    translator = load(run, request.to, last_change(run))
     samples = min(request.samples, translator.samples) if translator.samples > 1 else 0
-    made = command.prepare(translator, request.to, job.folder / "out", True, samples, chosen)
-    return made._replace(conversion=made.conversion._replace(id=uuid.UUID(job.id)))  # the same after a restart
+    settings = command.Settings(worker.settings.batch, None, worker.settings.limits)
+    return command.prepare(translator, request.to, Path(), True, samples, settings)
 
 
-def convert(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
+def of_job(prepared: command.Job, job: Job) -> command.Job:
+    """Returns `prepared` with what a job of the page has of its own; its identifier stays after a restart."""
+    return prepared._replace(
+        conversion=prepared.conversion._replace(id=uuid.UUID(job.id)),
+        settings=replace(prepared.settings, ct_offset=job.request.ct_offset),
+    )
+
+
+class Source(NamedTuple):
+    """Holds what is needed of a scan when it has been translated; its voxels take much memory."""
+
+    units: str
+    spacing: tuple[float, ...]
+    notes: tuple[str, ...]
+    window: tuple[float, float]  # level and width
+
+
+def convert(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Converts items, whichever jobs of this run, direction and number of draws they belong to."""
-    translator = translator_of(of, request)
-    held: dict[Item, tuple[WorkItem, command.Job, Scan]] = {}
+    prepared = prepare(worker, request)
+    held: dict[Item, tuple[WorkItem, command.Job, Source]] = {}
 
     def readable() -> Iterator[tuple[Item, PreparedScan]]:
-        for piece in given:
-            pieces.hold(of, [piece, *(one for one, _, _ in held.values())])
+        for work in given:
+            scheduler.hold(worker, [work, *(one for one, _, _ in held.values())])
             try:
-                job = command_job(of, translator, piece.job)
-                scan = command.source(job, piece.item)
-                views.save(piece.job.folder / "view", piece.number, "source", scan.voxels)
-                prepared = command.as_model_takes(job, scan)
+                job = of_job(prepared, work.job)
+                scan = command.source(job, work.item)
+                views.save(work.job.folder / "view", work.number, "source", scan.voxels)
+                ready = command.as_model_takes(job, scan)
+                window = views.window(scan.units, job.conversion.window, scan.voxels)
             except Exception as error:
-                pieces.refuse(of, piece, error)
+                scheduler.refuse(worker, work, error)
                 continue
-            held[piece.item] = piece, job, scan._replace(voxels=NO_VOXELS)  # those of a volume take much memory
+            held[work.item] = work, job, Source(scan.units, scan.spacing, ready.notes, window)
             del scan
-            yield piece.item, prepared
+            yield work.item, ready
 
-    first = next(scans := readable(), None)
-    if first is None:
+    scans = readable()
+    first = list(itertools.islice(scans, 1))
+    if not first:
         return
-    conversion = held[first[0]][1].conversion
-    model = stream.batch_model(translator, conversion, held[first[0]][1].samples)
-    alone = len(first[1].slices) == 1 and len(store.queued(of.home)) == 1 and len(held[first[0]][0].left) == 1
-    batch = 1 if alone else of.settings.batch
-    found = stream.translate_scans(_chain(first, scans), model, batch)
-    del first
-    for item, scan, made in found:
-        piece, job, source = held.pop(item)
+    (work, _, _), slices = held[first[0][0]], len(first[0][1].slices)
+    alone = slices == 1 and len(store.queued(worker.home)) == 1 and len(store.unfinished(work.job) or ()) == 1
+    batch = 1 if alone else worker.settings.batch
+    model = stream.batch_model(prepared.translator, prepared.conversion, prepared.samples)
+    for item, scan, images in stream.translate_scans(itertools.chain(iter(first), scans), model, batch):
+        first.clear()  # a volume takes much memory
+        work, job, source = held.pop(item)
         try:
-            write(piece, job, source, scan, made)
-            pieces.finish(of, piece, described(piece, job, source, scan))
+            for number, content in enumerate(command.encoded(job, scan, images)):
+                disk.write_bytes(work.job.folder / "out" / f"{work.number}-{number}", content)
+            made = dict(zip(("result", "deviation"), images))
+            for kind, values in made.items():
+                views.save(work.job.folder / "view", work.number, kind, values)
+            scheduler.finish(work, described(work, job, source, made))
         except Exception as error:
-            pieces.refuse(of, piece, error)
-    pieces.hold(of, [])
+            scheduler.refuse(worker, work, error)
 
 
-def _chain(
-    first: tuple[Item, PreparedScan], rest: Iterator[tuple[Item, PreparedScan]]
-) -> Iterator[tuple[Item, PreparedScan]]:
-    yield first
-    del first  # a volume may be large
-    yield from rest
-
-
-def write(piece: WorkItem, job: command.Job, source: Scan, scan: PreparedScan, made: list[np.ndarray]) -> None:
-    """Writes the results of an item, and the arrays from which the page draws them."""
-    for number, content in enumerate(command.encoded(job, scan, made)):
-        disk.write_bytes(piece.job.folder / "out" / f"{piece.number}-{number}", content)
-    for kind, values in zip(("result", "deviation"), made):
-        views.save(piece.job.folder / "view", piece.number, kind, values)
-
-
-def described(piece: WorkItem, job: command.Job, source: Scan, scan: PreparedScan) -> dict[str, Any]:
-    """What the page says of a converted item."""
-    names = [named(name, job.conversion.to) for name in piece.item.names]
-    names += [discover.deviation(name) for name in names] if job.samples else []
+def described(work: WorkItem, job: command.Job, source: Source, made: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what the page says of a converted item."""
     conversion = job.conversion
+    names = [discover.extended(name, conversion.to) for name in work.item.names]
+    names += [discover.deviation(name) for name in names] if job.samples else []
+    units = {"result": "hu" if conversion.hounsfield else "share", "deviation": "deviation"}
+    windows = {kind: views.window(units[kind], conversion.window, values) for kind, values in made.items()}
     return {
         "state": "done",
         "results": [str(name) for name in names],
-        "notes": [pieces.public(piece.job, note) for note in scan.notes],
-        "shape": [len(scan.slices), *scan.shape],
-        "spacing": list(source.spacing) or [1.0, 1.0, 1.0],
-        "units": {"source": source.units, "result": "hu" if conversion.hounsfield else "share"},
-        "window": conversion.window,
-        "kinds": ["source", "result", *["deviation"] * bool(job.samples)],
+        "notes": [scheduler.public(work.job, note) for note in source.notes],
+        "shape": next(iter(made.values())).shape,
+        "spacing": source.spacing or [1.0, 1.0, 1.0],
+        "hounsfield": {"source": source.units == "hu"} | dict.fromkeys(made, conversion.hounsfield),
+        "windows": {"source": source.window} | windows,
         "to": conversion.to,
     }
-
-
-def named(name: Path, to: str) -> Path:
-    """The name of a result: its source's, with the modality that was made."""
-    ending = discover.ending_of(name.name)
-    return name.with_name(f"{name.name.removesuffix(ending)}_{to}{ending}")

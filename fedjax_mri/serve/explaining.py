@@ -10,17 +10,16 @@ import numpy as np
 
 from fedjax_mri.convert import command as convert
 from fedjax_mri.convert import region as regions
-from fedjax_mri.convert.translate import Translator
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import resample
 from fedjax_mri.data.files.scan import File
-from fedjax_mri.explain import command, pages, words
+from fedjax_mri.explain import command, inputs, pages, words
 from fedjax_mri.explain.command import InputImage
 from fedjax_mri.explain.pages import Patient
 from fedjax_mri.report import overlays
-from fedjax_mri.serve import converting, pieces, views
-from fedjax_mri.serve.pieces import Worker, WorkItem
+from fedjax_mri.serve import converting, scheduler, views
+from fedjax_mri.serve.scheduler import Worker, WorkItem
 from fedjax_mri.serve.settings import Settings
 from fedjax_mri.serve.store import Request
 from fedjax_mri.xai import methods
@@ -30,55 +29,42 @@ PAGE = "page.html"
 
 @functools.lru_cache(converting.MODELS)
 def load(run: Path, settings: Settings, changed: int) -> command.Job:
-    """What `explain` needs of a run, kept until the run has changed."""
+    """Returns what `explain` needs of a run, kept until the run has changed."""
     chosen = command.Settings(batch=settings.batch, limits=settings.limits, measures=False)
     return command.prepare([run], settings.methods.split(","), run / "explain", lambda line: None, True, None, chosen)
 
 
-def explain(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
+def explain(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Explains images, whichever jobs of this run they belong to."""
-    run = pieces.run_folder(of, request.run)
-    job = load(run, of.settings, converting.changed(run))
-    while group := list(islice(given, of.settings.batch)):
-        pieces.hold(of, group)
+    run = scheduler.run_folder(worker, request.run)
+    job = load(run, worker.settings, converting.last_change(run))
+    while group := list(islice(given, worker.settings.batch)):
+        scheduler.hold(worker, group)
         images: list[tuple[WorkItem, InputImage]] = []
-        for piece in group:
-            file = File(piece.item.paths[0], Path(f"{piece.job.id}-{piece.number}"))
-            images += [(piece, one) for one in read(of, job, piece, file)]
-        patients = command.explain_batch(job, [one for _, one in images]) if images else iter(())
-        for (piece, _), patient in zip(images, patients):
+        for work in group:
+            reader = job.reader._replace(ct_offset=work.job.request.ct_offset)
+            file = File(work.item.paths[0], work.item.names[0])
             try:
-                pieces.finish(of, piece, show(job, piece, patient))
+                images.append((work, InputImage(file, inputs.image(reader, file.path)[0], None)))
+            except Exception as error:  # of one file, and no reason to stop the others
+                scheduler.refuse(worker, work, error)
+        patients = command.explain_batch(job, [image for _, image in images]) if images else ()
+        for (work, _), patient in zip(images, patients):
+            try:
+                scheduler.finish(work, show(job, work, patient))
             except Exception as error:
-                pieces.refuse(of, piece, error)
-        pieces.hold(of, [])
+                scheduler.refuse(worker, work, error)
 
 
-def read(of: Worker, job: command.Job, piece: WorkItem, file: File) -> list[InputImage]:
-    """The image of a piece; none where it was refused."""
-
-    def refuse(file: File, error: Exception) -> None:
-        pieces.refuse(of, piece, error)
-
-    offset = piece.job.request.ct_offset
-    job = job._replace(reader=job.reader._replace(ct_offset=offset))
-    try:
-        return list(command.read(job, [file], refuse, lambda file, notes: None))
-    except Exception as error:  # not foreseen: of one file, and no reason to stop the others
-        refuse(file, error)
-        return []
-
-
-def show(job: command.Job, piece: WorkItem, patient: Patient) -> dict[str, Any]:
-    """What the page says of an explained image; its picture, maps and page of its own are written."""
-    home, verdict, trained = piece.job.folder / "out" / str(piece.number), patient.verdict, job.trained
-    home.mkdir(exist_ok=True)
+def show(job: command.Job, work: WorkItem, patient: Patient) -> dict[str, Any]:
+    """Writes the picture, maps and page of an explained image, and returns what the job's page says of it."""
+    folder, verdict, trained = work.job.folder / "out" / str(work.number), patient.verdict, job.trained
+    folder.mkdir(exist_ok=True)
     image = patient.image
-    disk.write_bytes(home / "image.png", views.png(image, (1, 1), float(image.min()), float(image.max())))
+    disk.write_bytes(folder / "image.png", views.png(image, (1, 1), float(image.min()), float(image.max())))
     for name, found in patient.maps.items():
-        disk.write_bytes(home / f"{name}.png", overlays.layer(found))
-    named = patient._replace(name=str(piece.item.names[0]))
-    pages.write_patient(home / PAGE, trained, named, job.calibration, listed=False)
+        disk.write_bytes(folder / f"{name}.png", overlays.layer(found))
+    pages.write_patient(folder / PAGE, trained, patient, job.calibration, listed=False)
     members = verdict.prediction_set
     return {
         "state": "done",
@@ -94,40 +80,39 @@ def show(job: command.Job, piece: WorkItem, patient: Patient) -> dict[str, Any]:
     }
 
 
-def region(of: Worker, request: Request, given: Iterator[WorkItem]) -> None:
-    """Explains a region of a made image: which pixels of its source moved it."""
-    translator = converting.translator_of(of, request)
-    for piece in given:
-        pieces.hold(of, [piece])
+def explain_regions(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None:
+    """Explains regions of made images: which pixels of their sources moved them."""
+    prepared = converting.prepare(worker, request)
+    for work in given:
+        scheduler.hold(worker, [work])
         try:
-            pieces.finish(of, piece, explain_region(of, translator, piece))
+            scheduler.finish(work, explain_region(converting.of_job(prepared, work.job), work))
         except Exception as error:
-            pieces.refuse(of, piece, error)
-        pieces.hold(of, [])
+            scheduler.refuse(worker, work, error)
 
 
-def explain_region(of: Worker, translator: Translator, piece: WorkItem) -> dict[str, Any]:
-    """Which pixels of a slice moved a box of what is made of it, on the slice's own grid."""
-    asked = piece.job.request.region or {}
-    job = converting.command_job(of, translator, piece.job)
-    scan = convert.source(job, piece.item)
-    at = int(asked["at"])
+def explain_region(job: convert.Job, work: WorkItem) -> dict[str, Any]:
+    """Explains which pixels of a slice moved a box of what is made of it, on the slice's own grid.
+
+    Writes the map, and returns what the page says of it.
+    """
+    asked = work.job.request.region or {}
+    scan, at = convert.source(job, work.item), int(asked["at"])
     if at >= len(scan.voxels):
         raise UserError(f"slice {at}: the scan has {len(scan.voxels)}")
-    prepared = convert.as_model_takes(job, scan)
-    box = np.zeros(prepared.shape, np.float32)
+    ready = convert.as_model_takes(job, scan)
+    box = np.zeros(ready.shape, np.float32)
     rows, columns = (slice(*(round(share * size) for share in asked[axis])) for axis, size in zip("yx", box.shape))
     box[rows, columns] = 1
-    inside = resample.fit(box, prepared.slices.shape[1:], 0.0, prepared.pixel) >= 0.5
-    found = regions.explain(translator, piece.job.request.to, prepared.slices[at], inside, asked["method"])
-    own = resample.unfit(found, prepared.shape, prepared.pixel)
-    home = piece.job.folder / "out" / str(piece.number)
-    home.mkdir(exist_ok=True)
-    disk.write_bytes(home / "map.png", overlays.layer(own))
-    views.save(piece.job.folder / "view", piece.number, "source", scan.voxels[at : at + 1])
+    inside = resample.fit(box, ready.slices.shape[1:], 0.0, ready.pixel) >= 0.5
+    found = regions.explain(job.translator, job.conversion.to, ready.slices[at], inside, asked["method"])
+    own = np.asarray(resample.unfit(found, ready.shape, ready.pixel))
+    folder = work.job.folder / "out" / str(work.number)
+    folder.mkdir(exist_ok=True)
+    disk.write_bytes(folder / "map.png", overlays.layer(own))
     share = float(np.abs(own)[box > 0].sum() / max(float(np.abs(own).sum()), 1e-30))
     sentence = (
         f"{methods.title(asked['method'])}: {words.percent(share)} of what moved the mean of the box lies inside of "
         f"the box itself, {words.percent(1 - share)} around it."
     )
-    return {"state": "done", "sentence": sentence, "at": at, "shape": [1, *prepared.shape], **asked}
+    return {"state": "done", "sentence": sentence, "at": at, **asked}

@@ -8,20 +8,37 @@ from typing import NamedTuple
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import restore, results, runfolder
-from fedjax_mri.run.line import Line
 
 CONFIGS = threading.Lock()  # held while a config is read: that imports modules, which is for one thread at a time
+REPORT = "report.html"
 
 
 class Ability(NamedTuple):
-    """What a run's model can do; nothing of a run that has saved no model."""
+    """Tells what a run's model can do; nothing of a run that has saved no model."""
 
     makes: tuple[str, ...] = ()  # "ct", "mr"
     classes: tuple[str, ...] = ()  # of a classifier of single images
 
 
+class Row(NamedTuple):
+    """Holds what the table of runs shows of a run."""
+
+    name: str
+    round: int = 0
+    rounds: int = 0
+    figures: dict[str, dict[str, float]] = {}  # noqa: RUF012  those that count, of each test set at the last evaluation
+    epsilon: float | None = None  # spent so far, of a private run
+    synthetic: bool = False
+    report: bool = False  # whether there is one
+    ability: Ability = Ability()
+    line: str = ""  # what is wrong with it
+
+
 def find(places: Sequence[Path]) -> dict[str, Path]:
-    """The run folders among places and up to two folders below them, by their names; these are all that users type."""
+    """Returns the run folders among places and up to two folders below them, by their names.
+
+    These names are all that users type.
+    """
     found: dict[str, Path] = {}
     for place in places:
         below = [config.parent for depth in ("", "*/", "*/*/") for config in sorted(place.glob(f"{depth}config.json"))]
@@ -36,7 +53,7 @@ def find(places: Sequence[Path]) -> dict[str, Path]:
 
 
 def ability(run: Path) -> Ability:
-    """What the model of a run can do."""
+    """Returns what the model of a run can do."""
     saved = [*run.glob("checkpoints/[0-9]*"), *run.glob("best/checkpoints/[0-9]*")]
     facts = run / "run.json"
     with CONFIGS:
@@ -49,48 +66,34 @@ def _ability(run: Path, changed: int) -> Ability:
         model = restore.read_model(run)
     except Exception:  # a config may hold code of any kind, and one bad run must not hide the others
         return Ability()
-    task = model.task
-    return Ability(
-        task.translation.makes if task.translation else (), model.described.classes if task.classifier else ()
-    )
+    makes = model.task.translation.makes if model.task.translation else ()
+    return Ability(makes, model.described.classes if model.task.classifier else ())
 
 
-class Row(NamedTuple):
-    """A run in the table of runs."""
-
-    name: str
-    round: int
-    rounds: int
-    figures: dict[str, dict[str, float]]  # those that count, of each test set at the last evaluation
-    epsilon: float | None  # spent so far, of a private run
-    synthetic: bool
-    report: bool  # whether there is one
-    ability: Ability
-    line: str = ""  # what is wrong with it
+def report(run: Path) -> Path | None:
+    """Returns the report of a run, or of all variants of its config; None where there is none yet."""
+    return next((folder / REPORT for folder in (run, run.parent) if (folder / REPORT).is_file()), None)
 
 
 def row(name: str, run: Path) -> Row:
-    """A run as the table shows it, finished or not."""
+    """Returns a run as the table shows it, finished or not."""
     try:
-        facts = runfolder.read_json(run / "run.json")
-        history, config = results.history(run), runfolder.read_json(run / "config.json")
-        tests = history[-1].tests if history else {}
-        figures = {
-            test: {key: found.pooled[key] for key in facts.get("headline", ()) if key in found.pooled}
-            for test, found in tests.items()
-        }
-        privacy = history[-1].privacy if history else {}
-        report = next((True for folder in (run, run.parent) if (folder / "report.html").exists()), False)
-        last = history[-1].round if history else 0
-        epsilon = privacy.get("epsilon")
-        return Row(name, last, config["rounds"], figures, epsilon, facts.get("synthetic", False), report, ability(run))
+        facts, config = runfolder.read_json(run / "run.json"), runfolder.read_json(run / "config.json")
+        history = results.history(run)
     except UserError as error:
-        return Row(name, 0, 0, {}, None, False, False, Ability(), str(error).replace(f"{run}/", ""))
-
-
-def histories(runs: dict[str, Path]) -> dict[str, tuple[list[Line], list[str]]]:
-    """The evaluations of runs and the figures that count, for their curves."""
-    return {
-        name: (results.history(run), list(runfolder.read_json(run / "run.json").get("headline", ())))
-        for name, run in runs.items()
+        return Row(name, line=str(error).replace(f"{run}/", ""))
+    last = history[-1] if history else None
+    figures = {
+        test: {key: found.pooled[key] for key in facts.get("headline", ()) if key in found.pooled}
+        for test, found in (last.tests if last else {}).items()
     }
+    return Row(
+        name,
+        last.round if last else 0,
+        config["rounds"],
+        figures,
+        last.privacy.get("epsilon") if last else None,
+        facts.get("synthetic", False),
+        report(run) is not None,
+        ability(run),
+    )

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -20,13 +20,13 @@ def save(folder: Path, number: int, kind: str, voxels: np.ndarray) -> None:
 
 
 def load(folder: Path, number: int, kind: str) -> np.ndarray:
-    """The array [D, H, W] of an item, of which only what is looked at is read."""
+    """Returns the array [D, H, W] of an item, of which only what is looked at is read."""
     values: np.ndarray = np.load(folder / f"{number}-{kind}.npy", mmap_mode="r", allow_pickle=False)
     return values
 
 
 def cut(voxels: np.ndarray, plane: Plane, at: int) -> np.ndarray:
-    """A slice [h, w], the head up; `at` counts from the feet, from the front and from the patient's right."""
+    """Returns a slice [h, w], the head up; `at` counts from the feet, from the front and from the patient's right."""
     match plane:
         case "axial":
             return voxels[at]
@@ -37,12 +37,12 @@ def cut(voxels: np.ndarray, plane: Plane, at: int) -> np.ndarray:
 
 
 def depth(shape: list[int], plane: Plane) -> int:
-    """How many slices of a plane there are."""
+    """Returns how many slices of a plane there are."""
     return shape[PLANES.index(plane)]
 
 
 def png(image: np.ndarray, pixel: tuple[float, float], low: float, high: float) -> bytes:
-    """A slice as PNG, `low` black and `high` white; `pixel` has the mm between its rows and its columns."""
+    """Returns a slice as PNG, `low` black and `high` white; `pixel` has the mm between its rows and its columns."""
     share = np.clip((np.nan_to_num(image) - low) / max(high - low, 1e-6), 0, 1)
     drawn = Image.fromarray(np.rint(255 * share).astype(np.uint8))
     step, limit = min(pixel), max(image.shape)
@@ -55,18 +55,18 @@ def png(image: np.ndarray, pixel: tuple[float, float], low: float, high: float) 
 
 
 def pixel(spacing: list[float], plane: Plane) -> tuple[float, float]:
-    """The mm between rows and columns of a plane's slices."""
+    """Returns the mm between rows and columns of a plane's slices."""
     between, row, column = spacing
     return {"axial": (row, column), "coronal": (between, column), "sagittal": (between, row)}[plane]
 
 
-def window(item: dict[str, Any], kind: str, voxels: np.ndarray) -> tuple[float, float]:
-    """From black to white where the user chooses nothing."""
-    units = item["units"].get(kind, "deviation")
+def window(units: str, hounsfield: tuple[float, float] | None, voxels: np.ndarray) -> tuple[float, float]:
+    """Returns level and width of what is shown where the user chooses nothing; `hounsfield` from black to white."""
     if units == "hu":
-        low, high = item["window"] or (-100.0, 300.0)
-        return float(low), float(high)
-    if units in ("share", "display"):
-        return 0.0, 1.0
-    some = np.asarray(voxels[:: max(1, len(voxels) // 8)])
-    return float(min(some.min(), 0) if units == "deviation" else some.min()), float(np.percentile(some, 99.5)) or 1.0
+        low, high = hounsfield or (-100.0, 300.0)
+    elif units in ("share", "display"):
+        low, high = 0.0, 1.0
+    else:
+        some = voxels[:: max(1, len(voxels) // 8)]
+        low, high = float(min(some.min(), 0) if units == "deviation" else some.min()), float(np.percentile(some, 99.5))
+    return (low + high) / 2, high - low

@@ -12,47 +12,44 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedjax_mri.core import disk, environment, failures
+from fedjax_mri.core import disk, environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import config as configs
-from fedjax_mri.serve import converting, explaining, pieces, store
-from fedjax_mri.serve.pieces import Worker, WorkItem
+from fedjax_mri.serve import converting, explaining, scheduler, store
+from fedjax_mri.serve.scheduler import Worker, WorkItem
 from fedjax_mri.serve.store import Job
 
 NICE = 10  # pages answer first
+EXPIRY = 60.0  # seconds between two looks for jobs to be deleted
 POLL = 0.03  # seconds between two looks into an empty queue
 CRASHES = 2  # of this process while it held a file, after which the file is refused
-ENDED_TWICE = "reading or converting it ended the worker twice: it is refused"
-WORK = {"convert": converting.convert, "explain": explaining.explain, "region": explaining.region}
-
-
-def turn(worker: Worker, job: Job) -> None:
-    """Works on the jobs of one key, until none is left or others have waited for a while."""
-    crashed = bool(store.read(worker.home / "crashes.json"))
-
-    def passed() -> Iterator[WorkItem]:
-        for piece in pieces.pieces(worker, pieces.key(job), crashed):
-            if pieces.suspicion(worker, piece) >= CRASHES:
-                pieces.refuse(worker, piece, UserError(ENDED_TWICE))
-            else:
-                yield piece
-
-    WORK[job.request.kind](worker, job.request, passed())
+ENDED_TWICE = UserError("reading or converting it ended the worker twice: it is refused")
+WORK = {"convert": converting.convert, "explain": explaining.explain, "region": explaining.explain_regions}
 
 
 def step(worker: Worker) -> bool:
-    """Works for a turn on the oldest job and those like it; False where no job waits."""
-    names = store.queued(worker.home)
-    job = next((job for name in names if (job := store.of_marker(worker.home, name))), None)
+    """Works for a turn on a job and those like it; returns False where no job waits."""
+    job = scheduler.next_job(worker)
     if job is None:
         return False
     try:
-        turn(worker, job)
+        WORK[job.request.kind](worker, job.request, harmless(worker, job))
     except Exception as error:  # of the run, such as a damaged checkpoint: no file of this job can be worked on
-        line = failures.one_line(error, worker.home).partition("; the traceback is in ")[0]
         if job.folder.is_dir():
-            store.end(worker.home, job, line)
+            store.end(job, scheduler.line_of(error, worker.home))
+    finally:
+        scheduler.hold(worker, [])
     return True
+
+
+def harmless(worker: Worker, job: Job) -> Iterator[WorkItem]:
+    """Yields items of jobs like this one, and refuses those that have ended a worker twice."""
+    crashes = scheduler.crashes(worker.home)
+    for work in scheduler.work_items(worker, scheduler.key(job), only_one=bool(crashes)):
+        if crashes.get(work.result, 0) >= CRASHES:
+            scheduler.refuse(worker, work, ENDED_TWICE)
+        else:
+            yield work
 
 
 def end_with_server() -> None:
@@ -69,11 +66,15 @@ def main() -> None:
         os.nice(NICE)
     environment.prepare_jax()
     worker = Worker(home, [Path(one) for one in words["places"]], configs.from_dict(words["settings"]), {})
-    pieces.hold(worker, [])
-    disk.write_text(home / "worker.ready", str(os.getpid()))
+    scheduler.hold(worker, [])
+    disk.write_text(home / scheduler.STATE, "ready")
+    expiry = 0.0
     while True:
         if not step(worker):
             time.sleep(POLL)
+        if time.monotonic() > expiry:
+            store.expire(home, worker.settings.keep_hours)
+            expiry = time.monotonic() + EXPIRY
 
 
 if __name__ == "__main__":

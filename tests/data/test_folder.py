@@ -165,9 +165,13 @@ def break_files(folder: pathlib.Path) -> dict[str, str]:
     picture(2, (400, 400)).save(folder / "cut.jpg", quality=95)
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-3000])
     (folder / "gone.png").symlink_to("nowhere")
-    reasons = {"cut.png": "runcated", "empty.jpg": "empty file", "text.png": "of no kind that can be read"}
-    reasons |= {"web.jpeg": "of no kind", "bomb.png": "12000 x 12000 pixels", "larger bomb.png": "200000000"}
-    return reasons | {"cut.jpg": "truncated", "gone.png": "no such file"}
+    reasons = {"cut.png": "cut short", "empty.jpg": "empty file", "text.png": "of no kind that can be read"}
+    reasons |= {
+        "web.jpeg": "of no kind",
+        "bomb.png": "12000 x 12000 pixels",
+        "larger bomb.png": "more pixels than the 67108864 allowed",
+    }
+    return reasons | {"cut.jpg": "cut short", "gone.png": "no such file"}
 
 
 def test_bad_files_are_quarantined_and_the_run_goes_on(root):

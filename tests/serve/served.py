@@ -11,24 +11,12 @@ import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
-from fedjax_mri.serve import app, command, worker
+from fedjax_mri.serve import app, command, scheduler, worker
 from fedjax_mri.serve.command import Choices
-from fedjax_mri.serve.pieces import Worker
+from fedjax_mri.serve.scheduler import Worker
 from fedjax_mri.serve.settings import Settings
 
 HTML = {"accept": "text/html"}
-
-
-class Idle:
-    """A worker that is not there, in place of `Supervisor`."""
-
-    state = "ready"
-
-    def __enter__(self) -> "Idle":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
 
 
 class Served:
@@ -37,10 +25,10 @@ class Served:
     def __init__(self, runs: pathlib.Path, home: pathlib.Path, settings: Settings | None = None, **choices: Any):
         self.home, self.settings = home, settings or Settings(batch=2)
         home.mkdir(exist_ok=True)
-        made = command.server(Choices([runs], home, **choices), self.settings)
-        self.server = made._replace(worker=Idle())
+        self.server = command.build(Choices([runs], home, **choices), self.settings)
+        (home / scheduler.STATE).write_text("ready")
         self.worker = Worker(self.server.home, self.server.places, self.settings, {})
-        self.scheme = "https" if made.access.secure else "http"
+        self.scheme = "https" if self.server.access.secure else "http"
 
     def client(self, **more: Any) -> TestClient:
         base = f"{self.scheme}://localhost"

@@ -1,12 +1,15 @@
 """The page from upload to download, who may do what; nothing is lost, mixed up or decoded beyond its limits."""
 
 import io
+import json
 import pathlib
 import re
 import shutil
 import socket
 import struct
+import tempfile
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import examples
-from served import HTML, Served, csrf, error, picture, send, unzipped, zipped
+from served import Served, csrf, error, picture, send, unzipped, zipped
 from test_explain import picture as disc
 from test_explain import run as trained_classifier
 from test_translate import CONFIG, saved
@@ -28,7 +31,8 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import discover
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.localonly import LocalOnly
-from fedjax_mri.serve import access, command, converting, pieces, store, supervisor, training, uploads, views
+from fedjax_mri.run import config
+from fedjax_mri.serve import access, command, converting, scheduler, store, training, uploads, views, worker
 from fedjax_mri.serve import runs as known_runs
 from fedjax_mri.serve.settings import Settings
 
@@ -52,7 +56,7 @@ def served(runs, tmp_path) -> Served:
 
 def translator(runs: pathlib.Path, to: str) -> Translator:
     """The one that the worker has, as each more would be compiled again."""
-    return converting.load(runs / "rand", to, converting.changed(runs / "rand"))
+    return converting.load(runs / "rand", to, converting.last_change(runs / "rand"))
 
 
 def by_the_command(
@@ -145,8 +149,10 @@ def test_slices_are_cut_with_the_head_up_and_in_the_patient_s_proportions() -> N
     assert Image.open(io.BytesIO(views.png(volume[0], (3.0, 1.0), 0, 24))).size == (4, 9)
 
 
-def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served) -> None:
+def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served, tmp_path, monkeypatch) -> None:
     """Results are one new DICOM series; the bad image's neighbours are converted all the same."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     series = {}
     for number in range(3):
         one = examples.ct
@@ -166,6 +172,7 @@ def test_a_series_stays_one_and_a_bad_image_of_it_costs_one_line(served) -> None
         "0_mr.dcm",
         "2_mr.dcm",
     }
+    assert not list((tmp_path / "temporary").iterdir())  # of uploads and downloads
 
 
 def test_an_image_is_explained_in_words_with_maps_to_lay_over_it(classifier, tmp_path) -> None:
@@ -218,7 +225,8 @@ def test_the_map_of_a_region_is_the_gradient_of_its_mean(runs) -> None:
         region.explain(found, "mr", source, ~inside & inside, "saliency")
 
 
-BOMB = zipped({"a.png": bytes(3_000_000)})
+LARGE = picture() + bytes(3_000_000)
+BOMB = zipped({"a.png": LARGE})
 
 
 @pytest.mark.parametrize(
@@ -227,11 +235,21 @@ BOMB = zipped({"a.png": bytes(3_000_000)})
         ({}, {}, 400, "No file was sent"),
         ({"a.txt": b"words " * 100}, {}, 415, "a.txt: of no kind that can be read"),
         ({"a.mhd": b"ObjectType = Image\n" * 40}, {}, 415, "one of two files of a scan"),
-        ({"a.png": picture()}, {"run": "../../etc to mr"}, 422, "Choose one of the runs"),
-        ({"a.png": picture()}, {"run": "runs/rand to pet"}, 422, "Choose one of the runs"),
+        (
+            {"a.png": picture()},
+            {"run": "../../etc to mr"},
+            422,
+            "no run here can do this; reload the page (F5), and choose one",
+        ),
+        (
+            {"a.png": picture()},
+            {"run": "runs/rand to pet"},
+            422,
+            "no run here can do this; reload the page (F5), and choose one",
+        ),
         ({"a.png": picture()}, {"ct_offset": "much"}, 422, "CT offset much: give a number"),
         ({"a.png": picture()}, {"ct_offset": "nan"}, 422, "CT offset nan: give a number"),
-        ({"a.png": picture()}, {"csrf": "0" * 64}, 403, "This form has expired"),
+        ({"a.png": picture()}, {"csrf": "0" * 64}, 403, "reload the page (F5), fill in the form again"),
         ({"a.zip": BOMB}, {}, 413, "Unpacks to more than 2 MB"),
         ({"a.zip": BOMB[:-40]}, {}, 422, "a.zip: this zip is damaged"),
         ({"a.zip": zipped({"folder/": b""})}, {}, 415, "The zip holds no file"),
@@ -245,6 +263,19 @@ def test_a_bad_upload_is_one_line_and_leaves_nothing(runs, tmp_path, files, fiel
     answer = send(served.client(), files, **{"run": TO_MR} | fields)
     assert (answer.status_code, said in error(answer)) == (status, True), answer.text
     assert not list((served.home / "jobs").glob("*/*")) and "Traceback" not in answer.text
+
+
+def test_damaged_pictures_are_refused_in_plain_words(served) -> None:
+    """A picture that was cut, and a small one that claims 400 megapixels: no words of the decoder."""
+    content = picture()
+    claims = content[:16] + struct.pack(">II", 20_000, 20_000) + content[24:29]
+    claims += struct.pack(">I", zlib.crc32(claims[12:29])) + content[33:]
+    client = served.client()
+    place = send(client, {"cut.png": content[:60], "bomb.png": claims}, run=TO_MR).headers["location"]
+    served.work()
+    page = client.get(place).text
+    assert "damaged or cut short: write it again" in page and "more pixels than" in page
+    assert not re.search("Error|truncated|bomb DOS", page)
 
 
 def test_names_of_users_never_become_paths(served) -> None:
@@ -279,18 +310,30 @@ def test_users_take_turns(served) -> None:
         send(many, {f"{n}.png": picture() for n in range(3)}, run=TO_MR)
     send(one, {"mine.png": picture()}, run=TO_MR)
     job = store.of_marker(served.server.home, store.queued(served.home)[0])
-    order = [str(piece.item.names[0]) for piece in pieces.pieces(served.worker, pieces.key(job), False)]
+    order = [str(work.item.names[0]) for work in scheduler.work_items(served.worker, scheduler.key(job))]
     assert len(order) == 10 and order.index("mine.png") < 2
+
+
+def test_jobs_of_different_runs_take_turns(served, monkeypatch) -> None:
+    """A short job to CT is done before a long one to MR that came first."""
+    monkeypatch.setattr(scheduler, "TURN", 0.0)
+    client = served.client()
+    long = send(client, {f"{n}.png": picture() for n in range(9)}, run=TO_MR).headers["location"]
+    short = send(client, {"a.png": picture()}, run="runs/rand to ct").headers["location"]
+    worker.step(served.worker), worker.step(served.worker)
+    assert client.get(short).status_code == 303 and "1 of 9 done" in client.get(long).text
+    served.work()
+    assert "9 of 9 done" in client.get(long).text
 
 
 def test_a_file_that_ends_the_worker_twice_is_refused_and_the_others_are_not(served) -> None:
     client = served.client()
     place = send(client, {"a.png": picture(), "b.png": picture()}, run=TO_MR).headers["location"]
     job = store.of_marker(served.server.home, store.queued(served.home)[0])
-    held = list(pieces.pieces(served.worker, pieces.key(job), False))
+    held = list(scheduler.work_items(served.worker, scheduler.key(job)))
     for some in (held, held[1:]):  # in a batch, then alone
-        pieces.hold(served.worker, some)
-        supervisor.count_crash(served.server.home)
+        scheduler.hold(served.worker, some)
+        scheduler.count_crash(served.server.home)
     served.work()
     page = client.get(place).text
     assert "ended the worker twice" in page and "1 refused" in page
@@ -315,8 +358,8 @@ def test_a_job_that_is_deleted_while_it_is_worked_on_costs_no_other(served) -> N
     client = served.client()
     gone, kept = (send(client, {"a.png": picture()}, run=TO_MR).headers["location"] for _ in range(2))
     job = store.of_marker(served.server.home, store.queued(served.home)[0])
-    held = list(pieces.pieces(served.worker, pieces.key(job), False))
-    store.delete(next(piece.job.folder for piece in held if piece.job.id in gone))
+    held = list(scheduler.work_items(served.worker, scheduler.key(job)))
+    store.delete(next(work.job.folder for work in held if work.job.id in gone))
     converting.convert(served.worker, job.request, iter(held))
     assert client.get(kept).status_code == 303 and client.get(gone).status_code == 404
     assert not (served.home / "traceback.txt").exists()
@@ -326,7 +369,7 @@ def test_jobs_go_on_after_a_restart_with_what_was_half_done(runs, served) -> Non
     client = served.client()
     place = send(client, {f"{n}.png": picture(n / 4) for n in range(4)}, run=TO_MR).headers["location"]
     job = store.of_marker(served.server.home, store.queued(served.home)[0])
-    pieces.plan(served.worker, job)
+    assert len(list(scheduler.plan(job))) == 4
     store.finish_item(job, 2, {"state": "done", "title": "as it was", "inputs": [2], "results": ["2_mr.png"]})
     (served.home / "queue" / store.queued(served.home)[0]).unlink()  # killed between request and marker
     after = Served(runs, served.home)
@@ -334,6 +377,10 @@ def test_jobs_go_on_after_a_restart_with_what_was_half_done(runs, served) -> Non
     again = after.client(cookies=client.cookies)
     page = again.get(place).text
     assert "4 of 4 done." in page and "as it was" in page
+    (job.folder / "end.json").unlink()  # killed before the end was written
+    job.marker.touch()
+    after.work()
+    assert not store.queued(served.home) and "4 of 4 done." in again.get(place).text
 
 
 def test_a_page_of_another_site_or_name_gets_nothing(served) -> None:
@@ -360,14 +407,15 @@ def test_off_the_loopback_there_is_a_token_and_guesses_are_limited(runs, tmp_pat
     assert client.post("/convert", data={}).status_code == 403
     assert error(client.post("/login", data={"password": "guess"})) == "This token is wrong."
     good = client.post("/login", data={"password": served.server.access.token})
-    assert good.status_code == 303 and "HttpOnly; SameSite=Strict" in good.headers["set-cookie"]
+    assert good.status_code == 303 and "httponly; samesite=strict" in good.headers["set-cookie"]
     assert client.get("/convert").status_code == 200
-    client.cookies.set("session", client.cookies["session"][:-1] + "x")
+    client.cookies.set("session", "x" + client.cookies["session"][1:])
     assert client.get("/convert").status_code == 303
     for _ in range(access.FAILURES):
         answer = client.post("/login", data={"password": "guess"})
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) <= 61
-    assert (served.home / "token").stat().st_mode & 0o77 == 0 == served.home.stat().st_mode & 0o77
+    kept = [served.home / name for name in ("token", "secret", *command.FOLDERS)]
+    assert {path.stat().st_mode & 0o77 for path in kept} == {0}
 
 
 def test_users_log_in_by_password_and_a_new_password_ends_their_sessions(runs, tmp_path, monkeypatch, capsys) -> None:
@@ -385,7 +433,7 @@ def test_users_log_in_by_password_and_a_new_password_ends_their_sessions(runs, t
     assert error(ann.post("/login", data={"name": "ann", "password": "battery staple"})) == "Name or password is wrong."
     for one, words in ((ann, ("ann", "correct horse")), (bob, ("bob", "battery staple"))):
         answer = one.post("/login", data=dict(zip(("name", "password"), words)))
-        assert answer.headers["set-cookie"].startswith("__Host-session=") and "Secure" in answer.headers["set-cookie"]
+        assert answer.headers["set-cookie"].startswith("__Host-session=") and "secure" in answer.headers["set-cookie"]
     place = send(ann, {"a.png": picture()}, run=TO_MR).headers["location"]
     assert ann.get(place).status_code == 200 and bob.get(place).status_code == 404
     assert add("ann", "another one") == 0
@@ -402,17 +450,48 @@ def test_users_log_in_by_password_and_a_new_password_ends_their_sessions(runs, t
         (["--users", "{runs}/none.json"], "not there; add --add-user NAME"),
         (["--certificate", "{runs}/none.pem"], "--certificate and --key: give both"),
         (["--config", "{runs}/none.py"], "not there; check the path"),
-        (["--queue", "0"], "--queue 0: must be above 0"),
+        (["--config", "{runs}/broken.py"], "broken.py: cannot be read as a config: ValueError: of mine"),
+        (["--queue", "0"], "--queue 0: must be a whole number from 1 to 1000000"),
+        (["--queue", "2000000000"], "--queue 2000000000: must be a whole number from 1 to 1000000"),
+        (["--keep-hours", "0"], "--keep-hours 0: must be above 0, and 1000000 at most"),
+        (["--methods", "foo"], "--methods=foo: give one of gradcam"),
         (["--port", "99999"], "--port 99999: give a port from 1 to 65535"),
         (["--data", "{runs}", "--data", "{runs}/../runs"], "--data: two are called runs"),
         (["--quueue", "4"], "quueue"),
     ],
 )
 def test_bad_flags_are_one_line(runs, tmp_path, capsys, words, said) -> None:
+    (runs / "broken.py").write_text("raise ValueError('of mine')")
     given = [word.format(runs=runs) for word in words]
     assert cli.main(["serve", str(runs), "--out", str(tmp_path / "home"), *given]) == 1
     printed = capsys.readouterr().err
     assert said in printed and printed.count("\n") == 1
+
+
+def test_what_holds_no_run_is_refused_and_no_folder_of_the_user_s_is_closed_to_others(tmp_path, capsys) -> None:
+    """A file, an empty folder and a folder of other things are told what a run folder is."""
+    home, empty, file = tmp_path / "home", tmp_path / "empty", tmp_path / "file"
+    file.touch()
+    (empty / "other").mkdir(parents=True)
+    home.mkdir(mode=0o755)
+    for path, said in ((file, "is a file"), (empty, "there is no run in it"), (empty / "other", "no run in it")):
+        assert cli.main(["serve", str(path), "--out", str(home)]) == 1
+        printed = capsys.readouterr().err
+        assert f"{path}: " in printed and said in printed and printed.count("\n") == 1
+        assert "give a run folder, which `fedjax-mri train` writes" in printed
+    command.build(command.Choices([], home), Settings())
+    assert home.stat().st_mode & 0o777 == 0o755 and (home / "jobs").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_help_lists_the_limits(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    words = capsys.readouterr().out
+    for name, value in config.flat(Settings()).items():
+        flag = name.replace("_", "-")
+        assert name == "limits" or re.search(
+            rf"--{re.escape(flag)} .*\({re.escape(f'{value:g}' if name == 'keep_hours' else str(value))}\)", words
+        ), name
 
 
 def test_runs_are_listed_compared_and_reported(classifier, tmp_path) -> None:
@@ -478,7 +557,7 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
     place = client.post("/train", data=fields).headers["location"]
     (one,) = training.every(served.home)
     try:
-        assert training.runs_now(one) and client.post("/train", data=fields).status_code == 503
+        assert training.is_running(one) and client.post("/train", data=fields).status_code == 503
         log = served.home / "trainings" / f"{one.name}.log"
         while not log.read_text().endswith("\n"):
             pass
@@ -489,9 +568,21 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
         assert other.post(f"{place}/stop", data={"csrf": csrf(other, "/convert")}).status_code == 403
     finally:
         client.post(f"{place}/stop", data={"csrf": fields["csrf"]})
-        while training.runs_now(one):
+        while training.is_running(one):
             pass
-    assert "ended" in client.get(place).text
+    page = client.get(place).text
+    assert "ended" in page and "Stop, and keep" not in page
+    with log.open("a") as file:
+        file.write("error: no images there\n")
+    assert all('class="tag failed"' in client.get(path).text for path in (place, "/train"))
+
+
+def test_trainings_are_listed_with_the_newest_first(tmp_path) -> None:
+    (tmp_path / "trainings").mkdir()
+    for name, started in (("zebra-1", 1.0), ("ant-2", 2.0)):
+        one = training.Training(name, "title", "user", "", 1, started)
+        (tmp_path / "trainings" / f"{name}.json").write_text(json.dumps(one._asdict()))
+    assert [one.name for one in training.every(tmp_path)] == ["ant-2", "zebra-1"]
 
 
 def test_a_run_that_is_damaged_fails_its_jobs_in_one_line(runs, tmp_path) -> None:
@@ -515,20 +606,19 @@ def test_damaged_bodies_are_one_line(served, body) -> None:
 
 
 def test_a_zip_whose_header_lies_is_unpacked_no_further_than_allowed(tmp_path) -> None:
-    """The directory claims 10 bytes, and 3 MB follow."""
-    lying = BOMB.replace(struct.pack("<I", 3_000_000), struct.pack("<I", 10))
-    path = tmp_path / "0"
-    path.write_bytes(lying)
-    with pytest.raises(uploads.HTTPException):
-        uploads.unpacked([(path, "a.zip")], Settings(unpacked_mb=1))
-    assert sum(one.stat().st_size for one in tmp_path.iterdir()) < 2_000_000
+    """The directory claims 10 bytes, and 3 MB follow; another is honest. No more than 1 MB and a bit is written."""
+    lying = BOMB.replace(struct.pack("<I", len(LARGE)), struct.pack("<I", 10))
+    for content in (lying, BOMB):
+        with pytest.raises(uploads.HTTPException):
+            uploads.take([uploads.Sent("a.zip", io.BytesIO(content))], tmp_path, Settings(unpacked_mb=1))
+        assert sum(one.stat().st_size for one in tmp_path.iterdir()) < 2_000_000
 
 
 def test_a_second_server_on_the_same_folder_is_refused(tmp_path) -> None:
     with (
-        command.held(tmp_path / "home"),
+        command.locked(tmp_path / "home"),
         pytest.raises(UserError, match="another server uses this folder"),
-        command.held(tmp_path / "home"),
+        command.locked(tmp_path / "home"),
     ):
         pass
 
@@ -538,7 +628,19 @@ def test_pages_for_programs_answer_in_json(served) -> None:
     assert client.get("/jobs/none", headers={"accept": "*/*"}).json() == {
         "error": "No such job: it was deleted, or is not yours."
     }
-    assert client.get("/nowhere", headers=HTML).status_code == 404
+
+
+def test_addresses_that_are_no_page_and_large_forms_are_one_line(runs, served, tmp_path) -> None:
+    client = served.client()
+    for answer, status, said in (
+        (client.get("/nowhere"), 404, "There is no such page: check the address"),
+        (client.get("/jobs/none/delete"), 405, "use the links and buttons of a page"),
+        (client.post("/logout", data={"csrf": "x" * 200_000}), 413, "more than 100 kB"),
+    ):
+        assert (answer.status_code, said in error(answer)) == (status, True), answer.text
+    closed = Served(runs, tmp_path / "closed", host="0.0.0.0", token=True).client()
+    answer = closed.post("/login", data={"password": "x" * 20_000})
+    assert answer.status_code == 413 and "more than 10 kB" in error(answer)
 
 
 def test_a_port_in_use_is_one_line(runs, tmp_path, capsys) -> None:

@@ -108,5 +108,10 @@ def absolute(path: Path) -> Path:
 
 def deviation(name: Path) -> Path:
     """The name of the standard deviation that is written beside an image."""
+    return extended(name, "std")
+
+
+def extended(name: Path, word: str) -> Path:
+    """The name with a word before its ending: a.nii.gz and "std" give a_std.nii.gz."""
     ending = ending_of(name.name)
-    return name.with_name(f"{name.name.removesuffix(ending)}_std{ending}")
+    return name.with_name(f"{name.name.removesuffix(ending)}_{word}{ending}")

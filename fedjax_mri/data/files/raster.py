@@ -82,8 +82,10 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
         raise
     except UnidentifiedImageError:
         raise UserError("not a PNG, JPEG, BMP or TIFF image" if os.path.getsize(path) else "empty file") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"more pixels than the {pixels} allowed") from None
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the run
-        raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        raise UserError("damaged or cut short: write it again") from error
 
 
 def as_picture(image: "Image", path: str | Path) -> Picture:

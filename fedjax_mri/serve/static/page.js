@@ -59,6 +59,7 @@ async function refresh() {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("live");
     if (fresh) live.replaceWith(document.importNode(fresh, true));
+    if (fresh && !("refresh" in fresh.dataset)) all("[data-until-end]").forEach((one) => one.remove());
   } catch { /* the server is starting again */ }
   setTimeout(refresh, 1000);
 }

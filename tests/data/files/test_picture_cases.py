@@ -21,8 +21,8 @@ PLAIN = {  # -> grey levels by which it may differ
     **dict.fromkeys(("p11b_jpg_named.png", "p12b_trailing.jpg", "p14b_mpo.jpg"), 45),
 }
 REFUSED = {
-    "p12_cut.jpg": "truncated",
-    "p12c_cut.png": "truncated",
+    "p12_cut.jpg": "cut short",
+    "p12c_cut.png": "cut short",
     "p12d_empty.png": "empty file",
     "p13_gif.gif": "of no kind that can be read",
     "p13_jp2.jp2": "of no kind that can be read",
