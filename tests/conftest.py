@@ -117,10 +117,6 @@ DRAWN = (  # tests that look at figures of pages, or whose runs have values that
 )
 # tests whose runs keep traced programs, as users' do
 SHELVED = ("faults/test_matrix.py", "run/test_identity.py", "run/test_programs.py")
-    "faults/test_matrix.py",
-    "run/test_identity.py",
-    "run/test_programs.py",
-)  # tests whose runs keep traced programs, as users' do
 QUICK = (  # what `make check` runs: some of each folder
     "test_architecture.py::test_e",
     "test_architecture.py::test_federation_names_no_task",
