@@ -6,6 +6,7 @@ two folders may each have a `config.py`, or each a `helper.py` that it imports.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import pathlib
@@ -195,6 +196,7 @@ def dotted(path: pathlib.Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache  # a run asks several times for each loaded module
 def is_foreign(file: str) -> bool:
     """Returns whether a source file belongs to Python, an installed package or this package."""
     path = os.path.realpath(file)

@@ -4,6 +4,7 @@ Over batches, clients or devices: `tally(a + b) == tally(a) + tally(b)`, field b
 function of those sums and takes any leading dimensions (`[...]`, say one tally per client). Where there is nothing to
 divide by a figure is nan, never infinite. Classes follow scikit-learn's rule: one that occurs in truth or prediction
 counts (as 0 where its own denominator is empty), one that occurs in neither is nan and left out of the macro average.
+Each figure is one program: its operations by themselves would take longer to compile.
 """
 
 from typing import NamedTuple
@@ -57,59 +58,70 @@ def _bins(confidence: jax.Array, correct: jax.Array, weight: jax.Array) -> jax.A
     return jax.nn.one_hot(bin, BINS).T @ jnp.stack(columns, -1)
 
 
+@jax.jit
 def pool(t: Tally) -> Tally:
     """One tally from several, summed over the leading axis (of clients, say)."""
     return Tally(*(jnp.asarray(field).sum(0) for field in t))
 
 
+@jax.jit
 def accuracy(t: Tally) -> jax.Array:
     """Share of weight predicted right, [...]."""
     return ratio(_hits(t).sum(-1), t.weight)
 
 
+@jax.jit
 def precision(t: Tally) -> jax.Array:
     """Share of each class's predictions that are right, [..., C]."""
     return _per_class(t, _hits(t), _predicted(t))
 
 
+@jax.jit
 def recall(t: Tally) -> jax.Array:
     """Share of each class's examples that are found (sensitivity), [..., C]."""
     return _per_class(t, _hits(t), _actual(t))
 
 
+@jax.jit
 def f1(t: Tally) -> jax.Array:
     """Harmonic mean of precision and recall, [..., C]."""
     return _per_class(t, 2.0 * _hits(t), _predicted(t) + _actual(t))
 
 
+@jax.jit
 def specificity(t: Tally) -> jax.Array:
     """Share of the other classes' examples not taken for this class, [..., C]; nan where there are no others."""
     others = jnp.asarray(t.weight)[..., None] - _actual(t)
     return ratio(others - (_predicted(t) - _hits(t)), jnp.where(_present(t), others, 0.0))
 
 
+@jax.jit
 def macro(values: jax.Array) -> jax.Array:
     """Mean over the classes that count, [...] from [..., C]."""
     return jnp.nanmean(values, -1)
 
 
+@jax.jit
 def nll(t: Tally) -> jax.Array:
     """Mean negative log likelihood in nats, [...]."""
     return ratio(t.nll, t.weight)
 
 
+@jax.jit
 def calibration(t: Tally) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Share of examples, mean confidence and accuracy by confidence bin, each [..., 15]: the reliability diagram."""
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
     return ratio(weight, weight.sum(-1, keepdims=True)), ratio(confidence, weight), ratio(correct, weight)
 
 
+@jax.jit
 def ece(t: Tally) -> jax.Array:
     """Expected calibration error over 15 bins, [...] (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
     return ratio(jnp.abs(confidence - correct).sum(-1), weight.sum(-1))
 
 
+@jax.jit
 def interval(t: Tally, z: float = 1.959964) -> tuple[jax.Array, jax.Array]:
     """Score interval of the accuracy, low and high [...], 95 % by default, for independent examples (Wilson 1927)."""
     n, p = jnp.asarray(t.weight), accuracy(t)
@@ -123,7 +135,7 @@ def summary(t: Tally) -> dict[str, float]:
     return {name: float(value) for name, value in jax.device_get(_headline(t)).items()}
 
 
-@jax.jit  # one program: each operation by itself takes longer to compile
+@jax.jit
 def _headline(t: Tally) -> dict[str, jax.Array]:
     """Each headline figure; jit sorts them by name."""
     return {

@@ -1,5 +1,6 @@
 """The page of a report: a Jinja template, filled and written to one HTML file."""
 
+import functools
 import importlib.resources
 import math
 import re
@@ -24,6 +25,7 @@ def publish(path: Path, **content: Any) -> Path:
     return path
 
 
+@functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
