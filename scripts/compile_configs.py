@@ -26,6 +26,7 @@ from scaling_table import KINDS, ROOT, Line, assembled, compiled
 
 from fedjax_mri.compile import machines
 from fedjax_mri.core import environment
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.arrays import Arrays
 from fedjax_mri.run import config
 from fedjax_mri.run.config import Experiment
@@ -47,7 +48,9 @@ FILES = {  # config -> flags for the files of `write_images`
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--raw", type=pathlib.Path, required=True, help="file of lines, which is read and added to")
-    words.add_argument("--only", nargs="*", default=None, help="CONFIG or CONFIG/EXPERIMENT; none: only print")
+    words.add_argument(
+        "--only", nargs="*", default=None, help="CONFIG or CONFIG/EXPERIMENT; without a name the table alone is printed"
+    )
     words.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of device")
     given = words.parse_args()
     environment.prefer_cpu_without_devices()
@@ -91,7 +94,14 @@ def write_images(folder: pathlib.Path) -> None:
 
 
 def experiments(only: list[str] | None) -> Iterator[tuple[str, Experiment]]:
-    """Yields the name and the settings of each experiment: CONFIG, or CONFIG/EXPERIMENT where a file has several."""
+    """Yields the name and the settings of each experiment: CONFIG, or CONFIG/EXPERIMENT where a file has several.
+
+    Raises UserError where `only` names a config that is not there.
+    """
+    known = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    for name in only or ():
+        if name.partition("/")[0] not in known:
+            raise UserError(f"--only {name}: no such config; there are {', '.join(sorted(known))}")
     for path in sorted((ROOT / "configs").glob("*.py")):
         for name, settings in config.load(path).items():
             full = f"{path.stem}/{name}" if name else path.stem
@@ -126,4 +136,7 @@ def table(lines: list[Line]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,11 +1,12 @@
-"""Trains a round with every pair of parts that can be chosen by name, and prints which run and which are refused.
+"""Trains two rounds with every pair of parts that can be chosen by name, and prints which run and which are refused.
 
     python scripts/part_pairs.py --raw pairs.jsonl
     python scripts/part_pairs.py --raw pairs.jsonl --parts attack uplink.reduce
 
 A pair is an attack and a rule, a compressor and an algorithm, and so on, each with its defaults but for the flags in
-`NEEDED`. It either trains a round of ten small clients with a finite model, or is refused with one line; anything else
-is a fault. Lines are added to the file of --raw, and what it holds already is not tried again.
+`NEEDED`. It trains ten small clients to a finite model, or to one that is not finite, with which a run would end, or it
+is refused with one line; anything else is a fault. Lines are added to the file of --raw, and what it holds already is
+not tried again.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def small_config(folder: pathlib.Path) -> Experiment:
 
 
 def pairs(chosen: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yields the flags of each pair of two kinds of parts, and of two stages."""
+    """Yields the flags of each pair of two kinds of parts."""
     named = {part: list(parts.settings(part)) for part in chosen}
     for first, second in itertools.combinations(chosen, 2):
         for a, b in itertools.product(named[first], named[second]):
@@ -93,7 +94,7 @@ def pairs(chosen: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def outcome(base: Experiment, flags: tuple[str, ...]) -> dict[str, str]:
-    """Returns whether a pair "runs", is "refused" or is a "fault", and the line that says why."""
+    """Returns whether a pair "runs", is "not finite", "refused" or a "fault", and the line that says why."""
     try:
         model = trained(config.override(base, flags))
     except UserError as refusal:

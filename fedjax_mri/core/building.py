@@ -19,7 +19,8 @@ def build(settings: Any, kind: type[Built], *given: Any) -> Built:
             raise
         raise UserError(f"{place(settings)} cannot be called with {len(given)} arguments: {brief(error)}") from error
     if not isinstance(made, kind):
-        raise UserError(f"{place(settings)} returns {article(type(made))}; return {article(kind)}")
+        wrong = "None; is a return missing?" if made is None else f"{article(type(made))}; return {article(kind)}"
+        raise UserError(f"{place(settings)} returns {wrong}")
     return made
 
 

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -74,13 +74,14 @@ def read_data(config: Experiment) -> Federation:
     return read_source(config.data, config.seed)  # type: ignore[arg-type]  # a frozen dataclass, which can be hashed
 
 
-def check_data(experiments: Iterable[Experiment], sites: Sequence[Site]) -> list[str]:
+def check_data(experiments: Collection[Experiment], sites: Sequence[Site]) -> list[str]:
     """Returns a line for each hospital whose data are not on this machine.
 
-    Raises UserError where those that are here are not what an experiment reads, or do not fit together.
+    Raises UserError where those that are here are not what an experiment reads, or do not fit together, and where an
+    experiment cannot be computed on them, if all are here.
     """
     absent = dict[str, None]()
-    for config in {(one.data, one.task, one.seed): one for one in experiments}.values():  # many differ in more alone
+    for config in {(one.data, one.task, one.seed): one for one in experiments}.values():  # reading takes long
         facts = []
         for own in sites:
             one = site.with_own_data(config, own)
@@ -93,8 +94,12 @@ def check_data(experiments: Iterable[Experiment], sites: Sequence[Site]) -> list
                 check_contents(one)
             except UserError as error:
                 raise UserError(f"hospital.toml of {own.name}: {error}") from None
-        if facts:
-            roster_of(facts)
+        roster = roster_of(facts) if facts else None
+        if roster is None or len(facts) < sites[0].clients:
+            continue
+        for each in experiments:  # all is known that the server will know
+            if (each.data, each.task, each.seed) == (config.data, config.task, config.seed):
+                simulation(each, roster, None)
     return list(absent)
 
 

@@ -54,7 +54,8 @@ def check(folder: pathlib.Path) -> Site:
     for name in ("certificate", "private_key"):
         if (path := getattr(own, name)) and not pathlib.Path(path).is_file():
             raise UserError(f"hospital.toml of {own.name}: {name}={path}: no such file")
-    for absent in federation.check_data(map(runfolder.read_config, federation.experiments(folder).values()), [own]):
+    experiments = [runfolder.read_config(path) for path in federation.experiments(folder).values()]
+    for absent in federation.check_data(experiments, [own]):
         raise UserError(f"hospital.toml of {absent}")
     return own
 

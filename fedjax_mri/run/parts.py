@@ -105,6 +105,10 @@ def _choose(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
     if file.endswith(".py"):
         known = of_file(flag, file, part)
         name = next(iter(known)) if not kind and len(known) == 1 else kind.lower().removesuffix("settings")
+        if name not in known:
+            raise UserError(
+                f"{flag} {file}{':' * bool(kind)}{kind}: give {' or '.join(f'{file}:{one}' for one in known)}"
+            )
     else:
         known = settings(part)
     if name in known:

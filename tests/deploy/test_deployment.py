@@ -272,6 +272,14 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(
     assert line.startswith(f"error: {words}") and not (tmp_path / "out").exists()
 
 
+def test_what_the_server_would_refuse_is_refused_before_anything_is_written(tmp_path, capsys) -> None:
+    write_images(tmp_path)
+    sites, config = write_sites(tmp_path, TWO), write_config(tmp_path, {"": []})
+    cohort = ("--fed.sampling", "uniform", "--sampling.cohort", "9")
+    (line,) = refusal(capsys, config, "--site", *sites, "--out", tmp_path / "out", *cohort)
+    assert "cohort=9" in line and not (tmp_path / "out").exists()
+
+
 def test_a_hospital_is_checked_before_its_supernode_starts(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(node, "flower_supernode", lambda: pytest.fail("it starts"))
     out = deploy(tmp_path, {"": []}, names=TWO)

@@ -40,6 +40,7 @@ from fedjax_mri.fed.uplink.stages.clip import Clip
 from fedjax_mri.fed.uplink.stages.codebook import Codebook
 from fedjax_mri.fed.uplink.stages.drive import Drive
 from fedjax_mri.fed.uplink.stages.lowrank import LowRank
+from fedjax_mri.fed.uplink.stages.momentum import Momentum
 from fedjax_mri.fed.uplink.stages.partial import Partial
 from fedjax_mri.fed.uplink.stages.qsgd import QSGD
 from fedjax_mri.fed.uplink.stages.randk import RandK
@@ -307,6 +308,9 @@ def with_settings(sim, *settings, **changes):
 
 def test_what_means_nothing_is_refused() -> None:
     sim, plan = four(FedAvg()), PLAN.resolve()
+    with pytest.raises(UserError, match="put momentum first: --fed"):
+        check_simulation(with_settings(sim, TopK(), Momentum()), plan)
+    check_simulation(with_settings(sim, Momentum(), TopK()), plan)
     with pytest.raises(UserError, match="topk and qsgd each encode the update; choose one"):
         check_simulation(with_settings(sim, TopK(), QSGD()), plan)
     with pytest.raises(UserError, match="topk: an ensemble needs each client's model as it is"):

@@ -93,8 +93,8 @@ def test_parts_of_own_files_train_and_are_evaluated_from_another_folder_without_
     ("flag", "value", "words"),
     [
         ("--fed.algorithm", "absent.py", "absent.py: no such file"),
-        ("--fed.algorithm", "parts/mine.py", "choose one of halved, still"),
-        ("--fed.algorithm", "parts/mine.py:Halve", "did you mean halved"),
+        ("--fed.algorithm", "parts/mine.py", "parts/mine.py: give parts/mine.py:halved or parts/mine.py:still"),
+        ("--fed.algorithm", "parts/mine.py:Halve", "parts/mine.py:Halve: give parts/mine.py:halved or"),
         ("--fed.algorithm", "parts/helper.py", "has no dataclass with a method build"),
         ("--fed.task.network", "parts/source.py", r"has no dataclass with a method build\(image, classes, compute\)"),
     ],
@@ -117,7 +117,7 @@ PARAMETERS = {"algorithm": "", "task.network": ", image, classes, compute", "dat
 
 
 @pytest.mark.parametrize(("body", "words"), [
-    ("pass", "line 6: Wrong.build returns a NoneType; return a"),
+    ("pass", "line 6: Wrong.build returns None; is a return missing?"),
     ("return {}", "line 6: Wrong.build returns a dict; return a"),
     ("raise ValueError('too wide')", "line 7, in build: ValueError: too wide"),
     ("return len(5)", "line 7, in build: TypeError: object of type 'int' has no len()"),

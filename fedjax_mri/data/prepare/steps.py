@@ -77,6 +77,13 @@ def each(change: Callable[[Scan], Scan]) -> Step:
     return lambda group: {modality: change(scan) for modality, scan in group.items()}
 
 
+def each_mr(change: Callable[[Scan], Scan]) -> Step:
+    """A step that changes each scan of a group but those called CT, or in HU."""
+    return lambda group: {
+        modality: scan if modality == "ct" or scan.units == "hu" else change(scan) for modality, scan in group.items()
+    }
+
+
 def spacing_of(scan: Scan) -> tuple[float, ...]:
     """The scan's spacing in mm; where it is not known, as if the longer side were a head's field of view."""
     return scan.spacing or (ASSUMED / max(scan.voxels.shape[1:]),) * 3
@@ -123,7 +130,7 @@ def windowing(value: str) -> Step:
 
     def change(scan: Scan) -> Scan:
         if scan.units != "hu":
-            return scan
+            return scan._replace(notes=(*scan.notes, f"window:{value} changed nothing, as the values are not HU"))
         return scan._replace(voxels=intensities.windowed(scan.voxels, *edges), units="display")
 
     return each(change)
@@ -174,12 +181,10 @@ def unbiased(_: str) -> Step:
     """The step that divides an MR by its coil's field; CT stays."""
 
     def change(scan: Scan) -> Scan:
-        if scan.units == "hu":
-            return scan
         voxels = by_parts(scan, lambda image, _: bias.correct_bias(image, foreground.head(image))[0])
         return scan._replace(voxels=np.clip(voxels, 0, 1) if scan.units == "display" else voxels)
 
-    return each(change)
+    return each_mr(change)
 
 
 def stripped(_: str) -> Step:
@@ -187,7 +192,7 @@ def stripped(_: str) -> Step:
 
     def brain(modality: str, scan: Scan) -> np.ndarray:
         if modality == "ct" and scan.units != "hu":
-            raise UserError("strip: a CT whose values are not HU; put strip before window, or leave it")
+            raise UserError("strip: a CT whose values are not HU; put strip before window, or leave strip out")
         return by_parts(scan, strip.ct_brain if scan.units == "hu" else strip.mr_brain)
 
     def change(group: Group) -> Group:
@@ -279,12 +284,10 @@ def matching(reference: Callable[[], np.ndarray]) -> Step:
     """The step that gives the heads of MR the histogram of a reference's head, values [N]; CT stays."""
 
     def change(scan: Scan) -> Scan:
-        if scan.units == "hu":
-            return scan
         voxels = intensities.match_histogram(scan.voxels, head_of(scan), reference())
         return scan._replace(voxels=np.clip(voxels, 0, 1) if scan.units == "display" else voxels)
 
-    return each(change)
+    return each_mr(change)
 
 
 def reference_file(value: str) -> Step:

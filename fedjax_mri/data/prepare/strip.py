@@ -2,9 +2,9 @@
 
 On MR it is the Brain Extraction Tool's deformable surface (Smith 2002, doi 10.1002/hbm.10062): a sphere, of a slice a
 circle, that grows from within the head until what lies inside of it is no longer brain. Each vertex goes towards the
-mean of its neighbours, and outwards or inwards by how the least intensity below it compares with a threshold between
-that and the greatest. Of a volume, what is dark below that surface, and what hangs on the brain by a thread, is then
-taken off; of a slice, the lobes that a bone parts from what was found are added.
+mean of its neighbours, and outwards or inwards: the least intensity below it is compared with a threshold that lies
+between the least and the greatest intensity there. Of a volume, what is dark below that surface, and what is connected
+with the brain by a narrow bridge, is then taken off; of a slice, the lobes that a bone parts from it are added.
 All lengths are in mm.
 """
 

@@ -21,8 +21,8 @@ class AttackerView(NamedTuple):
     honest: jax.Array  # float32 [K], 1 at updates of clients that do not attack
     attacking: jax.Array  # float32 [K], 1 at updates of attackers
     aggregate: Callable[[PyTree], PyTree]  # what attackers send [...] -> what the reduction in force makes of all
-    # (an update, parts [K + 1] of the rows and zero in another) -> (x -> how far the result is from the honest mean
-    # when attackers send the other plus x times the difference); None where the reduction is no rule
+    # (a, b) -> (x -> how far the aggregate is from the honest mean when attackers send b + x (a - b)). a is an update;
+    # b is given by what each of the K rows and zero count in it, float32 [K + 1]. None where the reduction is no rule.
     error_along: Callable[[PyTree, jax.Array], Callable[[jax.Array], jax.Array]] | None = None
 
 
@@ -40,7 +40,9 @@ class Attack(NamedTuple):
     poison: Poison | None = None
     fields: tuple[str, ...] = ()  # of a batch that `poison` changes
     poisoned: float = 1.0  # share of an attacker's examples that `poison` changes
-    measured: bool = False  # whether a test set of poisoned examples measures how often the model says what it should
+    measured: bool = (
+        False  # whether a test set of poisoned examples measures how often the model says what the attacker wants
+    )
     repeats: int = 1  # how often it reads each of its first examples, in place of the others
     send: Send | None = None
     craft: Craft | None = None

@@ -1,4 +1,4 @@
-"""Min-max and min-sum: as far from the honest mean as the honest updates' own distances hide.
+"""Min-max and min-sum: as far from the honest mean as can be without standing out among the honest updates.
 
 Shejwalkar, Houmansadr: Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for Federated
 Learning, NDSS 2021, equations 7 and 8. The paper searches the largest gamma; here it is the root of a quadratic.

@@ -42,7 +42,7 @@ def train_client(
     """Returns the result of a round for one `client` int32 [], as in a simulation with the same `root` key.
 
     `state` is what it was sent: the round, `Algorithm.broadcast` in place of the server, and the state of the server's
-    side of the uplink. Its weight counts `times` float32 []. The plan has one device and one lane.
+    side of the uplink. Its weight is multiplied by `times` float32 []. The plan has one device and one lane.
     """
     sim = sim._replace(algorithm=with_broadcast_received(sim.algorithm))
     sim = sim._replace(uplink=sim.uplink._replace(reduce=without_reduction(sim.uplink.reduce)))
@@ -78,7 +78,7 @@ def aggregate_round(
     updates: Update,
     arrived: jax.Array,
 ) -> State:
-    """Returns the state after a round in which the updates [K, ...] of the places that `arrived` bool [K] came in.
+    """Returns the state after a round, by those of the updates [K, ...] that have `arrived`, bool [K].
 
     `sizes` int32 [N] are the examples of all clients, `client` int32 [K] the clients of the cohort. Of the state's rows
     the number of rounds alone changes: what stays with clients is with them.
@@ -110,6 +110,6 @@ def uplink_broadcast_mask(sim: Simulation, shapes: State) -> PyTree:
 
 
 def placed_client(store: PyTree, sizes: np.ndarray) -> PlacedData:
-    """Returns the examples of one client as data of all clients with `sizes` int32 [N]: `store` has them alone."""
+    """Returns data of clients with `sizes` int32 [N], of which `store` holds the examples of one client alone."""
     here = np.zeros_like(sizes)
     return PlacedData(store, here - 1, here, sizes)

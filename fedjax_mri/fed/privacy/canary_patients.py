@@ -20,10 +20,10 @@ from fedjax_mri.tasks.task import Params
 
 
 def watch_hospital(hospital: int, count: int, clip: float, noise: Any) -> Watch:
-    """Returns what scores so many canaries by a local step, float32 [K]: zeros at every hospital but this one.
+    """Returns a function that gives the scores float32 [K] of the canaries after a local step of this hospital.
 
-    clip: bound on the norm of a patient's gradient. noise: noise multiplier. Raises UserError, when the run is built,
-    where the model has fewer parameters than there are canaries.
+    At other hospitals it gives zeros. clip: bound on the norm of a patient's gradient. noise: noise multiplier. When
+    the run is built, `new_canaries` raises UserError where the model has fewer parameters than there are canaries.
     """
 
     def scores(exact: Params, noised: Params, batch: Batch, key: jax.Array) -> jax.Array:

@@ -44,10 +44,10 @@ def places_of(batch: int) -> int:
 def poisson_patients(
     most: int, by_patient: bool, views: int, microbatch: int, watched: bool = False
 ) -> Callable[[int, int], Batches]:
-    """Returns batches in which each patient of a client is drawn independently, `batch` of them on average.
+    """Returns what makes batches of (epochs, batch): each patient is drawn by itself, `batch` of them on average.
 
     most: patients of a client, at most. by_patient: whether images of a patient belong together; otherwise each image
-    counts as one patient. views: images of a patient in a step, random ones of his, and the same again if he has fewer.
+    counts as one patient. views: random images of a patient in a step; if there are fewer, some come again.
     microbatch: the number of places is a multiple of it. watched: whether batches say what a `Watch` needs. An epoch
     has as many steps as read each example once on average.
     """
@@ -81,7 +81,7 @@ def flip_coins(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the patients int32 [room] who come, each with probability `rate`, and whether each does, float32 [room].
 
-    Those who come are first. Of more than `room` a random part comes.
+    Those who come are first. If more than `room` would come, a random part of them does.
     """
     coins = jax.random.uniform(key, (most,))
     coins = jnp.where(jnp.arange(most) < patients, coins, 2.0)
@@ -113,7 +113,7 @@ def first_examples(patients: jax.Array, size: jax.Array, read: Read) -> jax.Arra
 def private_gradient(clip: float, noise: float, views: int, microbatch: int, watch: Watch | None = None) -> Gradient:
     """Returns the gradient of a step: (sum of the patients' clipped gradients + noise) over the patients expected.
 
-    clip: bound on the norm of a patient's gradient, which is that of the mean loss of his views. noise: noise
+    clip: bound on the norm of a patient's gradient, which is that of the mean loss of the views. noise: noise
     multiplier. microbatch: patients whose gradients are held at a time; it changes rounding alone. watch: what an audit
     sees of a step.
     """

@@ -107,6 +107,15 @@ def test_most_of_a_coil_s_field_is_removed() -> None:
     assert left < 0.4
 
 
+def test_steps_of_mr_leave_a_ct_that_is_a_picture() -> None:
+    picture = scan(head().mr[6:7], "display")
+    group = {"ct": picture, "mr": picture._replace(voxels=picture.voxels / picture.voxels.max())}
+    for step in (steps.unbiased(""), steps.matching(lambda: np.linspace(0.2, 0.9, 500, dtype=np.float32))):
+        made = step(group)
+        assert made["ct"] is picture and np.abs(made["mr"].voxels - group["mr"].voxels).max() > 0.01
+    assert "changed nothing" in steps.windowing("0..80")(group)["mr"].notes[-1]
+
+
 def test_an_image_of_nothing_comes_back() -> None:
     empty = np.zeros((16, 16), np.float32)
     assert not foreground.head(empty).any() and not strip.mr_brain(empty, (1.0, 1.0)).any()

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     """The updates of a cohort; places without an update hold zeros."""
 
     delta: PyTree  # [K, ...]
-    aside: PyTree  # [K, ...]
+    aside: PyTree  # [K, ...], what the algorithm sends besides
     weight: jax.Array  # float32 [K]
     sent: jax.Array  # float32 [K], 1 where there is an update and 0 elsewhere
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Facts, Notes, PyTree, Sender, Stage, State, Update
+from fedjax_mri.fed.uplink.contract import Facts, Notes, PyTree, Sender, Stage, State, Update, same_bytes
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,23 @@ class Momentum:
         """Returns the stage. Raises UserError unless 0 <= decay < 1."""
         fraction("uplink.stages momentum: decay", self.decay)
         init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
-        return Stage("momentum", init_client=init, client=self._client, admits=refuse_statistics)
+        return Stage("momentum", init_client=init, client=self._client, admits=admits)
 
     def _client(self, update: Update, before: PyTree, sender: Sender) -> tuple[Update, State, Notes]:
         delta = trees.add(trees.scale(self.decay, before), trees.scale(1 - self.decay, update.delta))
         return update._replace(delta=delta), delta, {}
 
 
-def refuse_statistics(facts: Facts) -> None:
-    """Raises UserError if clients send statistics: those of earlier rounds are no change of the present ones."""
+def admits(facts: Facts) -> None:
+    """Raises UserError after a compressor, and if clients send statistics, which change otherwise than updates."""
+    for stage in facts.uplink.stages.parts or ():
+        if stage.name == "momentum":
+            break
+        if stage.wire is not same_bytes:
+            raise UserError(
+                f"uplink.stages {stage.name} momentum: momentum would add what {stage.name} has left out; put momentum "
+                f"first: --fed.uplink.stages momentum {stage.name}"
+            )
     if trees.count(facts.sent.delta.carry):
         raise UserError(
             "uplink.stages momentum: earlier updates are no change of BatchNorm's statistics; choose "
