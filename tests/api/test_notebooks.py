@@ -1,6 +1,5 @@
 """The notebooks run from top to bottom, draw figures, and hold no output of an earlier run."""
 
-import itertools
 import os
 import pathlib
 
@@ -33,8 +32,10 @@ def books() -> dict[str, nbformat.NotebookNode]:
         assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in book.cells)
         cells += [nbformat.v4.new_code_cell("%reset -f"), *book.cells]
     assert all(any(long in cell.source for cell in cells) for long in SHORTER)
-    for cell, (long, short) in itertools.product(cells, SHORTER.items()):
-        cell.source = cell.source.replace(long, short)
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # the notebooks number theirs alike
+        for long, short in SHORTER.items():
+            cell.source = cell.source.replace(long, short)
     whole = nbformat.v4.new_notebook(cells=cells)
     client = NotebookClient(whole, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS[0].parent)}})
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")

@@ -266,8 +266,8 @@ def test_the_sources_of_the_package_pass() -> None:
     both = {"ct": "hu", "mr": "unit"}
     for source, reads in (
         (small, {**CLASSIFY, **both}),
-        (Precomputed(small), CLASSIFY),
-        (Pooled(Precomputed(small)), CLASSIFY),
+        (Precomputed(Synthetic(clients=4)), CLASSIFY),
+        (Pooled(Precomputed(Synthetic(clients=4))), CLASSIFY),
         (Synthetic(clients=4), CLASSIFY),
     ):
         check.computed(check.contents(check.build_source(source, 0), reads, "it"), reads, "it")
