@@ -78,7 +78,7 @@ def partition(run: RunRecord) -> Table:
     """How many training examples of each class each client has."""
     rows: list[tuple[Any, ...]] = [(f"client {i}", *map(int, row), int(row.sum())) for i, row in enumerate(run.labels)]
     rows.append(("all", *map(int, run.labels.sum(0)), int(run.labels.sum())))
-    return Table("SegmentFigures examples by client and class", ("client", *run.classes, "all"), rows)
+    return Table("Training examples by client and class", ("client", *run.classes, "all"), rows)
 
 
 def partition_quantiles(run: RunRecord) -> Table:
@@ -94,7 +94,7 @@ def partition_quantiles(run: RunRecord) -> Table:
         (name, *np.quantile(values, list(levels.values()), method="nearest").tolist())
         for name, values in measures.items()
     ]
-    return Table("SegmentFigures clients", ("per client", *levels), rows)
+    return Table("Training clients", ("per client", *levels), rows)
 
 
 def left_out(run: RunRecord, count: int = 10) -> list[Table]:

@@ -310,7 +310,6 @@ def test_what_means_nothing_is_refused() -> None:
     sim, plan = four(FedAvg()), PLAN.resolve()
     with pytest.raises(UserError, match="put momentum first: --fed"):
         check_simulation(with_settings(sim, TopK(), Momentum()), plan)
-    check_simulation(with_settings(sim, Momentum(), TopK()), plan)
     with pytest.raises(UserError, match="topk and qsgd each encode the update; choose one"):
         check_simulation(with_settings(sim, TopK(), QSGD()), plan)
     with pytest.raises(UserError, match="topk: an ensemble needs each client's model as it is"):
