@@ -11,7 +11,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +27,6 @@ os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".jax_
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 from matplotlib.figure import Figure
 
 from fedjax_mri.core import devices, programs
@@ -40,9 +38,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 gc.set_threshold(50_000, 20, 20)  # tracing makes so many objects that Python would look for garbage all the time
-# A thread has one MLIR context: to make another takes a third of the time that a small program takes.
-context_of = functools.cache(lambda thread, make=mlir.make_ir_context: make())
-mlir.make_ir_context = lambda: context_of(threading.get_ident())
 
 CASES = pathlib.Path(__file__).parents[2] / "shared" / "cases"
 OWN_FLAGS = os.environ["XLA_FLAGS"]

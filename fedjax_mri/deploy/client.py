@@ -132,7 +132,7 @@ def join(folder: pathlib.Path, experiment: str, digest: str, token: str, roster:
 
 
 def takes_part(sim: Simulation, config: Experiment, client: int, round: int) -> bool:
-    """Returns whether the budget of privacy of a hospital's patients has counted a round, and whether it is one."""
+    """Returns whether a round is one of the run in which the accountant of privacy has counted this hospital."""
     if round >= config.rounds or sim.guarantee is None or sim.guarantee.unit == "client":
         return round < config.rounds
     cohort = draw_cohort(sim, jax.random.key(config.seed), jnp.int32(round))

@@ -56,7 +56,7 @@ def refusals(config: Experiment) -> list[str]:
         (secure != "Off", f"secure {secure}: the compiled masks hide nothing between machines, and the protocol of "
             "fedjax_mri/secure is not in Flower; choose --fed.secure off, see docs/deploy.md"),
         (getattr(config.privacy, "audit", 0),
-            "privacy.audit: canaries are clients that do not exist; give --privacy.audit 0"),
+            "privacy.audit: canaries are clients or patients that do not exist; give --privacy.audit 0"),
         (build_algorithm(config).member is not None,
             "algorithm: an ensemble needs all clients' models at the server; choose --fed.algorithm fedavg"),
         (config.finetune.epochs, f"finetune.epochs: {after}; give --finetune.epochs 0"),

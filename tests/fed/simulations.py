@@ -210,7 +210,9 @@ def clip_each(bound: float) -> Callable:
 def coin_batches(epochs: int, batch: int) -> Batches:
     """Five steps, each of which reads every other of the first examples by chance."""
 
-    def draw(key: jax.Array, step: jax.Array, size: jax.Array, read: Callable) -> tuple[jax.Array, dict]:
+    def draw(
+        key: jax.Array, step: jax.Array, client: jax.Array, size: jax.Array, read: Callable
+    ) -> tuple[jax.Array, dict]:
         place = jnp.arange(batch, dtype=jnp.int32)
         joins = jax.random.bernoulli(jax.random.fold_in(key, step), 0.5, (batch,))
         return place, {"weight": (joins & (place < size)).astype(jnp.float32)}
@@ -582,7 +584,7 @@ def plain_batches(local: Local, key: jax.Array, size: int, read: Callable) -> li
     """Examples [B] and fields such as weights [B] of each local step."""
     if local.batches is coin_batches:
         draw = coin_batches(local.epochs, local.batch).draw
-        return [draw(key, jnp.int32(step), jnp.int32(size), read) for step in range(5 * (size > 0))]
+        return [draw(key, jnp.int32(step), jnp.int32(0), jnp.int32(size), read) for step in range(5 * (size > 0))]
     if local.batches is PATIENT_BATCHES:
         steps = local.epochs * -(-size // (local.batch * VIEWS))
         return [plain_patients(jax.random.fold_in(key, step), local.batch, size, read) for step in range(steps)]
