@@ -90,7 +90,7 @@ HELD = resident(arrays(), PARTS)
 RANGE = "which is no HU; give HU as int16 or float32, or set task.window to None and give floats from 0 to 1"
 STRUCTURE = [  # what `build` gives, and the line
     (lambda: {"train": HELD}, ": Ward.build returns a dict; return a Federation"),
-    (lambda: None, "Ward.build returns a NoneType; return a Federation"),
+    (lambda: None, "Ward.build returns None; is a return missing?"),
     (lambda: federation(arrays()), "data: Ward: train is a dict; give a ClientData"),
     (lambda: federation(HELD, tests={"again": HELD}), "data: Ward: test set 'again' is a ClientData; give Test("),
     (lambda: federation(HELD._replace(sizes=[5, 0, 3, 4])), "data: Ward: train: sizes [5, 0, 3, 4]: give int32 [N]"),
