@@ -78,7 +78,10 @@ REFUSED = {  # name -> how it is made, what is said
         lambda p: p.write_text("no image at all"),
         "of no kind that can be read: give one of DICOM, MetaImage, NRRD, MGH, NIfTI",
     ),
-    "cut.png": (lambda p: (picture(p, (90, 90)), p.write_bytes(p.read_bytes()[:60])), "damaged or cut short: write it again"),
+    "cut.png": (
+        lambda p: (picture(p, (90, 90)), p.write_bytes(p.read_bytes()[:60])),
+        "damaged or cut short: write it again",
+    ),
     "small.png": (lambda p: picture(p, (7, 300)), "300 x 7 pixels: give 8 x 8 or more"),
     "large.png": (lambda p: picture(p, (201, 100)), "100 x 201 pixels, more than the 20000 allowed"),
     "nan.nii.gz": (lambda p: nifti_of(p, NAN), "256 of 1024 voxels are NaN or infinite: replace them"),
