@@ -40,9 +40,7 @@ class Attack(NamedTuple):
     poison: Poison | None = None
     fields: tuple[str, ...] = ()  # of a batch that `poison` changes
     poisoned: float = 1.0  # share of an attacker's examples that `poison` changes
-    measured: bool = (
-        False  # whether a test set of poisoned examples measures how often the model says what the attacker wants
-    )
+    measured: bool = False  # whether a test set of poisoned examples shows how often the model obeys attackers
     repeats: int = 1  # how often it reads each of its first examples, in place of the others
     send: Send | None = None
     craft: Craft | None = None

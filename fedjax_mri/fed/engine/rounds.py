@@ -52,12 +52,8 @@ def cohort_round(
         rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
     notes = {**stats.notes, **attack_notes(sim, cohort.client, came, shares)}
     trained = jnp.where(came, cohort.client, len(sim.data.sizes))
-    return (
-        State(state.round + 1, server, uplink, ()),
-        trained,
-        rows,
-        stats._replace(metrics=metrics, cost=cost, notes=notes),
-    )
+    stats = stats._replace(metrics=metrics, cost=cost, notes=notes)
+    return State(state.round + 1, server, uplink, ()), trained, rows, stats
 
 
 def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: PyTree) -> Notes:

@@ -64,21 +64,18 @@ class Patient:
     def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink, whose stages see what is private already, and the local training by DP-SGD."""
         microbatch = min(self.microbatch, places_of(local.batch))
-        by_patient, watch = self.unit == "patient", self.watch(clients, noise)
-        batches = poisson_patients(self.most_units(clients), by_patient, self.views, microbatch, watch is not None)
+        most, by_patient = self.most_units(clients), self.unit == "patient"
+        watch = self.watch(clients, noise)
+        batches = poisson_patients(most, by_patient, self.views, microbatch, watch is not None)
         gradient = private_gradient(self.clip, noise, self.views, microbatch, watch)
         guard = Stage("patients", linear=True, admits=refuse_what_mixes_patients)
         guard = with_canary_patients(guard, self.audit) if self.audit else guard
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)
 
     def watch(self, clients: Population, noise: float) -> Watch | None:
-        """Returns what scores canaries at the hospital with the fewest patients, who come most often; None: no audit.
-
-        Raises UserError where nobody knows whose each example is.
-        """
+        """Returns what scores canaries at the hospital with the fewest patients, who come most often; None: no audit."""
         if not self.audit:
             return None
-        self.most_units(clients)
         counts = np.asarray(self.unit_counts(clients))
         smallest = int(np.argmin(np.where(counts > 0, counts, np.iinfo(np.int32).max)))
         return watch_hospital(smallest, self.audit, self.clip, noise)
