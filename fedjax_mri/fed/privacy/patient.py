@@ -73,7 +73,7 @@ class Patient:
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)
 
     def watch(self, clients: Population, noise: float) -> Watch | None:
-        """Returns what scores canaries at the hospital with the fewest patients, who come most often; None: no audit."""
+        """Returns what scores canaries at the hospital with the fewest patients, who come most often; None without."""
         if not self.audit:
             return None
         counts = np.asarray(self.unit_counts(clients))
