@@ -3,7 +3,8 @@
     python scripts/compile_configs.py --raw compiled.jsonl
     python scripts/compile_configs.py --raw compiled.jsonl --only quickstart classifiers/vgg16
 
-It needs the extras aot-cuda and aot-tpu. Each experiment is compiled under the plan that the rules choose. Configs that
+It needs the extras aot-cuda and aot-tpu. Each experiment is compiled under the plan that the rules choose, for one
+device where the config asks for one. Configs that
 read files get random images of the same form, as a program depends on shapes alone. Lines are added to the file of
 --raw as they are found; what it holds already is not compiled again. Where the compiler refuses a config, its first
 line is written instead.
@@ -112,10 +113,13 @@ def experiments(only: list[str] | None) -> Iterator[tuple[str, Experiment]]:
 
 
 def tried(name: str, settings: Experiment, kind: str) -> Line:
-    """Returns what is found of an experiment compiled for eight devices, or the compiler's first line of refusal."""
+    """Returns what is found of an experiment compiled for eight devices, or as many as its plan asks for.
+
+    Where the compiler refuses it, that is the compiler's first line.
+    """
     build, open_plan = assembled(settings)
     try:
-        return compiled(name, build, open_plan, machines.parse(f"{kind}:8"))
+        return compiled(name, build, open_plan, machines.parse(f"{kind}:{open_plan.devices or 8}"))
     except jax.errors.JaxRuntimeError as refusal:
         return {"workload": name, "kind": kind, "refused": str(refusal).splitlines()[0]}
 

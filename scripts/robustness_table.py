@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from fedjax_mri.core import disk
 from fedjax_mri.report.figures import STYLE, WIDE
 
-ACCURACY, SUCCESS = "unseen sites/accuracy", "attacked/accuracy"
+ACCURACY, SUCCESS = "unseen sites/accuracy", "attack success/accuracy"
 Values = dict[tuple[str, str, str], list[dict[str, float]]]  # data, rule, attack -> chosen rows of the seeds
 
 

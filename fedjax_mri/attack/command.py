@@ -18,6 +18,7 @@ from fedjax_mri.attack.trial import Trial
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import ClientData, Federation
+from fedjax_mri.metrics.image import WANG
 from fedjax_mri.run import models, restore, runfolder
 from fedjax_mri.run.assemble import assemble
 from fedjax_mri.run.config import Experiment
@@ -85,6 +86,11 @@ def refuse_other_runs(run: pathlib.Path, restored: Restored, choices: Choices) -
         )
     if choices.inversion and len(described.image) != 3:
         raise UserError(f"{run}: --inversion is for images [H, W, C], not for volumes; --membership works")
+    if choices.inversion and min(described.image[:2]) < WANG.size:
+        raise UserError(
+            f"{run}: its images are {described.image[0]} x {described.image[1]} pixels, and SSIM, which judges "
+            f"--inversion, needs {WANG.size} or more on each side; --membership works"
+        )
     if choices.inversion and choices.cohort > described.clients:
         raise UserError(f"--cohort {choices.cohort}: the run has {described.clients} hospitals; give as many or fewer")
 

@@ -1,6 +1,7 @@
 """The arguments that each command takes."""
 
 import argparse
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -40,6 +41,13 @@ def seed(word: str) -> int:
     if fields.fit("--seed", value, fields.Seed) is fields.MISFIT:
         raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(fields.Seed)}")
     return int(value)
+
+
+def finite(word: str) -> float:
+    """Returns a finite number that was typed. Raises ArgumentTypeError or ValueError where it is none."""
+    if math.isfinite(value := float(word)):
+        return value
+    raise argparse.ArgumentTypeError(f"{word!r}: must be a finite number")
 
 
 def refuse_flags(flags: Sequence[str]) -> None:
@@ -109,7 +117,7 @@ def report(one: Parser) -> None:
     """Adds the arguments of `report`."""
     add_path(one, "run", "folder of a run or a study")
     text = "accuracy that the runs of a study should reach (default: 95 %% of the best)"
-    one.add_argument("--target", type=float, help=text)
+    one.add_argument("--target", type=finite, help=text)
     text = "explain a few test examples by these methods, separated by commas, at each kept checkpoint"
     one.add_argument("--methods", help=text)
 
@@ -119,7 +127,7 @@ def audit(one: Parser) -> None:
     add_path(one, "run", "run folder")
     text = "also measure how much each site gains from each other site, by training without each"
     one.add_argument("--leave-one-out", action="store_true", help=text)
-    text = "rounds of each training without a site (default: as many as the run)"
+    text = "with --leave-one-out: rounds of each training without a site (default, 0: as many as the run)"
     one.add_argument("--rounds", type=int, default=0, help=text)
 
 
@@ -130,7 +138,7 @@ def attack(one: Parser) -> None:
     one.add_argument("--inversion", action="store_true", help="reconstruct images from a hospital's update")
     text = "shadow models, half of them trained on each patient (default: 16)"
     one.add_argument("--shadows", type=int, default=16, metavar="N", help=text)
-    text = "rounds of each shadow model (default: as many as the run)"
+    text = "rounds of each shadow model (default, 0: as many as the run)"
     one.add_argument("--rounds", type=int, default=0, metavar="N", help=text)
     text = "numbers of images that an attacked hospital holds (default: 1 4 16)"
     one.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16], metavar="N", help=text)

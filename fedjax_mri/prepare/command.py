@@ -92,8 +92,11 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> lis
 def load_scan(job: Job, item: Item, modality: str) -> Scan:
     """The scan of an item, MR where nobody says what it is."""
     scan = read_scan(item, modality or job.modality, job.limits)
-    own = modality or job.modality or scan.origin.modality or ("ct" if scan.units == "hu" else "mr")
-    return scan._replace(origin=scan.origin._replace(modality=own))
+    own, notes = modality or job.modality or scan.origin.modality, scan.notes
+    if not own:
+        own = "ct" if scan.units == "hu" else "mr"
+        notes += (f"taken for {own.upper()}, which neither the file nor a folder says; give --modality if it is not",)
+    return scan._replace(origin=scan.origin._replace(modality=own), notes=notes)
 
 
 def changed(steps: dict[str, Step], group: Group) -> Group:

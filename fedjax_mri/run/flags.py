@@ -72,7 +72,8 @@ def change(config: Any, known: Mapping[str, Field], flag: Flag) -> tuple[str, An
     value = True if kind is bool and not words else read(words, kind)
     if value is MISFIT or fields.fit(name, value, kind) is MISFIT:
         said = f"--{' '.join([flag.name, *words])}"
-        raise UserError(f"{said}: {'must be' if words else 'needs'} {fields.words(kind)}")
+        several = ", separated by spaces" if fields.item_kinds(kind, None) is not None else ""
+        raise UserError(f"{said}: {'must be' if words else 'needs'} {fields.words(kind)}{several}")
     return name, value
 
 

@@ -27,7 +27,7 @@ from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures
 from fedjax_mri.run.loop import Advance, Observer, Progress, Training
 from fedjax_mri.run.prepare import Say, choose_plan
-from fedjax_mri.run.train import segment_figures, training_failure
+from fedjax_mri.run.train import divergence_remedy, segment_figures, training_failure
 
 Tested = dict[str, Evaluation]  # test set -> one member's results on it
 PER_MEMBER = {"name": "", "seed": 0, "data": None}  # fields in which members always may differ
@@ -220,8 +220,7 @@ def note_failures(failures: list[str], several: Sequence[Experiment], round: int
     """Writes what was `found` wrong after `round` into `failures`, but for members that have failed before."""
     for place, (config, failure) in enumerate(zip(several, found)):
         if failure and not failures[place]:
-            rate = config.local.learning_rate
-            failures[place] = f"round {round}: {failure}; lower local.learning_rate (now {rate})"
+            failures[place] = f"round {round}: {failure}; {divergence_remedy(config)}"
 
 
 def say_speed(say: Say, progress: GroupProgress) -> None:

@@ -54,6 +54,8 @@ def restore(run: pathlib.Path, best: bool = False, round: int | None = None) -> 
 
     Raises UserError where the folder holds none.
     """
+    if best and run.is_dir() and not (run / "best").is_dir():
+        raise UserError(f"{run}: keeps no best model, since its config has no early.figure; leave --best out")
     model = read_model(run)
     uplink, _ = private_parts(model.config, math.nan)
     shapes = state_shapes(model.task, model.algorithm, uplink, model.described.clients)

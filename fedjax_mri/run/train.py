@@ -11,11 +11,13 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import check
 from fedjax_mri.fed.after import ensemble, finetune
+from fedjax_mri.fed.attack.off import Off
 from fedjax_mri.fed.engine import evaluate, segments
 from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import loop, observers, results
+from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.line import Line, SegmentFigures, Simulated
 from fedjax_mri.run.loop import Advance, Training
 from fedjax_mri.run.observers import Evaluated, RunObserver, RunProgress, Trained
@@ -173,15 +175,22 @@ def training_failure(work: RoundStats, trained: SegmentFigures) -> str:
 
 def divergence_message(run: Run, round: int, failure: str) -> str:
     """Returns why training cannot go on after `round`, and what to do."""
-    rate, saved = f"(now {run.config.local.learning_rate})", run.checkpoints.latest()
+    remedy, saved = divergence_remedy(run.config), run.checkpoints.latest()
     if saved is None:
-        remedy = f"nothing was saved: lower local.learning_rate {rate} and run the same command again"
+        then = f"nothing was saved: {remedy}, and run the same command again"
     else:
-        remedy = (
-            f"round {saved} is saved: to go on from it, lower local.learning_rate {rate} and give another folder, "
+        then = (
+            f"round {saved} is saved: to go on from it, {remedy}, and give another folder, "
             f"--out NEW --resume-from {run.folder}"
         )
-    return f"round {round}: {failure}; {remedy}"
+    return f"round {round}: {failure}; {then}"
+
+
+def divergence_remedy(config: Experiment) -> str:
+    """Returns what may keep the training of a config from diverging."""
+    rate = f"lower local.learning_rate (now {config.local.learning_rate})"
+    attacked = not isinstance(config.attack, Off)
+    return rate + attacked * ", or withstand the attack by another rule (--fed.uplink.reduce, docs/robustness.md)"
 
 
 def bad_start_message(run: Run, round: int, failure: str) -> str:

@@ -28,7 +28,11 @@ FLAGS = {
     "private": ["--fed.privacy", "client", "--privacy.epsilon", "0", "--privacy.noise", "0.1"],
     "scaffold": ["--fed.algorithm", "scaffold"],
 }
-DIES = "turin", "scaffold"  # this hospital dies after the first round of this experiment
+TRAINED = [  # together, one after the other
+    ("private", "scaffold"),
+    pytest.param(("fedavg", "fedprox", "personal"), marks=pytest.mark.thorough),
+]
+DIES = "turin"  # this hospital dies after the first round of the last experiment
 PATIENCE_S = 300  # of wall time, on a machine that does other things
 PATH = {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
@@ -78,14 +82,15 @@ def wait_for(condition, processes: Processes) -> None:
         time.sleep(0.3)
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory):
-    """The folders of a federation whose training is over; one hospital has died and come back meanwhile."""
-    folder = tmp_path_factory.mktemp("flower")
+@pytest.fixture(scope="module", params=TRAINED, ids=" and ".join)
+def federation(request, tmp_path_factory):
+    """Experiments and the folders of a federation that has trained them; a hospital has died and come back meanwhile."""
+    names, folder = request.param, tmp_path_factory.mktemp("flower")
     run(CERTIFICATES, folder)
     run(KEY, folder)
-    out = deploy(folder, FLAGS, superlink=f"127.0.0.1:{node.free_port()}", certificate=f"{folder}/ca.crt")
-    server, name = out / "server", DIES[0]
+    flags = {name: FLAGS[name] for name in names}
+    out = deploy(folder, flags, superlink=f"127.0.0.1:{node.free_port()}", certificate=f"{folder}/ca.crt")
+    server = out / "server"
     for file in ("ca.crt", "server.pem", "server.key"):
         shutil.copy(folder / file, server / "certificates")
     bundle = server / "app" / "pyproject.toml"
@@ -101,29 +106,35 @@ def federation(tmp_path_factory):
         wait_for(lambda: "Fleet API" in (folder / "superlink.log").read_text(), processes)
         run(REGISTER.replace("lyon.key.pub", str(folder / "lyon.key.pub")), server)
         processes.start("submit", submit)
-        lines = server / "runs" / DIES[1] / "rounds.jsonl"
+        lines = server / "runs" / names[-1] / "rounds.jsonl"
         wait_for(lambda: lines.exists() and lines.read_text(), processes)
-        processes.kill(name)
-        processes.start(name, out / name / "start.sh")
+        processes.kill(DIES)
+        processes.start(DIES, out / DIES / "start.sh")
         wait_for(lambda: len(lines.read_text().splitlines()) == 3, processes)
     finally:
         for one in list(processes.running):
             processes.kill(one)
-    return out
+    return names, out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FLAGS)
-def test_supernodes_give_what_the_simulation_gives(name, federation) -> None:
-    run = federation / "server" / "runs" / name
+def test_supernodes_give_what_the_simulation_gives(federation) -> None:
+    names, folder = federation
+    for name in names:
+        check(name, folder)
+
+
+def check(name: str, folder: pathlib.Path) -> None:
+    """Compares what the server and the hospitals have kept of an experiment with its simulation."""
+    run = folder / "server" / "runs" / name
     found = Checkpoints(run).leaves()
-    state = simulated(runfolder.read_config(federation / "server" / "experiments" / name))
+    state = simulated(runfolder.read_config(folder / "server" / "experiments" / name))
     assert found["round"] == state.round == 3
     expected = {leaf: value for leaf, value in trees.named(state).items() if leaf.startswith("server.")}
     same({leaf: found[leaf] for leaf in expected}, expected)
     for place, one in enumerate(sorted(NAMES)):
         row = jax.tree.map(lambda leaf, place=place: leaf[place], state.clients)
-        (kept,) = (federation / one / "state").glob(f"{name}-*/3.state")
+        (kept,) = (folder / one / "state").glob(f"{name}-*/3.state")
         same(trees.named(client.load_state(kept, row).row), trees.named(row))
     assert [json.loads(line)["updates"] for line in (run / "rounds.jsonl").read_text().splitlines()] == [4, 4, 4]
 

@@ -24,6 +24,16 @@ from fedjax_mri.fed.algorithms.localonly import LocalOnly
 from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.algorithms.serveroptimizer import FedAvgM, ServerOptimizer
+from fedjax_mri.fed.attack.backdoor import Backdoor
+from fedjax_mri.fed.attack.boost import Boost
+from fedjax_mri.fed.attack.duplicates import Duplicates
+from fedjax_mri.fed.attack.gaussian import Gaussian
+from fedjax_mri.fed.attack.labelflip import LabelFlip
+from fedjax_mri.fed.attack.noisylabels import NoisyLabels
+from fedjax_mri.fed.attack.off import Off
+from fedjax_mri.fed.attack.signflip import SignFlip
+from fedjax_mri.fed.attack.targetedflip import TargetedFlip
+from fedjax_mri.fed.attack.zero import Zero
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, check_simulation, initial_state
@@ -133,6 +143,19 @@ COMPRESSORS: dict[str, st.SearchStrategy] = {
 STAGES = {"clip": st.builds(Clip, number(0.01, 1)), **COMPRESSORS}
 DIVISORS = st.sampled_from(["realised", "expected"])
 REDUCTIONS = {"mean": st.builds(Mean, DIVISORS), "exact": st.builds(Exact, DIVISORS), "median": st.just(Median())}
+WHO = {"clients": st.sampled_from([(0,), (1, 3)]), "seed": st.integers(0, 9)}
+ATTACKS = {  # by the names of `--fed.attack`; what the omniscient ones send is compared in tests/fed/test_attacks.py
+    "off": st.just(Off()),
+    "backdoor": st.builds(Backdoor, **WHO, size=st.just(2), poisoned=number(0.1, 1), factor=number(0.5, 2)),
+    "boost": st.builds(Boost, **WHO, factor=number(0.5, 3)),
+    "duplicates": st.builds(Duplicates, **WHO, copies=st.integers(1, 4)),
+    "gaussian": st.builds(Gaussian, **WHO, sigma=number(0.001, 0.1), around=st.booleans()),
+    "labelflip": st.builds(LabelFlip, **WHO),
+    "noisylabels": st.builds(NoisyLabels, **WHO, rate=SHARES),
+    "signflip": st.builds(SignFlip, **WHO, factor=number(0.5, 2)),
+    "targetedflip": st.builds(TargetedFlip, **WHO, source=st.just(1), target=st.just(0)),
+    "zero": st.builds(Zero, **WHO),
+}
 LINEAR = st.just(LinearSettings())
 CNN = st.builds(CNNSettings, st.just((4,)), hidden=st.sampled_from([0, 4]), norm=st.sampled_from(["group", "batch"]))
 NETWORKS = st.one_of(LINEAR, CNN)
@@ -177,6 +200,9 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
     uplink = draw(UPLINKS)
     if algorithm == "oneshot" or isinstance(uplink.reduce, Median):  # refuse some compressors
         uplink = replace(uplink, stages=tuple(stage for stage in uplink.stages if isinstance(stage, Clip)))
+    attack = draw(st.one_of(*ATTACKS.values()))
+    if algorithm in ("oneshot", "localonly") and attack != Off() and attack.build(2).send:  # these send no updates
+        attack = Off()
     return Experiment(
         data=Grey(CLIENTS),
         seed=draw(st.integers(0, 3)),
@@ -190,6 +216,7 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
         local=local,
         sampling=draw(SAMPLERS[sampler]),
         conditions=conditions,
+        attack=attack,
         uplink=uplink,
         algorithm=draw(ALGORITHMS[algorithm]),
         plan=draw(PLANS),

@@ -8,6 +8,7 @@ import pathlib
 import pytest
 from drawn_configs import (
     ALGORITHMS,
+    ATTACKS,
     CONDITIONS,
     MOSTLY_LINEAR,
     REDUCTIONS,
@@ -18,6 +19,7 @@ from drawn_configs import (
 )
 from hypothesis import HealthCheck, Phase, given, settings
 from spoiled_configs import OUT_OF_RANGE, assert_refused_in_one_line, spoiled_configs
+from test_attacks import CRAFTED
 from test_rules import CASES as RULES
 from tiny import Grey
 
@@ -59,6 +61,7 @@ DRAWN = {
     "algorithm": ALGORITHMS,
     "sampling": {**SAMPLERS, "trace": None},  # needs a file
     "conditions": CONDITIONS,
+    "attack": ATTACKS,
     "uplink.stages": STAGES,
     "uplink.reduce": REDUCTIONS,
 }
@@ -66,10 +69,12 @@ DRAWN = {
 
 @pytest.mark.parametrize("part", DRAWN)
 def test_every_part_that_can_be_chosen_is_drawn(part: str) -> None:
-    """Or, for robust rules and the momentum that they need, compared with NumPy in `tests/fed/test_rules.py`."""
+    """Or is compared with NumPy: robust rules, their momentum, omniscient attacks, and updates that are not finite."""
+    attacks = {type(attack).__name__.lower() for attack, _ in CRAFTED.values()}
+    attacks |= {"mimic", "notfinite", "optimalalie", "optimalipm"}
     rules = {type(uplink.reduce).__name__.lower() for uplink, _ in RULES.values()}
-    elsewhere = {"uplink.reduce": rules, "uplink.stages": {"momentum"}}.get(part, set())
-    assert DRAWN[part].keys() | elsewhere == parts.settings(part).keys()
+    elsewhere = {"uplink.reduce": rules, "uplink.stages": {"momentum"}, "attack": attacks}
+    assert DRAWN[part].keys() | elsewhere.get(part, set()) == parts.settings(part).keys()
 
 
 def test_bad_values_are_of_fields_that_there_are() -> None:

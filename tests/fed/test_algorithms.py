@@ -88,8 +88,10 @@ def expected(name: str) -> State:
 
 SERVERS_ALONE = ("fedavgm", "fedadagrad", "fedyogi", "serveroptimizer")  # differ from fedadam in a formula, see SERVERS
 # FedAvg is in most others and in test_engine.py, FedNova and FedPer are in their variants, what stays at home is in
-# FedRep; closed forms below say the rest
-WITHIN_OTHERS = ("fedavg", "fedbn", "feddyn", "fednova", "fedper", "fedprox", "scaffold I")
+# FedRep, Adam on the server is FedAdam's; closed forms below say the rest
+WITHIN_OTHERS = (
+    "fedavg", "fedbn", "feddyn", "fednova", "fedper", "fedprox", "scaffold I", "serveroptimizer, adam"
+)  # fmt: skip
 thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
 TABLE = [
     *((name, 2, 4) for name in VARIANTS if name not in (*SERVERS_ALONE, *WITHIN_OTHERS)),
@@ -183,7 +185,7 @@ def test_fednova_s_norm_is_what_steps_of_ones_add_up_to(momentum: float) -> None
 # ---- limits
 
 
-SAME = [ServerOptimizer("optax.sgd", 1.0), FedBuff(), thorough(FedProx(0.0)), thorough(FedAvgM(1.0, 0.0))]
+SAME = [thorough(ServerOptimizer("optax.sgd", 1.0)), FedBuff(), thorough(FedProx(0.0)), thorough(FedAvgM(1.0, 0.0))]
 
 
 @pytest.mark.parametrize("settings", SAME, ids=str)

@@ -39,6 +39,7 @@ WITHIN_OTHERS = (  # cases all of whose parts are in others too, or in which the
     "FedNova, a rule on the matrix",
     "fusion, heads at home",
     "cyclegan",
+    "signs with feedback, cohort of 4",
 )
 # each plan takes seconds to compile; of three lanes on two devices neither divides the nine clients
 TABLE = [

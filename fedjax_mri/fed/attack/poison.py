@@ -19,7 +19,7 @@ from fedjax_mri.data.resident import Resident
 from fedjax_mri.fed.attack.contract import Attack
 from fedjax_mri.fed.uplink.contract import PyTree
 
-SUCCESS = "attacked"  # name of the test set whose accuracy is the attack's success rate
+SUCCESS = "attack success"  # name of the test set whose accuracy is the attack's success rate
 
 
 def poisoned(data: ClientData, settings: Any, classes: int, attacking: jax.Array) -> ClientData:
