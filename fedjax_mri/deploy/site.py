@@ -94,5 +94,6 @@ def with_own_data(config: Experiment, site: Site) -> Experiment:
     """Returns the config with the site's own data. Raises UserError on a field that the source does not have."""
     known = {f"data.{name}": kind for name, kind in fields.kinds(type(config.data)).items()}
     if found := misfits({f"data.{name}": value for name, value in site.data.items()}, known):
-        raise UserError("\n".join(f"hospital.toml of {site.name}, for {type(config.data).__name__}: {one}" for one in found))
+        kind = type(config.data).__name__
+        raise UserError("\n".join(f"hospital.toml of {site.name}, for {kind}: {one}" for one in found))
     return replace(config, data=dotted.with_values(config.data, site.data))

@@ -253,7 +253,7 @@ FUSE = {"tasks.classify import Classify": "tasks.fusion import Fuse", "Classify(
     ("own", "new_name", "task", "words"),
     [
         ("size = 16", "{}", {}, "image: basel has [8, 8, 1], lyon has [16, 16, 1]; prepare"),
-        ("size = 'big'", "{}", {}, "hospital.toml of lyon: data.size='big': must be a whole number"),
+        ("size = 'big'", "{}", {}, "hospital.toml of lyon, for Folder: data.size='big': must be a whole number"),
         ("", "other {}", {}, "basel: has classes class0, class1, none of which another hospital has (other class0"),
         ("", "{}", FUSE, "hospital.toml of basel: data: Folder: train: the task reads 'ct', the examples hold image"),
     ],

@@ -84,7 +84,7 @@ def wait_for(condition, processes: Processes) -> None:
 
 @pytest.fixture(scope="module", params=TRAINED, ids=" and ".join)
 def federation(request, tmp_path_factory):
-    """Experiments and the folders of a federation that has trained them; a hospital has died and come back meanwhile."""
+    """Experiments, and the folders of a federation that has trained them while a hospital died and came back."""
     names, folder = request.param, tmp_path_factory.mktemp("flower")
     run(CERTIFICATES, folder)
     run(KEY, folder)

@@ -229,8 +229,8 @@ def registering(_: str) -> Step:
             fixed, moving, steps = fixed[0], moving[0], (steps[0][1:], steps[1][1:])
         elif not (is_volume(ct) and is_volume(mr)):
             raise UserError(
-                f"register: the CT has {len(moving)} slices, the MR {len(fixed)}; both must be single slices, or volumes "
-                f"of {VOLUME} or more slices of known spacing"
+                f"register: the CT has {len(moving)} slices, the MR {len(fixed)}; both must be single slices, or both "
+                f"volumes of {VOLUME} or more slices of known spacing"
             )
         found = register.register(
             jnp.asarray(fixed), jnp.asarray(moving), *(jnp.asarray(step, jnp.float32) for step in steps)
