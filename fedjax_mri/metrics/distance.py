@@ -64,7 +64,7 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
 
 
 def frechet_of(a: Moments, b: Moments) -> float:
-    """Returns the frechet distance of two sets; nan where one has fewer than two images."""
+    """Returns the Frechet distance of two sets; nan where one has fewer than two images."""
     return frechet(*mean_covariance(a), *mean_covariance(b))
 
 

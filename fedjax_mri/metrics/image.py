@@ -133,7 +133,7 @@ def ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = No
 
 
 def ms_ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = None) -> jax.Array:
-    """Returns the sSIM over five scales, each half the size of the one before, [B] (Wang et al. 2003).
+    """Returns the SSIM over five scales, each half the size of the one before, [B] (Wang et al. 2003).
 
     The product of the mean contrast term of each scale but the coarsest, and the SSIM of that, to the power of
     MS_WEIGHTS. Sizes are halved by 2 x 2 means; an odd last row or column is dropped. Where the image is smaller than

@@ -25,7 +25,7 @@ def pixel_size(image: jax.Array) -> float:
 
 @functools.cache
 def filters(pixel: float) -> dict[str, np.ndarray]:
-    """Returns each filter's name -> kernel, float32 [k, k] with k odd, for pixels of that many mm.
+    """Returns name -> kernel of each filter, float32 [k, k] with k odd, for pixels of that many mm.
 
     `ventricle`: centre against surround, for a blob of the width of a lateral ventricle. `edge`: one side against the
     other, along x and along y. `ridge`: a line against its two sides, at 0 (along x), 45, 90 and 135 degrees: horns,

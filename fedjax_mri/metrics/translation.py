@@ -45,7 +45,7 @@ def tissue_bias(t: TissueTally) -> jax.Array:
 
 
 def tissue_summary(t: TissueTally, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Returns the name -> (error, bias) of each tissue that occurs, for a tally without leading dimensions."""
+    """Returns name -> (error, bias) of each tissue that occurs, for a tally without leading dimensions."""
     rows = zip(names, tissue_error(t), tissue_bias(t), t.weight)
     return {name: (float(error), float(bias)) for name, error, bias, weight in rows if weight > 0}
 

@@ -210,16 +210,19 @@ def tokens(x: jax.Array) -> jax.Array:
 
 
 def present_with(present: jax.Array, has: jax.Array) -> jax.Array:
-    """Returns `present` [B] of the examples that have [B] a modality, for its BatchNorm; of all where none has it."""
+    """Returns `present` [B], 0 for examples that lack a modality by `has` [B], for the modality's BatchNorm.
+
+    Where no example has it, `present` stays as it is.
+    """
     both = present * has
     return jnp.where(both.sum() > 0, both, present)
 
 
 def tokens_or_learnt(has: jax.Array, x: jax.Array, learnt: jax.Array) -> jax.Array:
-    """Returns tokens x [B, T, C] of the examples that have [B] the modality, the learnt token [C] for the others."""
+    """Returns tokens x [B, T, C] where `has` [B] is above 0, and the learnt token [C] for the other examples."""
     return jnp.where(has[:, None, None] > 0, x, learnt[None, None].astype(x.dtype))
 
 
 def zero_without(x: jax.Array, has: jax.Array) -> jax.Array:
-    """Returns x [B, ...] of the examples that have [B] the modality, 0 for the others."""
+    """Returns x [B, ...] where `has` [B] is above 0, and 0 for the other examples."""
     return jnp.where((has > 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))

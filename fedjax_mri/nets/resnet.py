@@ -63,7 +63,7 @@ class ResNetEncoder:
         check_groups(f"{field}.width", (self.width,), self.norm)
 
     def module(self, channels: int, layers: Layers) -> "Encoder":
-        """Returns the encoder of images of so many channels."""
+        """Returns the encoder of images of that number of channels."""
         return Encoder(channels, self, layers._replace(norm_kind=self.norm, init=FAN_OUT))
 
 
@@ -101,7 +101,7 @@ def stages(depth: Depth) -> tuple[tuple[int, ...], bool]:
 
 
 def residual_blocks(width: int, blocks: tuple[int, ...], bottleneck: bool, layers: Layers) -> nnx.List:
-    """Returns the blocks of stages that have so many each.
+    """Returns the residual blocks of all stages; `blocks` says how many each has.
 
     Every stage but the first doubles the width and halves the image.
     """

@@ -85,7 +85,7 @@ def suits_direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilat
 
 
 def result_size(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> tuple[int, ...]:
-    """Returns h' and W' of the convolution of x [B, H, W, C] with kernel [h, w, C, O]."""
+    """Returns H' and W' of the convolution of x [B, H, W, C] with kernel [h, w, C, O]."""
     sizes = zip(x.shape[1:3], kernel.shape, pads)
     return tuple((size + sum(pad) - (side - 1) * dilation - 1) // stride + 1 for size, side, pad in sizes)
 
