@@ -171,7 +171,7 @@ def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None 
 
 
 def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Trains the cells of a study that are not finished, and reports it when all are; 1 where some failed."""
+    """Trains the cells of a study that are not finished, and reports it when all are; returns 1 where some failed."""
     from fedjax_mri.report import study as study_report
     from fedjax_mri.run import config, lock
     from fedjax_mri.study import folder, slurm, study, sweep
@@ -308,7 +308,7 @@ def deploy(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 def doctor(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Prints what a report of a fault needs; 1 where the self-test fails."""
+    """Prints what a report of a fault needs; returns 1 where the self-test fails, else 0."""
     from fedjax_mri.run import doctor
 
     refuse_flags(flags)

@@ -248,7 +248,7 @@ def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tupl
 
 
 def copies(images: np.ndarray) -> np.ndarray:
-    """Digests [n] that are equal for images that are, or that are one another's mirror image."""
+    """Returns digests [n] that are equal for images that are, or that are one another's mirror image."""
     return np.array([min(digest(image), digest(image[..., ::-1, :])) for image in images])
 
 

@@ -105,7 +105,7 @@ def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Cali
 
 
 def some_examples(test: TestResult, chosen: np.ndarray) -> TestResult:
-    """Returns the test set with the examples of bool [n] alone; its tally stays that of all."""
+    """Returns the test set with the chosen examples alone, bool [n]; its tally stays that of all."""
     kept = {"probabilities": test.probabilities, "labels": test.labels, "client": test.client}
     return test._replace(**{name: values[chosen] for name, values in kept.items()})
 

@@ -35,7 +35,7 @@ class Usual(NamedTuple):
 
     @property
     def images(self) -> int:
-        """How many images a p value is a rank among."""
+        """The number of images among which a p value ranks an image."""
         return len(self.energies) if self.reference is None else len(next(iter(self.reference.distances.values())))
 
 

@@ -28,7 +28,7 @@ class Tally(NamedTuple):
 
 
 def tally(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Tally:
-    """Sums over one batch.
+    """Returns the sums over one batch.
 
     logits float [B, C], labels int32 [B], weight float32 [B] (0 for padding, whatever its logits). A logit that is not
     a number shows as nan in `nll` and `bins`; `confusion` stays finite.
@@ -52,7 +52,7 @@ def _weighted(values: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _bins(confidence: jax.Array, correct: jax.Array, weight: jax.Array) -> jax.Array:
-    """Sums [15, 3] by confidence, from confidence, correct and weight [B]."""
+    """Returns sums [15, 3] by confidence, from confidence, correct and weight [B]."""
     bin = jnp.clip(jnp.ceil(confidence * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
     columns = (weight, _weighted(confidence, weight), weight * correct.astype(jnp.float32))
     return jax.nn.one_hot(bin, BINS).T @ jnp.stack(columns, -1)

@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: jax.Array, weight: jax.Array) -> Moments:
-    """Sums over a batch; features [B, d], weight [B] (0 for padding, whatever its features)."""
+    """Returns the sums over a batch; features [B, d], weight [B] (0 for padding, whatever its features)."""
     features = jnp.where(weight[:, None] > 0, features, 0.0)
     weighted = features * weight[:, None]
     return Moments(weighted.sum(0), jnp.matmul(weighted.T, features, precision="highest"), weight.sum())

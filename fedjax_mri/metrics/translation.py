@@ -24,7 +24,10 @@ class TissueTally(NamedTuple):
 
 
 def tissue_tally(made: jax.Array, truth: jax.Array, tissue: jax.Array, weight: jax.Array) -> TissueTally:
-    """Sums over one batch; tissue memberships [B, H, W, T]. In HU for CT, in 0..1 for MR, as the images are."""
+    """Returns the sums over one batch, in HU for CT, in 0..1 for MR, as the images are.
+
+    tissue: memberships [B, H, W, T].
+    """
     # Padding must not leak nan x 0.
     error = jnp.where(_per_image(weight) > 0, made - truth, 0.0)[..., 0]
 
@@ -129,7 +132,10 @@ def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: LesionRu
 def lesion_tally(
     made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: LesionRule
 ) -> LesionTally:
-    """Sums over one batch: made and true images, the true lesion's `mask` in 0..1 (empty in the healthy), `brain`."""
+    """Returns the sums over one batch of images made and true.
+
+    `mask` is the true lesion in 0..1, empty in the healthy; `brain` is where lesions are looked for.
+    """
     healthy = mask.sum((1, 2, 3)) == 0
     mask = mask * brain.astype(mask.dtype)  # what can be found
     ill = mask.sum((1, 2, 3)) > 0

@@ -79,7 +79,10 @@ def against_lesions(explained: Explained) -> Table:
 
 
 def measured(maps: np.ndarray, mask: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Measures of maps [s, S, S], and of how they agree with lesions [s, S, S] where these are known, each [s]."""
+    """Returns measures of maps [s, S, S], each [s].
+
+    Where lesions [s, S, S] are known, some measure how maps agree with them.
+    """
     found = {"sparseness": measures.gini(jnp.asarray(maps))}
     if mask is not None:
         found |= measures.against_mask(jnp.asarray(maps), jnp.asarray(mask))

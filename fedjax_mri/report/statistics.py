@@ -22,9 +22,9 @@ def quartiles(values: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval of the mean of values [n, ...] over their first axis, by percentile bootstrap.
+    """Returns the ends of the 95 % interval of the mean of values [n, ...] over their first axis.
 
-    nan for fewer than two values.
+    They are found by percentile bootstrap. nan for fewer than two values.
     """
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)

@@ -70,7 +70,7 @@ def found(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
 
 
 def code() -> Iterator[str]:
-    """Digests of this package's source, and of all modules in use that no package manager has installed."""
+    """Yields digests of this package's source, and of all modules in use that no package manager has installed."""
     files = {str(path) for path in PACKAGE.rglob("*.py")}
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
     ours = {path for path in modules if path.endswith(".py") and not code_installed.is_installed_file(path)}

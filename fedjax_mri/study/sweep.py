@@ -139,7 +139,7 @@ def shard(words: str) -> tuple[int, int]:
 
 
 def grouped(key: Callable[[Cell], Any], cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Yields the cells of each key together, in the order in which keys first occur."""
+    """Returns the cells of each key together, in the order in which keys first occur."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
         found.setdefault(key(cell), []).append(cell)

@@ -156,7 +156,9 @@ def one_way(
     recall: Recall,
     key: jax.Array | None,
 ) -> tuple[Terms, dict[str, PyTree]]:
-    """Returns terms of one direction, and the carry after it, by part; without a key as in use, not in training.
+    """Returns the terms of one direction, and the carry after it, by part.
+
+    With a key they are as in training, without one as in use.
 
     No term moves two players: each depends on the other through `stop_gradient`.
     """

@@ -158,7 +158,7 @@ def modality_dropout(key: jax.Array, has: jax.Array, rate: float) -> jax.Array:
 
 
 def tally(outputs: Outputs, batch: Batch) -> FusionTally:
-    """Sums over a batch, from the logits of each output."""
+    """Returns the sums over a batch, from the logits of each output."""
     has, label, weight = modalities_there(batch), batch["label"], batch["weight"]
     covers: dict[str, jax.Array] = {name: weight * has[:, place] for place, name in enumerate(BRANCHES)}
     others = {name: (x, covers.get(name, weight)) for name, x in outputs.items() if name != "fusion"}

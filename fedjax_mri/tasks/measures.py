@@ -25,12 +25,15 @@ RULE = LesionRule()
 
 
 def measures(made: Images, batch: Batch, window: Window) -> Metrics:
-    """Sums over a paired batch, for each modality made; images are in the units of their modality."""
+    """Returns the sums over a paired batch, for each modality made; images are in the units of their modality."""
     return {to: measures_of(made[to], batch, to, window) for to in made}
 
 
 def measures_of(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any]:
-    """Sums over a batch of one modality: figures [], moments of features, and tissues and lesions where known."""
+    """Returns the sums over a batch of one modality.
+
+    They are of figures [], moments of features, and tissues and lesions where these are known.
+    """
     x, y, weight = displayed(window, to, made), displayed(window, to, batch[to]), batch["weight"]
     own = compared(x, y, batch)
     sums: dict[str, Any] = {name: jnp.sum(jnp.where(weight > 0, v, 0.0) * weight) for name, v in own.items()}

@@ -59,7 +59,7 @@ def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
 
 
 def notes(slices: Sequence[Slice], ordered: Sequence[Place]) -> tuple[str, ...]:
-    """Returns what is to be said on images, whose places in order are given."""
+    """Returns notes on images, and on what is odd about their places, which are given in order."""
     found = [note for one in slices for note in one.notes]
     if uneven := irregular(ordered):
         found.append(uneven)

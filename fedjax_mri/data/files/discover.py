@@ -89,7 +89,7 @@ def header_beside(path: Path) -> Path:
 
 
 def output_name(name: Path) -> Path:
-    """Returns the name of a file that is made of one of this name."""
+    """Returns the name of the file that is made from a file of this name."""
     return name.with_suffix(SINGLE.get(name.suffix.lower(), name.suffix))
 
 

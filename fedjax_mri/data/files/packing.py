@@ -111,5 +111,5 @@ def packer() -> Any:
 
 
 def is_packed_name(path: Path) -> bool:
-    """Returns whether the name of a file says that it is packed; readers of others' making go by it."""
+    """Returns whether the name of a file says that it is packed; other programs go by the name."""
     return path.name.lower().endswith((".gz", ".mgz"))

@@ -94,6 +94,6 @@ def stored_type(conversion: Conversion, deviation: bool) -> np.dtype:
 
 
 def description(conversion: Conversion, deviation: bool) -> str:
-    """Returns what was made, of what, by which model, and what no value can be outside of, for a header."""
+    """Returns text for a header: what was made, of what, by which model, and the limits of its values."""
     confined = f", {conversion.bounds}" if conversion.hounsfield and not deviation else ""
     return f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation

@@ -194,7 +194,7 @@ def unbiased(_: str) -> Step:
 
 
 def stripped(_: str) -> Step:
-    """Returns the step that leaves the brain alone; of a registered pair what either scan finds is the MR's."""
+    """Returns the step that keeps nothing of a scan but the brain; a registered pair is cut to the MR's brain."""
 
     def brain(modality: str, scan: Scan) -> np.ndarray:
         if modality == "ct" and scan.units != "hu":
