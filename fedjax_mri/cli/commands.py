@@ -64,7 +64,7 @@ def check_seconds(options: argparse.Namespace) -> None:
 
 
 def folder_of(options: argparse.Namespace) -> pathlib.Path:
-    """The folder that a command writes to, be it there or not; of `evaluate`, its first run's."""
+    """Returns the folder that a command writes to, be it there or not; of `evaluate`, its first run's."""
     given = vars(options)
     if given.get("out"):
         return given["out"]
@@ -73,7 +73,7 @@ def folder_of(options: argparse.Namespace) -> pathlib.Path:
 
 
 def kept(options: argparse.Namespace) -> str:
-    """What a command that ends now leaves to go on from; an empty string if nothing."""
+    """Returns what a command that ends now leaves to go on from; an empty string if nothing."""
     if options.command is train:
         return ending.kept(folder_of(options))
     if options.command is sweep and any(folder_of(options).glob("cells/*.json")):
@@ -97,13 +97,13 @@ def run_command(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def give_up(code: int) -> int:
-    """The exit code of a command that has failed; one of several processes does not come back from here."""
+    """Returns the exit code of a command that has failed; one of several processes does not come back from here."""
     processes = sys.modules.get("fedjax_mri.run.processes")  # what is not imported yet has joined no others
     return processes.give_up(code) if processes else code
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Returns the parser of all commands."""
     return arguments.parser(
         *(train, evaluate, sweep, report, audit, attack, show, compile, deploy, convert, prepare, explain),
         *(serve, export, doctor, phantom),
@@ -156,7 +156,10 @@ def explain_examples(run: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None = None) -> dict[str, Any]:
-    """The experiments of a config file by name, or `only` the one of that name, with the flags applied to each."""
+    """Returns the experiments of a config file by name, with the flags applied to each.
+
+    With `only` it is the one of that name.
+    """
     from fedjax_mri.run import config
 
     found = config.load(path)
@@ -168,7 +171,7 @@ def load_experiments(path: pathlib.Path, flags: Sequence[str], only: str | None 
 
 
 def sweep(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Trains the cells of a study that are not finished, and reports it when all are; 1 where some failed."""
+    """Trains the cells of a study that are not finished, and reports it when all are; returns 1 where some failed."""
     from fedjax_mri.report import study as study_report
     from fedjax_mri.run import config, lock
     from fedjax_mri.study import folder, slurm, study, sweep
@@ -305,7 +308,7 @@ def deploy(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 def doctor(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Prints what a report of a fault needs; 1 where the self-test fails."""
+    """Prints what a report of a fault needs; returns 1 where the self-test fails, else 0."""
     from fedjax_mri.run import doctor
 
     refuse_flags(flags)

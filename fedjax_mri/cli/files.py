@@ -10,7 +10,7 @@ from fedjax_mri.core.errors import UserError
 
 
 def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Converts each input into the other modality; 1 where some were refused."""
+    """Converts each input into the other modality; returns 1 where some were refused."""
     from fedjax_mri.convert import command, translate
     from fedjax_mri.data.files import discover
     from fedjax_mri.run import config
@@ -28,7 +28,7 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def prepare(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Prepares the files below a folder for training; 1 where some were refused."""
+    """Prepares the files below a folder for training; returns 1 where some were refused."""
     from fedjax_mri.data.prepare import steps
     from fedjax_mri.prepare import command
 
@@ -44,7 +44,7 @@ def prepare(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Writes a page of explanations for each input; 1 where some inputs or methods were refused."""
+    """Writes a page of explanations for each input; returns 1 where some inputs or methods were refused."""
     from fedjax_mri.data.files import discover
     from fedjax_mri.explain import command
     from fedjax_mri.run import config

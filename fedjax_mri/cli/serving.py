@@ -31,7 +31,7 @@ def serve(options: argparse.Namespace, flags: Sequence[str]) -> None:
 
 
 def password(name: str) -> str:
-    """A password that is typed twice, or is the line on standard input where that is no terminal."""
+    """Returns a password that is typed twice, or is the line on standard input where that is no terminal."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
     first = getpass.getpass(f"password of {name}: ")

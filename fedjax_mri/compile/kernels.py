@@ -98,7 +98,7 @@ def _branch(program: Program, operation: Operation, part: str, times: int) -> It
 
 
 def _is_scalar_of_tpu(operation: Operation) -> bool:
-    """Whether an operation computes scalars on a TPU, whose scalar unit does so beside the kernels."""
+    """Returns whether an operation computes scalars on a TPU, whose scalar unit does so beside the kernels."""
     scalars = all(prod(array.shape) == 1 and "T(" in array.layout for array in operation.results)
     return bool(operation.results) and scalars and operation.kind not in ("while", "conditional", *COLLECTIVES)
 

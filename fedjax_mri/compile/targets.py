@@ -70,7 +70,7 @@ def described_devices(machine: Machine) -> Devices:
 
 
 def is_installed(module: str) -> bool:
-    """Whether Python finds a module."""
+    """Returns whether Python finds a module."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it is missing

@@ -46,7 +46,10 @@ class Job(NamedTuple):
 def prepare(
     translator: Translator, to: str, out: Path, force: bool = False, samples: int = 0, settings: Settings | None = None
 ) -> Job:
-    """The job of making the modality `to`, "ct" or "mr". Raises UserError on settings that the model cannot follow."""
+    """Returns the job of making the modality `to`, "ct" or "mr".
+
+    Raises UserError on settings that the model cannot follow.
+    """
     settings = settings or Settings()
     if settings.batch < 1:
         raise UserError(f"--batch {settings.batch}: give 1 or more")
@@ -99,7 +102,7 @@ def convert(job: Job, files: Sequence[File], say: Say, step: Callable[[int], Non
 
 
 def title(item: Item) -> str:
-    """The file of an item, or the folder and number of its files, in a line to the user."""
+    """Returns the file of an item, or the folder and number of its files, in a line to the user."""
     first, count = item.paths[0], len(item.paths)
     return printable(first) if count == 1 else f"{printable(first.parent)}: series of {count} images"
 
@@ -121,25 +124,25 @@ def readable(
 
 
 def ready(job: Job, item: Item) -> PreparedScan:
-    """A scan as the model takes it. Raises UserError where it cannot be converted."""
+    """Returns a scan as the model takes it. Raises UserError where it cannot be converted."""
     return as_model_takes(job, source(job, item))
 
 
 def source(job: Job, item: Item) -> Scan:
-    """The scan of an item. Raises UserError where it cannot be converted."""
+    """Returns the scan of an item. Raises UserError where it cannot be converted."""
     scan = read_scan(item, job.conversion.source, job.settings.limits, job.settings.ct_offset)
     check_units(scan, job.conversion)
     return scan
 
 
 def as_model_takes(job: Job, scan: Scan) -> PreparedScan:
-    """A scan as the model takes it, with what writing a result needs."""
+    """Returns a scan as the model takes it, with what writing a result needs."""
     height, width, _ = job.translator.image
     return stream.prepare_scan(scan, job.conversion, (height, width))
 
 
 def targets(job: Job, item: Item) -> list[Path]:
-    """The paths of an item's results: its images, and their standard deviations where there are draws."""
+    """Returns the paths of an item's results: its images, and their standard deviations where there are draws."""
     names = [*item.names, *(map(discover.deviation, item.names) if job.samples else ())]
     return [discover.absolute(job.out / name) for name in names]
 
@@ -156,7 +159,7 @@ def check_targets(job: Job, item: Item, claimed: set[Path]) -> None:
 
 
 def encoded(job: Job, scan: PreparedScan, made: Sequence[np.ndarray]) -> list[bytes]:
-    """The contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
+    """Returns the contents of the files to be written. Raises UserError where they cannot be of the source's kind."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of encoders, which name no file

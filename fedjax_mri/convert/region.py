@@ -12,7 +12,7 @@ METHODS = ("smoothgrad", "saliency", "gradinput", "ig", "occlusion")  # those th
 
 
 def explain(translator: Translator, to: str, source: np.ndarray, region: np.ndarray, method: str) -> np.ndarray:
-    """The map [H, W] of a method on the mean of `region`, bool [H, W], of what is made of a source [H, W].
+    """Returns the map [H, W] of a method on the mean of `region`, bool [H, W], of what is made of a source [H, W].
 
     Both are on the model's own grid. Raises UserError on an empty region or a method of another kind.
     """

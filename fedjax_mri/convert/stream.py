@@ -32,7 +32,7 @@ class Slice(NamedTuple):
 
 
 def prepare_scan(scan: Scan, conversion: Conversion, size: tuple[int, int]) -> PreparedScan:
-    """A scan as a model of this size takes it."""
+    """Returns a scan as a model of this size takes it."""
     slices = units.to_model(scan, conversion.source, conversion.window, size)
     _, height, width = scan.voxels.shape
     return PreparedScan(slices, (height, width), units.pixel(scan), scan.encode, scan.notes)
@@ -57,20 +57,23 @@ def translate_scans(
 
 
 def slices(scans: Iterable[tuple[Item, PreparedScan]]) -> Iterator[Slice]:
-    """All slices of all scans, in order."""
+    """Yields all slices of all scans, in order."""
     for item, scan in scans:
         for place in range(len(scan.slices)):
             yield Slice(item, scan, place)
 
 
 def batches(items: Iterator[Slice], size: int) -> Iterator[list[Slice]]:
-    """The items `size` at a time; the last batch may have fewer."""
+    """Yields the items `size` at a time; the last batch may have fewer."""
     while group := list(itertools.islice(items, size)):
         yield group
 
 
 def batch_model(translator: Translator, conversion: Conversion, samples: int) -> Model:
-    """A model that gives the translator's image, or the mean of `samples` draws and their deviation (over n - 1)."""
+    """Returns a model that gives the translator's image, or the mean of `samples` draws and their deviation.
+
+    The deviation is over n - 1.
+    """
 
     def draw(x: np.ndarray, sample: int | None) -> np.ndarray:
         made = translator.draw(conversion.to, x[..., None], sample)[..., 0]

@@ -34,7 +34,7 @@ class Translator(NamedTuple):
 
 
 def translate(run: pathlib.Path, to: str) -> Translator:
-    """The translator to the modality `to` that a run has trained, at its best round where that was kept.
+    """Returns the translator to the modality `to` that a run has trained, at its best round where that was kept.
 
     Raises UserError where it has trained none.
     """
@@ -64,7 +64,7 @@ def translate(run: pathlib.Path, to: str) -> Translator:
 
 
 def has_noise(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
-    """Whether the images that the model makes depend on a random key."""
+    """Returns whether the images that the model makes depend on a random key."""
     draw = task.draw
     if draw is None:
         return False
@@ -73,7 +73,10 @@ def has_noise(task: Task, model: Model, probe: dict[str, jax.Array]) -> bool:
 
 
 def batch_of(to: str, source: np.ndarray | jax.Array) -> dict[str, jax.Array]:
-    """A batch for a model that makes the modality `to`: the source [B, H, W, 1], and zeros for what is to be made."""
+    """Returns a batch for a model that makes the modality `to`.
+
+    It has the source [B, H, W, 1], and zeros for what is to be made.
+    """
     batch = {"ct" if to == "mr" else "mr": source, to: np.zeros(source.shape), "weight": np.ones(len(source))}
     return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
@@ -81,7 +84,7 @@ def batch_of(to: str, source: np.ndarray | jax.Array) -> dict[str, jax.Array]:
 def check_translates(
     restored: Restored, run: pathlib.Path, to: str
 ) -> tuple[tuple[int, int, int], tuple[float, float] | None]:
-    """The shape [H, W, C] that the run's task works at, and its window of HU.
+    """Returns the shape [H, W, C] that the run's task works at, and its window of HU.
 
     Raises UserError unless the task makes the modality `to` from the other one, in one channel.
     """

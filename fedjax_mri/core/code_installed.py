@@ -19,12 +19,12 @@ INSTALLED = tuple(place + os.sep for path in PLACES for place in (path, os.path.
 
 
 def is_installed_file(path: str) -> bool:
-    """Whether a source file belongs to Python or to an installed package other than this one."""
+    """Returns whether a source file belongs to Python or to an installed package other than this one."""
     return path.startswith("<frozen ") or (path.startswith(INSTALLED) and not path.startswith(PACKAGE))
 
 
 def is_installed_module(name: str) -> bool:
-    """Whether a loaded module has this name and belongs to Python or to an installed package other than this one."""
+    """Returns whether a loaded module of this name belongs to Python or to an installed package other than this one."""
     module = sys.modules.get(name)
     path, (home, _, _) = getattr(module, "__file__", None), name.rpartition(".")
     if module is None or path or not home:
@@ -33,7 +33,7 @@ def is_installed_module(name: str) -> bool:
 
 
 def is_importable(name: str) -> bool:
-    """Whether a module, loaded or not, belongs to Python, an installed package or this package."""
+    """Returns whether a module, loaded or not, belongs to Python, an installed package or this package."""
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == OWN or is_installed_module(top):
         return True
@@ -118,7 +118,7 @@ def replaced_functions() -> list[tuple[str, str, types.FunctionType]]:
 
 
 def is_own_file(path: str | None) -> bool:
-    """Whether a file belongs to this package."""
+    """Returns whether a file belongs to this package."""
     return bool(path) and str(path).startswith(PACKAGE)
 
 
@@ -133,7 +133,7 @@ def functions_of(home: str, module: types.ModuleType) -> Iterator[tuple[str, typ
 
 
 def is_foreign(function: types.FunctionType) -> bool:
-    """Whether the code of a function is from outside Python, installed packages and this package.
+    """Returns whether the code of a function is from outside Python, installed packages and this package.
 
     Code generated at run time, such as a dataclass's `__init__`, belongs to the module of its class.
     """

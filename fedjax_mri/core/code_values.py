@@ -49,7 +49,7 @@ def parts(x: Any) -> Parts:
 
 
 def is_slot(value: Any) -> bool:
-    """Whether an attribute of a class is one of its `__slots__`."""
+    """Returns whether an attribute of a class is one of its `__slots__`."""
     return isinstance(value, types.MemberDescriptorType)
 
 

@@ -67,6 +67,6 @@ def prefer_cpu_without_devices() -> None:
 
 
 def has_tpu() -> bool:
-    """Whether a device of Google's is on the PCI bus, as JAX itself looks for TPUs."""
+    """Returns whether a device of Google's is on the PCI bus, as JAX itself looks for TPUs."""
     vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
     return any(path.read_text(encoding="ascii").strip() == GOOGLE for path in vendors)

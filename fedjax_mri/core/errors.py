@@ -16,7 +16,7 @@ def brief(error: BaseException) -> str:
 
 
 def known(value: object) -> bool:
-    """Whether a value is known now. A tracer's is known only when the compiled program runs."""
+    """Returns whether a value is known now. A tracer's is known only when the compiled program runs."""
     import jax
 
     return not isinstance(value, jax.core.Tracer)

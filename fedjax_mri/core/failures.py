@@ -86,7 +86,10 @@ def describe_file_system(error: OSError) -> str:
 
 
 def is_without_device(error: BaseException) -> bool:
-    """Whether JAX could not start on the devices that JAX_PLATFORMS names. For some it only fails an assertion."""
+    """Returns whether JAX could not start on the devices that JAX_PLATFORMS names.
+
+    For some it only fails an assertion.
+    """
     if isinstance(error, RuntimeError):
         return "Unable to initialize backend" in str(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -94,7 +97,7 @@ def is_without_device(error: BaseException) -> bool:
 
 
 def is_of_xla(error: BaseException) -> bool:
-    """Whether JAX's compiler or a device has failed. JAX need not be imported to know."""
+    """Returns whether JAX's compiler or a device has failed. JAX need not be imported to know."""
     return any(one.__name__ in ("JaxRuntimeError", "XlaRuntimeError") for one in type(error).__mro__)
 
 
@@ -107,7 +110,7 @@ def users_place(error: BaseException) -> str:
 
 
 def is_of_others(path: str) -> bool:
-    """Whether a source file belongs to Python, to an installed package or to this one, or is none."""
+    """Returns whether a source file belongs to Python, to an installed package or to this one, or is no file."""
     return path.startswith("<") or is_installed_file(path) or is_own_file(path)
 
 

@@ -86,7 +86,10 @@ def _read(path: pathlib.Path) -> str:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory of the host or of a device ran out. JAX need not be imported to know."""
+    """Returns whether an error says that memory of the host or of a device ran out.
+
+    JAX need not be imported to know.
+    """
     of_jax = any(one.__name__ == "JaxRuntimeError" for one in type(error).__mro__)
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or of_system or (of_jax and bool(EXHAUSTED.search(str(error))))

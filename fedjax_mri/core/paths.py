@@ -24,7 +24,7 @@ def matching(tree: PyTree, patterns: Sequence[str]) -> PyTree:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a pattern matches one or more neighbouring parts of a path."""
+    """Returns whether a pattern matches one or more neighbouring parts of a path."""
     return fnmatchcase(f"/{path}/", f"*/{pattern.strip('/')}/*")
 
 

@@ -82,7 +82,7 @@ def cpu_options() -> dict[str, Any]:
 
 
 def has_options(options: dict[str, Any]) -> bool:
-    """Whether this version of XLA has these options."""
+    """Returns whether this version of XLA has these options."""
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:

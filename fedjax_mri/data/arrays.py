@@ -41,7 +41,10 @@ class Arrays:
     partition: Partition = IID(4)
 
     def build(self, seed: int) -> Federation:
-        """Hospitals by site, or by the partition. Raises UserError, naming the array, on a file of anything else."""
+        """Returns the federation of hospitals by site, or by the partition.
+
+        Raises UserError, naming the array, on a file of anything else.
+        """
         examples, notes = self._examples()
         divided = labelled.divide(self.path, examples, (self.holdout, self.validation), self.partition, seed)
         tables = (Table("Arrays", ("array", "type", "shape"), described(examples.arrays), self.path),)
@@ -49,12 +52,15 @@ class Arrays:
         return built._replace(warnings=(*notes, *built.warnings))
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
+        """Returns all images as one test set.
+
+        Raises UserError on a label that is not among the `classes` of a model.
+        """
         examples = labelled.with_classes(self.path, self._examples()[0], classes)
         return {Path(self.path).stem: labelled.one_test(examples)}, ()
 
     def _examples(self) -> tuple[Labelled, list[str]]:
-        """The examples, and what was done to them."""
+        """Returns the examples, and what was done to them."""
         found = medmnist(self.path, read(self.path)) if self.images == "images" else read(self.path)
         for name in (self.images, self.labels):
             if name not in found:
@@ -88,7 +94,7 @@ class Arrays:
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; objects are refused, as reading them would run code. Raises UserError."""
+    """Returns the arrays of an .npz file; objects are refused, as reading them would run code. Raises UserError."""
     try:
         file = np.load(Path(path).expanduser(), allow_pickle=False)
         if isinstance(file, np.ndarray):
@@ -104,7 +110,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 
 
 def array_of(path: str, file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """One array of a file. Raises UserError where it holds Python's objects."""
+    """Returns one array of a file. Raises UserError where it holds Python's objects."""
     try:
         return file[name]
     except ValueError as error:
@@ -117,7 +123,10 @@ def array_of(path: str, file: Mapping[str, np.ndarray], name: str) -> np.ndarray
 
 
 def medmnist(path: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays under our names, where they have MedMNIST's; else as they are. Raises UserError on half a split."""
+    """Returns the arrays under our names where they have MedMNIST's, else as they are.
+
+    Raises UserError on half a split.
+    """
     has = {split: [f"{split}_{what}" in found for what in ("images", "labels")] for split in MEDMNIST}
     splits = [split for split, both in has.items() if all(both)]
     if not splits:
@@ -131,7 +140,10 @@ def medmnist(path: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def layout(path: str, images: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
-    """Images [n, (D,) H, W, C], and a note where their axes had to be moved. Raises UserError on other shapes."""
+    """Returns images [n, (D,) H, W, C], and a note where their axes had to be moved.
+
+    Raises UserError on other shapes.
+    """
     if images.ndim not in (3, 4, 5) or 0 in images.shape:
         raise UserError(f"{path}: images of the shape {list(images.shape)}: give [n, H, W] or [n, H, W, C]")
     if images.ndim == 4 and images.shape[-1] > channels and 2 * images.shape[-1] <= min(images.shape[1:3]):
@@ -155,7 +167,7 @@ def layout(path: str, images: np.ndarray, channels: int) -> tuple[np.ndarray, st
 def grey_levels(
     path: str, images: np.ndarray, black: float | None, white: float | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Images as uint8, or as float32 in 0..1, and notes where white had to be guessed, and where values are clipped.
+    """Returns images as uint8, or as float32 in 0..1, and notes where white was guessed, and where values are clipped.
 
     Raises UserError where they are no numbers, not finite, or below black.
     """
@@ -184,7 +196,7 @@ def grey_levels(
 
 
 def clipped(images: np.ndarray, black: float, white: float) -> str:
-    """A note on pixels that lie outside of black and white; "" where none does."""
+    """Returns a note on pixels that lie outside of black and white; "" where none does."""
     outside = ((images < black) | (images > white)).reshape(len(images), -1)
     return (
         f"{int(outside.sum())} of {outside.size} pixels, in {int(outside.any(1).sum())} of {len(images)} images, lie "
@@ -193,7 +205,7 @@ def clipped(images: np.ndarray, black: float, white: float) -> str:
 
 
 def guessed_white(dtype: np.dtype, high: float, said: str) -> tuple[float, str]:
-    """The value of white of images of which `high` is the largest value, and a note where it was guessed."""
+    """Returns the value of white of images of which `high` is the largest value, and a note where it was guessed."""
     if dtype.kind == "f" and high <= 2:  # above 1 by interpolation
         return 1.0, f"{said}: 1 is taken as white, and what lies above is clipped" if high > 1 else ""
     white = 255.0 if high <= 255 else high
@@ -201,7 +213,10 @@ def guessed_white(dtype: np.dtype, high: float, said: str) -> tuple[float, str]:
 
 
 def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels int32 [n] and the names of their classes, from numbers, texts or one-hot rows. Raises UserError."""
+    """Returns labels int32 [n] and the names of their classes, from numbers, texts or one-hot rows.
+
+    Raises UserError.
+    """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "buif":
@@ -233,12 +248,12 @@ def class_numbers(path: str, labels: np.ndarray, names: tuple[str, ...]) -> tupl
 
 
 def copies(images: np.ndarray) -> np.ndarray:
-    """Digests [n] that are equal for images that are, or that are one another's mirror image."""
+    """Returns digests [n] that are equal for images that are, or that are one another's mirror image."""
     return np.array([min(digest(image), digest(image[..., ::-1, :])) for image in images])
 
 
 def contradictions(digests: np.ndarray, labels: np.ndarray) -> str:
-    """A note on copies of one image that have different labels; "" where there are none."""
+    """Returns a note on copies of one image that have different labels; "" where there are none."""
     _, of_each = np.unique(digests, return_inverse=True)
     held = np.unique(np.stack([of_each, labels]), axis=1)[0]  # once per label
     members = np.flatnonzero(np.bincount(held)[of_each] > 1)
@@ -253,10 +268,10 @@ def contradictions(digests: np.ndarray, labels: np.ndarray) -> str:
 
 
 def digest(image: np.ndarray) -> bytes:
-    """A digest of an array's values."""
+    """Returns a digest of an array's values."""
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest()
 
 
 def described(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
-    """A row for each array: its name, type and shape."""
+    """Returns a row for each array: its name, type and shape."""
     return [(name, str(array.dtype), str(list(array.shape))) for name, array in arrays.items()]

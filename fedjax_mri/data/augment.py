@@ -73,7 +73,7 @@ def _check(name: str, value: float, most: float, words: str = "") -> None:
 
 
 def preprocess(config: Preprocess, images: jax.Array) -> jax.Array:
-    """The network's input from images as read: integers or float 0..1 [B, H, W, C] -> float32 [B, S, S, C].
+    """Returns the network's input from images as read: integers or float 0..1 [B, H, W, C] -> float32 [B, S, S, C].
 
     Of volumes [B, D, H, W, C] it gives [B, D, S, S, C].
     """
@@ -82,33 +82,39 @@ def preprocess(config: Preprocess, images: jax.Array) -> jax.Array:
 
 
 def training_images(config: Preprocess, augmentation: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
-    """As `preprocess`, augmented on the way; key typed, one for the batch."""
+    """Returns images as `preprocess` does, augmented on the way; key typed, one for the batch."""
     augmented = augment(augmentation, key, enhanced(config, slices_to_channels(images)))
     return channels_to_slices(normalised(config, augmented), images.shape)
 
 
 def prepared_shape(config: Preprocess, image: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what `preprocess` makes of an image [H, W, C] or a volume [D, H, W, C]."""
+    """Returns the shape of what `preprocess` makes of an image [H, W, C] or a volume [D, H, W, C]."""
     return image if config.size is None else (*image[:-3], config.size, config.size, image[-1])
 
 
 def slices_to_channels(x: jax.Array) -> jax.Array:
-    """Volumes [B, D, H, W, C] as images [B, H, W, D C]; images as they are."""
+    """Returns volumes [B, D, H, W, C] as images [B, H, W, D C], and images as they are."""
     return x if x.ndim == 4 else jnp.moveaxis(x, 1, 3).reshape(x.shape[0], *x.shape[2:4], -1)
 
 
 def channels_to_slices(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse of `slices_to_channels`, for volumes that had that shape [B, D, ..., C]; sides may have changed."""
+    """Returns the inverse of `slices_to_channels`, for volumes that had that shape [B, D, ..., C].
+
+    Sides may have changed.
+    """
     return x if len(shape) == 4 else jnp.moveaxis(x.reshape(*x.shape[:3], shape[1], shape[-1]), 3, 1)
 
 
 def middle_slices(x: jax.Array) -> jax.Array:
-    """The middle slices [B, H, W, C] of volumes [B, D, H, W, C]; all else as it is."""
+    """Returns the middle slices [B, H, W, C] of volumes [B, D, H, W, C], and all else as it is."""
     return x[:, x.shape[1] // 2] if x.ndim == 5 else x
 
 
 def enhanced(config: Preprocess, images: jax.Array) -> jax.Array:
-    """Images scaled, resized, denoised, with contrast enhanced: float32 0..1 [B, S, S, C] from [B, H, W, C]."""
+    """Returns images scaled, resized, denoised and with contrast enhanced.
+
+    They are float32 0..1 [B, S, S, C], from [B, H, W, C].
+    """
     images = _resized(config.size, scaled(images))
     images = median(images) if config.denoise == "median" else blurred(images, float(config.denoise))
     steps = {"none": lambda plane: plane, "stretch": _stretched, "clahe": _equalised}
@@ -116,7 +122,7 @@ def enhanced(config: Preprocess, images: jax.Array) -> jax.Array:
 
 
 def normalised(config: Preprocess, images: jax.Array) -> jax.Array:
-    """Images [B, H, W, C], each normalised by its own statistics over all channels; a flat image becomes 0."""
+    """Returns images [B, H, W, C], each normalised by its own statistics over all channels; a flat image becomes 0."""
     if config.normalise == "none":
         return images
     if config.normalise == "unit":
@@ -128,7 +134,7 @@ def normalised(config: Preprocess, images: jax.Array) -> jax.Array:
 
 
 def scaled(images: jax.Array) -> jax.Array:
-    """Images [B, ...] as float32: integers divided by the largest of their type, floats unchanged."""
+    """Returns images [B, ...] as float32: integers divided by the largest of their type, floats unchanged."""
     if jnp.issubdtype(images.dtype, jnp.integer):
         return images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
     return images.astype(jnp.float32)
@@ -142,7 +148,7 @@ def _resized(size: int | None, images: jax.Array) -> jax.Array:
 
 
 def blurred(images: jax.Array, sigma: float) -> jax.Array:
-    """Images [B, H, W, C] blurred by a Gaussian of sigma pixels. Weights are renormalised at the border."""
+    """Returns images [B, H, W, C] blurred by a Gaussian of sigma pixels. Weights are renormalised at the border."""
     if sigma == 0:
         return images
     # Two small matrix products: convolutions inside loops are slow on some devices.
@@ -151,14 +157,14 @@ def blurred(images: jax.Array, sigma: float) -> jax.Array:
 
 
 def _gaussian(size: int, sigma: float) -> np.ndarray:
-    """A matrix [size, size] whose row i holds the weights of output pixel i."""
+    """Returns a matrix [size, size] whose row i holds the weights of output pixel i."""
     distance = np.arange(size)[:, None] - np.arange(size)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def median(images: jax.Array) -> jax.Array:
-    """The median of each 3 x 3 neighbourhood, [B, H, W, C], the border repeated outwards.
+    """Returns the median of each 3 x 3 neighbourhood, [B, H, W, C], the border repeated outwards.
 
     The middle of nine is the median of the greatest column minimum, the median column median and the least column
     maximum (Smith 1996): a dozen minima and maxima instead of a sort.
@@ -177,7 +183,7 @@ def _sorted(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _by_plane(function, images: jax.Array) -> jax.Array:
-    """The result of a function [H, W] -> [H, W] on every channel of every image, [B, H, W, C]."""
+    """Returns the result of a function [H, W] -> [H, W] on every channel of every image, [B, H, W, C]."""
     return jax.vmap(jax.vmap(function, -1, -1))(images)
 
 
@@ -186,23 +192,24 @@ def _levels(plane: jax.Array) -> jax.Array:
 
 
 def _histograms(levels: jax.Array, tile: np.ndarray, tiles: int) -> jax.Array:
-    """Share of each tile's pixels by level, [tiles, LEVELS]; levels and tile int32 [H, W]."""
+    """Returns the share of each tile's pixels by level, [tiles, LEVELS]; levels and tile int32 [H, W]."""
     counts = jnp.zeros((tiles * LEVELS,)).at[tile * LEVELS + levels].add(1.0)
     area = np.bincount(tile.ravel(), minlength=tiles).astype(np.float32)
     return counts.reshape(tiles, LEVELS) / area[:, None]
 
 
 def _stretched(plane: jax.Array) -> jax.Array:
-    """A plane [H, W] whose 1st to 99th percentile, found to a grey level, is stretched to 0..1."""
+    """Returns a plane [H, W] whose 1st to 99th percentile, found to a grey level, is stretched to 0..1."""
     below = jnp.cumsum(_histograms(_levels(plane), np.zeros(plane.shape, np.int32), 1)[0])
     low, high = (jnp.argmax(below >= share).astype(jnp.float32) / (LEVELS - 1) for share in (TAILS, 1 - TAILS))
     return jnp.clip((plane - low) / jnp.maximum(high - low, 1 / (LEVELS - 1)), 0.0, 1.0)
 
 
 def _equalised(plane: jax.Array) -> jax.Array:
-    """A plane [H, W] after contrast-limited adaptive histogram equalisation (Zuiderveld 1994, Graphics Gems IV).
+    """Returns a plane [H, W] after contrast-limited adaptive histogram equalisation.
 
-    Each tile equalises by its own clipped histogram; a pixel blends the answers of the four tiles around it.
+    Each tile equalises by its own clipped histogram; a pixel blends the answers of the four tiles around it (Zuiderveld
+    1994, Graphics Gems IV).
     """
     tiles, levels = min(TILES, *plane.shape), _levels(plane)
     (row, up, down, v), (column, left, right, h) = (_tiling(size, tiles) for size in plane.shape)
@@ -219,7 +226,10 @@ def _equalised(plane: jax.Array) -> jax.Array:
 
 
 def _tiling(size: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel along a side, [size]: its tile, the tile centres before and after it, its position between."""
+    """Returns what `_equalised` needs of each pixel along a side, [size] each.
+
+    That is its tile, the tile centres before and after it, and its position between these.
+    """
     position = (np.arange(size) + 0.5) * tiles / size
     between = np.clip(position - 0.5, 0, tiles - 1)
     before, after = np.floor(between), np.ceil(between)
@@ -228,7 +238,7 @@ def _tiling(size: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def augment(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image changed at random, by its place in the batch; float32 0..1 [B, H, W, C], key typed.
+    """Returns each image changed at random, by its place in the batch; float32 0..1 [B, H, W, C], key typed.
 
     What comes from outside an image is black. With everything off the images come back as they are.
     """
@@ -253,12 +263,12 @@ def _augmented(config: Augment, key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def _draw(key: jax.Array, purpose: int, most: float, shape: tuple[int, ...] = ()) -> jax.Array:
-    """A uniform random number in +- most."""
+    """Returns a uniform random number between -most and most."""
     return jax.random.uniform(jax.random.fold_in(key, purpose), shape, minval=-most, maxval=most)
 
 
 def _view(config: Augment, key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Crop, zoom and rotation as the one affine map that `warp` takes: matrix [2, 2], offset [2]."""
+    """Returns crop, zoom and rotation as the one affine map that `warp` takes: matrix [2, 2], offset [2]."""
     angle = jnp.deg2rad(_draw(key, ROTATE, config.rotate_deg))
     side = 1.0 - jnp.abs(_draw(key, SIDE, config.crop))
     room = (1.0 - side) * (jnp.array(shape, jnp.float32) - 1)  # between pixel centres, or black would leak in
@@ -268,13 +278,13 @@ def _view(config: Augment, key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.
 
 
 def rotation(angle: jax.Array) -> jax.Array:
-    """The matrix [2, 2] with which `warp` turns an image counter-clockwise; angle in radians."""
+    """Returns the matrix [2, 2] with which `warp` turns an image counter-clockwise; angle in radians."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.array([[cos, sin], [-sin, cos]])
 
 
 def warp(image: jax.Array, matrix: jax.Array, offset: jax.Array) -> jax.Array:
-    """The image [H, W, C] seen through an affine map, bilinear, black outside.
+    """Returns the image [H, W, C] seen through an affine map, bilinear, black outside.
 
     The output at p shows the input at matrix @ p + offset, both (row, column) in pixels from the centre; matrix [2, 2],
     offset [2]. One resampling whatever the map: shears and their like would blur more and, as gathers are cheap, gain

@@ -19,12 +19,12 @@ TINY = 1e-12  # variance of flat images
 
 
 def average(a: jax.Array, b: jax.Array, share: float | jax.Array = 0.5) -> jax.Array:
-    """The weighted mean with weight `share` of a and 1 - `share` of b."""
+    """Returns the weighted mean with weight `share` of a and 1 - `share` of b."""
     return share * a + (1 - share) * b
 
 
 def pca(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Weights in proportion to the leading eigenvector of the pair's covariance over pixels (Naidu and Raol 2008).
+    """Returns the mean weighted by the leading eigenvector of the pair's covariance over pixels (Naidu and Raol 2008).
 
     Its entries are taken without signs, as images that go against each other would cancel; flat images count alike.
     """
@@ -41,7 +41,10 @@ def pca(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def wavelet(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Haar coefficients: the mean of approximations, of details the one of larger size (Li, Manjunath, Mitra 1995)."""
+    """Returns the fusion of Haar coefficients (Li, Manjunath, Mitra 1995).
+
+    It takes the mean of approximations, and of two details the one of larger size.
+    """
     levels = next((level for level in range(LEVELS, 0, -1) if not any(side % 2**level for side in a.shape[1:3])), 0)
     return _wavelet(a, b, levels)
 
@@ -55,13 +58,16 @@ def _wavelet(a: jax.Array, b: jax.Array, levels: int) -> jax.Array:
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Approximation and details along rows, columns and both, [B, H/2, W/2, C] each; H and W even (Haar 1910)."""
+    """Returns the approximation and the details along rows, columns and both, [B, H/2, W/2, C] each.
+
+    H and W even (Haar 1910).
+    """
     a, b, c, d = (x[:, i::2, j::2] for i in (0, 1) for j in (0, 1))
     return (a + b + c + d) / 2, (a - b + c - d) / 2, (a + b - c - d) / 2, (a - b - c + d) / 2
 
 
 def unhaar(low: jax.Array, across: jax.Array, down: jax.Array, both: jax.Array) -> jax.Array:
-    """The inverse of `haar`, which is its transpose."""
+    """Returns the inverse of `haar`, which is its transpose."""
     a, b = low + across + down + both, low - across + down - both
     c, d = low + across - down - both, low - across - down + both
     rows = (jnp.stack(pair, 3).reshape(*a.shape[:2], -1, a.shape[3]) for pair in ((a, b), (c, d)))
@@ -73,7 +79,7 @@ RULES: dict[str, Fuse] = {"average": average, "pca": pca, "wavelet": wavelet}
 
 
 def fuse(rule: Rule, ct: jax.Array, mr: jax.Array, has: jax.Array) -> jax.Array:
-    """CT and MR fused by a rule; of a patient who has [B, 2] only one of them, that one as it is."""
+    """Returns CT and MR fused by a rule; of a patient who has [B, 2] only one of them, that one as it is."""
     if rule not in RULES:
         raise UserError(f"task.classical={rule}: choose none, average, pca or wavelet")
     a, b = (has[:, i].reshape(-1, 1, 1, 1) > 0 for i in (0, 1))

@@ -38,7 +38,7 @@ class CombinedSources:
     channels: int = 3
 
     def build(self, seed: int) -> Federation:
-        """The combined federation. Raises UserError where sources differ in clients or image size."""
+        """Returns the combined federation. Raises UserError where sources differ in clients or image size."""
         parts = [source.build(seed) for source in self._checked()]
         counts = {name: len(part.labels) for name, part in zip(self.names, parts)}
         if len(set(counts.values())) > 1:
@@ -62,7 +62,10 @@ class CombinedSources:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The sources' test sets, joined by name. Raises UserError where the model knows no class of a source."""
+        """Returns the sources' test sets, joined by name.
+
+        Raises UserError where the model knows no class of a source.
+        """
         tests, tables = [], []
         for name, source in zip(self.names, self._checked()):
             own = tuple(one.removeprefix(f"{name}: ") for one in classes if one.startswith(f"{name}: "))
@@ -79,7 +82,10 @@ class CombinedSources:
         return self.sources
 
     def _tests(self, several: Sequence[Mapping[str, Test]]) -> dict[str, Test]:
-        """Combined test sets, then each source's first one by itself, under its name; the validation set comes last."""
+        """Returns the combined test sets, then each source's first one by itself, under its name.
+
+        The validation set comes last.
+        """
         names = dict.fromkeys(name for tests in several for name in tests)
         combined = {name: self._side_by_side([tests[name] for tests in several if name in tests]) for name in names}
         validation = {name: combined.pop(name) for name in [VALIDATION] if name in combined}
@@ -89,7 +95,7 @@ class CombinedSources:
         return {**combined, **{name: self._side_by_side([test]) for name, test in firsts}, **validation}
 
     def _side_by_side(self, tests: Sequence[Test]) -> Test:
-        """One test set with the clients of several, one after another."""
+        """Returns one test set with the clients of several, one after another."""
         members = [[(source, client)] for source, test in enumerate(tests) for client in range(len(test.owner))]
         owner = np.concatenate([test.owner for test in tests])
         return Test(combine_clients([test.data for test in tests], members, self.channels), owner)
@@ -100,12 +106,15 @@ class CombinedSources:
 
 
 def prefixed_classes(source: str, classes: Sequence[str]) -> list[str]:
-    """The names of a source's classes among those of all sources."""
+    """Returns the names of a source's classes among those of all sources."""
     return [f"{source}: {one}" for one in classes]
 
 
 def fetchable(data: ClientData) -> ClientData:
-    """Client data that can be fetched, computed once where need be. Raises UserError on data that rounds change."""
+    """Returns client data that can be fetched, computed once where need be.
+
+    Raises UserError on data that rounds change.
+    """
     if data.shift is not unchanged:
         raise UserError(
             "data.sources: a source whose training examples change with the round cannot be combined; combine first"
@@ -114,7 +123,7 @@ def fetchable(data: ClientData) -> ClientData:
 
 
 def combine_clients(several: Sequence[ClientData], members: Sequence[Sequence[Member]], channels: int) -> ClientData:
-    """Client data whose client k has the examples of members[k], one member after another; fetched when needed.
+    """Returns client data whose client k has the examples of members[k], one member after another; fetched when needed.
 
     Raises UserError where images differ in size.
     """
@@ -138,21 +147,30 @@ def combine_clients(several: Sequence[ClientData], members: Sequence[Sequence[Me
 
 
 def patients_of(kept: Sequence[ClientData], members: Sequence[Sequence[Member]]) -> np.ndarray | None:
-    """Patients int32 [N] of clients with the examples of those members; None where a source does not know its own."""
+    """Returns the patients int32 [N] of clients with the examples of those members.
+
+    It is None where a source does not know its own.
+    """
     if any(data.patients is None for data in kept):
         return None
     return np.array([sum(kept[source].patients[client] for source, client in of) for of in members], np.int32)  # type: ignore[index]
 
 
 def numbered_on(several: Sequence[np.ndarray]) -> np.ndarray:
-    """Numbers of patients, each from 0, as one list in which those of a member follow those of the member before."""
+    """Returns the numbers of patients, each from 0, as one list.
+
+    In it those of a member follow those of the member before.
+    """
     counts = [int(numbers.max(initial=-1)) + 1 for numbers in several]
     starts = np.cumsum([0, *counts[:-1]])
     return np.concatenate([numbers + start for numbers, start in zip(several, starts)]).astype(np.int32)
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images [n, H, W, channels] in bytes, from grey ones or such. Raises UserError on another number of channels."""
+    """Returns images [n, H, W, channels] in bytes, from grey ones or such.
+
+    Raises UserError on another number of channels.
+    """
     if images.shape[-1] not in (1, channels):
         raise UserError(
             f"data.channels={channels}: images have {images.shape[-1]} channels; give as many, or grey ones"

@@ -114,9 +114,15 @@ class Source(Protocol):
     """A frozen dataclass of settings that can build its federation."""
 
     def build(self, seed: int) -> Federation:
-        """All clients and test sets; the same seed gives the same examples. Raises UserError on bad settings."""
+        """Returns all clients and test sets; the same seed gives the same examples.
+
+        Raises UserError on bad settings.
+        """
         ...
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """Test sets alone, labelled by the `classes` of a saved model. Raises UserError on a class it does not know."""
+        """Returns test sets alone, labelled by the `classes` of a saved model.
+
+        Raises UserError on a class it does not know.
+        """
         ...

@@ -52,14 +52,16 @@ class Images(NamedTuple):
     notes: dict[str, int]  # what was noticed, and of how many sources
 
     def groups(self) -> np.ndarray:
-        """Duplicate group [n] of each image; those of one source are together."""
+        """Returns the duplicate group [n] of each image; those of one source are together."""
         return duplicates.group(self.hashes[:, 0], self.digests, mirrored=self.hashes[:, 1])
 
 
 def decode_sources(
     sources: Sequence[Any], read: Callable[[Any], DecodedSource], names: Sequence[str], facts: Any = None
 ) -> Images:
-    """The images that `read` gives of each source. Raises UserError, with one of their names, where there is not one.
+    """Returns the images that `read` gives of each source.
+
+    Raises UserError, with one of the sources' `names`, where there is not one image.
 
     `facts`: text, numbers and lists of them that decide what the images are, such as settings and the sizes and times
     of files. With them the images are kept in the user's cache folder, and found there the next time.
@@ -110,7 +112,10 @@ def results(sources: Sequence[Any], read: Callable[[Any], DecodedSource]) -> Ite
 
 
 def gather(found: Iterator[DecodedSource], keep: Callable[[np.ndarray], object]) -> dict[str, np.ndarray]:
-    """All that is to be known of the images, as arrays; the pixels themselves are given to `keep`, one by one."""
+    """Returns all that is to be known of the images, as arrays.
+
+    The pixels themselves are given to `keep`, one by one.
+    """
     rows: list[tuple[int, int, int, int]] = []
     sources: list[tuple[str, ...]] = []
     extents: list[tuple[float, ...]] = []
@@ -139,7 +144,10 @@ def gather(found: Iterator[DecodedSource], keep: Callable[[np.ndarray], object])
 
 
 def images_of_index(pixels: np.ndarray, index: Mapping[str, np.ndarray], names: Sequence[str]) -> Images:
-    """The images with these pixels [n, ...] and what `gather` knows of them. Raises UserError where there are none."""
+    """Returns the images with these pixels [n, ...] and what `gather` knows of them.
+
+    Raises UserError where there are none.
+    """
     number, digests, hashed, mirrored = index["rows"].T
     quarantined = [(int(source), reason) for source, reason in index["bad"].tolist()]
     if len(number) == 0:

@@ -12,22 +12,22 @@ HASHED = 32  # pixels a side, of which imagehash takes the lowest frequencies
 
 
 def exact(image: "Image") -> int:
-    """64-bit digest of size and RGB pixels: the same for copies that differ in file format or header only."""
+    """Returns a 64-bit digest of size and RGB pixels: the same for copies that differ in file format or header only."""
     content = repr(image.size).encode() + image.convert("RGB").tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 def perceptual(image: "Image") -> int:
-    """64-bit DCT hash, within a few bits for the same picture scaled, recompressed or a little brighter.
+    """Returns a 64-bit DCT hash, within a few bits for the same picture scaled, recompressed or a little brighter.
 
-    0 for an image without structure (deviation below one grey level): its hash bits are rounding errors that any
-    two blank images share, and 0 never matches. No other image has hash 0: a bit says "above the median".
+    It is 0 for an image without structure (deviation below one grey level): the hash bits of such are rounding errors
+    that any two blank images share, and 0 never matches. No other image has hash 0: a bit says "above the median".
     """
     return perceptual_pair(image)[0]
 
 
 def perceptual_pair(image: "Image") -> tuple[int, int]:
-    """The hash of an image, and that of its mirror image; 0 for both where it has no structure."""
+    """Returns the hash of an image, and that of its mirror image; 0 for both where it has no structure."""
     import imagehash
     from PIL import Image, ImageOps, ImageStat
 
@@ -39,7 +39,9 @@ def perceptual_pair(image: "Image") -> tuple[int, int]:
 
 
 def group(hashes: np.ndarray, digests: np.ndarray, distance: int = 4, mirrored: np.ndarray | None = None) -> np.ndarray:
-    """Duplicate group [n] of each image: connected components of equal digests and of hashes `distance` bits apart.
+    """Returns the duplicate group [n] of each image.
+
+    Groups are connected components of equal digests and of hashes at most `distance` bits apart.
 
     hashes: uint64 [n], 0 for what has no perceptual hash; digests: [n]. With `mirrored`, the hashes [n] of the mirror
     images, a flipped copy is a copy too. Groups are numbered from 0.
@@ -61,7 +63,10 @@ def group(hashes: np.ndarray, digests: np.ndarray, distance: int = 4, mirrored: 
 
 
 def _near(ours: np.ndarray, theirs: np.ndarray, distance: int, rows: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of hashes, uint64 [m] and [m], at most `distance` bits apart: every pair, some rows at a time."""
+    """Returns all pairs of hashes, uint64 [m] and [m], at most `distance` bits apart.
+
+    Every pair is compared, some rows at a time.
+    """
     found = [np.empty((2, 0), np.int64)]
     for start in range(0, len(ours), rows):
         bits = np.bitwise_count(ours[start : start + rows, None] ^ theirs[None])
@@ -72,6 +77,6 @@ def _near(ours: np.ndarray, theirs: np.ndarray, distance: int, rows: int = 256) 
 
 
 def leak(groups: np.ndarray, digests: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which test images have a twin in training, two bool [len(test)]: exact copies, near copies."""
+    """Returns which test images have a twin in training, two bool [len(test)]: exact copies, near copies."""
     copied = np.isin(digests[test], digests[train])
     return copied, np.isin(groups[test], groups[train]) & ~copied

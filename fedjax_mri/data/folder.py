@@ -49,7 +49,10 @@ class Folder:
         check_sites(self.sites)
 
     def build(self, seed: int) -> Federation:
-        """One test client per training client, with the same mix of classes. Raises UserError on unusable folders."""
+        """Returns the federation, with one test client per training client, which has the same mix of classes.
+
+        Raises UserError on unusable folders.
+        """
         splits = Splits(self.train, self.test)
         found, lines = layout.find(self.root, self.layout, splits)
         used = self._used(found, splits)
@@ -70,7 +73,7 @@ class Folder:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images under the root, whatever their split, as one test set named after it.
+        """Returns all images under the root, whatever their split, as one test set named after it.
 
         Labels are positions in `classes`. Raises UserError for a class folder that is not among them.
         """
@@ -82,7 +85,7 @@ class Folder:
         return {name: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _used(self, found: Mapping[Path, Place], splits: Splits) -> dict[Path, Place]:
-        """The files that the split consists of."""
+        """Returns the files that the split consists of."""
         if self.split == "grouped":
             return dict(found)
         if self.split != "published" or self.train == self.test:
@@ -103,7 +106,7 @@ class Folder:
     def _read(
         self, used: Mapping[Path, Place], classes: tuple[str, ...], splits: Splits | None
     ) -> tuple[LoadedImages, Labelled]:
-        """The images of files, and these as examples; without `splits` on no side."""
+        """Returns the images of files, and these as examples; without `splits` they are on no side."""
         read = load_images(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
         sides = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
@@ -116,7 +119,10 @@ class Folder:
 
 
 def patient_name(at: Place) -> str:
-    """The patient of a folder, the same in each split; p1 of one site or class need not be p1 of another."""
+    """Returns the name of the patient of a folder, the same in each split.
+
+    It has the site and the class, as p1 of one site or class need not be p1 of another.
+    """
     return "/".join(filter(None, (at.site, at.label, at.patient))) if at.patient else ""
 
 

@@ -45,7 +45,10 @@ class ImageTable:
     reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
-        """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
+        """Returns the federation of hospitals by site, or by the partition.
+
+        Raises UserError on a bad table, naming the column or the row.
+        """
         rows, lines = self._rows()
         classes = self.label if len(self.label) > 1 else tuple(sorted({self._label(row) for row in rows}))
         read, examples = self._read(rows, classes)
@@ -56,14 +59,17 @@ class ImageTable:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images as one test set. Raises UserError on a label that is not among the `classes` of a model."""
+        """Returns all images as one test set.
+
+        Raises UserError on a label that is not among the `classes` of a model.
+        """
         rows, _ = self._rows()
         labelled.check_classes(self.table, [self._label(row) for row in rows], classes)
         read, examples = self._read(rows, classes)
         return {Path(self.table).stem: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
     def _rows(self) -> tuple[list[Row], list[str]]:
-        """The rows that have a label, and a line on those that have none."""
+        """Returns the rows that have a label, and a line on those that have none."""
         columns = (self.path, *self.label, *filter(None, (self.patient, self.site, self.split)))
         rows = rows_of(self.table, columns)
         some = [row for row in rows if self._label(row)]
@@ -73,7 +79,7 @@ class ImageTable:
         return some, [left] * (len(some) < len(rows))
 
     def _label(self, row: Row) -> str:
-        """The class of a row, "" where it has none. Raises UserError on a row of several."""
+        """Returns the class of a row, "" where it has none. Raises UserError on a row of several."""
         if len(self.label) == 1:
             return row[self.label[0]].strip()
         own = [name for name in self.label if is_one(row[name])]
@@ -82,7 +88,7 @@ class ImageTable:
         return own[0] if own else ""
 
     def _read(self, rows: Sequence[Row], classes: tuple[str, ...]) -> tuple[LoadedImages, Labelled]:
-        """The images of rows, and these as examples."""
+        """Returns the images of rows, and these as examples."""
         root = folder_of(self.table, self.root)
         paths = locate_files(self.table, root, [row[self.path].strip() for row in rows])
         by_path = dict(zip(paths, rows))
@@ -100,7 +106,7 @@ class ImageTable:
 
 
 def read_table(path: str) -> list[Row]:
-    """The rows of a CSV or TSV file with a line of names of columns. Raises UserError where there are none."""
+    """Returns the rows of a CSV or TSV file with a line of names of columns. Raises UserError where there are none."""
     try:
         content = Path(path).expanduser().read_bytes()
         if content.startswith(SPREADSHEETS):
@@ -125,7 +131,7 @@ def read_table(path: str) -> list[Row]:
 
 
 def rows_of(table: str, columns: Sequence[str]) -> list[Row]:
-    """The rows of a table that has these columns. Raises UserError where it lacks one."""
+    """Returns the rows of a table that has these columns. Raises UserError where it lacks one."""
     rows = read_table(table)
     for column in columns:
         if column not in rows[0]:
@@ -135,17 +141,19 @@ def rows_of(table: str, columns: Sequence[str]) -> list[Row]:
 
 
 def folder_of(table: str, root: str) -> Path:
-    """The folder that a table's paths are in: `root`, or where that is "" the folder of the table."""
+    """Returns the folder that a table's paths are in: `root`, or where that is "" the folder of the table."""
     return Path(root).expanduser() if root else Path(table).expanduser().parent
 
 
 def is_one(text: str) -> bool:
-    """Whether a cell of a one-hot column holds a 1."""
+    """Returns whether a cell of a one-hot column holds a 1."""
     return text.strip().lower() in ("1", "1.0", "true")
 
 
 def locate_files(table: str, root: Path, names: Sequence[str]) -> list[Path]:
-    """The file or folder of each name: that path, else the file below root that is so named, with or without ending.
+    """Returns the file or folder of each name: that path, else the file below root that is so named.
+
+    Its ending may be left out.
 
     A name without any file keeps its path, and its image is said to be missing. Raises UserError where there are
     several files of that name, or none of any.

@@ -62,7 +62,7 @@ class Divided(NamedTuple):
 
 
 def divide(name: str, examples: Labelled, shares: tuple[float, float], partition: Partition, seed: int) -> Divided:
-    """Examples on the sides and at the sites they come with; what they lack is drawn by `seed`.
+    """Returns examples on the sides and at the sites they come with; what they lack is drawn by `seed`.
 
     `shares` of every class are held out for testing, of all examples, and for validation, of those left to train. The
     test set does not depend on the latter. Raises UserError, about data of that `name`, where a class has no example
@@ -96,7 +96,7 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
 def held_out(
     examples: Labelled, places: np.ndarray, share: float, rng: np.random.Generator, least: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places [n] in two parts, the second with `share` of every class, and with `least` examples of it or more."""
+    """Returns places [n] in two parts, the second with `share` of every class, and at least `least` examples of it."""
     rest, held = holdout(examples.labels[places], examples.groups[places], share, rng, least)
     return places[rest], places[held]
 
@@ -118,12 +118,15 @@ def check_sides(name: str, examples: Labelled, train: np.ndarray, test: np.ndarr
 
 
 def by_training_client(parts: list[np.ndarray]) -> Part:
-    """A part whose client k belongs to training client k."""
+    """Returns a part whose client k belongs to training client k."""
     return Part([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
 
 
 def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> Part:
-    """The part of examples at `places`: a client for each of their sites, in the order of training `clients`."""
+    """Returns the part of examples at `places`, with a client for each of their sites.
+
+    Sites are in the order of training `clients`.
+    """
     theirs = set(sites[places].tolist())
     names = [name for name in clients if name in theirs] + sorted(theirs - set(clients))
     owner = np.array([clients.index(name) if name in clients else -1 for name in names], np.int32)
@@ -131,13 +134,16 @@ def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> Pa
 
 
 def count(examples: Labelled, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Examples per client and class, int32 [N, C]."""
+    """Returns the examples per client and class, int32 [N, C]."""
     bins = [np.bincount(examples.labels[part], minlength=len(examples.classes)) for part in parts]
     return np.stack(bins).astype(np.int32)
 
 
 def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence[Table] = ()) -> Federation:
-    """The federation of divided examples, with a test set named `test`; a table of its clients follows `tables`."""
+    """Returns the federation of divided examples, with a test set named `test`.
+
+    A table of its clients follows `tables`.
+    """
     counts = count(examples, divided.train.places)
     tests = {name: part for name, part in ((test, divided.test), (VALIDATION, divided.validation)) if len(part.all)}
     return Federation(
@@ -151,13 +157,16 @@ def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence
 
 
 def clients(examples: Labelled, part: Part) -> ClientData:
-    """The examples of a part as client data; those of a file that is mapped into memory stay there."""
+    """Returns the examples of a part as client data; those of a file that is mapped into memory stay there."""
     mapped = any(isinstance(array, np.memmap) for array in examples.arrays.values())
     return (streamed if mapped else resident)(examples.arrays, part.places)
 
 
 def training_clients(examples: Labelled, part: Part) -> ClientData:
-    """The examples of a part as client data that say whose each is, if that is known; those of a patient in a row."""
+    """Returns the examples of a part as client data that say whose each is, if that is known.
+
+    Those of a patient are in a row.
+    """
     if not examples.patients:
         return clients(examples, part)
     places, numbers, counts = [], np.zeros(len(examples.labels), np.int32), []
@@ -173,7 +182,7 @@ def training_clients(examples: Labelled, part: Part) -> ClientData:
 
 
 def client_table(examples: Labelled, divided: Divided) -> Table:
-    """A table of the partition: images of each class that train, of all classes that validate and test."""
+    """Returns a table of the partition: images of each class that train, of all classes that validate and test."""
     held = {
         side: {int(owner): len(places) for owner, places in zip(part.owner, part.places)}
         for side, part in (("validation", divided.validation), ("test", divided.test))
@@ -187,7 +196,7 @@ def client_table(examples: Labelled, divided: Divided) -> Table:
 
 
 def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
-    """What is odd about the sides and the clients, a line each."""
+    """Yields what is odd about the sides and the clients, a line each."""
     if len(examples.classes) == 1:
         yield f"there is one class, {examples.classes[0]}: a model has nothing to tell apart"
     tested = np.bincount(examples.labels[divided.test.all], minlength=len(examples.classes))
@@ -198,7 +207,7 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
 
 
 def sides(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]:
-    """The side of each example from the name of its split.
+    """Returns the side of each example from the name of its split.
 
     Raises UserError on a name that says no side, with what the example is called among `of_each`.
     """
@@ -209,7 +218,7 @@ def sides(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]
 
 
 def merge_groups(*several: np.ndarray) -> np.ndarray:
-    """Groups int [n]: examples are together where one of `several` groupings [n] has them together."""
+    """Returns groups int [n]: examples are together where one of `several` groupings [n] has them together."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -244,7 +253,7 @@ def check_classes(name: str, labels: Sequence[str], classes: tuple[str, ...]) ->
 
 
 def with_classes(name: str, examples: Labelled, classes: tuple[str, ...]) -> Labelled:
-    """Examples with labels that are places in `classes`. Raises UserError on a class that is not among them."""
+    """Returns examples with labels that are places in `classes`. Raises UserError on a class that is not among them."""
     there = [examples.classes[label] for label in np.unique(examples.labels)]
     if unknown := [one for one in there if one not in classes]:
         raise UserError(
@@ -255,6 +264,6 @@ def with_classes(name: str, examples: Labelled, classes: tuple[str, ...]) -> Lab
 
 
 def one_test(examples: Labelled) -> Test:
-    """All examples as the test set of one site that took no part in training."""
+    """Returns all examples as the test set of one site that took no part in training."""
     part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
     return Test(clients(examples, part), part.owner)

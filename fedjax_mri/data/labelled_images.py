@@ -25,7 +25,7 @@ def examples(
     patients: Words,
     remedy: str,
 ) -> Labelled:
-    """Images as examples; copies of one another and images of a patient or a file stay together.
+    """Returns images as examples; copies of one another and images of a patient or a file stay together.
 
     "" of `patients` are those whom the files name, or unknown. Raises UserError, about data of that `name`, on a
     patient in two sites or splits, and on images of no site, for which there is a `remedy`.
@@ -49,7 +49,7 @@ def examples(
 
 
 def lost_by_class(read: LoadedImages, labels: Words) -> dict[str, str]:
-    """What to say of each class of which files could not be read: how many, and why the first could not."""
+    """Returns what to say of each class of which files could not be read: how many, and why the first could not."""
     reasons: dict[str, list[tuple[int, str]]] = {}
     for source, reason in read.images.quarantined:
         reasons.setdefault(labels[source], []).append((source, reason))
@@ -73,7 +73,7 @@ def federation(
     lines: Sequence[str] = (),
     honest: str = "",
 ) -> Federation:
-    """The federation of examples, with a test set named `test`; `lines` are shown among its warnings.
+    """Returns the federation of examples, with a test set named `test`; `lines` are shown among its warnings.
 
     `window` is that in which CT is shown, in HU; `honest` says by which setting no test image has a twin in training.
     """
@@ -92,7 +92,7 @@ def federation(
 
 
 def file_warnings(read: LoadedImages) -> Iterator[str]:
-    """Lines on what is odd about the files."""
+    """Yields lines on what is odd about the files."""
     images, names = read.images, read.names
     yield from read.lines
     yield from (f"{count} of {len(names)} files: {note}" for note, count in images.notes.items())
@@ -102,7 +102,7 @@ def file_warnings(read: LoadedImages) -> Iterator[str]:
 
 
 def image_warnings(read: LoadedImages, leak: Table, honest: str) -> Iterator[str]:
-    """Lines on what is odd about labelled images; `leak` is the table of `leak_table`."""
+    """Yields lines on what is odd about labelled images; `leak` is the table of `leak_table`."""
     yield from file_warnings(read)
     kinds, count = np.unique(read.images.kinds[np.unique(read.images.source)], return_counts=True)
     if len(kinds) > 1:
@@ -117,13 +117,13 @@ def image_warnings(read: LoadedImages, leak: Table, honest: str) -> Iterator[str
 
 
 def quarantine_table(read: LoadedImages) -> tuple[Table, ...]:
-    """A table of the sources that gave no image, where there are any."""
+    """Returns a table of the sources that gave no image, where there are any."""
     rows = [(read.names[source], reason) for source, reason in read.images.quarantined]
     return (Table("Quarantined files", ("file", "reason"), rows),) if rows else ()
 
 
 def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
-    """A table of how many images have duplicates or are of one patient, and in how large groups."""
+    """Returns a table of how many images have duplicates or are of one patient, and in how large groups."""
     size = np.bincount(examples.groups)
     exact = np.unique(read.images.digests, return_counts=True)[1]
     largest = ", ".join(str(n) for n in np.sort(size[size > 1])[::-1][:5])
@@ -139,7 +139,7 @@ def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
 
 
 def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table, ...]:
-    """Groups of duplicates whose members carry different labels."""
+    """Returns a table of groups of duplicates whose members carry different labels, where there are any."""
     groups, labels = examples.groups, examples.labels
     held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
     rows = []
@@ -151,7 +151,10 @@ def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table,
 
 
 def leak_table(read: LoadedImages, examples: Labelled, divided: Divided) -> Table:
-    """Test images with a twin in training, by class; images that validate but were drawn from training count there."""
+    """Returns a table of test images with a twin in training, by class.
+
+    Images that validate but were drawn from training count as training.
+    """
     test, learnt = divided.test.all, divided.train.all
     if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():
         learnt = np.concatenate([learnt, divided.validation.all])

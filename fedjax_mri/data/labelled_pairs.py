@@ -47,7 +47,10 @@ class LabelledPairs:
     reading: ReadSettings = ReadSettings()
 
     def build(self, seed: int) -> Federation:
-        """Hospitals by site, or by the partition. Raises UserError on a bad table, naming the column or the row."""
+        """Returns the federation of hospitals by site, or by the partition.
+
+        Raises UserError on a bad table, naming the column or the row.
+        """
         pairs = self._pairs(None)
         shares = (self.holdout, self.validation)
         divided = labelled.divide(self.table, pairs.examples, shares, self.partition, seed)
@@ -64,14 +67,14 @@ class LabelledPairs:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All pairs as one test set. Raises UserError on a label that is not among the `classes` of a model."""
+        """Returns all pairs as one test set. Raises UserError on a label that is not among the `classes` of a model."""
         pairs = self._pairs(classes)
         test = labelled.one_test(pairs.examples)
         data = as_batches(test.data, pairs.in_hu)
         return {Path(self.table).stem: test._replace(data=data)}, labelled_images.quarantine_table(pairs.read)
 
     def _pairs(self, classes: tuple[str, ...] | None) -> "Pairs":
-        """The pairs of all rows with a label; of the `classes` that are known, if any are."""
+        """Returns the pairs of all rows with a label, which must be of the `classes` that are known, if any are."""
         columns = (self.ct, self.mr, self.label, *filter(None, (self.patient, self.site, self.split)))
         rows = [row for row in rows_of(self.table, columns) if row[self.label].strip()]
         known = classes or tuple(sorted({row[self.label].strip() for row in rows}))
@@ -85,7 +88,7 @@ class LabelledPairs:
         return Pairs(read, examples, in_hu(self.table, read, of_file), lines)
 
     def _files(self, rows: Sequence[Row], root: Path) -> tuple[dict[Path, int], dict[Path, str]]:
-        """The row and the modality of each file."""
+        """Returns the row and the modality of each file."""
         row_of: dict[Path, int] = {}
         modality_of: dict[Path, str] = {}
         for modality, column in zip(MODALITIES, (self.ct, self.mr)):
@@ -100,7 +103,7 @@ class LabelledPairs:
     def _examples(
         self, rows: Sequence[Row], found: Sequence["Pair"], classes: tuple[str, ...], read: LoadedImages
     ) -> Labelled:
-        """Pairs as examples; those of a patient stay together."""
+        """Returns pairs as examples; those of a patient stay together."""
         labelled.check_classes(self.table, [row[self.label].strip() for row in rows], classes)
         labels = np.array([classes.index(row[self.label].strip()) for row in rows], np.int32)
         patients = [
@@ -142,9 +145,9 @@ class Pairs(NamedTuple):
 def pairs_of_rows(
     table: str, rows: Sequence[Row], names: Sequence[str], of_file: Sequence[tuple[int, str]], read: LoadedImages
 ) -> tuple[list[Pair], list[str]]:
-    """The pairs of all rows, and lines on rows that are left out, as an image of theirs is missing or does not fit.
+    """Returns the pairs of all rows, and lines on rows that are left out.
 
-    Raises UserError where no row is left.
+    A row is left out where an image of it is missing or does not fit. Raises UserError where no row is left.
     """
     sources: dict[tuple[int, str], list[int]] = {}
     for source, key in enumerate(of_file):
@@ -168,7 +171,10 @@ def pairs_of_rows(
 
 
 def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], images: Images) -> str:
-    """Why the images of a row are no pair, "" where they are: their sources and slices, by modality."""
+    """Returns why the images of a row are no pair, "" where they are.
+
+    `sources` and `slices` are the row's, by modality.
+    """
     if not sources or 0 in map(len, slices.values()):
         reasons = dict(images.quarantined)
         lost = {name.upper(): reasons.get(several[0], "") for name, several in sources.items() if not slices[name]}
@@ -188,7 +194,7 @@ def misfit(sources: Mapping[str, list[int]], slices: Mapping[str, list[int]], im
 
 
 def select_pairs(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[Pair]:
-    """The pairs that show something; at most `count` of a row, evenly spaced, where that is not 0."""
+    """Returns the pairs that show something; at most `count` of a row, evenly spaced, where that is not 0."""
     by_row: dict[int, list[Pair]] = {}
     for pair in pairs:
         if any(place is not None and pixels[place].std() >= BLANK for place in pair[:2]):
@@ -197,13 +203,13 @@ def select_pairs(pairs: Sequence[Pair], pixels: np.ndarray, count: int) -> list[
 
 
 def images_at(pixels: np.ndarray, places: Sequence[int | None]) -> np.ndarray:
-    """The images at some places, zeros for None."""
+    """Returns the images at some places, zeros for None."""
     rows = np.array([-1 if place is None else place for place in places])
     return np.where((rows >= 0).reshape(-1, *[1] * (pixels.ndim - 1)), pixels[rows], 0).astype(pixels.dtype)
 
 
 def in_hu(table: str, read: LoadedImages, of_file: Sequence[tuple[int, str]]) -> bool:
-    """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are."""
+    """Returns whether the CT are scans, in HU, and not pictures. Raises UserError where some are of each kind."""
     sources = np.unique(read.images.source).tolist()  # those that gave images
     kinds = {str(read.images.kinds[source]) for source in sources if of_file[source][1] == "ct"}
     if len(kinds) > 1:
@@ -212,20 +218,20 @@ def in_hu(table: str, read: LoadedImages, of_file: Sequence[tuple[int, str]]) ->
 
 
 def pair_table(examples: Labelled) -> Table:
-    """A table of how many slices have both modalities, or one."""
+    """Returns a table of how many slices have both modalities, or one."""
     has = examples.arrays["has"] > 0
     kinds = {"CT and MR": has.all(1), "CT only": has[:, 0] & ~has[:, 1], "MR only": ~has[:, 0] & has[:, 1]}
     return Table("Pairs", ("modalities", "slices"), [(name, int(own.sum())) for name, own in kinds.items()])
 
 
 def as_batches(data: ClientData, hounsfield: bool) -> ClientData:
-    """Client data whose slices, held as int16, are read as float32: CT in HU or in 0..1, MR in 0..1."""
+    """Returns client data whose slices, held as int16, are read as float32: CT in HU or in 0..1, MR in 0..1."""
     return data._replace(read=reader(hounsfield), fetch=None)
 
 
 @functools.cache  # one function for all that are read alike, so that they share a program
 def reader(hounsfield: bool) -> Callable[..., Batch]:
-    """The `read` of pairs that are held as int16."""
+    """Returns the `read` of pairs that are held as int16."""
     white = jnp.float32(255)
 
     def read(store: resident.Resident, client: jax.Array, indices: jax.Array) -> Batch:

@@ -38,13 +38,13 @@ class Splits(NamedTuple):
     test: str
 
     def side(self, split: str) -> str:
-        """The side of a folder of this name; "" where it says none."""
+        """Returns the side of a folder of this name; "" where it says none."""
         named = {self.train: TRAINING, self.test: TEST}
         return named.get(split) or SIDE_OF.get(split.lower(), "")
 
 
 def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) -> tuple[dict[Path, Place], list[str]]:
-    """The images below a folder in order of their paths, each with its place, and lines on what is odd.
+    """Returns the images below a folder in order of their paths, each with its place, and lines on what is odd.
 
     Folders below the levels of `layout` are patients. There is a level "split" only where a folder of it has a known
     name. Of known `classes`, the last folder of such a name is the class, wherever it lies. Raises UserError on a
@@ -68,7 +68,10 @@ def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) 
 
 
 def levels_of(layout: str) -> tuple[str, ...]:
-    """The levels of folders that a layout names. Raises UserError on other words, and where no level is the class."""
+    """Returns the levels of folders that a layout names.
+
+    Raises UserError on other words, and where no level is the class.
+    """
     levels = tuple(layout.split("/"))
     remedy = "give split, site, class and patient in their order, as --data.layout split/class"
     if unknown := [level for level in levels if level not in LEVELS]:
@@ -79,7 +82,9 @@ def levels_of(layout: str) -> tuple[str, ...]:
 
 
 def images_below(top: Path, classes: Collection[str] = ()) -> tuple[list[Path], list[str]]:
-    """All images below a folder but for masks, and lines on what is left out. Raises UserError on an empty folder.
+    """Returns all images below a folder but for masks, and lines on what is left out.
+
+    Raises UserError on an empty folder.
 
     A folder named as one of masks, such as "masks" or "seg", is passed over, unless it is one of known `classes`.
     """
@@ -113,7 +118,7 @@ def images_below(top: Path, classes: Collection[str] = ()) -> tuple[list[Path], 
 
 
 def is_mask(path: Path, names: Sequence[str]) -> bool:
-    """Whether a file is named as the mask of an image among `names`, which lie beside it.
+    """Returns whether a file is named as the mask of an image among `names`, which lie beside it.
 
     It is of the image's name with a word before or after it, or in place of another word before it: a.png,
     a_mask.png, seg_a.png, image_a.png.
@@ -129,12 +134,15 @@ def is_mask(path: Path, names: Sequence[str]) -> bool:
 
 
 def stem_of(name: str) -> str:
-    """The name of a file without the ending of its kind, such as .nii.gz."""
+    """Returns the name of a file without the ending of its kind, such as .nii.gz."""
     return name.removesuffix(read.ending_of(name) or Path(name).suffix)
 
 
 def common(inside: Sequence[tuple[str, ...]], splits: Splits, needed: int) -> tuple[str, ...]:
-    """The folders around all others: those that every path begins with, but for a split and the last ones `needed`."""
+    """Returns the folders around all others: those that every path begins with.
+
+    A split and the last ones `needed` are no part of them.
+    """
     outer: tuple[str, ...] = ()
     while all(len(names) > len(outer) + needed for names in inside):
         here = {names[len(outer)] for names in inside}
@@ -161,7 +169,7 @@ def refuse_unclear(root: str, inside: Sequence[tuple[str, ...]], levels: tuple[s
 
 
 def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> Place:
-    """The place of a file in the folders `names`. Raises UserError where none of them is a class."""
+    """Returns the place of a file in the folders `names`. Raises UserError where none of them is a class."""
     known = dict(zip(levels, names))
     rest = names[len(levels) :]
     if own := [name for name in names if name in classes]:
@@ -173,7 +181,7 @@ def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: 
 
 
 def files_of_patients(root: str) -> tuple[dict[Path, str], list[str]]:
-    """The images below a folder and the patient of each by its folders or name, and lines on what is odd.
+    """Returns the images below a folder and the patient of each by its folders or name, and lines on what is odd.
 
     "" for DICOM files outside of any folder, which name the patient themselves. Raises UserError on a folder that is
     missing, empty or unreadable.
@@ -186,7 +194,10 @@ def files_of_patients(root: str) -> tuple[dict[Path, str], list[str]]:
 
 
 def patient_of(path: Path) -> str:
-    """The patient of a file by its folders, else by its name: of a picture without the number of its slice."""
+    """Returns the patient of a file by its folders, else by its name.
+
+    A picture's name counts without the number of its slice.
+    """
     if len(path.parts) > 1:
         return "/".join(path.parts[:-1])
     name = path.name.lower()

@@ -26,7 +26,7 @@ class MergeClasses:
     names: tuple[tuple[str, str], ...] = ()  # (class of the source, its new name)
 
     def build(self, seed: int) -> Federation:
-        """The source's federation with merged classes. Raises UserError on a class that is given no name."""
+        """Returns the source's federation with merged classes. Raises UserError on a class that is given no name."""
         federation, names = self.source.build(seed), dict(self.names)
         for one in federation.classes:
             if one not in names:
@@ -42,24 +42,27 @@ class MergeClasses:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's test sets, labelled by merged `classes`. Raises UserError where the source does."""
+        """Returns the source's test sets, labelled by merged `classes`. Raises UserError where the source does."""
         known = [(old, new) for old, new in self.names if new in classes]
         tests, tables = self.source.evaluation(tuple(old for old, _ in known), seed)
         return relabelled_tests(tests, positions_in(classes, [new for _, new in known])), tables
 
 
 def positions_in(classes: tuple[str, ...], names: list[str]) -> np.ndarray:
-    """The position of each name among the classes, int32 [len(names)]."""
+    """Returns the position of each name among the classes, int32 [len(names)]."""
     return np.array([classes.index(name) for name in names], np.int32)
 
 
 def relabelled_tests(tests: Mapping[str, Test], table: np.ndarray) -> dict[str, Test]:
-    """Test sets with other labels: label c becomes table[c]."""
+    """Returns test sets with other labels: label c becomes table[c]."""
     return {name: test._replace(data=relabelled(test.data, table)) for name, test in tests.items()}
 
 
 def relabelled(data: ClientData, table: np.ndarray) -> ClientData:
-    """Client data with other labels: label c becomes table[c], int32 [C]. Examples in memory stay where they are."""
+    """Returns client data with other labels: label c becomes table[c], int32 [C].
+
+    Examples in memory stay where they are.
+    """
     if np.array_equal(table, np.arange(len(table))):
         return data
     if data.read is not resident.read:

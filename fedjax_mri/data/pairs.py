@@ -36,7 +36,10 @@ class Pairs:
     mr: str = "MRI"
 
     def build(self, seed: int) -> Federation:
-        """Sides of cases are drawn by `seed`. Raises UserError on folders that hold no pairs, or too few cases."""
+        """Returns the federation of the pairs, with the sides of cases drawn by `seed`.
+
+        Raises UserError on folders that hold no pairs, or too few cases.
+        """
         names, of_each, pixels = self._read()
         known = sorted(set(of_each))
         sides = self._sides(known, seed)
@@ -54,13 +57,13 @@ class Pairs:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """One test set of all cases, each a test client."""
+        """Returns one test set of all cases, each a test client."""
         _, of_each, pixels = self._read()
         parts = [np.flatnonzero(np.asarray(of_each) == case) for case in sorted(set(of_each))]
         return {Path(self.root).name: unseen(pixels, parts)}, ()
 
     def _sides(self, cases: Sequence[str], seed: int) -> dict[str, str]:
-        """The side of each case. Raises UserError where none would be left to train."""
+        """Returns the side of each case. Raises UserError where none would be left to train."""
         count, held = len(cases), self.holdout + self.validation
         if not (self.holdout >= 1 and self.validation >= 0 and held < count):
             raise UserError(
@@ -72,7 +75,7 @@ class Pairs:
         return dict(zip(drawn.tolist(), np.roll(sides, held - count).tolist()))
 
     def _read(self) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
-        """Names and cases of the pairs, and their pixels uint8 [n, size, size, 1] by modality."""
+        """Returns names and cases of the pairs, and their pixels uint8 [n, size, size, 1] by modality."""
         folders = {"ct": Path(self.root).expanduser() / self.ct, "mr": Path(self.root).expanduser() / self.mr}
         found = pair_pictures(folders["ct"], folders["mr"])
         pixels = {modality: stack(list(paths), self.size) for modality, paths in zip(folders, zip(*found.values()))}
@@ -80,7 +83,10 @@ class Pairs:
 
 
 def pair_pictures(ct: Path, mr: Path) -> dict[str, tuple[Path, Path]]:
-    """Name of a pair without its ending -> CT and MR. Raises UserError on a missing folder or partner, or two sizes."""
+    """Returns each pair's name without its ending -> CT and MR.
+
+    Raises UserError on a missing folder or partner, or two sizes.
+    """
     here, there = pictures(ct), pictures(mr)
     for name in sorted(here.keys() ^ there.keys()):
         path, others = (here[name], there) if name in here else (there[name], here)
@@ -98,7 +104,7 @@ def pair_pictures(ct: Path, mr: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture; 0 and 0 where it is none, which is said when it is read."""
+    """Returns width and height of a picture; 0 and 0 where it is none, which is said when it is read."""
     from PIL import Image
 
     try:
@@ -109,7 +115,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder by their names without endings. Raises UserError where there are none, or two of a name."""
+    """Returns pictures of a folder by their names without endings.
+
+    Raises UserError where there are none, or two of a name.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; data.root must hold a folder of CT and one of MR slices")
     found: dict[str, Path] = {}
@@ -126,12 +135,12 @@ def pictures(folder: Path) -> dict[str, Path]:
 
 
 def cases(names: Sequence[str]) -> list[str]:
-    """The case of each pair: what stands before the last number of its name, p1 of p1_05; 41 of 41005."""
+    """Returns the case of each pair: what stands before the last number of its name, p1 of p1_05; 41 of 41005."""
     return [NUMBER.sub("", name) or name for name in names]
 
 
 def stack(paths: Sequence[Path], size: int) -> np.ndarray:
-    """Pixels uint8 [n, size, size, 1]. Raises UserError on a file that is not an image."""
+    """Returns the pixels of pictures, uint8 [n, size, size, 1]. Raises UserError on a file that is not an image."""
     read = load_images(paths, size, 1, ReadSettings(), {path: path for path in paths})
     for source, reason in read.images.quarantined:
         raise UserError(f"{read.names[source]}: {reason}; replace it, or remove it from both folders")
@@ -139,7 +148,7 @@ def stack(paths: Sequence[Path], size: int) -> np.ndarray:
 
 
 def examples(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:
-    """Clients whose slices are held as bytes and read as float32 in 0..1."""
+    """Returns clients whose slices are held as bytes and read as float32 in 0..1."""
     stored = resident({**pixels, "label": np.zeros(len(pixels["ct"]), np.int32)}, parts)
 
     def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
@@ -150,5 +159,5 @@ def examples(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> Clie
 
 
 def unseen(pixels: dict[str, np.ndarray], parts: Sequence[np.ndarray]) -> Test:
-    """A test set of clients that took no part in training."""
+    """Returns a test set of clients that took no part in training."""
     return Test(examples(pixels, parts), np.full(len(parts), -1, np.int32))

@@ -151,7 +151,7 @@ Partition = IID | Sizes | Quantity | Dirichlet | Shards | Similarity
 def holdout(
     labels: np.ndarray, groups: np.ndarray, share: float, rng: np.random.Generator, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices that are left and that are held out: `share` of every class, and no group is on both sides.
+    """Returns the indices that are left and those held out: `share` of every class, and no group is on both sides.
 
     Of every class at least `least` examples are held out, and at least one group; nothing of a class of one group, or
     with `least` 0 of two.
@@ -171,7 +171,7 @@ def holdout(
 
 
 def follow(labels: np.ndarray, groups: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C].
+    """Returns test examples dealt to N clients, each class in proportion to what they train on of it, counts [N, C].
 
     A group goes to one client as a whole.
     """
@@ -186,7 +186,7 @@ def follow(labels: np.ndarray, groups: np.ndarray, counts: np.ndarray, rng: np.r
 
 
 def apportion(weights: np.ndarray, n: int) -> np.ndarray:
-    """Whole numbers [N] in proportion to the weights [N] that add up to n, by largest remainder."""
+    """Returns whole numbers [N] in proportion to the weights [N] that add up to n, by largest remainder."""
     if n == 0:
         return np.zeros(len(weights), np.int64)
     share = weights * (n / weights.sum())
@@ -217,7 +217,7 @@ def _units(labels: np.ndarray, groups: np.ndarray, clients: int, at_least: int =
 
 
 def _deal(size: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Owners [G] of groups of the given size [G] among clients with room [N]; sum(size) == sum(room).
+    """Returns owners [G] of groups of the given size [G] among clients with room [N]; sum(size) == sum(room).
 
     Large groups go first, to a random client that has the room; single examples then fill what is left.
     """
@@ -233,6 +233,6 @@ def _deal(size: np.ndarray, room: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def _parts(owner: np.ndarray, clients: int) -> list[np.ndarray]:
-    """Indices per client, ascending, from the owner [n] of each example."""
+    """Returns indices per client, ascending, from the owner [n] of each example."""
     ends = np.cumsum(np.bincount(owner, minlength=clients))
     return np.split(np.argsort(owner, kind="stable"), ends[:-1])

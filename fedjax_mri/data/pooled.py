@@ -29,19 +29,19 @@ class Pooled:
     source: Source
 
     def build(self, seed: int) -> Federation:
-        """The source's federation as one client. Raises UserError where the source does."""
+        """Returns the source's federation as one client. Raises UserError where the source does."""
         federation = self.source.build(seed)
         tests = {name: test._replace(owner=np.full_like(test.owner, -1)) for name, test in federation.tests.items()}
         labels = federation.labels.sum(0, keepdims=True)
         return federation._replace(train=pool(federation.train), tests=tests, labels=labels, groups={})
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own test sets."""
+        """Returns the source's own test sets."""
         return self.source.evaluation(classes, seed)
 
 
 def pool(data: ClientData) -> ClientData:
-    """One client whose example i is the i-th of all clients' examples laid end to end."""
+    """Returns one client whose example i is the i-th of all clients' examples laid end to end."""
     end = np.cumsum(data.sizes, dtype=np.int32)
     patients = None if data.patients is None else np.cumsum(data.patients, dtype=np.int32)
     first = np.zeros_like(end) if patients is None else patients - np.asarray(data.patients)
@@ -54,7 +54,7 @@ def pool(data: ClientData) -> ClientData:
 
 @functools.cache  # one function for all pools of a source, so that they can share a program
 def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
-    """The `read` of a pool, from the `read` of its source."""
+    """Returns the `read` of a pool, from the `read` of its source."""
 
     def pooled(store: PoolStore, client: jax.Array, indices: jax.Array) -> Batch:
         del client
@@ -69,7 +69,7 @@ def reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
 
 
 def shifter(pooled_store: PoolStore, shift: Shift) -> Shift:
-    """The `shift` of a pool, from the `shift` of its source."""
+    """Returns the `shift` of a pool, from the `shift` of its source."""
 
     def pooled(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
         del client
@@ -81,6 +81,6 @@ def shifter(pooled_store: PoolStore, shift: Shift) -> Shift:
 
 
 def owner_and_index(pooled_store: PoolStore, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which client each of `indices` [B] of the pool belongs to, and its index there, int32 [B] both."""
+    """Returns which client each of `indices` [B] of the pool belongs to, and its index there, int32 [B] both."""
     owner = jnp.searchsorted(jnp.asarray(pooled_store.end), indices, side="right").astype(jnp.int32)
     return owner, indices - jnp.take(jnp.asarray(pooled_store.start), owner)

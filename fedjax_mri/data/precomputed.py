@@ -38,11 +38,11 @@ class Precomputed:
     fields: tuple[str, ...] = ("image", "label")  # of its examples, the ones that are kept
 
     def build(self, seed: int) -> Federation:
-        """The source's federation, precomputed. Raises UserError where the source does."""
+        """Returns the source's federation, precomputed. Raises UserError where the source does."""
         return _built(self, seed, WITHOUT_VALUES.get())
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own test sets, precomputed."""
+        """Returns the source's own test sets, precomputed."""
         tests, tables = self.source.evaluation(classes, seed)
         return _precomputed_tests(tests, self.fields), tables
 
@@ -61,7 +61,7 @@ def _precomputed_tests(tests: Mapping[str, Test], fields: tuple[str, ...]) -> di
 
 
 def precomputed(data: ClientData, fields: tuple[str, ...] = ("image", "label")) -> ClientData:
-    """The same clients, with those fields of their examples in memory."""
+    """Returns the same clients, with those fields of their examples in memory."""
     fields = (*fields, PATIENT) if several_of_a_patient(data) and PATIENT not in fields else fields
     if WITHOUT_VALUES.get():
         return of_zeros(data, fields)
@@ -75,7 +75,7 @@ def precomputed(data: ClientData, fields: tuple[str, ...] = ("image", "label")) 
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Within it, zeros of the right shapes take the place of examples: where what a run costs is to be known."""
+    """Puts zeros of the right shapes in the place of examples within it, where what a run costs is to be known."""
     token = WITHOUT_VALUES.set(True)
     try:
         yield
@@ -84,7 +84,7 @@ def without_values() -> Iterator[None]:
 
 
 def of_zeros(data: ClientData, fields: tuple[str, ...]) -> ClientData:
-    """The same clients, with examples of zeros that take no memory."""
+    """Returns the same clients, with examples of zeros that take no memory."""
     at, count = jnp.zeros(1, jnp.int32), int(data.sizes.sum())
     shapes = jax.eval_shape(_several(data.read, fields), whole(data), at, at)
     zeros = {name: np.broadcast_to(np.zeros((), x.dtype), (count, *x.shape[1:])) for name, x in shapes.items()}
@@ -117,7 +117,7 @@ def _several(read: Callable[..., Batch], fields: tuple[str, ...]) -> Callable[..
 
 
 def _as_filed(name: str, x: jax.Array) -> jax.Array:
-    """An image or a value as a file would hold it."""
+    """Returns an image or a value as a file would hold it."""
     if jnp.issubdtype(x.dtype, jnp.integer) or name not in ("image", "ct", "mr"):
         return x
     return jnp.round(x).astype(jnp.int16) if name == "ct" else jnp.round(255 * jnp.clip(x, 0.0, 1.0)).astype(jnp.uint8)

@@ -20,7 +20,7 @@ class Resident(NamedTuple):
 
 
 def resident(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) -> ClientData:
-    """Client data from arrays [n, ...] and the indices of each of N clients; examples in no part are left out.
+    """Returns client data from arrays [n, ...] and the indices of each of N clients; examples in no part are left out.
 
     Raises UserError where the parts hold no example at all (a client may be empty, all of them may not), and on arrays
     that are of no numbers or too short.
@@ -55,7 +55,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], parts: Sequence[np.ndarray]) 
 
 
 def count(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Sizes int32 [N] of N parts. Raises UserError where all are empty."""
+    """Returns the sizes int32 [N] of N parts. Raises UserError where all are empty."""
     sizes = np.array([len(part) for part in parts], np.int32)
     if sizes.sum() == 0:
         raise UserError(f"none of the {len(parts)} clients has an example: give at least one of them data")
@@ -63,7 +63,7 @@ def count(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def pack(several: Sequence[Examples], clients: int = 0, rows: int = 0) -> Resident:
-    """The store of several clients, one at least; zeros and empty clients up to `clients` and `rows`."""
+    """Returns the store of several clients, one at least, with zeros and empty clients up to `clients` and `rows`."""
     size = np.zeros(max(clients, len(several)), np.int32)
     size[: len(several)] = [len(next(iter(examples.values()))) for examples in several]
     fields = {name: flat([one[name] for one in several], max(rows, size.sum())) for name in several[0]}
@@ -71,34 +71,37 @@ def pack(several: Sequence[Examples], clients: int = 0, rows: int = 0) -> Reside
 
 
 def flat(pieces: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """Pieces [size, ...] laid end to end in [rows, ...], then zeros; in the dtype that JAX will hold them in."""
+    """Returns pieces [size, ...] laid end to end in [rows, ...], then zeros.
+
+    The dtype is the one that JAX will hold them in.
+    """
     room = np.zeros((rows, *pieces[0].shape[1:]), jax.dtypes.canonicalize_dtype(pieces[0].dtype))
     np.concatenate(pieces, out=room[: sum(map(len, pieces))], casting="same_kind")
     return room
 
 
 def positions(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The client of each of n examples, and its index there; int32 [n] both, one client after another."""
+    """Returns the client of each of n examples, and its index there; int32 [n] both, one client after another."""
     client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     return client, (np.arange(len(client)) - starts).astype(np.int32)
 
 
 def whole(data: ClientData) -> Any:
-    """The store that holds the examples of all clients."""
+    """Returns the store that holds the examples of all clients."""
     if data.store is not None or data.fetch is None:
         return data.store
     return pack([data.fetch(client) for client in range(len(data.sizes))])
 
 
 def empty(data: ClientData) -> Examples:
-    """Fields [0, ...] of data that can be fetched: their names, shapes and dtypes."""
+    """Returns the fields [0, ...] of data that can be fetched, for their names, shapes and dtypes."""
     assert data.fetch is not None
     return {name: field[:0] for name, field in data.fetch(int(np.argmin(data.sizes))).items()}
 
 
 def read(store: Resident, client: jax.Array, indices: jax.Array) -> Batch:
-    """Examples `indices` [B] of one client; past its end its last one, of an empty client a neighbour's."""
+    """Returns the examples `indices` [B] of one client; past its end its last one, of an empty client a neighbour's."""
     offset, size = jnp.take(store.offset, client), jnp.take(store.size, client)
     row = offset + jnp.clip(indices, 0, jnp.maximum(size - 1, 0))
     # "clip": an empty last client has its offset one past the end.
@@ -115,5 +118,5 @@ def example_fields(data: ClientData) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def specimen(data: ClientData) -> Any:
-    """A small store from which the shapes of what `read` gives can be traced; its examples may not be real."""
+    """Returns a small store from which the shapes of what `read` gives can be traced; its examples may not be real."""
     return data.store if data.fetch is None else pack([empty(data)], rows=1)

@@ -66,7 +66,9 @@ def load_images(
     known: Mapping[Path, str] | None = None,
     blank: bool = False,
 ) -> LoadedImages:
-    """The images in files, uint8 [size, size, channels]; files of which `apart` differs are never one series.
+    """Returns the images in files, uint8 [size, size, channels].
+
+    Files of which `apart` differs are never one series.
 
     Where `known` tells the modality "ct" or "mr" of each file, images are int16, and those of CT scans are in HU.
     Slices that show nothing are left out, unless `blank`. Raises UserError on a bad size, or where there is no image.
@@ -89,7 +91,10 @@ def load_images(
 
 
 def split_item(item: Item, apart: Mapping[Path, Hashable]) -> list[Item]:
-    """The files of an item as items of their own where `apart` differs: one series may hold images of two classes."""
+    """Returns the files of an item as items of their own where `apart` differs.
+
+    One series may hold images of two classes.
+    """
     parts: dict[Hashable, list[Path]] = {}
     for path in item.paths:
         parts.setdefault(apart[path], []).append(path)
@@ -97,14 +102,14 @@ def split_item(item: Item, apart: Mapping[Path, Hashable]) -> list[Item]:
 
 
 def facts_of(paths: Sequence[Path], size: int, channels: int, reading: ReadSettings) -> list[object]:
-    """What decides the images of files: their names, sizes and times, and the settings."""
+    """Returns what decides the images of files: their names, sizes and times, and the settings."""
     stats = [(path, path.stat() if path.exists() else None) for path in paths]
     files = [(printable(path), stat and stat.st_size, stat and stat.st_mtime_ns) for path, stat in stats]
     return [size, channels, reading.modality, reading.window, reading.ct_offset, reading.slices, files]
 
 
 def load_item(paths: tuple[Path, ...], making: SliceSettings) -> DecodedSource:
-    """The images of one file or series, or the reason why it cannot be read."""
+    """Returns the images of one file or series, or the reason why it cannot be read."""
     size, channels, reading, in_hu, blank = making
     try:
         if len(paths) == 1 and raster.READER.recognizes(read.head(paths[0], Limits())):
@@ -132,7 +137,7 @@ def load_item(paths: tuple[Path, ...], making: SliceSettings) -> DecodedSource:
 
 
 def one_by_one(paths: tuple[Path, ...], making: SliceSettings) -> DecodedSource:
-    """The images of a series that is no volume, each read alone."""
+    """Returns the images of a series that is no volume, each read alone."""
     found = [load_item((path,), making) for path in paths]
     good = [one for one in found if one.images]
     if not good:
@@ -144,34 +149,40 @@ def one_by_one(paths: tuple[Path, ...], making: SliceSettings) -> DecodedSource:
 
 
 def resize_slices(scan: Scan, size: int, window: tuple[float, float]) -> np.ndarray:
-    """The slices of a scan in squares, float32 [D, size, size]: a CT in HU, others in 0..1."""
+    """Returns the slices of a scan in squares, float32 [D, size, size]: a CT in HU, others in 0..1."""
     is_ct = scan.units == "hu"
     return units.to_model(scan, "ct" if is_ct else "mr", window if is_ct else None, (size, size))
 
 
 def to_grey_levels(values: np.ndarray, kind: str, window: tuple[float, float]) -> np.ndarray:
-    """Slices as pictures, uint8 [D, size, size]: a CT in its window, an MR up to its white."""
+    """Returns slices as pictures, uint8 [D, size, size]: a CT in its window, an MR up to its white."""
     low, high = (np.float32(edge) for edge in (window if kind == "ct" else (0.0, 1.0)))
     return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
 def select_slices(pictures: np.ndarray, count: int) -> np.ndarray:
-    """The places of pictures [D, H, W] that show something; at most `count`, evenly spaced, where that is not 0."""
+    """Returns the places of pictures [D, H, W] that show something.
+
+    There are at most `count`, evenly spaced, where that is not 0.
+    """
     some = np.flatnonzero(pictures.std((1, 2)) >= BLANK)
     return some[evenly(len(some), count)]
 
 
 def evenly(total: int, count: int) -> np.ndarray:
-    """At most `count` places of `total`, evenly spaced; all where it is 0."""
+    """Returns at most `count` places of `total`, evenly spaced; all where it is 0."""
     return np.unique(np.linspace(0, total - 1, count or total).round().astype(int))
 
 
 def files_below(path: Path) -> list[Path]:
-    """A file itself, or the images in a folder."""
+    """Returns a file itself, or the images in a folder."""
     return sorted(discover.images(path, None)[0]) if path.is_dir() else [path]
 
 
 def decoded_slice(pixels: np.ndarray, channels: int) -> DecodedImage:
-    """A slice [H, W] with what tells its exact copies. No near ones: heads of different patients are too much alike."""
+    """Returns a slice [H, W] with what tells its exact copies.
+
+    Near copies are not told: heads of different patients are too much alike.
+    """
     digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).digest()
     return DecodedImage(np.repeat(pixels[..., None], channels, -1), int.from_bytes(digest, "big"), 0, 0)

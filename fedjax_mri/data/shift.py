@@ -41,7 +41,7 @@ class LabelNoise:
     grows: int = 0  # rounds; 0: full from the start
 
     def build(self, seed: int) -> Federation:
-        """The source's federation with wrong labels.
+        """Returns the source's federation with wrong labels.
 
         Raises UserError unless 0 <= low <= high <= 1, and where the source does.
         """
@@ -59,7 +59,7 @@ class LabelNoise:
         return with_shift(federation, shift, "Label noise of the training sites, %", 100 * rates)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own test sets."""
+        """Returns the source's own test sets."""
         return self.source.evaluation(classes, seed)
 
 
@@ -76,7 +76,7 @@ class Wear:
     grows: int = 100  # rounds; 0: worn out from the start
 
     def build(self, seed: int) -> Federation:
-        """The source's federation with worn scanners.
+        """Returns the source's federation with worn scanners.
 
         Raises UserError when the noise is negative or not a number, and where the source does.
         """
@@ -95,7 +95,7 @@ class Wear:
         return with_shift(federation, shift, "Wear of the training sites' scanners, % of white", 100 * sigma)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own test sets."""
+        """Returns the source's own test sets."""
         return self.source.evaluation(classes, seed)
 
 
@@ -113,7 +113,10 @@ class ModalitySkew:
     mr_only: float = 0.3
 
     def build(self, seed: int) -> Federation:
-        """The source's federation with modalities missing. Raises UserError on bad shares, or a source without both."""
+        """Returns the source's federation with modalities missing.
+
+        Raises UserError on bad shares, or a source without both.
+        """
         if not (self.ct_only >= 0 and self.mr_only >= 0 and self.ct_only + self.mr_only <= 1):
             raise UserError(
                 f"data.ct_only={self.ct_only}, data.mr_only={self.mr_only}: shares must add up to 1 or less"
@@ -130,7 +133,7 @@ class ModalitySkew:
         return federation._replace(train=train, tests=tests, groups=groups, image=image, **TWO_CHANNELS)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The test sets as `build` makes them; the source refuses classes that it does not know."""
+        """Returns the test sets as `build` makes them; the source refuses classes that it does not know."""
         self.source.evaluation(classes, seed)
         return self.build(seed).tests, ()
 
@@ -140,7 +143,10 @@ class ModalitySkew:
 
 
 def with_modalities(data: ClientData, kinds: np.ndarray) -> ClientData:
-    """`data` where each client has the modalities of its kind, int [N]. Raises UserError unless `data` has both."""
+    """Returns `data` where each client has the modalities of its kind, int [N].
+
+    Raises UserError unless `data` has both.
+    """
     fields = example_fields(data)
     if not {"ct", "mr"} <= fields.keys():
         raise UserError(f"data: modality skew needs a source with ct and mr, such as Phantom; this has {set(fields)}")
@@ -149,7 +155,7 @@ def with_modalities(data: ClientData, kinds: np.ndarray) -> ClientData:
 
 @functools.cache  # one function for all that are read alike, so that they can share a program
 def partial_reader(inner: Callable[..., Batch]) -> Callable[..., Batch]:
-    """A `read` of what `inner` reads, without the modality that a client lacks."""
+    """Returns a `read` of what `inner` reads, without the modality that a client lacks."""
 
     def read(store: tuple[Any, Any], client: jax.Array, indices: jax.Array) -> Batch:
         batch, has = inner(store[0], client, indices), jnp.asarray(store[1])[client]
@@ -162,7 +168,7 @@ def partial_reader(inner: Callable[..., Batch]) -> Callable[..., Batch]:
 
 
 def with_shift(federation: Federation, shift: Shift, title: str, values: np.ndarray) -> Federation:
-    """`federation` whose training examples go through one more shift; the report shows quartiles of `values` [N]."""
+    """Returns `federation` with one more shift of its training examples; the report shows quartiles of `values` [N]."""
     before = federation.train.shift
 
     def both(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
@@ -174,7 +180,7 @@ def with_shift(federation: Federation, shift: Shift, title: str, values: np.ndar
 
 
 def share_of_effect(rounds: int, field: str) -> Callable[[jax.Array], jax.Array]:
-    """A function from a round to the share of the full effect, float32 []: round / rounds, at most 1.
+    """Returns a function from a round to the share of the full effect, float32 []: round / rounds, at most 1.
 
     Raises UserError when `rounds` is negative.
     """
@@ -184,24 +190,24 @@ def share_of_effect(rounds: int, field: str) -> Callable[[jax.Array], jax.Array]
 
 
 def label_chances(key: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    """A random number, float32 [] in 0..1, and the distance to another class, int32 [] in 1..classes-1."""
+    """Returns a random number, float32 [] in 0..1, and the distance to another class, int32 [] in 1..classes-1."""
     chance, other = jax.random.split(key)
     return jax.random.uniform(chance, (), jnp.float32), jax.random.randint(other, (), 1, classes, jnp.int32)
 
 
 def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
-    """An image of bytes, or of floats 0..1, plus `noise` in units of white, clipped to its range."""
+    """Returns an image of bytes, or of floats 0..1, plus `noise` in units of white, clipped to its range."""
     white = 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else 1.0
     total = jnp.clip(image.astype(jnp.float32) + white * noise, 0.0, white)
     return (jnp.round(total) if white > 1 else total).astype(image.dtype)
 
 
 def _keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
-    """A key for each example [B] of a client."""
+    """Returns a key for each example [B] of a client."""
     mine = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), what), client)
     return keys.each(mine, indices)
 
 
 def site_rng(seed: int, what: int) -> np.random.Generator:
-    """The generator that decides how sites differ in `what`, one of the kinds of change above."""
+    """Returns the generator that decides how sites differ in `what`, one of the kinds of change above."""
     return np.random.default_rng((seed, what))

@@ -20,11 +20,11 @@ class StandIn:
     field: str = "root"  # of `files`, that says where they are
 
     def build(self, seed: int) -> Federation:
-        """The federation of the source in use. Raises UserError where it does."""
+        """Returns the federation of the source in use. Raises UserError where it does."""
         return self.source.build(seed)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The test sets of the source in use."""
+        """Returns the test sets of the source in use."""
         return self.source.evaluation(classes, seed)
 
     @property

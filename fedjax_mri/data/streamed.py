@@ -19,7 +19,9 @@ class Records(Protocol):
 
 
 def streamed(source: Mapping[str, np.ndarray] | Records, parts: Sequence[np.ndarray]) -> ClientData:
-    """Client data from arrays [n, ...], memory-mapped or not, or from n records, and the indices of each of N clients.
+    """Returns client data from arrays [n, ...] or n records, and the indices of each of N clients.
+
+    Arrays may be memory-mapped.
 
     Nothing is read here. Raises UserError where the parts hold no example at all, and later for an unreadable record.
     """
@@ -36,13 +38,13 @@ def streamed(source: Mapping[str, np.ndarray] | Records, parts: Sequence[np.ndar
 
 
 def stacked(source: Records, indices: np.ndarray) -> Examples:
-    """Records `indices` [size] stacked as fields [size, ...]; no indices give empty fields [0, ...]."""
+    """Returns records `indices` [size] stacked as fields [size, ...]; no indices give empty fields [0, ...]."""
     records = [record(source, int(index)) for index in indices] or [record(source, 0)]
     return {name: np.stack([one[name] for one in records])[: len(indices)] for name in records[0]}
 
 
 def record(source: Records, index: int) -> Mapping[str, Any]:
-    """The record of that index. Raises UserError, naming it, when it cannot be read."""
+    """Returns the record of that index. Raises UserError, naming it, when it cannot be read."""
     try:
         return source[index]
     except Exception as error:  # whatever the user's source raises

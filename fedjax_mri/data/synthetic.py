@@ -43,7 +43,9 @@ class Synthetic:
     validation: float = 0.0  # share of a device's training examples that validates; the published data have none
 
     def build(self, seed: int) -> Federation:
-        """Test sets "held-out", a tenth of each client, and "training": its mean loss is the global objective.
+        """Returns a federation with test sets "held-out", a tenth of each client, and "training".
+
+        The mean loss of "training" is the global objective.
 
         Raises UserError on a negative spread, no clients or no examples.
         """
@@ -57,7 +59,7 @@ class Synthetic:
         return federation(devices, CLASSES, seed, self.validation)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """The test sets. Raises UserError where the saved model knows other classes."""
+        """Returns the test sets. Raises UserError where the saved model knows other classes."""
         return tests_of(self.build(seed), classes), ()
 
 
@@ -74,13 +76,13 @@ class LeafSynthetic:
     validation: float = 0.0  # as Synthetic's
 
     def build(self, seed: int) -> Federation:
-        """The same test sets as Synthetic. Raises UserError on no clients, classes or features."""
+        """Returns a federation with the test sets of Synthetic. Raises UserError on no clients, classes or features."""
         check_counts(clients=self.clients, classes=self.classes, features=self.features)
         devices = leaf(self.clients, self.classes, self.features, seed)
         return federation(devices, self.classes, seed, self.validation)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """The test sets. Raises UserError where the saved model knows other classes."""
+        """Returns the test sets. Raises UserError where the saved model knows other classes."""
         return tests_of(self.build(seed), classes), ()
 
 
@@ -92,7 +94,7 @@ def check_counts(**counts: int) -> None:
 
 
 def heterogeneous(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.RandomState) -> list[Device]:
-    """Clients that differ: u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1)."""
+    """Returns clients that differ: u_k ~ N(0, alpha), B_k ~ N(0, beta), v_k ~ N(B_k, 1), W_k and b_k ~ N(u_k, 1)."""
     shifts, centres = rng.normal(0, alpha, len(sizes)), rng.normal(0, beta, len(sizes))
     means = rng.normal(centres[:, None], 1, (len(sizes), FEATURES))
 
@@ -105,19 +107,19 @@ def heterogeneous(sizes: np.ndarray, alpha: float, beta: float, rng: np.random.R
 
 
 def identical(sizes: np.ndarray, rng: np.random.RandomState) -> list[Device]:
-    """Clients that differ in size alone; inputs have mean 0."""
+    """Returns clients that differ in size alone; inputs have mean 0."""
     weights, biases = rng.normal(0, 1, (FEATURES, CLASSES)), rng.normal(0, 1, CLASSES)
     each = [inputs(np.zeros(FEATURES), size, rng) for size in sizes]
     return [Device(x, (x @ weights + biases).argmax(1)) for x in each]
 
 
 def inputs(mean: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
-    """x ~ N(mean, diag(j^-1.2)), [size, d]: as one multivariate draw would give, but with no use of LAPACK."""
+    """Returns x ~ N(mean, diag(j^-1.2)), [size, d], as one multivariate draw would give, but with no use of LAPACK."""
     return mean + rng.standard_normal((size, len(mean))) * np.sqrt(np.arange(1.0, len(mean) + 1) ** -1.2)
 
 
 def leaf(clients: int, classes: int, features: int, seed: int) -> list[Device]:
-    """LEAF's devices with its one cluster of models."""
+    """Returns the devices of LEAF with its one cluster of models."""
     drawn = np.random.RandomState(seed).lognormal(3, 2, clients).astype(int)
     rng = np.random.RandomState(seed)  # sizes and examples start from the same seed there
     basis = rng.normal(size=(features + 1, classes, 1))
@@ -126,7 +128,10 @@ def leaf(clients: int, classes: int, features: int, seed: int) -> list[Device]:
 
 
 def leaf_device(size: int, basis: np.ndarray, centre: np.ndarray, rng: np.random.RandomState) -> Device:
-    """One device of `size` examples; basis [1 + d, C, 1] maps its model's place near `centre` [1] to weights."""
+    """Returns one device of `size` examples.
+
+    basis [1 + d, C, 1] maps its model's place near `centre` [1] to weights.
+    """
     rng.random_sample()  # the choice of a cluster, of which there is one
     mean = rng.normal(rng.normal(), 1, len(basis) - 1)
     x = inputs(mean, size, rng)
@@ -137,7 +142,7 @@ def leaf_device(size: int, basis: np.ndarray, centre: np.ndarray, rng: np.random
 
 
 def federation(devices: Sequence[Device], classes: int, seed: int, validation: float = 0.0) -> Federation:
-    """The federation of these devices: each is shuffled, and trains on its first nine tenths.
+    """Returns the federation of these devices: each is shuffled, and trains on its first nine tenths.
 
     The last `validation` share of these validates instead. Raises UserError unless 0 <= validation < 1.
     """
@@ -169,14 +174,14 @@ def federation(devices: Sequence[Device], classes: int, seed: int, validation: f
 
 
 def tests_of(federation: Federation, classes: tuple[str, ...]) -> dict[str, Test]:
-    """The test sets. Raises UserError where the saved model knows other classes."""
+    """Returns the test sets. Raises UserError where the saved model knows other classes."""
     if classes != federation.classes:
         raise UserError(f"this data has classes {', '.join(federation.classes)}, the model knows {', '.join(classes)}")
     return dict(federation.tests)
 
 
 def digest(data: ClientData) -> str:
-    """A name for the data: SHA-256 over all sizes, inputs and labels, little-endian int32, float32, int32."""
+    """Returns a name for the data: SHA-256 over all sizes, inputs and labels, little-endian int32, float32, int32."""
     store = whole(data)
     arrays = (store.size, store.fields["image"], store.fields["label"])
     return hashlib.sha256(b"".join(x.astype(x.dtype.newbyteorder("<")).tobytes() for x in arrays)).hexdigest()

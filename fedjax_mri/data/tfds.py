@@ -42,19 +42,25 @@ class TFDS:
     partition: Partition = Sizes((1, 1, 1, 1))
 
     def build(self, seed: int) -> Federation:
-        """Hospitals by site, or by the partition. Raises UserError on a data set that is missing or of another kind."""
+        """Returns the federation of hospitals by site, or by the partition.
+
+        Raises UserError on a data set that is missing or of another kind.
+        """
         read, examples, lines = self._read()
         shares = (self.holdout, self.validation)
         return labelled_images.federation(self.name, read, examples, shares, self.partition, seed, TEST, lines=lines)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """All images as one test set. Raises UserError on a class that is not among the `classes` of a model."""
+        """Returns all images as one test set.
+
+        Raises UserError on a class that is not among the `classes` of a model.
+        """
         read, examples, _ = self._read()
         known = labelled.with_classes(self.name, examples, classes)
         return {self.name: labelled.one_test(known)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
-        """The images of all splits with a side, these as examples, and a line on other splits."""
+        """Returns the images of all splits with a side, these as examples, and a line on other splits."""
         builder = open_builder(self.name, self.folder, self.download)
         image, label = feature(builder, "Image", self.image), feature(builder, "ClassLabel", self.label)
         side_of = {split: side for split, side in SIDE_OF.items() if split in builder.info.splits}
@@ -88,7 +94,10 @@ class TFDS:
 
 
 def open_builder(name: str, folder: str, download: bool) -> Any:
-    """The builder of a data set that is there, or is fetched. Raises UserError where it is not, or cannot be read."""
+    """Returns the builder of a data set that is there, or is fetched.
+
+    Raises UserError where it is not, or cannot be read.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -107,7 +116,10 @@ def open_builder(name: str, folder: str, download: bool) -> Any:
 
 
 def random_access(builder: Any, split: str) -> Any:
-    """The records of a split by number. Raises UserError where its files are of another format than array_record."""
+    """Returns the records of a split by number.
+
+    Raises UserError where its files are of another format than array_record.
+    """
     try:
         return builder.as_data_source(split=split)
     except Exception as error:
@@ -118,7 +130,10 @@ def random_access(builder: Any, split: str) -> Any:
 
 
 def feature(builder: Any, kind: str, name: str) -> str:
-    """The feature of that name, or the only one of its kind. Raises UserError where there is not exactly one."""
+    """Returns the feature of that name, or the only one of its kind.
+
+    Raises UserError where there is not exactly one.
+    """
     features = builder.info.features
     fitting = [one for one in features if type(features[one]).__name__ == kind]
     if name in fitting:
@@ -131,7 +146,7 @@ def feature(builder: Any, kind: str, name: str) -> str:
 
 
 def decode_record(pixels: np.ndarray, size: int, channels: int) -> DecodedImage:
-    """An image [h, w, C] of a record in a black square, its proportions kept, with what tells its copies.
+    """Returns an image [h, w, C] of a record in a black square, its proportions kept, with what tells its copies.
 
     Of integers the largest of their type is white, of floats 1.
     """
@@ -147,5 +162,5 @@ def decode_record(pixels: np.ndarray, size: int, channels: int) -> DecodedImage:
 
 
 def text(value: Any) -> str:
-    """A feature's value as text."""
+    """Returns a feature's value as text."""
     return value.decode() if isinstance(value, bytes) else str(value)

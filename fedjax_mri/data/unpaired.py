@@ -23,7 +23,10 @@ class Unpaired:
     source: Source
 
     def build(self, seed: int) -> Federation:
-        """The source's federation, unpaired; sites of one patient train nothing. Raises UserError where it does."""
+        """Returns the source's federation, unpaired, in which sites of one patient train nothing.
+
+        Raises UserError where the source does.
+        """
         federation = self.source.build(seed)
         single = int(np.sum(federation.train.sizes == 1))
         warnings = (f"{single} sites with a single patient train nothing: there is no other to take the MR from",)
@@ -31,12 +34,12 @@ class Unpaired:
         return federation._replace(train=with_mr_of_others(federation.train), warnings=all_warnings)
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
-        """The source's own test sets, which stay paired."""
+        """Returns the source's own test sets, which stay paired."""
         return self.source.evaluation(classes, seed)
 
 
 def with_mr_of_others(data: ClientData) -> ClientData:
-    """`data` in which each example's "mr" is that of another patient of the same client."""
+    """Returns `data` in which each example's "mr" is that of another patient of the same client."""
     sizes = np.where(data.sizes == 1, 0, data.sizes).astype(np.int32)
 
     def read(store: tuple[Any, jax.Array], client: jax.Array, indices: jax.Array) -> Batch:

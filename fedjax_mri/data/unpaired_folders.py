@@ -48,7 +48,10 @@ class UnpairedFolders:
         check_sites(self.sites)
 
     def build(self, seed: int) -> Federation:
-        """Hospitals by the institutions of the files. Raises UserError on folders without images of both modalities."""
+        """Returns the federation of hospitals by the institutions of the files.
+
+        Raises UserError on folders without images of both modalities.
+        """
         read, examples, lines = self._read()
         divided = labelled.divide(self.root, examples, (self.holdout, self.validation), self.partition, seed)
         pixels, in_hu = read.images.pixels, is_in_hu(self.root, read, examples)
@@ -77,14 +80,14 @@ class UnpairedFolders:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """One test set of all slices, of a site that took no part."""
+        """Returns one test set of all slices, of a site that took no part."""
         read, examples, _ = self._read()
         part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
         data = clients(read.images.pixels, examples, part, is_in_hu(self.root, read, examples), (UNPAIRED,))
         return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
-        """The slices; these as examples whose classes are the modalities; and what is odd about the folders."""
+        """Returns the slices; these as examples whose classes are the modalities; and what is odd about the folders."""
         folders = {modality: str(Path(self.root) / name) for modality, name in (("ct", self.ct), ("mr", self.mr))}
         lines: list[str] = []
         patients: dict[Path, tuple[str, str]] = {}
@@ -109,7 +112,10 @@ class UnpairedFolders:
 
 
 def is_in_hu(name: str, read: LoadedImages, examples: Labelled) -> bool:
-    """Whether the CT are scans, in HU, and not pictures. Raises UserError where some are, or where there is an MR."""
+    """Returns whether the CT are scans, in HU, and not pictures.
+
+    Raises UserError where some are of each kind, or where there is an MR among them.
+    """
     kinds = set(read.images.kinds[read.images.source[examples.labels == 0]].tolist())
     if len(kinds) > 1 or "mr" in kinds:
         said = ", ".join(sorted(kind or "pictures" for kind in kinds))
@@ -118,13 +124,13 @@ def is_in_hu(name: str, read: LoadedImages, examples: Labelled) -> bool:
 
 
 def with_both(examples: Labelled, part: Part) -> Part:
-    """The clients of a part that have both modalities."""
+    """Returns the clients of a part that have both modalities."""
     both = [k for k, places in enumerate(part.places) if len(set(examples.labels[places].tolist())) == 2]
     return Part([part.names[k] for k in both], part.owner[both], [part.places[k] for k in both])
 
 
 def clients(pixels: np.ndarray, examples: Labelled, part: Part, in_hu: bool, marks: Sequence[str] = ()) -> ClientData:
-    """Client data of unequal numbers of CT and MR; a client that lacks one of them has no examples."""
+    """Returns client data of unequal numbers of CT and MR; a client that lacks one of them has no examples."""
     stores, sizes = [], []
     for label in range(len(MODALITIES)):
         places = [own[examples.labels[own] == label] for own in part.places]
@@ -139,8 +145,11 @@ def clients(pixels: np.ndarray, examples: Labelled, part: Part, in_hu: bool, mar
 
 @functools.cache  # one function for all that are read alike, so that they share a program
 def reader(in_hu: bool, marks: tuple[str, ...]) -> Callable[..., Batch]:
-    """The `read` of stores of CT and MR; index i has CT i and an MR half the hospital away, each from the start again
-    where there are no more. A batch has a field of zeros for each of `marks`."""
+    """Returns the `read` of stores of CT and MR.
+
+    Index i has CT i and an MR half the hospital away, each from the start again where there are no more. A batch has a
+    field of zeros for each of `marks`.
+    """
 
     def slices(store: Resident, client: jax.Array, indices: jax.Array) -> jax.Array:
         return read_resident(store, client, indices % jnp.maximum(store.size[client], 1))["x"].astype(jnp.float32)
@@ -159,12 +168,12 @@ def reader(in_hu: bool, marks: tuple[str, ...]) -> Callable[..., Batch]:
 
 
 def site_table(part: Part, counts: np.ndarray) -> Table:
-    """A table of the slices of each hospital that train, counts [N, 2] of CT and MR."""
+    """Returns a table of the slices of each hospital that train, counts [N, 2] of CT and MR."""
     rows = [(name, int(ct), int(mr)) for name, (ct, mr) in zip(part.names, counts)]
     return Table("Hospitals", ("hospital", "CT slices", "MR slices"), rows)
 
 
 def idle(counts: np.ndarray) -> list[str]:
-    """A line on hospitals that lack a modality and train nothing, counts [N, 2]."""
+    """Returns a line on hospitals that lack a modality and train nothing, counts [N, 2]."""
     single = int((counts.min(1) == 0).sum())
     return [f"{single} of {len(counts)} hospitals lack CT or MR and train nothing"] * bool(single)

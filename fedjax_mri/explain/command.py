@@ -90,7 +90,10 @@ def prepare(
     masks: Path | None = None,
     settings: Settings | None = None,
 ) -> Job:
-    """The job of explaining images by a run, or by an ensemble. Raises UserError where nothing can be explained."""
+    """Returns the job of explaining images by a run, or by an ensemble.
+
+    Raises UserError where nothing can be explained.
+    """
     settings = settings or Settings()
     check_out(out, force)
     trained = model.load(runs)
@@ -115,7 +118,7 @@ def check_out(out: Path, force: bool) -> None:
 def reference_responses(
     trained: Trained, explainers: Sequence[Explainer], settings: Settings
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Energies [m] of the test images that the run has kept, and each method's strongest response to them.
+    """Returns energies [m] of the test images that the run has kept, and each method's strongest response to them.
 
     Where it has kept no images, m and all responses are 0.
     """
@@ -132,7 +135,7 @@ def reference_responses(
 
 
 def kept_images(run: Path) -> np.ndarray:
-    """The test images that a run has kept, [m, H, W, C] as read; m is 0 where it has kept none."""
+    """Returns the test images that a run has kept, [m, H, W, C] as read; m is 0 where it has kept none."""
     try:
         examples = results.examples(run)
     except UserError:  # the calibration, which reads the same file, says so
@@ -141,19 +144,22 @@ def kept_images(run: Path) -> np.ndarray:
 
 
 def preprocess_and_predict(trained: Trained, images: np.ndarray, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Images [n, H, W, C] as the network sees them, and their logits, [batch, ...]; the last image is repeated."""
+    """Returns images [n, H, W, C] as the network sees them, and their logits, [batch, ...].
+
+    The last image is repeated.
+    """
     x = trained.preprocess(filled(images, batch))
     return x, trained.predict(trained.models, x)
 
 
 def describe(trained: Trained, images: np.ndarray, batch: int) -> dict[str, jax.Array]:
-    """Descriptions [n, d] of images [n, H, W, C] as read, by kind; of an ensemble those by its first run."""
+    """Returns descriptions [n, d] of images [n, H, W, C] as read, by kind; of an ensemble those by its first run."""
     found = trained.describe(trained.models[0], filled(images, batch))
     return {kind: values[: len(images)] for kind, values in found.items()}
 
 
 def filled(images: np.ndarray, batch: int) -> jax.Array:
-    """Images [batch, H, W, C] of which the last is repeated, from [n, H, W, C]."""
+    """Returns images [batch, H, W, C] of which the last is repeated, from [n, H, W, C]."""
     return jnp.asarray(np.pad(images, [(0, batch - len(images)), *[(0, 0)] * 3], mode="edge"))
 
 
@@ -215,7 +221,7 @@ def check_target(job: Job, file: File) -> None:
 
 
 def mask_of(masks: Path, file: File) -> Path:
-    """The path of a file's mask: a PNG of the same name, below the folder of masks."""
+    """Returns the path of a file's mask: a PNG of the same name, below the folder of masks."""
     return (masks / file.name).with_suffix(".png")
 
 
@@ -247,14 +253,14 @@ def explain_batch(job: Job, group: Sequence[InputImage]) -> Iterator[Patient]:
 
 
 def sentences(name: str, drawn: Mapping[str, np.ndarray], head: np.ndarray) -> list[str]:
-    """A sentence for each method on what its map covers, for the class `name`."""
+    """Returns a sentence for each method on what its map covers, for the class `name`."""
     return [words.sentence(methods.title(method), name, words.coverage(found, head)) for method, found in drawn.items()]
 
 
 def maps_and_measures(
     job: Job, one: Explainer, x: jax.Array, target: jax.Array, heads: np.ndarray, lesions: np.ndarray | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The maps [B, H, W] of one method, and their measures [B]."""
+    """Returns the maps [B, H, W] of one method, and their measures [B]."""
     key = jax.random.key(job.settings.seed)
     found = one.maps(job.trained.models, x, target, key)
     if not job.settings.measures:
@@ -267,7 +273,7 @@ def maps_and_measures(
 
 
 def lesion_batch(group: Sequence[InputImage], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The true lesions [B, H, W] of a batch; None where they are not known."""
+    """Returns the true lesions [B, H, W] of a batch; None where they are not known."""
     if group[0].lesion is None:
         return None
     masks = np.zeros(shape, np.float32)
@@ -289,7 +295,7 @@ def write(job: Job, one: Patient) -> None:
 
 
 def raw(found: np.ndarray) -> bytes:
-    """The bytes of a .npy file that holds a map."""
+    """Returns the bytes of a .npy file that holds a map."""
     file = io.BytesIO()
     np.save(file, found.astype(np.float32), allow_pickle=False)
     return file.getvalue()
@@ -305,7 +311,7 @@ def write_summary(job: Job, patients: Sequence[Patient]) -> None:
 
 
 def rows(trained: Trained, one: Patient) -> Iterator[list[Any]]:
-    """The lines of the table for one image, one for each method."""
+    """Yields the lines of the table for one image, one for each method."""
     verdict = one.verdict
     members = (
         []

@@ -26,7 +26,7 @@ class Reader(NamedTuple):
 
 
 def reader(trained: Trained, limits: Limits, ct_offset: float | None = None) -> Reader:
-    """The reader for files of a run's modality; where its data do not say which that is, they count as MR."""
+    """Returns the reader for files of a run's modality; where its data do not say which that is, they count as MR."""
     data = trained.data
     modality = data.modalities[0] if data.modalities else "mr"
     other = {"ct": "mr", "mr": "ct"}[modality]
@@ -35,7 +35,7 @@ def reader(trained: Trained, limits: Limits, ct_offset: float | None = None) -> 
 
 
 def image(reader: Reader, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The image of a file, float32 0..1 [H, W, C], and notes on it.
+    """Returns the image of a file, float32 0..1 [H, W, C], and notes on it.
 
     Raises UserError where the run's classifier cannot take the file.
     """
@@ -65,7 +65,7 @@ def check(reader: Reader, scan: Scan) -> None:
 
 
 def decode_input(path: Path, size: int, channels: int) -> np.ndarray:
-    """A display picture [H, W, C], read as for training."""
+    """Returns a display picture [H, W, C], read as for training."""
     found = images.decode_picture(str(path), size, channels)
     if isinstance(found, str):
         raise UserError(found)
@@ -73,7 +73,7 @@ def decode_input(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def mask(reader: Reader, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The true lesion from a PNG that is white inside: float32 0..1 [S, S], of the network's size."""
+    """Returns the true lesion from a PNG that is white inside: float32 0..1 [S, S], of the network's size."""
     if not path.is_file():
         raise UserError(f"{path}: no such mask: leave --masks, or give a PNG of that name")
     scan = raster.read(path, "mask", reader.limits)

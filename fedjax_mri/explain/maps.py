@@ -39,7 +39,7 @@ class Explainer(NamedTuple):
 
 
 def explainers(trained: Trained, names: Sequence[str], say: Say) -> list[Explainer]:
-    """An explainer for each name that is known and whose method can explain this network.
+    """Returns an explainer for each name that is known and whose method can explain this network.
 
     The others are a line to `say` each. Raises UserError where none is left.
     """
@@ -58,7 +58,7 @@ def explainers(trained: Trained, names: Sequence[str], say: Say) -> list[Explain
 
 
 def explainer(trained: Trained, name: str, settings: MeasureSettings) -> Explainer:
-    """The method of that name for the network. Raises UserError on a network that the method cannot explain."""
+    """Returns the method of that name for the network. Raises UserError on a network that the method cannot explain."""
     method = methods.settings(name).build()
     maps, key = partial(mean_maps, trained, method), jax.random.key(0)
     x = jax.eval_shape(trained.preprocess, jax.ShapeDtypeStruct((1, *trained.image), jnp.float32))
@@ -69,12 +69,12 @@ def explainer(trained: Trained, name: str, settings: MeasureSettings) -> Explain
 def mean_maps(
     trained: Trained, method: Method, models: Sequence[Model], x: jax.Array, target: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """The mean [B, H, W] of the maps of all models."""
+    """Returns the mean [B, H, W] of the maps of all models."""
     return jnp.stack([method(partial(centred_logits, trained, [model]), x, target, key) for model in models]).mean(0)
 
 
 def centred_logits(trained: Trained, models: Sequence[Model], x: jax.Array) -> jax.Array:
-    """The logits [B, K] of the models' mean prediction, less their mean over classes.
+    """Returns the logits [B, K] of the models' mean prediction, less their mean over classes.
 
     A prediction does not change when all logits rise together; without this a map might show what makes them rise.
     """
@@ -96,7 +96,7 @@ def measure(
     brain: jax.Array,
     scale: jax.Array,
 ) -> dict[str, jax.Array]:
-    """All measures that need no true lesion; pixels taken away show the darkest value of their image."""
+    """Returns all measures that need no true lesion; pixels taken away show the darkest value of their image."""
     logits, black = partial(centred_logits, trained, models), x.min((1, 2, 3), keepdims=True)
     return {
         "activation intensity": measures.activation_intensity(found, scale),

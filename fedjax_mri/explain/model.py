@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
 
 def load(runs: Sequence[Path]) -> Trained:
-    """The classifiers of runs, each at its best round where that was kept.
+    """Returns the classifiers of runs, each at its best round where that was kept.
 
     Raises UserError where one is no classifier, or not of the first one's task, classes and images.
     """
@@ -86,7 +86,7 @@ def check_same_task(run: Path, restored: Restored, other: Path, first: Restored)
 
 
 def mean_prediction(logits: Logits, models: Sequence[Model], x: jax.Array) -> jax.Array:
-    """Logits [B, K] of the models' mean prediction; of a single model its own."""
+    """Returns the logits [B, K] of the models' mean prediction; of a single model its own."""
     each = [logits(model, x) for model in models]
     if len(each) == 1:
         return each[0]

@@ -64,14 +64,14 @@ def write_patient(
 
 
 def flag(verdict: Verdict) -> Markup:
-    """A label that says whether a person should look, and why."""
+    """Returns a label that says whether a person should look, and why."""
     if not verdict.reasons:
         return Markup('<b class="flag">no review asked for</b>')
     return Markup('<b class="flag review">needs human review</b> {}.').format("; ".join(verdict.reasons))
 
 
 def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | None) -> list[str]:
-    """Sentences on what is predicted, with which confidence, and which other classes are possible."""
+    """Returns sentences on what is predicted, with which confidence, and which other classes are possible."""
     said = f"Prediction: {trained.classes[verdict.prediction]}, confidence {verdict.confidence:.2f}"
     likely = [] if verdict.unlike.p is None else [likeness(verdict.unlike.p)]
     if calibration is None or verdict.prediction_set is None:
@@ -86,12 +86,12 @@ def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | No
 
 
 def likeness(p: float) -> str:
-    """A sentence on how unlike the run's own images an image is."""
+    """Returns a sentence on how unlike the run's own images an image is."""
     return f"Of images like those that the run was tested on, {percent(p, 1)} are as unlike the others or more."
 
 
 def classes(trained: Trained, verdict: Verdict) -> Table:
-    """A table of the classes and their probabilities, the most likely first."""
+    """Returns a table of the classes and their probabilities, the most likely first."""
     order = np.argsort(-verdict.probabilities, kind="stable")
     member = verdict.prediction_set if verdict.prediction_set is not None else np.zeros(len(order), bool)
     rows = [(trained.classes[c], float(verdict.probabilities[c]), "yes" if member[c] else "") for c in order]
@@ -99,7 +99,7 @@ def classes(trained: Trained, verdict: Verdict) -> Table:
 
 
 def measures(one: Patient) -> Table:
-    """A table of the measures of each method's map."""
+    """Returns a table of the measures of each method's map."""
     names = list(next(iter(one.figures.values())))
     rows = [(title(method), *figures.values()) for method, figures in one.figures.items()]
     return Table("", ("method", *names), rows, MEANINGS)
@@ -117,7 +117,7 @@ def write_index(path: Path, trained: Trained, patients: Sequence[Patient], calib
 
 
 def row(trained: Trained, one: Patient) -> tuple[object, ...]:
-    """An image's row in the list, linked to its page."""
+    """Returns an image's row in the list, linked to its page."""
     link = quote(f"{one.name}/{PAGE}")
     span = one.image.max() - one.image.min()
     small = png((one.image - one.image.min()) / span if span else np.clip(one.image, 0, 1))
@@ -136,7 +136,10 @@ def row(trained: Trained, one: Patient) -> tuple[object, ...]:
 
 
 def calibration_part(trained: Trained, calibration: Calibration | None) -> list[Part]:
-    """The part of a page on how confidences, prediction sets and reviews were calibrated; none without calibration."""
+    """Returns the part of a page on how confidences, prediction sets and reviews were calibrated.
+
+    There is none without calibration.
+    """
     if calibration is None:
         return []
     level = 1 - calibration.required.alpha
@@ -158,7 +161,7 @@ def calibration_part(trained: Trained, calibration: Calibration | None) -> list[
 
 @matplotlib.rc_context(STYLE)
 def triage(calibration: Calibration) -> Figure:
-    """A figure of accuracy against the share referred, and of how often prediction sets hold the truth at each site."""
+    """Draws accuracy against the share referred, and how often prediction sets hold the truth at each site."""
     figure, (left, right) = panels(2, WIDE, 2.9)
     left.plot(calibration.referred, calibration.accuracy, color=COLOURS[0])
     left.axhline(calibration.required.accuracy, color=RED, linestyle="--", linewidth=1)

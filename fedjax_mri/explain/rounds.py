@@ -56,5 +56,5 @@ def explain(
 
 
 def truth_probability(trained: Trained, state: Model, x: jax.Array, truth: jax.Array) -> np.ndarray:
-    """The probability [s] that a state gives the true class of each image."""
+    """Returns the probability [s] that a state gives the true class of each image."""
     return np.asarray(jnp.take_along_axis(jax.nn.softmax(trained.predict([state], x)), truth[:, None], 1)[:, 0])

@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
 
 
 def calibrate(runs: Sequence[Path], required: Requirements, say: Callable[[str], None]) -> Calibration | None:
-    """The calibration by the runs' results; None, with a line to `say`, where a run has none.
+    """Returns the calibration by the runs' results; None, with a line to `say`, where a run has none.
 
     Raises UserError where the runs have different test data.
     """
@@ -69,7 +69,7 @@ def calibrate(runs: Sequence[Path], required: Requirements, say: Callable[[str],
 
 
 def ensemble_result(runs: Sequence[Path], several: Sequence[TestResult | None]) -> TestResult:
-    """One test set as the ensemble of runs predicts it."""
+    """Returns one test set as the ensemble of runs predicts it."""
     present = [one for one in several if one is not None]
     if len(present) < len(runs) or any(not np.array_equal(one.labels, present[0].labels) for one in present):
         raise UserError(f"{', '.join(map(str, runs))}: tested on different data: give runs of one data and seed")
@@ -77,7 +77,7 @@ def ensemble_result(runs: Sequence[Path], several: Sequence[TestResult | None]) 
 
 
 def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Calibration:
-    """The calibration by the validation images of the test set of that name.
+    """Returns the calibration by the validation images of the test set of that name.
 
     Another test set tells how its sites are covered; the other half of the same one where there is no other.
     """
@@ -105,13 +105,13 @@ def fit(name: str, tests: dict[str, TestResult], required: Requirements) -> Cali
 
 
 def some_examples(test: TestResult, chosen: np.ndarray) -> TestResult:
-    """The test set with the examples of bool [n] alone; its tally stays that of all."""
+    """Returns the test set with the chosen examples alone, bool [n]; its tally stays that of all."""
     kept = {"probabilities": test.probabilities, "labels": test.labels, "client": test.client}
     return test._replace(**{name: values[chosen] for name, values in kept.items()})
 
 
 def coverage(test: TestResult, fitted_temperature: float, limit: float) -> np.ndarray:
-    """How often prediction sets hold the truth at each site, [M]; nan for a site without examples."""
+    """Returns how often prediction sets hold the truth at each site, [M]; nan for a site without examples."""
     chosen = prediction_sets(
         temperature.apply(temperature.logits(jnp.asarray(test.probabilities)), fitted_temperature), limit
     )
@@ -120,7 +120,10 @@ def coverage(test: TestResult, fitted_temperature: float, limit: float) -> np.nd
 
 
 def prediction_sets(chances: jax.Array, limit: float) -> jax.Array:
-    """The classes of each prediction set, bool [n, C]; the most likely is always one, which can only cover more."""
+    """Returns the classes of each prediction set, bool [n, C].
+
+    The most likely is always one, which can only cover more.
+    """
     likely = chances == chances.max(1, keepdims=True)
     return conformal.sets(conformal.least_ambiguous(chances), limit) | likely
 
@@ -128,7 +131,10 @@ def prediction_sets(chances: jax.Array, limit: float) -> jax.Array:
 def verdicts(
     logits: jax.Array, calibration: Calibration | None, unlike: Sequence[Unlikeness], classes: Sequence[str]
 ) -> list[Verdict]:
-    """The verdicts on images with logits [n, C], of which it is known how unlike the run's own images they are."""
+    """Returns the verdicts on images with logits [n, C].
+
+    `unlike` says of each image how unlike the run's own images it is.
+    """
     fitted_temperature = calibration.temperature if calibration else 1.0
     chances = temperature.apply(logits, fitted_temperature)
     chosen = np.asarray(prediction_sets(chances, calibration.limit)) if calibration else None
@@ -141,7 +147,7 @@ def verdicts(
 
 
 def reasons(verdict: Verdict, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
-    """The reasons why a person should look at an image; none where nobody needs to."""
+    """Returns the reasons why a person should look at an image; none where nobody needs to."""
     said = list(verdict.unlike.reasons)
     if calibration is None:
         said.append("the run has kept no predictions to calibrate by")

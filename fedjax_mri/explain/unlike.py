@@ -35,7 +35,7 @@ class Usual(NamedTuple):
 
     @property
     def images(self) -> int:
-        """How many images a p value is a rank among."""
+        """The number of images among which a p value ranks an image."""
         return len(self.energies) if self.reference is None else len(next(iter(self.reference.distances.values())))
 
 
@@ -47,7 +47,10 @@ class Unlikeness(NamedTuple):
 
 
 def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: Mapping[str, Any]) -> list[Unlikeness]:
-    """How unlike a run's own images some are, [n, H, W, C] as read, with logits [n, C] and descriptions [n, d]."""
+    """Returns how unlike a run's own images some are, [n, H, W, C] as read.
+
+    They have logits [n, C] and descriptions [n, d].
+    """
     faults = [shown_faults(one) for one in zip(appearance.is_flat(jnp.asarray(images)), described["outline"][:, 0])]
     if usual.reference is not None:
         by_kind, p = compared(usual.reference, described)
@@ -62,14 +65,17 @@ def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: M
 
 
 def shown_faults(shown: tuple[Any, Any]) -> list[str]:
-    """Sentences on an image that shows nothing: whether it is flat, and the share that is head."""
+    """Returns sentences on an image that shows nothing; none on another.
+
+    `shown` is whether the image is flat, and the share of it that is head.
+    """
     if shown[0]:
         return [FLAT]
     return [HEADLESS] if shown[1] < MIN_HEAD_SHARE else []
 
 
 def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """p values [n] of descriptions [n, d] among the validation images: by kind, and of all kinds together."""
+    """Returns p values [n] of descriptions [n, d] among the validation images: by kind, and of all kinds together."""
     found = distances(reference, described)
     pairs = {kind: (one, reference.distances[kind]) for kind, one in found.items()}
     each = {kind: outliers.p_value(*pairs[kind]) for kind in WORDS if kind in pairs}
@@ -78,7 +84,10 @@ def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[s
 
 
 def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
-    """The sentence on an image that is unlike the validation images, with the kinds in which it is; none for others."""
+    """Returns the sentence on an image that is unlike the validation images; none for others.
+
+    The sentence has the kinds in which the image is unlike them.
+    """
     if p > FALSE_ALARMS:
         return []
     limit = max(FALSE_ALARMS, min(by_kind.values()))
@@ -87,6 +96,6 @@ def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
 
 
 def odd_energy(images: int, p: float) -> list[str]:
-    """The sentence on an image with a higher energy than all the images that a run has kept; none for others."""
+    """Returns the sentence on an image with a higher energy than all images that a run has kept; none for others."""
     few = p <= 1 / (1 + images)
     return [f"unlike all of the {images} test images that the run has kept (energy)"] if few else []

@@ -31,13 +31,19 @@ class Coverage(NamedTuple):
 
 
 def head(image: np.ndarray) -> np.ndarray:
-    """The pixels of the head in an image [H, W], bool [H, W]: those that are not dark, and the holes among them."""
+    """Returns the pixels of the head in an image [H, W], bool [H, W].
+
+    They are those that are not dark, and the holes among them.
+    """
     low, high = float(image.min()), float(np.percentile(image, 99))
     return np.asarray(ndimage.binary_fill_holes(image > low + DARK * (high - low)), bool)
 
 
 def coverage(found: np.ndarray, inside: np.ndarray) -> Coverage | None:
-    """What a map [H, W] covers of a head, bool [H, W]; None without evidence for the class, or without a head."""
+    """Returns what a map [H, W] covers of a head, bool [H, W].
+
+    It is None without evidence for the class, or without a head.
+    """
     evidence = np.maximum(found, 0)
     if not (evidence.any() and inside.any()):
         return None
@@ -54,7 +60,7 @@ def coverage(found: np.ndarray, inside: np.ndarray) -> Coverage | None:
 
 
 def position(centre: Sequence[float], inside: np.ndarray) -> str:
-    """Where a point lies among the nine parts of the head's bounding box, in words such as "upper left"."""
+    """Returns where a point lies among the nine parts of the head's bounding box, in words such as "upper left"."""
     parts = []
     for at, axis, names in zip(centre, (1, 0), (ROWS, COLUMNS)):
         there = np.flatnonzero(inside.any(axis))
@@ -64,7 +70,7 @@ def position(centre: Sequence[float], inside: np.ndarray) -> str:
 
 
 def sentence(title: str, name: str, found: Coverage | None) -> str:
-    """A sentence on what the map of the method `title` covers, for the class `name`."""
+    """Returns a sentence on what the map of the method `title` covers, for the class `name`."""
     if found is None:
         return f"{title} has nothing that speaks for {name}."
     spots = "one spot" if found.spots == 1 else f"{found.spots} spots"
@@ -75,11 +81,11 @@ def sentence(title: str, name: str, found: Coverage | None) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in per cent, such as "12 %"."""
+    """Returns a share in per cent, such as "12 %"."""
     return f"{100 * share:.{digits}f} %"
 
 
 def meaning(name: str) -> str:
-    """What a class of brain tumours is, in words; "" of any other class."""
+    """Returns what a class of brain tumours is, in words; "" of any other class."""
     letters = "".join(filter(str.isalpha, name.lower()))
     return next((text for start, text in MEANINGS.items() if letters.startswith(start)), "")

@@ -12,13 +12,13 @@ FLAT = 2 / 255  # a smaller range of grey values shows nothing
 
 
 def is_flat(images: jax.Array) -> jax.Array:
-    """Whether all pixels of an image have the same grey value, but for rounding: bool [B]."""
+    """Returns whether all pixels of an image have the same grey value, but for rounding: bool [B]."""
     grey = images.mean(-1)
     return jnp.ptp(grey, (1, 2)) < FLAT
 
 
 def foreground(images: jax.Array) -> jax.Array:
-    """The pixels that are not dark, bool [B, H, W]; of a flat image none."""
+    """Returns the mask of the pixels that are not dark, bool [B, H, W]; it is empty for a flat image."""
     grey = images.mean(-1)
     low = grey.min((1, 2), keepdims=True)
     high = jnp.percentile(grey, 99, (1, 2), keepdims=True)
@@ -26,10 +26,10 @@ def foreground(images: jax.Array) -> jax.Array:
 
 
 def grey_values(images: jax.Array) -> jax.Array:
-    """The grey values of images in four numbers, [B, 4].
+    """Returns four figures of the grey values of each image, [B, 4].
 
-    Mean and standard deviation of those that are not dark, and the share of them that is nearly white: zeros where all
-    is dark. Then the share of all pixels that is nearly black.
+    They are the mean and standard deviation of the pixels that are not dark, the share of those that is nearly white
+    (all three are 0 where all is dark), and the share of all pixels that is nearly black.
     """
     grey, bright = images.mean(-1), foreground(images).astype(jnp.float32)
     count = jnp.maximum(bright.sum((1, 2)), 1.0)
@@ -44,7 +44,7 @@ def grey_values(images: jax.Array) -> jax.Array:
 
 
 def outline(images: jax.Array) -> jax.Array:
-    """Area, proportions and fullness of the head, and how much of it touches the border of the image: [B, 4].
+    """Returns area, proportions and fullness of the head, and how much of it touches the border of the image: [B, 4].
 
     The head is what lies between pixels that are not dark, to both sides and above and below. Area: share of the image.
     Proportions: log of the height over the width. Fullness: share of its bounding box; of an ellipse 0.79. Border:
@@ -61,6 +61,6 @@ def outline(images: jax.Array) -> jax.Array:
 
 
 def between(mask: jax.Array, axis: int) -> jax.Array:
-    """The pixels with one of the mask on both sides along an axis, or in the mask themselves."""
+    """Returns the pixels that are in the mask or have pixels of the mask on both sides along an axis."""
     before, after = (jax.lax.cummax(mask.astype(jnp.int8), axis, reverse=reverse) for reverse in (False, True))
     return (before & after) > 0

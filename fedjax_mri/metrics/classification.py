@@ -28,7 +28,7 @@ class Tally(NamedTuple):
 
 
 def tally(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> Tally:
-    """Sums over one batch.
+    """Returns the sums over one batch.
 
     logits float [B, C], labels int32 [B], weight float32 [B] (0 for padding, whatever its logits). A logit that is not
     a number shows as nan in `nll` and `bins`; `confusion` stays finite.
@@ -52,7 +52,7 @@ def _weighted(values: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _bins(confidence: jax.Array, correct: jax.Array, weight: jax.Array) -> jax.Array:
-    """Sums [15, 3] by confidence, from confidence, correct and weight [B]."""
+    """Returns sums [15, 3] by confidence, from confidence, correct and weight [B]."""
     bin = jnp.clip(jnp.ceil(confidence * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
     columns = (weight, _weighted(confidence, weight), weight * correct.astype(jnp.float32))
     return jax.nn.one_hot(bin, BINS).T @ jnp.stack(columns, -1)
@@ -60,70 +60,82 @@ def _bins(confidence: jax.Array, correct: jax.Array, weight: jax.Array) -> jax.A
 
 @jax.jit
 def pool(t: Tally) -> Tally:
-    """One tally from several, summed over the leading axis (of clients, say)."""
+    """Returns one tally from several, summed over the leading axis (of clients, say)."""
     return Tally(*(jnp.asarray(field).sum(0) for field in t))
 
 
 @jax.jit
 def accuracy(t: Tally) -> jax.Array:
-    """Share of weight predicted right, [...]."""
+    """Returns the share of weight predicted right, [...]."""
     return ratio(_hits(t).sum(-1), t.weight)
 
 
 @jax.jit
 def precision(t: Tally) -> jax.Array:
-    """Share of each class's predictions that are right, [..., C]."""
+    """Returns the share of each class's predictions that are right, [..., C]."""
     return _per_class(t, _hits(t), _predicted(t))
 
 
 @jax.jit
 def recall(t: Tally) -> jax.Array:
-    """Share of each class's examples that are found (sensitivity), [..., C]."""
+    """Returns the share of each class's examples that are found (sensitivity), [..., C]."""
     return _per_class(t, _hits(t), _actual(t))
 
 
 @jax.jit
 def f1(t: Tally) -> jax.Array:
-    """Harmonic mean of precision and recall, [..., C]."""
+    """Returns the harmonic mean of precision and recall, [..., C]."""
     return _per_class(t, 2.0 * _hits(t), _predicted(t) + _actual(t))
 
 
 @jax.jit
 def specificity(t: Tally) -> jax.Array:
-    """Share of the other classes' examples not taken for this class, [..., C]; nan where there are no others."""
+    """Returns the share of the other classes' examples not taken for this class, [..., C].
+
+    It is nan where there are no others.
+    """
     others = jnp.asarray(t.weight)[..., None] - _actual(t)
     return ratio(others - (_predicted(t) - _hits(t)), jnp.where(_present(t), others, 0.0))
 
 
 @jax.jit
 def macro(values: jax.Array) -> jax.Array:
-    """Mean over the classes that count, [...] from [..., C]."""
+    """Returns the mean over the classes that count, [...] from [..., C]."""
     return jnp.nanmean(values, -1)
 
 
 @jax.jit
 def nll(t: Tally) -> jax.Array:
-    """Mean negative log likelihood in nats, [...]."""
+    """Returns the mean negative log likelihood in nats, [...]."""
     return ratio(t.nll, t.weight)
 
 
 @jax.jit
 def calibration(t: Tally) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Share of examples, mean confidence and accuracy by confidence bin, each [..., 15]: the reliability diagram."""
+    """Returns the share of examples, mean confidence and accuracy of each confidence bin, each [..., 15].
+
+    Together they are the reliability diagram.
+    """
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
     return ratio(weight, weight.sum(-1, keepdims=True)), ratio(confidence, weight), ratio(correct, weight)
 
 
 @jax.jit
 def ece(t: Tally) -> jax.Array:
-    """Expected calibration error over 15 bins, [...] (Guo et al. 2017, On Calibration of Modern Neural Networks)."""
+    """Returns the expected calibration error over 15 bins, [...].
+
+    Guo et al. 2017, On Calibration of Modern Neural Networks.
+    """
     weight, confidence, correct = jnp.moveaxis(jnp.asarray(t.bins), -1, 0)
     return ratio(jnp.abs(confidence - correct).sum(-1), weight.sum(-1))
 
 
 @jax.jit
 def interval(t: Tally, z: float = 1.959964) -> tuple[jax.Array, jax.Array]:
-    """Score interval of the accuracy, low and high [...], 95 % by default, for independent examples (Wilson 1927)."""
+    """Returns the score interval of the accuracy, low and high [...], 95 % by default.
+
+    It holds for independent examples (Wilson 1927).
+    """
     n, p = jnp.asarray(t.weight), accuracy(t)
     centre = ratio(p * n + z**2 / 2, n + z**2)
     half = ratio(z * jnp.sqrt(p * (1 - p) * n + z**2 / 4), n + z**2)
@@ -131,13 +143,13 @@ def interval(t: Tally, z: float = 1.959964) -> tuple[jax.Array, jax.Array]:
 
 
 def summary(t: Tally) -> dict[str, float]:
-    """The headline figures of one tally without leading dimensions."""
+    """Returns the headline figures of one tally without leading dimensions."""
     return {name: float(value) for name, value in jax.device_get(_headline(t)).items()}
 
 
 @jax.jit
 def _headline(t: Tally) -> dict[str, jax.Array]:
-    """Each headline figure; jit sorts them by name."""
+    """Returns each headline figure; jit sorts them by name."""
     return {
         "accuracy": accuracy(t),
         "precision": macro(precision(t)),
@@ -165,13 +177,15 @@ def _present(t: Tally) -> jax.Array:
 
 
 def _per_class(t: Tally, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The ratio; 0 for a class that occurs but has no denominator, nan for one that does not occur."""
+    """Returns the ratio; 0 for a class that occurs but has no denominator, nan for one that does not occur."""
     share = jnp.where(denominator > 0, ratio(numerator, denominator), 0.0)
     return jnp.where(_present(t), share, jnp.nan)
 
 
 def roc_auc(scores: np.ndarray, positives: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Area under the ROC curve: how often a positive outranks a negative, ties counting half. On the host, exact.
+    """Returns the area under the ROC curve: how often a positive outranks a negative, ties counting half.
+
+    It is computed on the host and exact.
 
     scores float [n], positives bool [n], weight [n]. nan without both kinds, or where a score is not a number. The
     Mann-Whitney statistic (Hanley and McNeil 1982).
@@ -187,11 +201,14 @@ def roc_auc(scores: np.ndarray, positives: np.ndarray, weight: np.ndarray | None
 
 
 def class_auc(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each class against the rest, float64 [C] from [n, C] and int [n]; nan for a class that is absent or alone."""
+    """Returns the `roc_auc` of each class against the rest, float64 [C] from [n, C] and int [n].
+
+    It is nan for a class that is absent or alone.
+    """
     return np.array([roc_auc(column, labels == c) for c, column in enumerate(np.transpose(probabilities))])
 
 
 def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of `class_auc` over the classes that occur; nan if only one does."""
+    """Returns the mean of `class_auc` over the classes that occur; nan if only one does."""
     values = class_auc(probabilities, np.asarray(labels))
     return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")

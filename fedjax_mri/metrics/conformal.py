@@ -16,12 +16,17 @@ from fedjax_mri.metrics.ratio import ratio
 
 
 def least_ambiguous(probabilities: jax.Array) -> jax.Array:
-    """One minus the class's probability, [n, C]: the smallest sets on average (Sadinle et al. 2019, LAC)."""
+    """Returns one minus the class's probability, [n, C], which gives the smallest sets on average.
+
+    Sadinle et al. 2019, LAC.
+    """
     return 1 - probabilities
 
 
 def adaptive(probabilities: jax.Array, uniform: jax.Array | None = None) -> jax.Array:
-    """Probability of all classes at least as likely, [n, C]: sets grow where it is hard (Romano et al. 2020, APS).
+    """Returns the probability of all classes at least as likely, [n, C]: sets grow where it is hard.
+
+    Romano et al. 2020, APS.
 
     uniform [n] in 0..1 takes that share of the class's own probability off, which makes coverage exact; None: none.
     """
@@ -32,7 +37,7 @@ def adaptive(probabilities: jax.Array, uniform: jax.Array | None = None) -> jax.
 
 
 def quantile(scores: jax.Array, labels: jax.Array, alpha: float) -> jax.Array:
-    """The score that a class in a set may have, []: the ceil((n + 1)(1 - alpha))-th smallest score of the truth.
+    """Returns the highest score of a class in a set, []: the ceil((n + 1)(1 - alpha))-th smallest score of the truth.
 
     scores [n, C] and int labels [n] of validation examples. Infinite where n is too small for alpha.
     """
@@ -43,17 +48,20 @@ def quantile(scores: jax.Array, labels: jax.Array, alpha: float) -> jax.Array:
 
 
 def sets(scores: jax.Array, limit: jax.Array | float) -> jax.Array:
-    """The classes in each set, bool [n, C]; a set may be empty."""
+    """Returns the classes in each set, bool [n, C]; a set may be empty."""
     return scores <= jnp.asarray(limit, scores.dtype)
 
 
 def covered(chosen: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether each set [n, C] holds the truth, bool [n]."""
+    """Returns whether each set [n, C] holds the truth, bool [n]."""
     return jnp.take_along_axis(chosen, labels[:, None], 1)[:, 0]
 
 
 def by_site(values: jax.Array, client: jax.Array, clients: int) -> jax.Array:
-    """Mean of values [n] over each site's examples, float32 [M]; nan for a site without any. client int [n]."""
+    """Returns the mean of values [n] over each site's examples, float32 [M]; nan for a site without any.
+
+    client int [n].
+    """
     total = jnp.zeros(clients, jnp.float32).at[client].add(values.astype(jnp.float32))
     count = jnp.zeros(clients, jnp.float32).at[client].add(jnp.ones(len(client), jnp.float32))
     return ratio(total, count)

@@ -29,14 +29,17 @@ class Moments(NamedTuple):
 
 
 def moments(features: jax.Array, weight: jax.Array) -> Moments:
-    """Sums over a batch; features [B, d], weight [B] (0 for padding, whatever its features)."""
+    """Returns the sums over a batch; features [B, d], weight [B] (0 for padding, whatever its features)."""
     features = jnp.where(weight[:, None] > 0, features, 0.0)
     weighted = features * weight[:, None]
     return Moments(weighted.sum(0), jnp.matmul(weighted.T, features, precision="highest"), weight.sum())
 
 
 def mean_covariance(m: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and sample covariance [d, d] of moments without leading dimensions, float64; nan below two images."""
+    """Returns the mean [d] and sample covariance [d, d] of moments without leading dimensions, float64.
+
+    They are nan below two images.
+    """
     total, outer, n = (np.asarray(field, np.float64) for field in m)
     if n < 2:
         return np.full(total.shape, np.nan), np.full(outer.shape, np.nan)
@@ -44,7 +47,9 @@ def mean_covariance(m: Moments) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), of two Gaussians; means [d], covariances [d, d].
+    """Returns the Frechet distance of two Gaussians with means [d] and covariances [d, d].
+
+    It is |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2).
 
     On the host in float64. The root's argument is symmetric, so its eigenvalues are real and the distance is too,
     whatever the rank (Dowson and Landau 1982).
@@ -59,12 +64,12 @@ def frechet(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.nda
 
 
 def frechet_of(a: Moments, b: Moments) -> float:
-    """Frechet distance of two sets; nan where one has fewer than two images."""
+    """Returns the Frechet distance of two sets; nan where one has fewer than two images."""
     return frechet(*mean_covariance(a), *mean_covariance(b))
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared maximum mean discrepancy under the kernel (x.y/d + 1)^3, unbiased, so it may be negative.
+    """Returns the squared maximum mean discrepancy under the kernel (x.y/d + 1)^3, unbiased, so it may be negative.
 
     Features [n, d] and [m, d], on the host in float64; nan where either has fewer than two.
     """
@@ -77,22 +82,22 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> float:
-    """Sum of the kernel over all pairs, a thousand rows at a time."""
+    """Returns the sum of the kernel over all pairs, a thousand rows at a time."""
     rows = (x[i : i + 1000] for i in range(0, len(x), 1000))
     return sum(float(np.sum((part @ y.T / x.shape[1] + 1) ** 3)) for part in rows)
 
 
 def _diagonal(x: np.ndarray) -> float:
-    """Sum of the kernel over the pairs of each feature vector with itself."""
+    """Returns the sum of the kernel over the pairs of each feature vector with itself."""
     return float(np.sum((np.square(x).sum(1) / x.shape[1] + 1) ** 3))
 
 
 def structure_features(images: jax.Array, pixel: float | None = None) -> jax.Array:
-    """An encoder without weights, [B, 44] from [B, H, W, 1] in 0..1: what `structure.responses` sees at three scales.
+    """Returns features [B, 44] of images [B, H, W, 1] in 0..1, by an encoder without weights.
 
-    Mean and standard deviation of the image; then for each scale (5, 10 and 20 mm for the ventricle filter, say) the
-    mean of the positive responses of each of 7 filters, and the standard deviation of its responses. pixel in mm; None:
-    as `structure.pixel_size` has it.
+    They are the mean and standard deviation of the image, and what `structure.responses` sees at three scales (5, 10
+    and 20 mm for the ventricle filter, say): for each scale the mean of the positive responses of each of 7 filters,
+    and the standard deviation of its responses. pixel in mm; None: as `structure.pixel_size` has it.
     """
     pixel = pixel_size(images) if pixel is None else pixel
     pooled = [_pooled(images, images)]
@@ -105,7 +110,7 @@ def structure_features(images: jax.Array, pixel: float | None = None) -> jax.Arr
 
 
 def _pooled(positive: jax.Array, response: jax.Array) -> jax.Array:
-    """Means of the positive responses and standard deviations of all over the image, [B, 2F].
+    """Returns means of the positive responses and standard deviations of all over the image, [B, 2F].
 
     The mean of all responses is near 0, because every filter weighs a bright part against a dark one.
     """

@@ -17,16 +17,16 @@ class Uncertainty(NamedTuple):
 
 
 def mean(probabilities: jax.Array) -> jax.Array:
-    """The ensemble's prediction [n, C]: the mean of its members'."""
+    """Returns the ensemble's prediction [n, C]: the mean of its members'."""
     return probabilities.mean(0)
 
 
 def uncertainty(probabilities: jax.Array) -> Uncertainty:
-    """How uncertain the ensemble's predictions are, and why."""
+    """Returns how uncertain the ensemble's predictions are, and why."""
     total, each = entropy(mean(probabilities)), entropy(probabilities).mean(0)
     return Uncertainty(total, each, total - each)
 
 
 def entropy(probabilities: jax.Array) -> jax.Array:
-    """The entropy of probabilities along the last axis, in nats."""
+    """Returns the entropy of probabilities along the last axis, in nats."""
     return -jax.scipy.special.xlogy(probabilities, probabilities).sum(-1)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def spread(values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Means and spread of a figure over clients, each of which counts the same except in `pooled`.
+    """Returns means and spread of a figure over clients, each of which counts the same except in `pooled`.
 
     values [N] (accuracies, say: higher is better), weights [N] (examples). A client that is nan or has no weight is
     left out and counted as `empty`. `worst decile` is the mean of the worst tenth of the clients, at least one (Li et
@@ -19,7 +19,7 @@ def spread(values: np.ndarray, weights: np.ndarray) -> dict[str, float]:
 
 
 def _figures(values: np.ndarray, total: float, weight: float) -> dict[str, float]:
-    """The figures of values [n] in rising order."""
+    """Returns the figures of values [n] in rising order."""
     if not len(values):
         return dict.fromkeys(("mean", "pooled", "std", "worst decile", "worst", "best", "gap", "jain"), math.nan)
     square = float(np.mean(values**2))

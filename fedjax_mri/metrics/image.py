@@ -66,34 +66,34 @@ SYNTHRAD2023_SLICES = SYNTHRAD2023._replace(
 
 
 def mae(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Mean absolute error in the images' units, [B]."""
+    """Returns the mean absolute error in the images' units, [B]."""
     return _mean(jnp.abs(x - y), mask)
 
 
 def mse(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Mean squared error, [B]."""
+    """Returns the mean squared error, [B]."""
     return _mean(jnp.square(x - y), mask)
 
 
 def rmse(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Root of the mean squared error in the images' units, [B]; as a loss take `mse`."""
+    """Returns the root of the mean squared error in the images' units, [B]; as a loss take `mse`."""
     return jnp.sqrt(mse(x, y, mask))
 
 
 def psnr(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = None) -> jax.Array:
-    """Peak signal to noise ratio in dB, [B]; infinite for equal images. Raises UserError as `ssim` does."""
+    """Returns the peak signal to noise ratio in dB, [B]; infinite for equal images. Raises UserError as `ssim` does."""
     x, y = _prepared(x, preset, mask), _prepared(y, preset, mask)
     return np.float32(20 * np.log10(preset.range)) - 10 * jnp.log10(mse(x, y, mask))
 
 
 def ncc(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Normalised cross-correlation (Pearson), [B]; nan for a constant image."""
+    """Returns the normalised cross-correlation (Pearson), [B]; nan for a constant image."""
     x, y = (image - _spread(_mean(image, mask), image) for image in (x, y))
     return cosine(x, y, mask)
 
 
 def cosine(x: jax.Array, y: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Cosine of the angle between the images as vectors, [B]; nan for a black one."""
+    """Returns the cosine of the angle between the images as vectors, [B]; nan for a black one."""
     return ratio(_mean(x * y, mask), jnp.sqrt(_mean(x * x, mask) * _mean(y * y, mask)))
 
 
@@ -104,7 +104,9 @@ def mutual_information(
     bins: int = 64,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Mutual information in nats, [B], of the joint histogram of `bins` x `bins` equal cells over the two `ranges`.
+    """Returns the mutual information of two images in nats, [B].
+
+    It is that of the joint histogram of `bins` x `bins` equal cells over the two `ranges`.
 
     x and y may have different units, as CT and MR do; values beyond a range count in its last cell. No gradient. It
     rises with the number of bins and falls with that of pixels: say both.
@@ -119,7 +121,9 @@ def mutual_information(
 
 
 def ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = None) -> jax.Array:
-    """Structural similarity, [B]: the mean over channels and over the windows centred in the mask (Wang et al. 2004).
+    """Returns the structural similarity, [B] (Wang et al. 2004).
+
+    It is the mean over channels and over the windows centred in the mask.
 
     Raises UserError for images of another rank than the preset's, smaller than its window, or, where values are known
     (outside jit), beyond its range, such as those of a tanh.
@@ -129,7 +133,7 @@ def ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = No
 
 
 def ms_ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None = None) -> jax.Array:
-    """SSIM over five scales, each half the size of the one before, [B] (Wang et al. 2003).
+    """Returns the SSIM over five scales, each half the size of the one before, [B] (Wang et al. 2003).
 
     The product of the mean contrast term of each scale but the coarsest, and the SSIM of that, to the power of
     MS_WEIGHTS. Sizes are halved by 2 x 2 means; an odd last row or column is dropped. Where the image is smaller than
@@ -150,7 +154,7 @@ def ms_ssim(x: jax.Array, y: jax.Array, preset: Preset, mask: jax.Array | None =
 
 
 def scales(shape: tuple[int, ...], preset: Preset) -> int:
-    """How many of the five scales of `ms_ssim` hold a window, for images of that shape."""
+    """Returns how many of the five scales of `ms_ssim` hold a window, for images of that shape."""
     least = min(shape[1 : 1 + preset.axes])
     return sum(least >> scale >= preset.size for scale in range(len(MS_WEIGHTS)))
 
@@ -177,7 +181,7 @@ class _WindowMoments(NamedTuple):
 
 
 def _window_moments(x: jax.Array, y: jax.Array, preset: Preset) -> _WindowMoments:
-    """The moments over windows within the image, one axis after the other, by the law of total variance.
+    """Returns the moments over windows within the image, one axis after the other, by the law of total variance.
 
     Deviations from the window's own mean are squared, never the values: on bright flat images the difference of two
     large squares would leave float32 no digits.
@@ -194,7 +198,10 @@ def _window_moments(x: jax.Array, y: jax.Array, preset: Preset) -> _WindowMoment
 
 
 def _similarity(x: jax.Array, y: jax.Array, preset: Preset) -> tuple[jax.Array, jax.Array]:
-    """Luminance term, and contrast and structure as one, of every window: equations 6 and 13 of Wang et al. 2004."""
+    """Returns the luminance term, and contrast and structure as one, of every window.
+
+    Equations 6 and 13 of Wang et al. 2004.
+    """
     m = _window_moments(x - preset.low, y - preset.low, preset)
     n = preset.size**preset.axes
     correction = n / (n - 1) if preset.sample else 1.0
@@ -205,7 +212,7 @@ def _similarity(x: jax.Array, y: jax.Array, preset: Preset) -> tuple[jax.Array, 
 
 
 def _prepared(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array:
-    """The image checked, clipped and filled as the preset says."""
+    """Returns the image checked, clipped and filled as the preset says."""
     x = jnp.asarray(x)
     if x.ndim != preset.axes + 2:
         shape = "[B, D, H, W, C]" if preset.axes == 3 else "[B, H, W, C]"
@@ -220,7 +227,7 @@ def _prepared(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array
 
 
 def _centres(mask: jax.Array | None, preset: Preset) -> jax.Array | None:
-    """The mask at the centres of the windows that lie within the image."""
+    """Returns the mask at the centres of the windows that lie within the image."""
     for axis in range(1, 1 + preset.axes):
         mask = mask if mask is None else windows(mask, preset.size, axis)[(preset.size - 1) // 2]
     return mask
@@ -233,7 +240,7 @@ def _power(base: jax.Array, exponent: np.float32) -> jax.Array:
 
 
 def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Mean over all axes but the first, weighted by the mask.
+    """Returns the mean over all axes but the first, weighted by the mask.
 
     It is taken in two passes, because one float32 sum over a large image loses two digits.
     """
@@ -254,5 +261,5 @@ def _spread(figure: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _cells(x: jax.Array, low: float, high: float, bins: int) -> jax.Array:
-    """Index of the histogram cell, int32."""
+    """Returns the index of the histogram cell, int32."""
     return jnp.clip(jnp.floor((x - low) * (bins / (high - low))), 0, bins - 1).astype(jnp.int32)

@@ -10,7 +10,10 @@ import numpy as np
 
 
 def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """-T logsumexp(logits / T), [n] from [n, C]: high where all logits are low (Liu et al. 2020, Energy-based OOD)."""
+    """Returns the energy -T logsumexp(logits / T), [n] from [n, C], which is high where all logits are low.
+
+    Liu et al. 2020, Energy-based OOD.
+    """
     return -temperature * jax.nn.logsumexp(logits / temperature, axis=-1)
 
 
@@ -22,7 +25,7 @@ class Gaussians(NamedTuple):
 
 
 def gaussians(features: np.ndarray, labels: np.ndarray, classes: int, ridge: float = 1e-3) -> Gaussians:
-    """The distributions of features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
+    """Returns the distributions of features [n, D] of classes int [n] (Lee et al. 2018, Mahalanobis, eq. 1).
 
     Features count in units of their own deviation. `ridge` times the mean variance in these units is added to each:
     there may be fewer examples than features. Classes without an example have the mean of all.
@@ -41,14 +44,16 @@ def gaussians(features: np.ndarray, labels: np.ndarray, classes: int, ridge: flo
 
 
 def mahalanobis(known: Gaussians, features: np.ndarray) -> np.ndarray:
-    """Squared distance to the nearest class's mean, [n] from [n, D] (Lee et al. 2018, eq. 2)."""
+    """Returns the squared distance to the nearest class's mean, [n] from [n, D] (Lee et al. 2018, eq. 2)."""
     precision = known.precision.astype(np.float64)
     gaps = [np.asarray(features, np.float64) - mean for mean in known.means]
     return np.stack([((gap @ precision) * gap).sum(1) for gap in gaps]).min(0)
 
 
 def p_value(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The chance that an example like the reference's has a score this high, [n]: (1 + how many have it) / (1 + m).
+    """Returns the chance that an example like the reference's has a score this high, [n].
+
+    It is (1 + how many have it) / (1 + m).
 
     scores [n], reference [m]. Uniform or larger for exchangeable examples (Bates et al. 2023, conformal p-values).
     """
@@ -57,7 +62,7 @@ def p_value(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def combined_p_value(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The chance that an example like the reference's is this extreme by several scores taken together, [n].
+    """Returns the chance that an example like the reference's is this extreme by several scores taken together, [n].
 
     scores [n, J], reference [m, J], all 0 or more, the larger the more extreme. Each score counts in units of the
     reference's 95 % quantile, and the largest of an example's is ranked among those of the reference. However the

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def curve(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Share of cases referred, and accuracy on the rest, each [n], from none referred to all but one.
+    """Returns the share of cases referred and the accuracy on the rest, each [n], from none referred to all but one.
 
     confidence [n], correct bool [n]. Cases of the same confidence are referred one by one, in order.
     """
@@ -17,7 +17,7 @@ def curve(confidence: jax.Array, correct: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def threshold(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> float:
-    """The lowest confidence at which predictions of that confidence or more reach `accuracy`; infinite where none does.
+    """Returns the lowest confidence such that predictions of it or more reach `accuracy`; infinite where none does.
 
     Cases below it are referred. As it is chosen on the examples given, it is a little too low where these are few.
     """
@@ -27,5 +27,5 @@ def threshold(confidence: np.ndarray, correct: np.ndarray, accuracy: float) -> f
 
 
 def area(confidence: jax.Array, correct: jax.Array) -> jax.Array:
-    """Mean error over all shares referred, []: lower is better (Geifman et al. 2019, AURC)."""
+    """Returns the mean error over all shares referred, []: lower is better (Geifman et al. 2019, AURC)."""
     return 1 - curve(confidence, correct)[1].mean()

@@ -19,13 +19,13 @@ VENTRICLE, EDGE, RIDGE = 5.0, 3.0, 3.0  # mm, standard deviations
 
 
 def pixel_size(image: jax.Array) -> float:
-    """Millimetres per pixel of [B, H, W, C] if a head fills its width as usual."""
+    """Returns the millimetres per pixel of [B, H, W, C] if a head fills its width as usual."""
     return FIELD_OF_VIEW / image.shape[2]
 
 
 @functools.cache
 def filters(pixel: float) -> dict[str, np.ndarray]:
-    """Name -> kernel, float32 [k, k] with k odd, for pixels of that many mm.
+    """Returns name -> kernel of each filter, float32 [k, k] with k odd, for pixels of that many mm.
 
     `ventricle`: centre against surround, for a blob of the width of a lateral ventricle. `edge`: one side against the
     other, along x and along y. `ridge`: a line against its two sides, at 0 (along x), 45, 90 and 135 degrees: horns,
@@ -38,7 +38,9 @@ def filters(pixel: float) -> dict[str, np.ndarray]:
 
 
 def responses(x: jax.Array, pixel: float | None = None) -> jax.Array:
-    """phi(x), [B, H, W, F] from [B, H, W, 1], in the order of `filters`; the border is repeated outwards.
+    """Returns the responses phi(x) of all filters, [B, H, W, F] from [B, H, W, 1], in the order of `filters`.
+
+    The border is repeated outwards.
 
     pixel in mm; None: as `pixel_size` has it.
     """
@@ -55,37 +57,43 @@ def responses(x: jax.Array, pixel: float | None = None) -> jax.Array:
 
 
 def centre_surround(sd: float) -> np.ndarray:
-    """Negated Laplacian of a Gaussian of `sd` pixels: responds most to a bright disc of radius 1.4 sd."""
+    """Returns the negated Laplacian of a Gaussian of `sd` pixels: responds most to a bright disc of radius 1.4 sd."""
     x, y = _grid(sd)
     square = (x**2 + y**2) / sd**2
     return _contrast((2 - square) * np.exp(-square / 2))
 
 
 def edge(sd: float, degrees: float) -> np.ndarray:
-    """Derivative of a Gaussian along `degrees` from the x axis: positive where the image brightens that way."""
+    """Returns the derivative of a Gaussian along `degrees` from the x axis.
+
+    It is positive where the image brightens that way.
+    """
     along, across = _turned(sd, degrees)
     return _contrast(along * np.exp(-(along**2 + across**2) / 2))
 
 
 def ridge(sd: float, degrees: float) -> np.ndarray:
-    """Negated second derivative of a Gaussian across a line at `degrees`, twice as long as wide: for bright lines."""
+    """Returns the negated second derivative of a Gaussian across a line at `degrees`.
+
+    The kernel is twice as long as wide and responds to bright lines.
+    """
     along, across = _turned(sd, degrees)
     return _contrast((1 - across**2) * np.exp(-((along / 2) ** 2 + across**2) / 2))
 
 
 def _grid(sd: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel offsets, x to the right and y down, over four standard deviations."""
+    """Returns pixel offsets, x to the right and y down, over four standard deviations."""
     line = np.arange(-np.ceil(4 * sd), np.ceil(4 * sd) + 1)
     return line[None, :], line[:, None]
 
 
 def _turned(sd: float, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets along and across a direction, in standard deviations."""
+    """Returns offsets along and across a direction, in standard deviations."""
     (x, y), angle = _grid(sd), np.deg2rad(degrees)
     return (np.cos(angle) * x + np.sin(angle) * y) / sd, (np.cos(angle) * y - np.sin(angle) * x) / sd
 
 
 def _contrast(kernel: np.ndarray) -> np.ndarray:
-    """The kernel scaled so that its positive weights sum to 1 and its negative ones to -1."""
+    """Returns the kernel scaled so that its positive weights sum to 1 and its negative ones to -1."""
     bright, dark = np.maximum(kernel, 0), np.maximum(-kernel, 0)
     return (bright / bright.sum() - dark / dark.sum()).astype(np.float32)

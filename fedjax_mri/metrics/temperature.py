@@ -11,7 +11,7 @@ HALVINGS = 40  # of the interval of log temperatures: to float32's last digits
 
 
 def fit(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The temperature of least negative log likelihood on validation data: logits [n, C], int labels [n] -> [].
+    """Returns the temperature of least negative log likelihood on validation data: logits [n, C], int labels [n] -> [].
 
     The likelihood is convex in 1 / T, and its slope there is the mean of E[logit] - logit of the truth: halved, not
     descended. Where predictions are all right or none better than chance, the end of 0.02..50 is the answer.
@@ -34,10 +34,10 @@ def fit(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def apply(logits: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """Probabilities [..., C] at that temperature."""
+    """Returns the probabilities [..., C] of logits at that temperature."""
     return jax.nn.softmax(logits / jnp.asarray(temperature, logits.dtype))
 
 
 def logits(probabilities: jax.Array) -> jax.Array:
-    """Logits [..., C] that give these probabilities; a probability of 0 counts as float32's smallest number."""
+    """Returns logits [..., C] that give these probabilities; a probability of 0 counts as float32's smallest number."""
     return jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))

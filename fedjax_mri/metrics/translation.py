@@ -24,7 +24,10 @@ class TissueTally(NamedTuple):
 
 
 def tissue_tally(made: jax.Array, truth: jax.Array, tissue: jax.Array, weight: jax.Array) -> TissueTally:
-    """Sums over one batch; tissue memberships [B, H, W, T]. In HU for CT, in 0..1 for MR, as the images are."""
+    """Returns the sums over one batch, in HU for CT, in 0..1 for MR, as the images are.
+
+    tissue: memberships [B, H, W, T].
+    """
     # Padding must not leak nan x 0.
     error = jnp.where(_per_image(weight) > 0, made - truth, 0.0)[..., 0]
 
@@ -35,17 +38,17 @@ def tissue_tally(made: jax.Array, truth: jax.Array, tissue: jax.Array, weight: j
 
 
 def tissue_error(t: TissueTally) -> jax.Array:
-    """Mean absolute error per tissue, [..., T]; nan for one that does not occur."""
+    """Returns the mean absolute error per tissue, [..., T]; nan for one that does not occur."""
     return ratio(t.absolute, t.weight)
 
 
 def tissue_bias(t: TissueTally) -> jax.Array:
-    """Mean of made minus truth per tissue, [..., T]."""
+    """Returns the mean of made minus truth per tissue, [..., T]."""
     return ratio(t.signed, t.weight)
 
 
 def tissue_summary(t: TissueTally, names: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Name -> (error, bias) of each tissue that occurs, for a tally without leading dimensions."""
+    """Returns name -> (error, bias) of each tissue that occurs, for a tally without leading dimensions."""
     rows = zip(names, tissue_error(t), tissue_bias(t), t.weight)
     return {name: (float(error), float(bias)) for name, error, bias, weight in rows if weight > 0}
 
@@ -84,7 +87,9 @@ class LesionTally(NamedTuple):
 
 
 def brain(tissue: jax.Array, within: jax.Array, rule: LesionRule) -> jax.Array:
-    """Where to look for lesions, bool [B, H, W, 1]: tissue [B, H, W, T], within [T] 1 for parenchyma and tumours.
+    """Returns where to look for lesions, bool [B, H, W, 1].
+
+    tissue [B, H, W, T]; within [T] is 1 for parenchyma and tumours.
 
     Of the phantom: grey and white matter, the three tumours, necrosis and oedema. Fluid, blood, calcifications, bone
     and all outside the skull deviate from brain in health.
@@ -93,9 +98,10 @@ def brain(tissue: jax.Array, within: jax.Array, rule: LesionRule) -> jax.Array:
 
 
 def segment(image: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
-    """The lesion by the rule, bool [B, H, W, 1]: brain whose blurred value is too far from the median of the brain.
+    """Returns the lesion by the rule, bool [B, H, W, 1].
 
-    Either way, as a tumour may be bright (with contrast agent) or dark (its necrosis).
+    It is the brain whose blurred value is too far from the median of the brain, above or below it, as a tumour may be
+    bright (with contrast agent) or dark (its necrosis).
     """
     inside = brain.astype(image.dtype)
     sd = rule.blur / pixel_size(image)
@@ -108,12 +114,15 @@ def segment(image: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
 
 
 def is_lesion(lesion: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
-    """Whether what was segmented is large enough to be called a lesion, bool [B]."""
+    """Returns whether what was segmented is large enough to be called a lesion, bool [B]."""
     return lesion.mean((1, 2, 3)) > rule.area * brain.mean((1, 2, 3))
 
 
 def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: LesionRule) -> jax.Array:
-    """Mean in the lesion minus mean in the ring of brain round it, [B]; nan without either. mask in 0..1."""
+    """Returns the mean in the lesion minus the mean in the ring of brain round it, [B]; nan without either.
+
+    mask in 0..1.
+    """
     reach = rule.ring / pixel_size(image)
     near = _grown(mask, 1 + round(reach)) - _grown(mask, 1)
     ring = (near > 0.5) & brain
@@ -123,7 +132,10 @@ def contrast(image: jax.Array, mask: jax.Array, brain: jax.Array, rule: LesionRu
 def lesion_tally(
     made: jax.Array, truth: jax.Array, mask: jax.Array, brain: jax.Array, weight: jax.Array, rule: LesionRule
 ) -> LesionTally:
-    """Sums over one batch: made and true images, the true lesion's `mask` in 0..1 (empty in the healthy), `brain`."""
+    """Returns the sums over one batch of images made and true.
+
+    `mask` is the true lesion in 0..1, empty in the healthy; `brain` is where lesions are looked for.
+    """
     healthy = mask.sum((1, 2, 3)) == 0
     mask = mask * brain.astype(mask.dtype)  # what can be found
     ill = mask.sum((1, 2, 3)) > 0
@@ -148,13 +160,13 @@ def lesion_tally(
 
 
 def dice(found: jax.Array, mask: jax.Array) -> jax.Array:
-    """Twice the overlap over the sum of both, [B]; found bool, mask in 0..1; nan where both are empty."""
+    """Returns twice the overlap over the sum of both, [B]; found bool, mask in 0..1; nan where both are empty."""
     found = found.astype(mask.dtype)
     return ratio(2 * (found * mask).sum((1, 2, 3)), (found + mask).sum((1, 2, 3)))
 
 
 def lesion_summary(t: LesionTally) -> dict[str, float]:
-    """The figures of one tally without leading dimensions.
+    """Returns the figures of one tally without leading dimensions.
 
     `contrast kept` is the mean of made over true contrast, weighted by the square of the latter: the slope of the one
     on the other, so that a lesion which no one can see in the true image does not decide the figure.
@@ -178,11 +190,11 @@ def _mean(image: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _median(image: jax.Array, brain: jax.Array) -> jax.Array:
-    """The median of the pixels in the brain, [B, 1, 1, 1]."""
+    """Returns the median of the pixels in the brain, [B, 1, 1, 1]."""
     return jnp.nanmedian(jnp.where(brain, image, jnp.nan), (1, 2, 3), keepdims=True)
 
 
 def _grown(mask: jax.Array, pixels: int) -> jax.Array:
-    """The mask grown by `pixels`: the largest value in a square around each pixel."""
+    """Returns the mask grown by `pixels`: the largest value in a square around each pixel."""
     side = 2 * pixels + 1
     return jax.lax.reduce_window(mask, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, 1, 1, 1), "SAME")

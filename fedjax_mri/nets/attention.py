@@ -13,7 +13,7 @@ MASKED = -1e30  # a score whose exponential is 0
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V over the keys where `mask` is true, and 0 for an example without any.
+    """Returns softmax(Q K^T / sqrt(d)) V over the keys where `mask` is true, and 0 for an example without any.
 
     query [B, T, h, d], key and value [B, S, h, d], mask bool [B, S] -> [B, T, h, d].
     """
@@ -27,7 +27,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
 
 
 def positional_encoding(grid: tuple[int, ...], width: int) -> np.ndarray:
-    """Sines and cosines of each token's position along each axis of a grid, float32 [T, width].
+    """Returns sines and cosines of each token's position along each axis of a grid, float32 [T, width].
 
     Positions run from 0 to 1, so grids of different sizes over the same head agree on them. Columns left over are 0.
     """

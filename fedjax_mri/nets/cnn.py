@@ -34,7 +34,10 @@ class CNNSettings:
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        """Returns the network for images [H, W, C].
+
+        Raises UserError on settings or images that it cannot be built for.
+        """
         image = planar(image, "network CNNSettings")
         _check(self, image)
         return functional(lambda layers: CNN(image[1], image[2], classes, self, layers), compute, self.norm)
@@ -73,7 +76,7 @@ class CNN(nnx.Module):
         self.convs_per_stage, self.residual, self.pool = settings.convs, settings.residual, settings.pool
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, size, size, channels] -> logits [B, classes]."""
+        """Maps x [B, size, size, channels] to logits [B, classes]."""
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             place_in_stage = number % self.convs_per_stage
             y = norm(conv(x), present, train)

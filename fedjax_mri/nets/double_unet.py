@@ -47,7 +47,10 @@ class DoubleUNetSettings:
     norm: ImageNorm = "instance"
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """The network from images [H, W, C] to such images. Raises UserError on settings that cannot be built."""
+        """Returns the network from images [H, W, C] to such images.
+
+        Raises UserError on settings that cannot be built.
+        """
         width, norm = self.width, self.norm
         if width < 1:
             raise UserError(f"generator.width={width}: give 1 or more")
@@ -75,7 +78,7 @@ class DoubleUNet(nnx.Module):
     def __call__(
         self, x: jax.Array, present: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        """x [B, H, W, channels] in -1..1 -> [B, H, W, channels] in -1..1."""
+        """Maps x [B, H, W, channels] in -1..1 to [B, H, W, channels] in -1..1."""
         del key
         *skips1, deep = self.encoder1(x, present, train)
         gate = nnx.sigmoid(self.gate(self.decoder1(self.pyramid1(deep, present, train), skips1, present, train)))
@@ -96,7 +99,7 @@ class Block(nnx.Module):
         self.excite = SqueezeExcite(width, hidden, bias=False, layers=layers) if excite else None
 
     def __call__(self, x: jax.Array, present: jax.Array | None, train: bool) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H, W, width]."""
+        """Maps x [B, H, W, inputs] to [B, H, W, width]."""
         for layer in self.layers:
             x = nnx.relu(layer(x, present, train))
         return x if self.excite is None else self.excite(x)
@@ -112,7 +115,7 @@ class Encoder(nnx.Module):
         self.blocks = nnx.List(Block(*shape, excite, layers) for shape in shapes)
 
     def __call__(self, x: jax.Array, present: jax.Array | None, train: bool) -> list[jax.Array]:
-        """x [B, H, W, channels] -> the result of each block, [B, H, W, width] first."""
+        """Maps x [B, H, W, channels] to the result of each block, [B, H, W, width] first."""
         results = [self.blocks[0](x, present, train)]
         for block in self.blocks[1:]:
             results.append(block(max_pool(results[-1]), present, train))
@@ -128,7 +131,7 @@ class Decoder(nnx.Module):
         self.blocks = nnx.List(Block(*pair, 2, True, layers) for pair in zip(joined, up))
 
     def __call__(self, x: jax.Array, skips: Sequence[jax.Array], present: jax.Array | None, train: bool) -> jax.Array:
-        """x [B, H/16, W/16, inputs], skips [B, H, W, ...] first -> [B, H, W, widths[0]]."""
+        """Maps x [B, H/16, W/16, inputs] and skips, [B, H, W, ...] first, to [B, H, W, widths[0]]."""
         for block, skip in zip(self.blocks, skips[::-1]):
             x = block(jnp.concatenate([double_bilinear(x), skip], -1), present, train)
         return x
@@ -144,7 +147,7 @@ class Pyramid(nnx.Module):
         self.joined = layers.conv_norm((2 + len(ATROUS_RATES)) * outputs, outputs, 1)
 
     def __call__(self, x: jax.Array, present: jax.Array | None, train: bool) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H, W, outputs]."""
+        """Maps x [B, H, W, inputs] to [B, H, W, outputs]."""
         mean = nnx.relu(self.whole(x.mean((1, 2), keepdims=True)))
         whole = jnp.broadcast_to(mean, (*x.shape[:3], mean.shape[-1]))
         views = [nnx.relu(layer(x, present, train)) for layer in (self.near, *self.far)]

@@ -9,12 +9,15 @@ from fedjax_mri.core.errors import UserError, known
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x with each value set to 0 with probability `rate` and the others scaled up to the same mean; without a key x."""
+    """Returns x with each value set to 0 with probability `rate` and the others scaled up to the same mean.
+
+    Without a key it returns x.
+    """
     return _drop(x, rate, key, x.shape)
 
 
 def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x [B, ...] with whole examples dropped in the same way: stochastic depth (Huang et al. 2016)."""
+    """Returns x [B, ...] with whole examples dropped in the same way: stochastic depth (Huang et al. 2016)."""
     return _drop(x, rate, key, (x.shape[0], *[1] * (x.ndim - 1)))
 
 

@@ -57,7 +57,7 @@ class EfficientNetSettings:
     stochastic_depth: float = 0.0  # of the last block, rising evenly to it from 0; .2 as published
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
+        """Returns the network for images [H, W, C]. Raises UserError on settings that cannot be built."""
         image = planar(image, "network EfficientNetSettings")
         if not (0 < self.width < math.inf and 0 < self.depth < math.inf):
             raise UserError(f"network.width={self.width}, network.depth={self.depth}: give more than 0 of each")
@@ -66,7 +66,7 @@ class EfficientNetSettings:
 
 
 def scaled_stages(settings: EfficientNetSettings) -> list[Stage]:
-    """The stages of B0 scaled to the width and depth of the settings."""
+    """Returns the stages of B0 scaled to the width and depth of the settings."""
     return [
         stage._replace(width=_rounded(stage.width * settings.width), blocks=math.ceil(stage.blocks * settings.depth))
         for stage in STAGES
@@ -74,7 +74,7 @@ def scaled_stages(settings: EfficientNetSettings) -> list[Stage]:
 
 
 def _rounded(width: float) -> int:
-    """The multiple of 8 nearest to `width`, at least 8; the next one where rounding down loses over a tenth."""
+    """Returns the multiple of 8 nearest to `width`, at least 8; the next one where rounding down loses over a tenth."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest
 
@@ -94,7 +94,7 @@ class EfficientNet(nnx.Module):
         self.stochastic_depth = settings.stochastic_depth
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels] -> logits [B, classes]."""
+        """Maps x [B, H, W, channels] to logits [B, classes]."""
         count = len(self.blocks)
         *keys, last = [None] * (count + 1) if key is None else jax.random.split(key, count + 1)
         x = nnx.silu(self.stem(x, present, train))
@@ -117,7 +117,10 @@ class InvertedBlock(nnx.Module):
         self.adds = stride == 1 and inputs == stage.width
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, rate: float, key: jax.Array | None) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H', W', width]; what is added to an example drops out with probability `rate`."""
+        """Maps x [B, H, W, inputs] to [B, H', W', width].
+
+        What is added to an example drops out with probability `rate`.
+        """
         y = x if self.expand is None else nnx.silu(self.expand(x, present, train))
         y = self.excite(nnx.silu(self.norm(self.depthwise(y), present, train)))
         y = self.project(y, present, train)

@@ -25,6 +25,6 @@ class SqueezeExcite(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, features] -> [B, H, W, features]."""
+        """Multiplies the channels of x [B, H, W, features] by weights made of their means; the shape stays."""
         scale = nnx.sigmoid(self.expand(self.activation(self.reduce(x.mean((1, 2))))))
         return x * scale[:, None, None]

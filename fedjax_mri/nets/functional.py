@@ -28,7 +28,9 @@ def functional(
     norm: NormKind | ImageNorm = "group",
     init: nnx.Initializer = HE,
 ) -> Net:
-    """The network that `build` makes as a `Net`: params are its `nnx.Param`s, carry is all else (running statistics).
+    """Returns the network that `build` makes as a `Net`.
+
+    Its params are the network's `nnx.Param`s, its carry is all else (running statistics).
 
     `norm` is its layers' norm, `init` draws its convolutions' kernels. Raises UserError if the network keeps a key or a
     counter for random numbers, as `nnx.Dropout` does: they would travel and be averaged as statistics are.

@@ -38,7 +38,7 @@ class Cross:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute, client_heads: bool = False) -> Net:
-        """The network for images [H, W, 1] or volumes [D, H, W, 1].
+        """Returns the network for images [H, W, 1] or volumes [D, H, W, 1].
 
         With `client_heads` clients have a head of their own beside the shared one. Raises UserError on settings that
         cannot be built, or not for such images.
@@ -60,7 +60,7 @@ class Early:
     modalities: ClassVar[tuple[Modality, ...]] = MODALITIES
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute, client_heads: bool = False) -> Net:
-        """The network, as `Cross.build` describes it."""
+        """Returns the network, as `Cross.build` describes it."""
         self.encoder.check(image, "network.encoder")
         check_hidden(self.hidden)
         return functional(lambda layers: EarlyNet(self, classes, client_heads, layers), compute)
@@ -75,7 +75,10 @@ class Late:
     hidden: int = 128
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute, client_heads: bool = False) -> Net:
-        """The network, as `Cross.build` describes it. Raises UserError on modalities other than ct, mr or both."""
+        """Returns the network, as `Cross.build` describes it.
+
+        Raises UserError on modalities other than ct, mr or both.
+        """
         self.encoder.check(image, "network.encoder")
         check_hidden(self.hidden)
         if self.modalities not in (MODALITIES, ("ct",), ("mr",)):
@@ -97,7 +100,7 @@ class FeedForward(nnx.Module):
         self.logits = layers.linear(hidden, classes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, T, features] -> [B, classes]."""
+        """Maps x [B, T, features] to [B, classes]."""
         return self.logits(nnx.relu(self.hidden(x)).mean(1))
 
 
@@ -109,7 +112,7 @@ class Heads(nnx.Module):
         self.own = FeedForward(features, hidden, classes, layers) if client_heads else None
 
     def __call__(self, x: jax.Array) -> Outputs:
-        """x [B, T, features] -> logits "fusion", and "server" where the client has a head of its own."""
+        """Maps x [B, T, features] to logits "fusion", and "server" where the client has a head of its own."""
         if self.own is None:
             return {"fusion": self.shared(x)}
         return {"fusion": self.own(x), "server": self.shared(x)}
@@ -135,7 +138,7 @@ class CrossNet(nnx.Module):
         train: bool,
         key: jax.Array | None = None,
     ) -> Outputs:
-        """ct, mr [B, H, W, 1] or [B, D, H, W, 1], has [B, 2] -> logits of each output."""
+        """Maps ct, mr [B, H, W, 1] or [B, D, H, W, 1] and has [B, 2] to the logits of each output."""
         a = self.ct(ct, present_with(present, has[:, 0]), train)
         b = self.mr(mr, present_with(present, has[:, 1]), train)
         grids, (x, y) = (a.shape[1:-1], b.shape[1:-1]), (tokens(a), tokens(b))
@@ -202,21 +205,24 @@ class LateNet(nnx.Module):
 
 
 def tokens(x: jax.Array) -> jax.Array:
-    """Features [B, ..., C] as a row of tokens [B, T, C], one for each position."""
+    """Returns features [B, ..., C] as a row of tokens [B, T, C], one for each position."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def present_with(present: jax.Array, has: jax.Array) -> jax.Array:
-    """`present` [B] of the examples that have [B] a modality, for its BatchNorm; of all where none has it."""
+    """Returns `present` [B], 0 for examples that lack a modality by `has` [B], for the modality's BatchNorm.
+
+    Where no example has it, `present` stays as it is.
+    """
     both = present * has
     return jnp.where(both.sum() > 0, both, present)
 
 
 def tokens_or_learnt(has: jax.Array, x: jax.Array, learnt: jax.Array) -> jax.Array:
-    """Tokens x [B, T, C] of the examples that have [B] the modality, the learnt token [C] for the others."""
+    """Returns tokens x [B, T, C] where `has` [B] is above 0, and the learnt token [C] for the other examples."""
     return jnp.where(has[:, None, None] > 0, x, learnt[None, None].astype(x.dtype))
 
 
 def zero_without(x: jax.Array, has: jax.Array) -> jax.Array:
-    """x [B, ...] of the examples that have [B] the modality, 0 for the others."""
+    """Returns x [B, ...] where `has` [B] is above 0, and 0 for the other examples."""
     return jnp.where((has > 0).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))

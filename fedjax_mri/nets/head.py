@@ -38,6 +38,6 @@ class Head(nnx.Linear):
         self.norm, self.dropout = layers._replace(norm_kind=settings.norm).norm(features), settings.dropout
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:  # type: ignore[override]
-        """x [B, features] -> logits [B, classes]."""
+        """Maps x [B, features] to logits [B, classes]."""
         x = self.norm(x[:, None, None], present, train)[:, 0, 0]
         return super().__call__(dropout(x, self.dropout, key))

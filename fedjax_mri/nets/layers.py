@@ -35,12 +35,15 @@ class Layers(NamedTuple):
         dilation: int = 1,
         bias: bool = True,
     ) -> "Conv":
-        """A convolution with a window of side x side pixels."""
+        """Returns a convolution with a window of side x side pixels."""
         kernel = self.kernel(side, side, inputs, outputs)
         return Conv(kernel, _zeros(outputs, bias), stride, padding, dilation, self.policy)
 
     def conv_norm(self, inputs: int, outputs: int, side: int, stride: int = 1, dilation: int = 1) -> "ConvNorm":
-        """A convolution padded on each side by half its window, and its norm. It has a bias where there is no norm."""
+        """Returns a convolution padded on each side by half its window, and its norm.
+
+        It has a bias where there is no norm.
+        """
         padding, bias = dilation * (side // 2), self.norm_kind == "none"
         conv = self.conv(inputs, outputs, side, stride, padding=padding, dilation=dilation, bias=bias)
         return ConvNorm(conv, self.norm(outputs))
@@ -48,23 +51,23 @@ class Layers(NamedTuple):
     def conv_transpose(
         self, inputs: int, outputs: int, side: Literal[3, 4] = 3, *, bias: bool = True
     ) -> "ConvTranspose":
-        """A transposed convolution that doubles the image."""
+        """Returns a transposed convolution that doubles the image."""
         return ConvTranspose(self.kernel(side, side, inputs, outputs), _zeros(outputs, bias), self.policy)
 
     def depthwise(self, features: int, side: int, stride: int = 1, *, padding: Padding = "SAME") -> "Depthwise":
-        """A depthwise convolution without a bias."""
+        """Returns a depthwise convolution without a bias."""
         return Depthwise(self.kernel(side, side, features), stride, padding, self.policy)
 
     def norm(self, features: int, groups: int = GROUPS) -> Norm:
-        """The network's norm; `groups` are GroupNorm's."""
+        """Returns the network's norm; `groups` are GroupNorm's."""
         return Norm(features, self.norm_kind, groups=groups, rngs=self.rngs)
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True, init: nnx.Initializer = LECUN) -> nnx.Linear:
-        """A dense layer."""
+        """Returns a dense layer."""
         return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, rngs=self.rngs)
 
     def kernel(self, *shape: int) -> jax.Array:
-        """A kernel of that shape, drawn by `init`."""
+        """Returns a kernel of that shape, drawn by `init`."""
         return self.init(self.rngs.params(), shape, jnp.float32)
 
 
@@ -88,7 +91,7 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.dilation, self.policy = stride, padding, dilation, policy
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H', W', outputs]."""
+        """Maps x [B, H, W, inputs] to [B, H', W', outputs]."""
         y = conv2d(x, self.kernel[...], self.stride, self.policy, self.padding, self.dilation)
         return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
 
@@ -101,7 +104,7 @@ class ConvTranspose(nnx.Module):
         self.policy = policy
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, 2H, 2W, outputs]."""
+        """Maps x [B, H, W, inputs] to [B, 2H, 2W, outputs]."""
         y = conv2d_transpose(x, self.kernel[...], self.policy)
         return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
 
@@ -114,7 +117,7 @@ class Depthwise(nnx.Module):
         self.stride, self.padding, self.policy = stride, padding, policy
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, features] -> [B, H', W', features]."""
+        """Maps x [B, H, W, features] to [B, H', W', features]."""
         return depthwise(x, self.kernel[...], self.stride, self.policy, self.padding)
 
 
@@ -125,5 +128,5 @@ class ConvNorm(nnx.Module):
         self.conv, self.norm = conv, norm
 
     def __call__(self, x: jax.Array, present: jax.Array | None, train: bool) -> jax.Array:
-        """x [B, H, W, inputs], present [B] -> [B, H', W', outputs]."""
+        """Maps x [B, H, W, inputs] with present [B] to [B, H', W', outputs]."""
         return self.norm(self.conv(x), present, train)

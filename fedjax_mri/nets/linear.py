@@ -20,7 +20,7 @@ class LinearSettings:
     groups: int = 0  # of GroupNorm without parameters before the dense layer; as many as divide the channels; 0: none
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for any images or volumes. Raises UserError on groups that do not divide the channels."""
+        """Returns the network for any images or volumes. Raises UserError on groups that do not divide the channels."""
         if self.groups < 0 or (self.groups and image[-1] % self.groups):
             raise UserError(f"network.groups={self.groups}: must divide the {image[-1]} channels, or be 0 for no norm")
         return functional(lambda layers: Linear(math.prod(image), classes, self.groups, layers), compute)
@@ -37,6 +37,6 @@ class Linear(nnx.Module):
         self.logits = layers.linear(features, classes, init=nnx.initializers.glorot_uniform())
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, ...] -> logits [B, classes]."""
+        """Maps x [B, ...] to logits [B, classes]."""
         x = group_norm(x, self.groups) if self.groups else x
         return self.logits(x.reshape(x.shape[0], -1))

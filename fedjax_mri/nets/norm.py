@@ -40,7 +40,7 @@ class Norm(nnx.Module):
 
 
 def group_norm(x: jax.Array, groups: int, epsilon: float = EPSILON) -> jax.Array:
-    """Each image's groups of channels to mean 0 and variance 1, x [B, H, W, C] (Wu and He 2018).
+    """Brings each image's groups of channels to mean 0 and variance 1, x [B, H, W, C] (Wu and He 2018).
 
     Sums run over positions first and over a group's channels after: one pass over x each, no copy by group.
     """
@@ -58,7 +58,10 @@ def group_norm(x: jax.Array, groups: int, epsilon: float = EPSILON) -> jax.Array
 
 
 def instance_norm(x: jax.Array) -> jax.Array:
-    """Each image's channels to mean 0 and variance 1, x [B, H, W, C] (Ulyanov et al. 2016), without scale and bias."""
+    """Brings each image's channels to mean 0 and variance 1, x [B, H, W, C], without scale and bias.
+
+    Ulyanov et al. 2016.
+    """
     return _by_channel(x)
 
 

@@ -42,7 +42,7 @@ def halve_mean(x: jax.Array) -> jax.Array:
 
 
 def adaptive_mean_pool(x: jax.Array, side: int) -> jax.Array:
-    """Means of side x side boxes that cover the image: x [B, H, W, C] -> [B, side, side, C].
+    """Returns the means of side x side boxes that cover the image: x [B, H, W, C] -> [B, side, side, C].
 
     Boxes overlap where H or W is no multiple of `side`. PyTorch calls it adaptive average pooling.
     """
@@ -54,7 +54,7 @@ def adaptive_mean_pool(x: jax.Array, side: int) -> jax.Array:
 
 
 def _means(x: jax.Array, axis: int, spans: list[tuple[int, int]]) -> jax.Array:
-    """Mean over each span [start, end) of an axis, as one product with a matrix that holds the shares."""
+    """Returns the mean over each span [start, end) of an axis, as one product with a matrix that holds the shares."""
     shares = np.zeros((len(spans), x.shape[axis]))
     for row, (start, end) in enumerate(spans):
         shares[row, start:end] = 1 / (end - start)

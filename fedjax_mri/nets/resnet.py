@@ -31,7 +31,7 @@ class ResNetSettings:
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings that cannot be built."""
+        """Returns the network for images [H, W, C]. Raises UserError on settings that cannot be built."""
         image = planar(image, "network ResNetSettings")
         if self.depth not in (18, 34, 50) or self.width < 1:
             raise UserError(f"network.depth={self.depth}, network.width={self.width}: give 18, 34 or 50, and 1 or more")
@@ -63,7 +63,7 @@ class ResNetEncoder:
         check_groups(f"{field}.width", (self.width,), self.norm)
 
     def module(self, channels: int, layers: Layers) -> "Encoder":
-        """The encoder of images of so many channels."""
+        """Returns the encoder of images of that number of channels."""
         return Encoder(channels, self, layers._replace(norm_kind=self.norm, init=FAN_OUT))
 
 
@@ -77,7 +77,7 @@ class ResNet(nnx.Module):
         self.logits = Head(settings.width * (32 if bottleneck else 8), classes, settings.head, layers)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels] -> logits [B, classes]."""
+        """Maps x [B, H, W, channels] to logits [B, classes]."""
         x = encode(self, x, present, train)
         return self.logits(x.mean((1, 2)), present, train, key)
 
@@ -91,17 +91,20 @@ class Encoder(nnx.Module):
         self.blocks = residual_blocks(settings.width, blocks[: settings.stages], bottleneck, layers)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, channels] -> [B, H', W', features]."""
+        """Maps x [B, H, W, channels] to [B, H', W', features]."""
         return encode(self, x, present, train)
 
 
 def stages(depth: Depth) -> tuple[tuple[int, ...], bool]:
-    """How many blocks each stage has, and whether they are bottlenecks."""
+    """Returns how many blocks each stage has, and whether they are bottlenecks."""
     return (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3), depth == 50
 
 
 def residual_blocks(width: int, blocks: tuple[int, ...], bottleneck: bool, layers: Layers) -> nnx.List:
-    """The blocks of stages that have so many each; every stage but the first doubles the width and halves the image."""
+    """Returns the residual blocks of all stages; `blocks` says how many each has.
+
+    Every stage but the first doubles the width and halves the image.
+    """
     widths = [width << stage for stage, count in enumerate(blocks) for _ in range(count)]
     outputs = [4 * width if bottleneck else width for width in widths]
     strides = [2 if after > before else 1 for before, after in pairwise([width, *widths])]
@@ -110,7 +113,7 @@ def residual_blocks(width: int, blocks: tuple[int, ...], bottleneck: bool, layer
 
 
 def encode(net: ResNet | Encoder, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
-    """All of a network before its logits: x [B, H, W, channels] -> [B, H', W', features]."""
+    """Runs all of a network before its logits: x [B, H, W, channels] -> [B, H', W', features]."""
     x = overlapping_max_pool(nnx.relu(net.stem(x, present, train)))
     for block in net.blocks:
         x = block(x, present, train)
@@ -131,7 +134,7 @@ class Block(nnx.Module):
         self.shortcut = None if same_shape else layers.conv_norm(inputs, outputs, 1, stride)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H', W', outputs]."""
+        """Maps x [B, H, W, inputs] to [B, H', W', outputs]."""
         y = self.layers[0](x, present, train)
         for layer in self.layers[1:]:
             y = layer(nnx.relu(y), present, train)

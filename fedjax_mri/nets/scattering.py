@@ -33,7 +33,7 @@ class ScatteringSettings:
     groups: int = 27  # of GroupNorm without parameters; as many as divide the channels; 0: none
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on images that 2^scales does not divide."""
+        """Returns the network for images [H, W, C]. Raises UserError on images that 2^scales does not divide."""
         image = planar(image, "network ScatteringSettings")
         if self.scales < 1 or self.angles < 1:
             raise UserError(f"network.scales={self.scales}, network.angles={self.angles}: give 1 or more")
@@ -61,7 +61,7 @@ class Scattering(nnx.Module):
         self.logits = layers.linear(channels * positions, classes)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C] -> logits [B, classes]."""
+        """Maps x [B, H, W, C] to logits [B, classes]."""
         settings = self.settings
         found = scatter(x, settings.scales, settings.angles)
         found = group_norm(found, settings.groups) if settings.groups else found

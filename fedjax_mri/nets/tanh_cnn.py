@@ -27,7 +27,7 @@ class TanhCNNSettings:
     hidden: int = 32
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on images below 16 px or widths below 1."""
+        """Returns the network for images [H, W, C]. Raises UserError on images below 16 px or widths below 1."""
         image = planar(image, "network TanhCNNSettings")
         if min(image[:2]) < LEAST:
             raise UserError(f"images of {image[0]} x {image[1]} px: network tanhcnn wants {LEAST} px or more")
@@ -48,7 +48,7 @@ class TanhCNN(nnx.Module):
         self.logits = layers.linear(settings.hidden, classes)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C] -> logits [B, classes]."""
+        """Maps x [B, H, W, C] to logits [B, classes]."""
         for conv in (self.first, self.second):
             x = pool_of_neighbours(jnp.tanh(conv(x)))
         return self.logits(jnp.tanh(self.hidden(x.reshape(x.shape[0], -1))))

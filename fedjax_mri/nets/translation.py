@@ -32,7 +32,10 @@ class GeneratorSettings:
     blocks: int = 9  # residual blocks at a quarter of the size; 6 are usual at 128 px, 9 at 256 px
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """The network from images [H, W, C] to such images. Raises UserError on settings that cannot be built."""
+        """Returns the network from images [H, W, C] to such images.
+
+        Raises UserError on settings that cannot be built.
+        """
         if self.width < 1 or self.blocks < 1:
             raise UserError(f"generator.width={self.width}, generator.blocks={self.blocks}: give 1 or more of each")
         if any(side < 8 or side % 4 for side in image[:2]):
@@ -55,7 +58,7 @@ class Generator(nnx.Module):
     def __call__(
         self, x: jax.Array, present: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        """x [B, H, W, channels] in -1..1 -> [B, H, W, channels] in -1..1."""
+        """Maps x [B, H, W, channels] in -1..1 to [B, H, W, channels] in -1..1."""
         del present, train, key
         x = self.first(reflect_pad(x, 3))
         for conv in self.down:
@@ -73,14 +76,14 @@ class ResidualBlock(nnx.Module):
         self.first, self.second = (layers.conv(width, width, padding=0) for _ in range(2))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, width] -> [B, H, W, width]."""
+        """Maps x [B, H, W, width] to [B, H, W, width]."""
         y = _applied(self.first, lambda x: reflect_pad(x, 1), x)
         y = _applied(self.second, lambda y: reflect_pad(_norm_relu(y), 1), y)
         return x + instance_norm(y)
 
 
 def residual_blocks(width: int, count: int, layers: Layers) -> ResidualBlock:
-    """`count` residual blocks as one module with parameters [count, ...], for `apply_blocks`."""
+    """Returns `count` residual blocks as one module with parameters [count, ...], for `apply_blocks`."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap
@@ -91,7 +94,7 @@ def residual_blocks(width: int, count: int, layers: Layers) -> ResidualBlock:
 
 
 def apply_blocks(blocks: ResidualBlock, x: jax.Array) -> jax.Array:
-    """x [B, H, W, width] after one block after another. It is a loop, so that only one block is compiled."""
+    """Returns x [B, H, W, width] after one block after another. It is a loop, so that only one block is compiled."""
     return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, blocks)
 
 
@@ -119,7 +122,10 @@ class PatchGANSettings:
     norm: ImageNorm = "instance"
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        """Returns the network for images [H, W, C].
+
+        Raises UserError on settings or images that it cannot be built for.
+        """
         width, halvings, norm = self.width, self.halvings, self.norm
         if width < 1 or halvings < 1:
             raise UserError(f"discriminator.width={width}, discriminator.halvings={halvings}: give 1 or more of each")
@@ -145,7 +151,7 @@ class PatchGAN(nnx.Module):
         self.score = layers.conv(widths[-1], 1, 4, padding=1)
 
     def __call__(self, x: jax.Array, present: jax.Array | None = None, train: bool = False) -> jax.Array:
-        """x [B, H, W, channels] -> scores [B, H', W', 1], 1 for real."""
+        """Maps x [B, H, W, channels] to scores [B, H', W', 1], 1 for real."""
         x = nnx.leaky_relu(self.layers[0](x), 0.2)
         for layer, norm in zip(self.layers[1:], self.norms):
             x = nnx.leaky_relu(norm(layer(x), present, train), 0.2)

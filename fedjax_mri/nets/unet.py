@@ -32,7 +32,10 @@ class UNetSettings:
     dropout: float = 0.5  # share of values dropped, where there is a key
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """The network from images [H, W, C] to such images. Raises UserError on settings that cannot be built."""
+        """Returns the network from images [H, W, C] to such images.
+
+        Raises UserError on settings that cannot be built.
+        """
         depth, width, norm, rate = self.depth, self.width, self.norm, self.dropout
         if depth < 2 or width < 1:
             raise UserError(f"generator.depth={depth}, generator.width={width}: give 2 or more, and 1 or more")
@@ -63,7 +66,7 @@ class UNet(nnx.Module):
     def __call__(
         self, x: jax.Array, present: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
     ) -> jax.Array:
-        """x [B, H, W, channels] in -1..1 -> [B, H, W, channels] in -1..1."""
+        """Maps x [B, H, W, channels] in -1..1 to [B, H, W, channels] in -1..1."""
         skips = self.halvings(x, present, train)
         keys = [None] * DROPPED if key is None else list(jax.random.split(key, DROPPED))
         y = skips.pop()
@@ -74,7 +77,10 @@ class UNet(nnx.Module):
         return jnp.tanh(self.last(nnx.relu(y)))
 
     def halvings(self, x: jax.Array, present: jax.Array | None, train: bool) -> list[jax.Array]:
-        """The result of each halving, [B, H/2, W/2, width] first. The last may be one pixel, so it has no norm."""
+        """Returns the result of each halving, [B, H/2, W/2, width] first.
+
+        The last may be one pixel, so it has no norm.
+        """
         results = [self.down[0](x)]
         for conv, norm in zip(self.down[1:-1], self.down_norms):
             results.append(norm(conv(nnx.leaky_relu(results[-1], 0.2)), present, train))

@@ -46,7 +46,10 @@ class UNITSettings:
     blocks: int = 4  # residual blocks at a quarter of the size, in the encoder and in the decoder
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Autoencoder:
-        """The networks from images [H, W, C] to a code and back. Raises UserError on settings that cannot be built."""
+        """Returns the networks from images [H, W, C] to a code and back.
+
+        Raises UserError on settings that cannot be built.
+        """
         width, blocks = self.width, self.blocks
         if width < 1 or blocks < 1:
             raise UserError(f"generator.width={width}, generator.blocks={blocks}: give 1 or more of each")
@@ -79,7 +82,7 @@ class Encoder(nnx.Module):
         self.blocks = residual_blocks(4 * width, blocks, layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, channels] in -1..1 -> code [B, H/4, W/4, 4 width]."""
+        """Maps x [B, H, W, channels] in -1..1 to a code [B, H/4, W/4, 4 width]."""
         for conv in (self.first, *self.down):
             x = nnx.relu(instance_norm(conv(x)))
         return apply_blocks(self.blocks, x)
@@ -95,7 +98,7 @@ class Decoder(nnx.Module):
         self.last = MirroredConv(width, channels, 7, 1, layers)
 
     def __call__(self, code: jax.Array) -> jax.Array:
-        """code [B, H/4, W/4, 4 width] -> [B, H, W, channels] in -1..1."""
+        """Maps a code [B, H/4, W/4, 4 width] to [B, H, W, channels] in -1..1."""
         x = apply_blocks(self.blocks, code)
         for conv, norm in zip(self.up, self.norms):
             x = nnx.relu(norm(conv(double_nearest(x)), None, False))
@@ -110,7 +113,7 @@ class MirroredConv(nnx.Module):
         self.border = (side - 1) // 2
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, inputs] -> [B, H', W', outputs]."""
+        """Maps x [B, H, W, inputs] to [B, H', W', outputs]."""
         return self.conv(reflect_pad(x, self.border))
 
 
@@ -123,7 +126,10 @@ class ScalesSettings:
     scales: int = 3
 
     def build(self, image: tuple[int, int, int], compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        """Returns the network for images [H, W, C].
+
+        Raises UserError on settings or images that it cannot be built for.
+        """
         width, halvings, scales = self.width, self.halvings, self.scales
         if min(width, halvings, scales) < 1:
             raise UserError(
@@ -146,7 +152,7 @@ class Scales(nnx.Module):
         self.scales = nnx.List(Patches(channels, width, halvings, layers) for _ in range(scales))
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
-        """x [B, H, W, channels] -> scores [B, H', W', 1] of each scale, the finest first; 1 for real."""
+        """Maps x [B, H, W, channels] to scores [B, H', W', 1] of each scale, the finest first; 1 for real."""
         scores = []
         for number, patches in enumerate(self.scales):
             x = halve_mean(x) if number else x
@@ -163,7 +169,7 @@ class Patches(nnx.Module):
         self.score = layers.conv(widths[-1], 1, 1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, channels] -> scores [B, H', W', 1]."""
+        """Maps x [B, H, W, channels] to scores [B, H', W', 1]."""
         for layer in self.layers:
             x = nnx.leaky_relu(layer(x), 0.2)
         return self.score(x)

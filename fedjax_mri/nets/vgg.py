@@ -32,7 +32,10 @@ class VGGSettings:
     head: HeadSettings = field(default_factory=HeadSettings)  # its dropout is both dense layers'; .5 as published
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for images [H, W, C]. Raises UserError on settings or images that it cannot be built for."""
+        """Returns the network for images [H, W, C].
+
+        Raises UserError on settings or images that it cannot be built for.
+        """
         image = planar(image, "network VGGSettings")
         width, hidden, grid = self.width, self.hidden, self.grid
         if min(width, hidden, grid) < 1:
@@ -60,7 +63,7 @@ class VGG(nnx.Module):
         self.grid = settings.grid
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, channels] -> logits [B, classes]."""
+        """Maps x [B, H, W, channels] to logits [B, classes]."""
         conv_norms = zip(self.convs, self.norms)
         for _, count in STAGES:
             for conv, norm in (next(conv_norms) for _ in range(count)):

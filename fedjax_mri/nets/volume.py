@@ -36,7 +36,7 @@ class VolumeEncoder:
         check_groups(f"{field}.widths", self.widths, self.norm)
 
     def module(self, channels: int, layers: Layers) -> "Volume":
-        """The encoder of volumes of so many channels."""
+        """Returns the encoder of volumes of that number of channels."""
         return Volume(channels, self, layers._replace(norm_kind=self.norm, init=HE))
 
 
@@ -50,7 +50,7 @@ class Volume(nnx.Module):
         self.policy = layers.policy
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool) -> jax.Array:
-        """x [B, D, H, W, C] -> [B, D', H', W', features]."""
+        """Maps x [B, D, H, W, C] to [B, D', H', W', features]."""
         for kernel, norm in zip(self.kernels, self.norms):
             y = conv3d(x, kernel[...], self.policy)
             flat = norm(y.reshape(y.shape[0], -1, *y.shape[3:]), present, train)  # one norm over all slices

@@ -20,7 +20,10 @@ class VolumeCNNSettings:
     head: HeadSettings = field(default_factory=HeadSettings)
 
     def build(self, image: tuple[int, ...], classes: int, compute: Compute) -> Net:
-        """The network for volumes [D, H, W, C]. Raises UserError on settings or volumes that it cannot be built for."""
+        """Returns the network for volumes [D, H, W, C].
+
+        Raises UserError on settings or volumes that it cannot be built for.
+        """
         self.encoder.check(image, "network.encoder")
         return functional(lambda layers: VolumeCNN(image[-1], classes, self, layers), compute)
 
@@ -33,5 +36,5 @@ class VolumeCNN(nnx.Module):
         self.logits = Head(settings.encoder.features, classes, settings.head, layers)
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
-        """x [B, D, H, W, C] -> logits [B, classes]."""
+        """Maps x [B, D, H, W, C] to logits [B, classes]."""
         return self.logits(self.encoder(x, present, train).mean((1, 2, 3)), present, train, key)

@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
 
 
 def load_into(params: PyTree, carry: PyTree, settings: object, tensors: Mapping[str, np.ndarray], file: str) -> Loaded:
-    """`params` and `carry` of the network of `settings` with the values of a file's tensors.
+    """Returns `params` and `carry` of the network of `settings` with the values of a file's tensors.
 
     Tensors are named as torchvision or timm do. Raises UserError, naming the `file` and the tensor, with both shapes,
     that does not fit.
@@ -79,13 +79,13 @@ def _check_norm(settings: object, file: str) -> None:
 
 
 def _name(names: Mapping[LayerPath, str], path: tuple[Any, ...]) -> str:
-    """The file's name of the leaf at `path` of (params, carry); "" if it has none."""
+    """Returns the file's name of the leaf at `path` of (params, carry); "" if it has none."""
     *layer, leaf = (step.key for step in path[1:])
     return f"{names[tuple(layer)]}.{TENSOR_NAMES[leaf]}" if tuple(layer) in names else ""
 
 
 def _converted(given: Tensors, shapes: dict[str, Shape], first: str, head: str) -> tuple[Tensors, tuple[str, ...]]:
-    """The file's tensors laid out as ours, and notes on what differs.
+    """Returns the file's tensors laid out as ours, and notes on what differs.
 
     Removes from `shapes` what is not to be taken from the file: the head of other classes, and what has no name there.
     """
@@ -119,7 +119,10 @@ def _check(values: Tensors, shapes: Mapping[str, Shape], file: str) -> None:
 
 
 def read(file: Path) -> Tensors:
-    """The file's tensors by name, float32. Raises UserError where it cannot be read as one of the known kinds."""
+    """Returns the file's tensors by name, float32.
+
+    Raises UserError where it cannot be read as one of the known kinds.
+    """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     readers = {".safetensors": _safetensors, ".pt": _torch, ".pth": _torch, ".bin": _torch}
@@ -156,7 +159,10 @@ def _package(name: str, file: Path) -> Any:
 
 
 def _transposed(tensor: np.ndarray, axes: int) -> np.ndarray:
-    """A file's tensor laid out as ours: [O, I, h, w] -> [h, w, I, O], or with fewer axes [h, w, O] or [h w I, O]."""
+    """Returns a file's tensor laid out as ours.
+
+    [O, I, h, w] becomes [h, w, I, O], or with fewer axes [h, w, O] or [h w I, O].
+    """
     if tensor.ndim == 4:
         tensor = tensor.transpose(2, 3, 1, 0)
         if axes == 3 and tensor.shape[2] == 1:
@@ -166,14 +172,14 @@ def _transposed(tensor: np.ndarray, axes: int) -> np.ndarray:
 
 
 def _file_shape(shape: tuple[int, ...]) -> list[int]:
-    """A shape of ours in the order of a file's."""
+    """Returns a shape of ours in the order of a file's."""
     if len(shape) == 3:  # depthwise
         return [shape[2], 1, *shape[:2]]
     return [shape[3], shape[2], *shape[:2]] if len(shape) == 4 else list(shape[::-1])
 
 
 def _layer_names(settings: object, tensors: Tensors) -> LayerNames:
-    """Every layer of the network that `settings` describe, with its name in the file of these tensors."""
+    """Returns every layer of the network that `settings` describe, with its name in the file of these tensors."""
     if isinstance(settings, ResNetSettings):
         return _resnet(settings)
     if isinstance(settings, VGGSettings):
@@ -256,7 +262,7 @@ def _timm(stage: int, place: int, expands: bool) -> tuple[NamePair, ...]:
 
 
 def _blocks(settings: EfficientNetSettings) -> Iterator[tuple[int, int, bool]]:
-    """Stage, place in it, and whether it expands, of each block."""
+    """Yields each block's stage, its place in the stage, and whether it expands."""
     for number, stage in enumerate(scaled_stages(settings)):
         for place in range(stage.blocks):
             yield number, place, stage.expand > 1

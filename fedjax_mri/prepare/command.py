@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
 
 def groups(items: Sequence[Item]) -> list[dict[str, Item]]:
-    """The items of each patient by modality; one whose folders name no modality is by itself, as ""."""
+    """Returns the items of each patient by modality; one whose folders name no modality is by itself, as ""."""
     found: dict[Path, dict[str, Item]] = {}
     for item in items:
         parts = item.names[0].parts
@@ -90,7 +90,7 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> lis
 
 
 def load_scan(job: Job, item: Item, modality: str) -> Scan:
-    """The scan of an item, MR where nobody says what it is."""
+    """Returns the scan of an item with its modality, MR where nothing tells which it is."""
     scan = read_scan(item, modality or job.modality, job.limits)
     own, notes = modality or job.modality or scan.origin.modality, scan.notes
     if not own:
@@ -100,7 +100,7 @@ def load_scan(job: Job, item: Item, modality: str) -> Scan:
 
 
 def changed(steps: dict[str, Step], group: Group) -> Group:
-    """The scans after all steps. Raises UserError, naming the step, where one fails."""
+    """Returns the scans after all steps. Raises UserError, naming the step, where one fails."""
     for name, step in steps.items():
         try:
             group = step(group)
@@ -112,7 +112,7 @@ def changed(steps: dict[str, Step], group: Group) -> Group:
 
 
 def entry(job: Job, item: Item, modality: str, scan: Scan) -> dict[str, Any]:
-    """What the record says of a file."""
+    """Returns what the record says of a file."""
     return {
         "sources": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in item.paths},
         "modality": modality,
@@ -126,7 +126,7 @@ def entry(job: Job, item: Item, modality: str, scan: Scan) -> dict[str, Any]:
 
 
 def earlier(out: Path) -> dict[str, Any]:
-    """The record that is there, or an empty one. Raises UserError where it is none."""
+    """Returns the record that is there, or an empty one. Raises UserError where what is there is no record."""
     path = out / RECORD
     if not path.exists():
         return {"files": {}}
@@ -138,7 +138,9 @@ def earlier(out: Path) -> dict[str, Any]:
 
 
 def find(folder: Path, out: Path) -> tuple[list[dict[str, Item]], list[str]]:
-    """The patients below a folder, and lines on what is left out. Raises UserError where there is nothing to prepare.
+    """Returns the patients below a folder, and lines on what is left out.
+
+    Raises UserError where there is nothing to prepare.
 
     The folder of results must not be within the one that is read, or the next run would prepare them again.
     """

@@ -10,18 +10,18 @@ from fedjax_mri.data.files.scan import Scan
 
 
 def name_of(name: Path, scan: Scan) -> Path:
-    """The name of a prepared file: the source's, with the ending of what is written."""
+    """Returns the name of a prepared file: the source's, with the ending of what is written."""
     stem = name.name.removesuffix(ending_of(name.name))
     return name.with_name(stem + (".png" if is_picture(scan) else ".nii.gz"))
 
 
 def is_picture(scan: Scan) -> bool:
-    """Whether a scan is one slice in 0..1."""
+    """Returns whether a scan is one slice in 0..1."""
     return scan.units == "display" and len(scan.voxels) == 1
 
 
 def encoded(scan: Scan) -> bytes:
-    """The bytes of the file: PNG of 16 bits, or NIfTI centred at the origin, int16 HU or float32."""
+    """Returns the bytes of the file: PNG of 16 bits, or NIfTI centred at the origin, int16 HU or float32."""
     if is_picture(scan):
         from PIL import Image
 

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     after: Scan
 
     def thin(self) -> "Row":
-        """The row with the middle slices alone."""
+        """Returns the row with the middle slices alone."""
         middle = [scan._replace(voxels=scan.voxels[len(scan.voxels) // 2][None]) for scan in (self.before, self.after)]
         return Row(self.name, *middle)
 
@@ -44,7 +44,10 @@ def write(out: Path, steps: Sequence[str], rows: Sequence[Row]) -> Path:
 
 
 def picture(scan: Scan) -> Markup:
-    """The middle slice as an image of the page, black to white by its own values, CT in a window of the brain."""
+    """Returns the middle slice as an image of the page.
+
+    It is black to white by its own values, a CT in a window of the brain.
+    """
     image = scan.voxels[len(scan.voxels) // 2]
     low, high = (-100.0, 300.0) if scan.units == "hu" else np.quantile(image, (0.0, 0.995))
     if scan.units == "display":
@@ -54,5 +57,5 @@ def picture(scan: Scan) -> Markup:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes."""
+    """Returns the versions of what computes."""
     return {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")}

@@ -33,7 +33,10 @@ class Row(NamedTuple):
 
 
 def audit(run: pathlib.Path) -> list[Row]:
-    """The figures of each site and group on each test set of a run. Raises UserError where it has not finished."""
+    """Returns the figures of each site and group on each test set of a run.
+
+    Raises UserError where it has not finished.
+    """
     record = results.load(run)
     groups = {**groupings(record.labels, record.classes), **record.groups}
     found = list[Row]()
@@ -45,7 +48,10 @@ def audit(run: pathlib.Path) -> list[Row]:
 
 
 def groupings(labels: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Groupings of training sites by size and most frequent class: names str [N], from their examples int [N, C]."""
+    """Returns groupings of training sites by size and most frequent class.
+
+    They are names str [N], from the sites' examples int [N, C].
+    """
     sizes = labels.sum(1)
     quartile = np.searchsorted(np.percentile(sizes, (25, 50, 75)), sizes)
     names = np.array(["1st quarter, smallest", "2nd quarter", "3rd quarter", "4th quarter, largest"])
@@ -53,7 +59,7 @@ def groupings(labels: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarra
 
 
 def rows_of_test(test: str, tally: Tally, owner: np.ndarray, groups: Mapping[str, np.ndarray]) -> Iterator[Row]:
-    """Rows of one test set: its M sites, then the groups that their training sites, `owner` int [M], are in."""
+    """Yields rows of one test set: its M sites, then the groups that their training sites, `owner` int [M], are in."""
     labels = [f"site {k}" if k >= 0 else f"unseen site {m}" for m, k in enumerate(owner)]
     yield from rows(test, SITE, labels, tally, np.ones(len(owner), int))
     if (owner < 0).all():
@@ -66,7 +72,10 @@ def rows_of_test(test: str, tally: Tally, owner: np.ndarray, groups: Mapping[str
 
 
 def rows(test: str, grouping: str, names: Sequence[str], tally: Tally, sites: np.ndarray) -> Iterator[Row]:
-    """A row for each of G tallies that holds an example; `sites` int [G] says of how many sites each is the sum."""
+    """Yields a row for each of G tallies that holds an example.
+
+    `sites` int [G] says of how many sites each is the sum.
+    """
     recall = classification.recall(tally)
     low, high = classification.interval(tally)
     sensitivity, calibration = classification.macro(recall), 1 - classification.ece(tally)

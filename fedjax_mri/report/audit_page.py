@@ -58,13 +58,13 @@ def write_gains(run: pathlib.Path, gain: np.ndarray, synthetic: bool) -> list[pa
 
 
 def table(classes: Sequence[str], found: Sequence[Row]) -> str:
-    """The text of audit.csv: all rows, with a column for the sensitivity to each class."""
+    """Returns the text of audit.csv: all rows, with a column for the sensitivity to each class."""
     heading = [*Row._fields[:-1], *(f"sensitivity to {name}" for name in classes)]
     return comma_separated([heading, *((*row[:-1], *row.recall) for row in found)])
 
 
 def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
-    """Lines as CSV, fractions with six digits."""
+    """Returns lines as CSV, fractions with six digits."""
     text = io.StringIO()
     cells = [[f"{value:.6g}" if isinstance(value, float) else value for value in line] for line in lines]
     csv.writer(text, lineterminator="\n").writerows(cells)
@@ -74,7 +74,7 @@ def comma_separated(lines: Sequence[Sequence[Any]]) -> str:
 def page(
     facts: Mapping[str, Any], found: Sequence[Row], gain: np.ndarray | None, left_out: Sequence[Table] = ()
 ) -> str:
-    """The text of audit.md, which an auditor reads first."""
+    """Returns the text of audit.md, which an auditor reads first."""
     said = "All figures are from synthetic data. " if facts["synthetic"] else ""
     parts = [
         f"# Audit of {facts['name']}",
@@ -89,7 +89,7 @@ def page(
 
 
 def evenness(found: Sequence[Row]) -> list[str]:
-    """The sections on how figures are spread over sites and groups, and on each group."""
+    """Returns the sections on how figures are spread over sites and groups, and on each group."""
     names = ("mean", "worst", "best", "gap", "jain")
     spread = [(*which, values["clients"], *(values[name] for name in names)) for *which, values in spreads(found)]
     groups = [row[:-1] for row in found if row.grouping != SITE]
@@ -102,13 +102,13 @@ def evenness(found: Sequence[Row]) -> list[str]:
 
 
 def worst_sites(found: Sequence[Row], count: int = 10) -> list[str]:
-    """The section on the `count` sites with the lowest accuracy."""
+    """Returns the section on the `count` sites with the lowest accuracy."""
     sites = sorted((row for row in found if row.grouping == SITE), key=lambda row: row.accuracy)
     return ["## The sites served worst", markdown(Row._fields[:-1], [row[:-1] for row in sites[:count]])]
 
 
 def left_out_sites(tables: Sequence[Table]) -> list[str]:
-    """The section on the sites that the server's rule left out most often; none if it does not say."""
+    """Returns the section on the sites that the server's rule left out most often; none if it does not say."""
     parts = list[str]()
     for table in tables:
         said = (f"{site} was left out in {n} of {rounds} rounds" for site, n, rounds, *_ in table.rows)
@@ -118,7 +118,7 @@ def left_out_sites(tables: Sequence[Table]) -> list[str]:
 
 
 def gains_section(gain: np.ndarray) -> list[str]:
-    """The section on what leaving each site out has shown; gain [N, N] as `leave_one_out.gains` gives it."""
+    """Returns the section on what leaving each site out has shown; gain [N, N] as `leave_one_out.gains` gives it."""
     others = np.where(np.eye(len(gain), dtype=bool), np.nan, gain)
     lines = [
         (
@@ -140,18 +140,18 @@ def gains_section(gain: np.ndarray) -> list[str]:
 
 
 def markdown(heading: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table, fractions with three digits."""
+    """Returns a Markdown table, fractions with three digits."""
     rows = [heading, ["---"] * len(heading), *lines]
     return "\n".join(f"| {' | '.join(map(cell, row))} |" for row in rows)
 
 
 def cell(value: Any) -> str:
-    """The text of a value in a Markdown table's cell."""
+    """Returns the text of a value in a Markdown table's cell."""
     return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 def draw(found: Sequence[Row], synthetic: bool) -> Figure:
-    """The accuracy of each group of sites with its 95 % interval, in a panel for each test set and grouping."""
+    """Draws the accuracy of each group of sites with its 95 % interval, in a panel for each test set and grouping."""
     panels = list(dict.fromkeys((row.test, row.grouping) for row in found))
     figure = Figure(figsize=(figures.WIDE, 2.6 * len(panels)), layout="constrained")
     for ax, (test, grouping) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels):
@@ -171,7 +171,7 @@ def panel(ax: Axes, rows: Sequence[Row]) -> None:
 
 
 def heat(gain: np.ndarray, synthetic: bool) -> Figure:
-    """The matrix of gains: blue where a site helps another, red where it hurts."""
+    """Draws the matrix of gains, blue where a site helps another, red where it hurts."""
     figure = Figure(figsize=(5.6, 4.8), layout="constrained")
     ax, most = figure.subplots(), max(float(np.nanmax(np.abs(gain), initial=0.0)), 1e-6)
     picture = ax.imshow(gain, cmap="RdBu", vmin=-most, vmax=most)

@@ -26,7 +26,7 @@ NOTE = (
 
 
 def parts(run: RunRecord) -> list[Part]:
-    """The parts of a run's page on its explanations; none where it has none."""
+    """Returns the parts of a run's page on its explanations; none where it has none."""
     explained = run.explained
     if explained is None:
         return []
@@ -45,7 +45,7 @@ def parts(run: RunRecord) -> list[Part]:
 
 @matplotlib.rc_context(STYLE)
 def gallery(explained: Explained, classes: Sequence[str]) -> Figure:
-    """A row for each patient: the image, then each method's map by the last state."""
+    """Draws a row for each patient: the image, then each method's map by the last state."""
     chosen = lesions_first(explained)[:ROWS]
     figure = Figure(figsize=(WIDE * 1.2, 1.75 * len(chosen)), layout="constrained")
     for row, axes in zip(chosen, figure.subplots(len(chosen), 1 + len(explained.maps), squeeze=False)):
@@ -59,18 +59,18 @@ def gallery(explained: Explained, classes: Sequence[str]) -> Figure:
 
 
 def lesions_first(explained: Explained) -> list[int]:
-    """The places of the examples, those with a lesion first."""
+    """Returns the places of the examples, those with a lesion first."""
     return sorted(range(len(explained.truth)), key=lambda place: not has_lesion(explained)[place])
 
 
 def has_lesion(explained: Explained) -> np.ndarray:
-    """Which examples are known to have a lesion, bool [s]."""
+    """Returns which examples are known to have a lesion, bool [s]."""
     mask = explained.mask
     return np.zeros(len(explained.truth), bool) if mask is None else mask.max((1, 2)) >= measures.HALF
 
 
 def against_lesions(explained: Explained) -> Table:
-    """The measures of the last state's maps, in a row for each method."""
+    """Returns a table of the measures of the last state's maps, in a row for each method."""
     found = {name: measured(maps[-1], explained.mask) for name, maps in explained.maps.items()}
     rows = [(title(name), *map(mean_of_known, figures.values())) for name, figures in found.items()]
     heading = tuple(next(iter(found.values())))
@@ -79,7 +79,10 @@ def against_lesions(explained: Explained) -> Table:
 
 
 def measured(maps: np.ndarray, mask: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Measures of maps [s, S, S], and of how they agree with lesions [s, S, S] where these are known, each [s]."""
+    """Returns measures of maps [s, S, S], each [s].
+
+    Where lesions [s, S, S] are known, some measure how maps agree with them.
+    """
     found = {"sparseness": measures.gini(jnp.asarray(maps))}
     if mask is not None:
         found |= measures.against_mask(jnp.asarray(maps), jnp.asarray(mask))
@@ -87,7 +90,7 @@ def measured(maps: np.ndarray, mask: np.ndarray | None) -> dict[str, np.ndarray]
 
 
 def over_rounds(explained: Explained, method: str) -> dict[str, np.ndarray]:
-    """The measures of a method's maps by each state that was kept, each [R, s]."""
+    """Returns the measures of a method's maps by each state that was kept, each [R, s]."""
     maps = explained.maps[method]
     each = [measured(one, explained.mask) for one in maps]
     found = jax.tree.map(np.asarray, jax.jit(stability.curves)(jnp.asarray(maps)))
@@ -96,7 +99,10 @@ def over_rounds(explained: Explained, method: str) -> dict[str, np.ndarray]:
 
 @matplotlib.rc_context(STYLE)
 def curves(rounds: np.ndarray, methods: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """A panel for each measure, in it a line for each method: the median over patients of [R, s], with quartiles."""
+    """Draws a panel for each measure, with a line for each method.
+
+    A line is the median over patients of [R, s], with quartiles.
+    """
     shown = [what for what in CURVES if what in next(iter(methods.values()))]
     figure, axes = panels(len(shown), WIDE, 2.9)
     for ax, what in zip(axes, shown):

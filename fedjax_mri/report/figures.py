@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 def svg(figure: Figure) -> Markup:
-    """The figure as an <svg> element, without the parts that only matter to a file of its own."""
+    """Returns the figure as an <svg> element, without the parts that only matter to a file of its own."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
@@ -70,19 +70,22 @@ def svg(figure: Figure) -> Markup:
 
 
 def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of that many inches, and its axes side by side."""
+    """Returns a figure of that many inches, and its axes side by side."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
 
 def distinct(count: int) -> np.ndarray:
-    """Colours that can be told from each other: RGB 0..1, [count, 3]."""
+    """Returns colours that can be told from each other: RGB 0..1, [count, 3]."""
     named = COLOURS if count <= len(COLOURS) else matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count))
     return np.array([matplotlib.colors.to_rgb(colour) for colour in named[:count]])
 
 
 def png(image: np.ndarray) -> str:
-    """The image as a data URI; image uint8, or float 0..1: [H, W] or [H, W, C], the first channel unless C is 3."""
+    """Returns the image as a data URI.
+
+    image uint8, or float 0..1: [H, W] or [H, W, C], of which the first channel is shown unless C is 3.
+    """
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] != 3 else image
     if image.dtype != np.uint8:
         image = np.rint(255 * np.clip(np.nan_to_num(image), 0, 1)).astype(np.uint8)
@@ -92,10 +95,10 @@ def png(image: np.ndarray) -> str:
 
 
 def uri(png: bytes) -> str:
-    """The bytes of a PNG file as a data URI."""
+    """Returns the bytes of a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def embedded(figure: Figure) -> str:
-    """The figure as a data URI of a PNG file."""
+    """Returns the figure as a data URI of a PNG file."""
     return uri(encoded(figure))

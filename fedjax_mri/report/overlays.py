@@ -23,7 +23,7 @@ OPAQUE = 0.85  # opacity of the strongest value; weaker values show more of the 
 
 @matplotlib.rc_context(STYLE)
 def overlay(image: np.ndarray, found: np.ndarray, title: str) -> Figure:
-    """A figure of one map [H, W] over its image [H, W], with a colour bar in the map's units."""
+    """Returns a figure of one map [H, W] over its image [H, W], with a colour bar in the map's units."""
     figure = Figure(figsize=(1.35 * SIDE, 1.15 * SIDE), layout="constrained")
     paint(figure, figure.subplots(), image, found, title)
     return figure
@@ -31,7 +31,10 @@ def overlay(image: np.ndarray, found: np.ndarray, title: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def side_by_side(image: np.ndarray, maps: Mapping[str, np.ndarray], lesion: np.ndarray | None = None) -> Figure:
-    """A figure of the image and its maps by their titles, with the outline of the true lesion [H, W] if it is known."""
+    """Returns a figure of the image and its maps by their titles.
+
+    The true lesion [H, W] is outlined in it if it is known.
+    """
     count = 1 + len(maps)
     columns = min(count, 4)
     rows = -(-count // columns)
@@ -73,7 +76,7 @@ def paint(figure: Figure, ax: Axes, image: np.ndarray, found: np.ndarray, title:
 
 
 def shades(found: np.ndarray) -> tuple[ScalarMappable, np.ndarray]:
-    """The colours of a map [H, W], and its opacity 0..1 [H, W], which rises with the magnitude."""
+    """Returns the colours of a map [H, W], and its opacity 0..1 [H, W], which rises with the magnitude."""
     size, signed = np.abs(found), bool((found < 0).any())
     most = float(np.percentile(size, 100 * BRIGHT)) or float(size.max()) or 1.0
     colours = ScalarMappable(Normalize(-most if signed else 0.0, most), "berlin" if signed else "inferno")
@@ -81,7 +84,7 @@ def shades(found: np.ndarray) -> tuple[ScalarMappable, np.ndarray]:
 
 
 def layer(found: np.ndarray) -> bytes:
-    """A map [H, W] as a transparent PNG, in the colours of `paint`, to be laid over its image."""
+    """Returns a map [H, W] as a transparent PNG, in the colours of `paint`, to be laid over its image."""
     colours, opacity = shades(found)
     pixels = colours.to_rgba(found, bytes=True)
     pixels[..., 3] = np.rint(255 * opacity)

@@ -36,7 +36,7 @@ def _template() -> jinja2.Template:
 
 
 def number(value: Any) -> str:
-    """The text of a table's cell: shares get three digits, large numbers fewer, and nan is a dash."""
+    """Returns the text of a table's cell: shares get three digits, large numbers fewer, and nan is a dash."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, np.generic):
@@ -51,7 +51,7 @@ def number(value: Any) -> str:
 
 
 def is_numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
-    """Whether all cells of a column are numbers, which the page aligns to the right."""
+    """Returns whether all cells of a column are numbers, which the page aligns to the right."""
     return all(re.fullmatch(r"[-\d.,–% ]+|inf", number(row[column])) for row in rows)
 
 

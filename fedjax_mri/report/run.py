@@ -32,7 +32,7 @@ def write(runs: Sequence[RunRecord], path: Path) -> Path:
 
 
 def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """What the page needs to show several runs side by side."""
+    """Returns what the page needs to show several runs side by side."""
     classifiers = [run for run in runs if run.tests]
     return {
         "headline": run_tables.headline(classifiers) if classifiers else None,
@@ -43,7 +43,7 @@ def _comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _section(run: RunRecord) -> dict[str, Any]:
-    """What the page needs of one run, in its order."""
+    """Returns what the page needs of one run, in its order."""
     few = len(run.labels) <= FEW
     return {
         "run": run._replace(tables=[*run.tables, *run_tables.left_out(run)]),
@@ -61,7 +61,7 @@ def _section(run: RunRecord) -> dict[str, Any]:
 
 
 def _summary(run: RunRecord) -> str:
-    """A sentence on the size of the run."""
+    """Returns a sentence on the size of the run."""
     rounds = f", {run.history[-1].round:,} rounds" if run.history else ""
     clients, classes = run.labels.shape
     secure = run.config.get("secure")  # older runs have none
@@ -71,7 +71,7 @@ def _summary(run: RunRecord) -> str:
 
 
 def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:
-    """What the page needs of one test set."""
+    """Returns what the page needs of one test set."""
     clients = len(result.tally.weight)
     drawn = run_figures.client_dots if clients <= FEW else run_figures.client_histogram
     return {
@@ -86,7 +86,7 @@ def _test(run: RunRecord, name: str, result: TestResult) -> dict[str, Any]:
 
 
 def _samples(classes: Sequence[str], examples: Examples) -> list[dict[str, Any]]:
-    """Each example's image, prediction with its confidence, and truth."""
+    """Returns each example's image, prediction with its confidence, and truth."""
     guesses = np.argmax(examples.probabilities, 1) if len(examples.probabilities) else []
     return [
         {

@@ -18,7 +18,7 @@ from fedjax_mri.run.record import RunRecord
 
 
 def curves(runs: Sequence[RunRecord]) -> Figure:
-    """Loss and accuracy against rounds: one run's test sets together, several runs' side by side."""
+    """Draws loss and accuracy against rounds: one run's test sets together, several runs' side by side."""
     tests = list(dict.fromkeys(name for run in runs for name in run.tests))
     if len(runs) == 1:
         titles = {"Negative log likelihood": "nll", "Accuracy": "accuracy"}
@@ -40,7 +40,10 @@ def curves(runs: Sequence[RunRecord]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def histories(runs: Mapping[str, tuple[Sequence[Line], Sequence[str]]]) -> Figure:
-    """The curves of runs of any task, finished or not: by name their evaluations and the figures that count."""
+    """Draws the curves of runs of any task, finished or not.
+
+    `runs` has by name their evaluations and the figures that count.
+    """
     shown: dict[str, list[tuple[str, str, str]]] = {}
     for name, (history, merits) in runs.items():
         for merit in merits:
@@ -65,14 +68,14 @@ def plot_history(ax: Axes, history: Sequence[Line], group: str, figure: str, lab
 
 
 def figures_of(line: Line, group: str) -> Figures:
-    """The task's figures of the training or of a test set at one evaluation; none where there are none."""
+    """Returns the task's figures of the training or of a test set at one evaluation; none where there are none."""
     if group == TRAIN:
         return line.training.figures if line.training else {}
     return line.tests[group].pooled if group in line.tests else {}
 
 
 def client_dots(tally: Tally) -> Figure:
-    """The accuracy of each client with its 95 % interval, the best on top."""
+    """Draws the accuracy of each client with its 95 % interval, the best on top."""
     accuracy, (low, high) = np.asarray(classification.accuracy(tally)), classification.interval(tally)
     order = np.argsort(accuracy, stable=True)
     figure, (ax,) = panels(1, WIDE, 0.9 + 0.2 * len(order))
@@ -85,7 +88,7 @@ def client_dots(tally: Tally) -> Figure:
 
 
 def client_histogram(tally: Tally) -> Figure:
-    """A histogram of the clients' accuracies, and their accuracy against their size."""
+    """Draws a histogram of the clients' accuracies, and their accuracy against their size."""
     accuracy, weight = np.asarray(classification.accuracy(tally)), np.asarray(tally.weight)
     figures = spread(accuracy, weight)
     figure, (left, right) = panels(2, WIDE, 2.9)
@@ -109,7 +112,7 @@ def use_log_scale(ax: Axes, sizes: np.ndarray) -> None:
 
 
 def reliability(tally: Tally) -> Figure:
-    """The accuracy against the confidence, and the share of examples at each confidence."""
+    """Draws the accuracy against the confidence, and the share of examples at each confidence."""
     share, confidence, correct = (np.asarray(x) for x in classification.calibration(classification.pool(tally)))
     edges = np.linspace(0, 1, len(share) + 1)
     figure, (ax,) = panels(1, WIDE / 2, 3.3)
@@ -122,7 +125,7 @@ def reliability(tally: Tally) -> Figure:
 
 
 def partition_bars(run: RunRecord) -> Figure:
-    """The training examples of each client by class, as stacked bars."""
+    """Draws the training examples of each client by class, as stacked bars."""
     clients, ends = np.arange(len(run.labels)), np.cumsum(run.labels, 1)
     figure, (ax,) = panels(1, WIDE, 1.1 + 0.22 * len(clients))
     for c, (name, colour) in enumerate(zip(run.classes, distinct(len(run.classes)))):
@@ -136,7 +139,7 @@ def partition_bars(run: RunRecord) -> Figure:
 
 
 def partition_overview(run: RunRecord) -> Figure:
-    """A histogram of the clients' sizes, and a column of class shares for each client."""
+    """Draws a histogram of the clients' sizes, and a column of class shares for each client."""
     figure, (left, right) = panels(2, WIDE, 2.9, width_ratios=(1, 1.6))
     sizes = run.labels.sum(1)
     use_log_scale(left, sizes)
@@ -153,7 +156,10 @@ def partition_overview(run: RunRecord) -> Figure:
 
 
 def class_shares(labels: np.ndarray, height: int = 120) -> np.ndarray:
-    """An image [height, N, 3] whose columns are the clients' class shares, stacked from below; labels [N, C]."""
+    """Returns an image [height, N, 3] whose columns are the clients' class shares, stacked from below.
+
+    labels [N, C].
+    """
     shares = labels / np.maximum(labels.sum(1, keepdims=True), 1)
     shares = shares[np.lexsort((-shares.max(1), shares.argmax(1)))]
     level = (np.arange(height)[::-1, None, None] + 0.5) / height

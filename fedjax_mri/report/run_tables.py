@@ -17,7 +17,7 @@ from fedjax_mri.run.record import RunRecord, TestResult
 
 
 def headline(runs: Sequence[RunRecord]) -> Table:
-    """The figures that a paper gives, in a row for each run and test set."""
+    """Returns a table of the figures that a paper gives, in a row for each run and test set."""
     which, merit = ("run", "test set", "examples", "clients"), ("precision", "recall", "F1", "AUC", "ECE", "NLL")
     rows = [headline_row(run, name, result) for run in runs for name, result in run.tests.items()]
     note = (
@@ -28,7 +28,7 @@ def headline(runs: Sequence[RunRecord]) -> Table:
 
 
 def headline_row(run: RunRecord, name: str, result: TestResult) -> tuple[Any, ...]:
-    """The cells of one run and test set."""
+    """Returns the cells of one run and test set."""
     pooled = classification.pool(result.tally)
     low, high = (float(end) for end in classification.interval(pooled))
     figures = classification.summary(pooled)
@@ -41,7 +41,7 @@ def headline_row(run: RunRecord, name: str, result: TestResult) -> tuple[Any, ..
 
 
 def accuracy_spread(tally: Tally) -> Table:
-    """How evenly the accuracy is spread over the clients of a test set."""
+    """Returns a table of how evenly the accuracy is spread over the clients of a test set."""
     figures = spread(np.asarray(classification.accuracy(tally)), np.asarray(tally.weight))
     meanings = {
         "empty": "clients without examples, left out",
@@ -57,7 +57,7 @@ def accuracy_spread(tally: Tally) -> Table:
 
 
 def by_class(classes: tuple[str, ...], result: TestResult) -> Table:
-    """The figures of each class against the others."""
+    """Returns a table of the figures of each class against the others."""
     pooled = classification.pool(result.tally)
     measures = (classification.precision, classification.recall, classification.specificity, classification.f1)
     figures = np.stack([np.asarray(measure(pooled)) for measure in measures], 1)
@@ -68,21 +68,21 @@ def by_class(classes: tuple[str, ...], result: TestResult) -> Table:
 
 
 def confusion(tally: Tally) -> list[list[tuple[int, float]]]:
-    """The count of examples by truth (row) and prediction (column), and its share of the row."""
+    """Returns the count of examples by truth (row) and prediction (column), and its share of the row."""
     counts = np.asarray(tally.confusion).sum(0)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return [[(int(count), float(share)) for count, share in zip(*row)] for row in zip(counts, shares)]
 
 
 def partition(run: RunRecord) -> Table:
-    """How many training examples of each class each client has."""
+    """Returns a table of how many training examples of each class each client has."""
     rows: list[tuple[Any, ...]] = [(f"client {i}", *map(int, row), int(row.sum())) for i, row in enumerate(run.labels)]
     rows.append(("all", *map(int, run.labels.sum(0)), int(run.labels.sum())))
     return Table("Training examples by client and class", ("client", *run.classes, "all"), rows)
 
 
 def partition_quantiles(run: RunRecord) -> Table:
-    """How the sizes and class shares of many training clients are distributed."""
+    """Returns a table of how the sizes and class shares of many training clients are distributed."""
     sizes = run.labels.sum(1)
     measures = {
         "examples": sizes,
@@ -98,7 +98,10 @@ def partition_quantiles(run: RunRecord) -> Table:
 
 
 def left_out(run: RunRecord, count: int = 10) -> list[Table]:
-    """The `count` clients that the server's rule left out most often, and all that attack; none if it does not say."""
+    """Returns a table of the clients that the server's rule left out most often, and of all that attack.
+
+    It has `count` clients at most, besides those that attack. There is no table if the rule does not say.
+    """
     if run.selection is None:
         return []
     rounds, times, attacks = run.selection
@@ -113,7 +116,7 @@ def left_out(run: RunRecord, count: int = 10) -> list[Table]:
 
 
 def attack_sentence(run: RunRecord) -> str:
-    """A sentence on who attacked and how often the rule kept an attacker's update; empty without an attack."""
+    """Returns a sentence on who attacked and how often the rule kept an attacker's update; empty without an attack."""
     totals = Counter[str]()
     for line in run.history:
         totals.update(line.training.uplink if line.training else {})
@@ -126,7 +129,7 @@ def attack_sentence(run: RunRecord) -> str:
 
 
 def timings(run: RunRecord) -> Table:
-    """Seconds by kind of work, and how fast training was."""
+    """Returns a table of the seconds by kind of work, and of how fast training was."""
     rows: list[tuple[Any, ...]] = [(f"{name}, seconds", seconds) for name, seconds in run.timings.items()]
     for name in ("clients_per_second", "images_per_second", "useful_share"):
         each = [getattr(line.training, name) for line in run.history if line.training]
@@ -137,7 +140,7 @@ def timings(run: RunRecord) -> Table:
 
 
 def history(run: RunRecord) -> Table:
-    """A row for each evaluation with what is looked at first."""
+    """Returns a table with a row for each evaluation, of what is looked at first."""
     lines = [history_row(line) for line in run.history]
     columns = tuple(dict.fromkeys(name for line in lines for name in line))
     rows = [tuple(line.get(name, math.nan) for name in columns) for line in lines]
@@ -145,7 +148,10 @@ def history(run: RunRecord) -> Table:
 
 
 def history_row(line: Line) -> dict[str, float]:
-    """Round, accuracy and loss of training and test sets, seconds and useful share of an evaluation, by name."""
+    """Returns what the table of the history says of an evaluation, by name.
+
+    It is round, accuracy and loss of training and test sets, seconds and useful share.
+    """
     training = line.training or SegmentFigures({})
     rates = {"seconds": training.seconds, "useful_share": training.useful_share}
     found: dict[str, float] = {"round": line.round}
@@ -158,5 +164,5 @@ def history_row(line: Line) -> dict[str, float]:
 
 
 def accuracy_and_loss(group: str, figures: Figures) -> dict[str, float]:
-    """The accuracy and loss among the figures of the training or of a test set, by their full names."""
+    """Returns the accuracy and loss among the figures of the training or of a test set, by their full names."""
     return {full_name(group, name): figures[name] for name in figures if name in ("accuracy", "nll")}

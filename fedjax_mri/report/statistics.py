@@ -10,21 +10,21 @@ DRAWS = 2000  # resamples of a bootstrap, and flips of a test that has too many 
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """The mean of those values that are not nan; nan where there are none."""
+    """Returns the mean of those values that are not nan; nan where there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
 
 
 def quartiles(values: np.ndarray) -> np.ndarray:
-    """The quartiles [3, R] of each row of [R, s], over values that are not nan; nan where there are none."""
+    """Returns the quartiles [3, R] of each row of [R, s], over values that are not nan; nan where there are none."""
     rows = [row[~np.isnan(row)] for row in values]
     return np.array([np.percentile(row, (25, 50, 75)) if len(row) else [math.nan] * 3 for row in rows]).T
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval of the mean of values [n, ...] over their first axis, by percentile bootstrap.
+    """Returns the ends of the 95 % interval of the mean of values [n, ...] over their first axis.
 
-    nan for fewer than two values.
+    They are found by percentile bootstrap. nan for fewer than two values.
     """
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
@@ -36,7 +36,9 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided p of the mean of paired differences [n], had their signs been random (Fisher's randomisation test).
+    """Returns the two-sided p of the mean of paired differences [n], had their signs been random.
+
+    It is Fisher's randomisation test.
 
     Exact where all 2 ** n signs are DRAWS or fewer, otherwise over DRAWS random ones.
     """
@@ -52,7 +54,7 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def holm_corrected(p: Sequence[float]) -> list[float]:
-    """The p values corrected for the number of tests (Holm 1979); nan stays nan."""
+    """Returns the p values corrected for the number of tests (Holm 1979); nan stays nan."""
     order, corrected, least = np.argsort(p), list(p), 0.0
     for rank, place in enumerate(order):
         least = max(least, min(1.0, (len(p) - rank) * p[place]))

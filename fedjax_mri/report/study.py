@@ -62,7 +62,7 @@ def write(study: pathlib.Path, target: float | None = None) -> pathlib.Path:
 
 
 def read(study: pathlib.Path) -> Measured:
-    """What the finished cells of a study have measured. Raises UserError where there is nothing to compare."""
+    """Returns what the finished cells of a study have measured. Raises UserError where there is nothing to compare."""
     finished, index = folder.finished_cells(study), runfolder.read_json(study / "study.json")
     if not finished:
         raise UserError(f"{study}: no cell of this study is finished; run `fedjax-mri sweep` again")
@@ -84,18 +84,18 @@ Histories = Sequence[Sequence[Line]]
 
 
 def merits(histories: Histories) -> list[tuple[str, tuple[str, str]]]:
-    """The figures that cells are compared by: full name, then test set and figure."""
+    """Returns the figures that cells are compared by: full name, then test set and figure."""
     tests = histories[0][-1].tests.items()
     return [(full_name(test, name), (test, name)) for test, found in tests for name in found.pooled if name in MERITS]
 
 
 def merit(test: str, figure: str, line: Line) -> float | None:
-    """A figure of a test set at one evaluation; None where it was not measured."""
+    """Returns a figure of a test set at one evaluation; None where it was not measured."""
     return line.tests[test].pooled.get(figure) if test in line.tests else None
 
 
 def table(histories: Histories, value: Callable[[Line], float | None]) -> np.ndarray:
-    """A value of each line, [C, E]; nan where it is None and after the end of a history."""
+    """Returns a value of each line, [C, E]; nan where it is None and after the end of a history."""
     found = np.full((len(histories), max(map(len, histories))), np.nan)
     for cell, history in enumerate(histories):
         found[cell, : len(history)] = [math.nan if (one := value(line)) is None else one for line in history]
@@ -103,7 +103,7 @@ def table(histories: Histories, value: Callable[[Line], float | None]) -> np.nda
 
 
 def summed_costs(histories: Histories) -> dict[str, np.ndarray]:
-    """The simulated costs from the start to each evaluation, [C, E]; those that are always 0 are left out."""
+    """Returns the simulated costs from the start to each evaluation, [C, E]; those that are always 0 are left out."""
     summed = {}
     for name, cost in {"mb": megabytes, "seconds": seconds}.items():
         each = table(histories, cost)
@@ -113,24 +113,27 @@ def summed_costs(histories: Histories) -> dict[str, np.ndarray]:
 
 
 def megabytes(line: Line) -> float | None:
-    """MB sent both ways in the simulated world during a segment; None where that is not known."""
+    """Returns the MB sent both ways in the simulated world during a segment; None where that is not known."""
     spent = line.training.simulated if line.training else None
     return None if spent is None or spent.up_mb is None or spent.down_mb is None else spent.up_mb + spent.down_mb
 
 
 def seconds(line: Line) -> float | None:
-    """Seconds of a segment on the simulated clock; None where they are not known."""
+    """Returns the seconds of a segment on the simulated clock; None where they are not known."""
     return line.training.simulated.seconds if line.training else None
 
 
 def last_known(table: np.ndarray) -> np.ndarray:
-    """The last value of each row of [C, E] that is not nan."""
+    """Returns the last value of each row of [C, E] that is not nan."""
     there = ~np.isnan(table)
     return table[np.arange(len(table)), table.shape[1] - 1 - there[:, ::-1].argmax(1)]
 
 
 def variants(measured: Measured, axes: Sequence[str]) -> dict[tuple[Any, ...], np.ndarray]:
-    """The places [n] of the cells that share their values on some axes, by these values, in the order of the study."""
+    """Returns the places [n] of the cells that share their values on some axes, by these values.
+
+    They are in the order of the study.
+    """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for cell, where in enumerate(measured.where):
         groups.setdefault(tuple(where[axis] for axis in axes), []).append(cell)
@@ -141,7 +144,7 @@ def variants(measured: Measured, axes: Sequence[str]) -> dict[tuple[Any, ...], n
 
 
 def results(measured: Measured, name: str) -> Table:
-    """A table of the last figure of each combination of values, over seeds."""
+    """Returns a table of the last figure of each combination of values, over seeds."""
     values, rows = last_known(measured.figures[name]), []
     for where, cells in variants(measured, measured.axes).items():
         low, high = interval(values[cells])
@@ -152,7 +155,10 @@ def results(measured: Measured, name: str) -> Table:
 
 
 def ranking(measured: Measured, name: str) -> list[Part]:
-    """A table that compares each value of the first axis with the axis's first value in pairs, the best first."""
+    """Returns a table that compares each value of the first axis with the axis's first value in pairs.
+
+    The best value is first.
+    """
     if not measured.axes:
         return []
     values, (axis, *others) = last_known(measured.figures[name]), measured.axes
@@ -179,7 +185,7 @@ def ranking(measured: Measured, name: str) -> list[Part]:
 
 
 def ranking_row(value: Any, ours: "ByOtherAxes", gaps: np.ndarray, p: float) -> tuple[Any, ...]:
-    """The row of a value: its cells, their mean, and its gaps [seeds] to the axis's first value with their p."""
+    """Returns the row of a value: its cells, their mean, its gaps [seeds] to the axis's first value, and their p."""
     mean, (low, high) = float(np.mean(list(ours.values()))), interval(gaps)
     return value, len(ours), mean, float(gaps.mean()) if gaps.size else math.nan, float(low), float(high), p
 
@@ -188,24 +194,27 @@ ByOtherAxes = dict[tuple[Any, ...], float]  # values on the other axes, the seed
 
 
 def by_other_axes(measured: Measured, axis: str, value: Any, values: np.ndarray, others: Sequence[str]) -> ByOtherAxes:
-    """The figures of the cells with that value on the axis, by their values on the other axes."""
+    """Returns the figures of the cells with that value on the axis, by their values on the other axes."""
     places = (cell for cell, where in enumerate(measured.where) if where[axis] == value)
     return {tuple(measured.where[cell].get(other) for other in others): float(values[cell]) for cell in places}
 
 
 def difference(ours: ByOtherAxes, theirs: ByOtherAxes) -> ByOtherAxes:
-    """Our figure less theirs, at each combination of other values where both have one."""
+    """Returns our figure less theirs, at each combination of other values where both have one."""
     return {block: ours[block] - theirs[block] for block in ours if block in theirs}
 
 
 def seed_means(gaps: ByOtherAxes) -> np.ndarray:
-    """The mean gap of each seed, [seeds]."""
+    """Returns the mean gap of each seed, [seeds]."""
     seeds = dict.fromkeys(block[-1] for block in gaps)
     return np.array([np.mean([gap for block, gap in gaps.items() if block[-1] == seed]) for seed in seeds])
 
 
 def costs_of_target(measured: Measured, name: str, aim: float) -> Table:
-    """A table of what each combination of values cost until its figure first reached the aim, median over seeds."""
+    """Returns a table of what each combination of values cost until its figure first reached the aim.
+
+    Costs are medians over seeds.
+    """
     there = measured.figures[name] >= aim
     ever, when = np.asarray(there.any(1)), there.argmax(1)
     rows = []
@@ -223,7 +232,7 @@ def costs_of_target(measured: Measured, name: str, aim: float) -> Table:
 
 
 def drawings(measured: Measured, name: str) -> list[tuple[str, str, Figure]]:
-    """The figures with file name and caption: curves, then a heat map for each pair of axes."""
+    """Returns the figures with file name and caption: curves, then a heat map for each pair of axes."""
     caption = f"{name} against what it costs: mean over seeds, and the 95 % bootstrap interval of the mean."
     figures = [("curves", caption, curves(measured, name))]
     for first, second in itertools.combinations(measured.axes[:3], 2):
@@ -234,7 +243,10 @@ def drawings(measured: Measured, name: str) -> list[tuple[str, str, Figure]]:
 
 
 def curves(measured: Measured, name: str) -> Figure:
-    """Curves against costs: a column a cost, a row for the values of later axes, a line for each of the first axis."""
+    """Draws curves against costs.
+
+    There is a column for each cost, a row for the values of later axes, and a line for each value of the first axis.
+    """
     rows = list(variants(measured, measured.axes[1:]).items())[:MAX_ROWS]
     figure = Figure(figsize=(WIDE, 0.6 + 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(measured.costs), squeeze=False, sharey=True, sharex="col")
@@ -264,7 +276,7 @@ def line(ax: Axes, costs: np.ndarray, values: np.ndarray, colour: Any, label: st
 
 
 def heat_map(measured: Measured, name: str, first: str, second: str) -> Figure:
-    """A heat map of the means by two axes, with the numbers in it."""
+    """Draws a heat map of the means by two axes, with the numbers in it."""
     values, cells = last_known(measured.figures[name]), variants(measured, [first, second])
     down, across = ([value for (value,) in variants(measured, [axis])] for axis in (first, second))
     means = [[values[cells[a, b]].mean() if (a, b) in cells else math.nan for b in across] for a in down]

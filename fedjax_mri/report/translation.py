@@ -31,12 +31,15 @@ CURVES = {"SSIM": "ssim", "Mean absolute error": "mae", "Frechet distance, struc
 
 
 def comparison(runs: Sequence[RunRecord]) -> list[Part]:
-    """The part of a page that shows the figures of several runs side by side; none where there are no runs."""
+    """Returns the part of a page that shows the figures of several runs side by side; none where there are no runs."""
     return [Part(table=headline(runs), synthetic=any(run.synthetic for run in runs))] if runs else []
 
 
 def parts(run: RunRecord) -> list[Part]:
-    """The parts of a run's page: figures, curves, sites, tissues, lesions and pictures, those that there are."""
+    """Returns the parts of a run's page that there are.
+
+    They are figures, curves, sites, tissues, lesions and pictures.
+    """
     found = [
         Part(table=headline([run])),
         Part(svg=svg(curves(run)), caption="Test figures against rounds."),
@@ -52,12 +55,12 @@ def parts(run: RunRecord) -> list[Part]:
 
 
 def made(run: RunRecord) -> list[tuple[str, str, MadeImages]]:
-    """Test set, modality made and what is kept of its images, for each that the run has."""
+    """Returns test set, modality made and what is kept of its images, for each that the run has."""
     return [(test, to, images) for test, result in run.translations.items() for to, images in result.made.items()]
 
 
 def headline(runs: Sequence[RunRecord]) -> Table:
-    """The figures of images made against the truth, in a row for each run, test set and modality."""
+    """Returns a table of the figures of images made against the truth, for each run, test set and modality."""
     each = [
         (run.name, test, to, images, last_figures(run, test, to).values)
         for run in runs
@@ -76,17 +79,17 @@ def headline(runs: Sequence[RunRecord]) -> Table:
 
 
 def last_figures(run: RunRecord, test: str, to: str) -> ModalityFigures:
-    """The figures of a test set and modality made after the last round."""
+    """Returns the figures of a test set and modality made after the last round."""
     return by_modality(run.history[-1].tests[test])[to]
 
 
 def kernel_distance(images: MadeImages) -> float:
-    """The kernel distance of the images made to the true ones, times 1000."""
+    """Returns the kernel distance of the images made to the true ones, times 1000."""
     return 1000 * distance.kernel_distance(images.made_features, images.true_features)
 
 
 def tissues(run: RunRecord) -> Table:
-    """The error and bias of images made in each tissue."""
+    """Returns a table of the error and bias of images made in each tissue."""
     rows = [
         (test, to.upper(), name, tissue.unit or "share of white", tissue.error, tissue.bias)
         for test, to, _ in made(run)
@@ -97,7 +100,7 @@ def tissues(run: RunRecord) -> Table:
 
 
 def lesions(run: RunRecord) -> Table:
-    """How tumours were kept, and where they were made up, in the images made."""
+    """Returns a table of how tumours were kept, and where they were made up, in the images made."""
     found = [(test, to, last_figures(run, test, to).values) for test, to, _ in made(run)]
     rows = [(test, to.upper(), *map(figures.get, LESIONS)) for test, to, figures in found if LESIONS[0] in figures]
     note = (
@@ -108,7 +111,7 @@ def lesions(run: RunRecord) -> Table:
 
 
 def curves(run: RunRecord) -> Figure:
-    """The figures of each test set and modality against rounds."""
+    """Draws the figures of each test set and modality against rounds."""
     figure, axes = panels(len(CURVES), WIDE, 2.9)
     for ax, (title, name) in zip(axes, CURVES.items()):
         for test, to, _ in made(run):
@@ -122,7 +125,7 @@ def curves(run: RunRecord) -> Figure:
 
 
 def sites(run: RunRecord) -> Figure:
-    """The mean SSIM of each test client, in rising order."""
+    """Draws the mean SSIM of each test client, in rising order."""
     figure, (ax,) = panels(1, WIDE, 2.6)
     for number, (test, to, images) in enumerate(made(run)):
         client = run.translations[test].client

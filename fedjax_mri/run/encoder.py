@@ -15,7 +15,9 @@ from fedjax_mri.xai.method import Scores
 
 
 def of_run(path: str) -> Encoder:
-    """Images [B, H, W, C] in 0..1 -> a run's last activations of each size, the largest first (Johnson et al. 2016).
+    """Returns an encoder from images [B, H, W, C] in 0..1 to a run's last activations of each size, the largest first.
+
+    Johnson et al. 2016.
 
     The model is read when the encoder is first used: what was trained with it needs it no more. The config is read now:
     a traced program is named after the code that it reaches, and that of the encoder's network is reached by it. Images
@@ -38,7 +40,7 @@ def of_run(path: str) -> Encoder:
 
 
 def settings(run: pathlib.Path) -> Experiment | None:
-    """The config of a run; None where it cannot be read, as when the run is no longer there."""
+    """Returns the config of a run; None where it cannot be read, as when the run is no longer there."""
     try:
         return restore.read_model_config(run)
     except UserError:
@@ -46,7 +48,7 @@ def settings(run: pathlib.Path) -> Experiment | None:
 
 
 def frozen(run: pathlib.Path, config: Experiment | None) -> tuple[tuple[int, ...], Scores]:
-    """The shape of the images that a run's classifier reads, and its scores of them.
+    """Returns the shape of the images that a run's classifier reads, and its scores of them.
 
     Raises UserError where the run is no classifier, or not the one that had this config.
     """

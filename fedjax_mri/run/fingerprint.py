@@ -24,9 +24,12 @@ Tests = Mapping[str, Test]
 
 
 def of_run(config: configs.Experiment, plan: Plan, data: str, sim: Simulation, tests: Tests) -> str | None:
-    """Of the config and the files it names, the resolved plan, `data` as built, the devices, the packages, JAX's
-    settings, and all code: the source of what is imported, and the functions, classes and values that `sim` and what
-    reads `tests` reach. None where these hold something that cannot be looked into."""
+    """Returns the fingerprint of a run; None where a part of it cannot be looked into.
+
+    It is a digest of the config and the files it names, the resolved plan, `data` as built, the devices, the packages,
+    JAX's settings, and all code: the source of what is imported, and the functions, classes and values that `sim` and
+    what reads `tests` reach.
+    """
     built = reached(config, sim, tests)
     if built is None:
         return None
@@ -38,7 +41,10 @@ def of_run(config: configs.Experiment, plan: Plan, data: str, sim: Simulation, t
 
 
 def reached(config: configs.Experiment, sim: Simulation, tests: Tests) -> str | None:
-    """A digest of what a run has built and of the engine as it is now; examples are arguments of programs."""
+    """Returns a digest of what a run has built and of the engine as it is now.
+
+    Examples are no part of it, as they are arguments of programs.
+    """
     data = sim.data._replace(store=None, fetch=None)
     engine = (segments.build, evaluate.build, evaluate.few_examples, evaluate.showing_task)
     readers = [test.data.read for test in tests.values()]
@@ -46,7 +52,10 @@ def reached(config: configs.Experiment, sim: Simulation, tests: Tests) -> str | 
 
 
 def named(config: Any) -> Iterator[tuple[str, int, int]]:
-    """Path, bytes and time of change of each file that a field of `config` names, or that lies in a folder it names."""
+    """Yields path, bytes and time of change of each file that a field of `config` names.
+
+    Where a field names a folder, these are all files below it.
+    """
     for value in configs.flat(config).values():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, str | os.PathLike) and str(one):
@@ -54,14 +63,14 @@ def named(config: Any) -> Iterator[tuple[str, int, int]]:
 
 
 def found(path: pathlib.Path) -> Iterator[tuple[str, int, int]]:
-    """Of a file, or of all files below a folder; of nothing, where there is none."""
+    """Yields path, bytes and time of change of a file, or of all files below a folder; nothing where there is none."""
     for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if one.is_file():
             yield str(one), one.stat().st_size, one.stat().st_mtime_ns
 
 
 def code() -> Iterator[str]:
-    """Digests of this package's source, and of all modules in use that no package manager has installed."""
+    """Yields digests of this package's source, and of all modules in use that no package manager has installed."""
     files = {str(path) for path in PACKAGE.rglob("*.py")}
     modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
     ours = {path for path in modules if path.endswith(".py") and not code_installed.is_installed_file(path)}

@@ -63,7 +63,7 @@ def refuse_other_noise(run: pathlib.Path, before: Mapping[str, Any], config: con
 
 
 def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Sequence[str] = CHANGEABLE) -> list[str]:
-    """The fields in which a config differs from an earlier one as plain data, as "name: before -> now".
+    """Returns the fields in which a config differs from an earlier one as plain data, as "name: before -> now".
 
     Sections that are `ignored` may differ. A field that an older version did not have counts as its default.
     """

@@ -37,7 +37,7 @@ class Child(NamedTuple):
 
 
 def flags(command: argparse.ArgumentParser) -> None:
-    """The flags of a command that can run as several processes."""
+    """Adds the flags of a command that can run as several processes."""
     ways = command.add_mutually_exclusive_group()
     ways.add_argument("--processes", type=int, metavar="N", help="run as N processes that share this machine")
     text = "run as one of several processes: found by SLURM, a TPU pod, ...; or given as INDEX/COUNT@HOST:PORT"
@@ -49,13 +49,13 @@ def flags(command: argparse.ArgumentParser) -> None:
 
 
 def wanted(words: argparse.Namespace) -> bool:
-    """Whether to launch processes; a launched one does not launch again."""
+    """Returns whether to launch processes; a launched one does not launch again."""
     several = getattr(words, "processes", None) is not None or getattr(words, "distributed", None) is not None
     return several and PLACE not in os.environ
 
 
 def run(words: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """The command in the processes that `words` ask for: 0, or the exit code of the first that failed."""
+    """Runs the command in the processes that `words` ask for; returns 0, or the exit code of the first that failed."""
     places = [words.distributed] if words.distributed else local(words.processes)
     children = [start(number, place, len(places), arguments) for number, place in enumerate(places)]
     listeners = [thread for child in children for thread in listen(child)]
@@ -69,7 +69,7 @@ def run(words: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def local(count: int) -> list[str]:
-    """The places of `count` processes on this machine."""
+    """Returns the places of `count` processes on this machine."""
     if count < 1:
         raise UserError(f"--processes {count}: must be 1 or more")
     with socket.socket() as free:
@@ -78,7 +78,10 @@ def local(count: int) -> list[str]:
 
 
 def start(number: int, place: str, count: int, arguments: Sequence[str]) -> Child:
-    """Process `number` of `count` launched here, on its share of the cores, deaf to the terminal's Ctrl-C."""
+    """Launches process `number` of `count` here and returns it.
+
+    It runs on its share of the cores, deaf to the terminal's Ctrl-C.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "fedjax_mri", *arguments],
         env={
@@ -102,13 +105,13 @@ def start(number: int, place: str, count: int, arguments: Sequence[str]) -> Chil
 
 
 def share(cores: Sequence[int], number: int, count: int) -> Sequence[int]:
-    """The cores of one of `count` processes: neighbours, at least one."""
+    """Returns the cores of one of `count` processes: neighbours, at least one."""
     mine = cores[number * len(cores) // count : (number + 1) * len(cores) // count]
     return mine or [cores[number % len(cores)]]
 
 
 def forward(children: Sequence[Child]) -> list[int]:
-    """From now on SIGTERM and Ctrl-C go to every child; the list fills with the signals sent."""
+    """Sends SIGTERM and Ctrl-C on to every child from now on; returns the list that fills with the signals sent."""
     sent: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -122,7 +125,10 @@ def forward(children: Sequence[Child]) -> list[int]:
 
 
 def attend(children: Sequence[Child]) -> list[Child]:
-    """The children that ended by themselves, first to last. Once one has failed the others have GRACE seconds."""
+    """Returns the children that ended by themselves, first to last.
+
+    Once one has failed the others have GRACE seconds.
+    """
     ended: list[Child] = []
     deadline = float("inf")
     while len(ended) < len(children) and time.monotonic() < deadline:
@@ -138,7 +144,10 @@ def attend(children: Sequence[Child]) -> list[Child]:
 
 
 def code(child: Child) -> int:
-    """Exit code as a shell would give it; 1 for a child that C++ aborted while it left after an error of its own."""
+    """Returns the exit code as a shell would give it.
+
+    It is 1 for a child that C++ aborted while it left after an error of its own.
+    """
     if child.errors and child.fatal:
         return 1
     ended = child.process.returncode
@@ -146,7 +155,7 @@ def code(child: Child) -> int:
 
 
 def listen(child: Child) -> Iterator[threading.Thread]:
-    """Threads that pass on what a child says until it closes its mouth."""
+    """Starts threads that pass on what a child writes until it closes its streams, and yields them."""
     for hear, stream in ((hear_words, child.process.stdout), (hear_errors, child.process.stderr)):
         thread = threading.Thread(target=hear, args=(child, stream), daemon=True)
         thread.start()
@@ -154,14 +163,17 @@ def listen(child: Child) -> Iterator[threading.Thread]:
 
 
 def hear_words(child: Child, stream: IO[str]) -> None:
-    """The words of the child that is heard."""
+    """Prints the words of a child, if it is the one that is heard."""
     for line in stream:
         if child.heard and not CHATTER.match(line):
             print(line, end="", flush=True)
 
 
 def hear_errors(child: Child, stream: IO[str]) -> None:
-    """What a child has to say of errors; nothing of what C++ says."""
+    """Keeps a child's errors, and prints what it writes if it is the one that is heard.
+
+    What C++ says is not printed.
+    """
     for line in stream:
         if child.fatal or FATAL.match(line):
             child.fatal.append(line.rstrip())
@@ -175,7 +187,7 @@ def hear_errors(child: Child, stream: IO[str]) -> None:
 
 
 def last_words(ended: Sequence[Child], sent: Sequence[int]) -> Iterator[str]:
-    """What is still to be said once all are silent: how each failed, unless it has been said."""
+    """Yields what is still to be said once all are silent: how each failed, unless it has been said."""
     said = {bare(line) for child in ended if child.heard for line in child.errors}
     for child in ended:
         if not child.heard and any(bare(line) not in said for line in child.errors if line.startswith("error: ")):
@@ -185,7 +197,7 @@ def last_words(ended: Sequence[Child], sent: Sequence[int]) -> Iterator[str]:
 
 
 def fate(child: Child) -> str:
-    """What became of a child that a signal ended, its own abort among them."""
+    """Returns what became of a child that a signal ended, its own abort among them."""
     if any("RegisterTask" in line for line in child.fatal):
         return "could not reach process 0; are all started, with the same PLACE but for INDEX?"
     if child.fatal:
@@ -194,5 +206,5 @@ def fate(child: Child) -> str:
 
 
 def bare(line: str) -> str:
-    """An error without the process that it is said to come from."""
+    """Returns an error without the process that it is said to come from."""
     return re.sub(r"^error: (process \d+: )*", "", line)

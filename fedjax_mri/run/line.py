@@ -83,7 +83,7 @@ TISSUE = re.compile(r"(?P<figure>error|bias)(?P<unit>| HU) in (?P<tissue>.+)")
 
 
 def full_name(group: str, figure: str) -> str:
-    """The name under which metrics.jsonl holds a figure of the test set `group`, or of one of GROUPS."""
+    """Returns the name under which metrics.jsonl holds a figure of the test set `group`, or of one of GROUPS."""
     return f"{group}/{figure}"
 
 
@@ -113,12 +113,12 @@ def progress_line(progress: "RunProgress") -> str:
 
 
 def named(figures: TestFigures) -> dict[str, float]:
-    """All figures of one test set by name."""
+    """Returns all figures of one test set by name."""
     return {**figures.pooled, **_known(figures, SPREAD)}
 
 
 def flat(line: Line) -> dict[str, float]:
-    """The line as metrics.jsonl holds it."""
+    """Returns the line as metrics.jsonl holds it."""
     found: dict[str, float] = {"round": line.round}
     if line.training is not None:
         found |= _prefixed(TRAIN, line.training.figures) | _known(line.training, RATES)
@@ -131,20 +131,21 @@ def flat(line: Line) -> dict[str, float]:
 
 
 def with_nulls(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Figures as strict JSON holds them: null where one is undefined, as that of a class without examples, or infinite.
+    """Returns figures as strict JSON holds them, with null where one is undefined or infinite.
 
-    JSON has no word for either, and bare NaN or Infinity make a file that only Python reads.
+    A figure of a class without examples is undefined, for instance. JSON has no word for either, and bare NaN or
+    Infinity make a file that only Python reads.
     """
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def with_nans(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Figures as read from JSON, with nan for null."""
+    """Returns figures as read from JSON, with nan for null."""
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def parse(values: Mapping[str, float]) -> Line:
-    """The inverse of `flat`; names of figures that are not known here are left out."""
+    """Returns the inverse of `flat`; names of figures that are not known here are left out."""
     groups = {name: _split(name, _test_sets(values)) for name in values}
     by_group: dict[str, dict[str, float]] = {}
     for name, (group, figure) in groups.items():
@@ -158,7 +159,10 @@ def parse(values: Mapping[str, float]) -> Line:
 
 
 def by_modality(figures: TestFigures) -> dict[str, ModalityFigures]:
-    """The figures of each modality made, from the names that `tasks/measures.py` gives them; {} for a classifier."""
+    """Returns the figures of each modality made; {} for a classifier.
+
+    They go by the names that `tasks/measures.py` gives them.
+    """
     found = {}
     for modality in MODALITIES:
         prefix = full_name(modality, "")
@@ -180,7 +184,7 @@ def _prefixed(group: str, figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def _known(fields: Any, names: Sequence[str]) -> dict[str, float]:
-    """Those fields of a NamedTuple that have been recorded."""
+    """Returns those fields of a NamedTuple that have been recorded."""
     return {name: getattr(fields, name) for name in names if getattr(fields, name) is not None}
 
 
@@ -189,14 +193,14 @@ def _only(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]
 
 
 def _test_sets(values: Mapping[str, float]) -> list[str]:
-    """Names of the test sets, the longest first; each has a `client_std`, but for old files."""
+    """Returns the names of the test sets, the longest first; each has a `client_std`, but for old files."""
     ending = full_name("", SPREAD[1])
     found = (name.removesuffix(ending) for name in values if name.endswith(ending))
     return sorted((name for name in found if name.split("/")[0] not in GROUPS), key=len, reverse=True)
 
 
 def _split(name: str, tests: Sequence[str]) -> tuple[str, str]:
-    """The group and the figure that a name of metrics.jsonl stands for; the group of a rate is ""."""
+    """Returns the group and the figure that a name of metrics.jsonl stands for; the group of a rate is ""."""
     for test in tests:  # both parts may hold a "/", as in "unseen sites/ensemble" and "mr/ssim"
         if name.startswith(full_name(test, "")):
             return test, name.removeprefix(full_name(test, ""))

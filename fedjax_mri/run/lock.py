@@ -97,7 +97,7 @@ def acquire(lock: filelock.BaseFileLock, file: pathlib.Path, waiting: Waiting, s
 
 
 def in_use(file: pathlib.Path, holder: str) -> UserError:
-    """The error for a folder that `holder` writes."""
+    """Returns the error for a folder that `holder` writes."""
     return UserError(
         f"{file.parent}: {holder} writes this folder; stop it, choose another --out, or wait for it with --wait SECONDS"
     )

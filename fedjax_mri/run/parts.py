@@ -41,7 +41,10 @@ Put = Callable[[Any, str, Any], Any]  # (config, dotted field, value) -> config
 
 
 def choose(config: Any, flags: Sequence[str], put: Put) -> tuple[Any, list[str]]:
-    """`config` with the parts that `--fed.PART NAME` names, and the other flags. Raises UserError on unknown names."""
+    """Returns `config` with the parts that `--fed.PART NAME` names, and the other flags.
+
+    Raises UserError on unknown names.
+    """
     rest, words = list[str](), [word for flag in flags for word in (flag.split("=", 1) if _asks(flag) else [flag])]
     while words:
         word = words.pop(0)
@@ -70,7 +73,7 @@ def refuse_names(config: Any) -> None:
 
 
 def _own(config: Any, part: str) -> Any:
-    """A config's own part; None where it has no such section."""
+    """Returns a config's own part; None where it has no such section."""
     return functools.reduce(lambda section, name: getattr(section, name, None), part.split("."), config)
 
 
@@ -92,7 +95,7 @@ def _asks(flag: str) -> bool:
 
 
 def _names(words: list[str]) -> list[str]:
-    """The words up to the next flag, taken off the list."""
+    """Returns the words up to the next flag, taken off the list."""
     count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     names = words[:count]
     del words[:count]
@@ -100,7 +103,7 @@ def _names(words: list[str]) -> list[str]:
 
 
 def _choose(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
-    """The settings that a flag names, of this package or of a file. Raises UserError where there are none."""
+    """Returns the settings that a flag names, of this package or of a file. Raises UserError where there are none."""
     file, _, kind = name.partition(":")
     if file.endswith(".py"):
         known = of_file(flag, file, part)
@@ -118,7 +121,10 @@ def _choose(flag: str, name: str, part: str, flags: Sequence[str]) -> Any:
 
 
 def _with_defaults(flag: str, kind: Any, part: str, flags: Sequence[str]) -> Any:
-    """The settings of a class with its defaults. Raises UserError where a field has none and no flag sets it."""
+    """Returns the settings of a class with its defaults.
+
+    Raises UserError where a field has none and no flag sets it.
+    """
     needed = [one for one in fields(kind) if one.init and one.default is MISSING and one.default_factory is MISSING]
     for one in needed:
         setting = f"--{part}.{one.name}"
@@ -131,14 +137,14 @@ def _with_defaults(flag: str, kind: Any, part: str, flags: Sequence[str]) -> Any
 
 
 def settings(part: str) -> dict[str, type]:
-    """The settings classes that a part may be, by their names in lower case without "settings"."""
+    """Returns the settings classes that a part may be, by their names in lower case without "settings"."""
     home = importlib.import_module(PARTS[part])
     names = [one.name for one in pkgutil.iter_modules(getattr(home, "__path__", ()))]
     return _by_name(part, [importlib.import_module(f"{home.__name__}.{name}") for name in names] or [home])
 
 
 def of_file(flag: str, file: str, part: str) -> dict[str, type]:
-    """The settings classes of a user's Python file that a part may be. Raises UserError where it has none."""
+    """Returns the settings classes of a user's Python file that a part may be. Raises UserError where it has none."""
     if not pathlib.Path(file).is_file():
         raise UserError(f"{flag} {file}: no such file")
     try:
@@ -166,7 +172,7 @@ def _by_name(part: str, homes: Sequence[ModuleType]) -> dict[str, type]:
 
 
 def _buildable(module: ModuleType) -> list[Any]:
-    """The settings classes of a module, or those of a package that its `__init__` offers."""
+    """Returns the settings classes of a module, or those of a package that its `__init__` offers."""
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if is_dataclass(kind)]
     own = [kind for kind in kinds if f"{kind.__module__}.".startswith(f"{module.__name__}.")]
     return [kind for kind in own if hasattr(kind, "build")]

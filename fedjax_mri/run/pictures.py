@@ -16,7 +16,7 @@ DIRECTIONS = (("ct", "mr"), ("mr", "ct"))  # from, to
 
 
 def draw(examples: TranslatedExamples, caption: str) -> Any:
-    """A figure with a row for each patient: each direction's source, result, way back, truth and error."""
+    """Returns a figure with a row for each patient: each direction's source, result, way back, truth and error."""
     from matplotlib.figure import Figure
 
     columns = [column for source, to in DIRECTIONS if to in examples.made for column in _columns(source, to, examples)]
@@ -32,7 +32,7 @@ def draw(examples: TranslatedExamples, caption: str) -> Any:
 
 
 def _columns(source: str, to: str, examples: TranslatedExamples) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
-    """Title, images [s, H, W, 1] and colours of each column of one direction."""
+    """Returns title, images [s, H, W, 1] and colours of each column of one direction."""
     grey, made, true = {"cmap": "gray", "vmax": 1}, examples.made[to], examples.true[to]
     columns = [(source.upper(), examples.true[source], grey), (f"{to.upper()} made", made, grey)]
     if source in examples.back:

@@ -33,18 +33,18 @@ _calls = itertools.count()
 
 
 def several() -> bool:
-    """Whether this process has joined others."""
+    """Returns whether this process has joined others."""
     return jax.distributed.is_initialized()
 
 
 def main() -> bool:
-    """Whether this is process 0, which alone writes files and words."""
+    """Returns whether this is process 0, which alone writes files and words."""
     return distributed.global_state.process_id == 0
 
 
 @contextlib.contextmanager
 def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
-    """The body as one of the processes that `launch` has started, if it has; both arguments are in seconds.
+    """Runs the body as one of the processes that `launch` has started, if it has; both arguments are in seconds.
 
     Raises UserError where an error of the body means that another process is gone.
     """
@@ -82,7 +82,7 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
 
 
 def placed(text: str) -> rendezvous.Place:
-    """The place that "INDEX/COUNT@HOST:PORT" stands for."""
+    """Returns the place that "INDEX/COUNT@HOST:PORT" stands for."""
     found = re.fullmatch(r"(\d+)/(\d+)@(.+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
         raise UserError(f"--distributed {text}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
@@ -90,7 +90,10 @@ def placed(text: str) -> rendezvous.Place:
 
 
 def detected(seconds: int) -> rendezvous.Place:
-    """The place that SLURM, Open MPI, a TPU pod, ... give to this process, as `jax.distributed.initialize` finds it."""
+    """Returns the place that SLURM, Open MPI, a TPU pod, ... give to this process.
+
+    It is found as `jax.distributed.initialize` finds it.
+    """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     find = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
@@ -104,7 +107,7 @@ def detected(seconds: int) -> rendezvous.Place:
 
 
 def settings_of(place: rendezvous.Place) -> dict[str, Any]:
-    """The settings of JAX for a place."""
+    """Returns the settings of JAX for a place."""
     host = f"[{place.host}]" if ":" in place.host else place.host
     address = {"coordinator_address": f"{host}:{place.port}", "cluster_detection_method": "deactivate"}
     return {"process_id": place.number, "num_processes": place.processes, **address}
@@ -117,7 +120,7 @@ def outlive_nobody() -> None:
 
 
 def everyone(value: Any) -> list[Any]:
-    """`value`, plain data, of each process in turn. All processes must call it."""
+    """Returns `value`, plain data, of each process in turn. All processes must call it."""
     if not several():
         return [value]
     client, name = _client(), f"fedjax_mri/{next(_calls)}"
@@ -128,7 +131,7 @@ def everyone(value: Any) -> list[Any]:
 
 
 def highest(number: int) -> int:
-    """The highest `number` of any process, by one small collective. All processes must call it."""
+    """Returns the highest `number` of any process, by one small collective. All processes must call it."""
     if not several():
         return number
     from jax.experimental import multihost_utils
@@ -137,7 +140,7 @@ def highest(number: int) -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` gives. Raises UserError in every process when it fails in any."""
+    """Returns what `work` gives. Raises UserError in every process when it fails in any."""
     failure = None
     try:
         result = work()
@@ -163,7 +166,7 @@ def same(facts: Mapping[str, Any], remedy: str) -> None:
 
 
 def lost(error: BaseException | None) -> UserError | None:
-    """The line for an error that means, itself or by what it came from, that another process is gone."""
+    """Returns the line for an error that means, itself or by what it came from, that another process is gone."""
     if error is None or not several():
         return None
     if CONTACT.search(str(error)):
@@ -172,7 +175,10 @@ def lost(error: BaseException | None) -> UserError | None:
 
 
 def give_up(code: int) -> int:
-    """`code`, alone. One of several ends here: at once if the others fail as well, so that each can say its line."""
+    """Returns `code` where this process is alone; ends it where it is one of several.
+
+    It ends at once if the others fail as well, so that each can say its line.
+    """
     if not several():
         return code
     sys.stdout.flush()

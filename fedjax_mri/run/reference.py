@@ -36,7 +36,7 @@ Descriptions = dict[str, np.ndarray]  # kind -> [n, d]
 
 
 def calibration_set(owners: Mapping[str, np.ndarray | None]) -> str:
-    """The name of the test set to calibrate by: the validation set where there is one.
+    """Returns the name of the test set to calibrate by: the validation set where there is one.
 
     Else it is one of training sites where there is one, so that new sites stay unused. `owners` int [M] are each test
     set's training clients, -1 for other sites.
@@ -53,7 +53,7 @@ def is_validation(name: str, count: int) -> np.ndarray:
 
 
 def describe(steps: Classifier, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
-    """Descriptions [B, d] of images [B, H, W, C] as read, by kind.
+    """Returns descriptions [B, d] of images [B, H, W, C] as read, by kind.
 
     Features are those that Grad-CAM finds, the last activations of each size, averaged over positions; a network
     without any has none.
@@ -66,7 +66,7 @@ def describe(steps: Classifier, params: Params, carry: Carry, images: jax.Array)
 
 
 def projected(x: jax.Array) -> jax.Array:
-    """Vectors [B, D] on at most WIDTH random directions, always the same ones."""
+    """Returns vectors [B, D] on at most WIDTH random directions, always the same ones."""
     if x.shape[1] <= WIDTH:
         return x
     directions = jax.random.normal(jax.random.key(0), (x.shape[1], WIDTH), jnp.float32) / WIDTH**0.5
@@ -74,12 +74,12 @@ def projected(x: jax.Array) -> jax.Array:
 
 
 def distances(reference: Reference, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Squared distances [n] of described images to the nearest class of the training images, by kind."""
+    """Returns squared distances [n] of described images to the nearest class of the training images, by kind."""
     return {kind: outliers.mahalanobis(known, described[kind]) for kind, known in reference.gaussians.items()}
 
 
 def build(run: Run, last: State) -> Reference | None:
-    """The reference of a trained run, whose last state is given; None where it does not classify single images.
+    """Returns the reference of a trained run, whose last state is given; None where it does not classify single images.
 
     All processes of a run must call it.
     """
@@ -102,14 +102,14 @@ def build(run: Run, last: State) -> Reference | None:
 
 
 def explained_state(run: Run, last: State) -> State:
-    """The state that `explain` takes: the best where that was kept, else the last."""
+    """Returns the state that `explain` takes: the best where that was kept, else the last."""
     if not (run.folder / "best").is_dir():
         return last
     return place_state(run.plan, Checkpoints(run.folder / "best").restore(state_shapes(run.sim)))
 
 
 def spread_over_clients(sizes: np.ndarray, limit: int) -> np.ndarray:
-    """The places of at most `limit` examples, spread evenly over at most CLIENTS clients that have any."""
+    """Returns the places of at most `limit` examples, spread evenly over at most CLIENTS clients that have any."""
     some = np.flatnonzero(sizes)
     some = some[np.linspace(0, len(some) - 1, min(CLIENTS, len(some))).astype(int)]
     places = np.flatnonzero(np.isin(resident.positions(sizes)[0], some))
@@ -119,7 +119,9 @@ def spread_over_clients(sizes: np.ndarray, limit: int) -> np.ndarray:
 def described(
     run: Run, steps: Classifier, state: State, several: list[ClientData], chosen: tuple[np.ndarray, ...]
 ) -> list[Descriptions]:
-    """Descriptions, and "label" [n], of the chosen examples of each data set, as the model of no client's sees them.
+    """Returns descriptions, and "label" [n], of the chosen examples of each data set.
+
+    They are made by the model that a site outside of training gets.
 
     All are given as many places, the last one repeated, so that data sets that are read alike share one program.
     """
@@ -138,7 +140,7 @@ def described(
 
 
 def describing(task: Task, steps: Classifier) -> Task:
-    """The task with descriptions in the place of its predictions, and without metrics."""
+    """Returns the task with descriptions in the place of its predictions, and without metrics."""
 
     def predict(params: Params, carry: Carry, batch: Batch) -> dict[str, jax.Array]:
         return {**describe(steps, params, carry, batch["image"]), "label": batch["label"]}
@@ -147,7 +149,7 @@ def describing(task: Task, steps: Classifier) -> Task:
 
 
 def example_set(data: ClientData, places: np.ndarray) -> ClientData:
-    """The examples at some places as those of one client; its store is (store, client [n], index [n]).
+    """Returns the examples at some places as those of one client; its store is (store, client [n], index [n]).
 
     Only the clients that have some are read, where clients can be.
     """
@@ -164,7 +166,7 @@ def example_set(data: ClientData, places: np.ndarray) -> ClientData:
 
 
 def chosen_reader(read: Callable[..., Batch]) -> Callable[..., Batch]:
-    """The `read` of an `example_set`."""
+    """Returns the `read` of an `example_set`."""
 
     def one(store: Any, client: jax.Array, index: jax.Array) -> Batch:
         return trees.take(read(store, client, index[None]), jnp.int32(0))

@@ -43,7 +43,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def figures(task: Task, judged: Mapping[str, Evaluation]) -> dict[str, TestFigures]:
-    """The figures of each test set, rounded to six digits: the task's over all examples, and their spread."""
+    """Returns the figures of each test set, rounded to six digits: the task's over all examples, and their spread."""
     return {name: _figures(task, one) for name, one in judged.items()}
 
 
@@ -80,7 +80,7 @@ def save(
 
 
 def selection(sim: Simulation, state: State) -> Selection | None:
-    """How often the rule left out each client's update; None where it does not say."""
+    """Returns how often the rule left out each client's update; None where it does not say."""
     if not sim.uplink.reduce.shares:
         return None
     rounds, left_out = (np.asarray(each) for each in (state.clients.rounds, state.clients.left_out))
@@ -90,7 +90,7 @@ def selection(sim: Simulation, state: State) -> Selection | None:
 
 
 def load(run: pathlib.Path) -> RunRecord:
-    """The record of one run. Raises UserError when it has not finished a segment."""
+    """Returns the record of one run. Raises UserError when it has not finished a segment."""
     facts, arrays = runfolder.read_json(run / "run.json"), _read(run / "results.npz")
     fields = {name: _under(arrays, f"{name}/") for name in _test_sets(arrays)}
     tests = {name: _test(one) for name, one in fields.items() if "truth" in one}
@@ -118,24 +118,27 @@ def load(run: pathlib.Path) -> RunRecord:
 
 
 def history(run: pathlib.Path) -> list[Line]:
-    """The lines of a run's metrics.jsonl."""
+    """Returns the lines of a run's metrics.jsonl."""
     return [line.parse(values) for values in runfolder.read_history(run)]
 
 
 def examples(run: pathlib.Path) -> Examples | None:
-    """A few examples of the first test set of a classifier; None of another task. Raises UserError as `load` does."""
+    """Returns a few examples of the first test set of a classifier; None of another task.
+
+    Raises UserError as `load` does.
+    """
     return _examples(_under(_read(run / "results.npz"), "shown/"))
 
 
 def translated_examples(shown: Arrays) -> TranslatedExamples | None:
-    """The fields that a translation task shows of a few examples, by modality; None where they are another task's."""
+    """Returns the fields that a translation task shows of a few examples, by modality; None for another task."""
     true = {name: shown[name] for name in MODALITIES if name in shown}
     made, back = ({name: shown[f"{kind}_{name}"] for name in MODALITIES if f"{kind}_{name}" in shown} for kind in KINDS)
     return TranslatedExamples(true, made, back) if made else None
 
 
 def headline(run: pathlib.Path) -> str:
-    """One line with the last figures of each test set."""
+    """Returns one line with the last figures of each test set."""
     last, wanted = history(run)[-1], runfolder.read_json(run / "run.json")["headline"]
     tests = (
         f"{name}: " + ", ".join(f"{key} {found.pooled[key]:.4f}" for key in wanted)
@@ -170,7 +173,7 @@ def save_reference(run: pathlib.Path, reference: Reference) -> None:
 
 
 def reference(run: pathlib.Path) -> Reference | None:
-    """What a run has kept of its images; None where it has kept nothing, as runs of older versions."""
+    """Returns what a run has kept of its images; None where it has kept nothing, as runs of older versions."""
     if not (run / REFERENCE).exists():
         return None
     arrays = _read(run / REFERENCE)
@@ -188,7 +191,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    """Returns the arrays whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 

@@ -59,7 +59,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "dm-p
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file of a run or a study. Raises UserError when it is missing, or is not what it was."""
+    """Returns the content of a JSON file of a run or a study.
+
+    Raises UserError when it is missing, or is not what it was.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -129,9 +132,10 @@ def refuse_unshared(run: pathlib.Path) -> None:
 
 
 def read_config(run: pathlib.Path, without: Sequence[str] = ()) -> configs.Experiment:
-    """The config a run was started with, with defaults in the sections `without` which it is read.
+    """Returns the config a run was started with.
 
-    The user's classes in it are those of the copies that the run keeps.
+    Its sections `without` are not read, and have their defaults. The user's classes in it are those of the copies that
+    the run keeps.
     """
     sections = read_json(run / "config.json")
     with modules.copies_in(run / CODE):
@@ -146,7 +150,10 @@ def facts(
     digest: DataDigest,
     headline: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of run.json; `described` is what must be known of the data to rebuild the model without them."""
+    """Returns the content of run.json.
+
+    `described` is what must be known of the data to rebuild the model without them.
+    """
     return {
         "name": config.name,
         "hash": configs.digest(config),
@@ -162,14 +169,14 @@ def facts(
 
 
 def description(saved: Mapping[str, Any]) -> DataDescription:
-    """The description of the data that `facts` has put into run.json, lists as tuples again."""
+    """Returns the description of the data that `facts` has put into run.json, lists as tuples again."""
     known = [name for name in DataDescription._fields if name in saved]
     values: Any = {name: tuple(saved[name]) if isinstance(saved[name], list) else saved[name] for name in known}
     return DataDescription(**values)
 
 
 def environment(plan: Any) -> dict[str, str]:
-    """Versions, machine, device, plan and git state of this process."""
+    """Returns the versions, machine, device, plan and git state of this process."""
     device = jax.devices()[0]
     return {
         "command": " ".join([pathlib.Path(sys.argv[0]).name.replace("__main__.py", "fedjax-mri"), *sys.argv[1:]]),
@@ -190,7 +197,7 @@ def numerics() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the packages that a result may depend on."""
+    """Returns the installed versions of the packages that a result may depend on."""
     return {name: _version(name) for name in ("fedjax-mri", *PACKAGES)}
 
 
@@ -249,12 +256,12 @@ class Log:
 
 
 def json_line(values: Mapping[str, float]) -> str:
-    """One line of metrics.jsonl, in strict JSON."""
+    """Returns one line of metrics.jsonl, in strict JSON."""
     return json.dumps(with_nulls(values), allow_nan=False) + "\n"
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
+    """Returns the lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
 
     A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """
@@ -266,7 +273,10 @@ def read_history(run: pathlib.Path) -> list[dict[str, float]]:
 
 
 def read_line(path: pathlib.Path, number: int, line: bytes) -> dict[str, float]:
-    """The figures of one line of metrics.jsonl, nan where undefined. Raises UserError where the line is damaged."""
+    """Returns the figures of one line of metrics.jsonl, nan where undefined.
+
+    Raises UserError where the line is damaged.
+    """
     try:
         values = json.loads(line)
         values["round"] + 0

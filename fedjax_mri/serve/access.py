@@ -109,7 +109,7 @@ def proof(access: Access, user: str) -> str | None:
 
 
 def is_valid(access: Access, session: Mapping[str, Any]) -> bool:
-    """Whether a session is of a user who is known, by the same password."""
+    """Returns whether a session is of a user who is known, by the same password."""
     return "proof" in session and session["proof"] == proof(access, session["user"])
 
 
@@ -136,7 +136,7 @@ def log_in(access: Access, name: str, password: str, address: str) -> str | None
 
 @functools.lru_cache(1000)  # programs send name and password with each request, and argon2 is slow on purpose
 def verify(hashed: str, password: str) -> bool:
-    """Whether a password has that hash."""
+    """Returns whether a password has that hash."""
     try:
         return HASHER.verify(hashed, password)
     except (VerificationError, InvalidHashError):

@@ -80,7 +80,7 @@ def process_of(training: Training) -> psutil.Process | None:
 
 
 def is_running(training: Training) -> bool:
-    """Whether a training is still going on."""
+    """Returns whether a training is still going on."""
     return process_of(training) is not None
 
 

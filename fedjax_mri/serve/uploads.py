@@ -168,7 +168,7 @@ def copy(head: bytes, content: IO[bytes], target: Path, budget: int) -> int:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file of a zip is one that its maker's system has added."""
+    """Returns whether a file of a zip is one that its maker's system has added."""
     return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 

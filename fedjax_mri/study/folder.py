@@ -66,7 +66,7 @@ def differences(out: pathlib.Path, given: Study, cells: Sequence[Cell]) -> list[
 
 
 def has_results(out: pathlib.Path) -> bool:
-    """Whether a cell has finished."""
+    """Returns whether a cell has finished."""
     return any((out / "cells").glob("*.json"))
 
 

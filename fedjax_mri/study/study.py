@@ -51,12 +51,12 @@ class Cell(NamedTuple):
 
 
 def log_range(low: float, high: float, count: int) -> tuple[float, ...]:
-    """`count` values from `low` to `high` whose neighbours have the same ratio."""
+    """Returns `count` values from `low` to `high` whose neighbours have the same ratio."""
     return tuple(float(f"{value:.4g}") for value in np.geomspace(low, high, count))
 
 
 def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> dict[Path, Values]:
-    """Axes that change together through `count` random draws, each from a distribution below or from a list."""
+    """Returns axes that change together through `count` random draws, each from a distribution below or from a list."""
     checked_value("random: seed", seed, Seed)
     rng = np.random.default_rng(seed)
     draws = [one if callable(one) else choice(*one) for one in axes.values()]
@@ -80,7 +80,7 @@ def choice(*values: Any) -> Draw:
 
 
 def load(path: pathlib.Path) -> Study:
-    """The study that a Python file defines. Raises UserError where it defines none."""
+    """Returns the study that a Python file defines. Raises UserError where it defines none."""
     study = configs.definitions(path).get("study")
     if not isinstance(study, Study):
         raise UserError(f"{path}: must define `study = Study(base=Experiment(...), axes={{...}})`")
@@ -88,7 +88,10 @@ def load(path: pathlib.Path) -> Study:
 
 
 def cells(study: Study) -> list[Cell]:
-    """All of a study's experiments. Raises UserError on an axis that is empty or has no field, and on equal cells."""
+    """Returns all of a study's experiments.
+
+    Raises UserError on an axis that is empty or has no field, and on equal cells.
+    """
     axes = [_axis_values(path, values) for path, values in study.axes.items()]
     found = [_cell(study.base, chosen) for chosen in itertools.product(*axes)]
     first: dict[str, Cell] = {}
@@ -100,7 +103,7 @@ def cells(study: Study) -> list[Cell]:
 
 
 def describe(cell: Cell) -> str:
-    """A cell's values on the axes, in words."""
+    """Returns a cell's values on the axes, in words."""
     return ", ".join(f"{axis} {value}" for axis, value in cell.where.items()) or "the base"
 
 
@@ -112,7 +115,7 @@ class _AxisValue(NamedTuple):
 
 
 def _axis_values(path: Path, values: Values) -> list[_AxisValue]:
-    """All values of an axis. Raises UserError where there are none."""
+    """Returns all values of an axis. Raises UserError where there are none."""
     pairs = list(values.items()) if isinstance(values, Mapping) else [(None, value) for value in values]
     if not pairs:
         raise UserError(f"axes: {_axis(path)!r} has no values: give at least one")
@@ -138,7 +141,7 @@ def _axis(path: Path) -> str:
 
 
 def _cell(base: Experiment, chosen: Sequence[_AxisValue]) -> Cell:
-    """The cell of one value of each axis."""
+    """Returns the cell of one value of each axis."""
     config, where = base, dict[str, Any]()
     for one in chosen:
         for path, value in one.fields.items():
@@ -172,9 +175,10 @@ def labels_of(values: Sequence[Any]) -> list[Any]:
 
 
 def label(value: Any, shown: Collection[str] = ()) -> Any:
-    """What a value is called: a number itself, settings their name and what is not default, other values their repr.
+    """Returns what a value is called.
 
-    The fields `shown` of settings are named even if they are default.
+    A number is called by its value, settings by their name and what is not default, other values by their repr. The
+    fields `shown` of settings are named even if they are default.
     """
     if isinstance(value, bool | int | float | str):
         return value

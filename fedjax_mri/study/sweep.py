@@ -139,7 +139,7 @@ def shard(words: str) -> tuple[int, int]:
 
 
 def grouped(key: Callable[[Cell], Any], cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """The cells of each key together, in the order in which keys first occur."""
+    """Returns the cells of each key together, in the order in which keys first occur."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
         found.setdefault(key(cell), []).append(cell)
@@ -147,7 +147,10 @@ def grouped(key: Callable[[Cell], Any], cells: Sequence[Cell]) -> Iterator[list[
 
 
 def cached_federations() -> Build:
-    """A function that builds the federation of a config, once for all configs of the same data, seed and attack."""
+    """Returns a function that builds the federation of a config.
+
+    It builds once for all configs of the same data, seed and attack.
+    """
     built: dict[tuple[str | int, ...], Federation] = {}
 
     def build(config: Experiment) -> Federation:
@@ -181,7 +184,10 @@ def train_cells(cells: Sequence[Cell], sweep: Sweep) -> Failures:
 
 
 def needs_own_program(config: Experiment) -> bool:
-    """Whether a run must train alone, as the host takes part in its rounds or there is work after the last one."""
+    """Returns whether a run must train alone.
+
+    It must where the host takes part in its rounds or there is work after the last one.
+    """
     plan = config.plan
     hosted = plan.data != "replicated" or plan.clients == "host" or plan.loop == "round"
     return hosted or has_conclusion(config, config.algorithm.build())
@@ -212,7 +218,7 @@ def train_together(cells: Sequence[Cell], sweep: Sweep) -> Failures:
 
 
 def splits(error: Exception) -> bool:
-    """Whether smaller groups of cells may train where a group ends with this error.
+    """Returns whether smaller groups of cells may train where a group ends with this error.
 
     A TypeError comes from a value that must be known when the program is built.
     """
@@ -220,7 +226,7 @@ def splits(error: Exception) -> bool:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there is not enough memory."""
+    """Returns whether an error says that there is not enough memory."""
     return isinstance(error, DoesNotFit) or memory.ran_out(error)
 
 

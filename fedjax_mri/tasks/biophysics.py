@@ -49,7 +49,7 @@ TOLERANCE = 0.08  # of MR in 0..1, around a tissue's signal: noise, bias field a
 
 
 def memberships(hu: jax.Array) -> jax.Array:
-    """Shares of the tissues in DISTINGUISHED, hu [B, H, W, 1] -> [B, H, W, 8], adding to 1.
+    """Returns the shares of the tissues in DISTINGUISHED, hu [B, H, W, 1] -> [B, H, W, 8], adding to 1.
 
     Hat functions on the HU axis: all of a tissue at its own HU, falling linearly to nothing at its neighbours', which
     is what partial volume of the two would show.
@@ -61,7 +61,9 @@ def memberships(hu: jax.Array) -> jax.Array:
 
 
 def expected_mr(hu: jax.Array, signals: jax.Array) -> jax.Array:
-    """The MR that the tissue in the CT would give, hu [B, H, W, 1], signals [B, T] -> [B, H, W, 1], at most 1.
+    """Returns the MR that the tissue in the CT would give, at most 1.
+
+    hu [B, H, W, 1], signals [B, T] -> [B, H, W, 1].
 
     E(p) = sum over tissues t of m_t(HU(p)) s_t: bone dark, soft tissue by the site's sequence.
     """
@@ -70,7 +72,7 @@ def expected_mr(hu: jax.Array, signals: jax.Array) -> jax.Array:
 
 
 def beyond_bounds(hu: jax.Array, mr: jax.Array, signals: jax.Array, window: tuple[float, float]) -> jax.Array:
-    """How far a made CT lies from the HU of any tissue that the MR allows, over the window's width; [B].
+    """Returns how far a made CT lies from the HU of any tissue that the MR allows, over the window's width; [B].
 
     mean over p of min over {t: |MR(p) - s_t| <= TOLERANCE} of the distance of HU(p) from [low_t, high_t], and 0 where
     the MR allows no tissue. Dark is air or bone, and either will do. hu, mr [B, H, W, 1]; signals [B, T]; `window` in

@@ -56,7 +56,7 @@ class Classify:
     augment: Augment = field(default_factory=Augment)
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task for images or volumes with labels 0..classes-1. Raises UserError on impossible settings."""
+        """Returns the task for images or volumes with labels 0..classes-1. Raises UserError on impossible settings."""
         check(self, described)
         image = prepared_shape(self.preprocess, described.image)
         net = build(self.network, Net, image, len(described.classes), compute)
@@ -81,7 +81,7 @@ def check_logits(settings: object, net: Net, image: tuple[int, ...], classes: in
 
 
 def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:
-    """The classification task with `net`, whose apply takes (params, carry, x, weight, train[, key]).
+    """Returns the classification task with `net`, whose apply takes (params, carry, x, weight, train[, key]).
 
     `labels` are the training examples of each class, which balanced weights of classes are made from.
     """
@@ -115,17 +115,17 @@ def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:
 
 
 def greys(settings: Preprocess) -> Holds:
-    """What an image must hold: any numbers where the preprocessing brings them into one range."""
+    """Returns what an image must hold: any numbers where the preprocessing brings them into one range."""
     return "grey" if settings.normalise == "none" else "any"
 
 
 def logits(net: Net, params: Params, carry: Carry, x: jax.Array) -> jax.Array:
-    """Logits [B, K] of the network in use, for its input x [B, ..., C]."""
+    """Returns the logits [B, K] of the network in use, for its input x [B, ..., C]."""
     return net.apply(params, carry, x, jnp.ones(len(x), jnp.float32), False)[0]
 
 
 def penalty(settings: Classify) -> Callable[[Params], jax.Array] | None:
-    """The squared L2 norm of the parameters in `decayed`, times `weight_decay`; None where that is 0."""
+    """Returns the squared L2 norm of the parameters in `decayed`, times `weight_decay`; None where that is 0."""
     if known(settings.weight_decay) and not settings.weight_decay:
         return None
 
@@ -140,7 +140,7 @@ def penalty(settings: Classify) -> Callable[[Params], jax.Array] | None:
 def classifier(
     net: Net, phase: Phase, scores: Callable[[Params, Carry, Batch], jax.Array], statistics: Literal["average", "local"]
 ) -> Task:
-    """The classification task of `net`, trained by `phase`, whose logits [B, K] of a batch are `scores`."""
+    """Returns the classification task of `net`, trained by `phase`, whose logits [B, K] of a batch are `scores`."""
 
     def evaluate(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return classification.tally(scores(params, carry, batch), batch["label"], batch["weight"])
@@ -163,7 +163,9 @@ def classifier(
 
 
 def mixup(most: float, key: jax.Array, x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images x [B, ...] mixed with others of their batch: which one, int32 [B], and what fraction of it, float32 [B].
+    """Returns images x [B, ...] mixed with others of their batch, and what is mixed in.
+
+    The latter is the place of the other image, int32 [B], and the fraction of it, float32 [B].
 
     Mixup (Zhang et al. 2018) with fractions uniform in 0..most. Padding, of weight [B] 0, gives and takes nothing.
     """
@@ -178,7 +180,7 @@ def mixup(most: float, key: jax.Array, x: jax.Array, weight: jax.Array) -> tuple
 
 
 def targets(settings: Classify, labels: Sequence[int], truth: jax.Array, classes: int) -> jax.Array:
-    """The loss's target of each class, [B, classes]: truth int32 [B] smoothed, times the weights of classes."""
+    """Returns the loss's target of each class, [B, classes]: truth int32 [B] smoothed, times the weights of classes."""
     wanted = optax.smooth_labels(jax.nn.one_hot(truth, classes), settings.label_smoothing)
     if not settings.class_weights:
         return wanted
@@ -187,16 +189,17 @@ def targets(settings: Classify, labels: Sequence[int], truth: jax.Array, classes
 
 
 def balanced_weights(labels: Sequence[int]) -> jax.Array:
-    """Weights n / (classes n_c) [C] of classes, from how often each label occurs; a label that never does counts as 1.
+    """Returns the weights n / (classes n_c) [C] of classes, from how often each label occurs.
 
-    Weights are shared by all clients, so that one of skewed labels counts for no more than its rare classes do.
+    A label that never occurs counts as one that occurs once. Weights are shared by all clients, so that one of skewed
+    labels counts for no more than its rare classes do.
     """
     counts = jnp.asarray(labels, jnp.float32)
     return counts.sum() / (len(labels) * jnp.maximum(counts, 1))
 
 
 def matching(params: Params, patterns: Sequence[str]) -> PyTree:
-    """Whether any of the patterns names a parameter, bool at each leaf."""
+    """Returns whether any of the patterns names a parameter, bool at each leaf."""
     return paths.matching(Model(params, ()), patterns).params
 
 

@@ -66,7 +66,7 @@ class CycleGAN:
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
+        """Returns the task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
         check_weights(self, "cycle", "identity", "pool")
         image = image_shape(described)
         nets = self.generator.build(image, compute), self.discriminator.build(image, compute)
@@ -87,7 +87,7 @@ def cyclegan(
     image: tuple[int, int, int],
     encoder: Encoder | None = None,
 ) -> Task:
-    """The task of translating both ways by nets as `nets/translation.py` has them; images [H, W, C].
+    """Returns the task of translating both ways by nets as `nets/translation.py` has them; images [H, W, C].
 
     `encoder` is for perceptual terms.
     """
@@ -128,7 +128,10 @@ def cyclegan(
 
 
 def init(nets: Networks, pool: int, image: tuple[int, int, int], key: jax.Array) -> Model:
-    """Networks of both players for each modality, drawn at random, and empty pools of so many images [H, W, C]."""
+    """Returns networks of both players for each modality, drawn at random, and empty pools.
+
+    Each pool has room for `pool` images [H, W, C].
+    """
     keys = jax.random.split(key, (2, 2))
     models = {
         name: init_each(net, dict(zip(MODALITIES, own))) for (name, net), own in zip(nets._asdict().items(), keys)
@@ -138,7 +141,7 @@ def init(nets: Networks, pool: int, image: tuple[int, int, int], key: jax.Array)
 
 
 def noise_key(key: jax.Array | None, to: str, draw: int = 0) -> jax.Array | None:
-    """A key of its own for each direction, and for each of its translations in a step; None without a key."""
+    """Returns a key of its own for each direction, and for each of its translations in a step; None without a key."""
     return None if key is None else jax.random.fold_in(key, 2 * MODALITIES.index(to) + draw)
 
 
@@ -153,7 +156,9 @@ def one_way(
     recall: Recall,
     key: jax.Array | None,
 ) -> tuple[Terms, dict[str, PyTree]]:
-    """Terms of one direction, and the carry after it, by part; without a key as in use, not in training.
+    """Returns the terms of one direction, and the carry after it, by part.
+
+    With a key they are as in training, without one as in use.
 
     No term moves two players: each depends on the other through `stop_gradient`.
     """

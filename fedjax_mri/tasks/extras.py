@@ -69,7 +69,10 @@ class Extras:
     encoder_path: str = ""  # of a frozen classifier's weights: the folder of a run
 
     def build(self, window: Window, encoder: Encoder | None = None) -> ExtraTerms:
-        """The terms whose weights are not 0, by `encoder` or the one named. Raises UserError where one has none."""
+        """Returns the terms whose weights are not 0, by `encoder` or the one named.
+
+        Raises UserError where one has none.
+        """
         check_weights(self, *WEIGHTS, at="task.extras")
         weights = self.weights()
         if window is None and HU & set(weights):
@@ -87,7 +90,7 @@ class Extras:
         return ExtraTerms(weights, terms)
 
     def weights(self) -> dict[str, float]:
-        """The weights that are not 0, or not known yet, by name."""
+        """Returns the weights that are not 0, or not known yet, by name."""
         weights = {name: getattr(self, name) for name in WEIGHTS}
         return {name: weight for name, weight in weights.items() if not known(weight) or weight}
 
@@ -101,7 +104,7 @@ class Extras:
 
 
 def with_features(extras: Extras, make: Callable[[Encoder | None], Task]) -> Task:
-    """The task that `make` makes, with what it needs to be given the encoder of a run.
+    """Returns the task that `make` makes, with what it needs to be given the encoder of a run.
 
     `make` takes an encoder, or None: then `Extras.build` imports the one that the extras name. Where perceptual terms
     have a weight and no encoder is named, it is a run's classifier, which only the room `run` can restore: until
@@ -114,13 +117,13 @@ def with_features(extras: Extras, make: Callable[[Encoder | None], Task]) -> Tas
 
 
 def hu_bounds(window: Window, direction: Direction, batch: Batch) -> jax.Array:
-    """How far the CT made lies from the HU of the tissues in the MR, [B]; see `beyond_bounds`."""
+    """Returns how far the CT made lies from the HU of the tissues in the MR, [B]; see `beyond_bounds`."""
     assert window is not None
     return biophysics.beyond_bounds(in_units(window, "ct", direction.made), batch["mr"], signals(batch), window)
 
 
 def terms_of_images(encoder: Encoder) -> dict[str, Term]:
-    """The terms of both directions, which compare images and no more."""
+    """Returns the terms of both directions, which compare images and no more."""
 
     def of_alike(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
         return lambda direction, batch: loss(*map(to_unit_range, direction.alike))
@@ -147,7 +150,7 @@ def missing_encoder(x: jax.Array) -> list[jax.Array]:
 
 
 def signals(batch: Batch) -> jax.Array:
-    """The signal of each tissue in the site's MR, [B, T]. Raises UserError where the data do not say."""
+    """Returns the signal of each tissue in the site's MR, [B, T]. Raises UserError where the data do not say."""
     if "signals" not in batch:
         raise UserError("the data have no field signals: set task.extras.biophysical and task.extras.hu_bounds to 0")
     return batch["signals"]

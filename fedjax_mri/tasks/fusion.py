@@ -61,7 +61,7 @@ class Fuse:
     augment: Augment = field(default_factory=Augment)  # CT and MR alike
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task for images [H, W, C] or volumes [D, H, W, C]. Raises UserError on impossible settings."""
+        """Returns the task for images [H, W, C] or volumes [D, H, W, C]. Raises UserError on impossible settings."""
         check_rates({"task.dropout": self.dropout})
         check_weights(self, "auxiliary")
         limits(self.window)
@@ -87,7 +87,7 @@ class FusionTally(NamedTuple):
 
 
 def fusion(settings: Fuse, net: Net) -> Task:
-    """The classification task of `net`, of `nets/fusion.py`."""
+    """Returns the classification task of `net`, of `nets/fusion.py`."""
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
         inputs = network_inputs(settings, batch, key)
@@ -127,7 +127,10 @@ def fusion(settings: Fuse, net: Net) -> Task:
 def network_inputs(
     settings: Fuse, batch: Batch, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """CT and MR in 0..1, of the shape that the network takes, and which there are [B, 2]; with a key as in training."""
+    """Returns CT and MR in 0..1, of the shape that the network takes, and which of them there are [B, 2].
+
+    With a key they are as in training.
+    """
     ct, mr = displayed(settings.window, "ct", batch["ct"].astype(jnp.float32)), scaled(batch["mr"])
     both, has = jnp.concatenate([ct, mr], -1), modalities_there(batch)
     if key is None:
@@ -143,19 +146,19 @@ def network_inputs(
 
 
 def modalities_there(batch: Batch) -> jax.Array:
-    """Which modalities each patient has, float32 [B, 2]: CT, MR; all where the data do not say."""
+    """Returns which modalities each patient has, float32 [B, 2]: CT, MR; all where the data do not say."""
     return batch["has"] if "has" in batch else jnp.ones((len(batch["label"]), 2), jnp.float32)
 
 
 def modality_dropout(key: jax.Array, has: jax.Array, rate: float) -> jax.Array:
-    """`has` [B, 2] where one of two modalities is taken away from a share of examples."""
+    """Returns `has` [B, 2] with one of two modalities taken away from a share of examples, `rate`."""
     chance, which = jax.random.uniform(key, (2, len(has)), jnp.float32)
     gone = (has.min(1) > 0) & (chance < rate)
     return has * (1 - jnp.stack([gone & (which < 0.5), gone & (which >= 0.5)], 1).astype(jnp.float32))
 
 
 def tally(outputs: Outputs, batch: Batch) -> FusionTally:
-    """Sums over a batch, from the logits of each output."""
+    """Returns the sums over a batch, from the logits of each output."""
     has, label, weight = modalities_there(batch), batch["label"], batch["weight"]
     covers: dict[str, jax.Array] = {name: weight * has[:, place] for place, name in enumerate(BRANCHES)}
     others = {name: (x, covers.get(name, weight)) for name, x in outputs.items() if name != "fusion"}
@@ -166,12 +169,12 @@ def tally(outputs: Outputs, batch: Batch) -> FusionTally:
 
 
 def fused_tally(sums: FusionTally) -> Tally:
-    """The sums of the fused prediction."""
+    """Returns the sums of the fused prediction."""
     return Tally(*sums[:4])
 
 
 def summary(sums: FusionTally) -> dict[str, float]:
-    """Figures of the fused prediction, and accuracy and F1 of the parts that have an example."""
+    """Returns figures of the fused prediction, and accuracy and F1 of the parts that have an example."""
     figures = classification.summary(fused_tally(sums))
     for name, part in sums.parts.items():
         if part.weight > 0:

@@ -14,12 +14,12 @@ class Pool(NamedTuple):
 
 
 def empty(size: int, image: tuple[int, ...]) -> Pool:
-    """A pool with room for `size` images; with 0, `exchange` gives every image back as it is."""
+    """Returns a pool with room for `size` images; with 0, `exchange` gives every image back as it is."""
     return Pool(jnp.zeros((size, *image), jnp.float32), jnp.int32(0))
 
 
 def exchange(pool: Pool, images: jax.Array, weight: jax.Array, key: jax.Array) -> tuple[jax.Array, Pool]:
-    """The images [B, H, W, C] to show a discriminator in place of as many new ones, and the pool afterwards.
+    """Returns the images [B, H, W, C] to show a discriminator in place of as many new ones, and the pool afterwards.
 
     Images are taken one after the other. While there is room, a new one is stored and shown; then, half of the time, a
     random stored one is shown and the new one takes its place. Weight [B] 0 marks padding, which is not stored.

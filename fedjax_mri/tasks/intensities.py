@@ -17,29 +17,35 @@ Images = dict[str, jax.Array]  # modality -> [B, H, W, C]
 
 
 def limits(window: Window) -> dict[str, tuple[float, float]]:
-    """What counts as -1 and 1 in each modality's units. Raises UserError where the window's ends are not in order."""
+    """Returns what counts as -1 and 1 in each modality's units.
+
+    Raises UserError where the window's ends are not in order.
+    """
     if window is not None and not window[0] < window[1]:
         raise UserError(f"task.window={window}: give the lower HU first, or None for CT in 0..1")
     return {"ct": window or (0.0, 1.0), "mr": (0.0, 1.0)}
 
 
 def displayed(window: Window, modality: str, x: jax.Array) -> jax.Array:
-    """Images in the units of their modality as a display shows them, in 0..1; beyond the window they are clipped."""
+    """Returns images in the units of their modality as a display shows them, in 0..1.
+
+    Beyond the window they are clipped.
+    """
     low, high = limits(window)[modality]
     return jnp.clip((x - low) / (high - low), 0.0, 1.0)
 
 
 def network_inputs(window: Window, batch: Batch) -> Images:
-    """The batch's CT and MR in -1..1, as networks take them."""
+    """Returns the batch's CT and MR in -1..1, as networks take them."""
     return {name: 2 * displayed(window, name, batch[name]) - 1 for name in MODALITIES if name in batch}
 
 
 def in_units(window: Window, modality: str, x: jax.Array) -> jax.Array:
-    """A network's images in -1..1 in the units of their modality: CT in HU, MR in 0..1."""
+    """Returns a network's images in -1..1 in the units of their modality: CT in HU, MR in 0..1."""
     low, high = limits(window)[modality]
     return low + (high - low) * to_unit_range(x)
 
 
 def to_unit_range(x: jax.Array) -> jax.Array:
-    """Images in -1..1 brought to 0..1."""
+    """Returns images in -1..1 brought to 0..1."""
     return (x + 1) / 2

@@ -15,7 +15,7 @@ TINY = 1e-6  # a mean square of responses below which an image has no structure
 
 
 def adversarial(kind: GAN, scores: jax.Array | Sequence[jax.Array], truth: float) -> jax.Array:
-    """The loss [B] of scores of patches [B, h, w, 1], added over scales, against `truth`: 1 real, 0 made.
+    """Returns the loss [B] of scores of patches [B, h, w, 1], added over scales, against `truth`: 1 real, 0 made.
 
     lsgan     mean (s - truth)^2 (Mao et al. 2017)
     vanilla   mean of the cross entropy of sigmoid(s), softplus(s) - truth s (Goodfellow et al. 2014)
@@ -25,12 +25,15 @@ def adversarial(kind: GAN, scores: jax.Array | Sequence[jax.Array], truth: float
 
 
 def dissimilarity(x: jax.Array, y: jax.Array) -> jax.Array:
-    """1 - SSIM of images in 0..1, Wang's window."""
+    """Returns 1 - SSIM of images in 0..1, with Wang's window."""
     return 1 - image.ssim(x, y, image.WANG)
 
 
 def gradient_difference(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean ||dx| - |dy|| of neighbours in a row and in a column, added (Mathieu et al. 2016, with alpha 1)."""
+    """Returns the mean | |dx| - |dy| | of neighbours in a row and in a column, added.
+
+    Mathieu et al. 2016, with alpha 1.
+    """
 
     def along(axis: int) -> jax.Array:
         return jnp.abs(jnp.abs(jnp.diff(x, axis=axis)) - jnp.abs(jnp.diff(y, axis=axis))).mean((1, 2, 3))
@@ -39,12 +42,14 @@ def gradient_difference(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def perceptual(encoder: Encoder, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Sum over feature maps f of mean (f(x) - f(y))^2 (Johnson et al. 2016, feature reconstruction)."""
+    """Returns the sum over feature maps f of mean (f(x) - f(y))^2 (Johnson et al. 2016, feature reconstruction)."""
     return sum((image.mse(a, b) for a, b in zip(encoder(x), encoder(y), strict=True)), start=jnp.float32(0))
 
 
 def structure(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The neuro-symbolic loss: mean (n(x) - n(y))^2, n = |phi| / rms |phi|, phi(x) = conv(x, W) by fixed filters.
+    """Returns the neuro-symbolic loss: mean (n(x) - n(y))^2 of n = |phi| / rms |phi|, phi(x) = conv(x, W).
+
+    W are fixed filters.
 
     What is dark in CT may be bright in MR, and by another amount. So only magnitudes are compared, each filter's over
     its root mean square in that image: where structures are, not which way or how strongly they stand out.

@@ -25,12 +25,15 @@ RULE = LesionRule()
 
 
 def measures(made: Images, batch: Batch, window: Window) -> Metrics:
-    """Sums over a paired batch, for each modality made; images are in the units of their modality."""
+    """Returns the sums over a paired batch, for each modality made; images are in the units of their modality."""
     return {to: measures_of(made[to], batch, to, window) for to in made}
 
 
 def measures_of(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[str, Any]:
-    """Sums over a batch of one modality: figures [], moments of features, and tissues and lesions where known."""
+    """Returns the sums over a batch of one modality.
+
+    They are of figures [], moments of features, and tissues and lesions where these are known.
+    """
     x, y, weight = displayed(window, to, made), displayed(window, to, batch[to]), batch["weight"]
     own = compared(x, y, batch)
     sums: dict[str, Any] = {name: jnp.sum(jnp.where(weight > 0, v, 0.0) * weight) for name, v in own.items()}
@@ -43,7 +46,7 @@ def measures_of(made: jax.Array, batch: Batch, to: str, window: Window) -> dict[
 
 
 def of_each_example(made: Images, batch: Batch, window: Window) -> dict[str, jax.Array]:
-    """Fields "mr/..." that a run keeps of each example: its figures [B], and features [B, d] of both images."""
+    """Returns fields "mr/..." that a run keeps of each example: its figures [B], and features [B, d] of both images."""
     fields: dict[str, jax.Array] = {}
     for to in made:
         x, y = displayed(window, to, made[to]), displayed(window, to, batch[to])
@@ -53,13 +56,16 @@ def of_each_example(made: Images, batch: Batch, window: Window) -> dict[str, jax
 
 
 def compared(x: jax.Array, y: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """The `figures` of images made and true; nan in a batch of CT and MR of different patients, who have no truth."""
+    """Returns the `figures` of images made and true.
+
+    They are nan in a batch of CT and MR of different patients, who have no truth.
+    """
     found = figures(x, y)
     return jax.tree.map(lambda value: jnp.full_like(value, jnp.nan), found) if UNPAIRED in batch else found
 
 
 def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """Figures [B] of images made and true in 0..1; PSNR and SSIM by the preset UNIT, where its window fits."""
+    """Returns figures [B] of images made and true in 0..1; PSNR and SSIM by the preset UNIT, where its window fits."""
     fits = min(x.shape[1:3]) >= image.UNIT.size
     return {
         **({"psnr": image.psnr(x, y, image.UNIT), "ssim": image.ssim(x, y, image.UNIT)} if fits else {}),
@@ -72,12 +78,15 @@ def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
 
 
 def moments(x: jax.Array, weight: jax.Array) -> Moments:
-    """Weighted moments of the features of images in 0..1, weight [B]."""
+    """Returns weighted moments of the features of images in 0..1, weight [B]."""
     return distance.moments(distance.structure_features(x), weight)
 
 
 def summary(sums: Metrics, weight: Any, window: Window) -> dict[str, float]:
-    """Named figures "mr/ssim" from merged sums over `weight` examples; errors in HU where the window is known."""
+    """Returns named figures "mr/ssim" from merged sums over `weight` examples.
+
+    Errors are in HU where the window is known.
+    """
     found: dict[str, float] = {}
     for to, own in sums.items():
         low, high = limits(window)[to]
@@ -94,7 +103,7 @@ def summary(sums: Metrics, weight: Any, window: Window) -> dict[str, float]:
 
 
 def tissues(tally: TissueTally, scale: float, unit: str) -> dict[str, float]:
-    """Mean absolute error and bias in each tissue that occurs."""
+    """Returns the mean absolute error and bias in each tissue that occurs."""
     each = translation.tissue_summary(tally, NAMES)
     errors = {f"error{unit} in {name}": scale * error for name, (error, _) in each.items()}
     return errors | {f"bias{unit} in {name}": scale * bias for name, (_, bias) in each.items()}

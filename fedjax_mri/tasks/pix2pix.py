@@ -62,7 +62,7 @@ class Pix2Pix:
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
+        """Returns the task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
         check_weights(self, "l1")
         for name in ("cycle_perceptual", "hu_bounds" if self.to == "mr" else "biophysical"):
             if name in self.extras.weights():
@@ -74,7 +74,7 @@ class Pix2Pix:
 
 
 def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net, encoder: Encoder | None = None) -> Task:
-    """The task of translating one way by nets as `nets/translation.py` has them; the discriminator takes pairs.
+    """Returns the task of translating one way by nets as `nets/translation.py` has them; the discriminator takes pairs.
 
     `encoder` is for perceptual terms.
     """
@@ -119,7 +119,7 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net, encoder: Enco
 
 
 def init(generator: Net, discriminator: Net, key: jax.Array) -> Model:
-    """Both players drawn at random; the carry has room for the key that phase 1 leaves for phase 2."""
+    """Returns both players drawn at random; the carry has room for the key that phase 1 leaves for phase 2."""
     nets = {"generator": generator, "discriminator": discriminator}
     models = {name: net.init(own) for (name, net), own in zip(nets.items(), jax.random.split(key))}
     params, carry = ({name: model[part] for name, model in models.items()} for part in (0, 1))
@@ -136,7 +136,7 @@ def translate_batch(
     batch: Batch,
     key: jax.Array | None,
 ) -> tuple[Direction, Carry]:
-    """A batch's images, made and true, and the carry afterwards; with a key as in training."""
+    """Returns a batch's images, made and true, and the carry afterwards; with a key as in training."""
     images = network_inputs(window, batch)
     own = params["generator"], carry["generator"]
     fake, statistics = generator.apply(*own, images[source], batch["weight"], key is not None, key)
@@ -144,7 +144,7 @@ def translate_batch(
 
 
 def truth(images: Direction) -> jax.Array:
-    """The true image, which paired batches have."""
+    """Returns the true image, which paired batches have."""
     assert images.truth is not None
     return images.truth
 
@@ -160,7 +160,10 @@ def adversarial_loss(
     weight: jax.Array,
     train: bool,
 ) -> tuple[jax.Array, Carry]:
-    """How far the discriminator is from calling pairs of source and y real (`label` 1) or made (0), [B]; the carry."""
+    """Returns how far the discriminator is from calling pairs of source and y real or made, [B]; and the carry.
+
+    `label` is 1 for real and 0 for made.
+    """
     pair, own = jnp.concatenate([source, y], -1), (params["discriminator"], carry["discriminator"])
     scores, statistics = discriminator.apply(*own, pair, weight, train)
     return adversarial(kind, scores, label), {**carry, "discriminator": statistics}

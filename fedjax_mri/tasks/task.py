@@ -44,7 +44,7 @@ class Phase(NamedTuple):
 
 
 def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:
-    """The probabilities [B, C] and labels [B] of test examples, which a run of a classifier keeps."""
+    """Returns the probabilities [B, C] and labels [B] of test examples, which a run of a classifier keeps."""
     return {"predictions": prediction, "truth": batch["label"]}
 
 
@@ -99,7 +99,7 @@ class TaskSettings(Protocol):
     """A frozen dataclass of settings that can build its task."""
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task on data of that description. Raises UserError on impossible settings."""
+        """Returns the task on data of that description. Raises UserError on impossible settings."""
         ...
 
 
@@ -134,10 +134,10 @@ def predicting_with(task: Task, part: Callable[[Model], Model]) -> Task:
 
 
 def everything(tree: PyTree) -> PyTree:
-    """A mask that is True at each leaf of `tree`."""
+    """Returns a mask that is True at each leaf of `tree`."""
     return jax.tree.map(lambda _: True, tree)
 
 
 def mean(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Weighted mean of values [B]; 0 where all weights [B] are."""
+    """Returns the weighted mean of values [B]; 0 where all weights [B] are."""
     return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1e-9)

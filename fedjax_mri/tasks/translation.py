@@ -47,7 +47,7 @@ class TranslationMethod(NamedTuple):
 def task(
     window: Window, discriminators: DiscriminatorSharing, augmentation: Augment, method: TranslationMethod
 ) -> Task:
-    """The translation task of `method`.
+    """Returns the translation task of `method`.
 
     Raises UserError on a window whose ends are not in order, and on an augmentation that changes intensities.
     """
@@ -83,7 +83,7 @@ def task(
 
 
 def with_augmentation(window: Window, augmentation: Augment, phase: Phase) -> Phase:
-    """The phase with a loss of images changed at random, CT and MR of one place in the batch alike."""
+    """Returns the phase with a loss of images changed at random, CT and MR of one place in the batch alike."""
     if not any(astuple(augmentation)):
         return phase
 
@@ -94,7 +94,7 @@ def with_augmentation(window: Window, augmentation: Augment, phase: Phase) -> Ph
 
 
 def augmented(window: Window, augmentation: Augment, batch: Batch, key: jax.Array) -> Batch:
-    """The batch with CT and MR seen through one random view for each place; around them are air and black."""
+    """Returns the batch with CT and MR seen through one random view for each place; around them are air and black."""
     low, high = HELD if window else (0.0, 1.0)
     both = jnp.concatenate([(batch["ct"] - low) / (high - low), batch["mr"]], -1)
     ct, mr = jnp.split(augment(augmentation, key, both), 2, -1)
@@ -104,7 +104,7 @@ def augmented(window: Window, augmentation: Augment, batch: Batch, key: jax.Arra
 def images_made(
     window: Window, method: TranslationMethod, params: Params, carry: Carry, batch: Batch, key: jax.Array | None
 ) -> Images:
-    """The images that `method` makes of a batch, in the units of their modalities."""
+    """Returns the images that `method` makes of a batch, in the units of their modalities."""
     made = method.translate(params, carry, network_inputs(window, batch), key)
     return {to: in_units(window, to, image) for to, image in made.items()}
 
@@ -112,7 +112,7 @@ def images_made(
 def images_shown(
     window: Window, method: TranslationMethod, params: Params, carry: Carry, batch: Batch
 ) -> dict[str, jax.Array]:
-    """The batch's images, those made of them ("made_mr") and those made of these ("back_ct"), all in 0..1."""
+    """Returns the batch's images, those made of them ("made_mr") and those made of these ("back_ct"), all in 0..1."""
     images = network_inputs(window, batch)
     made = method.translate(params, carry, images, None)
     back = {f"back_{name}": x for name, x in method.translate(params, carry, made, None).items()}
@@ -121,23 +121,23 @@ def images_shown(
 
 
 def summary(window: Window, sums: Metrics) -> dict[str, float]:
-    """Named figures from merged sums: the mean of each term, and how good the images made are."""
+    """Returns named figures from merged sums: the mean of each term, and how good the images made are."""
     of_terms = {name: float(x / sums["weight"]) for name, x in sums.items() if name not in ("weight", "made")}
     return of_terms | measures.summary(sums.get("made", {}), sums["weight"], window)
 
 
 def mark_branches(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, PyTree]:
-    """At each leaf the mark of its branch; False where the branch has none."""
+    """Returns a tree with the mark of its branch at each leaf; False where the branch has none."""
     return {name: jax.tree.map(lambda _, name=name: marks.get(name, False), branch) for name, branch in tree.items()}
 
 
 def moves(player: str) -> Callable[[Params], PyTree]:
-    """A function from params to the mask of one player's parameters."""
+    """Returns a function from params to the mask of one player's parameters."""
     return lambda params: mark_branches(params, {player: True})
 
 
 def init_each(net: Net, keys: dict[str, jax.Array]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """Params and carry by name, of a net drawn at random for each name."""
+    """Returns params and carry by name, of a net drawn at random for each name."""
     models = {name: net.init(key) for name, key in keys.items()}
     return {name: params for name, (params, _) in models.items()}, {name: carry for name, (_, carry) in models.items()}
 
@@ -145,7 +145,7 @@ def init_each(net: Net, keys: dict[str, jax.Array]) -> tuple[dict[str, PyTree], 
 def apply_to_each(
     apply: Callable[[jax.Array, jax.Array], tuple[jax.Array, PyTree]], weight: jax.Array, *x: jax.Array
 ) -> tuple[list[jax.Array], PyTree]:
-    """A net's outputs for several batches [B, ...] of one weight [B], and its carry after the first of them.
+    """Returns a net's outputs for several batches [B, ...] of one weight [B], and its carry after the first of them.
 
     They go in one pass where no running statistics, and so no BatchNorm, make examples depend on each other.
     """
@@ -157,7 +157,7 @@ def apply_to_each(
 
 
 def add_terms(parts: Iterable[Terms]) -> Terms:
-    """Terms of several directions, added by name."""
+    """Returns terms of several directions, added by name."""
     total: Terms = {}
     for part in parts:
         total |= {name: total[name] + values if name in total else values for name, values in part.items()}
@@ -165,17 +165,20 @@ def add_terms(parts: Iterable[Terms]) -> Terms:
 
 
 def weighted_sum(weights: dict[str, float], terms: Terms) -> jax.Array:
-    """The weighted sum [B] of the terms that have a weight."""
+    """Returns the weighted sum [B] of the terms that have a weight."""
     return sum((weights[name] * values for name, values in terms.items() if name in weights), start=jnp.float32(0))
 
 
 def tally(terms: Terms, weight: jax.Array) -> Terms:
-    """Weighted sums over a batch."""
+    """Returns the weighted sums of terms over a batch."""
     return {name: jnp.sum(values * weight) for name, values in terms.items()} | {"weight": jnp.sum(weight)}
 
 
 def image_shape(described: DataDescription) -> tuple[int, int, int]:
-    """The shape [H, W, C] of the data's images. Raises UserError on volumes: losses and networks are for images."""
+    """Returns the shape [H, W, C] of the data's images.
+
+    Raises UserError on volumes: losses and networks are for images.
+    """
     return checks.planar(described.image, "translation between CT and MR")
 
 
@@ -188,5 +191,8 @@ def check_weights(settings: Any, *names: str, at: str = "task") -> None:
 
 
 def adam(rate: jax.Array) -> optax.GradientTransformation:
-    """Adam as adversarial training wants it: local.optimizer="fedjax_mri.tasks.translation.adam", rate 2e-4."""
+    """Returns Adam as adversarial training wants it.
+
+    local.optimizer="fedjax_mri.tasks.translation.adam", rate 2e-4.
+    """
     return optax.adam(rate, b1=0.5)

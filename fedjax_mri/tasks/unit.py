@@ -62,7 +62,7 @@ class UNIT:
     discriminators: DiscriminatorSharing = "average"  # averaged by the server, or kept by the client
 
     def build(self, described: DataDescription, compute: Compute) -> Task:
-        """The task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
+        """Returns the task for images [H, W, C]; there are no classes. Raises UserError on impossible settings."""
         check_weights(self, "gan", "reconstruction", "kl", "cycle", "cycle_kl")
         image = image_shape(described)
         nets = self.generator.build(image, compute), self.discriminator.build(image, compute)
@@ -70,7 +70,7 @@ class UNIT:
 
 
 def adam(rate: jax.Array) -> optax.GradientTransformation:
-    """Adam with the release's moments, and its L2 of 1e-4 on the weights as part of the gradient."""
+    """Returns Adam with the moments of UNIT's release, and its L2 of 1e-4 on the weights as part of the gradient."""
     return optax.chain(optax.add_decayed_weights(1e-4), optax.adam(rate, b1=0.5, b2=0.999))
 
 
@@ -82,7 +82,7 @@ class Networks(NamedTuple):
 
 
 def unit(settings: UNIT, coder: Autoencoder, discriminator: Net, encoder: Encoder | None = None) -> Task:
-    """The task of translating both ways through a code; `encoder` is for perceptual terms."""
+    """Returns the task of translating both ways through a code; `encoder` is for perceptual terms."""
     nets, extras = Networks(coder, discriminator), settings.extras.build(settings.window, encoder)
     weights = {"adversarial": settings.gan, "reconstruction": settings.reconstruction, "kl": settings.kl}
     weights |= {"cycle": settings.cycle, "cycle_kl": settings.cycle_kl, **extras.weights}
@@ -111,7 +111,7 @@ def unit(settings: UNIT, coder: Autoencoder, discriminator: Net, encoder: Encode
 
 
 def init(nets: Networks, key: jax.Array) -> Model:
-    """Networks of both players for each modality, drawn at random."""
+    """Returns networks of both players for each modality, drawn at random."""
     keys = jax.random.split(key, (2, 2))
     coders = {name: nets.coder.init(own) for name, own in zip(MODALITIES, keys[0])}
     discriminators = {name: nets.discriminator.init(own)[0] for name, own in zip(MODALITIES, keys[1])}
@@ -121,7 +121,7 @@ def init(nets: Networks, key: jax.Array) -> Model:
 def encode(
     nets: Networks, params: Params, modality: str, x: jax.Array, key: jax.Array | None, draw: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The mean of x's code, and a sample of it; without a key the mean twice.
+    """Returns the mean of x's code, and a sample of it; without a key the mean twice.
 
     `draw` numbers the samples that a step draws of one modality.
     """
@@ -133,19 +133,19 @@ def encode(
 
 
 def decode(nets: Networks, params: Params, modality: str, code: jax.Array) -> jax.Array:
-    """The image of a modality that a code stands for."""
+    """Returns the image of a modality that a code stands for."""
     return nets.coder.decode(params["generator"][modality], code)
 
 
 def adversarial_loss(nets: Networks, params: Params, modality: str, x: jax.Array, truth: float) -> jax.Array:
-    """How far a modality's discriminator is from calling images x real (`truth` 1) or made (0); [B]."""
+    """Returns how far a modality's discriminator is from calling images x real (`truth` 1) or made (0); [B]."""
     return adversarial("lsgan", nets.discriminator.apply(params["discriminator"][modality], {}, x)[0], truth)
 
 
 def generator_terms(
     nets: Networks, extras: ExtraTerms, window: Window, params: Params, batch: Batch, key: jax.Array | None
 ) -> Terms:
-    """The generators' terms of both directions, unweighted; without a key by the means of codes."""
+    """Returns the generators' terms of both directions, unweighted; without a key by the means of codes."""
     images = network_inputs(window, batch)
 
     def one_way(source: str, to: str) -> Terms:
@@ -167,7 +167,7 @@ def generator_terms(
 
 
 def discriminator_terms(nets: Networks, window: Window, params: Params, batch: Batch, key: jax.Array | None) -> Terms:
-    """The discriminators' loss of both directions, against generators at rest."""
+    """Returns the discriminators' loss of both directions, against generators at rest."""
     images = network_inputs(window, batch)
 
     def one_way(source: str, to: str) -> Terms:

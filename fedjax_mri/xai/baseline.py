@@ -13,9 +13,9 @@ BLUR = 8  # the Gaussian's standard deviation is the image's shorter side divide
 
 
 def baseline(name: Baseline, x: jax.Array, key: jax.Array) -> jax.Array:
-    """x [B, H, W, C] without its content: zeros, each image's mean, its blur, or noise of its mean and deviation.
+    """Returns x [B, H, W, C] without its content, as `name` says.
 
-    Raises UserError on an unknown name.
+    It is zeros, each image's mean, its blur, or noise of its mean and deviation. Raises UserError on an unknown name.
     """
     mean = x.mean((1, 2), keepdims=True)
     match name:
@@ -31,14 +31,14 @@ def baseline(name: Baseline, x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def blurred(x: jax.Array) -> jax.Array:
-    """x [B, H, W, C] blurred by a Gaussian of an eighth of its shorter side, with weights that sum to 1."""
+    """Returns x [B, H, W, C] blurred by a Gaussian of an eighth of its shorter side, with weights that sum to 1."""
     sd = min(x.shape[1:3]) / BLUR
     rows, columns = (jnp.asarray(_shares(size, sd), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("hi,wj,bijc->bhwc", rows, columns, x)
 
 
 def _shares(size: int, sd: float) -> np.ndarray:
-    """The weights [size, size] by which each pixel's blurred value averages all pixels of the line."""
+    """Returns the weights [size, size] by which each pixel's blurred value averages all pixels of the line."""
     distance = np.subtract.outer(np.arange(size), np.arange(size)) / sd
     bell = np.exp(-(distance**2) / 2)
     return bell / bell.sum(1, keepdims=True)

@@ -48,7 +48,10 @@ class LayerCAM:
 
 
 def cam(layer: int, weigh: Weigh) -> Method:
-    """The method that weights a layer's features, drops negative values and resizes the map to the image, unscaled."""
+    """Returns the method that weights a layer's features, drops negative values and resizes the map to the image.
+
+    The map is not scaled.
+    """
 
     def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
         features, tail = cut(scores, x, layer)
@@ -59,12 +62,18 @@ def cam(layer: int, weigh: Weigh) -> Method:
 
 
 def by_mean_gradient(features: jax.Array, slope: jax.Array) -> jax.Array:
-    """Grad-CAM: before a global mean and a linear head this is CAM (Zhou et al. 2016) / (h w), of sum logit - bias."""
+    """Returns the map of Grad-CAM, in which features are weighted by their mean gradient.
+
+    Before a global mean and a linear head this is CAM (Zhou et al. 2016) / (h w), whose sum is logit - bias.
+    """
     return (slope.mean((1, 2), keepdims=True) * features).sum(-1)
 
 
 def by_positive_regions(features: jax.Array, slope: jax.Array) -> jax.Array:
-    """Grad-CAM++ of exp(score), whose higher derivatives are powers of the first (equation 19), without its factor."""
+    """Returns the map of Grad-CAM++ of exp(score), without its factor.
+
+    The higher derivatives of exp(score) are powers of the first (equation 19).
+    """
     square = jnp.square(slope)
     below = 2 * square + features.sum((1, 2), keepdims=True) * square * slope
     share = jnp.where(jnp.abs(below) > TINY, square / jnp.where(jnp.abs(below) > TINY, below, jnp.ones_like(below)), 0)
@@ -72,5 +81,5 @@ def by_positive_regions(features: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 def by_own_gradient(features: jax.Array, slope: jax.Array) -> jax.Array:
-    """Layer-CAM: each value times its own positive gradient."""
+    """Returns the map of Layer-CAM: each value times its own positive gradient."""
     return (jax.nn.relu(slope) * features).sum(-1)

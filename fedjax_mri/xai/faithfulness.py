@@ -19,7 +19,7 @@ Explain = Callable[[jax.Array], jax.Array]  # x -> maps [B, H, W]
 def deletion(
     scores: Scores, x: jax.Array, target: jax.Array, maps: jax.Array, baseline: jax.Array | float = 0.0, steps: int = 16
 ) -> jax.Array:
-    """Area under the target's probability as pixels go, the largest first, [B]: lower is better.
+    """Returns the area under the target's probability as pixels go, the largest first, [B]: lower is better.
 
     Petsiuk et al. 2018 (RISE), section 4.2; `steps` equal shares of the pixels, by the trapezoidal rule.
     """
@@ -29,14 +29,20 @@ def deletion(
 def insertion(
     scores: Scores, x: jax.Array, target: jax.Array, maps: jax.Array, baseline: jax.Array | float = 0.0, steps: int = 16
 ) -> jax.Array:
-    """Area under the target's probability as pixels come, the largest first, [B]: higher is better (Petsiuk 2018)."""
+    """Returns the area under the target's probability as pixels come, the largest first, [B]: higher is better.
+
+    Petsiuk et al. 2018 (RISE).
+    """
     return area(curve(scores, jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape), target, maps, x, steps))
 
 
 def curve(
     scores: Scores, x: jax.Array, target: jax.Array, maps: jax.Array, other: jax.Array | float, steps: int
 ) -> jax.Array:
-    """The target's probability as pixels of x become those of `other`, the largest of the map first, [B, steps + 1]."""
+    """Returns the target's probability as pixels of x become those of `other`, [B, steps + 1].
+
+    Pixels with the largest values of the map come first.
+    """
     order = ranks(maps).reshape(maps.shape)[..., None]
     pixels = maps[0].size
 
@@ -48,7 +54,7 @@ def curve(
 
 
 def area(curves: jax.Array) -> jax.Array:
-    """Mean height of curves [B, n] by the trapezoidal rule, [B]."""
+    """Returns the mean height of curves [B, n] by the trapezoidal rule, [B]."""
     return (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
 
 
@@ -63,7 +69,7 @@ def correlation(
     share: float = 0.2,
     patch: int = 4,
 ) -> jax.Array:
-    """Pearson's correlation, over random subsets, of what the map gives a subset and what the score loses without it.
+    """Returns Pearson's correlation, over random subsets, of what the map gives a subset and what the score loses.
 
     Faithfulness correlation, Bhatt et al. 2020 (arXiv 2005.00631), eq. 2; [B], nan for a map or score that is flat.
     A feature is a square of `patch` pixels, and a subset has about `share` of them, the same for all images.
@@ -84,7 +90,7 @@ def correlation(
 def max_sensitivity(
     explain: Explain, x: jax.Array, key: jax.Array, radius: float = 0.02, samples: int = 8
 ) -> jax.Array:
-    """How far the map can move, relative to its norm, when x is disturbed by less than `radius` a pixel, [B].
+    """Returns how far the map can move, relative to its norm, when x is disturbed by less than `radius` a pixel, [B].
 
     The largest over `samples` uniform disturbances (Yeh et al. 2019, On the (in)fidelity and sensitivity of
     explanations, definition 3.1). 0 is best; nan for an empty map.
@@ -100,11 +106,11 @@ def max_sensitivity(
 
 
 def norm(maps: jax.Array) -> jax.Array:
-    """The Euclidean norm of maps [B, H, W], [B]."""
+    """Returns the Euclidean norm of maps [B, H, W], [B]."""
     return jnp.sqrt(jnp.square(maps).sum((1, 2)))
 
 
 def pearson(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Correlation along the last axis of [..., n], [...]; nan where either is constant."""
+    """Returns the correlation along the last axis of [..., n], [...]; nan where either is constant."""
     a, b = (values - values.mean(-1, keepdims=True) for values in (a, b))
     return ratio((a * b).sum(-1), jnp.sqrt(jnp.square(a).sum(-1)) * jnp.sqrt(jnp.square(b).sum(-1)))

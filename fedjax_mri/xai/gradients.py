@@ -16,7 +16,7 @@ class Saliency:
     """The largest channel of the gradient's absolute value (Simonyan et al. 2014): 0 or more, it has no sign."""
 
     def build(self) -> Method:
-        """The method; it has no settings."""
+        """Returns the method; it has no settings."""
         return lambda scores, x, target, key: jnp.abs(gradient(scores, x, target)).max(-1)
 
 
@@ -50,7 +50,7 @@ class GradientInput:
     """Gradient times image, summed over channels (Shrikumar et al. 2016)."""
 
     def build(self) -> Method:
-        """The method; it has no settings."""
+        """Returns the method; it has no settings."""
         return lambda scores, x, target, key: (x * gradient(scores, x, target)).sum(-1)
 
 

@@ -15,7 +15,7 @@ MOVES = {"reshape", "transpose", "concatenate", "pad", "slice", "broadcast_in_di
 
 
 def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
-    """Features [B, h, w, C] of a layer, and the function from them to the scores.
+    """Returns features [B, h, w, C] of a layer, and the function from them to the scores.
 
     `layer` counts sizes from the end: -1 is the last activation of more than one pixel, -2 the last of the size before.
     Raises UserError where there is none.
@@ -40,7 +40,7 @@ def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
 
 
 def features(scores: Scores, x: jax.Array) -> list[jax.Array]:
-    """The last activations [B, h, w, C] of each size, the largest first; those that `cut` counts."""
+    """Returns the last activations [B, h, w, C] of each size, the largest first; those that `cut` counts."""
     closed = traced(scores, x, CALLS)
     found = activations(closed)
     values = head(closed, found[-1][0], x) if found else {}
@@ -48,15 +48,17 @@ def features(scores: Scores, x: jax.Array) -> list[jax.Array]:
 
 
 def head(closed: ClosedJaxpr, place: int, x: jax.Array) -> Values:
-    """All values that are computed from x up to and with the equation at `place`."""
+    """Returns all values that are computed from x up to and with the equation at `place`."""
     values: Values = dict(zip(closed.jaxpr.constvars, closed.consts)) | {closed.jaxpr.invars[0]: x}
     evaluate_all(closed.jaxpr.eqns[: place + 1], values, evaluate)
     return values
 
 
 def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
-    """Equations and their outputs [B, h, w, C], h and w above 1, on every way from x to the scores; of neighbours of
-    one size the last."""
+    """Returns the layers on every way from x to the scores, each with the place of its equation.
+
+    They are outputs [B, h, w, C] of equations, h and w above 1; of neighbours of one size the last.
+    """
     last, images, from_x = last_uses(closed), closed.jaxpr.invars[0], dependent(closed)
     waiting, found = {images}, list[tuple[int, Var]]()
     for place, eqn in enumerate(closed.jaxpr.eqns):
@@ -70,14 +72,14 @@ def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
 
 
 def is_layer(eqn: JaxprEqn, images: Var) -> bool:
-    """Whether an equation's result is activations of more than one pixel for each image."""
+    """Returns whether an equation's result is activations of more than one pixel for each image."""
     size = shape(eqn.outvars[0])
     spatial = len(size) == 4 and size[0] == shape(images)[0] and min(size[1:3]) > 1
     return spatial and eqn.primitive.name not in PRODUCTS | MOVES
 
 
 def dependent(closed: ClosedJaxpr) -> set[Var]:
-    """The variables that depend on x."""
+    """Returns the variables that depend on x."""
     found = set(closed.jaxpr.invars)
     for eqn in closed.jaxpr.eqns:
         if found & variables(eqn.invars):
@@ -86,7 +88,10 @@ def dependent(closed: ClosedJaxpr) -> set[Var]:
 
 
 def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
-    """Variable -> the last equation that needs it for the scores; the scores themselves are needed after all."""
+    """Returns each variable -> the last equation that needs it for the scores.
+
+    The scores themselves are needed after all equations.
+    """
     count = len(closed.jaxpr.eqns)
     last = dict.fromkeys(variables(closed.jaxpr.outvars), count)
     for place in reversed(range(count)):
@@ -97,5 +102,5 @@ def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
 
 
 def variables(atoms: Any) -> set[Var]:
-    """Those of an equation's inputs or outputs that are variables."""
+    """Returns those of an equation's inputs or outputs that are variables."""
     return {atom for atom in atoms if not isinstance(atom, Literal)}

@@ -39,7 +39,7 @@ class LRP:
         return method
 
     def rules(self) -> Rules:
-        """The rule as functions. Raises UserError on impossible settings."""
+        """Returns the rule as functions. Raises UserError on impossible settings."""
         if self.epsilon < 0 or self.gamma < 0 or self.beta < 0:
             raise UserError(f"epsilon={self.epsilon}, gamma={self.gamma}, beta={self.beta}: give 0 or more of each")
         if abs(self.alpha - self.beta - 1) > 1e-6:
@@ -56,7 +56,10 @@ class LRP:
 
 
 def residual(scores: Scores, x: jax.Array, target: jax.Array, relevance: jax.Array) -> jax.Array:
-    """The share [B] of each target logit that a map [B, H, W] does not hold: what biases, norms and epsilon took."""
+    """Returns the share [B] of each target logit that a map [B, H, W] does not hold.
+
+    It is what biases, norms and epsilon took.
+    """
     logit = target_logit(scores, x, target)
     return (logit - relevance.sum((1, 2))) / logit
 
@@ -109,7 +112,7 @@ def composite_rule(images: Spread, dense: Spread) -> Spread:
 
 
 def stabilised(z: jax.Array, epsilon: float, sign_of_zero: float = 1.0) -> jax.Array:
-    """z moved away from 0 by a share of its root mean square over each example."""
+    """Returns z moved away from 0 by a share of its root mean square over each example."""
     scale = jnp.sqrt(jnp.square(z).mean(tuple(range(1, z.ndim)), keepdims=True))
     sign = jnp.where(z == 0, jnp.full_like(z, sign_of_zero), jnp.sign(z))
     return z + sign * (epsilon * scale + TINY)

@@ -15,7 +15,9 @@ HALF = 0.5  # of the reference above which a pixel is highlighted
 
 
 def activation_intensity(maps: jax.Array, scale: jax.Array | float = 1.0, share: float = HALF) -> jax.Array:
-    """Mean of the map over the region that it highlights, over `scale`, the strongest response known; 0..1, [B].
+    """Returns the mean of the map over the region that it highlights, over `scale`, 0..1, [B].
+
+    `scale` is the strongest response known.
 
     scale [] or [B], in the map's own units: the largest value over reference images, the same for all that are
     compared. Highlighted: `share` of the map's own maximum or more. System A (its XAI metrics, "activation intensity").
@@ -29,7 +31,7 @@ def activation_intensity(maps: jax.Array, scale: jax.Array | float = 1.0, share:
 def region_coverage(
     maps: jax.Array, brain: jax.Array, scale: jax.Array | float = 1.0, share: float = HALF
 ) -> jax.Array:
-    """Share of the brain where the map exceeds `share` of `scale`, [B]; brain is a mask, scale as above.
+    """Returns the share of the brain where the map exceeds `share` of `scale`, [B]; brain is a mask, scale as above.
 
     System A (its XAI metrics, "region coverage"). With the map's own maximum as scale it tells how diffuse a map is,
     with a common one also how strong.
@@ -39,7 +41,7 @@ def region_coverage(
 
 
 def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.Array:
-    """1 where the map's maximum lies in the lesion, or within `tolerance` pixels of it, else 0, [B].
+    """Returns 1 where the map's maximum lies in the lesion, or within `tolerance` pixels of it, else 0, [B].
 
     Of equal maxima the first counts, and a map of one value points nowhere. Zhang et al. 2018, Top-down neural
     attention by excitation backprop, section 4.1.
@@ -52,7 +54,7 @@ def pointing_game(maps: jax.Array, masks: jax.Array, tolerance: int = 0) -> jax.
 
 
 def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
-    """Share of the positive evidence that lies in the lesion, [B].
+    """Returns the share of the positive evidence that lies in the lesion, [B].
 
     The energy-based pointing game of Wang et al. 2020 (Score-CAM, section 4.3); relevance mass accuracy of Arras et al.
     2022 (CLEVR-XAI).
@@ -63,7 +65,7 @@ def energy_inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def iou_at_matched_area(maps: jax.Array, masks: jax.Array) -> jax.Array:
-    """Intersection over union of the lesion of k pixels and the k pixels of the largest values, [B].
+    """Returns the intersection over union of the lesion of k pixels and the k pixels of the largest values, [B].
 
     With r the share of these k in the lesion (relevance rank accuracy, Arras et al. 2022) it is r / (2 - r); no
     threshold is chosen, as Choe et al. 2020 ask. Of equal values the first count.
@@ -76,7 +78,9 @@ def iou_at_matched_area(maps: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def gini(maps: jax.Array) -> jax.Array:
-    """Sparseness of the map's magnitudes, [B]: 0 where all are equal, 1 - 1/n where one of n pixels has all.
+    """Returns the sparseness of the map's magnitudes, [B].
+
+    It is 0 where all are equal, and 1 - 1/n where one of n pixels has all.
 
     Hurley and Rickard 2009, Comparing measures of sparsity, table I; of explanations Chalasani et al. 2020.
     """
@@ -87,14 +91,17 @@ def gini(maps: jax.Array) -> jax.Array:
 
 
 def complexity(maps: jax.Array) -> jax.Array:
-    """Entropy in nats of the map's magnitudes as shares, [B]: ln n where all n are equal (Bhatt et al. 2020, eq. 3)."""
+    """Returns the entropy in nats of the map's magnitudes as shares, [B].
+
+    It is ln n where all n are equal (Bhatt et al. 2020, eq. 3).
+    """
     size = jnp.abs(maps).reshape(len(maps), -1)
     share = ratio(size, size.sum(1, keepdims=True))
     return -jnp.where(share == 0, 0.0, share * jnp.log(jnp.where(share == 0, 1.0, share))).sum(1)
 
 
 def against_mask(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
-    """All measures that need the true lesion, each [B]."""
+    """Returns all measures that need the true lesion, each [B]."""
     return {
         "pointing": pointing_game(maps, masks),
         "energy inside": energy_inside(maps, masks),
@@ -103,33 +110,36 @@ def against_mask(maps: jax.Array, masks: jax.Array) -> dict[str, jax.Array]:
 
 
 def positive(maps: jax.Array) -> jax.Array:
-    """The evidence for the class: positive values, 0 elsewhere."""
+    """Returns the evidence for the class: positive values, 0 elsewhere."""
     return jnp.maximum(maps, jnp.float32(0))
 
 
 def highlighted(maps: jax.Array, share: float = HALF) -> jax.Array:
-    """1 where the map has `share` of its own positive maximum or more, else 0, [B, H, W]."""
+    """Returns 1 where the map has `share` of its own positive maximum or more, else 0, [B, H, W]."""
     most = maps.max((1, 2), keepdims=True)
     return ((maps >= jnp.float32(share) * most) & (most > 0)).astype(jnp.float32)
 
 
 def binary(masks: jax.Array) -> jax.Array:
-    """A mask of zeros and ones: 1 where half or more of a pixel lies inside."""
+    """Returns a mask of zeros and ones: 1 where half or more of a pixel lies inside."""
     return (masks >= HALF).astype(jnp.float32)
 
 
 def inside(maps: jax.Array, masks: jax.Array) -> jax.Array:
-    """The sum of a map over a mask, [B]."""
+    """Returns the sum of a map over a mask, [B]."""
     return (maps * masks.astype(jnp.float32)).sum((1, 2))
 
 
 def ranks(maps: jax.Array) -> jax.Array:
-    """Place of each pixel in the order from the largest value, 0 first, int32 [B, H * W]; equal values in order."""
+    """Returns the place of each pixel in the order from the largest value, 0 first, int32 [B, H * W].
+
+    Equal values are in order.
+    """
     order = jnp.argsort(-maps.reshape(len(maps), -1), axis=1)
     return jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
 def dilated(masks: jax.Array, pixels: int) -> jax.Array:
-    """The masks and all within `pixels` of them, in the maximum norm."""
+    """Returns the masks and all within `pixels` of them, in the maximum norm."""
     side = 2 * pixels + 1
     return jax.lax.reduce_window(masks, -jnp.inf, jax.lax.max, (1, side, side), (1, 1, 1), "SAME")

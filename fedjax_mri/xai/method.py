@@ -15,7 +15,9 @@ Method = Callable[[Scores, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def compiled(method: Method, apply: Callable[[PyTree, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    """(params, x, target, key) -> map, compiled once for all params; `apply(params, x)` gives logits.
+    """Returns a function (params, x, target, key) -> map, compiled once for all params.
+
+    `apply(params, x)` gives logits.
 
     `jax.vmap(..., (0, None, None, None))` of it explains the same images by every client's model.
     """
@@ -23,10 +25,13 @@ def compiled(method: Method, apply: Callable[[PyTree, jax.Array], jax.Array]) ->
 
 
 def target_logit(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
-    """The logit of each example's target, [B]."""
+    """Returns the logit of each example's target, [B]."""
     return jnp.take_along_axis(scores(x), target[:, None], -1)[:, 0]
 
 
 def gradient(scores: Scores, x: jax.Array, target: jax.Array) -> jax.Array:
-    """The gradient of each example's target logit by x [B, ...], in one backward pass, as examples do not mix."""
+    """Returns the gradient of each example's target logit by x [B, ...].
+
+    It takes one backward pass, as examples do not mix.
+    """
     return jax.grad(lambda x: target_logit(scores, x, target).sum())(x)

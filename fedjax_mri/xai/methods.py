@@ -39,12 +39,15 @@ TITLES = {  # as papers write them
 
 
 def settings(name: str, field: str = "method") -> Any:
-    """A method's settings, which have `build`. Raises UserError, with `field` and all names, on an unknown name."""
+    """Returns a method's settings, which have `build`.
+
+    Raises UserError, with `field` and all names, on an unknown name.
+    """
     if name not in METHODS:
         raise UserError(f"{field}={name}: give one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def title(name: str) -> str:
-    """The name of a method as papers write it; `name` itself where the method is not one of these."""
+    """Returns the name of a method as papers write it; `name` itself where the method is not one of these."""
     return TITLES.get(name, name)

@@ -43,12 +43,12 @@ class Occlusion:
 
 
 def _corners(size: tuple[int, ...], side: int, stride: int) -> np.ndarray:
-    """Upper left corners [n, 2]; the last square of a row or column ends with the image."""
+    """Returns the upper left corners [n, 2] of squares; the last square of a row or column ends with the image."""
     rows, columns = (np.append(np.arange(0, length - side, stride), length - side) for length in size)
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
 
 
 def _square(size: tuple[int, ...], corner: jax.Array, side: int) -> jax.Array:
-    """Whether each pixel [H, W] lies in the square."""
+    """Returns whether each pixel [H, W] lies in the square."""
     rows, columns = (jnp.arange(length) - start for length, start in zip(size, corner))
     return ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))[None, :]

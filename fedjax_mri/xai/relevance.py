@@ -50,7 +50,7 @@ class Signal(NamedTuple):
 
 
 def with_relevance_gradient(scores: Scores, rules: Rules) -> Scores:
-    """The same scores with another gradient: x times it is the relevance of x.
+    """Returns the same scores with another gradient: x times it is the relevance of x.
 
     Raises UserError, when called, on a network with an equation that has no rule.
     """
@@ -77,22 +77,22 @@ def step(rules: Rules, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 
 def whole(value: Any) -> jax.Array:
-    """A value without its parts: their sum, or the constant itself."""
+    """Returns a value without its parts: their sum, or the constant itself."""
     return total(value.raised, value.lowered) if isinstance(value, Signal) else value
 
 
 def constant(value: Any) -> Any:
-    """A value through which no relevance goes."""
+    """Returns a value through which no relevance goes."""
     return jax.lax.stop_gradient(whole(value)) if isinstance(value, Signal) else value
 
 
 def total(raised: jax.Array | None, lowered: jax.Array | None) -> Any:
-    """The sum of two parts of which one may be None."""
+    """Returns the sum of two parts of which one may be None."""
     return lowered if raised is None else raised if lowered is None else raised + lowered
 
 
 def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:
-    """A signal whose parts are the value's positive and negative numbers.
+    """Returns a signal whose parts are the value's positive and negative numbers.
 
     An activation leaves such a signal, and a constant enters a sum as one.
     """
@@ -102,12 +102,12 @@ def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: 
 
 
 def at_least_zero(value: Any) -> bool:
-    """Whether a value is a single number that is known to be 0 or more."""
+    """Returns whether a value is a single number that is known to be 0 or more."""
     return np.size(value) == 1 and known(value) and bool(np.all(np.asarray(value) >= 0))
 
 
 def activation(rules: Rules, function: Callable[..., jax.Array], signal: Any, *others: Any, pools: bool = False) -> Any:
-    """function(signal, *others), whose relevance goes to the signal alone; the result has no parts yet.
+    """Returns function(signal, *others), whose relevance goes to the signal alone; the result has no parts yet.
 
     With `pools` the relevance goes where the function's own gradient points; otherwise it stays in its place.
     """
@@ -148,7 +148,7 @@ def combine(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain"
 def multiply(
     rules: Rules, product: Callable[..., jax.Array], signal: Signal, factor: Any, kind: Kind = "plain"
 ) -> Signal:
-    """product(signal, factor), linear in both; where the factor is negative the two parts change places."""
+    """Returns product(signal, factor), linear in both; where the factor is negative the two parts change places."""
     raised, lowered = signal.raised, signal.lowered
 
     def times(part: jax.Array | None, factor: Any) -> jax.Array | None:
@@ -163,18 +163,18 @@ def multiply(
 
 
 def as_signal(rules: Rules, value: Any) -> Signal:
-    """The signal itself, or a constant as a signal."""
+    """Returns the signal itself, or a constant as a signal."""
     return value if isinstance(value, Signal) else split_by_sign(rules, jnp.asarray(value))
 
 
 def negative(rules: Rules, signal: Signal) -> Signal:
-    """The negative of a signal, whose parts change places."""
+    """Returns the negative of a signal, whose parts change places."""
     raised, lowered = (None if part is None else -part for part in signal[:2])
     return Signal(lowered, raised, signal.kind) if rules.parts else Signal(raised, lowered, signal.kind)
 
 
 def primitive_of(eqn: JaxprEqn) -> Callable[..., Any]:
-    """The function that an equation applies to its inputs."""
+    """Returns the function that an equation applies to its inputs."""
     return lambda *values: eqn.primitive.bind(*values, **eqn.params)
 
 
@@ -182,7 +182,10 @@ def primitive_of(eqn: JaxprEqn) -> Callable[..., Any]:
 
 
 def move_rule(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list[Any]:
-    """Primitives that move or sum values; a mean or a gate that is spread over an image counts as a constant."""
+    """Applies a primitive that moves or sums values.
+
+    A mean or a gate that is spread over an image counts as a constant.
+    """
     grows = prod(shape(eqn.outvars[0])) > prod(shape(eqn.invars[0]))
     if grows and signal.kind != "plain":
         return evaluate(eqn, [constant(signal), *others])
@@ -193,17 +196,17 @@ def move_rule(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list
 
 
 def join_rule(rules: Rules, eqn: JaxprEqn, *values: Any) -> list[Any]:
-    """Primitives that join several values into one."""
+    """Applies a primitive that joins several values into one."""
     return [combine(primitive_of(eqn), *[as_signal(rules, value) for value in values])]
 
 
 def select_rule(rules: Rules, eqn: JaxprEqn, which: Any, *cases: Any) -> list[Any]:
-    """A choice among cases; which one is chosen has no relevance."""
+    """Applies a choice among cases; which one is chosen has no relevance."""
     return [combine(partial(primitive_of(eqn), constant(which)), *[as_signal(rules, case) for case in cases])]
 
 
 def sum_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """A sum or difference; a mean that is spread over an image counts as a constant."""
+    """Applies a sum or difference; a mean that is spread over an image counts as a constant."""
     size = prod(shape(eqn.outvars[0]))
     a, b = (constant(v) if isinstance(v, Signal) and v.kind == "mean" and whole(v).size < size else v for v in (a, b))
     kinds = {value.kind for value in (a, b) if isinstance(value, Signal)}
@@ -214,13 +217,16 @@ def sum_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
 
 
 def negate_rule(rules: Rules, eqn: JaxprEqn, signal: Signal) -> list[Any]:
-    """A change of sign."""
+    """Applies a change of sign."""
     return [negative(rules, signal)]
 
 
 def product_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """A product: by a constant; of a value and its gate, which is an activation where they have one shape; or of two
-    values, half of the relevance to each."""
+    """Applies a product.
+
+    It is one by a constant; or of a value and its gate, which is an activation where they have one shape; or of two
+    values, half of the relevance to each.
+    """
     if not (isinstance(a, Signal) and isinstance(b, Signal)):
         signal, factor = (a, b) if isinstance(a, Signal) else (b, a)
         return [multiply(rules, jnp.multiply, signal, factor, signal.kind)]
@@ -233,14 +239,14 @@ def product_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
 
 
 def divide_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """A division, whose divisor has no relevance."""
+    """Applies a division, whose divisor has no relevance."""
     if not isinstance(a, Signal):
         return evaluate(eqn, [a, constant(b)])
     return [multiply(rules, jnp.multiply, a, 1 / constant(b), a.kind)]
 
 
 def linear_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """Dense layers and convolutions, and products of two values."""
+    """Applies a dense layer, a convolution or a product of two values."""
     bind = primitive_of(eqn)
     left = partial(multiply, rules, bind)
     right = partial(multiply, rules, lambda part, factor: bind(factor, part))
@@ -253,7 +259,7 @@ def linear_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
 
 
 def max_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
-    """A ReLU, or the larger of two values, which gets all relevance."""
+    """Applies a ReLU, or takes the larger of two values, which gets all relevance."""
     if not (isinstance(a, Signal) and isinstance(b, Signal)):
         return activation_rule(rules, eqn, a, b)
     first = constant(a) >= constant(b)
@@ -261,7 +267,7 @@ def max_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
 
 
 def activation_rule(rules: Rules, eqn: JaxprEqn, *values: Any, pools: bool = False) -> list[Any]:
-    """A nonlinear function of each value alone, or with `pools` of each window."""
+    """Applies a nonlinear function of each value alone, or with `pools` of each window."""
     (place,) = [place for place, value in enumerate(values) if isinstance(value, Signal)]
     others = [value for value in values if not isinstance(value, Signal)]
 

@@ -59,7 +59,10 @@ def _check(field: str, count: int, parts: str, across: int) -> None:
 
 
 def over_parts(parts: Parts, across: int, missing: Baseline, solve: Solve) -> Method:
-    """Each pixel of a part has the part's value divided by its pixels, so that the map sums to what all parts add."""
+    """Returns the method that values parts of an image by `solve`.
+
+    Each pixel of a part has the part's value divided by its pixels, so that the map sums to what all parts add.
+    """
 
     def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
         hidden = baseline(missing, x, jax.random.fold_in(key, 1))
@@ -77,7 +80,10 @@ def over_parts(parts: Parts, across: int, missing: Baseline, solve: Solve) -> Me
 
 
 def sampled_shapley(orders: int, value: Game, players: int, key: jax.Array) -> jax.Array:
-    """Shapley values [B, M], whose sum is value(all) - value(none); exact where at most two players interact."""
+    """Returns the Shapley values [B, M], whose sum is value(all) - value(none).
+
+    They are exact where at most two players interact.
+    """
 
     def one_order(order: jax.Array) -> jax.Array:
         place = jnp.zeros(players, jnp.int32).at[order].set(jnp.arange(players, dtype=jnp.int32))
@@ -91,7 +97,10 @@ def sampled_shapley(orders: int, value: Game, players: int, key: jax.Array) -> j
 
 
 def kernel_shap(samples: int, value: Game, players: int, key: jax.Array) -> jax.Array:
-    """Shapley values [B, M], whose sum is value(all) - value(none); exact where all coalitions fit into `samples`."""
+    """Returns the Shapley values [B, M], whose sum is value(all) - value(none).
+
+    They are exact where all coalitions fit into `samples`.
+    """
     all_fit = players < 20 and 2**players - 2 <= samples
     coalitions, weights = _all_coalitions(players) if all_fit else _sampled_coalitions(samples, players, key)
     none = value(jnp.zeros(players, bool))
@@ -101,7 +110,7 @@ def kernel_shap(samples: int, value: Game, players: int, key: jax.Array) -> jax.
 
 
 def _all_coalitions(players: int) -> tuple[jax.Array, jax.Array]:
-    """Every coalition but none and all, with the Shapley kernel (theorem 2)."""
+    """Returns every coalition but none and all, with the Shapley kernel (theorem 2)."""
     coalitions = np.array(list(product([False, True], repeat=players)))[1:-1]
     sizes = coalitions.sum(1)
     weights = [(players - 1) / (comb(players, size) * size * (players - size)) for size in sizes.tolist()]
@@ -109,7 +118,7 @@ def _all_coalitions(players: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _sampled_coalitions(samples: int, players: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Coalitions drawn by the kernel, each with its complement (Covert and Lee 2021)."""
+    """Returns coalitions drawn by the kernel, each with its complement (Covert and Lee 2021)."""
     pick, order = jax.random.split(key)
     half = (samples + 1) // 2
     sizes = jnp.arange(1, players, dtype=jnp.float32)
@@ -120,7 +129,7 @@ def _sampled_coalitions(samples: int, players: int, key: jax.Array) -> tuple[jax
 
 
 def _least_squares(coalitions: jax.Array, weights: jax.Array, gains: jax.Array, total: jax.Array) -> jax.Array:
-    """Worths [B, M] that sum to `total` [B] and come nearest to gains [n, B] of coalitions [n, M]."""
+    """Returns the worths [B, M] that sum to `total` [B] and come nearest to gains [n, B] of coalitions [n, M]."""
     weighed = coalitions * (weights / weights.sum())[:, None]
     square = weighed.T @ coalitions + RIDGE * jnp.eye(coalitions.shape[1])
     right = jnp.concatenate([weighed.T @ gains, jnp.ones((coalitions.shape[1], 1))], 1)

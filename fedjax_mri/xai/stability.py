@@ -14,7 +14,7 @@ from fedjax_mri.xai.measures import positive, ranks
 
 
 def spearman(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Rank correlation, [B]; equal values share the mean of their ranks, and a map of one value gives nan.
+    """Returns the rank correlation, [B]; equal values share the mean of their ranks, and a map of one value gives nan.
 
     Spearman 1904; of explanations Adebayo et al. 2018, Sanity checks for saliency maps.
     """
@@ -22,12 +22,17 @@ def spearman(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Structural similarity of the positive evidence, [B], for 11 pixels or more a side (Wang et al. 2004)."""
+    """Returns the structural similarity of the positive evidence, [B], for 11 pixels or more a side.
+
+    Wang et al. 2004.
+    """
     return image.ssim(scaled(a)[..., None], scaled(b)[..., None], image.UNIT)
 
 
 def top_overlap(a: jax.Array, b: jax.Array, share: float = 0.1) -> jax.Array:
-    """Of the `share` of pixels with the largest values, how many are common to both, 0..1, [B].
+    """Returns the share of the top pixels that is common to both maps, 0..1, [B].
+
+    The top pixels are the `share` of all with the largest values.
 
     Top-k intersection of Ghorbani et al. 2019, Interpretation of neural networks is fragile; of equal values the first
     count.
@@ -37,12 +42,12 @@ def top_overlap(a: jax.Array, b: jax.Array, share: float = 0.1) -> jax.Array:
 
 
 def compare(a: jax.Array, b: jax.Array) -> dict[str, jax.Array]:
-    """All three comparisons of two maps, each [B]."""
+    """Returns all three comparisons of two maps, each [B]."""
     return {"rank correlation": spearman(a, b), "SSIM": ssim(a, b), "top tenth": top_overlap(a, b)}
 
 
 def curves(maps: jax.Array) -> dict[str, jax.Array]:
-    """Each of the maps [R, B, H, W] of R states of a run against the state before and against the last, [R, B].
+    """Compares maps [R, B, H, W] of R states of a run with the state before each and with the last, [R, B].
 
     The first state has none before it: nan.
     """
@@ -54,7 +59,10 @@ def curves(maps: jax.Array) -> dict[str, jax.Array]:
 
 
 def agreement(maps: jax.Array) -> dict[str, jax.Array]:
-    """How the maps [K, B, H, W] of K models (seeds, clients, algorithms) agree in pairs: mean over images, [K, K]."""
+    """Returns how the maps [K, B, H, W] of K models agree in pairs: the mean over images, [K, K].
+
+    Models may be of several seeds, clients or algorithms.
+    """
 
     def row(one: jax.Array) -> dict[str, jax.Array]:
         found = jax.lax.map(lambda other: compare(one, other), maps)
@@ -64,7 +72,7 @@ def agreement(maps: jax.Array) -> dict[str, jax.Array]:
 
 
 def mean_ranks(maps: jax.Array) -> jax.Array:
-    """Rank of each pixel from the smallest, equal values sharing their mean, float32 [B, H * W]."""
+    """Returns the rank of each pixel from the smallest, equal values sharing their mean, float32 [B, H * W]."""
 
     def one(values: jax.Array) -> jax.Array:
         order = jnp.sort(values)
@@ -75,6 +83,6 @@ def mean_ranks(maps: jax.Array) -> jax.Array:
 
 
 def scaled(maps: jax.Array) -> jax.Array:
-    """The positive evidence over its own maximum, 0..1; 0 where there is none."""
+    """Returns the positive evidence over its own maximum, 0..1; 0 where there is none."""
     evidence = positive(maps)
     return jnp.nan_to_num(ratio(evidence, evidence.max((1, 2), keepdims=True)))

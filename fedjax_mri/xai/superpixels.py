@@ -8,13 +8,13 @@ COMPACTNESS = 0.5  # deviations of brightness that count as much as the distance
 
 
 def grid(x: jax.Array, across: int) -> jax.Array:
-    """x [B, H, W, C] -> parts 0..across^2 - 1, int32 [B, H, W]."""
+    """Divides x [B, H, W, C] into the parts 0..across^2 - 1 of a grid, int32 [B, H, W]."""
     rows, columns = (jnp.arange(size) * across // size for size in x.shape[1:3])
     return jnp.broadcast_to(rows[:, None] * across + columns[None, :], x.shape[:3]).astype(jnp.int32)
 
 
 def slic(x: jax.Array, across: int) -> jax.Array:
-    """x [B, H, W, C] -> parts 0..across^2 - 1, int32 [B, H, W] (Achanta et al. 2012).
+    """Divides x [B, H, W, C] into parts 0..across^2 - 1, int32 [B, H, W], by SLIC (Achanta et al. 2012).
 
     k-means of brightness and place that starts from the grid. The search is not confined to near centres, and a part
     may fall in pieces or be empty.
@@ -38,7 +38,7 @@ def _slic(x: jax.Array, start: jax.Array, across: int) -> jax.Array:
 
 
 def _features(x: jax.Array, across: int) -> jax.Array:
-    """Brightness in deviations and place in steps of the grid, [H W, C + 2]."""
+    """Returns brightness in deviations and place in steps of the grid, [H W, C + 2]."""
     places = [jnp.arange(size, dtype=x.dtype) * (across / size) - across / 2 for size in x.shape[:2]]
     place = jnp.stack(jnp.meshgrid(*places, indexing="ij"), -1) * COMPACTNESS
     brightness = (x - x.mean((0, 1))[None, None]) / (x.std() + 1e-6)

@@ -15,7 +15,10 @@ CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
 
 
 def traced(function: Callable[[jax.Array], jax.Array], x: jax.Array, calls: set[str]) -> ClosedJaxpr:
-    """The equations of function(x), with those that call others (named in `calls`) replaced by what they call."""
+    """Returns the equations of function(x), with those that call others replaced by what they call.
+
+    `calls` names those that call others.
+    """
 
     def step(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         if eqn.primitive.name not in calls:
@@ -29,7 +32,7 @@ def traced(function: Callable[[jax.Array], jax.Array], x: jax.Array, calls: set[
 
 
 def run(closed: ClosedJaxpr, inputs: list[Any], step: Step) -> list[Any]:
-    """The outputs of a traced function when `step` computes each equation."""
+    """Returns the outputs of a traced function when `step` computes each equation."""
     values = dict(zip(closed.jaxpr.constvars, closed.consts)) | dict(zip(closed.jaxpr.invars, inputs))
     evaluate_all(closed.jaxpr.eqns, values, step)
     return [read(values, atom) for atom in closed.jaxpr.outvars]
@@ -42,12 +45,12 @@ def evaluate_all(equations: Iterable[JaxprEqn], values: Values, step: Step) -> N
 
 
 def read(values: Values, atom: Any) -> Any:
-    """The value of a variable or of a literal."""
+    """Returns the value of a variable or of a literal."""
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
 def shape(atom: Any) -> tuple[int, ...]:
-    """The shape of the value of a variable or literal."""
+    """Returns the shape of the value of a variable or literal."""
     return atom.aval.shape
 
 

@@ -52,7 +52,7 @@ Source = dict[str, Any]  # elements of the image that another is derived from, b
 
 
 def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
-    """The elements of a source that a derived object needs; and which are left out, in sentences.
+    """Returns the elements of a source that a derived object needs; and which are left out, in sentences.
 
     Left out are values that their elements may not hold, such as a date 01/01/2020. Text is decoded.
     """
@@ -64,7 +64,9 @@ def metadata(dataset: Any) -> tuple[Source, tuple[str, ...]]:
 
 
 def sound(dataset: Any, name: str) -> Any:
-    """The value of an element, as it may be written; None where it is absent, empty or not what the element holds.
+    """Returns the value of an element as it may be written.
+
+    It is None where the element is absent, empty or not what it may hold.
 
     Numbers are shortened to the digits that DICOM allows. Identifiers stay as they are, since others refer to them.
     """
@@ -90,7 +92,7 @@ def sound(dataset: Any, name: str) -> Any:
 
 
 def encode(source: Source, conversion: Conversion, values: np.ndarray, deviation: bool) -> bytes:
-    """The bytes of a DICOM file of values [rows, columns] in HU or 0..1."""
+    """Returns the bytes of a DICOM file of values [rows, columns] in HU or 0..1."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -106,12 +108,12 @@ def encode(source: Source, conversion: Conversion, values: np.ndarray, deviation
 
 
 def has_position(source: Source) -> bool:
-    """Whether the source says where it lies in the patient."""
+    """Returns whether the source says where it lies in the patient."""
     return all(source.get(name) for name in PLACE)
 
 
 def copied(source: Source) -> Any:
-    """A new dataset with the patient, study and geometry of the source."""
+    """Returns a new dataset with the patient, study and geometry of the source."""
     from pydicom import Dataset
 
     made, always = Dataset(), [*EMPTY_IF_UNKNOWN, *(MORE_IF_PLACED if has_position(source) else ["PatientOrientation"])]
@@ -134,7 +136,7 @@ def identify(made: Any, source: Source, conversion: Conversion, deviation: bool)
 
 
 def uid(command: uuid.UUID, *names: str) -> str:
-    """A unique identifier derived from a UUID, the same for the same names in the same command."""
+    """Returns a unique identifier derived from a UUID, the same for the same names in the same command."""
     return f"2.25.{uuid.uuid5(command, ' '.join(names)).int}"
 
 
@@ -168,7 +170,10 @@ def describe(made: Any, source: Source, conversion: Conversion, deviation: bool)
 
 @functools.cache
 def version() -> str:
-    """The version of this package, read once: that takes a tenth of the time to write a slice."""
+    """Returns the version of this package, which is read once.
+
+    Reading it takes a tenth of the time to write a slice.
+    """
     return importlib.metadata.version("fedjax-mri")
 
 
@@ -189,7 +194,7 @@ def store(made: Any, values: np.ndarray, conversion: Conversion, deviation: bool
 
 
 def display_window(conversion: Conversion, deviation: bool) -> tuple[float, float]:
-    """The window of the display, in the units that rescaling gives."""
+    """Returns the window of the display, in the units that rescaling gives."""
     if conversion.hounsfield:
         assert conversion.window is not None
         low, high = conversion.window

@@ -22,12 +22,15 @@ NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # th
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All frames of a file, in HU or MR magnitude. Raises UserError on all that is no image of that modality."""
+    """Returns all frames of a file, in HU or MR magnitude.
+
+    Raises UserError on all that is no image of that modality.
+    """
     return dicom_slices.scan(slices(path, modality, limits), limits, volume=False)
 
 
 def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
-    """The images of a file, one for each frame."""
+    """Returns the images of a file, one for each frame."""
     content = path.read_bytes()  # in memory, where an element can be no longer than the file
     dataset = parse(content, limits)
     check_object(dataset, modality)
@@ -40,7 +43,10 @@ def slices(path: Path, modality: str, limits: Limits) -> list[Slice]:
 
 
 def image(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> Slice:
-    """One image of a dataset of one frame, its stored numbers [rows, columns], and which of these are padding."""
+    """Returns one image of a dataset of one frame.
+
+    `stored` are its stored numbers [rows, columns], and `padding` tells which of these are padding.
+    """
     check_kind(dataset)
     values, notes = dicom_pixels.measured(dataset, stored, padding)
     source, dropped = derived.metadata(dataset)
@@ -48,7 +54,9 @@ def image(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> Slice
 
 
 def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
-    """The dataset in a file's bytes, or an `mmap` of them, with a transfer syntax even where the file states none.
+    """Returns the dataset in a file's bytes, or an `mmap` of them.
+
+    It has a transfer syntax even where the file states none.
 
     Where `elements` are given, only they are read, and what follows them is not.
 
@@ -76,7 +84,10 @@ def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:
 
 
 def file_header(content: Any) -> tuple[str, int]:
-    """The transfer syntax that the header of a file states, "" where it states none, and where the header ends."""
+    """Returns the transfer syntax that the header of a file states, and where the header ends.
+
+    The syntax is "" where it states none.
+    """
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
     file = io.BytesIO(content[:10_000])
@@ -86,7 +97,7 @@ def file_header(content: Any) -> tuple[str, int]:
 
 
 def inflated(packed: bytes, limits: Limits) -> bytes:
-    """A whole file of the deflated part of one. Raises UserError where it is too large or not whole."""
+    """Returns a whole file made of the deflated part of one. Raises UserError where it is too large or not whole."""
     from pydicom.uid import ExplicitVRLittleEndian
 
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -104,7 +115,7 @@ def inflated(packed: bytes, limits: Limits) -> bytes:
 
 
 def origin(dataset: Any) -> Origin:
-    """Whose image it is, and where it was made."""
+    """Returns whose image it is, and where it was made."""
 
     def text(*names: str) -> str:
         return next((str(value) for name in names if (value := derived.sound(dataset, name))), "")
@@ -153,7 +164,7 @@ def check_kind(dataset: Any) -> None:
 
 
 def recognizes(head: bytes) -> bool:
-    """Whether these first bytes are a DICOM file's, be it without the preamble that a file should have."""
+    """Returns whether these first bytes are a DICOM file's, be it without the preamble that a file should have."""
     if head[128:132] == b"DICM":
         return True
     group, element = head[:2], head[2:4]

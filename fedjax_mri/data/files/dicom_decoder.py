@@ -27,7 +27,7 @@ class DecodingError(Exception):
 
 
 def decode_compressed(content: bytes, claimed: int, plugin: str) -> np.ndarray:
-    """The pixels, flat and of whatever integer type they are stored in, of a DICOM file's bytes.
+    """Returns the pixels, flat and of whatever integer type they are stored in, of a DICOM file's bytes.
 
     `claimed` is the number of bytes that the header says they take. Raises DecodingError.
     """
@@ -49,7 +49,7 @@ def decode_compressed(content: bytes, claimed: int, plugin: str) -> np.ndarray:
 
 
 def waiting() -> "subprocess.Popen[bytes] | None":
-    """A process that waits for a file, if there is one."""
+    """Returns a process that waits for a file, if there is one."""
     while _idle:
         try:
             worker = _idle.pop()
@@ -61,7 +61,7 @@ def waiting() -> "subprocess.Popen[bytes] | None":
 
 
 def started() -> "subprocess.Popen[bytes]":
-    """A new process. Signals from a terminal do not reach it; it ends when its input does."""
+    """Returns a new process. Signals from a terminal do not reach it; it ends when its input does."""
     return subprocess.Popen(
         [sys.executable, "-P", __file__],
         stdin=subprocess.PIPE,
@@ -73,7 +73,7 @@ def started() -> "subprocess.Popen[bytes]":
 
 
 def ask(worker: "subprocess.Popen[bytes]", request: bytes, most: int) -> tuple[bool, str, bytes]:
-    """Whether the process decoded, the type of pixels, and pixels or reason. Raises where it ended instead."""
+    """Returns whether the process decoded, the type of pixels, and pixels or reason. Raises where it ended instead."""
     assert worker.stdin is not None and worker.stdout is not None
     worker.stdin.write(request)
     worker.stdin.flush()
@@ -124,7 +124,7 @@ def limit(memory: int, seconds: int) -> None:
 
 
 def pixels_of(content: bytes, plugin: str) -> np.ndarray:
-    """The pixels of a DICOM file, little endian."""
+    """Returns the pixels of a DICOM file, little endian."""
     import io
 
     from pydicom.pixels import pixel_array

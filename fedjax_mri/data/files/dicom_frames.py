@@ -15,7 +15,7 @@ MAX_FRAMES = 2**16  # no scan has more frames
 
 
 def count(dataset: Any) -> int:
-    """How many frames a dataset has. Raises UserError on a number that cannot be."""
+    """Returns how many frames a dataset has. Raises UserError on a number that cannot be."""
     frames = int(dataset.get("NumberOfFrames") or 1)
     if not 0 < frames <= MAX_FRAMES:
         raise UserError(f"{frames} frames: give 1 to {MAX_FRAMES}")
@@ -23,7 +23,7 @@ def count(dataset: Any) -> int:
 
 
 def split(dataset: Any) -> list[Any]:
-    """A dataset without pixels for each frame, with its own geometry and rescaling at the top."""
+    """Returns a dataset without pixels for each frame, with its own geometry and rescaling at the top."""
     from pydicom import Dataset
     from pydicom.datadict import tag_for_keyword
 

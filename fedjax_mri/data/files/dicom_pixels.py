@@ -61,7 +61,7 @@ def check_pixels(dataset: Any, frames: int, limits: Limits) -> None:
 
 
 def decode_pixel_data(dataset: Any, content: bytes, frames: int) -> np.ndarray:
-    """The stored numbers [frames, rows, columns] of a checked dataset, which was read from these bytes."""
+    """Returns the stored numbers [frames, rows, columns] of a checked dataset, which was read from these bytes."""
     shape, syntax = (frames, int(dataset.Rows), int(dataset.Columns)), dataset.file_meta.TransferSyntaxUID
     if syntax in PLAIN:
         return dataset.pixel_array.reshape(shape)
@@ -76,7 +76,7 @@ def decode_pixel_data(dataset: Any, content: bytes, frames: int) -> np.ndarray:
 
 
 def measured(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Float32 HU, or MR magnitude, of stored numbers [rows, columns]; and what was changed, in sentences.
+    """Returns float32 HU, or MR magnitude, of stored numbers [rows, columns]; and what was changed, in sentences.
 
     `padding` bool [rows, columns] tells the pixels that are padding, if there is any.
     """
@@ -99,7 +99,7 @@ def measured(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> tu
 
 
 def apply_rescale(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """Stored numbers in the modality's units, float32. Raises UserError where the file gives no way to them."""
+    """Returns stored numbers in the modality's units, float32. Raises UserError where the file gives no way to them."""
     if dataset.get("ModalityLUTSequence"):
         from pydicom.pixels import apply_modality_lut
 
@@ -124,7 +124,10 @@ def apply_rescale(dataset: Any, stored: np.ndarray) -> np.ndarray:
 
 
 def padded(dataset: Any, stored: np.ndarray) -> np.ndarray | None:
-    """Which stored numbers [frames, rows, columns] the file says are padding; None where it says nothing of them."""
+    """Returns which stored numbers [frames, rows, columns] the file says are padding.
+
+    It is None where the file says nothing of them.
+    """
     ends = [int(dataset.get(name)) for name in PADDING if isinstance(dataset.get(name), int)]
     if not ends:
         return None

@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 def place(dataset: Any) -> Place:
-    """The place that a dataset states. Raises UserError on one that cannot be."""
+    """Returns the place that a dataset states. Raises UserError on one that cannot be."""
     position = numbers(dataset, "ImagePositionPatient", 3)
     orientation = numbers(dataset, "ImageOrientationPatient", 6)
     spacing = numbers(dataset, "PixelSpacing", 2)
@@ -42,7 +42,7 @@ def place(dataset: Any) -> Place:
 
 
 def numbers(dataset: Any, name: str, count: int) -> np.ndarray | None:
-    """The numbers [count] of an element; None where it has none, or one that is not finite.
+    """Returns the numbers [count] of an element; None where it has none, or one that is not finite.
 
     A decimal comma is read as a point. Raises UserError on other text.
     """
@@ -57,7 +57,10 @@ def numbers(dataset: Any, name: str, count: int) -> np.ndarray | None:
 
 
 def texts(dataset: Any, name: str) -> list[str]:
-    """The values of an element of text as they are written, even where they are not what the element may hold."""
+    """Returns the values of an element of text as they are written.
+
+    They are returned even where they are not what the element may hold.
+    """
     element = dataset.get_item(name)
     value = None if element is None else element.value
     if isinstance(value, bytes):
@@ -67,7 +70,10 @@ def texts(dataset: Any, name: str) -> list[str]:
 
 
 def affine(places: Sequence[Place]) -> np.ndarray:
-    """From indices [column, row, image] of images in order to mm (RAS); what a file does not say is taken as usual."""
+    """Returns the affine from indices [column, row, image] of images in order to mm (RAS).
+
+    What a file does not say is taken as usual.
+    """
     first, last = places[0], places[-1]
     row, column = USUAL if first.orientation is None else first.orientation
     down, along = (1.0, 1.0) if first.spacing is None else first.spacing
@@ -82,7 +88,7 @@ def affine(places: Sequence[Place]) -> np.ndarray:
 
 
 def depths(places: Sequence[Place]) -> np.ndarray:
-    """How far images lie along the normal of the first, in mm; NaN where a position is not known."""
+    """Returns how far images lie along the normal of the first, in mm; NaN where a position is not known."""
     unknown = np.full(3, np.nan)
     return np.array([places[0].normal @ (unknown if one.position is None else one.position) for one in places])
 

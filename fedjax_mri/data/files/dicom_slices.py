@@ -28,7 +28,7 @@ class Slice(NamedTuple):
 
 
 def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
-    """The scan that images form, of which `encode` writes one file for each, in their order.
+    """Returns the scan that images form, of which `encode` writes one file for each, in their order.
 
     Axial ones that are no `volume` may lie at one place. Raises UserError where images form no scan.
     """
@@ -59,7 +59,7 @@ def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
 
 
 def notes(slices: Sequence[Slice], ordered: Sequence[Place]) -> tuple[str, ...]:
-    """What is to be said on images, whose places in order are given."""
+    """Returns notes on images, and on what is odd about their places, which are given in order."""
     found = [note for one in slices for note in one.notes]
     if uneven := irregular(ordered):
         found.append(uneven)
@@ -100,7 +100,7 @@ def encode(
     values: np.ndarray,
     deviation: bool,
 ) -> list[bytes]:
-    """The bytes of one DICOM file for each image, of values [D, H, W] in HU or 0..1."""
+    """Returns the bytes of one DICOM file for each image, made of values [D, H, W] in HU or 0..1."""
     stack = turn_back(values).transpose(2, 1, 0)
     rank = np.argsort(order)
     return [derived.encode(source, conversion, stack[rank[at]], deviation) for at, source in enumerate(sources)]

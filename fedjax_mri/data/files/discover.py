@@ -17,7 +17,9 @@ SINGLE = {".hdr": ".nii", ".mhd": ".mha", ".nhdr": ".nrrd"}  # what is made of a
 
 
 def items(folder: Path) -> tuple[list[Item], list[str]]:
-    """The scans below a folder, whole series and volumes, and lines on what is left out; headers alone are read.
+    """Returns the scans below a folder, whole series and volumes, and lines on what is left out.
+
+    Headers alone are read.
 
     Give each item to `read.read_scan`. Raises UserError where there is not one file, or a folder cannot be read.
     """
@@ -27,7 +29,9 @@ def items(folder: Path) -> tuple[list[Item], list[str]]:
 
 
 def find(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[File], list[str]]:
-    """The files given and the images in the folders given, each once, but for `out`; and lines on what is left out.
+    """Returns the files given and the images in the folders given, each once, and lines on what is left out.
+
+    What lies in `out` is no part of them.
 
     Names are the files' own, and paths below the folders'. Where two would have the same name, all keep their path
     below the folder that they have in common.
@@ -54,7 +58,7 @@ def find(inputs: Sequence[Path], out: Path | None = None) -> tuple[list[File], l
 
 
 def images(folder: Path, out: Path | None) -> tuple[list[Path], list[str]]:
-    """The files in a folder that are images by their name or content, and a line that counts the others."""
+    """Returns the files in a folder that are images by their name or content, and a line that counts the others."""
     found: list[Path] = []
     left: Counter[str] = Counter()
     for path in below(folder, out):
@@ -69,14 +73,14 @@ def images(folder: Path, out: Path | None) -> tuple[list[Path], list[str]]:
 
 
 def below(folder: Path, out: Path | None) -> Iterator[Path]:
-    """All files in a folder, in order; not what is written there now."""
+    """Yields all files in a folder, in order, but none below `out`, where files are written now."""
     for here, inside, files in folders.walk(folder):
         inside[:] = [name for name in inside if out is None or absolute(here / name) != absolute(out)]
         yield from (here / name for name in files)
 
 
 def header_beside(path: Path) -> Path:
-    """The file of the header of one that holds voxels alone; of another, that file."""
+    """Returns the file of the header of a file that holds voxels alone, and any other file as it is."""
     for ending, headers in HEADERS.items():
         if path.name.lower().endswith(ending):
             stem = path.name[: -len(ending)]
@@ -85,12 +89,12 @@ def header_beside(path: Path) -> Path:
 
 
 def output_name(name: Path) -> Path:
-    """The name of a file that is made of one of this name."""
+    """Returns the name of the file that is made from a file of this name."""
     return name.with_suffix(SINGLE.get(name.suffix.lower(), name.suffix))
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name or its first bytes are those of an image that can be read."""
+    """Returns whether a file's name or its first bytes are those of an image that can be read."""
     if path.name.lower().endswith(endings()) or not path.is_file():
         return True  # what is wrong with it is said when it is read
     try:
@@ -102,16 +106,16 @@ def is_image(path: Path) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """The absolute path, links left as they are."""
+    """Returns the absolute path, links left as they are."""
     return Path(os.path.abspath(path))
 
 
 def deviation(name: Path) -> Path:
-    """The name of the standard deviation that is written beside an image."""
+    """Returns the name of the standard deviation that is written beside an image."""
     return extended(name, "std")
 
 
 def extended(name: Path, word: str) -> Path:
-    """The name with a word before its ending: a.nii.gz and "std" give a_std.nii.gz."""
+    """Returns the name with a word before its ending: a.nii.gz and "std" give a_std.nii.gz."""
     ending = ending_of(name.name)
     return name.with_name(f"{name.name.removesuffix(ending)}_{word}{ending}")

@@ -29,7 +29,7 @@ def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def is_wanted(name: str) -> bool:
-    """Whether a name is neither hidden nor a leftover's."""
+    """Returns whether a name is neither hidden nor a leftover's."""
     return name[0] != "." and name.upper() not in LEFTOVERS
 
 

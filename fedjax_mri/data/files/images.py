@@ -21,7 +21,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode_picture(path: str, size: int, channels: int) -> DecodedImage | str:
-    """One image, its proportions kept, in a black square; or the reason why it cannot be decoded."""
+    """Returns one image, its proportions kept, in a black square; or the reason why it cannot be decoded."""
     from PIL import Image, ImageOps
 
     try:
@@ -37,6 +37,6 @@ def decode_picture(path: str, size: int, channels: int) -> DecodedImage | str:
 
 
 def printable(path: Path) -> str:
-    """A path as one line of text that any file or terminal takes, whatever its name is made of."""
+    """Returns a path as one line of text that any file or terminal takes, whatever its name is made of."""
     text = str(path).encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -54,7 +54,7 @@ class Header(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
+    """Returns all axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
     header = header_of(path)
     claimed = volume.claimed_bytes(header.shape, header.dtype, 0, limits)
     file, start = (path.parent / header.data, 0) if header.data else (path, header.end)
@@ -71,7 +71,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
 
 
 def header_of(path: Path) -> Header:
-    """The header of a file. Raises UserError where it is not that of one volume that lies in a patient."""
+    """Returns the header of a file. Raises UserError where it is not that of one volume that lies in a patient."""
     with path.open("rb") as file:
         start = file.read(LONGEST)
     try:
@@ -86,7 +86,7 @@ def header_of(path: Path) -> Header:
 
 
 def meta(start: bytes) -> Header:
-    """The header of a MetaImage; LOCAL ends it."""
+    """Returns the header of a MetaImage; LOCAL ends it."""
     found = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*\r?\n", start, re.M) or re.search(
         rb"^ElementDataFile\s*=\s*([^\r\n]*?)\s*$", start, re.M
     )
@@ -112,7 +112,7 @@ def meta(start: bytes) -> Header:
 
 
 def nrrd(start: bytes) -> Header:
-    """The header of a NRRD file; an empty line ends it, or the end of the file."""
+    """Returns the header of a NRRD file, which an empty line ends, or the end of the file."""
     found = re.search(rb"\r?\n\r?\n", start)
     end = found.end() if found else len(start)
     fields = {name.lower(): value for name, value in pairs(start[:end], ":").items()}
@@ -133,23 +133,23 @@ def nrrd(start: bytes) -> Header:
 
 
 def pairs(text: bytes, sign: str) -> dict[str, str]:
-    """Names and values in lines such as NDims = 3."""
+    """Returns the names and values in lines such as NDims = 3."""
     lines = [line.partition(sign) for line in text.decode("latin-1").splitlines() if not line.startswith("#")]
     return {name.strip(): value.strip() for name, found, value in lines if found}
 
 
 def first(fields: Mapping[str, str], *names: str) -> str | None:
-    """The value of the first field that is there."""
+    """Returns the value of the first field that is there."""
     return next((fields[name] for name in names if name in fields), None)
 
 
 def is_true(text: str) -> bool:
-    """Whether a field of MetaImage says yes."""
+    """Returns whether a field of MetaImage says yes."""
     return text[:1] in ("T", "t", "1")
 
 
 def numbers(text: str, count: int) -> np.ndarray:
-    """As many numbers as are expected, between blanks or commas."""
+    """Returns the numbers of a text, between blanks or commas. Raises ValueError where they are not `count`."""
     values = np.array([float(word) for word in re.split(r"[\s,]+", text.strip())])
     if len(values) != count:
         raise ValueError
@@ -157,7 +157,7 @@ def numbers(text: str, count: int) -> np.ndarray:
 
 
 def shape_of(text: str) -> tuple[int, ...]:
-    """The shape of a volume."""
+    """Returns the shape of a volume. Raises UserError on other than 3 to 5 dimensions."""
     shape = tuple(int(word) for word in text.split())
     if not 3 <= len(shape) <= 5:
         raise UserError(f"{len(shape)} dimensions: give one volume of 3")
@@ -165,7 +165,7 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 
 def affine_of(directions: np.ndarray, origin: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """NIfTI's affine [4, 4] of steps along the axes, which are columns, and the first voxel's place."""
+    """Returns NIfTI's affine [4, 4] of steps along the axes, which are columns, and the first voxel's place."""
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = signs @ directions, signs @ origin
     return affine
@@ -174,7 +174,7 @@ def affine_of(directions: np.ndarray, origin: np.ndarray, signs: np.ndarray) -> 
 def file_bytes(
     header: Header, turn_back: Any, conversion: Conversion, values: np.ndarray, deviation: bool
 ) -> list[bytes]:
-    """The bytes of one file on the source's grid: int16 HU, or float32."""
+    """Returns the bytes of one file on the source's grid: int16 HU, or float32."""
     dtype = volume.stored_type(conversion, deviation).newbyteorder("<")
     voxels = b"".join(volume.planes(values, turn_back, dtype))
     text = volume.description(conversion, deviation).encode("ascii", "replace").decode().replace("\n", " ")
@@ -184,7 +184,10 @@ def file_bytes(
 def write_meta(
     shape: tuple[int, ...], dtype: np.dtype, place: np.ndarray, text: str, voxels: bytes, packed: bool
 ) -> bytes:
-    """The bytes of a .mha file; `place` [3, 4] has steps along the axes and the first voxel's place, in LPS."""
+    """Returns the bytes of a .mha file.
+
+    `place` [3, 4] has steps along the axes and the first voxel's place, in LPS.
+    """
     data = zlib.compress(voxels, 1) if packed else voxels
     steps = np.linalg.norm(place[:, :3], axis=0)
     kinds = {np.dtype("i2"): "MET_SHORT", np.dtype("f4"): "MET_FLOAT"}
@@ -209,7 +212,10 @@ def write_meta(
 def write_nrrd(
     shape: tuple[int, ...], dtype: np.dtype, place: np.ndarray, text: str, voxels: bytes, packed: bool
 ) -> bytes:
-    """The bytes of a .nrrd file; `place` [3, 4] has steps along the axes and the first voxel's place, in LPS."""
+    """Returns the bytes of a .nrrd file.
+
+    `place` [3, 4] has steps along the axes and the first voxel's place, in LPS.
+    """
     lines = {
         "type": {np.dtype("i2"): "short", np.dtype("f4"): "float"}[dtype],
         "dimension": "3",
@@ -226,12 +232,12 @@ def write_nrrd(
 
 
 def written(values: np.ndarray, sign: str = " ") -> str:
-    """Numbers with all their digits."""
+    """Returns numbers as text with all their digits."""
     return sign.join(repr(float(value)) for value in values)
 
 
 def recognizes(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is MetaImage or NRRD."""
+    """Returns whether a file that begins with these bytes is MetaImage or NRRD."""
     return head.startswith((b"NRRD000", b"ObjectType", b"NDims")) or b"\nNDims" in head[:200]
 
 

@@ -17,7 +17,7 @@ FIELDS = 90  # of them those that are used
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All axial slices. Raises UserError on a header that lies and on more than one volume."""
+    """Returns all axial slices. Raises UserError on a header that lies and on more than one volume."""
     from nibabel import MGHImage
 
     def claim(head: bytes) -> int:
@@ -42,14 +42,14 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
 
 
 def shape_of(header: Any) -> tuple[int, ...]:
-    """The shape of the array, with 4 axes."""
+    """Returns the shape of the array, with 4 axes."""
     return tuple(int(n) for n in header["dims"])
 
 
 def file_bytes(
     header: Any, turn_back: Any, packed: bool, conversion: Conversion, values: np.ndarray, deviation: bool
 ) -> list[bytes]:
-    """The bytes of one file on the source's grid: int16 HU, or float32."""
+    """Returns the bytes of one file on the source's grid: int16 HU, or float32."""
     made = header.copy()
     made.set_data_dtype(volume.stored_type(conversion, deviation))
     pieces = volume.planes(values, turn_back, made.get_data_dtype())

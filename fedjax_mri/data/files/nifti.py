@@ -32,7 +32,10 @@ class Placement(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """All axial slices. Raises UserError on a header that lies or has no form, on several volumes and on colours."""
+    """Returns all axial slices.
+
+    Raises UserError on a header that lies or has no form, on several volumes and on colours.
+    """
     header, whole, said = read_parts(path, limits)
     form, (slope, intercept, scaled) = placement_of(header), scaling(header)
     shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
@@ -48,7 +51,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
 
 
 def read_parts(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, ...]]:
-    """A header of nibabel, the bytes of the voxels, and notes; of a pair, the header's path is given."""
+    """Returns a header of nibabel, the bytes of the voxels, and notes; of a pair, the header's path is given."""
 
     def claim(head: bytes) -> int:
         header = header_of(head)
@@ -63,7 +66,7 @@ def read_parts(path: Path, limits: Limits) -> tuple[Any, np.ndarray, tuple[str, 
 
 
 def header_of(head: bytes) -> Any:
-    """The header in the first bytes of a file. Raises UserError where there is none."""
+    """Returns the header in the first bytes of a file. Raises UserError where there is none."""
     from nibabel.analyze import AnalyzeHeader
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
@@ -82,18 +85,18 @@ def header_of(head: bytes) -> Any:
 
 
 def in_one(header: Any) -> bool:
-    """Whether header and voxels are in one file."""
+    """Returns whether header and voxels are in one file."""
     return "magic" in header.keys() and bytes(header["magic"].item())[:3] in (b"n+1", b"n+2")  # noqa: SIM118
 
 
 def claimed(header: Any, limits: Limits) -> int:
-    """Bytes that the file of the voxels must have."""
+    """Returns the number of bytes that the file of the voxels must have."""
     shape = tuple(map(int, header.get_data_shape()))
     return volume.claimed_bytes(shape, volume.dtype_of(header), start(header), limits)
 
 
 def start(header: Any) -> float:
-    """Where the voxels begin. Raises UserError where that is within the header."""
+    """Returns where the voxels begin. Raises UserError where that is within the header."""
     offset, least = float(header["vox_offset"]), len(header.binaryblock) if in_one(header) else 0
     if 0 < offset < least:
         raise UserError(f"its header claims that voxels begin at {offset:g}, within itself: write it again")
@@ -101,7 +104,7 @@ def start(header: Any) -> float:
 
 
 def partner(path: Path) -> Path:
-    """The file of the voxels beside that of a header."""
+    """Returns the file of the voxels beside that of a header. Raises UserError where there is none."""
     found = next((path.with_suffix(ending) for ending in (".img", ".IMG") if path.with_suffix(ending).is_file()), None)
     if found is None:
         raise UserError(f"a header without its image: put {path.with_suffix('.img').name} beside it")
@@ -109,7 +112,7 @@ def partner(path: Path) -> Path:
 
 
 def placement_of(header: Any) -> Placement:
-    """Where a volume lies: by its sform, else by its qform. Raises UserError without either."""
+    """Returns where a volume lies: by its sform, else by its qform. Raises UserError without either."""
     if "sform_code" not in header.keys():  # noqa: SIM118  (a header iterates over more than its keys)
         said = "an Analyze file, which does not say which side is left: taken as usual"
         return Placement(header.get_base_affine(), 1.0, (said,))
@@ -123,7 +126,7 @@ def placement_of(header: Any) -> Placement:
 
 
 def rotation(header: Any) -> np.ndarray | None:
-    """The qform; None where it is not set, or its quaternion is none."""
+    """Returns the affine of the qform; None where it is not set, or its quaternion is none."""
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -133,12 +136,12 @@ def rotation(header: Any) -> np.ndarray | None:
 
 
 def flat(affine: np.ndarray) -> bool:
-    """Whether an affine is of no use."""
+    """Returns whether an affine is of no use."""
     return not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
 
 
 def differing(sform: np.ndarray, qform: np.ndarray | None) -> tuple[str, ...]:
-    """A sentence where two forms lay the volume's axes in different directions."""
+    """Returns a sentence where two forms lay the volume's axes in different directions."""
     from nibabel import aff2axcodes
 
     if qform is None or flat(qform) or flat(sform):
@@ -148,7 +151,7 @@ def differing(sform: np.ndarray, qform: np.ndarray | None) -> tuple[str, ...]:
 
 
 def scaling(header: Any) -> tuple[float, float, tuple[str, ...]]:
-    """Slope and intercept, 1 and 0 where none are set; and a sentence where they are not finite."""
+    """Returns the slope and intercept, 1 and 0 where none are set; and a sentence where they are not finite."""
     if "scl_slope" not in header.keys():  # noqa: SIM118
         return 1.0, 0.0, ()
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
@@ -160,7 +163,7 @@ def scaling(header: Any) -> tuple[float, float, tuple[str, ...]]:
 
 
 def labels(header: Any) -> tuple[str, ...]:
-    """A sentence on a header that speaks of labels."""
+    """Returns a sentence on a header that speaks of labels."""
     found = "intent_code" in header.keys() and int(header["intent_code"]) == LABELS  # noqa: SIM118
     return ("its header says that it holds labels, not an image",) if found else ()
 
@@ -174,7 +177,7 @@ def file_bytes(
     values: np.ndarray,
     deviation: bool,
 ) -> list[bytes]:
-    """The bytes of one file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
+    """Returns the bytes of one file on the source's grid: int16 HU, or float32; slope 1 and intercept 0.
 
     Extensions, which speak of the source, are left out.
     """
@@ -189,7 +192,7 @@ def file_bytes(
 
 
 def single(header: Any, affine: np.ndarray) -> Any:
-    """The header of a single file, without extensions, of one of any kind."""
+    """Returns the header of a single file, without extensions, made of a header of any kind."""
     from nibabel import Nifti1Header, Nifti2Header
 
     two = len(header.binaryblock) == 540
@@ -206,14 +209,17 @@ def single(header: Any, affine: np.ndarray) -> Any:
 
 
 def is_analyze(head: bytes) -> bool:
-    """Whether these first bytes may be an Analyze header's: its own length, 1 to 7 axes, and no mark of NIfTI."""
+    """Returns whether these first bytes may be an Analyze header's.
+
+    That is: its own length, 1 to 7 axes, and no mark of NIfTI.
+    """
     order: Literal["little", "big"] = "little" if head[:4] == b"\x5c\1\0\0" else "big"
     length, axes = (int.from_bytes(part, order) for part in (head[:4], head[40:42]))
     return length == 348 and 1 <= axes <= 7 and not head[344:348].strip(b"\0")
 
 
 def recognizes(head: bytes) -> bool:
-    """Whether these first bytes are such a header's, or of a packed file."""
+    """Returns whether these first bytes are such a header's, or of a packed file."""
     marked = head[344:348] in SINGLE + PAIRED or head[4:8] in SINGLE + PAIRED
     return head[:2] == packing.GZIP or marked or is_analyze(head)
 

@@ -15,7 +15,9 @@ Turn = Callable[[np.ndarray], np.ndarray]
 
 
 def turns(affine: np.ndarray) -> tuple[Turn, Turn]:
-    """Two functions: arrays [x, y, z] of this affine to axial slices [D, H, W] (see `scan.py`); and back.
+    """Returns the function from arrays [x, y, z] of this affine to axial slices [D, H, W], and its inverse.
+
+    `scan.py` says how axial slices lie.
 
     Raises UserError on an affine that is not finite or has no volume.
     """
@@ -33,19 +35,19 @@ def turns(affine: np.ndarray) -> tuple[Turn, Turn]:
 
 
 def is_axial(affine: np.ndarray) -> bool:
-    """Whether arrays [x, y, z] of this affine are axial slices, one for each z."""
+    """Returns whether arrays [x, y, z] of this affine are axial slices, one for each z."""
     return bool(transforms(affine)[0][2, 0] == 2)
 
 
 def spacing(affine: np.ndarray) -> tuple[float, float, float]:
-    """Distances in mm between the slices, rows and columns that `turns` gives."""
+    """Returns the distances in mm between the slices, rows and columns that `turns` gives."""
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     x, y, z = (float(sizes[int(axis)]) for axis in transforms(affine)[1][:, 0])
     return z, y, x
 
 
 def transforms(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The changes of axes, as nibabel writes them, to left, back and head, and back again."""
+    """Returns the changes of axes, as nibabel writes them, to left, back and head, and back again."""
     return _transforms(np.asarray(affine[:3, :3], np.float64).tobytes())
 
 

@@ -24,7 +24,7 @@ SURPLUS = 2**24  # bytes that a packed file may hold beyond what its header clai
 def content(
     path: Path, claim: Callable[[bytes], int], start: int = 0, packed: bool | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The bytes of a file from `start`, as many as `claim` says of the first ones; and notes.
+    """Returns the bytes of a file from `start`, as many as `claim` says of the first ones; and notes.
 
     They may be packed by gzip, which is told by the first two where it is not given, or by zlib. What is packed is
     unpacked to its end, where its checksum lies. Raises UserError where there are fewer, or they are damaged.
@@ -79,7 +79,7 @@ def unpacked(file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
 
 
 def first_unpacked(head: bytes) -> bytes:
-    """The first bytes of what a gzip file that begins with `head` holds; of other files, those that were given."""
+    """Returns the first bytes of what a gzip file that begins with `head` holds; of other files, `head` itself."""
     if head[:2] != GZIP:
         return head
     try:
@@ -89,7 +89,7 @@ def first_unpacked(head: bytes) -> bytes:
 
 
 def written(header: bytes, pieces: Iterator[bytes], packed: bool) -> bytes:
-    """The bytes of a file of which all or nothing is packed by gzip; pieces are taken one at a time."""
+    """Returns the bytes of a file of which all or nothing is packed by gzip; pieces are taken one at a time."""
     pack, file = packer(), io.BytesIO()
     for piece in itertools.chain([header], pieces):
         file.write(pack.compress(piece) if packed else piece)
@@ -98,9 +98,10 @@ def written(header: bytes, pieces: Iterator[bytes], packed: bool) -> bytes:
 
 
 def packer() -> Any:
-    """What packs by gzip: ISA-L where it is installed, which is five times as fast as zlib at its lowest level.
+    """Returns what packs by gzip: ISA-L where it is installed, else zlib.
 
-    Higher levels of zlib take five times as long again, and gain a few per cent.
+    ISA-L is five times as fast as zlib at its lowest level. Higher levels of zlib take five times as long again, and
+    gain a few per cent.
     """
     try:
         from isal import isal_zlib
@@ -110,5 +111,5 @@ def packer() -> Any:
 
 
 def is_packed_name(path: Path) -> bool:
-    """Whether the name of a file says that it is packed; readers of others' making go by it."""
+    """Returns whether the name of a file says that it is packed; other programs go by the name."""
     return path.name.lower().endswith((".gz", ".mgz"))

@@ -56,7 +56,7 @@ class Picture(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """The picture as one slice. Raises UserError on files that are not a single picture of a sensible size."""
+    """Returns the picture as one slice. Raises UserError on files that are not a single picture of a sensible size."""
     with opened(path, limits.pixels) as image:
         check_slice(image.height, image.width, limits)
         kind, picture = str(image.format).replace("MPO", "JPEG"), as_picture(image, path)
@@ -66,7 +66,7 @@ def read(path: Path, modality: str, limits: Limits) -> Scan:
 
 @contextmanager
 def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
-    """A picture of which nothing but the header is read yet.
+    """Yields a picture of which nothing but the header is read yet.
 
     Raises UserError, with the reason alone, where it is of another kind, has more `pixels`, or fails while it is
     decoded.
@@ -89,7 +89,10 @@ def opened(path: str | Path, pixels: int = MAX_PIXELS) -> Iterator["Image"]:
 
 
 def as_picture(image: "Image", path: str | Path) -> Picture:
-    """The picture in an opened file. Raises UserError on several frames, and on values that are no grey levels."""
+    """Returns the picture in an opened file.
+
+    Raises UserError on several frames, and on values that are no grey levels.
+    """
     from PIL import Image, ImageOps
 
     frames = getattr(image, "n_frames", 1)
@@ -115,9 +118,10 @@ def as_picture(image: "Image", path: str | Path) -> Picture:
 
 
 def deep(values: np.ndarray) -> Picture:
-    """A grey picture of up to 16 bits [h, w]; as many count as its values need, of 8, 12 and 16.
+    """Returns a grey picture of up to 16 bits [h, w].
 
-    Raises UserError on values beyond them.
+    White is the largest number of 8, 12 or 16 bits, the fewest that its values need. Raises UserError on values beyond
+    16 bits.
     """
     least, most = int(values.min()), int(values.max())
     if least < 0 or most >= 2**16:
@@ -129,20 +133,20 @@ def deep(values: np.ndarray) -> Picture:
 
 
 def dim(values: np.ndarray, full: int) -> tuple[str, ...]:
-    """A sentence on a picture whose brightest value is far from white; one without contrast says nothing."""
+    """Returns a sentence on a picture whose brightest value is far from white; one without contrast says nothing."""
     dark = values.min() < values.max() < full / 8
     return (f"its brightest value is less than an eighth of white, which is {full}",) if dark else ()
 
 
 def png_depth(path: str | Path) -> tuple[int, int]:
-    """Bits of each colour and kind of colours in a PNG's header; 0 and 0 of another file."""
+    """Returns the bits of each colour and the kind of colours in a PNG's header; 0 and 0 of another file."""
     with open(path, "rb") as file:
         head = file.read(26)
     return (head[24], head[25]) if head.startswith(BEGINNINGS[0]) and len(head) == 26 else (0, 0)
 
 
 def grey_and_alpha(path: str | Path) -> np.ndarray:
-    """A PNG of grey and alpha of 16 bits each over black, uint16 [h, w], upright.
+    """Returns a PNG of grey and alpha of 16 bits each over black, uint16 values [h, w], upright.
 
     Pillow reads it at 8 bits. But each pixel has four bytes, as RGBA of 8 bits has, and is filtered alike.
     """
@@ -159,7 +163,7 @@ def grey_and_alpha(path: str | Path) -> np.ndarray:
 def encode(
     kind: str, full: int, dtype: np.dtype, conversion: Conversion, values: np.ndarray, deviation: bool
 ) -> list[bytes]:
-    """The bytes of a file of the same `kind` and depth whose `full` value is white; JPEG at quality 95."""
+    """Returns the bytes of a file of the same `kind` and depth whose `full` value is white; JPEG at quality 95."""
     from PIL import Image
 
     if deviation and kind in ("PNG", "TIFF"):
@@ -171,7 +175,7 @@ def encode(
 
 
 def to_display(values: np.ndarray, conversion: Conversion, deviation: bool) -> np.ndarray:
-    """HU as a share of the run's window; what is in 0..1 as it is."""
+    """Returns HU as a share of the run's window, and what is in 0..1 as it is."""
     if not conversion.hounsfield:
         return values
     assert conversion.window is not None

@@ -19,25 +19,28 @@ from fedjax_mri.data.files.units import resolve_units
 
 @functools.cache
 def readers() -> tuple[Reader, ...]:
-    """The readers of all kinds of files, in the order of their modules."""
+    """Returns the readers of all kinds of files, in the order of their modules."""
     names = sorted(one.name for one in pkgutil.iter_modules(files.__path__) if one.name != "read")
     modules = [importlib.import_module(f"{files.__name__}.{name}") for name in names]
     return tuple(module.READER for module in modules if hasattr(module, "READER"))
 
 
 def endings() -> tuple[str, ...]:
-    """The endings of the names of all kinds of files, in lower case, with their dots."""
+    """Returns the endings of the names of all kinds of files, in lower case, with their dots."""
     return tuple(ending for reader in readers() for ending in reader.endings)
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file's name as it is written, such as .nii.gz; "" where no kind that can be read has it."""
+    """Returns the ending of a file's name as it is written, such as .nii.gz.
+
+    It is "" where no kind that can be read has it.
+    """
     known = (ending for ending in endings() if name.lower().endswith(ending))
     return name[len(name) - len(max(known, key=len, default="")) :]
 
 
 def read(path: Path, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
-    """The scan in a file, of modality "ct" or "mr", or "" for whatever the file says.
+    """Returns the scan in a file, of modality "ct" or "mr", or "" for whatever the file says.
 
     `ct_offset` is added to a CT whose file does not state that it is in HU; without one it is checked (`units.py`).
     Raises UserError, with the reason and the remedy alone, where there is none.
@@ -46,7 +49,7 @@ def read(path: Path, modality: str, limits: Limits, ct_offset: float | None = No
 
 
 def read_scan(item: Item, modality: str, limits: Limits, ct_offset: float | None = None) -> Scan:
-    """The scan of an item: that in its file, or the volume of its DICOM series. Otherwise like `read`."""
+    """Returns the scan of an item: that in its file, or the volume of its DICOM series. Otherwise it is like `read`."""
     if len(item.paths) == 1:
         return read(item.paths[0], modality, limits, ct_offset)
     for path in item.paths:
@@ -55,7 +58,9 @@ def read_scan(item: Item, modality: str, limits: Limits, ct_offset: float | None
 
 
 def read_checked(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
-    """What `read` gives, with known units, without its decoder's warnings, which name no file.
+    """Returns what `read` gives, with known units.
+
+    Warnings of its decoder, which name no file, are not shown.
 
     Raises UserError on whatever fails.
     """
@@ -71,7 +76,7 @@ def read_checked(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
 
 
 def head(path: Path, limits: Limits) -> bytes:
-    """The first bytes of a file, which tell its kind."""
+    """Returns the first bytes of a file, which tell its kind."""
     if not path.exists():
         raise UserError("no such file: check the path")
     if not path.is_file():
@@ -82,7 +87,7 @@ def head(path: Path, limits: Limits) -> bytes:
 
 
 def reader_of(head: bytes) -> Reader:
-    """The reader for a file that begins with these bytes. Raises UserError where there is none."""
+    """Returns the reader for a file that begins with these bytes. Raises UserError where there is none."""
     if not head:
         raise UserError("empty file: write it again")
     found = next((reader for reader in readers() if reader.recognizes(head)), None)

@@ -9,7 +9,7 @@ SQUARE = (1.0, 1.0)
 
 
 def fit(image: np.ndarray, size: tuple[int, int], fill: float, pixel: tuple[float, float] = SQUARE) -> np.ndarray:
-    """An image [h, w] resized to lie in the middle of [H, W], with `fill` around it.
+    """Returns an image [h, w] resized to lie in the middle of [H, W], with `fill` around it.
 
     `pixel` has the distances between its rows and between its columns, in any unit.
     """
@@ -20,7 +20,7 @@ def fit(image: np.ndarray, size: tuple[int, int], fill: float, pixel: tuple[floa
 
 
 def unfit(full: np.ndarray, shape: tuple[int, int], pixel: tuple[float, float] = SQUARE) -> np.ndarray:
-    """The inverse of `fit`: an image [h, w] from one [H, W]."""
+    """Returns the inverse of `fit`: an image [h, w] from one [H, W]."""
     (top, left), (height, width) = placement(shape, full.shape, pixel)
     return resize(full[top : top + height, left : left + width], shape)
 
@@ -28,7 +28,10 @@ def unfit(full: np.ndarray, shape: tuple[int, int], pixel: tuple[float, float] =
 def placement(
     shape: tuple[int, ...], size: tuple[int, ...], pixel: tuple[float, float]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The corner and size of the largest rectangle of the proportions of [h, w] pixels in the middle of [H, W]."""
+    """Returns the corner and size of the largest rectangle that fits into the middle of [H, W].
+
+    Its proportions are those of [h, w] pixels.
+    """
     extent = [count * step for count, step in zip(shape, pixel)]
     scale = min(side / length for side, length in zip(size, extent))
     height, width = (max(1, round(length * scale)) for length in extent)
@@ -36,7 +39,7 @@ def placement(
 
 
 def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """An image [h, w] resized to another shape, float32; of the same shape, the same values."""
+    """Returns an image [h, w] resized to another shape, float32; of the same shape, the same values."""
     from PIL import Image
 
     values = np.ascontiguousarray(image, np.float32)

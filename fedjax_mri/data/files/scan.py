@@ -42,7 +42,7 @@ class Conversion(NamedTuple):
 
     @property
     def bounds(self) -> str:
-        """What no value of a made CT in HU can be outside of, in words; "" of what is not in HU."""
+        """The limits of the values of a made CT in HU, in words; "" of what is not in HU."""
         return "{:g} to {:g} HU".format(*self.window) if self.to == "ct" and self.window is not None else ""
 
 

@@ -40,7 +40,7 @@ class Header(NamedTuple):
 
 
 def items(files: Sequence[File], whole: bool) -> tuple[list[Item], list[str]]:
-    """The scans in files, and lines to be shown to the user.
+    """Returns the scans in files, and lines to be shown to the user.
 
     `whole`: each DICOM series is one item. Otherwise axial images are items of their own, in order of position, and
     only a series in another orientation, of which axial slices have to be cut, is one.
@@ -64,14 +64,14 @@ def items(files: Sequence[File], whole: bool) -> tuple[list[Item], list[str]]:
 
 
 def headers(files: Sequence[File]) -> list[Header]:
-    """The headers of files, read by several threads."""
+    """Returns the headers of files, read by several threads."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(pool.map(header, files))
 
 
 def header(file: File) -> Header:
-    """The header of a file."""
+    """Returns the header of a file."""
     if not file.path.is_file():  # opening a pipe would wait for its other end
         return Header(file)
     try:
@@ -88,7 +88,10 @@ def header(file: File) -> Header:
 
 
 def stacks(headers: Sequence[Header]) -> list[list[Header]]:
-    """Images that may form one volume; a file of several frames, of no known place or of another kind is alone."""
+    """Returns images that may form one volume, together.
+
+    A file of several frames, of no known place or of another kind is alone.
+    """
     found: dict[Any, list[Header]] = {}
     for one in headers:
         alone = one.frames > 1 or one.place.position is None
@@ -97,14 +100,14 @@ def stacks(headers: Sequence[Header]) -> list[list[Header]]:
 
 
 def stack_of(dataset: Any, where: Place) -> tuple[Any, ...]:
-    """What images of one volume have in common; directions and distances to two digits."""
+    """Returns what images of one volume have in common; directions and distances to two digits."""
     names = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns")
     grid = [() if values is None else tuple(np.round(values, 2).ravel() + 0.0) for values in where[1:3]]
     return (*(str(dataset.get(name)) for name in names), *grid)
 
 
 def in_order(stack: Sequence[Header]) -> list[Header]:
-    """Images in order of position along their normal; of one position, in the order that they come."""
+    """Returns images in order of position along their normal; of one position, in the order that they come."""
     depth = depths([one.place for one in stack])
     return [stack[at] for at in np.argsort(depth, kind="stable")] if np.isfinite(depth).all() else list(stack)
 
@@ -119,7 +122,7 @@ def parts(stack: Sequence[Header]) -> Iterator[list[Header]]:
 
 
 def grouped(stack: Sequence[Header], mark: int) -> list[list[Header]]:
-    """Images grouped by one of their marks."""
+    """Returns images grouped by one of their marks."""
 
     def value(one: Header) -> str:
         return one.marks[mark]
@@ -128,13 +131,16 @@ def grouped(stack: Sequence[Header], mark: int) -> list[list[Header]]:
 
 
 def distinct(stack: Sequence[Header]) -> bool:
-    """Whether no two images lie at one place."""
+    """Returns whether no two images lie at one place."""
     depth = np.round(depths([one.place for one in stack]), 2)
     return len(np.unique(depth)) == len(stack)
 
 
 def item(stack: Sequence[Header]) -> Item:
-    """The item of images in order. A file of several frames has a result for each, numbered."""
+    """Returns the item of images in order.
+
+    A file of several frames has a result for each, numbered.
+    """
     names, frames = [one.file.name for one in stack], stack[0].frames
     if frames > 1:
         ending = names[0].suffix if names[0].suffix.lower() in dicom.ENDINGS else ""
@@ -144,7 +150,7 @@ def item(stack: Sequence[Header]) -> Item:
 
 
 def read(paths: Sequence[Path], modality: str, limits: Limits) -> Scan:
-    """The volume of a DICOM series. Raises UserError where its files form none, with the file's name."""
+    """Returns the volume of a DICOM series. Raises UserError where its files form none, with the file's name."""
     slices: list[dicom_slices.Slice] = []
     for path in paths:
         try:

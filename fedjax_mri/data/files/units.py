@@ -29,7 +29,7 @@ Window = tuple[float, float] | None
 
 
 def resolve_units(scan: Scan, ct_offset: float | None = None) -> Scan:
-    """A scan whose units are known and whose voxels are finite; NaN around the head becomes background.
+    """Returns a scan whose units are known and whose voxels are finite; NaN around the head becomes background.
 
     A CT whose file states no units is shifted by `ct_offset`, and without one it is checked.
     Raises UserError on other voxels that are not finite, and on a CT that is not in HU.
@@ -52,7 +52,10 @@ def resolve_units(scan: Scan, ct_offset: float | None = None) -> Scan:
 
 
 def check_missing(voxels: np.ndarray, finite: np.ndarray) -> list[str]:
-    """A sentence on NaN around the head. Raises UserError on infinite voxels, and on NaN that the head encloses."""
+    """Returns a sentence on NaN around the head.
+
+    Raises UserError on infinite voxels, and on NaN that the head encloses.
+    """
     bad = voxels.size - int(finite.sum())
     if not bad:
         return []
@@ -66,13 +69,13 @@ def check_missing(voxels: np.ndarray, finite: np.ndarray) -> list[str]:
 
 
 def sample(voxels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The wanted ones among about a million voxels, evenly spread."""
+    """Returns the wanted ones among about a million voxels, evenly spread."""
     step = (voxels.size >> 20) | 1  # odd, so that it does not fall in with the rows
     return voxels.ravel()[::step][wanted.ravel()[::step]]
 
 
 def check_hounsfield(values: np.ndarray) -> list[str]:
-    """Sentences on what is doubtful in a CT's values. Raises UserError where they cannot be HU.
+    """Returns sentences on what is doubtful in a CT's values. Raises UserError where they cannot be HU.
 
     A CT in HU may lack air or bone, where a window was cut out or a head was stripped. But it spans more than noise,
     most of it is not denser than bone, and there is less dense bone (874 to 1174 HU) than other bone (200 to 800 HU).
@@ -102,7 +105,10 @@ def check_units(scan: Scan, conversion: Conversion) -> None:
 
 
 def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -> np.ndarray:
-    """All slices of a scan as a model of this modality and window takes them: float32 [D, H, W] of the size [H, W]."""
+    """Returns all slices of a scan as a model of this modality and window takes them: float32 [D, H, W].
+
+    The size of each is [H, W].
+    """
     displayed = scan.units == "display"
 
     def resized(slices: np.ndarray, fill: float) -> np.ndarray:
@@ -120,12 +126,15 @@ def to_model(scan: Scan, modality: str, window: Window, size: tuple[int, int]) -
 
 
 def pixel(scan: Scan) -> tuple[float, float]:
-    """Distances between rows and columns; 1 and 1 where they are not known."""
+    """Returns the distances between rows and columns; 1 and 1 where they are not known."""
     return (scan.spacing[1], scan.spacing[2]) if scan.spacing else resample.SQUARE
 
 
 def normalise_mr(magnitude: np.ndarray) -> np.ndarray:
-    """Slices of an MR [D, H, W] over what is shown as white, 0 to 1, as `show_mr` of the phantom; empty ones stay."""
+    """Returns slices of an MR [D, H, W] over what is shown as white, clipped to 0..1, as the phantom's `show_mr` does.
+
+    Empty slices stay as they are.
+    """
     totals = np.array([image.sum(dtype=np.float64) for image in magnitude])
     squares = np.array([np.square(image, dtype=np.float64).sum() for image in magnitude])
     if not squares.any():
@@ -135,7 +144,7 @@ def normalise_mr(magnitude: np.ndarray) -> np.ndarray:
 
 
 def shift_to_background(voxels: np.ndarray) -> np.ndarray:
-    """An MR [D, H, W] of any scale, shifted so that its background is 0 and no tissue lies below.
+    """Returns an MR [D, H, W] of any scale, shifted so that its background is 0 and no tissue lies below.
 
     What lies below 0 by interpolation alone is left there. Else values are z-scores, or in -1..1. Their background is
     what most voxels at the edges of slices equal. It is the least value where all voxels were scaled; where those of
@@ -157,12 +166,15 @@ def shift_to_background(voxels: np.ndarray) -> np.ndarray:
 
 
 def outside_head(ground: np.ndarray) -> np.ndarray:
-    """Of voxels that have the background's value, bool [D, H, W], those that their slice's head does not enclose."""
+    """Returns which voxels [D, H, W] of the background's value the head does not enclose in their slice.
+
+    `ground` is bool [D, H, W], true where a voxel has that value.
+    """
     from scipy import ndimage
 
     return np.stack([~ndimage.binary_fill_holes(~image) for image in ground])
 
 
 def within_bounds(values: np.ndarray, conversion: Conversion) -> np.ndarray:
-    """A model's values, clipped to what its units and int16 can hold."""
+    """Returns a model's values, clipped to what its units and int16 can hold."""
     return np.clip(values, *((MIN_HU, 32767.0) if conversion.hounsfield else (0.0, 1.0)))

@@ -17,7 +17,7 @@ STEPS = 2**16  # of 0..1 in what is written as float32: noise in further bits co
 
 
 def claimed_bytes(shape: tuple[int, ...], dtype: np.dtype, offset: float, limits: Limits) -> int:
-    """Bytes that a file with this header must have. Raises UserError where they cannot be a volume."""
+    """Returns the bytes that a file with this header must have. Raises UserError where they cannot be a volume."""
     if min(shape, default=0) < 1 or not 0 <= offset <= limits.bytes:
         raise UserError(f"its header claims the shape {shape} after {offset} bytes: write it again")
     if dtype.kind not in "iuf":
@@ -30,7 +30,7 @@ def claimed_bytes(shape: tuple[int, ...], dtype: np.dtype, offset: float, limits
 
 
 def dtype_of(header: Any) -> np.dtype:
-    """The type of the voxels that a header of nibabel names."""
+    """Returns the type of the voxels that a header of nibabel names."""
     try:
         return header.get_data_dtype()
     except (KeyError, ValueError) as error:
@@ -38,13 +38,13 @@ def dtype_of(header: Any) -> np.dtype:
 
 
 def three(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape with exactly 3 axes; axes beyond them have length 1."""
+    """Returns the shape with exactly 3 axes; axes beyond them have length 1."""
     x, y, z = (*shape, 1, 1)[:3]
     return x, y, z
 
 
 def axial(stored: np.ndarray, turn: Turn, slope: float = 1, intercept: float = 0) -> np.ndarray:
-    """Axial slices float32 [D, H, W] of an array [x, y, z] as stored."""
+    """Returns the axial slices float32 [D, H, W] of an array [x, y, z] as stored."""
     turned = turn(stored)
     slices = np.empty(turned.shape, np.float32)
     for place, image in enumerate(turned):
@@ -53,7 +53,7 @@ def axial(stored: np.ndarray, turn: Turn, slope: float = 1, intercept: float = 0
 
 
 def doubts(affine: np.ndarray, step: tuple[float, ...]) -> tuple[str, ...]:
-    """Sentences on distances in mm that can hardly be meant, and on slices that are not quite axial.
+    """Returns sentences on distances in mm that can hardly be meant, and on slices that are not quite axial.
 
     Raises UserError on distances that no image can have.
     """
@@ -74,23 +74,26 @@ def planes(values: np.ndarray, turn_back: Turn, dtype: np.dtype) -> Iterator[byt
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values of another type: whole numbers, or floats in steps of 1/65536."""
+    """Returns values of another type: whole numbers, or floats in steps of 1/65536."""
     if dtype.kind == "i":
         return np.rint(values).astype(dtype)
     return (np.rint(values * np.float32(STEPS)) / np.float32(STEPS)).astype(dtype)
 
 
 def units_of(modality: str) -> Literal["unstated", "arbitrary"]:
-    """The units of a volume whose header knows none."""
+    """Returns the units of a volume whose header knows none."""
     return "unstated" if modality == "ct" else "arbitrary"
 
 
 def stored_type(conversion: Conversion, deviation: bool) -> np.dtype:
-    """HU are whole numbers; a standard deviation, and what is in 0..1, are not."""
+    """Returns the type in which values are stored: int16 for HU, which are whole numbers, else float32.
+
+    A standard deviation, and what is in 0..1, are not whole numbers.
+    """
     return np.dtype(np.int16 if conversion.hounsfield and not deviation else np.float32)
 
 
 def description(conversion: Conversion, deviation: bool) -> str:
-    """What was made, of what, by which model, and what no value can be outside of, for a header."""
+    """Returns text for a header: what was made, of what, by which model, and the limits of its values."""
     confined = f", {conversion.bounds}" if conversion.hounsfield and not deviation else ""
     return f"fedjax-mri {conversion.model[:30]}: {conversion.source} to {conversion.to}{confined}" + ", sd" * deviation

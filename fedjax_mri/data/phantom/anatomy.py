@@ -38,7 +38,7 @@ HIGH = Head(1.0, 70.0, 88.0, 0.09, 0.015, 8.5, 8.0, 1.6, 1.2, 21.0, 1.0, 1.0, 1.
 
 
 def draw_head(key: jax.Array, z: jax.Array) -> Head:
-    """A patient, uniform between LOW and HIGH, cut at height `z` mm."""
+    """Returns a patient, uniform between LOW and HIGH, cut at height `z` mm."""
     share = jax.random.uniform(key, (len(Head._fields),), jnp.float32)
     head = Head(*(low + (high - low) * share[i] for i, (low, high) in enumerate(zip(LOW, HIGH))))
     return head._replace(
@@ -69,7 +69,7 @@ class Texture(NamedTuple):
 
 
 def cavity_radius(head: Head, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Distance from the centre over that of the inner table in the same direction; x, y of any shape."""
+    """Returns the distance from the centre over that of the inner table in the same direction; x, y of any shape."""
     lift = jnp.square((head.z - 22.0) / 78.0)
     size = jnp.sqrt(1.0 - lift)
     egg = head.egg + 0.06 * window(head.z, -50.0, 6.0, 12.0)
@@ -79,13 +79,19 @@ def cavity_radius(head: Head, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def beyond_cavity(head: Head, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Signed distance in mm to the inner table of the skull along the ray from the centre, positive outside."""
+    """Returns the signed distance in mm to the inner table of the skull along the ray from the centre.
+
+    It is positive outside.
+    """
     radius = jnp.sqrt(jnp.square(x) + jnp.square(y) + 1e-3)
     return radius - radius / cavity_radius(head, x, y)
 
 
 def skull_layers(head: Head, plane: Plane, beyond: jax.Array, texture: Texture, thickening: jax.Array) -> list[Layer]:
-    """Air, skin, fat, muscle and the three layers of the vault, from outside in; `beyond` and `thickening` in mm."""
+    """Returns the layers air, skin, fat, muscle and the three of the vault, from outside in.
+
+    `beyond` and `thickening` in mm.
+    """
     x, y, pixel = plane
     temporal = window(head.z, -50.0, 22.0, 20.0) * inside(ellipse(jnp.abs(x) - 74.0, y - 12.0, 26.0, 36.0), 14.0)
     vault = head.skull + 0.5 * texture.bend_y
@@ -104,7 +110,10 @@ def skull_layers(head: Head, plane: Plane, beyond: jax.Array, texture: Texture, 
 
 
 def base_layers(head: Head, plane: Plane) -> list[Layer]:
-    """Bone and air of the skull base, the gland and the venous sinus: what stands between the brain and the dura."""
+    """Returns the layers between the brain and the dura.
+
+    They are bone and air of the skull base, the gland and the venous sinus.
+    """
     s, (x, y, pixel) = jnp.abs(plane.x), plane
     z = head.z
     petrous = spindle(*turn(s - 36.0, y + 30.0, 52.0), 6.5, 27.0)
@@ -124,7 +133,7 @@ def base_layers(head: Head, plane: Plane) -> list[Layer]:
 
 
 def ventricles(head: Head, plane: Plane) -> jax.Array:
-    """Distance to the nearest ventricle in mm; those of other levels are far away."""
+    """Returns the distance to the nearest ventricle in mm; those of other levels are far away."""
     x, y, _ = plane
     s, z = jnp.abs(x), head.z
     v = head.ventricle * (1.0 + head.asymmetry * jnp.sign(x))
@@ -140,7 +149,7 @@ def ventricles(head: Head, plane: Plane) -> jax.Array:
 
 
 def cisterns(head: Head, plane: Plane) -> jax.Array:
-    """Distance to the basal cisterns in mm."""
+    """Returns the distance to the basal cisterns in mm."""
     x, y, _ = plane
     s, z = jnp.abs(x), head.z
     star = jnp.minimum(ellipse(x, y - 9.0, 14.0, 8.0), spindle(*turn(s - 20.0, y - 14.0, -68.0), 2.2, 18.0))
@@ -151,7 +160,7 @@ def cisterns(head: Head, plane: Plane) -> jax.Array:
 
 
 def hindbrain_layers(head: Head, plane: Plane) -> list[Layer]:
-    """Brainstem and cerebellum below the tentorium, with the CSF around them."""
+    """Returns the layers of brainstem and cerebellum below the tentorium, with the CSF around them."""
     x, y, pixel = plane
     z = head.z
     stem_low = window(z, -50.0, 20.0, 5.0)
@@ -174,7 +183,7 @@ def hindbrain_layers(head: Head, plane: Plane) -> list[Layer]:
 
 
 def deep_grey(head: Head, plane: Plane) -> jax.Array:
-    """Distance to thalamus, lentiform nucleus and caudate in mm."""
+    """Returns the distance to thalamus, lentiform nucleus and caudate in mm."""
     x, y, _ = plane
     s, z, v = jnp.abs(x), head.z, head.ventricle
     thalamus = ellipse(*turn(s - 10.5, y + 9.0, 20.0), 7.0, 13.0) + 8.0 * (1.0 - window(z, 15.0, 37.0))
@@ -184,7 +193,7 @@ def deep_grey(head: Head, plane: Plane) -> jax.Array:
 
 
 def sylvian(head: Head, plane: Plane) -> jax.Array:
-    """Distance to the Sylvian fissure and the insular cistern in mm."""
+    """Returns the distance to the Sylvian fissure and the insular cistern in mm."""
     x, y, _ = plane
     s = jnp.abs(x)
     insula = spindle(s - 41.0, y - 6.0, 1.0 + head.atrophy, 20.0, -0.010)
@@ -193,7 +202,7 @@ def sylvian(head: Head, plane: Plane) -> jax.Array:
 
 
 def sulci(head: Head, plane: Plane, depth: jax.Array, texture: Texture) -> jax.Array:
-    """Distance in mm to the CSF over and between the gyri; `depth` in mm below the dura."""
+    """Returns the distance in mm to the CSF over and between the gyri; `depth` in mm below the dura."""
     hx, hy = (jnp.abs(plane.x) - 28.0) / 30.0, plane.y / 55.0
     square = jnp.square(hx) + jnp.square(hy) + 0.05
     turns = head.gyri / (2.0 * jnp.pi)
@@ -209,7 +218,10 @@ def sulci(head: Head, plane: Plane, depth: jax.Array, texture: Texture) -> jax.A
 
 
 def cerebrum_layers(head: Head, plane: Plane, beyond: jax.Array, texture: Texture, oedema: jax.Array) -> list[Layer]:
-    """Falx, ventricles, cisterns, fissures, deep nuclei, cortex and white matter; what is left over is white."""
+    """Returns the layers of the cerebrum; what is left over is white matter.
+
+    They are falx, ventricles, cisterns, fissures, deep nuclei, cortex and white matter.
+    """
     x, y, pixel = plane
     s, z = jnp.abs(x), head.z
     core = jnp.clip(0.5 - ellipse(x, y + 2.0, 40.0, 42.0) / 10.0, 0.0, 1.0) * window(z, -50.0, 54.0, 8.0)

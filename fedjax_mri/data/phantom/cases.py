@@ -29,13 +29,16 @@ class CaseMix:
 
 
 def draw_mix(mix: CaseMix, key: jax.Array) -> jax.Array:
-    """The shares [C] of the classes at one hospital."""
+    """Returns the shares [C] of the classes at one hospital."""
     alpha = len(mix.class_share) * mix.class_alpha * np.asarray(mix.class_share, np.float32)
     return jax.random.dirichlet(key, jnp.asarray(alpha))
 
 
 def draw_uniform(site: type, mix: CaseMix, key: jax.Array) -> Any:
-    """A hospital, a NamedTuple of the kind `site`, whose traits are drawn from the ranges of their names in `mix`."""
+    """Returns a hospital, a NamedTuple of the kind `site`.
+
+    Its traits are drawn from the ranges of their names in `mix`.
+    """
     traits, classes, size = jax.random.split(key, 3)
     names = [name for name in site._fields if name not in ("class_mix", "patients")]  # type: ignore[attr-defined]
     share = jax.random.uniform(traits, (len(names),), jnp.float32)
@@ -44,12 +47,12 @@ def draw_uniform(site: type, mix: CaseMix, key: jax.Array) -> Any:
 
 
 def skewed(draw: Callable[[Any, jax.Array], Any], mix: CaseMix) -> Callable[[Any, jax.Array], Any]:
-    """What draws a hospital by `draw(mix, key)`, as a function of the label skew `class_alpha` and the key."""
+    """Returns what draws a hospital by `draw(mix, key)`, as a function of the label skew `class_alpha` and the key."""
     return lambda class_alpha, key: draw(replace(mix, class_alpha=class_alpha), key)
 
 
 def draw_patients(mix: CaseMix, key: jax.Array) -> jax.Array:
-    """Number of patients, log-normal about its mean and clipped."""
+    """Returns the number of patients, log-normal about its mean and clipped."""
     normal = jax.random.normal(key, (), jnp.float32)
     sigma = mix.patients_sigma
     count = mix.patients_mean * jnp.exp(sigma * normal - 0.5 * sigma * sigma)
@@ -57,17 +60,17 @@ def draw_patients(mix: CaseMix, key: jax.Array) -> jax.Array:
 
 
 def given_patients(mix: CaseMix, clients: int) -> np.ndarray:
-    """The numbers of patients of the training sites, int32 [N]; DRAWN where the settings do not give them."""
+    """Returns the numbers of patients of the training sites, int32 [N]; DRAWN where the settings do not give them."""
     if not mix.patients_total:
         return np.full(clients, DRAWN, np.int32)
     return apportion(np.asarray(mix.patients_shares or (1,) * clients), mix.patients_total).astype(np.int32)
 
 
 def diagnose(site: Any, key: jax.Array) -> jax.Array:
-    """The patient's class, int32, from the `class_mix` of a site."""
+    """Returns the patient's class, int32, from the `class_mix` of a site."""
     return jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(site.class_mix)).astype(jnp.int32)
 
 
 def between(limits: Range | jax.Array, share: jax.Array) -> jax.Array:
-    """The value `share` of the way from the lower limit to the upper."""
+    """Returns the value `share` of the way from the lower limit to the upper."""
     return limits[0] + (limits[1] - limits[0]) * share

@@ -81,7 +81,7 @@ class Person(NamedTuple):
 
 
 def draw_lesion(key: jax.Array, label: jax.Array, contrast: float) -> Lesion:
-    """The lesion of a patient of class `label`; with less `contrast` its pigments are fewer."""
+    """Returns the lesion of a patient of class `label`; with less `contrast` its pigments are fewer."""
     shape, pose, waves = jax.random.split(key, 3)
     share = jax.random.uniform(shape, (len(RANGES),), jnp.float32)
     traits = {
@@ -96,7 +96,10 @@ def draw_lesion(key: jax.Array, label: jax.Array, contrast: float) -> Lesion:
 
 
 def beyond_edge(lesion: Lesion, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Signed distance to the lesion's edge along the ray from its middle, in mm, positive outside; x, y in mm."""
+    """Returns the signed distance to the lesion's edge along the ray from its middle, in mm.
+
+    It is positive outside; x, y in mm.
+    """
     along, across = turn(x, y, lesion.angle)
     stretch = jnp.sqrt(lesion.stretch)
     away = jnp.sqrt(jnp.square(along / stretch) + jnp.square(across * stretch) + 1e-6)
@@ -113,7 +116,7 @@ def beyond_edge(lesion: Lesion, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def colours(lesion: Lesion, person: Person, x: jax.Array, y: jax.Array, texture: jax.Array) -> tuple[jax.Array, ...]:
-    """The skin's colour [S, S, 3] in white light and the lesion's share of each pixel [S, S].
+    """Returns the skin's colour [S, S, 3] in white light and the lesion's share of each pixel [S, S].
 
     x and y in mm [S, S]; texture standard normal fields [4, S, S], from coarse to fine.
     """
@@ -144,13 +147,13 @@ def colours(lesion: Lesion, person: Person, x: jax.Array, y: jax.Array, texture:
 
 
 def lattice(x: jax.Array, y: jax.Array) -> jax.Array:
-    """A net of brown lines about 0.4 mm apart, from -1 in its holes to 1 on its lines."""
+    """Returns a net of brown lines about 0.4 mm apart, from -1 in its holes to 1 on its lines."""
     waves = [jnp.cos(2.0 * jnp.pi / 0.42 * turn(x, y, degrees)[0]) for degrees in (0.0, 60.0, 120.0)]
     return jnp.clip(-0.9 * sum(waves[1:], start=waves[0]), -1.0, 1.0)
 
 
 def hair(person: Person, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The opacity of hairs, [S, S]: thin bent lines across the picture."""
+    """Returns the opacity of hairs, [S, S]: thin bent lines across the picture."""
     angle, place, bend, width = (person.hairs[:, i, None, None] for i in range(4))
     along, across = turn(x[None], y[None], 360.0 * angle)
     distance = across - 12.0 * (place - 0.5) - 0.06 * (bend - 0.5) * jnp.square(along)

@@ -42,14 +42,14 @@ COLOURS = {
 
 
 def patients(phantom: Phantom, sites: int, seed: int, each: int = 1) -> dict[str, np.ndarray]:
-    """The first `each` patients of the first sites: fields [sites, each, S, S, ...]."""
+    """Returns the first `each` patients of the first sites: fields [sites, each, S, S, ...]."""
     read, index = reader(phantom), jnp.arange(each, dtype=jnp.int32)
     every = jax.jit(jax.vmap(read, (None, 0, None)))
     return jax.device_get(every(origin(phantom, seed), jnp.arange(sites, dtype=jnp.int32), index))
 
 
 def tissue_colours(tissue: np.ndarray) -> np.ndarray:
-    """Memberships [..., T] as colours [..., 3] in 0..1."""
+    """Returns memberships [..., T] as colours [..., 3] in 0..1."""
     palette = [[int(COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)] for name in NAMES]
     return tissue @ np.asarray(palette)
 

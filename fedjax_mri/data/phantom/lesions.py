@@ -71,14 +71,17 @@ RANGES: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 def draw_height(key: jax.Array, kind: jax.Array, model: LesionModel) -> jax.Array:
-    """Height of the slice in mm: pituitary tumours near the sella, the rest anywhere, often as low."""
+    """Returns the height of the slice in mm: for pituitary tumours near the sella, for the rest anywhere.
+
+    A share of the rest, `low_slices`, lies as low as the sella.
+    """
     place, low = jax.random.uniform(key, (2,), jnp.float32)
     sella = (kind == PITUITARY_CLASS) | (low < model.low_slices)
     return jnp.where(sella, -2.0 + 22.0 * place, 14.0 + (TOP - 14.0) * place)
 
 
 def draw_lesion(key: jax.Array, kind: jax.Array, head: Head, model: LesionModel) -> Lesion:
-    """The tumour of a patient of class `kind`; radius 0 for `no tumour`."""
+    """Returns the tumour of a patient of class `kind`; radius 0 for `no tumour`."""
     place, shape, chance = jax.random.split(key, 3)
     share = jax.random.uniform(shape, (len(RANGES),), jnp.float32)
     row = jnp.minimum(kind, PITUITARY_CLASS)
@@ -100,7 +103,7 @@ def draw_lesion(key: jax.Array, kind: jax.Array, head: Head, model: LesionModel)
 
 
 def place_lesion(key: jax.Array, kind: jax.Array, head: Head, radius: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Centre in mm: within white matter, on the dura, or at the sella."""
+    """Returns the tumour's centre in mm: within white matter, on the dura, or at the sella."""
     angle, depth, side, along, wobble = jax.random.uniform(key, (5,), jnp.float32)
     c, s = jnp.cos(2 * jnp.pi * angle), jnp.sin(2 * jnp.pi * angle)
     edge = 1.0 / cavity_radius(head, c, s)  # mm to the inner table in this direction
@@ -120,19 +123,19 @@ def place_lesion(key: jax.Array, kind: jax.Array, head: Head, radius: jax.Array)
 
 
 def draw_visible(key: jax.Array, model: LesionModel) -> jax.Array:
-    """Whether CT and MR show the tumour, if there is one, float32 [2]."""
+    """Returns whether CT and MR show the tumour, if there is one, float32 [2]."""
     chance, half = jax.random.uniform(key, (), jnp.float32), jnp.float32(model.one_modality / 2)
     return jnp.stack([chance >= half, (chance < half) | (chance >= 2 * half)]).astype(jnp.float32)
 
 
 def without(lesion: Lesion) -> Lesion:
-    """The same patient before the tumour grew."""
+    """Returns the lesion of the same patient before the tumour grew."""
     none = jnp.zeros_like(lesion.radius)
     return lesion._replace(radius=none, oedema=none, push=none)
 
 
 def push_aside(plane: Plane, lesion: Lesion) -> Plane:
-    """Mass effect: where the tissue now at each pixel lay before the tumour grew."""
+    """Returns where the tissue now at each pixel lay before the tumour grew: its mass effect."""
     dx, dy = plane.x - lesion.x, plane.y - lesion.y
     scale = 1.5 * lesion.radius + 0.3 * jax.nn.relu(lesion.oedema) + 1e-3
     share = lesion.push * jnp.exp(-0.5 * (jnp.square(dx) + jnp.square(dy)) / jnp.square(scale))
@@ -140,7 +143,7 @@ def push_aside(plane: Plane, lesion: Lesion) -> Plane:
 
 
 def tumour_distance(plane: Plane, lesion: Lesion, texture: Texture) -> jax.Array:
-    """Signed distance to the tumour's edge in mm; large where there is none."""
+    """Returns the signed distance to the tumour's edge in mm; large where there is none."""
     x, y = turn(plane.x - lesion.x, plane.y - lesion.y, lesion.angle)
     radius = jnp.maximum(lesion.radius, 1.0)
     first = ellipse(x, y, radius * jnp.sqrt(lesion.stretch), radius / jnp.sqrt(lesion.stretch))
@@ -150,7 +153,7 @@ def tumour_distance(plane: Plane, lesion: Lesion, texture: Texture) -> jax.Array
 
 
 def tumour_layers(plane: Plane, lesion: Lesion, texture: Texture, edge: jax.Array, beyond: jax.Array) -> list[Layer]:
-    """Calcification, necrosis, solid tumour, dural tail and CSF cleft; `edge` and `beyond` in mm."""
+    """Returns the layers calcification, necrosis, solid tumour, dural tail and CSF cleft; `edge` and `beyond` in mm."""
     pixel = plane.pixel
     solid = inside(edge, pixel)
     core = edge + (1.0 - lesion.core) * lesion.radius + 1.2 * texture.grain
@@ -169,7 +172,7 @@ def tumour_layers(plane: Plane, lesion: Lesion, texture: Texture, edge: jax.Arra
 
 
 def tumour_oedema(lesion: Lesion, texture: Texture, edge: jax.Array) -> jax.Array:
-    """Opacity of vasogenic oedema in white matter, in fingers; `edge` in mm."""
+    """Returns the opacity of vasogenic oedema in white matter, in fingers; `edge` in mm."""
     width = lesion.oedema * (1.0 + 0.5 * texture.depth)
     return 0.9 * inside(edge - width, 4.0) * (lesion.oedema > 0.0).astype(jnp.float32)
 
@@ -186,7 +189,7 @@ class Distractor(NamedTuple):
 
 
 def draw_distractor(key: jax.Array, kind: jax.Array, head: Head, model: LesionModel) -> Distractor:
-    """A distractor, more often in a slice without tumour."""
+    """Returns a distractor, more often in a slice without tumour."""
     u = jax.random.uniform(key, (7,), jnp.float32)
     share = jnp.where(kind == NO_TUMOUR, model.distractors, model.distractors_elsewhere)
     what = jnp.floor(4.0 * u[0]).astype(jnp.int32)
@@ -198,7 +201,7 @@ def draw_distractor(key: jax.Array, kind: jax.Array, head: Head, model: LesionMo
 
 
 def distractor_layers(plane: Plane, distractor: Distractor, texture: Texture) -> list[Layer]:
-    """The distractor, and the oedema round a haematoma."""
+    """Returns the layers of the distractor, and of the oedema round a haematoma."""
     x, y = turn(plane.x - distractor.x, plane.y - distractor.y, distractor.angle)
     radius = jnp.maximum(distractor.radius, 1.0)
     edge = ellipse(x, y, radius * distractor.stretch, radius)

@@ -59,7 +59,7 @@ class Patient(NamedTuple):
 
 
 def draw_patient(sites: SiteModel, lesions: LesionModel, site: Site, key: jax.Array) -> Patient:
-    """A patient of `site`, by the patient's own key."""
+    """Returns a patient of `site`, by the patient's own key."""
     label = diagnose(site, key)
     level, body, growth, other, pose, chemistry, looks, mr, ct = jax.random.split(jax.random.fold_in(key, 1), 9)
     head = draw_head(body, draw_height(level, label, lesions))
@@ -72,7 +72,9 @@ def draw_patient(sites: SiteModel, lesions: LesionModel, site: Site, key: jax.Ar
 
 
 def picture(sites: SiteModel, lesions: LesionModel, size: int, site: Site, patient: Patient) -> Batch:
-    """Everything known of one patient: label (), mr, ct, tissue and mask [S, S, channels], visible [2], signals [T].
+    """Returns all that is known of one patient.
+
+    It is label (), mr, ct, tissue and mask [S, S, channels], visible [2], signals [T].
 
     `visible` says whether CT and MR show the tumour; one that does not shows the head as it was before. `signals` are
     the mean magnitudes, noise included, that the site's sequence gives of each tissue by the book, in the units of this
@@ -99,7 +101,7 @@ def picture(sites: SiteModel, lesions: LesionModel, size: int, site: Site, patie
 
 
 def textbook(site: Site, sites: SiteModel) -> jax.Array:
-    """The mean magnitude [T] of each tissue in the site's MR, for tissues as books have them."""
+    """Returns the mean magnitude [T] of each tissue in the site's MR, for tissues as books have them."""
     signals, reference = tissue_signals(site, properties(site.field), sites)
     return rician_mean(signals, site.mr_noise * reference)
 
@@ -107,7 +109,7 @@ def textbook(site: Site, sites: SiteModel) -> jax.Array:
 def anatomy(
     head: Head, lesion: Lesion, distractor: Distractor, plane: Plane, texture: Texture
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """Tissue memberships, T maps [S, S], and the tumour's own [S, S]."""
+    """Returns tissue memberships, T maps [S, S], and the tumour's own [S, S]."""
     beyond = beyond_cavity(head, plane.x, plane.y)
     edge = tumour_distance(plane, lesion, texture)
     thickening = lesion.thickening * inside(edge - 6.0, 12.0)
@@ -127,7 +129,7 @@ def anatomy(
 
 
 def image_plane(pose: jax.Array, site: Site, tilt: float, size: int) -> Plane:
-    """Pixel positions in a head that lies turned and off centre in the field of view, by `pose` [3]."""
+    """Returns the pixel positions in a head that lies turned and off centre in the field of view, by `pose` [3]."""
     turned, right, up = pose
     pixel = site.field_of_view / size
     line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * pixel
@@ -137,7 +139,7 @@ def image_plane(pose: jax.Array, site: Site, tilt: float, size: int) -> Plane:
 
 
 def draw_texture(key: jax.Array, size: int) -> Texture:
-    """The slice's random fields: three at a quarter of the field of view, four at a fourteenth."""
+    """Returns the slice's random fields: three at a quarter of the field of view, four at a fourteenth."""
     coarse, fine = jax.random.split(key)
     wide_weights = jax.random.normal(coarse, (3, 4, 4), jnp.float32)
     weights = jax.random.normal(fine, (4, 14, 14), jnp.float32)

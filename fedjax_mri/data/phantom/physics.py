@@ -71,13 +71,13 @@ class Properties(NamedTuple):
 
 
 def column(field: str, tesla: int | None = None) -> np.ndarray:
-    """One column of the table, float32 [T]; `tesla` 0 for 1.5 T and 1 for 3 T where the column has both."""
+    """Returns one column of the table, float32 [T]; `tesla` 0 for 1.5 T and 1 for 3 T where the column has both."""
     values = [getattr(tissue, field) for tissue in TISSUES.values()]
     return np.asarray(values if tesla is None else [v[tesla] for v in values], np.float32)
 
 
 def properties(field_tesla: jax.Array) -> Properties:
-    """The mean table at `field_tesla` (scalar, 1.5 or 3)."""
+    """Returns the mean table at `field_tesla` (scalar, 1.5 or 3)."""
     high = field_tesla > 2.0
     t1 = jnp.where(high, column("t1", 1), column("t1", 0))
     t2 = jnp.where(high, column("t2", 1), column("t2", 0))
@@ -85,31 +85,31 @@ def properties(field_tesla: jax.Array) -> Properties:
 
 
 def enhanced_t1(t1: jax.Array, gadolinium: jax.Array, relaxivity: jax.Array) -> jax.Array:
-    """T1 in ms after contrast, 1/T1' = 1/T1 + r1 C; t1 in ms, gadolinium in mM, relaxivity in 1/(s mM)."""
+    """Returns T1 in ms after contrast, 1/T1' = 1/T1 + r1 C; t1 in ms, gadolinium in mM, relaxivity in 1/(s mM)."""
     return 1.0 / (1.0 / t1 + 1e-3 * relaxivity * gadolinium)
 
 
 def spin_echo(t1: jax.Array, t2: jax.Array, pd: jax.Array, tr: jax.Array, te: jax.Array) -> jax.Array:
-    """Spin echo magnitude; times in ms."""
+    """Returns the magnitude of a spin echo; times in ms."""
     return pd * (1.0 - jnp.exp(-tr / t1)) * jnp.exp(-te / t2)
 
 
 def inversion_recovery(
     t1: jax.Array, t2: jax.Array, pd: jax.Array, tr: jax.Array, te: jax.Array, ti: jax.Array
 ) -> jax.Array:
-    """Inversion recovery magnitude, FLAIR when TI nulls CSF; times in ms."""
+    """Returns the magnitude of an inversion recovery, which is FLAIR when TI nulls CSF; times in ms."""
     recovery = 1.0 - 2.0 * jnp.exp(-ti / t1) + jnp.exp(-tr / t1)
     return jnp.abs(pd * recovery) * jnp.exp(-te / t2)
 
 
 def null_time(t1: jax.Array, tr: jax.Array) -> jax.Array:
-    """Inversion time in ms at which a tissue of `t1` ms gives no signal."""
+    """Returns the inversion time in ms at which a tissue of `t1` ms gives no signal."""
     return t1 * jnp.log(2.0 / (1.0 + jnp.exp(-tr / t1)))
 
 
 def spoiled_gradient_echo(
     t1: jax.Array, t2_star: jax.Array, pd: jax.Array, tr: jax.Array, te: jax.Array, flip: jax.Array
 ) -> jax.Array:
-    """Spoiled gradient echo magnitude; times in ms, flip angle in degrees."""
+    """Returns the magnitude of a spoiled gradient echo; times in ms, flip angle in degrees."""
     angle, e1 = jnp.deg2rad(flip), jnp.exp(-tr / t1)
     return pd * jnp.sin(angle) * (1.0 - e1) / (1.0 - jnp.cos(angle) * e1) * jnp.exp(-te / t2_star)

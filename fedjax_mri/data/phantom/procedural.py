@@ -61,14 +61,17 @@ class Origin(NamedTuple):
 
 
 def origin(phantom: Settings, seed: int) -> Origin:
-    """The store of the training sites. Raises UserError on a seed that would be another one's."""
+    """Returns the store of the training sites. Raises UserError on a seed that would be another one's."""
     checked_value("seed", seed, Seed)
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return Origin(key, np.float32(phantom.sites.class_alpha), np.int32(0), np.int32(0))
 
 
 def federation(phantom: Settings, pictures: Pictures, classes: tuple[str, ...], seed: int) -> tuple[Federation, Any]:
-    """The federation of a phantom, and the traits of its training sites, fields [N, ...]; makes no picture."""
+    """Returns the federation of a phantom, and the traits of its training sites, fields [N, ...].
+
+    It makes no picture.
+    """
     store, read = origin(phantom, seed), reader(pictures)
     sites, labels = census(pictures, phantom.sites, store, phantom.clients)
 
@@ -91,7 +94,7 @@ def federation(phantom: Settings, pictures: Pictures, classes: tuple[str, ...], 
 
 
 def evaluation(federation: Federation, classes: tuple[str, ...]) -> dict[str, Test]:
-    """The test sets of a phantom, labelled by `classes`. Raises UserError on a class that is not among them."""
+    """Returns the test sets of a phantom, labelled by `classes`. Raises UserError on a class that is not among them."""
     known = set(federation.classes) <= set(classes)
     require("classes", federation.classes, known, f"this model knows {', '.join(classes)}")
     return relabelled_tests(federation.tests, positions_in(classes, list(federation.classes)))
@@ -99,7 +102,10 @@ def evaluation(federation: Federation, classes: tuple[str, ...]) -> dict[str, Te
 
 @functools.cache
 def reader(pictures: Pictures) -> Read:
-    """`read` of a ClientData. Phantoms that differ in their store alone share one function, and so one program."""
+    """Returns `read` of a ClientData.
+
+    Phantoms that differ in their store alone share one function, and so one program.
+    """
     # Traced once for training, evaluation and all that asks for shapes.
     site_of = jax.jit(partial(open_site, pictures), inline=True)
     patient_of = jax.jit(pictures.patient, inline=True)
@@ -114,20 +120,26 @@ def reader(pictures: Pictures) -> Read:
 
 
 def computed_once(traits: Any, always: jax.Array) -> Any:
-    """`traits` as they are. Behind a branch that is `always` taken, XLA cannot compute them again for every pixel, as
-    it would on a processor, three times as slowly in all."""
+    """Returns `traits` as they are.
+
+    Behind a branch that is `always` taken, XLA cannot compute them again for every pixel, as it would on a processor,
+    three times as slowly in all.
+    """
     return jax.lax.cond(always, lambda traits: traits, partial(jax.tree.map, jnp.zeros_like), traits)
 
 
 def open_site(pictures: Pictures, store: Origin, client: jax.Array) -> tuple[Any, jax.Array]:
-    """A site, and the key from which its patients are drawn."""
+    """Returns a site, and the key from which its patients are drawn."""
     key = jax.random.wrap_key_data(store.key)
     traits, patients = jax.random.split(jax.random.fold_in(key, client + store.site))
     return pictures.site(store.class_alpha, traits), patients
 
 
 def census(pictures: Pictures, mix: CaseMix, store: Origin, clients: int) -> tuple[Any, np.ndarray]:
-    """Traits of every training site, fields [N, ...], and its patients per class, int32 [N, C]; draws no picture."""
+    """Returns the traits of every training site, fields [N, ...], and its patients per class, int32 [N, C].
+
+    It draws no picture.
+    """
     chunks = -(-clients // CHUNK)
     numbers, given = np.arange(chunks * CHUNK, dtype=np.int32), np.zeros(chunks * CHUNK, np.int32)
     given[:clients] = given_patients(mix, clients)
@@ -154,20 +166,20 @@ def _counter(pictures: Pictures, most: int, classes: int) -> Callable[..., tuple
 
 
 def quartile_rows(measured: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Rows of a table of sites: the name of each trait and its quartiles over them."""
+    """Returns rows of a table of sites: the name of each trait and its quartiles over them."""
     return [
         (name, " / ".join(f"{q:.3g}" for q in np.percentile(values, (25, 50, 75)))) for name, values in measured.items()
     ]
 
 
 def site_table(title: str, rows: list[tuple[Any, ...]]) -> Table:
-    """The table of the training sites of a phantom."""
+    """Returns the table of the training sites of a phantom."""
     note = "Synthetic hospitals. Share of the training sites, or quartiles over them."
     return Table(title, ("trait", "share or quartiles"), rows, note)
 
 
 def settings_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Name and value of every setting in nested dataclasses, but for those that are None."""
+    """Yields the name and value of every setting in nested dataclasses, but for those that are None."""
     for setting in fields(config):
         value, name = getattr(config, setting.name), prefix + setting.name
         if is_dataclass(value):
@@ -191,7 +203,7 @@ def check(phantom: Any, classes: tuple[str, ...], signed: tuple[str, ...] = ()) 
 
 
 def check_number(name: str, value: Any, signed: bool) -> None:
-    """Numbers are finite and not negative, but for those that are `signed`; ranges are in order."""
+    """Raises UserError unless numbers are finite, those that are not `signed` not negative, and ranges in order."""
     require(name, value, isinstance(value, str) or bool(np.isfinite(value).all()), "give a finite number")
     if isinstance(value, tuple) and len(value) == 2 and not name.endswith(("_share", "_shares")):
         require(name, value, value[0] <= value[1], "give the lower limit first")
@@ -200,7 +212,7 @@ def check_number(name: str, value: Any, signed: bool) -> None:
 
 
 def check_counts(phantom: Any) -> None:
-    """Numbers of sites and patients are whole and above 0."""
+    """Raises UserError unless the numbers of sites and patients are whole and above 0."""
     least, most = phantom.sites.patients_min, phantom.sites.patients_max
     counts = {name: getattr(phantom, name) for name in ("clients", "test_clients", "test_patients")}
     for name, count in {**counts, "sites.patients_min": least, "sites.patients_max": most}.items():

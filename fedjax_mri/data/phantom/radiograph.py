@@ -54,17 +54,17 @@ class PathLengths(NamedTuple):
 
 
 def rod(across: jax.Array, radius: float | jax.Array, thick: float | jax.Array) -> jax.Array:
-    """The path through a bar of half width `radius` and thickness `thick` in its middle; all in mm."""
+    """Returns the path through a bar of half width `radius` and thickness `thick` in its middle; all in mm."""
     return thick * jnp.sqrt(jnp.clip(1.0 - jnp.square(across / radius), 0.0, 1.0))
 
 
 def ball(x: jax.Array, y: jax.Array, a: float | jax.Array, b: float | jax.Array, thick: jax.Array) -> jax.Array:
-    """The path through an ellipsoid of half axes a, b, `thick` in its middle; all in mm."""
+    """Returns the path through an ellipsoid of half axes a, b, `thick` in its middle; all in mm."""
     return thick * jnp.sqrt(jnp.clip(1.0 - jnp.square(x / a) - jnp.square(y / b), 0.0, 1.0))
 
 
 def trunk(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The path through the body: an elliptic cylinder that widens to the shoulders, and the neck."""
+    """Returns the path through the body: an elliptic cylinder that widens to the shoulders, and the neck."""
     shoulder = jnp.clip((y - 20.0) / 100.0, 0.0, 1.0)
     half = chest.width + 60.0 * jnp.square(shoulder) * (3.0 - 2.0 * shoulder)
     top = 168.0 - 0.0019 * jnp.square(x)  # upper edge of the shoulders
@@ -73,7 +73,7 @@ def trunk(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def lungs(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The path through both lungs, apart from what heart and mediastinum take."""
+    """Returns the path through both lungs, apart from what heart and mediastinum take."""
     side, s = jnp.sign(x), jnp.abs(x)
     high = jnp.clip((y + 110.0) / 240.0, 0.0, 1.0)
     centre, half = 72.0 - 20.0 * high**2, (62.0 - 24.0 * high**2) * chest.lung * chest.width / 156.0
@@ -84,7 +84,7 @@ def lungs(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def middle(chest: Chest, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The path through the heart, and the share of lung that the mediastinum leaves at each pixel."""
+    """Returns the path through the heart, and the share of lung that the mediastinum leaves at each pixel."""
     size = chest.heart
     across, along = turn(x - 20.0, y + 46.0 + chest.inflation, -38.0)
     heart = ball(across, along, 66.0 * size, 48.0 * size, 1.1 * chest.depth * size)
@@ -97,7 +97,7 @@ def middle(chest: Chest, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def bones(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The path through spine, ribs and clavicles, in mm of compact bone."""
+    """Returns the path through spine, ribs and clavicles, in mm of compact bone."""
     s = jnp.abs(x)
     discs = 0.72 + 0.28 * jnp.cos(2.0 * jnp.pi * y / 25.0)
     spine = rod(x, 17.0, 22.0) * discs
@@ -113,12 +113,12 @@ def bones(chest: Chest, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def nearest(value: jax.Array, pitch: jax.Array) -> jax.Array:
-    """The distance to the nearest of lines that are `pitch` apart, in mm along y."""
+    """Returns the distance to the nearest of lines that are `pitch` apart, in mm along y."""
     return (value / pitch - jnp.round(value / pitch)) * pitch
 
 
 def filled_share(opacity: Opacity, x: jax.Array, y: jax.Array, rough: jax.Array) -> jax.Array:
-    """The share of the air that fluid has replaced, [S, S]: ragged foci that fade out."""
+    """Returns the share of the air that fluid has replaced, [S, S]: ragged foci that fade out."""
     centre_x, centre_y, radius, filled = (trait[:, None, None] for trait in opacity)
     away = jnp.sqrt(jnp.square(x[None] - centre_x) + 0.7 * jnp.square(y[None] - centre_y)) / jnp.maximum(radius, 1.0)
     filled = jnp.where(radius > 0.0, filled, 0.0) * jax.nn.sigmoid((0.8 - away - 0.34 * rough[None]) / 0.10)
@@ -126,7 +126,10 @@ def filled_share(opacity: Opacity, x: jax.Array, y: jax.Array, rough: jax.Array)
 
 
 def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: jax.Array) -> PathLengths:
-    """What the rays to each pixel run through; x and y in mm [S, S], texture standard normal fields [3, S, S]."""
+    """Returns what the rays to each pixel run through.
+
+    x and y in mm [S, S], texture standard normal fields [3, S, S].
+    """
     bend, fine, rough = texture
     body, bone = trunk(chest, x, y), bones(chest, x, y)
     heart, free = middle(chest, x, y)
@@ -144,12 +147,14 @@ def trace(chest: Chest, opacity: Opacity, x: jax.Array, y: jax.Array, texture: j
 
 
 def optical_depth(rays: PathLengths, bone: jax.Array) -> jax.Array:
-    """The integral of the attenuation along each ray, [S, S]; `bone` is the attenuation of bone, 1/mm."""
+    """Returns the integral of the attenuation along each ray, [S, S]; `bone` is the attenuation of bone, 1/mm."""
     return SOFT * rays.soft + LUNG * rays.lung + bone * rays.bone
 
 
 def exposed(key: jax.Array, depth: jax.Array, scatter: jax.Array, noise: jax.Array, blur: jax.Array) -> jax.Array:
-    """The detector's reading as optical depth, [S, S]: scattered rays fog it, quanta are counted, edges blur.
+    """Returns the detector's reading as optical depth, [S, S].
+
+    Scattered rays fog it, quanta are counted, edges blur.
 
     `scatter` is the share of scattered rays, `noise` the relative noise at the mean exposure, `blur` in pixels.
     """

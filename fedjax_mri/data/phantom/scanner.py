@@ -34,7 +34,10 @@ TUMOURS = np.isin(np.arange(len(NAMES)), [GLIOMA, MENINGIOMA, ADENOMA])  # bool 
 
 
 def patient_tissues(key: jax.Array, site: Site, lesion: Lesion, model: LesionModel) -> Properties:
-    """The tissue table of one patient at one site: tumours vary more than brain, and less contrast makes them white."""
+    """Returns the tissue table of one patient at one site.
+
+    Tumours vary more than brain, and with less contrast they are more like white matter.
+    """
     table, normal = properties(site.field), jax.random.normal(key, (4, len(NAMES)), jnp.float32)
     spread = np.where(LESIONS, 0.12, 0.03).astype(np.float32)
     contrast = np.where(LESIONS, model.contrast, 1.0).astype(np.float32)
@@ -47,7 +50,10 @@ def patient_tissues(key: jax.Array, site: Site, lesion: Lesion, model: LesionMod
 
 
 def tissue_signals(site: Site, tissues: Properties, model: SiteModel) -> tuple[jax.Array, jax.Array]:
-    """MR signal of every tissue [T] by the site's sequence, and that of the tissue to which its noise refers."""
+    """Returns the MR signal of every tissue [T] by the site's sequence, and the signal to which its noise refers.
+
+    The latter is that of one tissue.
+    """
     relaxivity = jnp.where(site.field > 2.0, RELAXIVITY[1], RELAXIVITY[0])
     signals, references = [], []
     for protocol in model.protocols.values():
@@ -66,18 +72,18 @@ def tissue_signals(site: Site, tissues: Properties, model: SiteModel) -> tuple[j
 
 
 def mix(tissue: tuple[jax.Array, ...], values: jax.Array) -> jax.Array:
-    """Partial volume: the sum of tissue memberships [S, S] times their values [T]."""
+    """Returns the sum of tissue memberships [S, S] times their values [T], as partial volume has it."""
     return sum((share * values[i] for i, share in enumerate(tissue)), start=jnp.float32(0.0))  # type: ignore[return-value]
 
 
 def rician(key: jax.Array, signal: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Magnitude of a signal with complex Gaussian noise of standard deviation `sigma` per channel."""
+    """Returns the magnitude of a signal with complex Gaussian noise of standard deviation `sigma` per channel."""
     noise = sigma * jax.random.normal(key, (2, *signal.shape), jnp.float32)
     return jnp.sqrt(jnp.square(signal + noise[0]) + jnp.square(noise[1]))
 
 
 def rician_mean(signal: jax.Array, sigma: jax.Array) -> jax.Array:
-    """What `rician` gives on average: sigma sqrt(pi/2) L_{1/2}(-signal^2 / 2 sigma^2) (Rice 1945).
+    """Returns what `rician` gives on average: sigma sqrt(pi/2) L_{1/2}(-signal^2 / 2 sigma^2) (Rice 1945).
 
     Of no signal it is the noise floor, 1.25 sigma; of a strong one hardly more than the signal.
     """
@@ -88,20 +94,26 @@ def rician_mean(signal: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def bias_field(field: jax.Array, strength: jax.Array) -> jax.Array:
-    """Multiplicative receive field from a standard normal one: `strength` 0.2 spans 0.90 to 1.10 at two sd."""
+    """Returns the multiplicative receive field of a standard normal one.
+
+    `strength` 0.2 spans 0.90 to 1.10 at two sd.
+    """
     return jnp.exp(0.25 * strength * jnp.clip(field, -2.0, 2.0))
 
 
 def scan_mr(
     key: jax.Array, tissue: tuple[jax.Array, ...], signals: jax.Array, reference: jax.Array, site: Site, bias: jax.Array
 ) -> jax.Array:
-    """MR magnitude [S, S], CSF at full relaxation being 1."""
+    """Returns the MR magnitude [S, S], CSF at full relaxation being 1."""
     clean = mix(tissue, signals) * bias_field(bias, site.bias_field)
     return rician(key, clean, site.mr_noise * reference)
 
 
 def scan_ct(key: jax.Array, tissue: tuple[jax.Array, ...], hu: jax.Array, site: Site, pixel: jax.Array) -> jax.Array:
-    """CT in HU [S, S]: the kernel's blur, and noise of filtered back projection, whose power grows with frequency."""
+    """Returns a CT in HU [S, S] with the kernel's blur and the noise of filtered back projection.
+
+    The power of the noise grows with frequency.
+    """
     clean = mix(tissue, hu)
     size = clean.shape[0]
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :]).astype(np.float32)
@@ -113,20 +125,20 @@ def scan_ct(key: jax.Array, tissue: tuple[jax.Array, ...], hu: jax.Array, site: 
 
 
 def filtered(image: jax.Array, response: jax.Array) -> jax.Array:
-    """Image [S, S] times a real frequency response [S, S/2+1]."""
+    """Returns an image [S, S] filtered by a real frequency response [S, S/2+1]."""
     return jnp.fft.irfft2(jnp.fft.rfft2(image) * response.astype(jnp.complex64), s=image.shape)
 
 
 def show_ct(hu: jax.Array) -> jax.Array:
-    """HU in the window of the display, 0 to 1."""
+    """Returns HU as the window of the display shows them, 0 to 1."""
     return jnp.clip((hu - CT_WINDOW[0]) / (CT_WINDOW[1] - CT_WINDOW[0]), 0.0, 1.0)
 
 
 def show_mr(magnitude: jax.Array) -> jax.Array:
-    """Magnitude [S, S] over what is shown as white, 0 to 1."""
+    """Returns the magnitude [S, S] over what is shown as white, 0 to 1."""
     return jnp.clip(magnitude / white_mr(magnitude), 0.0, 1.0)
 
 
 def white_mr(magnitude: jax.Array) -> jax.Array:
-    """1.8 times the intensity-weighted mean of an MR [S, S], which no empty background can move."""
+    """Returns 1.8 times the intensity-weighted mean of an MR [S, S], which no empty background can move."""
     return 1.8 * jnp.mean(jnp.square(magnitude)) / jnp.mean(magnitude)

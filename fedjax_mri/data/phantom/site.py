@@ -73,7 +73,7 @@ class Site(NamedTuple):
 
 
 def draw_site(model: SiteModel, key: jax.Array) -> Site:
-    """One hospital from its key."""
+    """Returns one hospital drawn from its key."""
     traits, sequence, mix, size = jax.random.split(key, 4)
     u = jax.random.uniform(traits, (10,), jnp.float32)
     share = np.asarray([p.share for p in model.protocols.values()], np.float32)

@@ -74,7 +74,7 @@ class Skin:
     sites: SkinSites = field(default_factory=SkinSites)
 
     def build(self, seed: int) -> Federation:
-        """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
+        """Returns the federation; no picture is made here. Raises UserError on a setting that makes no sense."""
         procedural.check(self, CLASSES, signed=("sites.warmth",))
         require("size", self.size, self.size >= 16, "give 16 pixels or more")
         require("sites.hairy", self.sites.hairy, self.sites.hairy <= 1, "give a share from 0 to 1")
@@ -85,12 +85,12 @@ class Skin:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """The test sets. Raises UserError where the saved model does not know a class."""
+        """Returns the test sets. Raises UserError where the saved model does not know a class."""
         return procedural.evaluation(self.build(seed), classes), ()
 
 
 def pictures(skin: Skin) -> Pictures:
-    """How a lesion is drawn: image [B, S, S, 3] in 0..1, mask [B, S, S, 1], label [B] (`picture`)."""
+    """Returns how a lesion is drawn: image [B, S, S, 3] in 0..1, mask [B, S, S, 1], label [B] (`picture`)."""
     return _pictures(skin.size, skin.contrast, replace(skin.sites, class_alpha=1.0))
 
 
@@ -104,12 +104,12 @@ def _pictures(size: int, contrast: float, sites: SkinSites) -> Pictures:
 
 
 def draw_site(model: SkinSites, key: jax.Array) -> SkinSite:
-    """One hospital from its key."""
+    """Returns one hospital drawn from its key."""
     return draw_uniform(SkinSite, model, key)
 
 
 def draw_patient(contrast: float, hairy: float, site: SkinSite, key: jax.Array) -> SkinPatient:
-    """A patient of `site`, by the patient's own key."""
+    """Returns a patient of `site`, by the patient's own key."""
     label = diagnose(site, key)
     growth, body, lines, place, looks, noise = jax.random.split(jax.random.fold_in(key, 1), 6)
     tone, blood, hair = jax.random.uniform(body, (3,), jnp.float32)
@@ -124,7 +124,7 @@ def draw_patient(contrast: float, hairy: float, site: SkinSite, key: jax.Array) 
 
 
 def picture(size: int, site: SkinSite, patient: SkinPatient) -> Batch:
-    """One picture: label (), image [S, S, 3] in 0..1, mask [S, S, 1], the lesion's share of each pixel."""
+    """Returns one picture: label (), image [S, S, 3] in 0..1, mask [S, S, 1], the lesion's share of each pixel."""
     pixel = site.field_of_view / size
     line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * pixel
     right, up = patient.place
@@ -135,7 +135,10 @@ def picture(size: int, site: SkinSite, patient: SkinPatient) -> Batch:
 
 
 def photographed(key: jax.Array, seen: jax.Array, site: SkinSite, line: jax.Array) -> jax.Array:
-    """The camera's picture [S, S, 3] in 0..1 of colours [S, S, 3]; `line` [S] is where its pixels are, in mm."""
+    """Returns the camera's picture [S, S, 3] in 0..1 of colours [S, S, 3].
+
+    `line` [S] is where its pixels are, in mm.
+    """
     square = jnp.square(line)[:, None] + jnp.square(line)[None, :]
     light = site.exposure * (1.0 - site.vignette * square / jnp.square(0.7 * site.field_of_view))
     balance = 1.0 + site.warmth * np.array([[[1.0, 0.0, -1.0]]], np.float32)

@@ -34,7 +34,7 @@ class Phantom:
     lesions: LesionModel = field(default_factory=LesionModel)
 
     def build(self, seed: int) -> Federation:
-        """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
+        """Returns the federation; no picture is made here. Raises UserError on a setting that makes no sense."""
         check(self)
         federation, sites = procedural.federation(self, pictures(self), CLASSES, seed)
         return federation._replace(
@@ -49,13 +49,15 @@ class Phantom:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """The test sets. Raises UserError where the saved model does not know a class."""
+        """Returns the test sets. Raises UserError where the saved model does not know a class."""
         return procedural.evaluation(self.build(seed), classes), ()
 
 
 def pictures(phantom: Phantom) -> Pictures:
-    """How a phantom is drawn: image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T], mask and
-    more (`patient.picture`)."""
+    """Returns how a phantom is drawn (`patient.picture`).
+
+    image [B, S, S, 1] in 0..1, label [B], mr in 0..1, ct in HU, tissue [.., T], mask and more.
+    """
     return _pictures(phantom.size, phantom.image, replace(phantom.sites, class_alpha=1.0), phantom.lesions)
 
 
@@ -69,12 +71,12 @@ def _pictures(size: int, image: str, sites: SiteModel, lesions: LesionModel) -> 
 
 
 def reader(phantom: Phantom) -> Read:
-    """`read` of a ClientData of the phantom."""
+    """Returns `read` of a ClientData of the phantom."""
     return procedural.reader(pictures(phantom))
 
 
 def table(model: SiteModel, sites: Site) -> Table:
-    """Field strengths, sequences and the quartiles of every measured trait."""
+    """Returns a table of field strengths, sequences and the quartiles of every measured trait."""
     rows = [(f"{tesla:g} T", f"{np.mean(sites.field == tesla):.0%}") for tesla in (1.5, 3.0)]
     rows += [(name, f"{np.mean(sites.protocol == i):.0%}") for i, name in enumerate(model.protocols)]
     measured = {

@@ -71,7 +71,7 @@ class Thorax:
     sites: ThoraxSites = field(default_factory=ThoraxSites)
 
     def build(self, seed: int) -> Federation:
-        """The federation; no picture is made here. Raises UserError on a setting that makes no sense."""
+        """Returns the federation; no picture is made here. Raises UserError on a setting that makes no sense."""
         procedural.check(self, CLASSES, signed=("sites.brightness",))
         require("size", self.size, self.size >= 16, "give 16 pixels or more")
         require("density", self.density, self.density <= 1, "give a share from 0 to 1")
@@ -82,12 +82,12 @@ class Thorax:
         )
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
-        """The test sets. Raises UserError where the saved model does not know a class."""
+        """Returns the test sets. Raises UserError where the saved model does not know a class."""
         return procedural.evaluation(self.build(seed), classes), ()
 
 
 def pictures(thorax: Thorax) -> Pictures:
-    """How a thorax is drawn: image, depth, mask [B, S, S, 1], label [B] (`picture`)."""
+    """Returns how a thorax is drawn: image, depth, mask [B, S, S, 1], label [B] (`picture`)."""
     return _pictures(thorax.size, thorax.density, replace(thorax.sites, class_alpha=1.0))
 
 
@@ -99,12 +99,12 @@ def _pictures(size: int, density: float, sites: ThoraxSites) -> Pictures:
 
 
 def draw_site(model: ThoraxSites, key: jax.Array) -> ThoraxSite:
-    """One hospital from its key."""
+    """Returns one hospital drawn from its key."""
     return draw_uniform(ThoraxSite, model, key)
 
 
 def draw_patient(density: float, site: ThoraxSite, key: jax.Array) -> ThoraxPatient:
-    """A patient of `site`, by the patient's own key."""
+    """Returns a patient of `site`, by the patient's own key."""
     label = diagnose(site, key)
     body, foci, pose, looks, quanta = jax.random.split(jax.random.fold_in(key, 1), 5)
     share = jax.random.uniform(body, (len(Chest._fields),), jnp.float32)
@@ -114,7 +114,7 @@ def draw_patient(density: float, site: ThoraxSite, key: jax.Array) -> ThoraxPati
 
 
 def draw_opacity(key: jax.Array, label: jax.Array, density: float) -> Opacity:
-    """The foci of a patient: one dense lobe, or several thin ones in both lungs; none of a normal chest."""
+    """Returns the foci of a patient: one dense lobe, or several thin ones in both lungs; none of a normal chest."""
     kind, place = jax.random.split(key)
     dense, on_right = jax.random.uniform(kind, (2,), jnp.float32) < 0.5
     u, number = jax.random.uniform(place, (5, SPECKS), jnp.float32), jnp.arange(SPECKS, dtype=jnp.int32)
@@ -129,8 +129,11 @@ def draw_opacity(key: jax.Array, label: jax.Array, density: float) -> Opacity:
 
 
 def picture(tilt: float, size: int, site: ThoraxSite, patient: ThoraxPatient) -> Batch:
-    """One radiograph: label (), and [S, S, 1] each the image in 0..1, the optical depth without the detector, and the
-    mask, the share of the lung's air that pneumonia has replaced."""
+    """Returns one radiograph: label (), and image, depth and mask, [S, S, 1] each.
+
+    The image is in 0..1. `depth` is the optical depth without the detector, and `mask` the share of the lung's air that
+    pneumonia has replaced.
+    """
     turned, right, up = patient.pose
     line = (jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2) * site.field_of_view / size
     x, y = turn(line[None, :] - 4.0 * right, -line[:, None] - 6.0 * up, tilt * turned)

@@ -18,7 +18,9 @@ VOXELS = 20_000  # about as many of the head are looked at
 
 
 def correct_bias(image: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An MR [H, W] or [D, H, W] of any scale without its coil's field, and the field, whose mean log in the head is 0.
+    """Returns an MR of any scale without its coil's field, and the field, whose mean log in the head is 0.
+
+    The MR is [H, W] or [D, H, W].
 
     `head` is a mask, of the brain or of the whole head. An image with nothing in the mask comes back as it is.
     """
@@ -41,7 +43,10 @@ def correct_bias(image: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.nd
 
 @jax.jit
 def slow_part(logs: jax.Array, share: jax.Array) -> jax.Array:
-    """The weights [max(WAVES)^n] of the cosines that make up the field in logs [N]; share [N, n] of each side."""
+    """Returns the weights [max(WAVES)^n] of the cosines that make up the field in logs [N].
+
+    share [N, n] of each side.
+    """
     field, weights = jnp.zeros_like(logs), jnp.zeros(max(WAVES) ** share.shape[1])
     for most in WAVES:
         basis, fit = cosines(share, most)
@@ -58,7 +63,7 @@ def slow_part(logs: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def cosines(share: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """The slowest cosines at places [N, n], [N, max(WAVES)^n], 0 beyond `most` a side; and their fit."""
+    """Returns the slowest cosines at places [N, n], [N, max(WAVES)^n], 0 beyond `most` a side; and their fit."""
     waves = jnp.arange(max(WAVES), dtype=jnp.float32)[None, None]
     sides = jnp.where(waves < most, jnp.cos(jnp.pi * waves * share[..., None]), 0.0)  # [N, n, W]
     basis = sides[:, 0]
@@ -69,7 +74,7 @@ def cosines(share: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
 
 
 def sharpened(logs: jax.Array) -> jax.Array:
-    """What the logs [N] are expected to have been before the field blurred their histogram."""
+    """Returns what the logs [N] are expected to have been before the field blurred their histogram."""
     low, high = logs.min(), logs.max()
     step = jnp.maximum(high - low, 1e-3) / (BINS - 1)
     place = (logs - low) / step

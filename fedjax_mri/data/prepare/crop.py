@@ -9,7 +9,7 @@ Box = tuple[slice, ...]
 
 
 def box(heads: Sequence[np.ndarray], spacing: tuple[float, ...], margin: float) -> Box:
-    """The smallest box around masks of one shape, with a margin in mm; everything if they are empty."""
+    """Returns the smallest box around masks of one shape, with a margin in mm; everything if they are empty."""
     joined = np.logical_or.reduce(heads)
     if not joined.any():
         return (slice(None),) * joined.ndim

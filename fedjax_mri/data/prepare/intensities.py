@@ -14,19 +14,19 @@ REACH, PATCH = 3, 1  # pixels: how far non-local means look, and half the side o
 
 
 def windowed(hu: np.ndarray, low: float, high: float) -> np.ndarray:
-    """HU as a display shows them, 0..1."""
+    """Returns HU as a display shows them, 0..1."""
     return np.clip((hu - low) / (high - low), 0, 1).astype(np.float32)
 
 
 def rescale(image: np.ndarray, head: np.ndarray) -> np.ndarray:
-    """An image of any scale in 0..1, by quantiles of the head; an image without contrast becomes black."""
+    """Returns an image of any scale in 0..1, by quantiles of the head; an image without contrast becomes black."""
     low, high = np.quantile(image[head] if head.any() else image, TAILS)
     low = min(low, float(np.median(image[~head]))) if (~head).any() else low  # the air around the head is black
     return windowed(image, low, high) if high > low else np.zeros_like(image)
 
 
 def match_histogram(image: np.ndarray, head: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """An image whose histogram in the head is that of `reference`, values [N]; the order of its values is kept.
+    """Returns an image whose histogram in the head is that of `reference`, values [N]; the order of its values is kept.
 
     Beyond the head's darkest and brightest values the map goes on straight.
     """
@@ -42,7 +42,10 @@ def match_histogram(image: np.ndarray, head: np.ndarray, reference: np.ndarray) 
 
 
 def denoise(slices: np.ndarray, how: Literal["median", "gaussian", "nlm"]) -> np.ndarray:
-    """Slices [D, H, W] of any scale, each denoised: by the 3 x 3 median, a Gaussian of 1 pixel, or non-local means."""
+    """Returns slices [D, H, W] of any scale, each denoised.
+
+    `how`: by the 3 x 3 median, a Gaussian of 1 pixel, or non-local means.
+    """
     images = jnp.asarray(slices)[..., None]
     if how == "nlm":
         return np.asarray(jax.lax.map(non_local_means, images[..., 0]))
@@ -50,13 +53,13 @@ def denoise(slices: np.ndarray, how: Literal["median", "gaussian", "nlm"]) -> np
 
 
 def with_contrast(slices: np.ndarray, how: Literal["clahe", "stretch"]) -> np.ndarray:
-    """Slices [D, H, W] of 0..1, each with more contrast: equalised tile by tile, or stretched."""
+    """Returns slices [D, H, W] of 0..1, each with more contrast: equalised tile by tile, or stretched."""
     return np.asarray(enhanced(Preprocess(contrast=how), jnp.asarray(slices)[..., None])[..., 0])
 
 
 @jax.jit
 def non_local_means(image: jax.Array) -> jax.Array:
-    """An image [H, W] in which each pixel is a mean of those around whose surroundings are alike.
+    """Returns an image [H, W] in which each pixel is a mean of those around whose surroundings are alike.
 
     Buades et al. 2005, doi 10.1109/CVPR.2005.38; the noise is found by itself (Immerkaer 1996, but by the median).
     """
@@ -78,7 +81,10 @@ def non_local_means(image: jax.Array) -> jax.Array:
 
 
 def noise_level(image: jax.Array) -> jax.Array:
-    """The standard deviation of the noise, from what neither lines nor slopes explain; flat ground does not count."""
+    """Returns the standard deviation of the noise, from what neither lines nor slopes explain.
+
+    Flat ground does not count.
+    """
     corner = jnp.array([[1.0, -2, 1], [-2, 4, -2], [1, -2, 1]])
     rest = jnp.abs(jax.scipy.signal.convolve(image, corner, "valid")) / 6
     level = jnp.nanmedian(jnp.where(rest > 0, rest, jnp.nan)) / 0.6745

@@ -50,7 +50,7 @@ class Rigid(NamedTuple):
 
 
 def rotation(turn: jax.Array) -> jax.Array:
-    """The rotation matrix [n, n]; `turn` [1] or [3]."""
+    """Returns the rotation matrix [n, n]; `turn` [1] or [3]."""
     size = 2 if turn.shape[0] == 1 else 3
     upper = jnp.zeros((size, size)).at[jnp.triu_indices(size, 1)].set(turn)
     skew, one = upper - upper.T, jnp.eye(size)
@@ -58,7 +58,7 @@ def rotation(turn: jax.Array) -> jax.Array:
 
 
 def transform_points(rigid: Rigid, points: jax.Array) -> jax.Array:
-    """Where points [..., n] of the fixed image lie in the moving one; both in mm from the first voxel."""
+    """Returns where points [..., n] of the fixed image lie in the moving one; both in mm from the first voxel."""
     # A sum of products rather than `@`: the matrix units of some devices would round positions.
     fixed, away = (jnp.broadcast_to(x, points.shape) for x in (rigid.fixed_centre, rigid.moving_centre + rigid.shift))
     turned = jnp.stack(
@@ -75,7 +75,9 @@ def register(
     moving_spacing: jax.Array,
     levels: tuple[Level, ...] = LEVELS,
 ) -> Rigid:
-    """How `moving` lies to `fixed`: images of 0..1 [H, W] or [D, H, W], black around the head; spacing [n] in mm.
+    """Returns how `moving` lies to `fixed`.
+
+    Images are 0..1 [H, W] or [D, H, W], black around the head; spacing [n] in mm.
 
     For several pairs of one shape, `jax.vmap` it.
     """
@@ -99,7 +101,7 @@ def register(
 
 
 def draw_points(key: jax.Array, image: jax.Array, count: int) -> jax.Array:
-    """Points in and around the head, at random, [count, n] in voxels."""
+    """Returns points in and around the head, at random, [count, n] in voxels."""
     near = gaussian(image, [size / 50 for size in image.shape]) > 0.02
     below = jnp.cumsum(near.ravel().astype(jnp.float32))
     pick, place = jax.random.split(key)
@@ -112,7 +114,7 @@ def draw_points(key: jax.Array, image: jax.Array, count: int) -> jax.Array:
 
 
 def descend(loss, parameters: jax.Array, level: Level) -> jax.Array:
-    """The parameters after `level.steps` steps of Adam."""
+    """Returns the parameters after `level.steps` steps of Adam."""
     optimiser = optax.adam(optax.cosine_decay_schedule(level.stride, level.steps, 0.02), b2=0.95)
 
     def step(state, _):
@@ -126,27 +128,30 @@ def descend(loss, parameters: jax.Array, level: Level) -> jax.Array:
 
 
 def as_rigid(parameters: jax.Array, fixed_centre: jax.Array, moving_centre: jax.Array) -> Rigid:
-    """What the parameters of the search [1 + 2] or [3 + 3], all in mm, stand for."""
+    """Returns what the parameters of the search [1 + 2] or [3 + 3], all in mm, stand for."""
     size = fixed_centre.shape[0]
     return Rigid(parameters[:-size] / (2 * RADIUS), parameters[-size:], fixed_centre, moving_centre)
 
 
 def centre(image: jax.Array, spacing: jax.Array) -> jax.Array:
-    """The centre of what is brighter than a tenth of the range, [n] in mm from the first voxel."""
+    """Returns the centre of what is brighter than a tenth of the range, [n] in mm from the first voxel."""
     head = (image > 0.1).astype(jnp.float32)
     places = jnp.meshgrid(*(jnp.arange(size, dtype=jnp.float32) for size in image.shape), indexing="ij")
     return jnp.stack([(head * place).sum() for place in places]) / jnp.maximum(head.sum(), 1) * spacing
 
 
 def parzen(values: jax.Array) -> jax.Array:
-    """The weight of each bin, [N, BINS], for values [N] in 0..1: a cubic B-spline, so that it can be differentiated."""
+    """Returns the weight of each bin, [N, BINS], for values [N] in 0..1.
+
+    It is a cubic B-spline, so that it can be differentiated.
+    """
     place = 1.0 + jnp.clip(values, 0.0, 1.0) * (BINS - 3)
     far = jnp.abs(place[:, None] - jnp.arange(BINS, dtype=jnp.float32)[None])
     return jnp.where(far < 1, 2 / 3 - far**2 + far**3 / 2, jnp.clip(2 - far, 0, None) ** 3 / 6)
 
 
 def mutual_information(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The mutual information in nats of two images from their bins' weights, each [N, BINS]."""
+    """Returns the mutual information in nats of two images from their bins' weights, each [N, BINS]."""
     joint = jnp.matmul(a.T, b, precision="highest")
     joint = joint / jnp.maximum(joint.sum(), 1e-6)
     apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)

@@ -35,7 +35,10 @@ class StepType(NamedTuple):
 
 
 def parse(words: str) -> dict[str, Step]:
-    """The steps, separated by commas, in order, by their full text. Raises UserError on what is no step."""
+    """Returns the steps that `words` name, separated by commas, in order, by their full text.
+
+    Raises UserError on what is no step.
+    """
     found: dict[str, Step] = {}
     for word in (part.strip() for part in words.split(",")):
         name, _, value = word.partition(":")
@@ -55,7 +58,7 @@ def parse(words: str) -> dict[str, Step]:
 
 
 def number(name: str, value: str, unit: str = "mm") -> float:
-    """A positive number of that unit, which may be written. Raises UserError on anything else."""
+    """Returns a positive number, after which its unit may be written. Raises UserError on anything else."""
     try:
         found = float(value.removesuffix(unit))
     except ValueError:
@@ -66,41 +69,44 @@ def number(name: str, value: str, unit: str = "mm") -> float:
 
 
 def one_of(name: str, value: str, *choices: str) -> str:
-    """The value. Raises UserError where it is none of the choices."""
+    """Returns the value. Raises UserError where it is none of the choices."""
     if value not in choices:
         raise UserError(f"--steps {name}:{value}: give {' or '.join(choices)}")
     return value
 
 
 def each(change: Callable[[Scan], Scan]) -> Step:
-    """A step that changes each scan of a group by itself."""
+    """Returns a step that changes each scan of a group by itself."""
     return lambda group: {modality: change(scan) for modality, scan in group.items()}
 
 
 def each_mr(change: Callable[[Scan], Scan]) -> Step:
-    """A step that changes each scan of a group but those called CT, or in HU."""
+    """Returns a step that changes each scan of a group but those called CT, or in HU."""
     return lambda group: {
         modality: scan if modality == "ct" or scan.units == "hu" else change(scan) for modality, scan in group.items()
     }
 
 
 def spacing_of(scan: Scan) -> tuple[float, ...]:
-    """The scan's spacing in mm; where it is not known, as if the longer side were a head's field of view."""
+    """Returns the scan's spacing in mm; where it is not known, as if the longer side were a head's field of view."""
     return scan.spacing or (ASSUMED / max(scan.voxels.shape[1:]),) * 3
 
 
 def fill_of(scan: Scan) -> float:
-    """The value of what is around the head."""
+    """Returns the value of what is around the head."""
     return -1000.0 if scan.units == "hu" else min(0.0, float(scan.voxels.min()))
 
 
 def is_volume(scan: Scan) -> bool:
-    """Whether the slices of a scan are looked at together."""
+    """Returns whether the slices of a scan are looked at together."""
     return len(scan.voxels) >= VOLUME and bool(scan.spacing)
 
 
 def by_parts(scan: Scan, find: Callable[[np.ndarray, tuple[float, ...]], np.ndarray]) -> np.ndarray:
-    """What `find(image, spacing)` gives of the volume [D, H, W], or of each slice [H, W]; of the scan's shape."""
+    """Returns what `find(image, spacing)` gives of the volume [D, H, W], or of each slice [H, W].
+
+    The result has the scan's shape.
+    """
     spacing = spacing_of(scan)
     if is_volume(scan):
         return find(scan.voxels, spacing)
@@ -108,7 +114,7 @@ def by_parts(scan: Scan, find: Callable[[np.ndarray, tuple[float, ...]], np.ndar
 
 
 def head_of(scan: Scan) -> np.ndarray:
-    """The head as a mask of the scan's shape."""
+    """Returns the head as a mask of the scan's shape."""
     return by_parts(scan, lambda image, _: foreground.head(image))
 
 
@@ -119,7 +125,7 @@ def needs_display(name: str, scan: Scan) -> None:
 
 
 def windowing(value: str) -> Step:
-    """The step that shows CT in a window of HU; MR stays."""
+    """Returns the step that shows CT in a window of HU; MR stays."""
     low, parted, high = value.partition("..")
     try:
         edges = (float(low), float(high))
@@ -137,7 +143,7 @@ def windowing(value: str) -> Step:
 
 
 def rescaling(_: str) -> Step:
-    """The step that brings what is not in HU to 0..1."""
+    """Returns the step that brings what is not in HU to 0..1."""
 
     def change(scan: Scan) -> Scan:
         if scan.units == "hu":
@@ -148,7 +154,7 @@ def rescaling(_: str) -> Step:
 
 
 def resampling(value: str) -> Step:
-    """The step that brings scans to a spacing."""
+    """Returns the step that brings scans to a spacing."""
     sides = [number("resample", side) for side in value.split("x")]
     if len(sides) not in (1, 3):
         raise UserError(f"--steps resample:{value}: give one spacing, or three: of slices, rows and columns")
@@ -165,7 +171,7 @@ def resampling(value: str) -> Step:
 
 
 def sizing(value: str) -> Step:
-    """The step that brings slices to squares of a side in pixels."""
+    """Returns the step that brings slices to squares of a side in pixels."""
     side = number("size", value, "px")
     if side != int(side) or side < 8:
         raise UserError(f"--steps size:{value}: give 8 or more whole pixels")
@@ -178,7 +184,7 @@ def sizing(value: str) -> Step:
 
 
 def unbiased(_: str) -> Step:
-    """The step that divides an MR by its coil's field; CT stays."""
+    """Returns the step that divides an MR by its coil's field; CT stays."""
 
     def change(scan: Scan) -> Scan:
         voxels = by_parts(scan, lambda image, _: bias.correct_bias(image, foreground.head(image))[0])
@@ -188,7 +194,7 @@ def unbiased(_: str) -> Step:
 
 
 def stripped(_: str) -> Step:
-    """The step that leaves the brain alone; of a registered pair what either scan finds is the MR's."""
+    """Returns the step that keeps nothing of a scan but the brain; a registered pair is cut to the MR's brain."""
 
     def brain(modality: str, scan: Scan) -> np.ndarray:
         if modality == "ct" and scan.units != "hu":
@@ -211,12 +217,12 @@ def stripped(_: str) -> Step:
 
 
 def on_one_grid(group: Group) -> bool:
-    """Whether a pair is registered: its scans have the same shape and spacing, and are said to be."""
+    """Returns whether a pair is registered: its scans have the same shape and spacing, and are said to be."""
     return len(group) == 2 and REGISTERED_NOTE in group["ct"].notes
 
 
 def registering(_: str) -> Step:
-    """The step that lays the CT of a patient onto the MR's grid; a scan without the other stays."""
+    """Returns the step that lays the CT of a patient onto the MR's grid; a scan without the other stays."""
 
     def change(group: Group) -> Group:
         if set(group) != {"ct", "mr"}:
@@ -245,14 +251,14 @@ def registering(_: str) -> Step:
 
 
 def moved_by(found: register.Rigid) -> tuple[str, ...]:
-    """A sentence that says how far a CT was turned and shifted."""
+    """Returns a sentence that says how far a CT was turned and shifted."""
     angle = math.degrees(2 * math.atan(float(jnp.linalg.norm(found.turn))))
     length = float(jnp.linalg.norm(found.shift + found.moving_centre - found.fixed_centre))
     return (f"turned by {angle:.1f} degrees, shifted by {length:.1f} mm",)
 
 
 def cropping(value: str) -> Step:
-    """The step that cuts to the head; a registered pair to the same box."""
+    """Returns the step that cuts to the head; a registered pair to the same box."""
     margin = number("crop", value)
 
     def change(group: Group) -> Group:
@@ -267,13 +273,13 @@ def cropping(value: str) -> Step:
 
 
 def denoising(value: str) -> Step:
-    """The step that takes noise off each slice."""
+    """Returns the step that takes noise off each slice."""
     how = cast(Literal["median", "gaussian", "nlm"], one_of("denoise", value, "median", "gaussian", "nlm"))
     return each(lambda scan: scan._replace(voxels=intensities.denoise(scan.voxels, how)))
 
 
 def contrasting(value: str) -> Step:
-    """The step that gives each slice more contrast."""
+    """Returns the step that gives each slice more contrast."""
     how = cast(Literal["clahe", "stretch"], one_of("contrast", value, "clahe", "stretch"))
 
     def change(scan: Scan) -> Scan:
@@ -284,7 +290,7 @@ def contrasting(value: str) -> Step:
 
 
 def matching(reference: Callable[[], np.ndarray]) -> Step:
-    """The step that gives the heads of MR the histogram of a reference's head, values [N]; CT stays."""
+    """Returns the step that gives the heads of MR the histogram of a reference's head, values [N]; CT stays."""
 
     def change(scan: Scan) -> Scan:
         voxels = intensities.match_histogram(scan.voxels, head_of(scan), reference())
@@ -294,7 +300,7 @@ def matching(reference: Callable[[], np.ndarray]) -> Step:
 
 
 def reference_file(value: str) -> Step:
-    """The step that matches histograms to that of a file."""
+    """Returns the step that matches histograms to that of a file."""
 
     @functools.cache
     def reference() -> np.ndarray:

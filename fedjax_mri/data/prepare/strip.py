@@ -40,7 +40,7 @@ class Sphere(NamedTuple):
 
 @cache
 def sphere(dimensions: int) -> Sphere:
-    """A circle of 180 points, or an icosahedron divided four times, of 2562."""
+    """Returns a circle of 180 points, or a sphere of 2562, which is an icosahedron divided four times."""
     if dimensions == 2:
         angle, index = np.arange(180) * np.pi / 90, np.arange(180, dtype=np.int32)
         points = np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32)
@@ -58,7 +58,7 @@ def sphere(dimensions: int) -> Sphere:
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
-    """The triangles [F, 3] around points on a sphere, seen from outside anticlockwise."""
+    """Returns the triangles [F, 3] around points on a sphere, seen from outside anticlockwise."""
     from scipy.spatial import ConvexHull
 
     faces = ConvexHull(points).simplices
@@ -67,7 +67,7 @@ def convex_hull(points: np.ndarray) -> np.ndarray:
 
 
 def subdivide(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each triangle of a sphere as four; points [V, 3], faces [F, 3]."""
+    """Returns a sphere with each of its triangles divided in four; points [V, 3], faces [F, 3]."""
     edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1)
     unique, which = np.unique(edges, axis=0, return_inverse=True)
     middles = points[unique].sum(1)
@@ -79,7 +79,7 @@ def subdivide(points: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def vertex_neighbours(count: int, faces: np.ndarray) -> np.ndarray:
-    """The neighbours [V, 6] of each vertex; the first is repeated where there are five."""
+    """Returns the neighbours [V, 6] of each vertex; the first is repeated where there are five."""
     near: list[list[int]] = [[] for _ in range(count)]
     for a, b in np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1), axis=0):
         near[a].append(b)
@@ -88,7 +88,7 @@ def vertex_neighbours(count: int, faces: np.ndarray) -> np.ndarray:
 
 
 def mr_brain(image: np.ndarray, spacing: tuple[float, ...], threshold: float = 0.5) -> np.ndarray:
-    """The brain in an MR [H, W] or [D, H, W] of any scale as a mask; a lower threshold gives a larger brain."""
+    """Returns the brain in an MR [H, W] or [D, H, W] of any scale as a mask; a lower threshold gives a larger brain."""
     low, high = np.quantile(image, 0.02), np.quantile(image, 0.98)
     floor = low + 0.1 * (high - low)
     inside = image > floor
@@ -116,7 +116,10 @@ def mr_brain(image: np.ndarray, spacing: tuple[float, ...], threshold: float = 0
 
 
 def add_lobes(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
-    """A brain mask of a slice [H, W] with the lobes that bones of the skull base part from it; scalp is less deep."""
+    """Returns a brain mask of a slice [H, W] with the lobes that bones of the skull base part from it.
+
+    Lobes are told from the scalp by their depth, as scalp is less deep.
+    """
     if not mask.any():
         return mask
     head = foreground.head(image)
@@ -128,7 +131,7 @@ def add_lobes(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[fl
 
 
 def tighten_mask(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple[float, ...]) -> np.ndarray:
-    """The part of a brain mask that is brain and what it encloses."""
+    """Returns the part of a brain mask that is brain and what it encloses."""
     if not mask.any():
         return mask
     tissue = mask & (image > low + TISSUE * (np.median(image[mask]) - low))
@@ -140,7 +143,10 @@ def tighten_mask(image: np.ndarray, mask: np.ndarray, low: float, spacing: tuple
 def grow_surface(
     image: jax.Array, spacing: jax.Array, vertices: jax.Array, levels: jax.Array, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The surface's vertices [V, n] in mm when it has grown, and its normals; `levels` as BET's t2, t and tm."""
+    """Returns the surface's vertices [V, n] in mm when it has grown, and its normals.
+
+    `levels` are BET's t2, t and tm.
+    """
     size = image.ndim
     form = sphere(size)
     depths = jnp.arange(1.0, DEPTH + 1)
@@ -170,7 +176,7 @@ def grow_surface(
 
 
 def normals(vertices: jax.Array, form: Sphere) -> jax.Array:
-    """The outward direction at each vertex, [V, n] of length 1."""
+    """Returns the outward direction at each vertex, [V, n] of length 1."""
     corners = vertices[form.faces]
     if vertices.shape[1] == 2:
         ahead = corners[:, 1] - corners[:, 0]
@@ -182,7 +188,7 @@ def normals(vertices: jax.Array, form: Sphere) -> jax.Array:
 
 
 def within(vertices: np.ndarray, faces: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The voxels within a closed surface, whose vertices [V, n] are in voxels and may lie beyond the image."""
+    """Returns the voxels within a closed surface, whose vertices [V, n] are in voxels and may lie beyond the image."""
     corners = vertices[faces]
     edge = float(np.abs(corners - np.roll(corners, 1, 1)).max())
     parts = int(2 * edge) + 1
@@ -201,7 +207,7 @@ def within(vertices: np.ndarray, faces: np.ndarray, shape: tuple[int, ...]) -> n
 
 
 def ct_brain(hu: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """The brain in a CT [H, W] or [D, H, W] in HU as a mask: the large soft parts with bone around them."""
+    """Returns the brain in a CT [H, W] or [D, H, W] in HU as a mask: the large soft parts with bone around them."""
     bone = hu > BONE
     smooth = ndimage.gaussian_filter(hu, [0.5 / step for step in spacing])
     enclosed = foreground.closed(bone, GAP, spacing)

@@ -38,7 +38,7 @@ def build(sim: Simulation, plan: Plan, root: jax.Array, max_rounds: int, cache: 
 
 
 def is_round_by_round(plan: Plan) -> bool:
-    """Whether the host calls each round, as it takes part in it, or the plan asks for it."""
+    """Returns whether the host calls each round, as it takes part in it, or the plan asks for it."""
     return plan.loop == "round" or plan.data == "streamed" or plan.clients == "host"
 
 

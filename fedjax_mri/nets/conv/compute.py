@@ -26,7 +26,7 @@ class Compute(NamedTuple):
     remat: bool = False  # save the results of products and convolutions alone, recompute the rest
 
     def wrap(self, apply: Apply) -> Apply:
-        """`apply` in this precision, saving what these settings say; all it takes and gives stays float32.
+        """Returns `apply` in this precision, saving what these settings say; all it takes and gives stays float32.
 
         Parameters and their gradients, norms' sums, running statistics and products' accumulators stay float32.
         """
@@ -56,6 +56,6 @@ def _cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
 
 
 def _with_arrays(inputs: tuple[Any, ...], arrays: list[jax.Array]) -> list[Any]:
-    """`inputs` with its arrays replaced, in order; what is no array, such as `train`, must stay static."""
+    """Returns `inputs` with its arrays replaced, in order; what is no array, such as `train`, must stay static."""
     remaining = iter(arrays)
     return [next(remaining) if isinstance(x, jax.Array) else x for x in inputs]

@@ -26,7 +26,7 @@ def conv2d(
     padding: Padding = "SAME",
     dilation: int = 1,
 ) -> jax.Array:
-    """Convolution: x [B, H, W, C], kernel [h, w, C, O] -> [B, H', W', O]; for "SAME" H' is ceil(H / stride).
+    """Convolves x [B, H, W, C] with kernel [h, w, C, O] to [B, H', W', O]; for "SAME" H' is ceil(H / stride).
 
     Taps of the kernel lie `dilation` pixels apart. All policies agree to rounding:
 
@@ -52,7 +52,7 @@ def conv2d(
 
 
 def conv3d(x: jax.Array, kernel: jax.Array, policy: ConvPolicy) -> jax.Array:
-    """Convolution of volumes: x [B, D, H, W, C], kernel [d, h, w, C, O], d odd -> [B, D, H, W, O], padded by zeros.
+    """Convolves volumes x [B, D, H, W, C] with kernel [d, h, w, C, O], d odd, to [B, D, H, W, O], padded by zeros.
 
     It is the sum of one `conv2d` for each slice of the kernel.
     """

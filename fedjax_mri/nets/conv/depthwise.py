@@ -12,7 +12,7 @@ from fedjax_mri.nets.conv.windows import LAYOUT, Padding, Pads, pad_zeros, pads_
 def depthwise(
     x: jax.Array, kernel: jax.Array, stride: int = 1, policy: ConvPolicy = "gemm", padding: Padding = "SAME"
 ) -> jax.Array:
-    """Depthwise convolution of x [B, H, W, C] with kernel [h, w, C] -> [B, H', W', C].
+    """Convolves each channel of x [B, H, W, C] with its kernel of [h, w, C] to [B, H', W', C].
 
     `xla` is the compiler's grouped convolution. The other policies add up h w products: with one input to an output
     there is no matrix product in it.

@@ -40,7 +40,7 @@ FEW_TAPS, FEW_TAPS_BY_KERNEL = 27, 49
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> jax.Array:
-    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O]; pads are below the window's reach."""
+    """Convolves x [B, H, W, C] with kernel [h, w, C, O] to [B, H', W', O]; pads are below the window's reach."""
     few_positions = x.shape[0] * math.prod(result_size(x, kernel, stride, pads, dilation)) < FEW_POSITIONS
     if kernel.shape[3] >= MANY_OUTPUTS and few_positions:
         return gemm(x, kernel, stride, pads, dilation)
@@ -64,7 +64,7 @@ direct.defvjp(_forward, _backward)
 
 
 def computed_once(x: jax.Array) -> jax.Array:
-    """x itself, as a selection by two arrays, which the compiler does not repeat for each of its readers.
+    """Returns x itself, as a selection by two arrays, which the compiler does not repeat for each of its readers.
 
     A copy of x in another layout would else compute x again, column by column: 4 ms in place of .3 for an activation of
     16 x 16 px and 64 channels behind a norm and a residual sum.
@@ -73,7 +73,7 @@ def computed_once(x: jax.Array) -> jax.Array:
 
 
 def suits_direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> bool:
-    """Whether `direct` may be faster than products over windows for x [B, H, W, C] and kernel [h, w, C, O].
+    """Returns whether `direct` may be faster than products over windows for x [B, H, W, C] and kernel [h, w, C, O].
 
     It is not for a window of one pixel, nor for images or results smaller than the window, for which the compiler has
     no fast kernel.
@@ -85,7 +85,7 @@ def suits_direct(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilat
 
 
 def result_size(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> tuple[int, ...]:
-    """H' and W' of the convolution of x [B, H, W, C] with kernel [h, w, C, O]."""
+    """Returns H' and W' of the convolution of x [B, H, W, C] with kernel [h, w, C, O]."""
     sizes = zip(x.shape[1:3], kernel.shape, pads)
     return tuple((size + sum(pad) - (side - 1) * dilation - 1) // stride + 1 for size, side, pad in sizes)
 
@@ -93,7 +93,10 @@ def result_size(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilati
 def input_gradient(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The gradient by x [B, H, W, C] from the output's [B, H', W', O]: a convolution with the kernel turned round."""
+    """Returns the gradient by x [B, H, W, C] from the output's [B, H', W', O].
+
+    It is a convolution with the kernel turned round.
+    """
     few_positions = math.prod(gradient.shape[:3]) < FEW_POSITIONS_BY_INPUT
     if stride > 1 or dilation > 1 or (kernel.shape[3] >= MANY_OUTPUTS and few_positions):
         return gemm_input_gradient(x, kernel, gradient, stride, pads, dilation)
@@ -103,7 +106,7 @@ def input_gradient(
 def kernel_gradient(
     x: jax.Array, gradient: jax.Array, window: tuple[int, int], stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The gradient [h, w, C, O] by the kernel of x [B, H, W, C], from the output's [B, H', W', O].
+    """Returns the gradient [h, w, C, O] by the kernel of x [B, H, W, C], from the output's [B, H', W', O].
 
     It is a convolution over examples as channels, in which the smaller of x and the output's gradient is the kernel, or
     for a large one a few products.
@@ -119,7 +122,7 @@ def kernel_gradient(
 
 
 def kernel_gradient_input_as_kernel(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
-    """The kernel's gradient as a convolution of the output's gradient with x, which flips it."""
+    """Returns the kernel's gradient as a convolution of the output's gradient with x, which flips it."""
     window = [size + sum(pad) - side + 1 for size, side, pad in zip(x.shape[1:3], gradient.shape[1:3], pads)]
     images, kernel = gradient.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3)
     flipped = forward(images, kernel, backward_pads(pads, window))
@@ -129,7 +132,10 @@ def kernel_gradient_input_as_kernel(x: jax.Array, gradient: jax.Array, pads: Pad
 def kernel_gradient_output_as_kernel(
     x: jax.Array, gradient: jax.Array, window: tuple[int, int], stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The kernel's gradient as a convolution of x with the output's gradient, in which stride and dilation swap."""
+    """Returns the kernel's gradient as a convolution of x with the output's gradient.
+
+    Stride and dilation swap in it.
+    """
     sizes = zip(x.shape[1:3], gradient.shape[1:3], window, pads)
     after = [(taps - 1) * dilation + (out - 1) * stride + 1 - size - pad[0] for size, out, taps, pad in sizes]
     seen = x[
@@ -141,9 +147,10 @@ def kernel_gradient_output_as_kernel(
 
 
 def kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, pads: Pads) -> jax.Array:
-    """The kernel's gradient as one product, of x shifted by the window's columns and the gradient shifted by its rows.
+    """Returns the kernel's gradient as one product.
 
-    This takes h + w copies in place of the h w that windows are.
+    Its factors are x shifted by the window's columns and the gradient shifted by its rows. This takes h + w copies in
+    place of the h w that windows are.
     """
     x = pad_zeros(x, pads)
     height, width = gradient.shape[1:3]
@@ -157,12 +164,15 @@ def kernel_gradient_as_product(x: jax.Array, gradient: jax.Array, pads: Pads) ->
 
 
 def _covers(image: tuple[int, ...] | list[int], window: tuple[int, ...]) -> bool:
-    """Whether an image [H, W] is at least as large as the window."""
+    """Returns whether an image [H, W] is at least as large as the window."""
     return image[0] >= window[0] and image[1] >= window[1]
 
 
 def forward(x: jax.Array, kernel: jax.Array, pads: Pads, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """The fastest forward convolution without a gradient; under `vmap` over kernels one client after another."""
+    """Returns the fastest forward convolution, without a gradient.
+
+    Under `vmap` over kernels it computes one client after another.
+    """
     few_taps = kernel.shape[3] < FAST_OUTPUTS and math.prod(kernel.shape[:3]) <= FEW_TAPS
     if stride == dilation == 1 and few_taps:
         return sum_over_taps(x, kernel, pads)
@@ -183,7 +193,7 @@ def forward(x: jax.Array, kernel: jax.Array, pads: Pads, stride: int = 1, dilati
 
 
 def compiled(x: jax.Array, kernel: jax.Array, pads: Pads, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """The compiler's convolution, of which a row of zeros and its result are cut off where there is no padding.
+    """Returns the compiler's convolution, with a row of zeros added and its result cut off where there is no padding.
 
     Without any padding the compiler takes another kernel, up to five times slower.
     """
@@ -196,7 +206,7 @@ def compiled(x: jax.Array, kernel: jax.Array, pads: Pads, stride: int = 1, dilat
 
 
 def sum_over_taps(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """A convolution as one float32 loop over the taps and channels of a window."""
+    """Returns a convolution computed as one float32 loop over the taps and channels of a window."""
     wide = pad_zeros(x, pads).astype(jnp.float32)
     height, width = wide.shape[1] - kernel.shape[0] + 1, wide.shape[2] - kernel.shape[1] + 1
 

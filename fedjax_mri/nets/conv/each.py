@@ -65,7 +65,9 @@ def one_by_one(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def windows_are_small(x: jax.Array, kernel: jax.Array, result: list[int]) -> bool:
-    """Whether all windows together are no larger than the result or the kernel, so that a product costs no more memory.
+    """Returns whether all windows together are no larger than the result or the kernel.
+
+    A product then costs no more memory.
 
     x is [B, H, W, C], kernel [h, w, C, O], and `result` the shape [H', W'] of the result.
     """

@@ -35,7 +35,7 @@ def folded_kernel(kernel: jax.Array) -> jax.Array:
     rows, columns = (height + 1) // 2, (width + 1) // 2
 
     def moved(down: int, right: int) -> jax.Array:
-        """The kernel for the result at this row and column of a square."""
+        """Returns the kernel for the result at this row and column of a square."""
         pads = (down, 1 - down), (right, 1 - right), (0, 0), (0, 0)
         parts = jnp.pad(kernel, pads).reshape(rows, 2, columns, 2, inputs, outputs)
         return parts.transpose(0, 2, 1, 3, 4, 5).reshape(rows, columns, 4 * inputs, outputs)

@@ -10,7 +10,7 @@ from fedjax_mri.nets.conv.windows import Pads, backward_pads, pad_zeros, windows
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def gemm(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, dilation: int) -> jax.Array:
-    """Convolution of x [B, H, W, C] with kernel [h, w, C, O] -> [B, H', W', O] as a product over windows.
+    """Convolves x [B, H, W, C] with kernel [h, w, C, O] to [B, H', W', O] as a product over windows.
 
     Windows are cheap to cut and h w times the size of x, so the backward pass cuts them again. Both gradients are
     products that read and give the kernel as it lies in memory; the compiler's own would be a transposed one.
@@ -33,7 +33,7 @@ gemm.defvjp(lambda x, kernel, *static: (gemm(x, kernel, *static), (x, kernel)), 
 def gemm_input_gradient(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The gradient by x [B, H, W, C] from the output's [B, H', W', O]: a product gives that of the windows."""
+    """Returns the gradient by x [B, H, W, C] from the output's [B, H', W', O]: a product gives that of the windows."""
     window = kernel.shape[0], kernel.shape[1]
     cut = jnp.einsum("bhwo,ko->bhwk", gradient, kernel.reshape(-1, kernel.shape[-1]))
     return jax.linear_transpose(lambda x: windows(x, window, stride, pads, dilation), x)(cut)[0]
@@ -42,7 +42,10 @@ def gemm_input_gradient(
 def gemm_kernel_gradient(
     x: jax.Array, gradient: jax.Array, window: tuple[int, int], stride: int, pads: Pads, dilation: int
 ) -> jax.Array:
-    """The gradient [h, w, C, O] by the kernel from the output's [B, H', W', O]: a product of windows with it."""
+    """Returns the gradient [h, w, C, O] by the kernel from the output's [B, H', W', O].
+
+    It is a product of the windows with the output's.
+    """
     cut = windows(x, window, stride, pads, dilation)
     by_tap = jnp.einsum("pk,po->ko", cut.reshape(-1, cut.shape[-1]), gradient.reshape(-1, gradient.shape[-1]))
     return by_tap.reshape(*window, x.shape[-1], -1)
@@ -50,7 +53,7 @@ def gemm_kernel_gradient(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def few_outputs(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """Convolution at stride 1 to few outputs: first the products by tap, which are small, then their sum."""
+    """Convolves x at stride 1 to few outputs: first the products by tap, which are small, then their sum."""
     x = pad_zeros(x, pads)
     y = jnp.einsum("bhwc,ijco->bhwijo", x, kernel)
     rows, columns = (size - side + 1 for size, side in zip(x.shape[1:3], kernel.shape))

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Largest of each 2 x 2 square, x [B, H, W, C] -> [B, H//2, W//2, C]; an odd last row or column is dropped."""
+    """Returns the largest of each 2 x 2 square, x [B, H, W, C] -> [B, H//2, W//2, C].
+
+    An odd last row or column is dropped.
+    """
     height, width = (size // 2 * 2 for size in x.shape[1:3])
     return _max_of_squares(x[:, :height, :width])
 
@@ -18,7 +21,10 @@ def _max_of_squares(x: jax.Array) -> jax.Array:
 
 
 def _max_and_argmax(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest of each square, and which of its four it was (the first of equals): all its gradient needs."""
+    """Returns the largest of each square, and which of its four it was (the first of equals).
+
+    This is all that its gradient needs.
+    """
     return max_and_argmax_of_four(*(x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)))
 
 
@@ -41,7 +47,10 @@ _max_of_squares.defvjp(_max_and_argmax, _unpool)
 
 
 def overlapping_max_pool(x: jax.Array) -> jax.Array:
-    """Largest of each 3 x 3 square around every second pixel, x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]."""
+    """Returns the largest of each 3 x 3 square around every second pixel.
+
+    x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C].
+    """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     rows, columns = x.shape[1] - 2, x.shape[2] - 2
     x = functools.reduce(jnp.maximum, [x[:, i : i + rows : 2] for i in range(3)])
@@ -49,7 +58,10 @@ def overlapping_max_pool(x: jax.Array) -> jax.Array:
 
 
 def max_pool_3d(x: jax.Array) -> jax.Array:
-    """Largest of 2 x 2 x 2 voxels, of 2 x 2 where there is one slice; x [B, D, H, W, C], odd ends are dropped."""
+    """Returns the largest of 2 x 2 x 2 voxels, of 2 x 2 where there is one slice.
+
+    x [B, D, H, W, C]; odd ends are dropped.
+    """
     batch, depth = x.shape[:2]
     y = max_pool(x.reshape(-1, *x.shape[2:]))
     y = y.reshape(batch, depth, *y.shape[1:])

@@ -37,5 +37,5 @@ def _double_by_four(x: jax.Array, kernel: jax.Array, policy: ConvPolicy) -> jax.
 
 
 def _square_kernel(taps: jax.Array) -> jax.Array:
-    """A kernel [2, 2, C, 4 O] of taps [2 rows of x, 2 of the square, 2 columns of x, 2 of the square, C, O]."""
+    """Returns a kernel [2, 2, C, 4 O] of taps [2 rows of x, 2 of the square, 2 columns of x, 2 of the square, C, O]."""
     return taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, taps.shape[4], -1)
