@@ -73,7 +73,7 @@ def alone(case: str, number: int, plan: Plan) -> tuple[State, RoundStats]:
 @pytest.mark.parametrize(
     ("case", "way", "devices"),
     [
-        ("clients keep statistics", "map", 2),
+        pytest.param("clients keep statistics", "map", 2, marks=pytest.mark.thorough),
         ("a cohort with a player at home", "vmap", 2),
         ("a cohort with a player at home", "map", 8),
         pytest.param("a cohort with a player at home", "map", 2, marks=pytest.mark.thorough),
