@@ -19,12 +19,15 @@ from fedjax_mri.fed.engine.simulation import initial_state
 from fedjax_mri.fed.privacy import accounting, bounds, canaries, canary_patients, per_patient
 from fedjax_mri.fed.privacy.accounting import Release
 from fedjax_mri.fed.privacy.canary_patients import watch_hospital
+from fedjax_mri.fed.privacy.canary_updates import audit_updates
 from fedjax_mri.fed.privacy.client import Client
+from fedjax_mri.fed.privacy.local import LocalSettings, noisy
 from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.privacy.per_patient import CLIENT, RATE, private_gradient
 from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population
-from fedjax_mri.fed.uplink.contract import ServerRound, Update, Uplink
+from fedjax_mri.fed.uplink.contract import Aggregate, ServerRound, Update, Uplink
 from fedjax_mri.fed.uplink.settings import UplinkSettings
+from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.run.train import privacy_figures
 
 EVEN = norm.ppf(np.linspace(0, 1, 10_000, endpoint=False) + 1 / 20_000)
@@ -235,3 +238,53 @@ def test_other_hospitals_show_nothing_of_the_canaries() -> None:
     noised = jax.random.normal(jax.random.key(0), (50,))
     seen = watch_hospital(3, 40, 0.5, 1.0)(jnp.zeros(50), noised, batch, jax.random.key(1))
     assert not seen.any() and watch_hospital(1, 40, 0.5, 1.0)(jnp.zeros(50), noised, batch, jax.random.key(1)).all()
+
+
+# ---- canaries under local privacy
+
+
+def local_run(count: int) -> tuple[np.ndarray, dict[str, float]]:
+    """The server's model after three rounds whose clients add noise, and what the run says of its privacy."""
+    settings, population = LocalSettings(epsilon=0.0, noise=1.0, clip=0.5, audit=count), Population(SIZES, rounds=3)
+    sim = private(settings, 1.0, sampler=Everyone().build(population))
+    sim = sim._replace(guarantee=settings.guarantee(sim.sampler, population))
+    plan = Plan(devices=1, lanes=2).resolve()
+    after, *_ = segments.build(sim, plan, ROOT, 3)(initial_state(sim, plan, ROOT), 3)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(after.server.model.params))])
+    return flat, privacy_figures(sim, after)
+
+
+def test_an_audited_run_with_local_noise_trains_the_same_model_and_bounds_its_epsilon() -> None:
+    (plain, figures), (audited, bounded) = local_run(0), local_run(600)
+    np.testing.assert_array_equal(plain, audited)
+    assert "epsilon_lower" not in figures and 0.3 * figures["epsilon"] < bounded["epsilon_lower"] < figures["epsilon"]
+
+
+def local_bounds(noise: float = 1.0, bound: float = 0.5, count: int = 3000, rounds: int = 1, repeats: int = 8):
+    """Lower bounds [repeats] of rounds with this clip and noise, scored as if the clip were .5 and the multiplier 1."""
+    stage = audit_updates([clip(bound), noisy(0.5 * noise)], count, 0.5, 1.0)
+    zeros, one = jnp.zeros(8), jnp.float32(1)
+    aggregate, entry = Aggregate(zeros, (), one, one, one), jnp.arange(count) % 8
+
+    def run(key: jax.Array) -> canaries.Canaries:
+        inside = jax.random.bernoulli(jax.random.fold_in(key, 99), 0.5, (count,))
+        state = canaries.Canaries(entry, inside, jnp.zeros(count))
+        for number in range(rounds):
+            at = ServerRound(jnp.int32(number), jax.random.fold_in(key, number), one, one)
+            state = stage.server(aggregate, state, at)[1]
+        return state
+
+    found = jax.device_get(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(7), repeats)))
+    return np.array([canaries.lower_bound(jax.tree.map(lambda x, i=i: x[i], found), DELTA) for i in range(repeats)])
+
+
+def test_the_lower_bound_of_local_noise_is_below_the_upper_one_as_often_as_promised() -> None:
+    found = local_bounds(count=200, rounds=4, repeats=1000)
+    assert np.mean(found > spent(1.0, 4, 1.0)) <= 0.05 and np.mean(found > 0) > 0.9
+
+
+@pytest.mark.parametrize("fault", ["none", "a third of the noise", "no clip"])
+def test_the_audit_of_local_noise_notices_faults(fault: str) -> None:
+    given = {"a third of the noise": {"noise": 1 / 3}, "no clip": {"bound": 1e9}}.get(fault, {})
+    found = np.median(local_bounds(**given)) / spent(1.0, 1, 1.0)
+    assert 0.4 < found < 1 if fault == "none" else found > 1

@@ -4,7 +4,8 @@ Each canary is a client whose update has one large entry, of which each canary h
 a coin, take part in rounds as real clients do, and pass the same clip and sum. An observer who knows all other updates
 scores each canary by how likely its entries of the noisy sums are if it took part. `bounds` makes a lower bound on
 epsilon of the scores. What canaries added is taken off again before the server moves, so that the model stays that of
-a run without them, up to rounding. `canary_patients` does the same for the patients of a hospital.
+a run without them, up to rounding. `canary_patients` does the same for the patients of a hospital, `canary_updates` for
+clients that add noise themselves.
 """
 
 from typing import Any, NamedTuple
@@ -79,15 +80,20 @@ def likelier(seen: jax.Array, rate: jax.Array, noise: Any) -> jax.Array:
 
 def clipped_canary(uplink: Uplink, like: Any, entry: jax.Array, state: Any, at: ServerRound) -> Update:
     """Returns the update of a canary, in the shapes of `like`, after the private clip, which is the last stage."""
-    places, values, start = jax.tree.flatten(like), [], 0
-    for leaf in places[0]:
-        index = start + jnp.arange(leaf.size, dtype=jnp.int32)
-        values.append(jnp.where(index == entry, SIZE * state.bound, 0.0).reshape(leaf.shape))
-        start += leaf.size
-    update = Update(jax.tree.unflatten(places[1], values), (), jnp.float32(1))
+    update = Update(canary_delta(like, entry, SIZE * state.bound), (), jnp.float32(1))
     clip = (uplink.stages.parts or (uplink.stages,))[-1]
     sender = Sender(jnp.int32(-1), at.round, at.key, jnp.float32(1), jnp.float32(1), UplinkState((), state))
     return clip.client(update, clip.init_client(update), sender)[0]
+
+
+def canary_delta(like: Any, entry: jax.Array, value: jax.Array) -> Any:
+    """Returns a tree of the shapes of `like`: `value` at one entry of the tree taken as one vector, zeros elsewhere."""
+    (leaves, form), values, start = jax.tree.flatten(like), [], 0
+    for leaf in leaves:
+        index = start + jnp.arange(leaf.size, dtype=jnp.int32)
+        values.append(jnp.where(index == entry, value, 0.0).reshape(leaf.shape))
+        start += leaf.size
+    return jax.tree.unflatten(form, values)
 
 
 def entries(tree: Any, places: jax.Array) -> jax.Array:

@@ -13,6 +13,8 @@ import jax
 from fedjax_mri.core import checks
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy import accounting
+from fedjax_mri.fed.privacy.canaries import lower_bound
+from fedjax_mri.fed.privacy.canary_updates import audit_updates
 from fedjax_mri.fed.privacy.contract import Guarantee, check_budget, checked
 from fedjax_mri.fed.privacy.mechanism import normal_like, refuse_what_is_not_clipped
 from fedjax_mri.fed.sampling import Population, Sampler
@@ -30,14 +32,18 @@ class LocalSettings:
     delta: float = 1e-5
     noise: float = 0.0  # noise multiplier; 0: the smallest that keeps the budget
     clip: float = 1.0  # bound on the norm of an update
+    audit: int = 0  # canaries that show a lower bound on epsilon; 0: none
 
     def __post_init__(self) -> None:
         check_budget(self.epsilon, self.delta, self.noise)
         checks.positive("privacy.clip", self.clip)
+        checks.not_negative("privacy.audit", self.audit)
 
     def build(self, uplink: UplinkSettings, local: Local, noise: float, clients: Population) -> tuple[Uplink, Local]:
         """Returns the uplink with clip and noise before its stages and one weight for all; any reduction may follow."""
-        return uplink.build(first=[clip(self.clip), noisy(self.clip * noise)])._replace(weigh=uniformly), local
+        release = [clip(self.clip), noisy(self.clip * noise)]
+        audit = [audit_updates(release, self.audit, self.clip, noise)] if self.audit else []
+        return uplink.build(first=release, last=audit)._replace(weigh=uniformly), local
 
     def guarantee(self, sampler: Sampler, population: Population) -> Guarantee:
         """Returns what the run promises a client that takes part in every round: others are promised more.
@@ -50,9 +56,9 @@ class LocalSettings:
 
         rounds = population.rounds
         noise = self.noise or accounting.noise_for(self.epsilon, lambda noise: spent(noise, rounds))
-        return checked(
-            Guarantee("client, against the server", self.epsilon, self.delta, noise, partial(spent, noise)), rounds
-        )
+        lower = (lambda state: lower_bound(state.stages["audit"], self.delta)) if self.audit else None
+        unit = "client, against the server"
+        return checked(Guarantee(unit, self.epsilon, self.delta, noise, partial(spent, noise), lower=lower), rounds)
 
 
 def noisy(deviation: float) -> Stage:
