@@ -252,10 +252,10 @@ def peak_flops(plan: Plan) -> float:
     """Operations a second that the plan's devices reach together on a large product in the plan's precision."""
     side = 1024 if jax.default_backend() == "cpu" else 8192
     dtype = jnp.bfloat16 if plan.precision == "bf16" else jnp.float32
-    a = jax.device_put(jnp.ones((plan.devices, side, side), dtype), plan.divided())
+    a = jax.device_put(jnp.ones((plan.devices, side, side), dtype), plan.sharded_over_devices())
     with jax.default_matmul_precision({"tf32": "tensorfloat32", "bf16": "default"}.get(plan.precision, "float32")):
-        product = jax.jit(jax.shard_map(jnp.matmul, mesh=plan.mesh(), in_specs=plan.divided().spec,
-                                        out_specs=plan.divided().spec)).lower(a, a).compile()  # fmt: skip
+        product = jax.jit(jax.shard_map(jnp.matmul, mesh=plan.mesh(), in_specs=plan.sharded_over_devices().spec,
+                                        out_specs=plan.sharded_over_devices().spec)).lower(a, a).compile()  # fmt: skip
     best = min(timed(lambda: jax.block_until_ready(product(a, a)))[1] for _ in range(20))
     return 2.0 * plan.devices * side**3 / best
 

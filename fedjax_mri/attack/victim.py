@@ -66,4 +66,6 @@ def observer(sim: Simulation, state: State, root: jax.Array, groups: int) -> Cal
     server, size = sim.algorithm.broadcast(state.server, zero), sim.data.sizes
     start, rate = trees.join(server.model, row.model), sim.local.schedule(state.round)
     count, steps = int(size.sum()), int(step_counts(sim.local, size[:1])[0])
-    return lambda data: Seen(start, server, round_of(state, plan.put(placement.all_examples(data))), rate, count, steps)
+    return lambda data: Seen(
+        start, server, round_of(state, plan.replicate(placement.all_examples(data))), rate, count, steps
+    )

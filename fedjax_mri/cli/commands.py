@@ -123,11 +123,11 @@ def train(options: argparse.Namespace, flags: Sequence[str]) -> int:
             stopped = experiment.run(one, folders[name], options.resume_from, bar.say, bar.watch, waiting)
         if stopped:
             return 128 + stopped
-        if processes.main():
+        if processes.is_main_process():
             print(results.headline(folders[name]), flush=True)
         if one.explanations:
             explain_examples(folders[name], one.explanations)
-    if processes.main():
+    if processes.is_main_process():
         from fedjax_mri.report import run as report  # matplotlib, after the run
 
         print(report.write([results.load(folder) for folder in folders.values()], out / "report.html"))

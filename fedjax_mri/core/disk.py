@@ -42,7 +42,7 @@ def encoded(figure: Any, dpi: int = 110, kind: str = "png", **options: Any) -> b
     return buffer.getvalue()
 
 
-def remember(path: pathlib.Path, content: bytes) -> None:
+def write_cache(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that later runs may reuse, atomically. A file that cannot be written is skipped."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

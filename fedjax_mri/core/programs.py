@@ -39,11 +39,11 @@ class Shardings(NamedTuple):
 
     arguments: Any
     results: Any
-    consumed: tuple[int, ...] = ()  # arguments whose memory the program may use
+    donated: tuple[int, ...] = ()  # arguments whose memory the program may use
 
     def jit(self, program: Program) -> Any:
         """Returns `program` as a jitted function with these shardings."""
-        return jax.jit(program, donate_argnums=self.consumed, in_shardings=self.arguments, out_shardings=self.results)
+        return jax.jit(program, donate_argnums=self.donated, in_shardings=self.arguments, out_shardings=self.results)
 
 
 def xla_options() -> dict[str, Any] | None:
@@ -139,7 +139,7 @@ def cached_or_traced(
             content = serialize(export.export(shardings.jit(program))(*args))
         except (ImportError, NotImplementedError, ValueError, AttributeError, pickle.PicklingError):
             return program
-        disk.remember(path, hashlib.sha256(content).digest() + content)
+        disk.write_cache(path, hashlib.sha256(content).digest() + content)
     return deserialize(content, args)
 
 

@@ -83,7 +83,7 @@ class Algorithm(NamedTuple):
     server: Callable[[ServerState, Aggregate], ServerState]
     # (broadcast, client state, result, update after the client's side of the uplink) -> client state.
     # A state that must agree with the server's sum of updates must use what was sent, clipped or compressed.
-    remember: Callable[[ServerState, ClientState, LocalResult, Update], ClientState] = same_state
+    update_client_state: Callable[[ServerState, ClientState, LocalResult, Update], ClientState] = same_state
     task: Callable[[Task], Task] = lambda task: (
         task
     )  # what a client trains, such as a personal model beside the shared one

@@ -45,7 +45,7 @@ class Checkpoints:
             self._manager.save(round, args=ocp.args.StandardSave(trees.named(state)), force=True)
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise what the file system gave them in many types
-            if gone := processes.lost(error):
+            if gone := processes.lost_process_error(error):
                 raise gone from error
             last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
@@ -79,7 +79,7 @@ class Checkpoints:
             return self._manager.restore(round, args=ocp.args.StandardRestore(like))
         except Exception as error:
             place = self.folder / str(round)
-            raise processes.lost(error) or UserError(
+            raise processes.lost_process_error(error) or UserError(
                 f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
             ) from error
 

@@ -58,7 +58,7 @@ def save_results(run: Run, last: RunProgress, examples: Examples, stop: StopSign
     with run.clock.measure("evaluate"):
         stopped = last.round < run.config.rounds and stop.received_by_any()
         kept = None if stopped else reference.build(run, last.state)
-    if processes.main():
+    if processes.is_main_process():
         if kept is not None:
             results.save_reference(run.folder, kept)
         selection = results.selection(run.sim, last.state)

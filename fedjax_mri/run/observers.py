@@ -85,7 +85,7 @@ def save_pictures(
 
     def save(progress: RunProgress) -> None:
         fields = examples(progress.state)  # every process must take part in computing them
-        if processes.main():
+        if processes.is_main_process():
             pictures.save(run / "pictures", progress.round, fields, synthetic)
 
     return after_segments(save)

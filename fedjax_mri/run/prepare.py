@@ -87,7 +87,7 @@ def prepare(config: Experiment, out: pathlib.Path, say: Say) -> Prepared:
     clock, method = Clock(), build_method(config)  # bad settings are refused before any data are read
     refuse_patience(config, method.algorithm)
     by_rule = config.plan.resolve()
-    processes.together(lambda: identity.refuse_other_run(out, config))
+    processes.run_on_all(lambda: identity.refuse_other_run(out, config))
     with clock.measure("prepare"):
         data = build_data(config)
         early.refuse_unknown(config.early, data.federation.tests)
@@ -107,12 +107,12 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
     something else or a checkpoint does not fit.
     """
     config, data, sim, plan, clock, name = prepared
-    processes.together(lambda: identity.refuse_other_run(out, config))  # it may have changed while we waited for it
+    processes.run_on_all(lambda: identity.refuse_other_run(out, config))  # it may have changed while we waited for it
     with clock.measure("prepare"):
         state = first_state(prepared, out, resume_from, say)
     goes_on = bool(checkpoint.saved_rounds(out))
-    processes.same({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
-    if processes.main():
+    processes.check_all_equal({"the newest checkpoint": int(state.round)}, "give an --out on a disk that all share")
+    if processes.is_main_process():
         if goes_on:
             runfolder.say_missing_lines(out, int(state.round), say)
         else:
@@ -120,7 +120,7 @@ def start(prepared: Prepared, out: pathlib.Path, resume_from: pathlib.Path | Non
         runfolder.write_config(out, config, say)
         facts = runfolder.facts(config, plan, data.federation, data.described, data.digest, sim.task.headline)
         disk.write_json(out / "run.json", facts)
-    processes.everyone(None)  # nobody saves before the folder is cleared
+    processes.all_gather(None)  # nobody saves before the folder is cleared
     log = runfolder.Log(out, int(state.round) if goes_on else -1)
     programs = None if name is None else ProgramCache(cache.folder() / "programs", name, say)
     checkpoints = Checkpoints(out, config.keep)
@@ -135,17 +135,17 @@ def hold_folder(out: pathlib.Path, waiting: lock.Waiting, say: Say) -> Iterator[
     folder for all.
     """
     with contextlib.ExitStack() as held:
-        check = processes.together(
-            lambda: held.enter_context(lock.hold(out, waiting, say)) if processes.main() else lambda: None
+        check = processes.run_on_all(
+            lambda: held.enter_context(lock.hold(out, waiting, say)) if processes.is_main_process() else lambda: None
         )
-        processes.together(lambda: runfolder.refuse_unshared(out))
+        processes.run_on_all(lambda: runfolder.refuse_unshared(out))
         yield check
 
 
 def refuse_differing_processes(config: Experiment) -> None:
     """Raises UserError, in each process, when one has another config, other packages or other devices."""
     here = {"number of devices": jax.local_device_count()}
-    processes.same({**configs.flat(config), **runfolder.versions(), **here}, "start all processes alike")
+    processes.check_all_equal({**configs.flat(config), **runfolder.versions(), **here}, "start all processes alike")
 
 
 def refuse_patience(config: Experiment, algorithm: Algorithm) -> None:
@@ -161,11 +161,11 @@ def has_conclusion(config: Experiment, algorithm: Algorithm) -> bool:
 
 def build_data(config: Experiment) -> Data:
     """Returns the data of a config. Raises UserError, in each process, where one has other data."""
-    federation = processes.together(lambda: build_federation(config))
+    federation = processes.run_on_all(lambda: build_federation(config))
     for name in set(GROUPS) & federation.tests.keys():
         raise UserError(f"data: a test set is named {name!r}, as a group of figures in metrics.jsonl is: rename it")
     digest = data_digest(federation)
-    processes.same({"the data": " ".join(digest)}, "give all processes the same files")
+    processes.check_all_equal({"the data": " ".join(digest)}, "give all processes the same files")
     return Data(federation, describe(federation), digest)
 
 
@@ -186,7 +186,7 @@ def checked_examples(
     process, where examples are something else.
     """
     source, reads = type(config.data).__name__, sim.task.reads
-    federation = processes.together(lambda: check.contents(data.federation, reads, source))
+    federation = processes.run_on_all(lambda: check.contents(data.federation, reads, source))
     name = fingerprint.of_run(config, plan, " ".join(data.digest[:-1]), sim, federation.tests)
     file = None if name is None else cache.folder() / "checked" / name
 
@@ -194,9 +194,9 @@ def checked_examples(
         if file is None or not file.exists():
             check.computed_by_users(federation, reads, config.data)
         if file is not None:
-            disk.remember(file, b"")
+            disk.write_cache(file, b"")
 
-    processes.together(look)
+    processes.run_on_all(look)
     train = federation.train._replace(shift=sim.data.shift, pick=sim.data.pick)  # an attack changes both
     return data._replace(federation=federation), sim._replace(data=train), name
 

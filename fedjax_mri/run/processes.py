@@ -32,12 +32,12 @@ CONTACT = re.compile(r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|heartbeat|Barrier|C
 _calls = itertools.count()
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Returns whether this process has joined others."""
     return jax.distributed.is_initialized()
 
 
-def main() -> bool:
+def is_main_process() -> bool:
     """Returns whether this is process 0, which alone writes files and words."""
     return distributed.global_state.process_id == 0
 
@@ -56,7 +56,7 @@ def joined(heartbeat: int, join_timeout: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if gone := lost(error):
+        if gone := lost_process_error(error):
             raise gone from error
         raise
 
@@ -77,7 +77,7 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
         jax.distributed.initialize(**{**settings, **waits}, initialization_timeout=join_timeout)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{place.flag}: cannot join the others ({brief(error)})") from error
-    if not main():
+    if not is_main_process():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
@@ -119,9 +119,9 @@ def outlive_nobody() -> None:
     os._exit(1)
 
 
-def everyone(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Returns `value`, plain data, of each process in turn. All processes must call it."""
-    if not several():
+    if not is_multiprocess():
         return [value]
     client, name = _client(), f"fedjax_mri/{next(_calls)}"
     client.key_value_set(f"{name}/{distributed.global_state.process_id}", json.dumps(value))
@@ -130,23 +130,23 @@ def everyone(value: Any) -> list[Any]:
     return [json.loads(found[number]) for number in sorted(found)]
 
 
-def highest(number: int) -> int:
+def all_max(number: int) -> int:
     """Returns the highest `number` of any process, by one small collective. All processes must call it."""
-    if not several():
+    if not is_multiprocess():
         return number
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def together(work: Callable[[], T]) -> T:
+def run_on_all(work: Callable[[], T]) -> T:
     """Returns what `work` gives. Raises UserError in every process when it fails in any."""
     failure = None
     try:
         result = work()
     except Exception as error:
         failure = error
-    lines = everyone(failure and failures.describe(failure))
+    lines = all_gather(failure and failures.describe(failure))
     if failure:
         raise failure
     for number, line in enumerate(lines):
@@ -155,9 +155,9 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
-def same(facts: Mapping[str, Any], remedy: str) -> None:
+def check_all_equal(facts: Mapping[str, Any], remedy: str) -> None:
     """Raises UserError in every process, naming what differs and where, unless all have the same `facts`."""
-    first, *others = everyone({name: str(value) for name, value in facts.items()})
+    first, *others = all_gather({name: str(value) for name, value in facts.items()})
     for number, theirs in enumerate(others, 1):
         names = [name for name in {**first, **theirs} if first.get(name) != theirs.get(name)]
         differing = (f"{name} is {theirs.get(name)}, in process 0 {first.get(name)}" for name in names[:5])
@@ -165,13 +165,13 @@ def same(facts: Mapping[str, Any], remedy: str) -> None:
             raise UserError(f"process {number} differs: {'; '.join(differing)}; {remedy}")
 
 
-def lost(error: BaseException | None) -> UserError | None:
+def lost_process_error(error: BaseException | None) -> UserError | None:
     """Returns the line for an error that means, itself or by what it came from, that another process is gone."""
-    if error is None or not several():
+    if error is None or not is_multiprocess():
         return None
     if CONTACT.search(str(error)):
         return UserError(f"lost contact with another process; {AGAIN}")
-    return lost(error.__cause__ or error.__context__)
+    return lost_process_error(error.__cause__ or error.__context__)
 
 
 def give_up(code: int) -> int:
@@ -179,13 +179,13 @@ def give_up(code: int) -> int:
 
     It ends at once if the others fail as well, so that each can say its line.
     """
-    if not several():
+    if not is_multiprocess():
         return code
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(Exception):
         _client().wait_at_barrier("fedjax_mri/give_up", LAST_WORDS * 1000)
-        time.sleep(LINGER if main() else 0)
+        time.sleep(LINGER if is_main_process() else 0)
     os._exit(code)  # the usual end would wait for the others
 
 

@@ -228,7 +228,7 @@ class Log:
         lines = [values for values in read_history(run) if values["round"] <= round]
         self.history = [parse(values) for values in lines]
         self._events: Any = None
-        if not processes.main():
+        if not processes.is_main_process():
             return
         from tensorboardX import SummaryWriter
 

@@ -40,7 +40,7 @@ class StopSignal:
         self._training = True
         patience.note_answer()
         # Python's answer to a signal, an exception, is lost where a library or C++ drops it.
-        number = processes.highest(self.received or patience.asked)
+        number = processes.all_max(self.received or patience.asked)
         if not number:
             return None  # one that arrives just now waits for the next call
         self.received = signal.Signals(number)

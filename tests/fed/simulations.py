@@ -425,7 +425,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         key = keys.purpose(keys.client(root, state.round, jnp.int32(client)), keys.Purpose.UPLINK)
         sender = Sender(jnp.int32(client), state.round, key, examples, times, state.uplink)
         update, own, _ = uplink.stages.client(update, row.uplink, sender)
-        remembered = sim.algorithm.remember(server, row.state, result, update)
+        remembered = sim.algorithm.update_client_state(server, row.state, result, update)
         row = row._replace(model=rest, state=remembered, uplink=own, rounds=row.rounds + 1)
         clients = once(trees.put)(clients, client, row)
         updates.append(update)

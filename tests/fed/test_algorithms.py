@@ -414,7 +414,7 @@ def test_numbers_may_be_known_only_when_the_program_runs(kind, field: str) -> No
         accumulated = algorithm.accumulate(grads, one, jnp.float32(0.1))
         result = LocalResult(Model(moved, {}), late, one, one, late, one, accumulated)
         update = algorithm.finish(sent, client, result)
-        client = algorithm.remember(sent, client, result, update)
+        client = algorithm.update_client_state(sent, client, result, update)
         return grads, client, algorithm.server(server, Aggregate(update.delta, update.aside, one, one, one))
 
     known, traced = exchange(0.25), jax.jit(exchange)(jnp.float32(0.25))

@@ -124,22 +124,22 @@ def test_a_different_config_is_a_line_in_each(home) -> None:
 
 
 def test_what_differs_is_named_once_and_where(monkeypatch) -> None:
-    processes.same({"jax": "1", "data": 3}, "mend it")
-    monkeypatch.setattr(processes, "everyone", lambda facts: [facts, facts, {**facts, "jax": "2"}])
+    processes.check_all_equal({"jax": "1", "data": 3}, "mend it")
+    monkeypatch.setattr(processes, "all_gather", lambda facts: [facts, facts, {**facts, "jax": "2"}])
     with pytest.raises(UserError, match=r"^process 2 differs: jax is 2, in process 0 1; mend it$"):
-        processes.same({"jax": "1", "data": 3}, "mend it")
+        processes.check_all_equal({"jax": "1", "data": 3}, "mend it")
 
 
 def test_the_error_of_one_is_everybody_s(monkeypatch) -> None:
     def fail() -> None:
         raise UserError("no such folder")
 
-    assert processes.together(lambda: 3) == 3
-    monkeypatch.setattr(processes, "everyone", lambda mine: [None, mine or "no such folder"])
+    assert processes.run_on_all(lambda: 3) == 3
+    monkeypatch.setattr(processes, "all_gather", lambda mine: [None, mine or "no such folder"])
     with pytest.raises(UserError, match=r"^process 1: no such folder$"):
-        processes.together(lambda: 3)
+        processes.run_on_all(lambda: 3)
     with pytest.raises(UserError, match=r"^no such folder$"):
-        processes.together(fail)
+        processes.run_on_all(fail)
 
 
 @pytest.mark.parametrize(("cores", "count"), [(8, 2), (7, 3), (2, 4), (1, 3)])
@@ -224,5 +224,5 @@ def test_commands_of_scripts_and_page_are_understood(path) -> None:
 
 
 def test_alone_all_is_trivial() -> None:
-    assert processes.main() and not processes.several()
-    assert processes.everyone(3) == [3] and processes.highest(7) == 7 and processes.give_up(1) == 1
+    assert processes.is_main_process() and not processes.is_multiprocess()
+    assert processes.all_gather(3) == [3] and processes.all_max(7) == 7 and processes.give_up(1) == 1

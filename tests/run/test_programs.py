@@ -85,7 +85,7 @@ def test_a_damaged_program_is_traced_again_with_one_line(tmp_path) -> None:
 def test_what_cannot_be_kept_is_compiled_all_the_same(tmp_path) -> None:
     """A call of Python cannot be exported; and a folder that is a file holds nothing."""
     plan = Plan(devices=1).resolve()
-    form, x = Shardings(plan.everywhere(), plan.everywhere()), np.float32(3)
+    form, x = Shardings(plan.replicated_sharding(), plan.replicated_sharding()), np.float32(3)
 
     def asks(x: jax.Array) -> jax.Array:
         return jax.pure_callback(lambda x: np.float32(2) * x, jax.ShapeDtypeStruct((), jnp.float32), x)
@@ -103,7 +103,7 @@ def test_a_lazy_program_is_compiled_for_each_shape() -> None:
         traced.append(len(x))
         return x.sum()
 
-    call = programs.compile_when_called(total, Shardings(plan.everywhere(), plan.everywhere()))
+    call = programs.compile_when_called(total, Shardings(plan.replicated_sharding(), plan.replicated_sharding()))
     found = [float(call(np.ones(length, np.float32))) for length in (3, 4, 3, 4)]
     assert found == [3, 4, 3, 4] and traced == [3, 4]
 

@@ -83,7 +83,7 @@ def evaluate_ensemble(sim: Simulation, plan: Plan, tests: Mapping[str, Test], st
     """Returns the results of the ensemble of all clients' models on each test set, by the name "NAME/ensemble"."""
     models, renamed = client_models(sim.algorithm, state), {f"{name}/ensemble": test for name, test in tests.items()}
     clients = ClientRow(trees.split(everything(models), models)[1], (), (), jnp.ones(1, jnp.int32))
-    ensemble_state = State(state.round, plan.put(ServerState(models, ())), UplinkState((), ()), clients)
+    ensemble_state = State(state.round, plan.replicate(ServerState(models, ())), UplinkState((), ()), clients)
     return evaluate.build(ensemble(sim.task), plan, renamed)(ensemble_state)
 
 

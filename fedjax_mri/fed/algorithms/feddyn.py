@@ -36,7 +36,7 @@ class FedDyn:
                 init=lambda model: ServerState(model, trees.zeros_like(model.params)),
                 init_client=lambda model: trees.zeros_like(model.params),
                 gradient=self._gradient,
-                remember=self._remember,
+                update_client_state=self._update_state,
                 server=self._server,
                 broadcast=latest_model,
             )
@@ -48,7 +48,7 @@ class FedDyn:
         regularised = trees.add(grads, proximal_gradient(self.alpha, params, server.model.params))
         return trees.subtract(regularised, trees.join(client, trees.zeros_like(params)))
 
-    def _remember(self, server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
+    def _update_state(self, server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
         # Uses what was sent, clipped or compressed, with its weight in h, so that h stays the weighted sum of the g_k.
         return trees.subtract(client, trees.scale(self.alpha * result.times, sent.delta.params))
 

@@ -39,7 +39,7 @@ class OneShot:
             ._replace(
                 init=lambda model: ServerState(model, Memory(model, jnp.float32(0))),
                 init_client=lambda model: model,
-                remember=lambda server, client, result, sent: result.model,
+                update_client_state=lambda server, client, result, sent: result.model,
                 server=_server,
                 broadcast=lambda server, staleness: ServerState(server.extra.start, ()),
                 member=lambda client: client,

@@ -47,7 +47,7 @@ class Scaffold:
             init_client=lambda model: trees.zeros_like(model.params),
             gradient=_gradient,
             finish=_finish,
-            remember=_remember,
+            update_client_state=_update_state,
             server=server,
             frozen=self._frozen if self.option == "I" else nothing_frozen,
             accumulate=self._accumulate,
@@ -75,6 +75,6 @@ def _finish(server: ServerState, client: ClientState, result: LocalResult) -> Up
     return Update(trees.subtract(result.model, server.model), change, result.examples)
 
 
-def _remember(server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
+def _update_state(server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
     # Uses what was sent, with its factor, so that the server's c stays the weighted sum of the c_i.
     return trees.add(client, trees.scale(jnp.maximum(result.times, 1e-6), sent.aside))

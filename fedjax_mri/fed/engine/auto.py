@@ -100,7 +100,7 @@ def choose_plan(
     if best.lasting:
         choice = {name: getattr(best.plan, name) for name in MEASURED}
         content = {"choice": choice, "reason": best.reason, "made_with": versions()}
-        disk.remember(path, json.dumps(content, indent=1).encode())
+        disk.write_cache(path, json.dumps(content, indent=1).encode())
     return best.plan
 
 

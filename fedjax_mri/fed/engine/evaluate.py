@@ -39,14 +39,14 @@ def build(
     Traced programs are kept in `cache` under `label`.
     """
     readers = list(dict.fromkeys(test.data.read for test in tests.values()))
-    shardings = Shardings(plan.everywhere(), (plan.everywhere(), plan.divided()))
+    shardings = Shardings(plan.replicated_sharding(), (plan.replicated_sharding(), plan.sharded_over_devices()))
     # Test sets with the same `read` function share one program.
     programs_by_read = {
         read: programs.compile_when_called(evaluate_on_devices(task, plan, read), shardings, cache, f"{label} {number}")
         for number, read in enumerate(readers)
     }
     chunks = {name: chunk_examples(test.data.sizes, plan) for name, test in tests.items()}
-    stores = {name: plan.put(resident.whole(test.data)) for name, test in tests.items()}
+    stores = {name: plan.replicate(resident.whole(test.data)) for name, test in tests.items()}
     on_device = jax.jit(client_parts)
 
     def evaluate_one(state: State, name: str, test: Test) -> Evaluation:
@@ -63,7 +63,7 @@ def build(
 
 def compile_for_shapes(task: Task, plan: Plan, tests: Mapping[str, Test], state: State) -> dict[str, Any]:
     """Returns the compiled program of each test set, for a state of shapes, without placing any examples."""
-    shardings = Shardings(plan.everywhere(), (plan.everywhere(), plan.divided()))
+    shardings = Shardings(plan.replicated_sharding(), (plan.replicated_sharding(), plan.sharded_over_devices()))
 
     def compiled(test: Test) -> Any:
         parts = jax.eval_shape(partial(client_parts, owner=test.owner), state.clients)

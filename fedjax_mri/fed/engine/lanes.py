@@ -235,7 +235,7 @@ def finish_client(sim: Simulation, inputs: RoundInputs, lane: Lane) -> FinishedC
     key = keys.purpose(keys.client(inputs.key, inputs.round, client), keys.Purpose.UPLINK)
     sender = Sender(client, inputs.round, key, examples, times, inputs.uplink)
     sent, uplink, notes = sim.uplink.stages.client(update, row.uplink, sender)
-    state = sim.algorithm.remember(server, row.state, result, sent)
+    state = sim.algorithm.update_client_state(server, row.state, result, sent)
     counts = jnp.isfinite(trees.norm(update.delta)) | ~jnp.isfinite(trees.norm(sent.delta))
     model, state = trees.select(counts, (rest, state), (row.model, row.state))
     row = row._replace(model=model, state=state, uplink=uplink, rounds=row.rounds + 1)

@@ -31,7 +31,7 @@ from fedjax_mri.tasks.task import Metrics
 PyTree = Any
 Numbers = dict[str, jax.Array]  # name of a setting -> float32 []; or other arrays that members differ in
 Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) -> simulation
-# (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are consumed
+# (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are donated
 Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
 SMALL_MODEL = 100_000  # parameters; one step of a smaller model leaves an accelerator idle, so members go side by side
 
@@ -85,7 +85,7 @@ def place(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[Clie
     each = plan if len(members) < plan.devices else replace(plan, devices=1)
     filled = [*members, *[members[-1]] * (-len(members) % (plan.devices // each.devices))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
-    placed = plan.put(stack([placement.all_examples(dataset) for dataset in data]))
+    placed = plan.replicate(stack([placement.all_examples(dataset) for dataset in data]))
     group = Group(make, plan, each, stacked, placed)
     return group._replace(members=jax.device_put(stacked, member_sharding(group)))
 
@@ -133,7 +133,7 @@ def divided_among_devices(group: Group) -> bool:
 
 def member_sharding(group: Group) -> jax.sharding.NamedSharding:
     """Returns the sharding of arrays with a leading axis [M]."""
-    return group.plan.divided() if divided_among_devices(group) else group.plan.everywhere()
+    return group.plan.sharded_over_devices() if divided_among_devices(group) else group.plan.replicated_sharding()
 
 
 def member_simulation(group: Group, placed: PlacedData, member: Member) -> Simulation:
@@ -165,8 +165,8 @@ def build(group: Group, state: State, max_rounds: int) -> Segment:
         return segments.run_rounds(sim, group.each, max_rounds, state, member.root, group.view(placed, member), rounds)
 
     train_members = over_members(group, train_member)
-    by_member, replicated = member_sharding(group), group.plan.everywhere()
-    shardings = Shardings((by_member, replicated, by_member, by_member), by_member, consumed=(0,))
+    by_member, replicated = member_sharding(group), group.plan.replicated_sharding()
+    shardings = Shardings((by_member, replicated, by_member, by_member), by_member, donated=(0,))
     count = group.members.data.size
     args = state, group.placed, group.members, np.zeros(count, np.int32)
     program = programs.compile_program(
@@ -187,7 +187,7 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
 
     `tests` holds the test sets of each of the group's data sets.
     """
-    arrays = {name: group.plan.put(stack_tests([sets[name] for sets in tests], group.each)) for name in tests[0]}
+    arrays = {name: group.plan.replicate(stack_tests([sets[name] for sets in tests], group.each)) for name in tests[0]}
 
     @functools.cache
     def program(read: Callable[..., Any]) -> Callable[..., tuple[Metrics, jax.Array]]:

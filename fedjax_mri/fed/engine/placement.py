@@ -51,7 +51,7 @@ def place_examples(data: ClientData, plan: Plan) -> PlacedData:
     if plan.data == "sharded":
         everyone = np.arange(len(data.sizes), dtype=np.int32)
         return divide_examples(data, plan, everyone, data.sizes, store_shape(data, plan, len(everyone)))
-    return plan.put(all_examples(data))
+    return plan.replicate(all_examples(data))
 
 
 def all_examples(data: ClientData) -> PlacedData:
@@ -73,7 +73,7 @@ def divide_examples(
     for device, share in enumerate(shares):
         home[clients[share]], number[clients[share]] = device, np.arange(len(share))
     store = build_on_devices(plan, lambda device: resident.pack(fetch_examples(data, clients[shares[device]]), *shape))
-    return PlacedData(store, *plan.put((home, number, data.sizes)))
+    return PlacedData(store, *plan.replicate((home, number, data.sizes)))
 
 
 def deal_to_devices(sizes: np.ndarray, devices: int) -> list[np.ndarray]:
@@ -123,7 +123,7 @@ def build_on_devices(plan: Plan, make: Callable[[int], PyTree]) -> PyTree:
 
     def join(*leaves: jax.Array) -> jax.Array:
         full = (plan.devices, *leaves[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(full, plan.divided(), list(leaves))
+        return jax.make_array_from_single_device_arrays(full, plan.sharded_over_devices(), list(leaves))
 
     return jax.tree.map(join, *shards)
 

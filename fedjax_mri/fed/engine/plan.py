@@ -69,17 +69,17 @@ class Plan:
         chosen = [device for process in range(here.processes) for device in here.of_process(process)[:per_process]]
         return jax.make_mesh((self.devices,), (AXIS,), (jax.sharding.AxisType.Auto,), devices=chosen)
 
-    def everywhere(self) -> jax.sharding.NamedSharding:
+    def replicated_sharding(self) -> jax.sharding.NamedSharding:
         """Returns the sharding of arrays that each device holds whole."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec())
 
-    def divided(self) -> jax.sharding.NamedSharding:
+    def sharded_over_devices(self) -> jax.sharding.NamedSharding:
         """Returns the sharding of arrays whose leading axis is divided among the devices."""
         return jax.sharding.NamedSharding(self.mesh(), jax.sharding.PartitionSpec(AXIS))
 
-    def put(self, tree: PyTree) -> PyTree:
+    def replicate(self, tree: PyTree) -> PyTree:
         """Returns `tree`, which must be the same in every process, as arrays that each device holds whole."""
-        sharding = self.everywhere()
+        sharding = self.replicated_sharding()
         if sharding.is_fully_addressable:
             return jax.device_put(tree, sharding)
         arrays = jax.tree.map(np.asarray, tree)

@@ -204,12 +204,12 @@ def compile_rounds(
 
     Raises UserError if the program does not fit into memory.
     """
-    everywhere = plan.everywhere()
+    replicated = plan.replicated_sharding()
     data_shardings = jax.tree.map(
         lambda spec: jax.sharding.NamedSharding(plan.mesh(), spec), placement.partition_specs(plan)
     )
     shardings = Shardings(
-        (everywhere, everywhere, data_shardings, *(everywhere for _ in rest)), everywhere, consumed=(0,)
+        (replicated, replicated, data_shardings, *(replicated for _ in rest)), replicated, donated=(0,)
     )
     compiled = programs.compile_program(program, shardings, (state, root, placed, *rest), cache, "segment")
     plan.refuse_excess(compiled.memory_analysis())

@@ -92,8 +92,8 @@ def place_state(plan: Plan, state: State) -> State:
     if plan.clients == "host":
         clients = jax.tree.map(lambda x: np.require(x, requirements=["O", "W"]), clients)
     else:
-        clients = plan.put(clients)
-    return plan.put(rest)._replace(clients=clients)
+        clients = plan.replicate(clients)
+    return plan.replicate(rest)._replace(clients=clients)
 
 
 def state_shapes(sim: Simulation) -> State:
