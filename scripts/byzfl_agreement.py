@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.fed.uplink.contract import ServerRound, Update
+from fedjax_mri.fed.uplink.contract import RoundContext, Update
 from fedjax_mri.fed.uplink.preaggregators.arc import ARC
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
 from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
@@ -76,7 +76,7 @@ def finisher(settings: UplinkSettings) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the rule of these settings as a function of rows [N, WIDTH]."""
     reduce = settings.build().reduce
     one = Update(jnp.zeros(WIDTH), (), jnp.float32(0))
-    at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(N), jnp.float32(N))
+    at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(N), jnp.float32(N))
 
     @jax.jit
     def finish(rows: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Population
-from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, UplinkState
+from fedjax_mri.fed.uplink.contract import RoundContext, Sender, Update, UplinkState
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.run import config, parts
 from fedjax_mri.tasks.task import Model
@@ -80,7 +80,7 @@ def test_the_attack_sends_what_the_honest_clients_sent_on_average_in_the_round_b
     assert (attack.clients, attack.factor) == ((1, 3), 2.0) and len(EXAMPLES["freerider"][1].splitlines()) < 40
     uplink = with_attack(UplinkSettings().build(), attack.build(2), attackers(attack, 4))
     deltas = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
-    state, at = None, ServerRound(jnp.int32(0), ROOT, jnp.float32(4), jnp.float32(4), jnp.arange(4))
+    state, at = None, RoundContext(jnp.int32(0), ROOT, jnp.float32(4), jnp.float32(4), jnp.arange(4))
     for number, rows in enumerate(deltas):
         updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))
         one = jax.tree.map(lambda leaf: leaf[0], updates)
@@ -113,7 +113,7 @@ def test_the_rule_is_what_numpy_says() -> None:
     several = Update(jnp.asarray(rows), (), jnp.ones(6))
     zero = rule.zero(Update(jnp.zeros(5), (), jnp.float32(0)), 8)
     total = jax.jit(rule.add)(zero, several, np.arange(6, dtype=np.int32))
-    at = ServerRound(jnp.int32(0), ROOT, jnp.float32(6), jnp.float32(6))
+    at = RoundContext(jnp.int32(0), ROOT, jnp.float32(6), jnp.float32(6))
     centre = np.sort(rows, 0)[1:-1].mean(0)
     near = np.take_along_axis(rows, np.abs(rows - centre).argsort(0)[:5], 0)
     np.testing.assert_allclose(jax.jit(rule.finish)(total, (), at)[0].delta, near.mean(0), rtol=1e-5)

@@ -81,7 +81,7 @@ def save(
 
 def selection(sim: Simulation, state: State) -> Selection | None:
     """Returns how often the rule left out each client's update; None where it does not say."""
-    if not sim.uplink.reduce.shares:
+    if not sim.uplink.reduce.reports_shares:
         return None
     rounds, left_out = (np.asarray(each) for each in (state.clients.rounds, state.clients.left_out))
     return Selection(

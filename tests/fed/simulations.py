@@ -43,8 +43,8 @@ from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
     Reduce,
+    RoundContext,
     Sender,
-    ServerRound,
     Stage,
     Update,
     Uplink,
@@ -246,7 +246,7 @@ def error_feedback(share: float) -> Stage:
         notes = {"sends": jnp.float32(1), "norm": trees.norm(sent)}
         return update._replace(delta=trees.scale(noisy, sent)), Remembered(residual, state.sends + 1), notes
 
-    def server(aggregate: Aggregate, momentum: Model, at: ServerRound):
+    def server(aggregate: Aggregate, momentum: Model, at: RoundContext):
         momentum = trees.add(trees.scale(0.5, momentum), aggregate.delta)
         shaken = trees.scale(1 + 0.1 * jax.random.normal(at.key), momentum)
         return aggregate._replace(delta=shaken), momentum
@@ -263,7 +263,7 @@ def error_feedback(share: float) -> Stage:
 def half_median() -> Rule:
     """The mean of the median and of what it was the round before: a rule with a memory."""
 
-    def combine(vectors: Vectors, before: Model, at: ServerRound) -> tuple[Model, Model]:
+    def combine(vectors: Vectors, before: Model, at: RoundContext) -> tuple[Model, Model]:
         now, _ = median(vectors, (), at)
         return trees.scale(0.5, trees.add(now, before)), now
 
@@ -273,7 +273,7 @@ def half_median() -> Rule:
 def shortest() -> Rule:
     """The mean of the two updates of the least norm; it says which."""
 
-    def weigh(vectors: Vectors, state: object, at: ServerRound) -> tuple[jax.Array, object]:
+    def weigh(vectors: Vectors, state: object, at: RoundContext) -> tuple[jax.Array, object]:
         return uniform_weights(nearest(norms(vectors), 2)), state
 
     return Rule("shortest", weigh)
@@ -434,7 +434,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
     if corrupted:
         updates, crafted = plain_attack(sim, updates, senders, reduced.attack)
         reduced = reduced.reduce
-    if uplink.reduce.shares:
+    if uplink.reduce.reports_shares:
         norms = [float(trees.norm(update.delta)) for update in updates]
         for place in np.argsort(norms, kind="stable")[2:]:
             clients = clients._replace(left_out=clients.left_out.at[senders[place]].add(1))
@@ -448,7 +448,7 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
         aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
     reduced = CorruptState(crafted, reduced) if corrupted else reduced
     key = keys.purpose(round_key, keys.Purpose.SERVER)
-    at = ServerRound(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
+    at = RoundContext(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
     server = server_update(sim.algorithm, state.server, aggregate)
     return State(state.round + 1, server, UplinkState(stages, reduced), clients)
@@ -492,8 +492,8 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
     def middle(*leaves: np.ndarray) -> np.ndarray:
         return np.float32(np.median(np.stack(leaves).astype(np.float64), 0))
 
-    deltas, asides = [update.delta for update in updates], [update.aside for update in updates]
-    aside = jax.tree.map(partial(weighted, total), *asides)
+    deltas, auxiliaries = [update.delta for update in updates], [update.auxiliary for update in updates]
+    auxiliary = jax.tree.map(partial(weighted, total), *auxiliaries)
     if reduce.name == "half median":
         now = jax.tree.map(middle, *deltas)
         delta, before = trees.scale(0.5, trees.add(now, before)), now
@@ -512,7 +512,9 @@ def plain_reduce(reduce: Reduce, updates: list[Update], everyone: float, rate: f
         delta = jax.tree.map(partial(weighted, total), *deltas)
         if reduce is BY_EXPECTED:  # of parameters alone
             delta = delta._replace(params=trees.scale(total / (everyone * rate), delta.params))
-    return Aggregate(delta, aside, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)), before
+    return Aggregate(
+        delta, auxiliary, jnp.float32(total), jnp.float32(len(updates)), jnp.float32(total / everyone)
+    ), before
 
 
 def plain_rule(rule: Callable, several: list[Model]) -> Model:

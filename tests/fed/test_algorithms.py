@@ -415,7 +415,7 @@ def test_numbers_may_be_known_only_when_the_program_runs(kind, field: str) -> No
         result = LocalResult(Model(moved, {}), late, one, one, late, one, accumulated)
         update = algorithm.finish(sent, client, result)
         client = algorithm.update_client_state(sent, client, result, update)
-        return grads, client, algorithm.server(server, Aggregate(update.delta, update.aside, one, one, one))
+        return grads, client, algorithm.server(server, Aggregate(update.delta, update.auxiliary, one, one, one))
 
     known, traced = exchange(0.25), jax.jit(exchange)(jnp.float32(0.25))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), known, traced)

@@ -38,7 +38,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation
 from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Update, Uplink
+from fedjax_mri.fed.uplink.contract import RoundContext, Sender, Update, Uplink
 from fedjax_mri.fed.uplink.preaggregators.clipping import Clipping
 from fedjax_mri.fed.uplink.preaggregators.nnm import NNM
 from fedjax_mri.fed.uplink.reductions.geometric_median import GeometricMedian
@@ -79,7 +79,7 @@ def finished(settings, reduce=None, rounds: int = 1):
     updates = Update(Model(ROWS, {}), (), jnp.ones(K))
     one = jax.tree.map(lambda x: x[0], updates)
     places = jnp.where(jnp.arange(K) == ABSENT, -1, jnp.arange(K))
-    at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(K), jnp.float32(K), jnp.asarray(CLIENT))
+    at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(K), jnp.float32(K), jnp.asarray(CLIENT))
     added, state = uplink.add(uplink.zero(one, K), updates, places), uplink.init(one)
     finish = jax.jit(uplink.finish)
     for _ in range(rounds):
@@ -194,7 +194,7 @@ def test_a_round_without_honest_or_without_marked_clients_stays_finite() -> None
             reduce = with_attack(Uplink(uniformly, chain(), mean()), attack, attacking).reduce
             updates = Update(Model(ROWS, {}), (), jnp.ones(K))
             one = jax.tree.map(lambda x: x[0], updates)
-            at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(K), jnp.float32(K), jnp.arange(K))
+            at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(K), jnp.float32(K), jnp.arange(K))
             added = reduce.add(reduce.zero(one, K), updates, jnp.arange(K))
             return reduce.finish(added, reduce.init(one), at)[0].delta
 
@@ -359,7 +359,7 @@ def test_the_line_searches_give_the_published_vectors_against_trimmed_mean_with_
     for settings, vector in wanted.items():
         updates = Update(Model({"w": jnp.asarray(rows)}, {}), (), jnp.ones(4))
         one = jax.tree.map(lambda x: x[0], updates)
-        at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(4), jnp.float32(4), jnp.arange(4))
+        at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(4), jnp.float32(4), jnp.arange(4))
 
         @jax.jit
         def sent(updates: Update, settings=settings, one=one, at=at):

@@ -25,7 +25,7 @@ from fedjax_mri.fed.privacy.local import LocalSettings, noisy
 from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.privacy.per_patient import CLIENT, RATE, private_gradient
 from fedjax_mri.fed.sampling import Cyclic, Everyone, Poisson, Population
-from fedjax_mri.fed.uplink.contract import Aggregate, ServerRound, Update, Uplink
+from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Update, Uplink
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.stages.clip import clip
 from fedjax_mri.run.train import privacy_figures
@@ -97,7 +97,7 @@ def lower_bounds(
     def run(key: jax.Array) -> canaries.Canaries:
         def step(state, number: jax.Array):
             total = jnp.float32(EXPECTED / rate)
-            at = ServerRound(number, jax.random.fold_in(key, number), total, jnp.float32(EXPECTED))
+            at = RoundContext(number, jax.random.fold_in(key, number), total, jnp.float32(EXPECTED))
             return uplink.reduce.finish(uplink.reduce.zero(sent, 1), state, at)[1], ()
 
         start = uplink.reduce.init(sent)
@@ -270,7 +270,7 @@ def local_bounds(noise: float = 1.0, bound: float = 0.5, count: int = 3000, roun
         inside = jax.random.bernoulli(jax.random.fold_in(key, 99), 0.5, (count,))
         state = canaries.Canaries(entry, inside, jnp.zeros(count))
         for number in range(rounds):
-            at = ServerRound(jnp.int32(number), jax.random.fold_in(key, number), one, one)
+            at = RoundContext(jnp.int32(number), jax.random.fold_in(key, number), one, one)
             state = stage.server(aggregate, state, at)[1]
         return state
 

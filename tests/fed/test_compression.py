@@ -109,13 +109,15 @@ def test_the_bytes_are_those_really_written_and_what_is_read_is_what_the_server_
         arrived, memory, _ = stage.client(change, memory, SENDER)
         wanted = target(feedback(settings), change.delta.params, before.kept)
         message, fields = compressor.encode(wanted, KEY, SENDER.round), compressor.fields(wanted)
-        data = wire.pack(message, fields, (change.delta.carry, change.aside))
+        data = wire.pack(message, fields, (change.delta.carry, change.auxiliary))
         assert len(data) == stage.wire(sent, 10**6) == -(-BYTES[settings] // 8) + REST
-        read, (carry, aside) = wire.unpack(data, fields, (sent.delta.carry, sent.aside))
+        read, (carry, auxiliary) = wire.unpack(data, fields, (sent.delta.carry, sent.auxiliary))
         params = compressor.decode(tuple(map(jnp.asarray, read)), sent.delta.params)
         if feedback(settings) == "ef21":
             params = trees.add(before.kept, params)
-        jax.tree.map(np.testing.assert_array_equal, arrived, change._replace(delta=Model(params, carry), aside=aside))
+        jax.tree.map(
+            np.testing.assert_array_equal, arrived, change._replace(delta=Model(params, carry), auxiliary=auxiliary)
+        )
 
 
 def test_bits_lie_without_gaps_and_a_message_of_another_length_is_refused() -> None:
@@ -266,7 +268,7 @@ def test_a_change_that_is_not_finite_leaves_no_trace_but_a_count(how: str) -> No
     for value in (np.nan, np.inf):
         bad.delta.params["bias"] = bad.delta.params["bias"].at[2].set(value)
         sent, after, notes = stage.client(bad, memory, SENDER)
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves((sent.delta, sent.aside)))
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves((sent.delta, sent.auxiliary)))
         assert (float(notes["nonfinite"]), float(notes["error"]), float(after.nonfinite.updates)) == (1, 0, 1)
         jax.tree.map(np.testing.assert_array_equal, after.kept, memory.kept)
 
@@ -352,7 +354,7 @@ def test_the_private_clip_bounds_what_was_compressed(settings) -> None:
     """It comes after the stages, so that no compressor undoes the bound of the mechanism."""
     private, _ = Client(noise=1.0, clip=0.5).build(UplinkSettings(stages=(settings,)), None, 1.0, None)
     bound = UplinkState((), private.reduce.init(update()))
-    plain = update()._replace(aside=(), delta=update().delta._replace(carry={}))
+    plain = update()._replace(auxiliary=(), delta=update().delta._replace(carry={}))
     sent, _, _ = private.stages.client(plain, private.stages.init_client(plain), SENDER._replace(server=bound))
     assert float(trees.norm(sent.delta)) < 1 + 1e-6 and private.stages.sensitivity(float("inf")) == 1.0
 

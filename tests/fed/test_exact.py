@@ -16,7 +16,7 @@ from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State, initial_state
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, Stage, Update, Uplink
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, Stage, Update, Uplink
 from fedjax_mri.fed.uplink.reductions.exact import Exact, digits_for, exact
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -25,7 +25,7 @@ from fedjax_mri.fed.uplink.weigh import by_examples
 from fedjax_mri.tasks.task import Model
 
 ROOT = jax.random.key(11)
-AT = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(1), jnp.float32(1))
+AT = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(1), jnp.float32(1))
 
 
 def drawn(terms: int, spread: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

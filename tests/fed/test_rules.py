@@ -16,7 +16,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink import vectors
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, Update
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, Update
 from fedjax_mri.fed.uplink.order import comparisons, sum_by_rank
 from fedjax_mri.fed.uplink.preaggregators.arc import ARC
 from fedjax_mri.fed.uplink.preaggregators.bucketing import Bucketing
@@ -41,7 +41,7 @@ from fedjax_mri.fed.uplink.stages.momentum import Momentum
 from fedjax_mri.run.config import LocalTraining
 
 PLACES, WIDTH = 13, 6
-AT = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(9), jnp.float32(9))
+AT = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(9), jnp.float32(9))
 
 
 def both(kind, reference, **settings):
@@ -140,7 +140,7 @@ def test_too_few_updates_change_nothing(case: str) -> None:
     """Neither the model nor what a rule remembers: nobody, or one less than the rule needs."""
     settings, _ = CASES[case]
     reduce = settings.build().reduce
-    for count in {0, reduce.rule.least - 1}:
+    for count in {0, reduce.rule.min_updates - 1}:
         found, state = reduced(settings, draw(0)[:count])
         assert not found.any() and not any(np.any(leaf) for leaf in jax.tree.leaves(state))
 
@@ -188,8 +188,8 @@ def test_breakdown_points(kind, holds: int, distance: float) -> None:
     assert error(holds) < 3
     if kind is not Bulyan:
         assert error(holds + 1) > distance / 3
-    least = 1 if kind is Median else kind(holds).build().rule.least
-    assert least <= 23 and (kind is Median or kind(holds + 1).build().rule.least > 23)
+    least = 1 if kind is Median else kind(holds).build().rule.min_updates
+    assert least <= 23 and (kind is Median or kind(holds + 1).build().rule.min_updates > 23)
 
 
 def test_distances_survive_what_all_rows_share_and_one_row_that_is_huge() -> None:

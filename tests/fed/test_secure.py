@@ -30,7 +30,7 @@ from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.secure import masks
 from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.secure.masked import Masked
-from fedjax_mri.fed.uplink.contract import Sender, ServerRound, Stage, Update, Uplink, UplinkState
+from fedjax_mri.fed.uplink.contract import RoundContext, Sender, Stage, Update, Uplink, UplinkState
 from fedjax_mri.fed.uplink.reductions.exact import Exact
 from fedjax_mri.fed.uplink.reductions.median import Median
 from fedjax_mri.fed.uplink.settings import UplinkSettings
@@ -46,7 +46,7 @@ from fedjax_mri.tasks.task import Model
 
 K, D, ROOT, KEY = 24, 300, jax.random.key(11), jax.random.key(4)
 ROUND_KEY = keys.round_purpose(jax.random.fold_in(ROOT, 0), keys.RoundPurpose.REDUCE)
-AT = ServerRound(jnp.int32(0), ROUND_KEY, jnp.float32(1), jnp.float32(1))
+AT = RoundContext(jnp.int32(0), ROUND_KEY, jnp.float32(1), jnp.float32(1))
 UPLINK = UplinkSettings()
 INTEGER, MASKED = (kind(range=0.5).build(UPLINK.build(), K, np.full(K, 7)) for kind in (Integer, Masked))
 STEP = 0.5 / 2**26  # with 24 places

@@ -24,7 +24,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, init_state, initial_state
 from fedjax_mri.fed.sampling import Poisson, Population, Sampler, cohort_of
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Sender, Stage, Update, UplinkState
 from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
@@ -38,16 +38,16 @@ PLAN = Plan(devices=2, lanes=2)
 thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
 
 
-def update(delta, aside=(), weight: float = 1.0) -> Update:
-    return Update(jax.tree.map(jnp.asarray, delta), jax.tree.map(jnp.asarray, aside), jnp.float32(weight))
+def update(delta, auxiliary=(), weight: float = 1.0) -> Update:
+    return Update(jax.tree.map(jnp.asarray, delta), jax.tree.map(jnp.asarray, auxiliary), jnp.float32(weight))
 
 
 def with_stages(sim: Simulation, *stages: Stage) -> Simulation:
     return sim._replace(uplink=sim.uplink._replace(stages=chain(*stages)))
 
 
-def at(total: float = 10.0, expected: float = 4.0) -> ServerRound:
-    return ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(total), jnp.float32(expected))
+def at(total: float = 10.0, expected: float = 4.0) -> RoundContext:
+    return RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(total), jnp.float32(expected))
 
 
 # ---- clipping
@@ -55,18 +55,20 @@ def at(total: float = 10.0, expected: float = 4.0) -> ServerRound:
 
 def test_the_norm_that_is_clipped_is_that_of_the_change_alone() -> None:
     """A step count of 1e6 beside a change of norm 5 takes nothing off the change but what the bound does."""
-    sent, state, notes = clip(1.0).client(update({"w": [3.0, 4.0]}, aside=1e6), NonfiniteCount(jnp.float32(0)), SENDER)
+    sent, state, notes = clip(1.0).client(
+        update({"w": [3.0, 4.0]}, auxiliary=1e6), NonfiniteCount(jnp.float32(0)), SENDER
+    )
     np.testing.assert_allclose(sent.delta["w"], [0.6, 0.8], rtol=1e-6)
-    assert float(sent.aside) == 1e6 and float(state.updates) == 0
+    assert float(sent.auxiliary) == 1e6 and float(state.updates) == 0
     assert {name: float(value) for name, value in notes.items()} == {"clipped": 1, "nonfinite": 0}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_change_that_is_not_finite_becomes_zero_and_is_counted(bad: float) -> None:
     sent, state, notes = clip(1.0).client(
-        update({"w": [3.0, bad]}, aside=np.nan), NonfiniteCount(jnp.float32(2)), SENDER
+        update({"w": [3.0, bad]}, auxiliary=np.nan), NonfiniteCount(jnp.float32(2)), SENDER
     )
-    assert not np.any(sent.delta["w"]) and float(sent.aside) == 0 and float(sent.weight) == 1
+    assert not np.any(sent.delta["w"]) and float(sent.auxiliary) == 0 and float(sent.weight) == 1
     assert float(state.updates) == 3
     assert {name: float(value) for name, value in notes.items()} == {"clipped": 0, "nonfinite": 1}
 
@@ -138,7 +140,7 @@ def test_stages_are_told_the_shapes_of_what_is_sent(settings) -> None:
     init_state(with_stages(sim, spy), ROOT)
     sent = sent_shapes(sim.algorithm, first.server.model)
     assert len(told) == 2 and all(one == sent for one in told)
-    assert jax.tree.structure(sent.aside) != jax.tree.structure(()) or isinstance(settings, FedAvg)
+    assert jax.tree.structure(sent.auxiliary) != jax.tree.structure(()) or isinstance(settings, FedAvg)
 
 
 def half_precision() -> Stage:
@@ -156,7 +158,7 @@ def test_bytes_on_the_wire_are_those_of_a_serialised_update(settings) -> None:
     model = init_state(sim, ROOT).server.model
     sent = jax.tree.map(lambda shape: np.ones(shape.shape, shape.dtype), sent_shapes(sim.algorithm, model))
     halves = [leaf.astype(np.float16).tobytes() for leaf in jax.tree.leaves(sent.delta)]
-    whole = [leaf.tobytes() for leaf in jax.tree.leaves(sent.aside)]
+    whole = [leaf.tobytes() for leaf in jax.tree.leaves(sent.auxiliary)]
     assert traffic(sim.algorithm, sim.uplink, model).up == len(b"".join(halves + whole))
 
 
@@ -234,7 +236,7 @@ def test_the_median_is_numpy_s_and_bad_rows_count_as_zero() -> None:
 def test_an_empty_round_moves_the_server_only_where_the_uplink_says_so(empty_round) -> None:
     """Differential privacy releases noise in each round; everything else leaves the model where it is."""
 
-    def noise(aggregate: Aggregate, seen: jax.Array, at: ServerRound):
+    def noise(aggregate: Aggregate, seen: jax.Array, at: RoundContext):
         shaken = jax.tree.map(lambda x: x + jax.random.normal(at.key, x.shape), aggregate.delta)
         return aggregate._replace(delta=shaken), seen + 1
 
@@ -256,13 +258,13 @@ def test_an_empty_round_moves_the_server_only_where_the_uplink_says_so(empty_rou
 def test_a_stage_says_what_it_cannot_take_part_in() -> None:
     """Here: no control variates beside the change."""
 
-    def alone(facts) -> None:
-        if jax.tree.leaves(facts.sent.aside):
+    def alone(parts) -> None:
+        if jax.tree.leaves(parts.sent.auxiliary):
             raise UserError(
                 "uplink.stages strict: the algorithm sends more than its change; choose --fed.algorithm fedavg"
             )
 
-    strict = Stage("strict", admits=alone)
+    strict = Stage("strict", check_compatible=alone)
     check_simulation(with_stages(four(FedAvg()), strict), PLAN.resolve())
     with pytest.raises(UserError, match=r"choose --fed\.algorithm fedavg"):
         check_simulation(with_stages(four(Scaffold()), strict), PLAN.resolve())

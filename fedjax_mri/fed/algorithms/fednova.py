@@ -33,7 +33,7 @@ class FedNova:
         algorithm = FedAvg(self.server_rate).build()
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
-            change = trees.scale(aggregate.aside, aggregate.delta)
+            change = trees.scale(aggregate.auxiliary, aggregate.delta)
             return algorithm.server(server, aggregate._replace(delta=change))
 
         return algorithm._replace(finish=self._finish, server=server)

@@ -40,7 +40,7 @@ class Scaffold:
 
         def server(server: ServerState, aggregate: Aggregate) -> ServerState:
             moved = algorithm.server(server, aggregate)
-            return moved._replace(extra=trees.add(server.extra, trees.scale(aggregate.share, aggregate.aside)))
+            return moved._replace(extra=trees.add(server.extra, trees.scale(aggregate.share, aggregate.auxiliary)))
 
         return algorithm._replace(
             init=lambda model: ServerState(model, trees.zeros_like(model.params)),
@@ -77,4 +77,4 @@ def _finish(server: ServerState, client: ClientState, result: LocalResult) -> Up
 
 def _update_state(server: ServerState, client: ClientState, result: LocalResult, sent: Update) -> ClientState:
     # Uses what was sent, with its factor, so that the server's c stays the weighted sum of the c_i.
-    return trees.add(client, trees.scale(jnp.maximum(result.times, 1e-6), sent.aside))
+    return trees.add(client, trees.scale(jnp.maximum(result.times, 1e-6), sent.auxiliary))

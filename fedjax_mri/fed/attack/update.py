@@ -14,12 +14,12 @@ from fedjax_mri.fed.attack.contract import Attack, AttackerView
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
-    Facts,
     Notes,
     PyTree,
     Reduce,
+    RoundContext,
     Sender,
-    ServerRound,
+    SimulationParts,
     Stage,
     State,
     Update,
@@ -65,7 +65,9 @@ def own_update(attack: Attack, attacking: jax.Array) -> Stage:
         sent = change(update.delta, sender.key)
         return update._replace(delta=trees.select(attacking[sender.client], sent, update.delta)), state, {}
 
-    return Stage("attack", client=client, linear=True, admits=lambda facts: refuse_nothing_sent(attack, facts))
+    return Stage(
+        "attack", client=client, linear=True, check_compatible=lambda parts: refuse_nothing_sent(attack, parts)
+    )
 
 
 def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
@@ -77,7 +79,7 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
     craft = attack.craft
     gather = matrix(Rule(reduce.name))
 
-    def finish(rows: Rows, state: CorruptState, at: ServerRound) -> tuple[Aggregate, CorruptState]:
+    def finish(rows: Rows, state: CorruptState, at: RoundContext) -> tuple[Aggregate, CorruptState]:
         finite = jax.vmap(trees.is_finite)(rows.delta)
         rows = rows._replace(delta=trees.select(finite, rows.delta, trees.zeros_like(rows.delta)))
         hostile = jnp.where(attacking[at.client], rows.sent, 0.0)
@@ -93,17 +95,26 @@ def corrupt(attack: Attack, attacking: jax.Array, reduce: Reduce) -> Reduce:
         aggregate, inner = reduced(vector)
         return aggregate, CorruptState(after, inner)
 
-    def admits(facts: Facts) -> None:
-        refuse_nothing_sent(attack, facts)
-        reduce.admits(facts)
+    def check_compatible(parts: SimulationParts) -> None:
+        refuse_nothing_sent(attack, parts)
+        reduce.check_compatible(parts)
 
     init = lambda sent: CorruptState(attack.init(sent), reduce.init(sent))  # noqa: E731
-    rule, shares = reduce.rule, reduce.shares
-    return Reduce(reduce.name, gather.zero, gather.add, finish, init=init, admits=admits, rule=rule, shares=shares)
+    rule, shares = reduce.rule, reduce.reports_shares
+    return Reduce(
+        reduce.name,
+        gather.zero,
+        gather.add,
+        finish,
+        init=init,
+        check_compatible=check_compatible,
+        rule=rule,
+        reports_shares=shares,
+    )
 
 
 def error_along(
-    reduce: Reduce, rows: Rows, seen: AttackerView, state: State, at: ServerRound, vector: PyTree, start: jax.Array
+    reduce: Reduce, rows: Rows, seen: AttackerView, state: State, at: RoundContext, vector: PyTree, start: jax.Array
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns `AttackerView.error_along` of a rule. It reads the rows once, for their products, not at every x."""
     assert reduce.combine is not None and reduce.rule is not None
@@ -123,17 +134,17 @@ def error_along(
     return distance
 
 
-def reduce_rows(reduce: Reduce, rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+def reduce_rows(reduce: Reduce, rows: Rows, state: State, at: RoundContext) -> tuple[Aggregate, State]:
     """Returns what a reduction makes of rows, and its state after them."""
-    updates = Update(rows.delta, rows.aside, rows.weight)
+    updates = Update(rows.delta, rows.auxiliary, rows.weight)
     places = jnp.where(rows.sent > 0, jnp.arange(rows.sent.size, dtype=jnp.int32), -1)
     empty = reduce.zero(trees.take(updates, jnp.int32(0)), rows.sent.size)
     return reduce.finish(reduce.add(empty, updates, places), state, at)
 
 
-def refuse_nothing_sent(attack: Attack, facts: Facts) -> None:
+def refuse_nothing_sent(attack: Attack, parts: SimulationParts) -> None:
     """Raises UserError if clients send no change of a model, which the attack could replace."""
-    if not jax.tree.leaves(facts.sent.delta) or facts.algorithm.member is not None:
+    if not jax.tree.leaves(parts.sent.delta) or parts.algorithm.member is not None:
         raise UserError(
             f"attack {attack.name}: this algorithm combines no updates; choose another, such as --fed.algorithm "
             "fedavg, or an attack on data, such as --fed.attack labelflip"

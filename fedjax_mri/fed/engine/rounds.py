@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.schedule import Queues, longest_first
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import Cohort
-from fedjax_mri.fed.uplink.contract import Aggregate, Notes, PyTree, ServerRound, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, Notes, PyTree, RoundContext, UplinkState
 from fedjax_mri.fed.world.conditions import RoundCost, Turnout
 
 LEFT_OUT = 1e-6  # an update with at most this share was left out
@@ -45,10 +45,12 @@ def cohort_round(
     """
     inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
-    metrics, seen = stats.metrics if isinstance(stats.metrics, Observed) else (stats.metrics, ())
-    server, uplink, shares = move_server(sim, state, root, placed.size, cohort.client, updates, stats.clients, seen)
+    metrics, audit_sums = stats.metrics if isinstance(stats.metrics, Observed) else (stats.metrics, ())
+    server, uplink, shares = move_server(
+        sim, state, root, placed.size, cohort.client, updates, stats.clients, audit_sums
+    )
     came = inputs.steps > 0
-    if sim.uplink.reduce.shares:
+    if sim.uplink.reduce.reports_shares:
         rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
     notes = {**stats.notes, **attack_notes(sim, cohort.client, came, shares)}
     trained = jnp.where(came, cohort.client, len(sim.data.sizes))
@@ -65,7 +67,7 @@ def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: Py
         return {}
     attacking = sim.attacking[client] & came
     sent = {"attack/sent": attacking.sum().astype(jnp.float32)}
-    if not sim.uplink.reduce.shares:
+    if not sim.uplink.reduce.reports_shares:
         return sent
     kept = jnp.where(attacking, shares, 0.0)
     return {**sent, "attack/kept": jnp.sum(kept > LEFT_OUT).astype(jnp.float32), "attack/share": kept.sum()}
@@ -79,15 +81,15 @@ def move_server(
     client: jax.Array,
     updates: PyTree,
     clients: jax.Array,
-    seen: PyTree = (),
+    audit_sums: PyTree = (),
 ) -> tuple[ServerState, UplinkState, PyTree]:
     """Returns the server and the state of the uplink after a round, and the shares of updates if the rule tells them.
 
     `updates` is the reduction's accumulator of so many `clients` int32 [], merged over devices; `sizes` int32 [N] are
-    the examples of all clients, and `client` int32 [K] are the cohort's; `seen` is what an audit has seen of its local
-    steps. Both stay as they are if nobody sent anything, unless an empty round releases noise.
+    the examples of all clients, and `client` int32 [K] are the cohort's; `audit_sums` is what an audit has seen of
+    its local steps. Both stay as they are if nobody sent anything, unless an empty round releases noise.
     """
-    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates, seen)
+    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates, audit_sums)
     server = server_update(sim.algorithm, state.server, aggregate)
     moves = (clients > 0) | (sim.uplink.empty_round == "release")
     return *trees.select(moves, (server, uplink), (state.server, state.uplink)), aggregate.rows
@@ -100,13 +102,13 @@ def aggregate_updates(
     sizes: jax.Array,
     client: jax.Array,
     updates: PyTree,
-    seen: PyTree = (),
+    audit_sums: PyTree = (),
 ) -> tuple[Aggregate, UplinkState]:
     """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `move_server`."""
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total
-    at = ServerRound(state.round, reduce_key, total, expected, client, seen)
+    at = RoundContext(state.round, reduce_key, total, expected, client, audit_sums)
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))
     aggregate, staged = sim.uplink.stages.server(aggregate, state.uplink.stages, at)

@@ -17,7 +17,7 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.privacy.contract import Guarantee
 from fedjax_mri.fed.sampling import Cohort, Sampler
 from fedjax_mri.fed.uplink import contract
-from fedjax_mri.fed.uplink.contract import Facts, Uplink, UplinkState
+from fedjax_mri.fed.uplink.contract import SimulationParts, Uplink, UplinkState
 from fedjax_mri.fed.world.conditions import Conditions, ideal
 from fedjax_mri.tasks.task import Model, Task
 
@@ -45,7 +45,7 @@ class ClientRow(NamedTuple):
     state: PyTree  # of the algorithm
     uplink: PyTree  # of the stages of the uplink
     rounds: jax.Array  # int32 [], rounds it has trained in
-    left_out: PyTree = ()  # int32 [], rounds in which the server's rule took nothing of its update, if `Reduce.shares`
+    left_out: PyTree = ()  # int32 [], rounds whose rule took nothing of its update, if `Reduce.reports_shares`
 
 
 class State(NamedTuple):
@@ -69,7 +69,7 @@ def init_one_client(task: Task, algorithm: Algorithm, uplink: Uplink, root: jax.
     shared, rest = trees.split(task.shared(model), model)
     sent = sent_shapes(algorithm, shared)
     row = ClientRow(rest, algorithm.init_client(shared), uplink.stages.init_client(sent), jnp.int32(0))
-    row = row._replace(left_out=jnp.int32(0) if uplink.reduce.shares else ())
+    row = row._replace(left_out=jnp.int32(0) if uplink.reduce.reports_shares else ())
     return State(jnp.int32(0), algorithm.init(shared), contract.init(uplink, sent), row)
 
 
@@ -126,7 +126,7 @@ def check_parts(sim: Simulation, state: State) -> None:
     """
     sent = sent_shapes(sim.algorithm, state.server.model)
     check_staleness(sim)
-    contract.check(Facts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
+    contract.check(SimulationParts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
 
 
 def check_staleness(sim: Simulation) -> None:

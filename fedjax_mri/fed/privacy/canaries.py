@@ -17,7 +17,7 @@ import numpy as np
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.privacy import bounds
-from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Update, Uplink, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Sender, Update, Uplink, UplinkState
 
 SIZE = 1e3  # of a canary's entry, over the clipping bound
 SEED = 20_241  # of the canaries' entries and coins, which no other draw shares
@@ -43,7 +43,7 @@ def with_canaries(uplink: Uplink, count: int, noise: Any) -> Uplink:
     def init(sent: Update) -> Any:
         return reduce.init(sent)._replace(canaries=new_canaries(count, trees.count(sent.delta)))
 
-    def finish(total: Any, state: Any, at: ServerRound) -> tuple[Aggregate, Any]:
+    def finish(total: Any, state: Any, at: RoundContext) -> tuple[Aggregate, Any]:
         canaries, rate = state.canaries, at.expected_weight / at.total_weight
         came = canaries.inside & jax.random.bernoulli(jax.random.fold_in(at.key, 2), rate, (count,))
 
@@ -78,7 +78,7 @@ def likelier(seen: jax.Array, rate: jax.Array, noise: Any) -> jax.Array:
     return jnp.log1p(rate * jnp.expm1((2 * seen - 1) / (2 * noise**2)))
 
 
-def clipped_canary(uplink: Uplink, like: Any, entry: jax.Array, state: Any, at: ServerRound) -> Update:
+def clipped_canary(uplink: Uplink, like: Any, entry: jax.Array, state: Any, at: RoundContext) -> Update:
     """Returns the update of a canary, in the shapes of `like`, after the private clip, which is the last stage."""
     update = Update(canary_delta(like, entry, SIZE * state.bound), (), jnp.float32(1))
     clip = (uplink.stages.parts or (uplink.stages,))[-1]

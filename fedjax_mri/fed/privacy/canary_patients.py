@@ -15,7 +15,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.data.contract import Batch
 from fedjax_mri.fed.privacy.canaries import SIZE, entries, likelier, new_canaries
 from fedjax_mri.fed.privacy.per_patient import CLIENT, RATE, Watch, clipped
-from fedjax_mri.fed.uplink.contract import Aggregate, ServerRound, Stage, State, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Stage, State, Update
 from fedjax_mri.tasks.task import Params
 
 
@@ -42,8 +42,8 @@ def with_canary_patients(guard: Stage, count: int) -> Stage:
     def init(sent: Update) -> State:
         return new_canaries(count, trees.count(sent.delta.params))
 
-    def server(aggregate: Aggregate, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-        seen = at.seen if jax.tree.leaves(at.seen) else jnp.zeros_like(state.score)
+    def server(aggregate: Aggregate, state: State, at: RoundContext) -> tuple[Aggregate, State]:
+        seen = at.audit_sums if jax.tree.leaves(at.audit_sums) else jnp.zeros_like(state.score)
         return aggregate, state._replace(score=state.score + seen)
 
     return guard._replace(init=init, server=server)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from fedjax_mri.core import trees
 from fedjax_mri.fed.privacy.canaries import SIZE, Canaries, canary_delta, entries, likelier, new_canaries
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Aggregate, Sender, ServerRound, Stage, Update, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Sender, Stage, Update, UplinkState
 
 
 def audit_updates(stages: Sequence[Stage], count: int, bound: float, noise: Any) -> Stage:
@@ -30,7 +30,7 @@ def audit_updates(stages: Sequence[Stage], count: int, bound: float, noise: Any)
     def init(sent: Update) -> Canaries:
         return new_canaries(count, trees.count(sent.delta))
 
-    def sent_entry(canaries: Canaries, like: Any, at: ServerRound, number: jax.Array) -> jax.Array:
+    def sent_entry(canaries: Canaries, like: Any, at: RoundContext, number: jax.Array) -> jax.Array:
         entry = canaries.entry[number]
         delta = canary_delta(like, entry, jnp.where(canaries.inside[number], SIZE * bound, 0.0))
         update, one = Update(delta, (), jnp.float32(1)), jnp.float32(1)
@@ -39,7 +39,7 @@ def audit_updates(stages: Sequence[Stage], count: int, bound: float, noise: Any)
         sent = release.client(update, release.init_client(update), sender)[0]
         return entries(sent.delta, entry[None])[0]
 
-    def server(aggregate: Aggregate, state: Canaries, at: ServerRound) -> tuple[Aggregate, Canaries]:
+    def server(aggregate: Aggregate, state: Canaries, at: RoundContext) -> tuple[Aggregate, Canaries]:
         seen = jax.lax.map(partial(sent_entry, state, aggregate.delta, at), jnp.arange(count)) / bound
         return aggregate, state._replace(score=state.score + likelier(seen, jnp.float32(1), noise))
 

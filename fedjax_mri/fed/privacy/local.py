@@ -68,4 +68,4 @@ def noisy(deviation: float) -> Stage:
         noise = normal_like(sender.key, update.delta)
         return update._replace(delta=jax.tree.map(lambda d, n: d + deviation * n, update.delta, noise)), state, {}
 
-    return Stage("noise", client=client, linear=True, admits=refuse_what_is_not_clipped)
+    return Stage("noise", client=client, linear=True, check_compatible=refuse_what_is_not_clipped)

@@ -14,12 +14,12 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.privacy import banded
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
-    Facts,
     Notes,
     PyTree,
     Reduce,
+    RoundContext,
     Sender,
-    ServerRound,
+    SimulationParts,
     Stage,
     State,
     Update,
@@ -72,18 +72,18 @@ def clip_to_one() -> Stage:
         client=client,
         sensitivity=lambda before: 1.0,
         linear=True,
-        admits=refuse_what_is_not_clipped,
+        check_compatible=refuse_what_is_not_clipped,
     )
 
 
-def refuse_what_is_not_clipped(facts: Facts) -> None:
+def refuse_what_is_not_clipped(parts: SimulationParts) -> None:
     """Raises UserError if clients send what the clip does not bound, or statistics, which noise would spoil."""
-    if jax.tree.leaves(facts.sent.aside):
+    if jax.tree.leaves(parts.sent.auxiliary):
         raise UserError(
             "privacy: this algorithm sends more than a change of the model (control variates or step counts), which is "
             "not clipped; choose --fed.algorithm fedavg, fedprox or fedadam"
         )
-    if jax.tree.leaves(facts.sent.delta.carry):
+    if jax.tree.leaves(parts.sent.delta.carry):
         raise UserError(
             "privacy: running statistics would travel, and noise makes variances negative; choose a network with "
             'norm="group", or --fed.algorithm fedbn, which keeps them at the client'
@@ -111,7 +111,7 @@ def noisy_sum(clip: float, noise: float, quantile: float, bands: int) -> Reduce:
         below = jnp.where(jax.vmap(trees.norm)(counted) < UNCLIPPED, 0.5, -0.5)
         return Total(delta, total.unclipped + jnp.sum(jnp.where(places >= 0, below, 0.0)))
 
-    def finish(total: Total, state: MechanismState, at: ServerRound) -> tuple[Aggregate, MechanismState]:
+    def finish(total: Total, state: MechanismState, at: RoundContext) -> tuple[Aggregate, MechanismState]:
         fresh = normal_like(jax.random.fold_in(at.key, 0), total.delta)
         correlated, earlier = banded.correlate(bands, fresh, state.earlier)
         count_noise = at.expected_weight / COUNT_SHARE

@@ -68,7 +68,7 @@ class Patient:
         watch = self.watch(clients, noise)
         batches = poisson_patients(most, by_patient, self.views, microbatch, watch is not None)
         gradient = private_gradient(self.clip, noise, self.views, microbatch, watch)
-        guard = Stage("patients", linear=True, admits=refuse_what_mixes_patients)
+        guard = Stage("patients", linear=True, check_compatible=refuse_what_mixes_patients)
         guard = with_canary_patients(guard, self.audit) if self.audit else guard
         return uplink.build(first=[guard]), local._replace(gradient=gradient, batches=batches)
 

@@ -19,7 +19,7 @@ from fedjax_mri.fed.client.batches import Batches, Read
 from fedjax_mri.fed.client.local import BatchLoss, Gradient, Observed
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.privacy.mechanism import normal_like
-from fedjax_mri.fed.uplink.contract import Facts
+from fedjax_mri.fed.uplink.contract import SimulationParts
 from fedjax_mri.tasks.task import Params
 
 EXPECTED = "expected"  # a field of batches: the mean number of patients who come, float32 [B], all the same
@@ -168,22 +168,22 @@ def sum_over_patients(
     return jax.lax.fori_loop(0, batches, add, trees.zeros_like(shapes)), trees.zeros_like(carry)
 
 
-def refuse_what_mixes_patients(facts: Facts) -> None:
+def refuse_what_mixes_patients(parts: SimulationParts) -> None:
     """Raises UserError if something leaves a step, or stays at a client, that no patient's clip bounds."""
-    model = jax.eval_shape(facts.task.init, jax.random.key(0))
+    model = jax.eval_shape(parts.task.init, jax.random.key(0))
     if jax.tree.leaves(model.carry):
         raise UserError(
             "privacy: the task keeps statistics or a pool of images of several patients, which no clip bounds; choose "
             'a network with norm="group", or a task without such a state'
         )
-    if len(facts.task.phases) > 1:
+    if len(parts.task.phases) > 1:
         raise UserError(
-            f"privacy: the task takes {len(facts.task.phases)} gradients in a step, and noise is accounted for one; "
+            f"privacy: the task takes {len(parts.task.phases)} gradients in a step, and noise is accounted for one; "
             "choose a task of one phase, such as classify or pix2pix"
         )
-    if any(phase.mixes for phase in facts.task.phases):
+    if any(phase.mixes for phase in parts.task.phases):
         raise UserError("privacy: mixup mixes patients, so that a gradient is of more than one; set --task.mixup 0")
-    if jax.tree.leaves(jax.eval_shape(facts.algorithm.accumulate, model.params, jnp.float32(0), jnp.float32(0))):
+    if jax.tree.leaves(jax.eval_shape(parts.algorithm.accumulate, model.params, jnp.float32(0), jnp.float32(0))):
         raise UserError(
             "privacy: this algorithm sums gradients by the number of patients who came, which is a secret; choose "
             "--fed.algorithm fedavg, fedprox or fedadam"

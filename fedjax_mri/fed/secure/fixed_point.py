@@ -21,12 +21,12 @@ from fedjax_mri.fed.secure import masks
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
-    Facts,
     Notes,
     PyTree,
     Reduce,
+    RoundContext,
     Sender,
-    ServerRound,
+    SimulationParts,
     Stage,
     State,
     Update,
@@ -134,22 +134,22 @@ def bounded_values(limit: float | jax.Array) -> Stage:
         client=client,
         sensitivity=lambda bound: bound,
         linear=True,
-        admits=refuse_what_has_no_range,
+        check_compatible=refuse_what_has_no_range,
     )
 
 
-def refuse_what_has_no_range(facts: Facts) -> None:
+def refuse_what_has_no_range(parts: SimulationParts) -> None:
     """Raises UserError if clients send what has no range, or the algorithm or the sampler needs single updates."""
-    if jax.tree.leaves(facts.sent.aside):
+    if jax.tree.leaves(parts.sent.auxiliary):
         raise UserError(
             "secure: this algorithm sends more than a change of the model (control variates or step counts), for which "
             "there is no range; choose --fed.algorithm fedavg, fedprox or fedadam"
         )
-    if facts.algorithm.member is not None:
+    if parts.algorithm.member is not None:
         raise UserError("secure: an ensemble needs each client's model; choose another algorithm, or --fed.secure off")
-    if facts.sampler.law == "replacement":
+    if parts.sampler.law == "replacement":
         raise UserError("secure: a client drawn twice sends twice its weight; choose --sampling.replace false")
-    if facts.sampler.max_staleness:
+    if parts.sampler.max_staleness:
         raise UserError(
             "secure: clients agree on masks before a round, so that rounds cannot overlap; choose another sampler"
         )
@@ -181,7 +181,7 @@ def fixed_point(base: Reduce, grid: Grid, masked: bool) -> Reduce:
     def merge(total: Total, axis: str) -> Total:
         return Total(*sum_over_devices((total.words, total.sent), axis))
 
-    def finish(total: Total, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+    def finish(total: Total, state: State, at: RoundContext) -> tuple[Aggregate, State]:
         words = total.words
         if masked:
             words = trees.subtract(words, masks.left_in_sum(at.key, total.sent > 0, words))
@@ -189,7 +189,17 @@ def fixed_point(base: Reduce, grid: Grid, masked: bool) -> Reduce:
         return aggregate._replace(delta=trees.scale(grid.range, aggregate.delta)), state
 
     name = f"{'masked' if masked else 'integer'} {base.name}"
-    return Reduce(name, zero, add, finish, init=base.init, begin=begin, merge=merge, linear=True, admits=base.admits)
+    return Reduce(
+        name,
+        zero,
+        add,
+        finish,
+        init=base.init,
+        begin=begin,
+        merge=merge,
+        linear=True,
+        check_compatible=base.check_compatible,
+    )
 
 
 def words_of(base: Reduce, grid: Grid, update: Update, place: jax.Array) -> PyTree:

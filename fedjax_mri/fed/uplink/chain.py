@@ -12,11 +12,11 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
-    Facts,
     Notes,
     PyTree,
+    RoundContext,
     Sender,
-    ServerRound,
+    SimulationParts,
     Stage,
     State,
     Update,
@@ -41,7 +41,7 @@ def chain(*stages: Stage) -> Stage:
         sensitivity=lambda bound: functools.reduce(lambda bound, stage: stage.sensitivity(bound), stages, bound),
         linear=all(stage.linear for stage in stages),
         wire=lambda sent, nbytes: functools.reduce(lambda nbytes, stage: stage.wire(sent, nbytes), stages, nbytes),
-        admits=partial(check_stages, stages),
+        check_compatible=partial(check_stages, stages),
         parts=stages,
     )
 
@@ -56,7 +56,9 @@ def at_client(stages: Sequence[Stage], update: Update, states: State, sender: Se
     return update, new_states, notes
 
 
-def at_server(stages: Sequence[Stage], aggregate: Aggregate, states: State, at: ServerRound) -> tuple[Aggregate, State]:
+def at_server(
+    stages: Sequence[Stage], aggregate: Aggregate, states: State, at: RoundContext
+) -> tuple[Aggregate, State]:
     """Returns an aggregate after the server's side of all stages, and their new states."""
     new_states = {}
     for number, stage in enumerate(stages):
@@ -65,11 +67,11 @@ def at_server(stages: Sequence[Stage], aggregate: Aggregate, states: State, at: 
     return aggregate, new_states
 
 
-def check_stages(stages: Sequence[Stage], facts: Facts) -> None:
+def check_stages(stages: Sequence[Stage], parts: SimulationParts) -> None:
     """Raises UserError if a stage changes what it must keep, or does not admit the simulation."""
     for stage in stages:
-        check_stage(stage, facts)
-        stage.admits(facts)
+        check_stage(stage, parts)
+        stage.check_compatible(parts)
 
 
 def check_names(stages: Sequence[Stage]) -> None:
@@ -79,20 +81,20 @@ def check_names(stages: Sequence[Stage]) -> None:
         raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")
 
 
-def check_stage(stage: Stage, facts: Facts) -> None:
+def check_stage(stage: Stage, parts: SimulationParts) -> None:
     """Raises UserError if a stage does not keep the shapes and types of an update and of its states."""
     zero, one, key = jnp.int32(0), jnp.float32(1), jax.random.key(0)
-    sent, server = facts.sent, jax.eval_shape(lambda: init(facts.uplink, facts.sent))
+    sent, server = parts.sent, jax.eval_shape(lambda: init(parts.uplink, parts.sent))
     state = jax.eval_shape(lambda: stage.init_client(sent))
     returned = jax.eval_shape(stage.client, sent, state, Sender(zero, zero, key, one, one, server))
     if not isinstance(returned, tuple) or len(returned) != 3:
         raise UserError(f"uplink.stages {stage.name}: client must return an update, a state and a dict of notes")
     check_same(stage, "client", returned, (sent, state, jax.tree.map(lambda _: one, returned[2])))
-    aggregate = Aggregate(sent.delta, sent.aside, one, one, one)
+    aggregate = Aggregate(sent.delta, sent.auxiliary, one, one, one)
     server_state = jax.eval_shape(lambda: stage.init(sent))
-    at_server = jax.eval_shape(stage.server, aggregate, server_state, ServerRound(zero, key, one, one))
+    at_server = jax.eval_shape(stage.server, aggregate, server_state, RoundContext(zero, key, one, one))
     check_same(stage, "server", at_server, (aggregate, server_state))
-    if (nbytes := stage.wire(sent, trees.nbytes((sent.delta, sent.aside)))) < 0:
+    if (nbytes := stage.wire(sent, trees.nbytes((sent.delta, sent.auxiliary)))) < 0:
         raise UserError(f"uplink.stages {stage.name}: wire gives {nbytes} bytes: must be 0 or more")
 
 

@@ -14,11 +14,11 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.compressor import Compressor, contractive, decoded, message_bytes
 from fedjax_mri.fed.uplink.contract import (
-    Facts,
     Notes,
     PyTree,
+    RoundContext,
     Sender,
-    ServerRound,
+    SimulationParts,
     Stage,
     Update,
     same_bytes,
@@ -63,10 +63,14 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
         kept = {"none": (), "ef": left, "ef21": server}[feedback]
         finite = jnp.isfinite(trees.norm(update.delta)) & jnp.isfinite(trees.norm(wanted))
         sent = update.delta._replace(params=jax.tree.map(lambda new, old: new.astype(old.dtype), server, params))
-        (delta, aside), count, nonfinite = zeroed_unless(finite, (sent, update.aside), memory.nonfinite)
+        (delta, auxiliary), count, nonfinite = zeroed_unless(finite, (sent, update.auxiliary), memory.nonfinite)
         error = jnp.square(trees.norm(left) / jnp.maximum(trees.norm(wanted), 1e-12))
         notes = {"error": jnp.where(finite, error, 0.0), "nonfinite": nonfinite}
-        return update._replace(delta=delta, aside=aside), Memory(count, trees.select(finite, kept, memory.kept)), notes
+        return (
+            update._replace(delta=delta, auxiliary=auxiliary),
+            Memory(count, trees.select(finite, kept, memory.kept)),
+            notes,
+        )
 
     return Stage(
         compressor.name,
@@ -74,9 +78,9 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
         client=client,
         linear=compressor.linear and feedback != "ef21",
         wire=lambda sent, nbytes: (
-            message_bytes(compressor, sent.delta.params) + trees.nbytes((sent.delta.carry, sent.aside))
+            message_bytes(compressor, sent.delta.params) + trees.nbytes((sent.delta.carry, sent.auxiliary))
         ),
-        admits=partial(admits, compressor),
+        check_compatible=partial(check_compatible, compressor),
     )
 
 
@@ -88,34 +92,34 @@ def target(feedback: Feedback, params: PyTree, kept: PyTree) -> PyTree:
     return trees.add(params, kept) if feedback == "ef" else trees.subtract(params, kept)
 
 
-def admits(compressor: Compressor, facts: Facts) -> None:
+def check_compatible(compressor: Compressor, parts: SimulationParts) -> None:
     """Raises UserError if an update is encoded twice, or needed whole, or a rule gives zeros for sparse updates."""
-    encoders = [stage.name for stage in facts.uplink.stages.parts or () if stage.wire is not same_bytes]
+    encoders = [stage.name for stage in parts.uplink.stages.parts or () if stage.wire is not same_bytes]
     if len(encoders) > 1:
         raise UserError(f"uplink.stages: {' and '.join(encoders)} each encode the update; choose one of them")
-    if facts.algorithm.member is not None:
+    if parts.algorithm.member is not None:
         raise UserError(
             f"uplink.stages {compressor.name}: an ensemble needs each client's model as it is; leave it out, or choose "
             "another algorithm, such as fedavg"
         )
-    if compressor.sparse and not facts.uplink.reduce.linear and loses_single_coordinates(facts):
+    if compressor.sparse and not parts.uplink.reduce.linear and loses_single_coordinates(parts):
         raise UserError(
             f"uplink.stages {compressor.name}: hospitals send different coordinates, for which the reduction "
-            f"{facts.uplink.reduce.name} gives zeros; choose a compressor that sends all, such as drive or scaledsign, "
+            f"{parts.uplink.reduce.name} gives zeros; choose a compressor that sends all, such as drive or scaledsign, "
             "one that sends the same for all, such as randk with common=true, or --fed.uplink.reduce mean"
         )
 
 
-def loses_single_coordinates(facts: Facts) -> bool:
+def loses_single_coordinates(parts: SimulationParts) -> bool:
     """Returns whether the reduction gives zeros when each client of a cohort sends another coordinate, as a median."""
-    reduce, places = facts.uplink.reduce, facts.sampler.places()
+    reduce, places = parts.uplink.reduce, parts.sampler.places()
 
     @jax.jit
     def reduced() -> jax.Array:
         rows = Update(Model({"w": jnp.eye(places)}, {}), (), jnp.ones(places))
         sent = jax.tree.map(lambda leaf: leaf[0], rows)
         total = reduce.add(reduce.zero(sent, places), rows, jnp.arange(places, dtype=jnp.int32))
-        at = ServerRound(jnp.int32(0), jax.random.key(0), jnp.float32(places), jnp.float32(places))
+        at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(places), jnp.float32(places))
         return reduce.finish(total, reduce.init(sent), at)[0].delta.params["w"]
 
     return places > 2 and not reduced().any()

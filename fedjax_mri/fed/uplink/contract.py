@@ -28,7 +28,7 @@ class Update(NamedTuple):
     """The update that one client sends to the server."""
 
     delta: PyTree  # change of the shared part of the model; stages work on it
-    aside: PyTree  # what the algorithm sends besides, such as control variates or step counts; () if nothing
+    auxiliary: PyTree  # what the algorithm sends besides, such as control variates or step counts; () if nothing
     weight: jax.Array  # float32 [], its share in the mean; `Algorithm.finish` puts the number of examples here
 
 
@@ -36,11 +36,11 @@ class Aggregate(NamedTuple):
     """What the server makes of a cohort's updates."""
 
     delta: PyTree  # change of the shared part of the model; zeros if no client sent anything
-    aside: PyTree  # the weighted mean of what clients sent besides
+    auxiliary: PyTree  # the weighted mean of what clients sent besides
     weight: jax.Array  # float32 [], sum of weights
     clients: jax.Array  # float32 [], number of clients that sent an update
     share: jax.Array  # float32 [], the sum of weights divided by that of all clients of the federation
-    rows: PyTree = ()  # float32 [K], the share of each update in the delta, if `Reduce.shares`; else ()
+    rows: PyTree = ()  # float32 [K], the share of each update in the delta, if `Reduce.reports_shares`; else ()
 
 
 class Sender(NamedTuple):
@@ -54,7 +54,7 @@ class Sender(NamedTuple):
     server: "UplinkState"  # the state of the server's side of the uplink, as it was broadcast
 
 
-class ServerRound(NamedTuple):
+class RoundContext(NamedTuple):
     """What a reduction, or the server's side of a stage, is told about the round."""
 
     round: jax.Array  # int32 []
@@ -62,11 +62,11 @@ class ServerRound(NamedTuple):
     total_weight: jax.Array  # float32 [], the sum of weights that all clients of the federation would send
     expected_weight: jax.Array  # float32 [], the sum of weights of a cohort, in the mean over cohorts
     client: PyTree = ()  # int32 [K], the client at each place of the cohort; stages are told as well
-    seen: PyTree = ()  # what an audit has seen of the cohort's local steps, summed; () without one
+    audit_sums: PyTree = ()  # what an audit has seen of the cohort's local steps, summed; () without one
 
 
-class Facts(NamedTuple):
-    """The simulation as `admits` of a stage or a reduction sees it."""
+class SimulationParts(NamedTuple):
+    """The simulation as `check_compatible` of a stage or a reduction sees it."""
 
     algorithm: "Algorithm"
     task: "Task"
@@ -86,7 +86,7 @@ def pass_update(update: Update, state: State, sender: Sender) -> tuple[Update, S
     return update, state, {}
 
 
-def pass_aggregate(aggregate: Aggregate, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+def pass_aggregate(aggregate: Aggregate, state: State, at: RoundContext) -> tuple[Aggregate, State]:
     """Returns the aggregate unchanged: a stage that does nothing at the server."""
     return aggregate, state
 
@@ -101,7 +101,7 @@ def same_bytes(sent: Update, nbytes: int) -> int:
     return nbytes
 
 
-def admits_all(facts: Facts) -> None:
+def always_compatible(parts: SimulationParts) -> None:
     """Accepts every simulation: the stage or reduction works in all of them."""
 
 
@@ -115,11 +115,12 @@ class Stage(NamedTuple):
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> the server's state
     init_client: Callable[[Update], State] = no_state  # the same -> a client's state; absent clients keep theirs
     client: Callable[[Update, State, Sender], tuple[Update, State, Notes]] = pass_update
-    server: Callable[[Aggregate, State, ServerRound], tuple[Aggregate, State]] = pass_aggregate
+    server: Callable[[Aggregate, State, RoundContext], tuple[Aggregate, State]] = pass_aggregate
     sensitivity: Callable[[float], float] = unbounded  # bound on the norm of a client's delta: before -> after
     linear: bool = False  # whether what it sends can be summed as it is, so that secure aggregation may follow it
     wire: Callable[[Update, int], int] = same_bytes  # (shapes, bytes before the stage) -> bytes that a client sends
-    admits: Callable[[Facts], None] = admits_all  # raises UserError if it does not work in this simulation
+    # Raises UserError if the stage does not work in this simulation.
+    check_compatible: Callable[[SimulationParts], None] = always_compatible
     parts: "tuple[Stage, ...] | None" = None  # of a chain, in order
 
 
@@ -142,7 +143,7 @@ class Reduce(NamedTuple):
     name: str
     zero: Callable[[Update, int], PyTree]  # (shapes, K places) -> empty accumulator
     add: Callable[[PyTree, Update, jax.Array], PyTree]  # (accumulator, updates [L, ...], places [L]) -> accumulator
-    finish: Callable[[PyTree, State, ServerRound], tuple[Aggregate, State]]  # (merged accumulator, state, round)
+    finish: Callable[[PyTree, State, RoundContext], tuple[Aggregate, State]]  # (merged accumulator, state, round)
     init: Callable[[Update], State] = no_state  # shapes of what clients send -> first state
     # (empty accumulator, root key of the run, round int32 []) -> accumulator at the beginning of a round
     begin: Callable[[PyTree, jax.Array, jax.Array], PyTree] = same_accumulator
@@ -150,11 +151,11 @@ class Reduce(NamedTuple):
     # Whether it needs only the sum of updates, so that secure aggregation may precede it. What it adds for an update is
     # then at most 1 in magnitude where the update's values and its weight are.
     linear: bool = False
-    admits: Callable[[Facts], None] = admits_all
+    check_compatible: Callable[[SimulationParts], None] = always_compatible
     rule: "Rule | None" = None  # that combines single updates
     # (vectors, state, round) -> delta, shares of the rows if the rule weighs them, state: what `matrix` does with them
-    combine: "Callable[[Vectors, State, ServerRound], tuple[PyTree, PyTree, State]] | None" = None
-    shares: bool = False  # whether `finish` says which share of the delta each update has
+    combine: "Callable[[Vectors, State, RoundContext], tuple[PyTree, PyTree, State]] | None" = None
+    reports_shares: bool = False  # whether `finish` says which share of the delta each update has
 
 
 class Uplink(NamedTuple):
@@ -180,10 +181,10 @@ def init(uplink: Uplink, sent: Update) -> UplinkState:
 
 def wire_bytes(uplink: Uplink, sent: Update) -> int:
     """Returns the bytes that one client sends in a round; `sent` has the shapes of its update."""
-    return uplink.stages.wire(sent, trees.nbytes((sent.delta, sent.aside)))
+    return uplink.stages.wire(sent, trees.nbytes((sent.delta, sent.auxiliary)))
 
 
-def check(facts: Facts) -> None:
+def check(parts: SimulationParts) -> None:
     """Raises UserError if a stage or the reduction does not work in this simulation."""
-    facts.uplink.stages.admits(facts)
-    facts.uplink.reduce.admits(facts)
+    parts.uplink.stages.check_compatible(parts)
+    parts.uplink.reduce.check_compatible(parts)

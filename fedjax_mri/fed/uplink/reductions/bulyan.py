@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import PyTree, Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.order import mean_near_median
 from fedjax_mri.fed.uplink.reductions.krum import scores
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
@@ -28,7 +28,7 @@ class Bulyan:
         least = 4 * self.faulty + 3
         return matrix(Rule("bulyan", self._weigh, self._combine, self.faulty, least))
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         return uniform_weights(self._picked(vectors)), state
 
     def _picked(self, vectors: Vectors) -> jax.Array:
@@ -41,6 +41,6 @@ class Bulyan:
         left: jax.Array = jax.lax.fori_loop(0, count - 2 * self.faulty, pick, vectors.present)
         return vectors.present & ~left
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+    def _combine(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[PyTree, State]:
         picked, count = self._picked(vectors), vectors.present.sum()
         return each_value(vectors, lambda block: mean_near_median(block, picked, count - 4 * self.faulty)), state

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, dot, uniform_weights
 
@@ -38,9 +38,9 @@ class CAF:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("caf", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1))
+        return matrix(Rule("caf", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 1))
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         enough = (vectors.present.sum() - 2 * self.faulty).astype(jnp.float32)
 
         def step(before: Filtered) -> Filtered:

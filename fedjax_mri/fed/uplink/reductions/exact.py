@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, ServerRound, State, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, RoundContext, State, Update
 from fedjax_mri.fed.uplink.reductions.mean import mean
 
 KEPT_BITS = 24  # kept below the highest digit, whatever the width
@@ -48,7 +48,7 @@ class DigitSums(NamedTuple):
 class Total(NamedTuple):
     """What has been added so far."""
 
-    terms: PyTree  # DigitSums in place of each leaf of (delta, aside, weight)
+    terms: PyTree  # DigitSums in place of each leaf of (delta, auxiliary, weight)
     clients: jax.Array  # float32 [], a whole number
 
 
@@ -57,18 +57,18 @@ def exact(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
 
     def zero(sent: Update, places: int) -> Total:
         empty = lambda leaf: no_terms(leaf.shape, digits_for(places))  # noqa: E731
-        return Total(jax.tree.map(empty, (sent.delta, sent.aside, sent.weight)), jnp.float32(0))
+        return Total(jax.tree.map(empty, (sent.delta, sent.auxiliary, sent.weight)), jnp.float32(0))
 
     def add(total: Total, updates: Update, places: jax.Array) -> Total:
         sent = places >= 0
-        terms = jax.vmap(trees.scale)(updates.weight, (updates.delta, updates.aside, jnp.ones_like(updates.weight)))
+        terms = jax.vmap(trees.scale)(updates.weight, (updates.delta, updates.auxiliary, jnp.ones_like(updates.weight)))
         terms = trees.select(sent, terms, trees.zeros_like(terms))
         sums = jax.tree.map(add_terms, terms, total.terms)
         return Total(sums, total.clients + jnp.sum(sent).astype(jnp.float32))
 
-    def finish(total: Total, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-        delta, aside, weight = jax.tree.map(value, total.terms, is_leaf=is_digit_sums)
-        return mean(divisor).finish(((delta, aside), weight, total.clients), state, at)
+    def finish(total: Total, state: State, at: RoundContext) -> tuple[Aggregate, State]:
+        delta, auxiliary, weight = jax.tree.map(value, total.terms, is_leaf=is_digit_sums)
+        return mean(divisor).finish(((delta, auxiliary), weight, total.clients), state, at)
 
     return Reduce("exact", zero, add, finish, merge=merge, linear=True)
 

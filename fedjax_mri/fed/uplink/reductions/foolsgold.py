@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State, Update
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, SimulationParts, State, Update
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, dot, origin, pairs, vectors_of
 
@@ -33,12 +33,20 @@ class FoolsGold:
                 f"uplink.reduce foolsgold: clients={self.clients}: give the number of all clients, "
                 "such as --uplink.reduce.clients 20"
             )
-        return matrix(Rule("foolsgold", self._weigh, init=self._init, admits=self._admits, whose=True))
+        return matrix(
+            Rule(
+                "foolsgold",
+                self._weigh,
+                init=self._init,
+                check_compatible=self._check_compatible,
+                needs_client_ids=True,
+            )
+        )
 
     def _init(self, sent: Update) -> State:
         return trees.repeat(trees.zeros_like(sent.delta), self.clients)
 
-    def _weigh(self, vectors: Vectors, history: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, history: State, at: RoundContext) -> tuple[jax.Array, State]:
         usable = vectors.present & vectors.finite
         history = trees.add(history, trees.select(usable, vectors.rows, trees.zeros_like(vectors.rows)))
         whole = vectors_of(history, vectors.present)
@@ -48,8 +56,8 @@ class FoolsGold:
         weights = learning_rates(products / lengths[:, None] / lengths[None], vectors.present, self.confidence)
         return weights / jnp.maximum(vectors.present.sum(), 1).astype(jnp.float32), history
 
-    def _admits(self, facts: Facts) -> None:
-        if (places := facts.sampler.places()) != self.clients:
+    def _check_compatible(self, parts: SimulationParts) -> None:
+        if (places := parts.sampler.places()) != self.clients:
             raise UserError(
                 f"uplink.reduce foolsgold: clients={self.clients}: there are {places}; give "
                 f"--uplink.reduce.clients {places}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, dot, origin
 
@@ -30,7 +30,7 @@ class GeometricMedian:
             raise UserError(f"uplink.reduce geometricmedian: steps={self.steps}: must be 1 or more")
         return matrix(Rule("geometricmedian", self._weigh))
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         def step(_: int, weights: jax.Array) -> jax.Array:
             point = dot(weights, vectors.mix) + (1 - weights.sum()) * origin(vectors)
             closeness = 1 / jnp.maximum(distances_to(vectors, point), self.smooth)

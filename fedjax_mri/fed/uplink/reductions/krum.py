@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, nearest, pairs, squared_distances, uniform_weights
 
@@ -25,9 +25,9 @@ class Krum:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("krum", self._weigh, faulty=self.faulty, least=2 * self.faulty + 3))
+        return matrix(Rule("krum", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 3))
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
         return uniform_weights(nearest(found, 1)), state
 
@@ -46,9 +46,11 @@ class MultiKrum:
         """Returns the reduction. Raises UserError if a number is negative."""
         if self.best < 0:
             raise UserError(f"uplink.reduce multikrum: best={self.best}: must be 0, for n - f, or more updates")
-        return matrix(Rule("multikrum", self._weigh, faulty=self.faulty, least=max(2 * self.faulty + 1, self.best)))
+        return matrix(
+            Rule("multikrum", self._weigh, faulty=self.faulty, min_updates=max(2 * self.faulty + 1, self.best))
+        )
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         found = scores(squared_distances(vectors), vectors.present, self.faulty)
         return uniform_weights(nearest(found, self.best or vectors.present.sum() - self.faulty)), state
 

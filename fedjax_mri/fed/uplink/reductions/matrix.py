@@ -11,13 +11,13 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.uplink.contract import (
     Aggregate,
-    Facts,
     PyTree,
     Reduce,
-    ServerRound,
+    RoundContext,
+    SimulationParts,
     State,
     Update,
-    admits_all,
+    always_compatible,
     no_state,
 )
 from fedjax_mri.fed.uplink.vectors import Vectors, dot, mean, vectors_of
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     """The updates of a cohort; places without an update hold zeros."""
 
     delta: PyTree  # [K, ...]
-    aside: PyTree  # [K, ...], what the algorithm sends besides
+    auxiliary: PyTree  # [K, ...], what the algorithm sends besides
     weight: jax.Array  # float32 [K]
     sent: jax.Array  # float32 [K], 1 where there is an update and 0 elsewhere
 
@@ -40,13 +40,13 @@ class Rule(NamedTuple):
 
     name: str
     # -> (weights of the vectors in their sum, float32 [M], state); 0 where one is absent
-    weigh: Callable[[Vectors, State, ServerRound], tuple[jax.Array, State]] | None = None
-    combine: Callable[[Vectors, State, ServerRound], tuple[PyTree, State]] | None = None  # -> (delta, state)
+    weigh: Callable[[Vectors, State, RoundContext], tuple[jax.Array, State]] | None = None
+    combine: Callable[[Vectors, State, RoundContext], tuple[PyTree, State]] | None = None  # -> (delta, state)
     faulty: int = 0  # f, clients that may send anything
-    least: int = 1  # the fewest updates with which it withstands them
+    min_updates: int = 1  # the fewest updates with which it withstands them
     init: Callable[[Update], State] = no_state
-    admits: Callable[[Facts], None] = admits_all
-    whose: bool = False  # whether it needs to know whose each update is: everyone takes part, nothing comes before
+    check_compatible: Callable[[SimulationParts], None] = always_compatible
+    needs_client_ids: bool = False  # whether it must know who sent each update: all take part, nothing comes before
 
 
 class Preaggregator(NamedTuple):
@@ -64,26 +64,26 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
     Each device holds all rows, K times the bytes of one update. An absent client is no row: it has no vote. A row that
     is not finite, or whose norm is above 1e18, is one of zeros: it is among the faulty ones. Where fewer updates come
     than the rule needs, the model and the rule's state stay as they are. Weights do not count in what a rule does.
-    Statistics such as BatchNorm's are combined as parameters are. `aside` is reduced by the weighted mean, which a
-    single client can move anywhere: `admits` refuses algorithms that send something there.
+    Statistics such as BatchNorm's are combined as parameters are. `auxiliary` is reduced by the weighted mean, which a
+    single client can move anywhere: `check_compatible` refuses algorithms that send something there.
     """
     check_faulty(rule, before)
 
-    def combine(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
+    def combine(vectors: Vectors, state: State, at: RoundContext) -> tuple[PyTree, PyTree, State]:
         for number, part in enumerate(before):
             vectors = part.change(vectors, jax.random.fold_in(at.key, number))
         delta, shares, after = apply(rule, vectors, state, at)
-        enough = vectors.present.sum() >= max(rule.least, 1)
+        enough = vectors.present.sum() >= max(rule.min_updates, 1)
         delta, shares = trees.select(enough, (delta, shares), trees.zeros_like((delta, shares)))
         return delta, shares, trees.select(enough, after, state)
 
-    def finish(rows: Rows, state: State, at: ServerRound) -> tuple[Aggregate, State]:
+    def finish(rows: Rows, state: State, at: RoundContext) -> tuple[Aggregate, State]:
         delta, shares, after = combine(vectors_of(rows.delta, rows.sent > 0), state, at)
         weight = rows.weight.sum()
         weights = rows.weight / jnp.maximum(weight, 1e-12)
-        aside = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.aside)
+        auxiliary = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), rows.auxiliary)
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(delta, aside, weight, rows.sent.sum(), share, shares), after
+        return Aggregate(delta, auxiliary, weight, rows.sent.sum(), share, shares), after
 
     return Reduce(
         rule.name,
@@ -91,8 +91,8 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
         put_rows,
         finish,
         init=rule.init,
-        admits=partial(admits, rule, before),
-        shares=rule.weigh is not None,
+        check_compatible=partial(check_compatible, rule, before),
+        reports_shares=rule.weigh is not None,
         rule=rule,
         combine=combine,
     )
@@ -100,19 +100,19 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
 
 def no_rows(sent: Update, places: int) -> Rows:
     """Returns the rows of a cohort of so many places before any update has come."""
-    delta, aside = trees.repeat(trees.zeros_like((sent.delta, sent.aside)), places)
+    delta, auxiliary = trees.repeat(trees.zeros_like((sent.delta, sent.auxiliary)), places)
     zeros = jnp.zeros(places, jnp.float32)
-    return Rows(delta, aside, zeros, zeros)
+    return Rows(delta, auxiliary, zeros, zeros)
 
 
 def put_rows(rows: Rows, updates: Update, places: jax.Array) -> Rows:
     """Returns the rows with updates [L, ...] put at their places, int32 [L]; those of negative places are left out."""
     count = rows.weight.size
-    new_rows = Rows(updates.delta, updates.aside, updates.weight, jnp.ones(places.shape, jnp.float32))
+    new_rows = Rows(updates.delta, updates.auxiliary, updates.weight, jnp.ones(places.shape, jnp.float32))
     return trees.put(rows, jnp.where(places < 0, count, places), new_rows)
 
 
-def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, PyTree, State]:
+def apply(rule: Rule, vectors: Vectors, state: State, at: RoundContext) -> tuple[PyTree, PyTree, State]:
     """Returns the delta that a rule makes of vectors, the share of each row in it if it weighs them, and its state."""
     weights, after = (None, state) if rule.weigh is None else rule.weigh(vectors, state, at)
     shares = () if weights is None else dot(weights, vectors.mix)[:-1]
@@ -123,20 +123,20 @@ def apply(rule: Rule, vectors: Vectors, state: State, at: ServerRound) -> tuple[
     return delta, shares, after
 
 
-def admits(rule: Rule, before: Sequence[Preaggregator], facts: Facts) -> None:
+def check_compatible(rule: Rule, before: Sequence[Preaggregator], parts: SimulationParts) -> None:
     """Raises UserError where the rule cannot work on what clients send, or defends only a part of it."""
-    check_places(rule, before, facts.sampler.places())
-    if rule.whose and (before or facts.sampler.law != "everyone"):
+    check_places(rule, before, parts.sampler.places())
+    if rule.needs_client_ids and (before or parts.sampler.law != "everyone"):
         raise UserError(
             f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
             "everyone, and no uplink.before"
         )
-    if jax.tree.leaves(facts.sent.aside):
+    if jax.tree.leaves(parts.sent.auxiliary):
         raise UserError(
             f"uplink.reduce {rule.name}: the algorithm sends more than its change of the model, which no rule "
             "defends; choose one that does not, such as --fed.algorithm fedavg"
         )
-    rule.admits(facts)
+    rule.check_compatible(parts)
 
 
 def check_faulty(rule: Rule, before: Sequence[Preaggregator]) -> None:
@@ -157,8 +157,8 @@ def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> No
                 f"gives it {count}; lower it, or sample more clients"
             )
         count = part.places(count)
-    if count < rule.least:
+    if count < rule.min_updates:
         raise UserError(
-            f"uplink.reduce {rule.name}: faulty={rule.faulty} needs {rule.least} updates or more, a cohort gives it "
-            f"{count}; lower it, or sample more clients"
+            f"uplink.reduce {rule.name}: faulty={rule.faulty} needs {rule.min_updates} updates or more, a cohort gives "
+            f"it {count}; lower it, or sample more clients"
         )

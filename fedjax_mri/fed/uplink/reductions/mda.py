@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
 from fedjax_mri.fed.uplink.vectors import Vectors, pairs, squared_distances, uniform_weights
@@ -23,10 +23,12 @@ class MDA:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        refuse = lambda facts: refuse_many("mda", facts.sampler.places(), self.faulty)  # noqa: E731
-        return matrix(Rule("mda", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1, admits=refuse))
+        refuse = lambda parts: refuse_many("mda", parts.sampler.places(), self.faulty)  # noqa: E731
+        return matrix(
+            Rule("mda", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 1, check_compatible=refuse)
+        )
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         squares = squared_distances(vectors)
 
         def diameter(chosen: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, ServerRound, State, Update
+from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, RoundContext, State, Update
 from fedjax_mri.tasks.task import Model
 
 
@@ -26,28 +26,28 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
     """Returns the reduction to the weighted sum of updates, divided by the sum of the cohort's weights.
 
     With "expected" it is divided by the weight of an average cohort, a constant that does not depend on who takes part:
-    differential privacy needs that, and the mean over cohorts is then unbiased. `aside` and statistics are always
+    differential privacy needs that, and the mean over cohorts is then unbiased. `auxiliary` and statistics are always
     divided by the sum of the cohort's weights: a variance that moved further than to the mean could become negative.
     """
 
     def zero(sent: Update, places: int) -> PyTree:
-        return trees.zeros_like((sent.delta, sent.aside)), jnp.float32(0), jnp.float32(0)
+        return trees.zeros_like((sent.delta, sent.auxiliary)), jnp.float32(0), jnp.float32(0)
 
     def add(total: PyTree, updates: Update, places: jax.Array) -> PyTree:
         sent = places >= 0
         weight = jnp.where(sent, updates.weight, 0.0)
-        values = (updates.delta, updates.aside)
+        values = (updates.delta, updates.auxiliary)
         counted = trees.select(sent, values, trees.zeros_like(values))
         sums = jax.tree.map(lambda s, d: s + jnp.tensordot(weight, d, 1), total[0], counted)
         return sums, total[1] + weight.sum(), total[2] + jnp.sum(sent).astype(jnp.float32)
 
-    def finish(total: PyTree, state: State, at: ServerRound) -> tuple[Aggregate, State]:
-        (delta, aside), weight, clients = total
+    def finish(total: PyTree, state: State, at: RoundContext) -> tuple[Aggregate, State]:
+        (delta, auxiliary), weight, clients = total
         realised = 1.0 / jnp.maximum(weight, 1e-12)
         expected = 1.0 / jnp.maximum(at.expected_weight, 1e-12)
         params = trees.scale(realised if divisor == "realised" else expected, delta.params)
         mean = Model(params, trees.scale(realised, delta.carry))
         share = weight / jnp.maximum(at.total_weight, 1e-12)
-        return Aggregate(mean, trees.scale(realised, aside), weight, clients, share), state
+        return Aggregate(mean, trees.scale(realised, auxiliary), weight, clients, share), state
 
     return Reduce("mean", zero, add, finish, linear=True)

@@ -6,7 +6,7 @@ Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards
 
 from dataclasses import dataclass
 
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import PyTree, Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.order import median_weights, sum_by_rank
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, each_value
@@ -21,7 +21,7 @@ class Median:
         return matrix(Rule("median", combine=median))
 
 
-def median(vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+def median(vectors: Vectors, state: State, at: RoundContext) -> tuple[PyTree, State]:
     """Returns the median of each coordinate over the clients that sent an update."""
     return each_value(
         vectors, lambda block: sum_by_rank(block, vectors.present, median_weights(vectors.present))

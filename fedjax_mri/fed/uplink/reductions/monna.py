@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Facts, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, SimulationParts, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, distances_to, nearest, uniform_weights
 
@@ -25,15 +25,24 @@ class MoNNA:
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
         least = 2 * self.faulty + 1
-        return matrix(Rule("monna", self._weigh, faulty=self.faulty, least=least, admits=self._admits, whose=True))
+        return matrix(
+            Rule(
+                "monna",
+                self._weigh,
+                faulty=self.faulty,
+                min_updates=least,
+                check_compatible=self._check_compatible,
+                needs_client_ids=True,
+            )
+        )
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         distances = distances_to(vectors, vectors.mix[self.trusted])
         chosen = nearest(distances, vectors.present.sum() - self.faulty)
         return jnp.where(vectors.present[self.trusted], uniform_weights(chosen), 0.0), state
 
-    def _admits(self, facts: Facts) -> None:
-        if not 0 <= self.trusted < facts.sampler.places():
+    def _check_compatible(self, parts: SimulationParts) -> None:
+        if not 0 <= self.trusted < parts.sampler.places():
             raise UserError(
-                f"uplink.reduce monna: trusted={self.trusted}: choose a client from 0 to {facts.sampler.places() - 1}"
+                f"uplink.reduce monna: trusted={self.trusted}: choose a client from 0 to {parts.sampler.places() - 1}"
             )

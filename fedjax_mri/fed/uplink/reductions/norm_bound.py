@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core.checks import positive
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, norms, uniform_weights
 
@@ -26,7 +26,7 @@ class NormBound:
         positive("uplink.reduce normbound: bound", self.bound)
         return matrix(Rule("normbound", self._weigh))
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         return jnp.minimum(1.0, self.bound / jnp.maximum(norms(vectors), 1e-30)) * uniform_weights(
             vectors.present
         ), state

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.fed.uplink.contract import Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.subsets import best_subset, refuse_many
 from fedjax_mri.fed.uplink.vectors import Vectors, centred_products, pairs, uniform_weights
@@ -24,10 +24,12 @@ class SMEA:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        refuse = lambda facts: refuse_many("smea", facts.sampler.places(), self.faulty)  # noqa: E731
-        return matrix(Rule("smea", self._weigh, faulty=self.faulty, least=2 * self.faulty + 1, admits=refuse))
+        refuse = lambda parts: refuse_many("smea", parts.sampler.places(), self.faulty)  # noqa: E731
+        return matrix(
+            Rule("smea", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 1, check_compatible=refuse)
+        )
 
-    def _weigh(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[jax.Array, State]:
+    def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
         def largest_eigenvalue(chosen: jax.Array) -> jax.Array:
             products = centred_products(vectors, uniform_weights(chosen))
             return jnp.linalg.eigvalsh(jnp.where(pairs(chosen), products, 0.0))[-1]

@@ -6,7 +6,7 @@ Yin, Chen, Ramchandran, Bartlett: Byzantine-Robust Distributed Learning: Towards
 
 from dataclasses import dataclass
 
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, ServerRound, State
+from fedjax_mri.fed.uplink.contract import PyTree, Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.order import ranks_between, sum_by_rank
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, each_value
@@ -20,8 +20,8 @@ class TrimmedMean:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        return matrix(Rule("trimmedmean", combine=self._combine, faulty=self.faulty, least=2 * self.faulty + 1))
+        return matrix(Rule("trimmedmean", combine=self._combine, faulty=self.faulty, min_updates=2 * self.faulty + 1))
 
-    def _combine(self, vectors: Vectors, state: State, at: ServerRound) -> tuple[PyTree, State]:
+    def _combine(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[PyTree, State]:
         kept = ranks_between(len(vectors.present), self.faulty, vectors.present.sum() - self.faulty)
         return each_value(vectors, lambda block: sum_by_rank(block, vectors.present, kept)), state

@@ -52,9 +52,9 @@ def clip(bound: float) -> Stage:
         finite = jnp.isfinite(norm)
         factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
         clipped = trees.scale(factor, update.delta)
-        (delta, aside), state, nonfinite = zeroed_unless(finite, (clipped, update.aside), state)
+        (delta, auxiliary), state, nonfinite = zeroed_unless(finite, (clipped, update.auxiliary), state)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
-        return update._replace(delta=delta, aside=aside), state, notes
+        return update._replace(delta=delta, auxiliary=auxiliary), state, notes
 
     return Stage(
         "clip",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Facts, Notes, PyTree, Sender, Stage, State, Update, same_bytes
+from fedjax_mri.fed.uplink.contract import Notes, PyTree, Sender, SimulationParts, Stage, State, Update, same_bytes
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Momentum:
         """Returns the stage. Raises UserError unless 0 <= decay < 1."""
         fraction("uplink.stages momentum: decay", self.decay)
         init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
-        return Stage("momentum", init_client=init, client=self._client, admits=admits)
+        return Stage("momentum", init_client=init, client=self._client, check_compatible=check_compatible)
 
     def _client(self, update: Update, before: PyTree, sender: Sender) -> tuple[Update, State, Notes]:
         delta = trees.add(trees.scale(self.decay, before), trees.scale(1 - self.decay, update.delta))
         return update._replace(delta=delta), delta, {}
 
 
-def admits(facts: Facts) -> None:
+def check_compatible(parts: SimulationParts) -> None:
     """Raises UserError after a compressor, and if clients send statistics, which change otherwise than updates."""
-    for stage in facts.uplink.stages.parts or ():
+    for stage in parts.uplink.stages.parts or ():
         if stage.name == "momentum":
             break
         if stage.wire is not same_bytes:
@@ -39,7 +39,7 @@ def admits(facts: Facts) -> None:
                 f"uplink.stages {stage.name} momentum: momentum would add what {stage.name} has left out; put momentum "
                 f"first: --fed.uplink.stages momentum {stage.name}"
             )
-    if trees.count(facts.sent.delta.carry):
+    if trees.count(parts.sent.delta.carry):
         raise UserError(
             "uplink.stages momentum: earlier updates are no change of BatchNorm's statistics; choose "
             "--task.network.norm group"
