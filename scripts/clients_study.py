@@ -114,7 +114,7 @@ def personal() -> Task:
 
     return Task(
         init=init,
-        phases=(Phase(loss, moves=everything),),
+        phases=(Phase(loss, trainable=everything),),
         evaluate=judged,
         predict=predict,
         shared=shared,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.nets.scattering import scatter
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -72,7 +72,7 @@ def read_idx(path: Path) -> np.ndarray:
             "Fashion-MNIST as --folder"
         ) from None
     except (OSError, EOFError) as error:
-        raise UserError(f"{path}: {brief(error)}; download it again") from None
+        raise UserError(f"{path}: {short_message(error)}; download it again") from None
     axes = read[3] if len(read) > 3 else 0
     start = 4 + 4 * axes
     if len(read) < start or read[:3] != bytes([0, 0, UNSIGNED_BYTES]) or not axes:

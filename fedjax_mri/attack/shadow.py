@@ -145,7 +145,7 @@ def logits_of(classifier: Classifier, models: Model, images: np.ndarray) -> np.n
     @jax.jit
     def answers(models: Model, images: jax.Array) -> jax.Array:
         def of(images: jax.Array, model: Model) -> jax.Array:
-            return classifier.answer(model.params, model.carry, classifier.preprocess(images))
+            return classifier.predict_logits(model.params, model.carry, classifier.preprocess(images))
 
         return jax.lax.map(partial(of, images), models)
 

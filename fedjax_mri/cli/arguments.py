@@ -38,8 +38,8 @@ def seed(word: str) -> int:
     from fedjax_mri.core import fields
 
     value = int(word) if word.isdecimal() else word
-    if fields.fit("--seed", value, fields.Seed) is fields.MISFIT:
-        raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.words(fields.Seed)}")
+    if fields.coerce("--seed", value, fields.Seed) is fields.INVALID:
+        raise argparse.ArgumentTypeError(f"{word!r}: must be {fields.describe_kind(fields.Seed)}")
     return int(value)
 
 

@@ -2,7 +2,8 @@
 
 Python's own handlers run in the main thread, when a compiled program returns to it. So a thread also hears the signals.
 It does nothing as long as the main thread answers, and ends the process at a second signal, or if nobody answers the
-first in time (core/patience.py). A thread cannot help only where C++ hangs and lets no other thread of Python run.
+first in time (core/signal_timeout.py). A thread cannot help only where C++ hangs and lets no other thread of Python
+run.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from fedjax_mri.core import patience
+from fedjax_mri.core import signal_timeout
 
 BUSY_AFTER = 1.0  # seconds after a first signal before a line says that the process is still busy
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -48,8 +49,8 @@ def end(receiver: socket.socket, kept: Callable[[], str]) -> None:
     first = next_signal(receiver, None)
     if first is None:
         return
-    patience.asked = first
-    seconds, again = patience.seconds(), next_signal(receiver, BUSY_AFTER)
+    signal_timeout.asked = first
+    seconds, again = signal_timeout.seconds(), next_signal(receiver, BUSY_AFTER)
     if again is None:
         say(f"{first.name}: still busy; ends within {seconds:.0f} s, or at once if you ask again")
         again = next_signal(receiver, seconds - BUSY_AFTER)

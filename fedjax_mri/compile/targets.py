@@ -9,7 +9,7 @@ from jax.experimental import topologies
 
 from fedjax_mri.compile.machines import Machine
 from fedjax_mri.core.devices import Devices
-from fedjax_mri.core.errors import UserError, brief, install
+from fedjax_mri.core.errors import UserError, install, short_message
 
 PLUGINS = {"gpu": ("jax_plugins.xla_cuda13", "aot-cuda"), "tpu": ("libtpu", "aot-tpu")}  # module and extra
 CUDA = "13.0.0"  # of the driver and the libraries; from 12.3 on, branches are decided on the device
@@ -88,7 +88,9 @@ def topology(machine: Machine) -> topologies.TopologyDescription:
         host = (1, 1, 1) if machine.size == 1 else (2, 2, 1)
         return topologies.get_topology_desc(tpu_shape(machine), "tpu", chips_per_host_bounds=host)
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise UserError(f"--for {machine.name}: the compiler does not know this machine: {brief(error)}") from error
+        raise UserError(
+            f"--for {machine.name}: the compiler does not know this machine: {short_message(error)}"
+        ) from error
 
 
 def tpu_shape(machine: Machine) -> str:

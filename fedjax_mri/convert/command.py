@@ -13,7 +13,7 @@ import numpy as np
 from fedjax_mri.convert import stream
 from fedjax_mri.convert.stream import PreparedScan
 from fedjax_mri.convert.translate import Translator
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data.files import discover, notes, results, series
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_scan
@@ -169,4 +169,6 @@ def encoded(job: Job, scan: PreparedScan, made: Sequence[np.ndarray]) -> list[by
                 for content in scan.encode(job.conversion, values, place > 0)
             ]
     except Exception as error:  # an encoder fails in open-ended ways, and none may stop the rest
-        raise UserError(f"cannot be written as its own kind ({type(error).__name__}: {brief(error)})") from error
+        raise UserError(
+            f"cannot be written as its own kind ({type(error).__name__}: {short_message(error)})"
+        ) from error

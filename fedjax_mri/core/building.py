@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 
 Built = TypeVar("Built")
 
@@ -17,7 +17,9 @@ def build(settings: Any, kind: type[Built], *given: Any) -> Built:
     except TypeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:  # raised within `build`
             raise
-        raise UserError(f"{place(settings)} cannot be called with {len(given)} arguments: {brief(error)}") from error
+        raise UserError(
+            f"{place(settings)} cannot be called with {len(given)} arguments: {short_message(error)}"
+        ) from error
     if not isinstance(made, kind):
         wrong = "None; is a return missing?" if made is None else f"{article(type(made))}; return {article(kind)}"
         raise UserError(f"{place(settings)} returns {wrong}")

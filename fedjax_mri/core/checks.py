@@ -2,32 +2,34 @@
 
 import math
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 
 
 def positive(field: str, value: float) -> None:
     """Raises UserError unless `value` is positive and finite."""
-    _require(field, value, not known(value) or (value > 0 and math.isfinite(value)), "a positive, finite number")
+    _require(field, value, not is_concrete(value) or (value > 0 and math.isfinite(value)), "a positive, finite number")
 
 
 def not_negative(field: str, value: float) -> None:
     """Raises UserError unless `value` is 0 or more, and finite."""
-    _require(field, value, not known(value) or (value >= 0 and math.isfinite(value)), "a finite number, 0 or more")
+    _require(
+        field, value, not is_concrete(value) or (value >= 0 and math.isfinite(value)), "a finite number, 0 or more"
+    )
 
 
 def fraction(field: str, value: float) -> None:
     """Raises UserError unless 0 <= `value` < 1."""
-    _require(field, value, not known(value) or 0 <= value < 1, "0 or more, and less than 1")
+    _require(field, value, not is_concrete(value) or 0 <= value < 1, "0 or more, and less than 1")
 
 
 def share(field: str, value: float) -> None:
     """Raises UserError unless 0 <= `value` <= 1."""
-    _require(field, value, not known(value) or 0 <= value <= 1, "a share from 0 to 1")
+    _require(field, value, not is_concrete(value) or 0 <= value <= 1, "a share from 0 to 1")
 
 
 def positive_share(field: str, value: float) -> None:
     """Raises UserError unless 0 < `value` <= 1."""
-    _require(field, value, not known(value) or 0 < value <= 1, "a share above 0, up to 1")
+    _require(field, value, not is_concrete(value) or 0 < value <= 1, "a share above 0, up to 1")
 
 
 def planar(image: tuple[int, ...], user: str) -> tuple[int, int, int]:

@@ -10,13 +10,13 @@ def install(extra: str) -> str:
     return f"in the folder of fedjax_mri's source, run pip install '.[{extra}]'"
 
 
-def brief(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """Returns the message of another library's exception, as one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def known(value: object) -> bool:
-    """Returns whether a value is known now. A tracer's is known only when the compiled program runs."""
+def is_concrete(value: object) -> bool:
+    """Returns whether a value is known now, and is not a tracer, known only when the compiled program runs."""
     import jax
 
     return not isinstance(value, jax.core.Tracer)

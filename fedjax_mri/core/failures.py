@@ -11,7 +11,7 @@ import traceback
 
 from fedjax_mri.core import cache, memory
 from fedjax_mri.core.code_installed import is_installed_file, is_own_file
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 
 FILE = "traceback.txt"
 AGAIN = "then run the same command again"
@@ -63,20 +63,20 @@ def describe(error: BaseException) -> str:
     if place := users_place(error):
         return f"{place}: {named(error)}"
     if memory.ran_out(error):
-        return f"out of memory ({brief(error)}); {LESS_MEMORY}"
+        return f"out of memory ({short_message(error)}); {LESS_MEMORY}"
     if isinstance(error, OSError) and error.errno is not None:
         return describe_file_system(error)
     if is_of_xla(error):
         remedy = "try --plan.conv direct or --plan.lanes 1; report it if they do not help"
-        return f"the compiler or the device failed ({brief(error)}); {remedy}"
+        return f"the compiler or the device failed ({short_message(error)}); {remedy}"
     if isinstance(error, ImportError):
-        return f"a package is missing or does not fit the others ({brief(error)}); install fedjax-mri again"
+        return f"a package is missing or does not fit the others ({short_message(error)}); install fedjax-mri again"
     return f"this is a fault of fedjax_mri ({named(error)}); please report it with its traceback"
 
 
 def named(error: BaseException) -> str:
     """Returns type and message of an error on one line."""
-    return f"{type(error).__name__}: {brief(error)}"
+    return f"{type(error).__name__}: {short_message(error)}"
 
 
 def describe_file_system(error: OSError) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 
 Kind = Any  # an annotation, or a Section
 
@@ -27,17 +27,17 @@ SEVERAL = {
     "text": "texts",
 }
 SIMPLE = {"bool": bool, "int": int, "float": float, "str": str}
-MISFIT = object()  # what `fit` gives for a value that its annotation does not admit
+INVALID = object()  # what `coerce` gives for a value that its annotation does not admit
 
 
-class Between(NamedTuple):
+class IntRange(NamedTuple):
     """Limits of a whole number, in its annotation."""
 
     low: int
     high: int
 
 
-Seed = Annotated[int, Between(0, 2**32 - 1)]  # JAX and NumPy's older generators take no others as different seeds
+Seed = Annotated[int, IntRange(0, 2**32 - 1)]  # JAX and NumPy's older generators take no others as different seeds
 
 
 class Section(NamedTuple):
@@ -48,9 +48,9 @@ class Section(NamedTuple):
 
 def checked_value(name: str, value: Any, kind: Kind) -> Any:
     """Returns a value as plain data. Raises UserError unless an annotation, such as Seed, admits it."""
-    found = fit(name, value, kind)
-    if found is MISFIT:
-        raise UserError(f"{name}={in_few_words(value)}: must be {words(kind)}{remedy(value, kind)}")
+    found = coerce(name, value, kind)
+    if found is INVALID:
+        raise UserError(f"{name}={in_few_words(value)}: must be {describe_kind(kind)}{remedy(value, kind)}")
     return found
 
 
@@ -98,29 +98,31 @@ def buildable(value: Any) -> bool:
     return not isinstance(value, type) and dataclasses.is_dataclass(value) and callable(getattr(value, "build", None))
 
 
-def fit(name: str, value: Any, kind: Kind) -> Any:
-    """Returns `value` as plain data if an annotation admits it, and MISFIT otherwise.
+def coerce(name: str, value: Any, kind: Kind) -> Any:
+    """Returns `value` as plain data if an annotation admits it, and INVALID otherwise.
 
     Raises UserError where a field of settings in it does not fit; `name` is what the value itself is called.
     """
-    if not known(value):
+    if not is_concrete(value):
         return value
     if section_words(kind):
-        return fit_settings(name, value) if buildable(value) else MISFIT
+        return coerce_settings(name, value) if buildable(value) else INVALID
     if typing.get_origin(kind) is typing.Annotated:
         base, *limits = typing.get_args(kind)
-        found = fit(name, value, base)
-        inside = all(one.low <= found <= one.high for one in limits if isinstance(one, Between) and found is not MISFIT)
-        return found if inside else MISFIT
+        found = coerce(name, value, base)
+        inside = all(
+            one.low <= found <= one.high for one in limits if isinstance(one, IntRange) and found is not INVALID
+        )
+        return found if inside else INVALID
     if options := union(kind):
-        return next((found for one in options if (found := fit(name, value, one)) is not MISFIT), MISFIT)
+        return next((found for one in options if (found := coerce(name, value, one)) is not INVALID), INVALID)
     if typing.get_origin(kind) is Literal:
-        return next((one for one in typing.get_args(kind) if type(one) is type(value) and one == value), MISFIT)
+        return next((one for one in typing.get_args(kind) if type(one) is type(value) and one == value), INVALID)
     if (items := item_kinds(kind, value)) is not None:
-        return fit_items(name, value, items)
+        return coerce_items(name, value, items)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return fit_settings(name, value) if isinstance(value, kind) else MISFIT
-    return fit_scalar(value, kind) if kind in WORDS else fit_any(name, value)
+        return coerce_settings(name, value) if isinstance(value, kind) else INVALID
+    return coerce_scalar(value, kind) if kind in WORDS else coerce_any(name, value)
 
 
 def section_words(kind: Kind) -> str:
@@ -150,18 +152,18 @@ def item_kinds(kind: Kind, items: Any) -> Sequence[Kind] | None:
     return [given[0] if given else Any] * (len(items) if isinstance(items, tuple | list) else 1)
 
 
-def fit_items(name: str, value: Any, items: Sequence[Kind]) -> Any:
-    """Returns a tuple or a list as a tuple of plain data, and MISFIT where one of its items does not fit."""
+def coerce_items(name: str, value: Any, items: Sequence[Kind]) -> Any:
+    """Returns a tuple or a list as a tuple of plain data, and INVALID where one of its items does not fit."""
     if not isinstance(value, tuple | list) or len(value) != len(items):
-        return MISFIT
-    found = [fit(f"{name}.{place}", one, kind) for place, (one, kind) in enumerate(zip(value, items))]
-    if any(one is MISFIT for one in found):
-        return MISFIT
+        return INVALID
+    found = [coerce(f"{name}.{place}", one, kind) for place, (one, kind) in enumerate(zip(value, items))]
+    if any(one is INVALID for one in found):
+        return INVALID
     same = isinstance(value, tuple) and all(one is given for one, given in zip(found, value))
     return value if same else tuple(found)
 
 
-def fit_settings(name: str, value: Any) -> Any:
+def coerce_settings(name: str, value: Any) -> Any:
     """Returns settings as plain data. Raises UserError where a field does not fit, or fields could be assigned to."""
     if not value.__dataclass_params__.frozen:
         raise UserError(
@@ -171,40 +173,42 @@ def fit_settings(name: str, value: Any) -> Any:
     return dataclasses.replace(value, **changed) if changed else value
 
 
-def fit_scalar(value: Any, kind: type) -> Any:
-    """Returns a number, text or None as Python's own, and MISFIT where the annotation does not admit it."""
+def coerce_scalar(value: Any, kind: type) -> Any:
+    """Returns a number, text or None as Python's own, and INVALID where the annotation does not admit it."""
     if isinstance(value, np.generic) or (getattr(value, "shape", None) == () and hasattr(value, "item")):
         value = value.item()
     if kind is float and type(value) in (int, float):
-        return value if math.isfinite(value) else MISFIT
+        return value if math.isfinite(value) else INVALID
     if kind is str and isinstance(value, str | pathlib.PurePath):
         return value if type(value) is str else str(value)
-    return value if type(value) is kind else MISFIT
+    return value if type(value) is kind else INVALID
 
 
-def fit_any(name: str, value: Any) -> Any:
-    """Returns a value of any kind as plain data, and MISFIT where it is none."""
+def coerce_any(name: str, value: Any) -> Any:
+    """Returns a value of any kind as plain data, and INVALID where it is none."""
     if isinstance(value, tuple | list):
-        return fit_items(name, value, [Any] * len(value))
+        return coerce_items(name, value, [Any] * len(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return fit_settings(name, value)
-    return next((found for one in WORDS if (found := fit_scalar(value, one)) is not MISFIT), MISFIT)
+        return coerce_settings(name, value)
+    return next((found for one in WORDS if (found := coerce_scalar(value, one)) is not INVALID), INVALID)
 
 
-def words(kind: Kind) -> str:
+def describe_kind(kind: Kind) -> str:
     """Returns in words what an annotation admits."""
     if section := section_words(kind):
         return f"settings with `build`, {section}"
     if typing.get_origin(kind) is typing.Annotated:
         base, *limits = typing.get_args(kind)
-        return words(base) + "".join(f" from {one.low} to {one.high}" for one in limits if isinstance(one, Between))
+        return describe_kind(base) + "".join(
+            f" from {one.low} to {one.high}" for one in limits if isinstance(one, IntRange)
+        )
     if options := union(kind):
-        return " or ".join(words(one) for one in sorted(options, key=lambda one: one is type(None)))
+        return " or ".join(describe_kind(one) for one in sorted(options, key=lambda one: one is type(None)))
     if typing.get_origin(kind) is Literal:
         options = typing.get_args(kind)
         return ("one of " if len(options) > 1 else "") + ", ".join(map(str, options))
     if (items := item_kinds(kind, None)) is not None:
-        each = [words(one) for one in items]
+        each = [describe_kind(one) for one in items]
         fixed = typing.get_origin(kind) is tuple and typing.get_args(kind)[-1] is not Ellipsis
         return (
             f"a tuple ({', '.join(each)})" if fixed else f"a tuple of {SEVERAL.get(each[0], f'values, each {each[0]}')}"

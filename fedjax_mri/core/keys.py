@@ -22,7 +22,7 @@ def purpose(key: jax.Array, name: Purpose) -> jax.Array:
     return jax.random.fold_in(key, int(name))
 
 
-def each(key: jax.Array, names: jax.Array) -> jax.Array:
+def fold_in_each(key: jax.Array, names: jax.Array) -> jax.Array:
     """Returns one key for each of `names` int32 [B], keys [B]."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, names)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data import labelled
 from fedjax_mri.data.contract import VALIDATION, Federation, Table, Test
 from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
@@ -102,10 +102,10 @@ def read(path: str) -> dict[str, np.ndarray]:
         with file:
             return {name: array_of(path, file, name) for name in file.files}
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or brief(error)}: check the path") from error
+        raise UserError(f"{path}: {error.strerror or short_message(error)}: check the path") from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise UserError(
-            f"{path}: not an .npz file of plain arrays ({brief(error)}): write it with numpy.savez"
+            f"{path}: not an .npz file of plain arrays ({short_message(error)}): write it with numpy.savez"
         ) from error
 
 

@@ -244,7 +244,7 @@ def augment(config: Augment, key: jax.Array, images: jax.Array) -> jax.Array:
     """
     if not any(astuple(config)):
         return images
-    return jax.vmap(partial(_augmented, config))(keys.each(key, jnp.arange(images.shape[0])), images)
+    return jax.vmap(partial(_augmented, config))(keys.fold_in_each(key, jnp.arange(images.shape[0])), images)
 
 
 def _augmented(config: Augment, key: jax.Array, image: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data import labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files import folders
@@ -115,13 +115,13 @@ def read_table(path: str) -> list[Row]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: check the path") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a table in UTF-8 ({brief(error)}): save it as CSV in UTF-8") from error
+        raise UserError(f"{path}: not a table in UTF-8 ({short_message(error)}): save it as CSV in UTF-8") from error
     first = text.partition("\n")[0]
     mark = max("\t;,", key=first.count)
     try:
         rows: list[Row] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, restkey="", restval=""))
     except csv.Error as error:
-        raise UserError(f"{path}: not a table ({brief(error)}): save it as CSV") from error
+        raise UserError(f"{path}: not a table ({short_message(error)}): save it as CSV") from error
     if not rows:
         raise UserError(f"{path}: no rows below the names of columns: check the file")
     names = next(csv.reader([first], delimiter=mark))

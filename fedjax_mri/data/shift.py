@@ -205,7 +205,7 @@ def add_noise(image: jax.Array, noise: jax.Array) -> jax.Array:
 def _keys(seed: int, what: int, client: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns a key for each example [B] of a client."""
     mine = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), what), client)
-    return keys.each(mine, indices)
+    return keys.fold_in_each(mine, indices)
 
 
 def site_rng(seed: int, what: int) -> np.random.Generator:

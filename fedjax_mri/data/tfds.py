@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data import decoding, duplicates, labelled, labelled_images
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.decoding import DecodedSource
@@ -101,7 +101,9 @@ def open_builder(name: str, folder: str, download: bool) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(f"data.name={name}: needs tensorflow-datasets ({brief(error)}): pip install it") from error
+        raise UserError(
+            f"data.name={name}: needs tensorflow-datasets ({short_message(error)}): pip install it"
+        ) from error
     place = str(Path(folder).expanduser()) if folder else None
     try:
         builder = tfds.builder(name, data_dir=place, try_gcs=False)
@@ -124,7 +126,7 @@ def random_access(builder: Any, split: str) -> Any:
         return builder.as_data_source(split=split)
     except Exception as error:
         raise UserError(
-            f"{builder.data_path}: cannot be read by number ({brief(error)}): write it as array_record, with "
+            f"{builder.data_path}: cannot be read by number ({short_message(error)}): write it as array_record, with "
             "builder.download_and_prepare(file_format='array_record') or tfds.convert_format"
         ) from error
 

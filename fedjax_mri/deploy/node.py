@@ -14,7 +14,7 @@ import threading
 import time
 
 from fedjax_mri.core.environment import prepare_jax
-from fedjax_mri.core.errors import UserError, brief, install
+from fedjax_mri.core.errors import UserError, install, short_message
 from fedjax_mri.deploy import federation, site
 from fedjax_mri.deploy.site import Site
 from fedjax_mri.run import runfolder
@@ -79,7 +79,7 @@ def serve(port: int) -> None:
         except grpc.RpcError:  # the SuperNode is not there yet, or not any more
             time.sleep(LOOK_S)
         except Exception as error:  # such as a message of another kind: the SuperNode goes on
-            print(f"error: a message was not answered: {brief(error)}", flush=True)
+            print(f"error: a message was not answered: {short_message(error)}", flush=True)
         time.sleep(LOOK_S)
 
 

@@ -85,8 +85,8 @@ def misfits(plain: Mapping[str, Any], known: Mapping[str, fields.Kind]) -> list[
             found.append(
                 f"{name}: no such field; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}")
             )
-        elif fields.fit(name, value, known[name]) is fields.MISFIT:
-            found.append(f"{name}={fields.in_few_words(value)}: must be {fields.words(known[name])}")
+        elif fields.coerce(name, value, known[name]) is fields.INVALID:
+            found.append(f"{name}={fields.in_few_words(value)}: must be {fields.describe_kind(known[name])}")
     return found
 
 

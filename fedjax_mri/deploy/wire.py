@@ -6,7 +6,7 @@ import jax
 from flax import serialization
 
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.fed.uplink.contract import PyTree
 from fedjax_mri.run.checkpoint import fill_shapes
 
@@ -29,4 +29,6 @@ def unpack(data: bytes, shapes: PyTree, sender: str) -> PyTree:
         leaves = serialization.msgpack_restore(zlib.decompressobj().decompress(data, limit))
         return fill_shapes(shapes, leaves, sender)
     except (zlib.error, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{sender}: what it gave cannot be read ({brief(error)}); use one version for all") from None
+        raise UserError(
+            f"{sender}: what it gave cannot be read ({short_message(error)}); use one version for all"
+        ) from None

@@ -55,7 +55,7 @@ def load(runs: Sequence[Path]) -> Trained:
         return steps.logits(model.params, model.carry, x)
 
     def predicted(model: Model, x: jax.Array) -> jax.Array:
-        return steps.answer(model.params, model.carry, x)
+        return steps.predict_logits(model.params, model.carry, x)
 
     return Trained(
         runs=tuple(runs),

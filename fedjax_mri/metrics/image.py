@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.metrics.ratio import ratio
 from fedjax_mri.metrics.window import average, gaussian, halved, uniform, windows
 
@@ -221,7 +221,7 @@ def _prepared(x: jax.Array, preset: Preset, mask: jax.Array | None) -> jax.Array
         raise UserError(f"an image of shape {x.shape} is smaller than the window of {preset.size} pixels: resize it")
     if preset.clip:
         x = jnp.clip(x, preset.low, preset.high)
-    elif known(x):
+    elif is_concrete(x):
         check_range(x, preset.low, preset.high, "an image")
     return x if mask is None or preset.fill is None else jnp.where(mask > 0, x, jnp.float32(preset.fill))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -22,7 +22,7 @@ def drop_path(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 
 
 def _drop(x: jax.Array, rate: float, key: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    if key is None or (known(rate) and not rate):
+    if key is None or (is_concrete(rate) and not rate):
         return x
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
@@ -31,5 +31,5 @@ def _drop(x: jax.Array, rate: float, key: jax.Array | None, shape: tuple[int, ..
 def check_rates(rates: Mapping[str, float]) -> None:
     """Raises UserError, naming the field, where a rate is below 0, or 1 or more."""
     for field, rate in rates.items():
-        if known(rate) and not 0 <= rate < 1:
+        if is_concrete(rate) and not 0 <= rate < 1:
             raise UserError(f"{field}={rate}: give 0 or more, and less than 1")

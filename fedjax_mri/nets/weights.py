@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.nets.efficientnet import EfficientNetSettings, scaled_stages
 from fedjax_mri.nets.resnet import ResNetSettings, stages
 from fedjax_mri.nets.vgg import STAGES, VGGSettings
@@ -136,7 +136,7 @@ def _safetensors(file: Path) -> Tensors:
     try:
         return {name: np.asarray(value, np.float32) for name, value in numpy.load_file(file).items()}
     except Exception as error:
-        raise UserError(f"{file}: cannot be read as safetensors: {brief(error)}") from error
+        raise UserError(f"{file}: cannot be read as safetensors: {short_message(error)}") from error
 
 
 def _torch(file: Path) -> Tensors:
@@ -147,7 +147,7 @@ def _torch(file: Path) -> Tensors:
             given = given.get(wrapped, given)
         return {name.removeprefix("module."): value.float().numpy() for name, value in given.items()}
     except Exception as error:
-        raise UserError(f"{file}: cannot be read as a PyTorch state dict: {brief(error)}") from error
+        raise UserError(f"{file}: cannot be read as a PyTorch state dict: {short_message(error)}") from error
 
 
 def _package(name: str, file: Path) -> Any:

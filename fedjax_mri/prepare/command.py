@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_mri.core import disk
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data.files import discover, results
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.read import read_scan
@@ -107,7 +107,9 @@ def changed(steps: dict[str, Step], group: Group) -> Group:
         except UserError:
             raise
         except Exception as error:  # a scan can be odd in open-ended ways, and none may stop the rest
-            raise UserError(f"{name} fails ({type(error).__name__}: {brief(error)}); leave the step out") from error
+            raise UserError(
+                f"{name} fails ({type(error).__name__}: {short_message(error)}); leave the step out"
+            ) from error
     return group
 
 
@@ -134,7 +136,7 @@ def earlier(out: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {"files": dict(found["files"])}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path}: no record of `prepare` ({brief(error)}): give another folder") from None
+        raise UserError(f"{path}: no record of `prepare` ({short_message(error)}): give another folder") from None
 
 
 def find(folder: Path, out: Path) -> tuple[list[dict[str, Item]], list[str]]:

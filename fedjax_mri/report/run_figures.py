@@ -13,7 +13,7 @@ from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
 from fedjax_mri.report.figures import COLOURS, INK, RED, STYLE, WIDE, distinct, panels
 from fedjax_mri.report.page import number
-from fedjax_mri.run.line import TRAIN, Figures, Line
+from fedjax_mri.run.line import TRAIN, Figures, LogEntry
 from fedjax_mri.run.record import RunRecord
 
 
@@ -39,7 +39,7 @@ def curves(runs: Sequence[RunRecord]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def histories(runs: Mapping[str, tuple[Sequence[Line], Sequence[str]]]) -> Figure:
+def histories(runs: Mapping[str, tuple[Sequence[LogEntry], Sequence[str]]]) -> Figure:
     """Draws the curves of runs of any task, finished or not.
 
     `runs` has by name their evaluations and the figures that count.
@@ -60,14 +60,14 @@ def histories(runs: Mapping[str, tuple[Sequence[Line], Sequence[str]]]) -> Figur
     return figure
 
 
-def plot_history(ax: Axes, history: Sequence[Line], group: str, figure: str, label: str) -> None:
+def plot_history(ax: Axes, history: Sequence[LogEntry], group: str, figure: str, label: str) -> None:
     """Plots a figure of the training or of a test set against rounds, where it is known."""
     points = [(line.round, found[figure]) for line in history if figure in (found := figures_of(line, group))]
     if points:
         ax.plot(*zip(*points), label=label, marker="o" if len(points) < 30 else "", markersize=2.5)
 
 
-def figures_of(line: Line, group: str) -> Figures:
+def figures_of(line: LogEntry, group: str) -> Figures:
     """Returns the task's figures of the training or of a test set at one evaluation; none where there are none."""
     if group == TRAIN:
         return line.training.figures if line.training else {}

@@ -12,7 +12,7 @@ from fedjax_mri.metrics import classification
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.fairness import spread
 from fedjax_mri.report.page import number
-from fedjax_mri.run.line import PRIVACY, TRAIN, Figures, Line, SegmentFigures, full_name
+from fedjax_mri.run.line import PRIVACY, TRAIN, Figures, LogEntry, SegmentFigures, full_name
 from fedjax_mri.run.record import RunRecord, TestResult
 
 
@@ -147,7 +147,7 @@ def history(run: RunRecord) -> Table:
     return Table("History", tuple(column.replace("_", " ") for column in columns), rows, "Everything: metrics.jsonl.")
 
 
-def history_row(line: Line) -> dict[str, float]:
+def history_row(line: LogEntry) -> dict[str, float]:
     """Returns what the table of the history says of an evaluation, by name.
 
     It is round, accuracy and loss of training and test sets, seconds and useful share.

@@ -23,7 +23,7 @@ from fedjax_mri.report.figures import STYLE, WIDE, Part, distinct, svg
 from fedjax_mri.report.page import publish
 from fedjax_mri.report.statistics import holm_corrected, interval, sign_flip_p
 from fedjax_mri.run import runfolder
-from fedjax_mri.run.line import MODALITIES, Line, full_name
+from fedjax_mri.run.line import MODALITIES, LogEntry, full_name
 from fedjax_mri.study import folder
 
 SEED = "seed"
@@ -80,7 +80,7 @@ def read(study: pathlib.Path) -> Measured:
     )
 
 
-Histories = Sequence[Sequence[Line]]
+Histories = Sequence[Sequence[LogEntry]]
 
 
 def merits(histories: Histories) -> list[tuple[str, tuple[str, str]]]:
@@ -89,12 +89,12 @@ def merits(histories: Histories) -> list[tuple[str, tuple[str, str]]]:
     return [(full_name(test, name), (test, name)) for test, found in tests for name in found.pooled if name in MERITS]
 
 
-def merit(test: str, figure: str, line: Line) -> float | None:
+def merit(test: str, figure: str, line: LogEntry) -> float | None:
     """Returns a figure of a test set at one evaluation; None where it was not measured."""
     return line.tests[test].pooled.get(figure) if test in line.tests else None
 
 
-def table(histories: Histories, value: Callable[[Line], float | None]) -> np.ndarray:
+def table(histories: Histories, value: Callable[[LogEntry], float | None]) -> np.ndarray:
     """Returns a value of each line, [C, E]; nan where it is None and after the end of a history."""
     found = np.full((len(histories), max(map(len, histories))), np.nan)
     for cell, history in enumerate(histories):
@@ -112,13 +112,13 @@ def summed_costs(histories: Histories) -> dict[str, np.ndarray]:
     return {name: sums for name, sums in summed.items() if np.nanmax(sums) > 0}
 
 
-def megabytes(line: Line) -> float | None:
+def megabytes(line: LogEntry) -> float | None:
     """Returns the MB sent both ways in the simulated world during a segment; None where that is not known."""
     spent = line.training.simulated if line.training else None
     return None if spent is None or spent.up_mb is None or spent.down_mb is None else spent.up_mb + spent.down_mb
 
 
-def seconds(line: Line) -> float | None:
+def seconds(line: LogEntry) -> float | None:
     """Returns the seconds of a segment on the simulated clock; None where they are not known."""
     return line.training.simulated.seconds if line.training else None
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.run import processes
 
 PyTree = Any
@@ -49,7 +49,7 @@ class Checkpoints:
                 raise gone from error
             last = max((step for step in self._manager.all_steps(read=True) if step < round), default=None)
             kept = f"round {last} is the last good checkpoint" if last is not None else "there is no earlier checkpoint"
-            raise UserError(f"{self.folder}: cannot save round {round} ({brief(error)}); {kept}") from error
+            raise UserError(f"{self.folder}: cannot save round {round} ({short_message(error)}); {kept}") from error
 
     def restore(self, shapes: PyTree, round: int | None = None) -> PyTree:
         """Returns the state of `round`, or the newest, in the tree of `shapes`.
@@ -80,7 +80,8 @@ class Checkpoints:
         except Exception as error:
             place = self.folder / str(round)
             raise processes.lost_process_error(error) or UserError(
-                f"{place}: the checkpoint is damaged ({brief(error)}); delete that folder to go on from an earlier one"
+                f"{place}: the checkpoint is damaged ({short_message(error)}); delete that folder to go on from an "
+                "earlier one"
             ) from error
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri.core import checks, dotted, fields, modules
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.core.fields import Seed
 from fedjax_mri.core.imports import imported
 from fedjax_mri.data.contract import Source
@@ -70,7 +70,7 @@ class LocalTraining:
 
     def _optimizer(self) -> Callable[[jax.Array], optax.GradientTransformation]:
         base = imported(self.optimizer, "local.optimizer")
-        decays = not known(self.decay) or self.decay
+        decays = not is_concrete(self.decay) or self.decay
 
         def optimizer(rate: jax.Array) -> optax.GradientTransformation:
             decay = (optax.add_decayed_weights(-rate * self.decay),) if decays else ()

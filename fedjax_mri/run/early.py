@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedjax_mri.core import fields
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import VALIDATION
-from fedjax_mri.run.line import GROUPS, RATES, Line, flat
+from fedjax_mri.run.line import GROUPS, RATES, LogEntry, flat
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Early:
             raise UserError(f"early.patience={self.patience}: must be 0 or more, and needs an early.figure")
 
 
-def best_line(early: Early, history: Sequence[Line]) -> int:
+def best_line(early: Early, history: Sequence[LogEntry]) -> int:
     """Returns the place of the best line, the first of equals. Raises UserError where no line has the figure."""
     lines = [flat(line) for line in history]
     if not any(early.figure in line for line in lines):
@@ -48,12 +48,12 @@ def refuse_unknown(early: Early, tests: Collection[str]) -> None:
         raise UserError(f"early.figure={early.figure}: begin it with one of {', '.join(f'{name}/' for name in groups)}")
 
 
-def last_is_best(early: Early, history: Sequence[Line]) -> bool:
+def last_is_best(early: Early, history: Sequence[LogEntry]) -> bool:
     """Returns whether the last line is better than all lines before it."""
     return bool(early.figure) and best_line(early, history) == len(history) - 1
 
 
-def patience_is_over(early: Early, history: Sequence[Line]) -> bool:
+def patience_is_over(early: Early, history: Sequence[LogEntry]) -> bool:
     """Returns whether `early` has a patience and the best line is that many lines old."""
     return early.patience > 0 and len(history) - 1 - best_line(early, history) >= early.patience
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fedjax_mri.core import dotted, fields
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.fields import MISFIT, Kind
+from fedjax_mri.core.fields import INVALID, Kind
 from fedjax_mri.run import parts
 
 NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.I)  # what starts with a dash and is no flag
@@ -70,10 +70,10 @@ def change(config: Any, known: Mapping[str, Field], flag: Flag) -> tuple[str, An
         raise UserError(f"--{' '.join([flag.name, *words])}: is a section; {what_it_has(known, name)}")
     kind = kind_of(field.value) if field.kind is Any else field.kind
     value = True if kind is bool and not words else read(words, kind)
-    if value is MISFIT or fields.fit(name, value, kind) is MISFIT:
+    if value is INVALID or fields.coerce(name, value, kind) is INVALID:
         said = f"--{' '.join([flag.name, *words])}"
         several = ", separated by spaces" if fields.item_kinds(kind, None) is not None else ""
-        raise UserError(f"{said}: {'must be' if words else 'needs'} {fields.words(kind)}{several}")
+        raise UserError(f"{said}: {'must be' if words else 'needs'} {fields.describe_kind(kind)}{several}")
     return name, value
 
 
@@ -85,16 +85,16 @@ def kind_of(value: Any) -> Kind:
 
 
 def read(words: Sequence[str], kind: Kind) -> Any:
-    """Returns the value that words stand for, read as an annotation says, and MISFIT where they stand for none."""
+    """Returns the value that words stand for, read as an annotation says, and INVALID where they stand for none."""
     origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is Annotated:
         return read(words, inner[0])
     if origin in (typing.Union, types.UnionType):
         options = (read(words, one) for one in fields.union(kind))
-        return next((value for value in options if value is not MISFIT), MISFIT)
+        return next((value for value in options if value is not INVALID), INVALID)
     if origin in (tuple, list, Sequence):
         return read_items(words, inner or (str, ...))
-    return read_word(words[0], kind) if len(words) == 1 else MISFIT
+    return read_word(words[0], kind) if len(words) == 1 else INVALID
 
 
 def read_items(words: Sequence[str], items: Sequence[Kind]) -> Any:
@@ -108,21 +108,21 @@ def read_items(words: Sequence[str], items: Sequence[Kind]) -> Any:
         each = [list(words[start : start + width]) for start in range(0, len(words), width)]
         kinds = [items[0]] * len(each)
     values = tuple(map(read, each, kinds))
-    return MISFIT if len(each) != len(kinds) or any(value is MISFIT for value in values) else values
+    return INVALID if len(each) != len(kinds) or any(value is INVALID for value in values) else values
 
 
 def read_word(word: str, kind: Kind) -> Any:
-    """Returns the value that one word stands for, and MISFIT where it stands for none."""
+    """Returns the value that one word stands for, and INVALID where it stands for none."""
     if typing.get_origin(kind) is Literal:
-        return next((one for one in typing.get_args(kind) if str(one) == word), MISFIT)
+        return next((one for one in typing.get_args(kind) if str(one) == word), INVALID)
     if kind is bool:
-        return TRUTH.get(word.lower(), MISFIT)
+        return TRUTH.get(word.lower(), INVALID)
     if kind is type(None):
-        return None if word == "None" else MISFIT
+        return None if word == "None" else INVALID
     try:
-        return kind(word) if kind in (int, float, str) else MISFIT
+        return kind(word) if kind in (int, float, str) else INVALID
     except ValueError:
-        return MISFIT
+        return INVALID
 
 
 def hint(known: Mapping[str, Field], name: str) -> str:

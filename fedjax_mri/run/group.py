@@ -24,7 +24,7 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.run import loop, results
 from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.line import Line, SegmentFigures
+from fedjax_mri.run.line import LogEntry, SegmentFigures
 from fedjax_mri.run.loop import Advance, Observer, Progress, Training
 from fedjax_mri.run.prepare import Say, choose_plan
 from fedjax_mri.run.train import divergence_remedy, segment_figures, training_failure
@@ -37,7 +37,7 @@ LABELS = "labels"  # among a member's numbers: its training examples of each cla
 class Outcome(NamedTuple):
     """What became of one experiment."""
 
-    history: list[Line]
+    history: list[LogEntry]
     failure: str = ""  # why it stopped early
 
 
@@ -56,8 +56,8 @@ class MembersTrained(NamedTuple):
     seconds: float  # of all members together
 
 
-GroupProgress = Progress[MemberStates, MembersTrained, list[Line]]
-GroupObserver = Observer[MemberStates, MembersTrained, list[Line]]
+GroupProgress = Progress[MemberStates, MembersTrained, list[LogEntry]]
+GroupObserver = Observer[MemberStates, MembersTrained, list[LogEntry]]
 
 
 def program_settings(config: Experiment) -> str:
@@ -170,14 +170,14 @@ def train_members(
     stop: Callable[[], bool],
 ) -> list[Outcome]:
     """Trains all members segment by segment, until `stop` returns True; returns what became of each."""
-    histories: list[list[Line]] = [[] for _ in several]
+    histories: list[list[LogEntry]] = [[] for _ in several]
     failures = [""] * len(several)  # why a member no longer trains, or an empty string
     clock, start = Clock(), MemberStates(0, members.first_states(group))
 
-    def evaluate_members(now: MemberStates, trained: MembersTrained | None) -> list[Line]:
+    def evaluate_members(now: MemberStates, trained: MembersTrained | None) -> list[LogEntry]:
         figures, found = [None] * len(several) if trained is None else trained.figures, tested(now.state)
         note_failures(failures, several, now.round, map(evaluate.failure, found))
-        return [Line(now.round, results.figures(sim.task, tests), one) for tests, one in zip(found, figures)]
+        return [LogEntry(now.round, results.figures(sim.task, tests), one) for tests, one in zip(found, figures)]
 
     def remember(progress: GroupProgress) -> bool:
         for history, line, failure in zip(histories, progress.evaluated, failures):

@@ -1,8 +1,8 @@
-"""One line of a run's log in memory, and the flat names under which metrics.jsonl holds its figures.
+"""One entry of a run's log in memory, and the flat names under which metrics.jsonl holds its figures.
 
 A line of metrics.jsonl is one flat dict, because users, TensorBoard and `early.figure` name figures by one string:
 "train/nll", "simulated/up_mb", "uplink/clip/clipped", "unseen sites/accuracy", "unseen sites/mr/ssim". `flat` and
-`parse` alone know how these names are made; all other code reads the fields of `Line`.
+`parse` alone know how these names are made; all other code reads the fields of `LogEntry`.
 """
 
 import math
@@ -52,7 +52,7 @@ class TestFigures(NamedTuple):
     client_std: Recorded = None  # standard deviation of the score over clients
 
 
-class Line(NamedTuple):
+class LogEntry(NamedTuple):
     """One evaluation of a run, and the segment of training before it."""
 
     round: int
@@ -87,7 +87,7 @@ def full_name(group: str, figure: str) -> str:
     return f"{group}/{figure}"
 
 
-def progress_words(line: Line, figure: str) -> str:
+def progress_words(line: LogEntry, figure: str) -> str:
     """Returns the figures of a segment that fit on one line, with `figure` of the training and each test set.
 
     Those that do not exist are left out: of a segment to which no client came, and errors of images without a truth.
@@ -117,7 +117,7 @@ def named(figures: TestFigures) -> dict[str, float]:
     return {**figures.pooled, **_known(figures, SPREAD)}
 
 
-def flat(line: Line) -> dict[str, float]:
+def flat(line: LogEntry) -> dict[str, float]:
     """Returns the line as metrics.jsonl holds it."""
     found: dict[str, float] = {"round": line.round}
     if line.training is not None:
@@ -144,7 +144,7 @@ def with_nans(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
-def parse(values: Mapping[str, float]) -> Line:
+def parse(values: Mapping[str, float]) -> LogEntry:
     """Returns the inverse of `flat`; names of figures that are not known here are left out."""
     groups = {name: _split(name, _test_sets(values)) for name in values}
     by_group: dict[str, dict[str, float]] = {}
@@ -155,7 +155,7 @@ def parse(values: Mapping[str, float]) -> Line:
     costs = Simulated(**_only(simulated, Simulated._fields))
     training = SegmentFigures(train, **_only(rates, RATES), simulated=costs, uplink=uplink)
     started = train or simulated or _only(rates, RATES)
-    return Line(int(values["round"]), tests, training if started else None, privacy)
+    return LogEntry(int(values["round"]), tests, training if started else None, privacy)
 
 
 def by_modality(figures: TestFigures) -> dict[str, ModalityFigures]:

@@ -17,7 +17,7 @@ from fedjax_mri.fed.uplink.stages.clip import nonfinite_counts
 from fedjax_mri.run import pictures, processes
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.early import Early, last_is_best, patience_is_over
-from fedjax_mri.run.line import Line, SegmentFigures
+from fedjax_mri.run.line import LogEntry, SegmentFigures
 from fedjax_mri.run.loop import Observer, Progress
 from fedjax_mri.run.runfolder import Log
 from fedjax_mri.run.stopping import StopSignal
@@ -33,7 +33,7 @@ class Trained(NamedTuple):
 class Evaluated(NamedTuple):
     """A run's state on its test sets."""
 
-    line: Line  # what metrics.jsonl says of it
+    line: LogEntry  # what metrics.jsonl says of it
     tests: dict[str, Evaluation]  # test set -> the model on it
     headline: str  # the figure of each test set to look at first
 

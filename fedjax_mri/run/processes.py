@@ -20,7 +20,7 @@ import numpy as np
 from jax._src import clusters, distributed  # JAX has no public names for the key-value store and the place
 
 from fedjax_mri.core import failures
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.run import rendezvous
 from fedjax_mri.run.launch import AGAIN, CLUSTER, PLACE
 
@@ -76,7 +76,7 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
     try:
         jax.distributed.initialize(**{**settings, **waits}, initialization_timeout=join_timeout)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{place.flag}: cannot join the others ({brief(error)})") from error
+        raise UserError(f"{place.flag}: cannot join the others ({short_message(error)})") from error
     if not is_main_process():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
@@ -99,7 +99,7 @@ def detected(seconds: int) -> rendezvous.Place:
     try:
         address, count, index, _ = find(address, None, None, None, None, seconds)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--distributed: cannot join the others ({brief(error)})") from error
+        raise UserError(f"--distributed: cannot join the others ({short_message(error)})") from error
     if address is None or count is None or index is None:
         raise UserError("--distributed: no cluster found here; give INDEX/COUNT@HOST:PORT")
     host, _, port = address.rpartition(":")

@@ -9,7 +9,7 @@ import numpy as np
 from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.outliers import Gaussians
-from fedjax_mri.run.line import Line
+from fedjax_mri.run.line import LogEntry
 
 
 class Examples(NamedTuple):
@@ -87,7 +87,7 @@ class RunRecord(NamedTuple):
     name: str
     config: dict[str, Any]  # resolved, nested
     environment: dict[str, Any]  # versions, git, device, plan, command
-    history: list[Line]  # one a segment, and one before the first
+    history: list[LogEntry]  # one a segment, and one before the first
     classes: tuple[str, ...]
     labels: np.ndarray  # int [N, C], training examples per client and class
     tables: Sequence[Table]  # from the source

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 
 QUIET_S = 1.0  # seconds of waiting before it is mentioned: processes that are started together say nothing
 LINE_S = 5.0  # seconds in which a program that connects must send its line
@@ -40,7 +40,7 @@ class Place(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class Patience:
+class Deadline:
     """Counts the seconds that a process has waited, and says once what it waits for."""
 
     def __init__(self, seconds: float, say: Say) -> None:
@@ -73,27 +73,27 @@ def meet(place: Place, seconds: float, say: Say) -> None:
 
     Raises UserError, in all that are there, when they have not met after `seconds` or do not belong together.
     """
-    patience = Patience(seconds, say)
+    deadline = Deadline(seconds, say)
     if place.number:
-        answer(place, patience)
+        answer(place, deadline)
     elif place.processes > 1:
-        call(place, patience)
+        call(place, deadline)
 
 
-def call(place: Place, patience: Patience) -> None:
+def call(place: Place, deadline: Deadline) -> None:
     """Waits, as process 0, for all others. Raises UserError, and tells it to those that are there."""
     peers = list[Peer]()
     with listen(place) as server:
         try:
             while len(peers) < place.processes - 1:
                 absent = sorted({*range(1, place.processes)} - {peer.number for peer in peers})
-                patience.mention(
+                deadline.mention(
                     f"{len(absent)} of {place.processes} processes at {place.address}: INDEX {few(absent)}"
                 )
-                if patience.left() < 0:
+                if deadline.left() < 0:
                     raise UserError(
                         f"{place.flag}: no process with INDEX {few(absent)} has come to {place.address} within "
-                        f"{patience.waited():.0f} s; start them with the same PLACE but for INDEX, or give more time "
+                        f"{deadline.waited():.0f} s; start them with the same PLACE but for INDEX, or give more time "
                         "by --join-timeout"
                     )
                 peers[:] = [peer for peer in peers if not is_gone(peer)]
@@ -160,16 +160,16 @@ def tell(peers: list[Peer], text: str) -> None:
             peer.line.sendall(f"{text}\n".encode())
 
 
-def answer(place: Place, patience: Patience) -> None:
+def answer(place: Place, deadline: Deadline) -> None:
     """Waits, as another process than 0, until process 0 has heard from all. Raises UserError with what it says."""
     while True:
         try:
             with socket.create_connection((place.host, place.port), timeout=LINE_S) as line:
                 line.sendall(f"fedjax-mri {place.number}/{place.processes}\n".encode())
-                reply = wait_for_line(line, place, patience)
+                reply = wait_for_line(line, place, deadline)
             break
         except OSError as error:
-            refuse_unreachable(place, patience, error)
+            refuse_unreachable(place, deadline, error)
         time.sleep(PAUSE_S)
     if reply == GO:
         return
@@ -181,26 +181,26 @@ def answer(place: Place, patience: Patience) -> None:
     )
 
 
-def refuse_unreachable(place: Place, patience: Patience, error: OSError) -> None:
+def refuse_unreachable(place: Place, deadline: Deadline, error: OSError) -> None:
     """Raises UserError when process 0 has been out of reach for too long, by the `error` of the last try."""
-    patience.mention(f"process 0 at {place.address}")
+    deadline.mention(f"process 0 at {place.address}")
     unknown = isinstance(error, socket.gaierror)
-    if unknown and patience.waited() > NAME_S and "KUBERNETES_SERVICE_HOST" not in os.environ:
+    if unknown and deadline.waited() > NAME_S and "KUBERNETES_SERVICE_HOST" not in os.environ:
         raise UserError(
             f"{place.flag}: no host is named {place.host!r}; give the name of process 0's machine"
         ) from None
-    if patience.left() < 0:
+    if deadline.left() < 0:
         raise UserError(
-            f"{place.flag}: process 0 has not been at {place.address} within {patience.waited():.0f} s "
-            f"({brief(error)}); start all with the same PLACE but for INDEX, or give more time by "
+            f"{place.flag}: process 0 has not been at {place.address} within {deadline.waited():.0f} s "
+            f"({short_message(error)}); start all with the same PLACE but for INDEX, or give more time by "
             "--join-timeout"
         ) from None
 
 
-def wait_for_line(line: socket.socket, place: Place, patience: Patience) -> str:
+def wait_for_line(line: socket.socket, place: Place, deadline: Deadline) -> str:
     """Returns the reply of process 0, which ends by itself when the others do not come."""
     while not select.select([line], [], [], PAUSE_S)[0]:
-        patience.mention(f"others, as process 0 at {place.address} does")
+        deadline.mention(f"others, as process 0 at {place.address} does")
     return read_line(line, LINE_S)
 
 

@@ -20,7 +20,7 @@ from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.outliers import Gaussians
 from fedjax_mri.run import line, runfolder
-from fedjax_mri.run.line import MODALITIES, Line, TestFigures
+from fedjax_mri.run.line import MODALITIES, LogEntry, TestFigures
 from fedjax_mri.run.record import (
     Examples,
     Explained,
@@ -117,7 +117,7 @@ def load(run: pathlib.Path) -> RunRecord:
     )
 
 
-def history(run: pathlib.Path) -> list[Line]:
+def history(run: pathlib.Path) -> list[LogEntry]:
     """Returns the lines of a run's metrics.jsonl."""
     return [line.parse(values) for values in runfolder.read_history(run)]
 

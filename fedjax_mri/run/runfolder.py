@@ -31,12 +31,12 @@ import jax
 import numpy as np
 
 from fedjax_mri.core import disk, modules
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import processes
 from fedjax_mri.run.data_digest import DataDigest
-from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
+from fedjax_mri.run.line import LogEntry, flat, parse, with_nans, with_nulls
 
 CODE = "code"
 FILES = (  # that a run writes, and a run in its place would write again
@@ -68,7 +68,7 @@ def read_json(path: pathlib.Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: not there; is {path.parent} a run folder?") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({brief(error)}); {remedy(path)}") from None
+        raise UserError(f"{path}: cannot be read ({short_message(error)}); {remedy(path)}") from None
     lacking = [name for name in NEEDED.get(path.name, OF_CELL) if not isinstance(content, dict) or name not in content]
     if lacking or not isinstance(content, dict):
         raise UserError(f"{path}: cannot be read, as it lacks {', '.join(lacking) or 'names'}; {remedy(path)}")
@@ -235,7 +235,7 @@ class Log:
         disk.write_text(self.path, "".join(json_line(values) for values in lines))
         self._events = SummaryWriter(str(run), purge_step=round + 1)
 
-    def write(self, line: Line) -> None:
+    def write(self, line: LogEntry) -> None:
         """Adds the line; it is on disk when this returns."""
         self.history.append(line)
         if self._events is None:
@@ -261,7 +261,7 @@ def json_line(values: Mapping[str, float]) -> str:
 
 
 def read_history(run: pathlib.Path) -> list[dict[str, float]]:
-    """Returns the lines of metrics.jsonl as they lie there, figures by name; `results.history` gives them as `Line`s.
+    """Returns the lines of metrics.jsonl as they lie there, figures by name; `results.history` gives `LogEntry`s.
 
     A last line cut short by a crash is left out. Raises UserError where another line cannot be read.
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from fedjax_mri.core import patience
+from fedjax_mri.core import signal_timeout
 from fedjax_mri.run import processes
 
 
@@ -38,9 +38,9 @@ class StopSignal:
         All processes must call it, before the first and after each segment.
         """
         self._training = True
-        patience.note_answer()
+        signal_timeout.note_answer()
         # Python's answer to a signal, an exception, is lost where a library or C++ drops it.
-        number = processes.all_max(self.received or patience.asked)
+        number = processes.all_max(self.received or signal_timeout.asked)
         if not number:
             return None  # one that arrives just now waits for the next call
         self.received = signal.Signals(number)

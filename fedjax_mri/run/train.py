@@ -18,7 +18,7 @@ from fedjax_mri.fed.engine.lanes import RoundStats
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import loop, observers, results
 from fedjax_mri.run.config import Experiment
-from fedjax_mri.run.line import Line, SegmentFigures, Simulated
+from fedjax_mri.run.line import LogEntry, SegmentFigures, Simulated
 from fedjax_mri.run.loop import Advance, Training
 from fedjax_mri.run.observers import Evaluated, RunObserver, RunProgress, Trained
 from fedjax_mri.run.prepare import Run, Say
@@ -94,7 +94,7 @@ def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
             raise UserError(told(run, int(state.round), failure))
         figures = results.figures(run.sim.task, {**tests, **concluded})
         spent = privacy_figures(run.sim, state)
-        line = Line(int(state.round), figures, trained.figures if trained else None, spent)
+        line = LogEntry(int(state.round), figures, trained.figures if trained else None, spent)
         return Evaluated(line, tests, run.sim.task.headline[0])
 
     return evaluated

@@ -29,30 +29,30 @@ KEY_BYTES, NONCE_BYTES = 32, 12
 CHUNK = 1 << 20  # bytes of key stream at a time, which stay in the processor's cache
 
 
-class Pair(NamedTuple):
+class KeyPair(NamedTuple):
     """A key of X25519, or one of Ed25519: 32 bytes each."""
 
     secret: bytes
     public: bytes
 
 
-def agreement_pair(entropy: Entropy) -> Pair:
+def agreement_pair(entropy: Entropy) -> KeyPair:
     """Returns a new key of X25519."""
     return agreement_pair_of(entropy(KEY_BYTES))
 
 
-def agreement_pair_of(secret: bytes) -> Pair:
+def agreement_pair_of(secret: bytes) -> KeyPair:
     """Returns the key of X25519 with this secret half."""
-    return Pair(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+    return KeyPair(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
 
 
-def signing_pair(entropy: Entropy) -> Pair:
+def signing_pair(entropy: Entropy) -> KeyPair:
     """Returns a new key of Ed25519, by which a client is known in all rounds."""
     secret = entropy(KEY_BYTES)
-    return Pair(secret, Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+    return KeyPair(secret, Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
 
 
-def agreed(secret: bytes, public: bytes) -> bytes:
+def shared_secret(secret: bytes, public: bytes) -> bytes:
     """Returns what two clients share that know each one's secret and the other's public half. Refuses a weak key."""
     try:
         return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
@@ -60,7 +60,7 @@ def agreed(secret: bytes, public: bytes) -> bytes:
         raise Refused(Fault.KEYS, f"no secret can be agreed on with {public.hex()}") from None
 
 
-def derived(secret: bytes, context: bytes, use: str, *clients: int) -> bytes:
+def derive_key(secret: bytes, context: bytes, use: str, *clients: int) -> bytes:
     """Returns a key of 32 bytes for one use and these clients, in that order (HKDF, RFC 5869)."""
     info = use.encode() + b"".join(client.to_bytes(4, "big") for client in clients)
     return HKDF(SHA256(), KEY_BYTES, salt=context, info=b"fedjax-mri secure 1 " + info).derive(secret)
@@ -85,15 +85,15 @@ def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def sealed(key: bytes, nonce: bytes, plain: bytes, about: bytes) -> bytes:
-    """Returns the nonce and the encrypted text, of which a change is noticed, as is one of what it is `about`."""
-    return nonce + AESGCM(key).encrypt(nonce, plain, about)
+def encrypt(key: bytes, nonce: bytes, plain: bytes, associated_data: bytes) -> bytes:
+    """Returns the nonce and the encrypted text, of which a change is noticed, as is one of the associated data."""
+    return nonce + AESGCM(key).encrypt(nonce, plain, associated_data)
 
 
-def opened(key: bytes, cipher: bytes, about: bytes) -> bytes | None:
-    """Returns the plain text of what `sealed` made; None if either was changed."""
+def decrypt(key: bytes, cipher: bytes, associated_data: bytes) -> bytes | None:
+    """Returns the plain text of what `encrypt` made; None if either was changed."""
     try:
-        return AESGCM(key).decrypt(cipher[:NONCE_BYTES], cipher[NONCE_BYTES:], about)
+        return AESGCM(key).decrypt(cipher[:NONCE_BYTES], cipher[NONCE_BYTES:], associated_data)
     except (InvalidTag, ValueError):
         return None
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_mri.secure import client as protocol
 from fedjax_mri.secure import server
-from fedjax_mri.secure.crypto import Entropy, Pair
+from fedjax_mri.secure.crypto import Entropy, KeyPair
 from fedjax_mri.secure.faults import Refused
 from fedjax_mri.secure.wire import Session
 
@@ -69,7 +69,7 @@ def take_part(
     key: bytes,
     session: Session,
     number: int,
-    signing: Pair,
+    signing: KeyPair,
     words: np.ndarray,
     entropy: Entropy,
     before: Callable[[protocol.State, bytes], None] = lambda state, message: None,

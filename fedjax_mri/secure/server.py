@@ -100,7 +100,7 @@ def finish(state: State) -> np.ndarray:
         right = seed is not None and crypto.commitment(seed) == state.keys[client].seed_commitment
         require(right, Fault.SHARES, f"of the seed of client {client}")
         assert seed is not None
-        crypto.add_mask(total, crypto.derived(seed, session.context, "self", client), -1)
+        crypto.add_mask(total, crypto.derive_key(seed, session.context, "self", client), -1)
     for client in state.shared:
         if client in state.sent:
             continue
@@ -109,7 +109,7 @@ def finish(state: State) -> np.ndarray:
         require(right, Fault.SHARES, f"of the secret key of client {client}")
         assert secret is not None
         for other in state.sent:
-            key = pair_key(session, crypto.agreed(secret, state.keys[other].mask_key), client, other)
+            key = pair_key(session, crypto.shared_secret(secret, state.keys[other].mask_key), client, other)
             crypto.add_mask(total, key, -1 if client > other else 1)
     return total
 

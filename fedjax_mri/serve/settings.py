@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fedjax_mri.core import fields
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.core.fields import Between
+from fedjax_mri.core.fields import IntRange
 from fedjax_mri.data.files.scan import Limits
 
-Count = Annotated[int, Between(1, 10**6)]
+Count = Annotated[int, IntRange(1, 10**6)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.run import config as configs
 from fedjax_mri.run import identity, lock, runfolder
-from fedjax_mri.run.line import Line, flat, parse, with_nans, with_nulls
+from fedjax_mri.run.line import LogEntry, flat, parse, with_nans, with_nulls
 from fedjax_mri.study.study import Cell, Study
 
 
@@ -30,7 +30,7 @@ class CellResult(NamedTuple):
     id: str
     where: dict[str, Any]  # axis -> its value there
     synthetic: bool  # whether its data are
-    history: list[Line]
+    history: list[LogEntry]
 
 
 class Failure(NamedTuple):
@@ -93,7 +93,7 @@ def failure_path(out: pathlib.Path, cell: str) -> pathlib.Path:
     return out / "failures" / f"{cell}.txt"
 
 
-def save(out: pathlib.Path, cell: Cell, history: Sequence[Line], synthetic: bool, plan: Plan) -> None:
+def save(out: pathlib.Path, cell: Cell, history: Sequence[LogEntry], synthetic: bool, plan: Plan) -> None:
     """Writes the result of a finished cell; `finished_cells` reads it."""
     content = {
         "id": cell.id,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjax_mri.core import memory
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.core.failures import describe
 from fedjax_mri.data import check
 from fedjax_mri.data.contract import Federation
@@ -203,7 +203,7 @@ def train_together(cells: Sequence[Cell], sweep: Sweep) -> Failures:
         return failures_of(cells, lambda: train_members(cells, sweep), but=splits)
     except Exception as error:  # only one for which the cells are trained in smaller groups
         unknown = isinstance(error, jax.errors.ConcretizationTypeError)
-        exhausted, reason = out_of_memory(error), "these numbers build it" if unknown else brief(error)
+        exhausted, reason = out_of_memory(error), "these numbers build it" if unknown else short_message(error)
     if exhausted:
         half = len(cells) // 2
         sweep.say(f"{len(cells)} cells have no room in one program ({reason}): {half} and {len(cells) - half} instead")

@@ -12,7 +12,7 @@ import optax
 
 from fedjax_mri.core import checks, paths, trees
 from fedjax_mri.core.building import build
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.data.augment import Augment, Preprocess, prepared_shape, preprocess, training_images
 from fedjax_mri.data.check import Holds, Reads
 from fedjax_mri.data.contract import DataDescription
@@ -95,20 +95,22 @@ def classify(settings: Classify, net: Net, labels: Sequence[int] = ()) -> Task:
         cost = mean(optax.softmax_cross_entropy(scores, wanted), batch["weight"])
         return cost, (carry, classification.tally(scores, batch["label"], batch["weight"]))
 
-    def moves(params: Params) -> PyTree:
+    def trainable(params: Params) -> PyTree:
         return jax.tree.map(lambda still: not still, matching(params, settings.frozen))
 
-    def answer(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
+    def predict_logits(params: Params, carry: Carry, x: jax.Array) -> jax.Array:
         views = (x, jnp.flip(x, -2)) if settings.mirror else (x,)
         total = sum((logits(net, params, carry, view) for view in views), start=jnp.float32(0))
         return total / len(views)
 
     def scores(params: Params, carry: Carry, batch: Batch) -> jax.Array:
-        return answer(params, carry, preprocess(settings.preprocess, batch["image"]))
+        return predict_logits(params, carry, preprocess(settings.preprocess, batch["image"]))
 
     resizes = settings.preprocess.size is not None
-    steps = Classifier(partial(preprocess, settings.preprocess), partial(logits, net), answer, resizes)
-    phase = Phase(loss, moves, penalty(settings), mixes=not known(settings.mixup) or settings.mixup > 0)
+    steps = Classifier(partial(preprocess, settings.preprocess), partial(logits, net), predict_logits, resizes)
+    phase = Phase(
+        loss, trainable, penalty(settings), mixes_examples=not is_concrete(settings.mixup) or settings.mixup > 0
+    )
     task = classifier(net, phase, scores, settings.statistics)
     reads: Reads = {"image": greys(settings.preprocess), "label": "class"}
     return task._replace(classifier=steps, network=settings.network, reads=reads)
@@ -126,7 +128,7 @@ def logits(net: Net, params: Params, carry: Carry, x: jax.Array) -> jax.Array:
 
 def penalty(settings: Classify) -> Callable[[Params], jax.Array] | None:
     """Returns the squared L2 norm of the parameters in `decayed`, times `weight_decay`; None where that is 0."""
-    if known(settings.weight_decay) and not settings.weight_decay:
+    if is_concrete(settings.weight_decay) and not settings.weight_decay:
         return None
 
     def l2(params: Params) -> jax.Array:
@@ -170,7 +172,7 @@ def mixup(most: float, key: jax.Array, x: jax.Array, weight: jax.Array) -> tuple
     Mixup (Zhang et al. 2018) with fractions uniform in 0..most. Padding, of weight [B] 0, gives and takes nothing.
     """
     here = jnp.arange(len(x), dtype=jnp.int32)
-    if len(x) == 1 or (known(most) and not most):
+    if len(x) == 1 or (is_concrete(most) and not most):
         return x, here, jnp.zeros(len(x))
     by, how_much = jax.random.split(key)
     partner = (here + jax.random.randint(by, (), 1, len(x))) % len(x)

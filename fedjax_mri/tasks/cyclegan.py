@@ -48,7 +48,7 @@ from fedjax_mri.tasks.translation import (
 )
 
 # (modality, images just made [B, H, W, C]) -> images to show the discriminator, the pool afterwards
-Recall = Callable[[str, jax.Array], tuple[jax.Array, Any]]
+PoolExchange = Callable[[str, jax.Array], tuple[jax.Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -96,22 +96,24 @@ def cyclegan(
     weights |= {"discriminator": 1.0, **extras.weights}
 
     def loss(params: Params, carry: Carry, batch: Batch, key: jax.Array) -> Loss:
-        def recall(to: str, fake: jax.Array) -> tuple[jax.Array, Pool]:
+        def pool_exchange(to: str, fake: jax.Array) -> tuple[jax.Array, Pool]:
             own = jax.random.fold_in(key, MODALITIES.index(to))
             return image_pool.exchange(carry["pool"][to], fake, batch["weight"], own)
 
-        terms, carry = both_ways(params, carry, batch, recall, key)
+        terms, carry = both_ways(params, carry, batch, pool_exchange, key)
         return mean(weighted_sum(weights, terms), batch["weight"]), (carry, tally(terms, batch["weight"]))
 
     def terms(params: Params, carry: Carry, batch: Batch) -> Terms:
         return both_ways(params, carry, batch, lambda to, fake: (fake, None), None)[0]
 
     def both_ways(
-        params: Params, carry: Carry, batch: Batch, recall: Recall, key: jax.Array | None
+        params: Params, carry: Carry, batch: Batch, pool_exchange: PoolExchange, key: jax.Array | None
     ) -> tuple[Terms, Carry]:
         images = network_inputs(settings.window, batch)
         model = Model(params, carry)
-        ways = {to: one_way(nets, extras, model, batch, images, source, to, recall, key) for source, to in DIRECTIONS}
+        ways = {
+            to: one_way(nets, extras, model, batch, images, source, to, pool_exchange, key) for source, to in DIRECTIONS
+        }
         after = {part: {to: memory[part] for to, (_, memory) in ways.items()} for part in carry}
         return add_terms(terms for terms, _ in ways.values()), after
 
@@ -153,7 +155,7 @@ def one_way(
     images: Images,
     source: str,
     to: str,
-    recall: Recall,
+    pool_exchange: PoolExchange,
     key: jax.Array | None,
 ) -> tuple[Terms, dict[str, PyTree]]:
     """Returns the terms of one direction, and the carry after it, by part.
@@ -177,7 +179,7 @@ def one_way(
     x, y = images[source], images[to]
     (fake, same), of_generator = translate(to, 2, x, y)
     (back,), _ = translate(source, 3, fake)
-    shown, memory = recall(to, jax.lax.stop_gradient(fake))
+    shown, memory = pool_exchange(to, jax.lax.stop_gradient(fake))
     real, of_discriminator = adversarial_loss(own, y, 1.0)
     terms = {
         "adversarial": adversarial_loss(jax.lax.stop_gradient(own), fake, 1.0)[0],

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.core.imports import imported
 from fedjax_mri.metrics import image
 from fedjax_mri.tasks import biophysics, losses
@@ -92,7 +92,7 @@ class Extras:
     def weights(self) -> dict[str, float]:
         """Returns the weights that are not 0, or not known yet, by name."""
         weights = {name: getattr(self, name) for name in WEIGHTS}
-        return {name: weight for name, weight in weights.items() if not known(weight) or weight}
+        return {name: weight for name, weight in weights.items() if not is_concrete(weight) or weight}
 
     def _encoder(self) -> Encoder:
         needed = self.encoder and FEATURES & set(self.weights())

@@ -40,9 +40,9 @@ from fedjax_mri.tasks.translation import (
     TranslationMethod,
     check_weights,
     image_shape,
-    moves,
     tally,
     task,
+    trainable,
     weighted_sum,
 )
 
@@ -113,7 +113,7 @@ def pix2pix(settings: Pix2Pix, generator: Net, discriminator: Net, encoder: Enco
             return {}
         return {to: generator.apply(params["generator"], carry["generator"], images[source], None, False, key)[0]}
 
-    players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
+    players = Phase(discriminator_loss, trainable("discriminator")), Phase(generator_loss, trainable("generator"))
     method = TranslationMethod(partial(init, generator, discriminator), players, terms, translate, (to,), "l1")
     return task(settings.window, settings.discriminators, settings.augment, method)
 

@@ -29,18 +29,18 @@ class Model(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One player of a local step: it moves the parameters in `moves` down the gradient of `loss`.
+    """One player of a local step: it moves the `trainable` parameters down the gradient of `loss`.
 
     Almost every task has one. A CycleGAN has one too: its scalar is the sum over players, each of whose terms sees
     the others through `stop_gradient`. Where one player must see the other's *new* parameters, there are two.
     """
 
     loss: Callable[[Params, Carry, Batch, jax.Array], Loss]  # last: key
-    moves: Callable[[Params], PyTree]  # params -> bool at each leaf
+    trainable: Callable[[Params], PyTree]  # params -> bool at each leaf
     # params -> float32 [], added to the loss: a regulariser that reads no example, such as the L2 norm of a head, and
     # so is no part of what is clipped for each patient; None: there is none
     penalty: Callable[[Params], jax.Array] | None = None
-    mixes: bool = False  # whether the loss of an example reads others of its batch, as with mixup
+    mixes_examples: bool = False  # whether the loss of an example reads others of its batch, as with mixup
 
 
 def labelled(prediction: PyTree, batch: Batch) -> dict[str, jax.Array]:
@@ -53,7 +53,9 @@ class Classifier(NamedTuple):
 
     preprocess: Callable[[jax.Array], jax.Array]  # images [B, ..., C] as read -> the network's input, float32
     logits: Callable[[Params, Carry, jax.Array], jax.Array]  # network's input -> its logits [B, K], to be explained
-    answer: Callable[[Params, Carry, jax.Array], jax.Array]  # network's input -> logits [B, K] of the task's prediction
+    predict_logits: Callable[
+        [Params, Carry, jax.Array], jax.Array
+    ]  # network's input -> logits [B, K] of the task's prediction
     resizes: bool = False  # whether `preprocess` brings images of any size to one size
 
 
@@ -78,7 +80,7 @@ class Task(NamedTuple):
     summary: Callable[[Metrics], dict[str, float]]  # merged sums -> named figures
     score: Callable[[Metrics], jax.Array]  # the headline figure, higher is better; sums may have leading axes [...]
     # (a model whose private part is the mean of clients') -> the model of a site that took no part; None: the same
-    newcomer: Callable[[Model], Model] | None = None
+    unseen_client_model: Callable[[Model], Model] | None = None
     tally: Callable[[PyTree, Batch], Metrics] | None = None  # metrics of predictions; None: it has no ensembles
     # (prediction, batch) -> fields [B, ...]: what a run keeps of each test example
     kept: Callable[[PyTree, Batch], dict[str, jax.Array]] = labelled
@@ -129,7 +131,7 @@ def predicting_with(task: Task, part: Callable[[Model], Model]) -> Task:
         predict=of_part(task.predict),
         shown=task.shown and of_part(task.shown),
         draw=task.draw and of_part(task.draw),
-        classifier=steps and steps._replace(logits=of_part(steps.logits), answer=of_part(steps.answer)),
+        classifier=steps and steps._replace(logits=of_part(steps.logits), predict_logits=of_part(steps.predict_logits)),
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.data.augment import Augment, augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.nets.functional import Net
@@ -131,7 +131,7 @@ def mark_branches(tree: dict[str, PyTree], marks: dict[str, bool]) -> dict[str, 
     return {name: jax.tree.map(lambda _, name=name: marks.get(name, False), branch) for name, branch in tree.items()}
 
 
-def moves(player: str) -> Callable[[Params], PyTree]:
+def trainable(player: str) -> Callable[[Params], PyTree]:
     """Returns a function from params to the mask of one player's parameters."""
     return lambda params: mark_branches(params, {player: True})
 
@@ -186,7 +186,7 @@ def check_weights(settings: Any, *names: str, at: str = "task") -> None:
     """Raises UserError on a weight or count below 0, in the section `at`."""
     for name in names:
         value = getattr(settings, name)
-        if known(value) and not value >= 0:
+        if is_concrete(value) and not value >= 0:
             raise UserError(f"{at}.{name}={value}: give 0 or more")
 
 

@@ -38,9 +38,9 @@ from fedjax_mri.tasks.translation import (
     add_terms,
     check_weights,
     image_shape,
-    moves,
     tally,
     task,
+    trainable,
     weighted_sum,
 )
 
@@ -105,7 +105,7 @@ def unit(settings: UNIT, coder: Autoencoder, discriminator: Net, encoder: Encode
         return {to: decode(nets, params, to, encode(nets, params, source, images[source], key, 0)[1])
                 for source, to in ways}  # fmt: skip
 
-    players = Phase(discriminator_loss, moves("discriminator")), Phase(generator_loss, moves("generator"))
+    players = Phase(discriminator_loss, trainable("discriminator")), Phase(generator_loss, trainable("generator"))
     method = TranslationMethod(partial(init, nets), players, terms, translate, MODALITIES, "cycle")
     return task(settings.window, settings.discriminators, settings.augment, method)
 

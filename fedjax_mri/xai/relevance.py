@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.xai.method import Scores
 from fedjax_mri.xai.trace import CALLS, CUSTOM, evaluate, run, shape, traced
 
@@ -103,7 +103,7 @@ def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: 
 
 def at_least_zero(value: Any) -> bool:
     """Returns whether a value is a single number that is known to be 0 or more."""
-    return np.size(value) == 1 and known(value) and bool(np.all(np.asarray(value) >= 0))
+    return np.size(value) == 1 and is_concrete(value) and bool(np.all(np.asarray(value) >= 0))
 
 
 def activation(rules: Rules, function: Callable[..., jax.Array], signal: Any, *others: Any, pools: bool = False) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from test_cli import last_line
 
 from fedjax_mri.cli import commands as cli
-from fedjax_mri.core import cache, disk, failures, patience
+from fedjax_mri.core import cache, disk, failures, signal_timeout
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.phantom import gallery
 from fedjax_mri.run import config, experiment, stopping
@@ -287,8 +287,8 @@ import hashlib, signal, sys
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: None)  # as a run does, whose handlers wait for the main thread
 from fedjax_mri.cli import ending
-from fedjax_mri.core import patience
-patience.GRACE = float(sys.argv[1])
+from fedjax_mri.core import signal_timeout
+signal_timeout.GRACE = float(sys.argv[1])
 ending.watch(lambda: "round 4 is kept")
 print("started", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # C that never comes back to Python, as XLA while it runs a program
@@ -342,13 +342,13 @@ def test_a_signal_before_the_first_segment_stops_at_once_and_later_after_the_seg
 def test_a_signal_may_wait_twice_as_long_as_segments_take(monkeypatch) -> None:
     times = iter([100.0, 150.0, 160.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(times))
-    monkeypatch.setattr(patience, "_last", 99.0)
-    monkeypatch.setattr(patience, "_longest", 0.0)
+    monkeypatch.setattr(signal_timeout, "_last", 99.0)
+    monkeypatch.setattr(signal_timeout, "_longest", 0.0)
     waits = []
     for _ in range(3):
-        patience.note_answer()
-        waits.append(patience.seconds())
-    assert waits == [patience.GRACE, 100.0, 100.0]
+        signal_timeout.note_answer()
+        waits.append(signal_timeout.seconds())
+    assert waits == [signal_timeout.GRACE, 100.0, 100.0]
 
 
 def test_a_run_off_the_main_thread_with_its_folder_as_text(tmp_path) -> None:

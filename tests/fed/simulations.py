@@ -148,13 +148,13 @@ def two_players() -> Task:
 
         return loss
 
-    def moves(name: str) -> Callable:
+    def trainable(name: str) -> Callable:
         return lambda params: {key: key == name for key in params}
 
     def shared(model: Model) -> Model:
         return Model({"first": True, "second": False}, {"seen": False})
 
-    phases = (Phase(play(1.0), moves("first")), Phase(play(-1.0), moves("second")))
+    phases = (Phase(play(1.0), trainable("first")), Phase(play(-1.0), trainable("second")))
     nothing = lambda *_: ()  # noqa: E731
     return Task(init, phases, nothing, nothing, shared, nothing, nothing)
 
@@ -566,7 +566,7 @@ def plain_client(
     rate = sim.local.schedule(state.round)
     optimizer = sim.local.optimizer(rate)
     with jax.numpy_dtype_promotion("standard"):
-        optimizers = [optimizer.init(trees.split(p.moves(model.params), model.params)[0]) for p in sim.task.phases]
+        optimizers = [optimizer.init(trees.split(p.trainable(model.params), model.params)[0]) for p in sim.task.phases]
     key = keys.client(root, state.round, jnp.int32(client))
     accumulated, shuffles = None, keys.purpose(key, keys.Purpose.SHUFFLE)
     read = partial(once(sim.data.read), sim.data.store, jnp.int32(client))
@@ -668,7 +668,7 @@ def plain_step(
     algorithm, total = sim.algorithm, trees.zeros_like(model.params)
     held = algorithm.frozen(model.params, progress)
     for number, phase in enumerate(sim.task.phases):
-        mask, before = phase.moves(model.params), model
+        mask, before = phase.trainable(model.params), model
         grads, (carry, _) = plain_gradient(sim.local, phase.loss, model, batch, jax.random.fold_in(key, number))
         if phase.penalty is not None:
             grads = trees.add(grads, jax.grad(phase.penalty)(model.params))

@@ -23,7 +23,7 @@ from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.conditions import Partial, Stragglers, Turnout, ideal
 from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds
 from fedjax_mri.run import train
-from fedjax_mri.run.line import Line, flat
+from fedjax_mri.run.line import LogEntry, flat
 
 ROOT = jax.random.key(5)
 MB = 3.0
@@ -183,7 +183,7 @@ def test_a_round_that_everybody_misses_leaves_all_as_it_was() -> None:
     spent = figures.simulated
     assert (spent.skipped, spent.lost) == (2, 2 * np.sum(SIZES > 0))
     assert spent.seconds == pytest.approx(2e-6) and spent.up_mb == 0
-    assert all(np.isfinite(value) for value in flat(Line(2, {}, figures)).values())
+    assert all(np.isfinite(value) for value in flat(LogEntry(2, {}, figures)).values())
 
 
 def test_partial_work_ends_up_in_the_mean_as_it_weighs() -> None:

@@ -4,11 +4,11 @@ import pytest
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run.early import Early, best_line, last_is_best, leak, patience_is_over
-from fedjax_mri.run.line import Line, TestFigures
+from fedjax_mri.run.line import LogEntry, TestFigures
 
 
-def lines(*values: float) -> list[Line]:
-    return [Line(number, {"test": TestFigures({"cycle": value})}) for number, value in enumerate(values)]
+def lines(*values: float) -> list[LogEntry]:
+    return [LogEntry(number, {"test": TestFigures({"cycle": value})}) for number, value in enumerate(values)]
 
 
 def test_the_first_of_equals_is_best_and_what_is_not_a_number_never() -> None:
@@ -16,7 +16,7 @@ def test_the_first_of_equals_is_best_and_what_is_not_a_number_never() -> None:
     assert best_line(smaller, lines(3, 1, 2, 1)) == 1
     assert best_line(larger, lines(3, 1, 2, 3)) == 0
     assert best_line(smaller, lines(float("nan"), 2, float("nan"))) == 1
-    assert best_line(smaller, [Line(0, {}), *lines(2)]) == 1
+    assert best_line(smaller, [LogEntry(0, {}), *lines(2)]) == 1
     assert [last_is_best(smaller, lines(3, 1, 2)[: n + 1]) for n in range(3)] == [True, True, False]
 
 

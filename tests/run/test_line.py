@@ -6,7 +6,7 @@ import math
 import pytest
 
 from fedjax_mri.run.line import (
-    Line,
+    LogEntry,
     SegmentFigures,
     Simulated,
     TestFigures,
@@ -61,7 +61,7 @@ TRANSLATED = {
 
 def test_a_line_is_read_into_its_fields() -> None:
     line, simulated = parse(WRITTEN), Simulated(60.0, 2.0, 3.0, 1.0, 0.0, 0.0)
-    assert line == Line(
+    assert line == LogEntry(
         20,
         {
             "unseen sites": TestFigures({"accuracy": 0.5}, 0.25, 0.125),
@@ -111,7 +111,7 @@ def test_figures_of_a_translator_are_told_by_modality_and_tissue() -> None:
 
 def test_figures_that_do_not_exist_are_not_on_the_progress_line() -> None:
     nobody = SegmentFigures({}, seconds=2.0, clients_per_second=0.0, images_per_second=0.0, useful_share=0.0)
-    line = Line(2, {"test": TestFigures({"mr/ssim": math.nan})}, nobody, {"epsilon": 1.5})
+    line = LogEntry(2, {"test": TestFigures({"mr/ssim": math.nan})}, nobody, {"epsilon": 1.5})
     assert progress_words(line, "mr/ssim") == "epsilon 1.5"
     some = line._replace(training=nobody._replace(figures={"mr/ssim": 0.5}, clients_per_second=4.0))
     words = "clients/s 4, images/s 0, useful 0, epsilon 1.5, train/mr/ssim 0.5"

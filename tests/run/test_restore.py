@@ -91,8 +91,10 @@ def test_a_run_of_ditto_is_explained_with_one_model_of_the_pair() -> None:
     federation = CONFIG.data.build(0)
     config = replace(CONFIG, sampling=Everyone(), algorithm=Ditto())
     task = assemble(config, describe(federation), federation.train, config.plan.resolve()).task
-    model = task.newcomer(jax.jit(task.init)(jax.random.key(0)))
+    model = task.unseen_client_model(jax.jit(task.init)(jax.random.key(0)))
     images = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
-    logits = jax.jit(lambda model, x: task.classifier.answer(*model, task.classifier.preprocess(x)))(model, images)
+    logits = jax.jit(lambda model, x: task.classifier.predict_logits(*model, task.classifier.preprocess(x)))(
+        model, images
+    )
     batch = {"image": images, "label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
     np.testing.assert_allclose(jax.nn.softmax(logits), jax.jit(task.predict)(*model, batch), rtol=1e-5)

@@ -7,7 +7,7 @@ from itertools import count
 import numpy as np
 
 from fedjax_mri.secure import client, crypto, server, wire
-from fedjax_mri.secure.crypto import Entropy, Pair
+from fedjax_mri.secure.crypto import Entropy, KeyPair
 from fedjax_mri.secure.wire import Session
 
 NAME = bytes(range(16))
@@ -19,11 +19,11 @@ def entropy(seed: str) -> Entropy:
     return lambda size: hashlib.shake_256(f"{seed} {next(numbers)}".encode()).digest(size)
 
 
-def identities(n: int) -> dict[int, Pair]:
+def identities(n: int) -> dict[int, KeyPair]:
     return {3 * k + 1: crypto.signing_pair(entropy(f"identity {k}")) for k in range(n)}
 
 
-def session_of(pairs: Mapping[int, Pair], length: int = 50, round: int = 4, active: bool = True) -> Session:
+def session_of(pairs: Mapping[int, KeyPair], length: int = 50, round: int = 4, active: bool = True) -> Session:
     return wire.session(NAME, round, {k: pair.public for k, pair in pairs.items()}, length, active)
 
 

@@ -133,7 +133,7 @@ def test_a_step_with_a_penalty_is_the_step_on_loss_and_penalty_together(decayed)
         cost, rest = phase.loss(params, carry, batch, key)
         return cost + phase.penalty(params), rest
 
-    whole = task._replace(phases=(Phase(together, phase.moves),))
+    whole = task._replace(phases=(Phase(together, phase.trainable),))
     free = task._replace(phases=(phase._replace(penalty=None),))
     one, other, without = (stepped(each, model, optax.sgd(0.1), [data] * 2, keys) for each in (task, whole, free))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
@@ -163,14 +163,16 @@ def test_a_mirrored_judgement_does_not_know_left_from_right() -> None:
     steps = both.classifier  # what is explained is the image as it is
     x = steps.preprocess(data["image"])
     np.testing.assert_allclose(jax.nn.softmax(jax.jit(steps.logits)(*model, x)), plain.predict(*model, data), rtol=1e-5)
-    np.testing.assert_allclose(jax.nn.softmax(jax.jit(steps.answer)(*model, x)), both.predict(*model, data), rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.nn.softmax(jax.jit(steps.predict_logits)(*model, x)), both.predict(*model, data), rtol=1e-5
+    )
 
 
 def test_frozen_parameters_do_not_move() -> None:
     task = built(dataclasses.replace(SMALL, frozen=("convs", "logits/bias")))
-    moves = task.phases[0].moves(jax.eval_shape(task.init, jax.random.key(0)).params)
-    assert not any(jax.tree.leaves(moves["convs"])) and not moves["logits"]["bias"]
-    assert moves["logits"]["kernel"] and all(jax.tree.leaves(moves["norms"]))
+    trainable = task.phases[0].trainable(jax.eval_shape(task.init, jax.random.key(0)).params)
+    assert not any(jax.tree.leaves(trainable["convs"])) and not trainable["logits"]["bias"]
+    assert trainable["logits"]["kernel"] and all(jax.tree.leaves(trainable["norms"]))
 
 
 @pytest.mark.parametrize(

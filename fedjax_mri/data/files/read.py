@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data import files
 from fedjax_mri.data.files import series
 from fedjax_mri.data.files.scan import HEAD, Item, Limits, Reader, Scan, check_bytes
@@ -71,7 +71,7 @@ def read_checked(read: Callable[[], Scan], ct_offset: float | None) -> Scan:
     except UserError:
         raise
     except Exception as error:  # a decoder fails in open-ended ways, and none may stop the rest
-        raise UserError(f"cannot be read ({type(error).__name__}: {brief(error)}): write it again") from error
+        raise UserError(f"cannot be read ({type(error).__name__}: {short_message(error)}): write it again") from error
     return resolve_units(scan, ct_offset)
 
 

@@ -113,7 +113,7 @@ def reader(pictures: Pictures) -> Read:
 
     def read(store: Origin, client: jax.Array, indices: jax.Array) -> Batch:
         site, patients = site_of(store, client)
-        several = jax.vmap(patient_of, (None, 0))(site, keys.each(patients, indices + store.patient))
+        several = jax.vmap(patient_of, (None, 0))(site, keys.fold_in_each(patients, indices + store.patient))
         return jax.vmap(picture_of, (None, 0))(site, computed_once(several, store.class_alpha > 0))
 
     return read

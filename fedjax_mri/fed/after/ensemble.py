@@ -68,7 +68,7 @@ def ensemble(task: Task) -> Task:
     def evaluate_mean(params: Params, carry: Carry, batch: Batch) -> Metrics:
         return tally(predict(params, carry, batch), batch)
 
-    return task._replace(predict=predict, evaluate=evaluate_mean, shared=everything, newcomer=None)
+    return task._replace(predict=predict, evaluate=evaluate_mean, shared=everything, unseen_client_model=None)
 
 
 def client_models(algorithm: Algorithm, state: State) -> Model:
@@ -122,7 +122,7 @@ def distillation_simulation(task: Task, settings: Distil, data: ClientData) -> S
 
     rate = jnp.float32(settings.learning_rate)
     return Simulation(
-        task=task._replace(phases=(Phase(loss, everything),), shared=everything, newcomer=None),
+        task=task._replace(phases=(Phase(loss, everything),), shared=everything, unseen_client_model=None),
         algorithm=FedAvg().build(),
         uplink=Uplink(uniformly, chain(), weighted_mean()),
         sampler=Everyone().build(Population(data.sizes)),

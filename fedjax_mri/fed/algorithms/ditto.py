@@ -44,10 +44,10 @@ def doubled(task: Task) -> Task:
         return pair(mask, jax.tree.map(lambda _: False, mask))
 
     phases = tuple(map(train_both, task.phases))
-    newcomer = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
+    unseen_client_model = lambda model: pair(*[select(model, "shared")] * 2)  # noqa: E731
     init = lambda key: pair(*[task.init(key)] * 2)  # noqa: E731
     personal = predicting_with(task, lambda model: select(model, "personal"))
-    return personal._replace(init=init, phases=phases, shared=shared, newcomer=newcomer)
+    return personal._replace(init=init, phases=phases, shared=shared, unseen_client_model=unseen_client_model)
 
 
 def pair(shared: Model, personal: Model) -> Model:
@@ -72,5 +72,5 @@ def train_both(phase: Phase) -> Phase:
         assert phase.penalty is not None
         return phase.penalty(params["shared"]) + phase.penalty(params["personal"])
 
-    moves = lambda params: {name: phase.moves(part) for name, part in params.items()}  # noqa: E731
-    return Phase(loss, moves, penalty if phase.penalty is not None else None)
+    trainable = lambda params: {name: phase.trainable(part) for name, part in params.items()}  # noqa: E731
+    return Phase(loss, trainable, penalty if phase.penalty is not None else None)

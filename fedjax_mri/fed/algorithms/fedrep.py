@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import paths
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.algorithm import Algorithm, PyTree
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.tasks.task import Model
@@ -26,7 +26,7 @@ class FedRep:
 
     def build(self) -> Algorithm:
         """Returns the algorithm. Raises UserError unless 0 < head_share < 1, and where FedPer does."""
-        if known(self.head_share) and not 0 < self.head_share < 1:
+        if is_concrete(self.head_share) and not 0 < self.head_share < 1:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
         return FedPer(self.head).build()._replace(frozen=self._frozen)
 

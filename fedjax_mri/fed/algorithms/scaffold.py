@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.algorithm import Algorithm, ClientState, LocalResult, PyTree, ServerState, nothing_frozen
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.uplink.contract import Aggregate, Update
@@ -34,7 +34,7 @@ class Scaffold:
 
     def build(self) -> Algorithm:
         """Returns the algorithm. Raises UserError unless the option is I or II and 0 < look < 1."""
-        if self.option not in ("I", "II") or (known(self.look) and not 0 < self.look < 1):
+        if self.option not in ("I", "II") or (is_concrete(self.look) and not 0 < self.look < 1):
             raise UserError(f"algorithm.option={self.option}, look={self.look}: choose I or II, and a share in 0..1")
         algorithm = FedAvg(self.server_rate).build()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.data.contract import Batch
 from fedjax_mri.fed.uplink.contract import PyTree, State, Update, no_state
 
@@ -81,10 +81,10 @@ def attackers(settings: Any, clients: int) -> jax.Array:
     if settings.clients:
         return jnp.zeros(clients, bool).at[np.asarray(settings.clients)].set(True)
     rank = np.random.default_rng(settings.seed).permutation(clients)
-    if known(settings.share) and not 0 < (count := round(settings.share * clients)) < clients:
+    if is_concrete(settings.share) and not 0 < (count := round(settings.share * clients)) < clients:
         raise UserError(
             f"attack.share={settings.share}: of {clients} clients {count} would attack; give a share by which some and "
             "not all do, name them by --attack.clients, or choose --fed.attack off"
         )
-    share = np.float64(settings.share) if known(settings.share) else settings.share
+    share = np.float64(settings.share) if is_concrete(settings.share) else settings.share
     return jnp.asarray(rank, jnp.float32) < jnp.round(share * clients)

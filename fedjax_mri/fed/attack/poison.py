@@ -39,7 +39,7 @@ def poisoned(data: ClientData, settings: Any, classes: int, attacking: jax.Array
 
     def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
         batch = before(batch, client, indices, round)
-        keys = random_keys.each(jax.random.fold_in(jax.random.key(settings.seed), client), indices)
+        keys = random_keys.fold_in_each(jax.random.fold_in(jax.random.key(settings.seed), client), indices)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0)))(keys)
         return trees.select(attacking[client] & (chance < attack.poisoned), poison(batch, keys), batch)
 

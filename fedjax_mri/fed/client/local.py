@@ -80,7 +80,7 @@ def read_batch(data: ClientData, local: Local, store: PyTree, client: jax.Array,
 
 def init_optimizers(task: Task, local: Local, model: Model, rate: jax.Array) -> tuple[optax.OptState, ...]:
     """Returns a new optimiser state for each phase, at learning rate `rate` []."""
-    moving = (trees.split(phase.moves(model.params), model.params)[0] for phase in task.phases)
+    moving = (trees.split(phase.trainable(model.params), model.params)[0] for phase in task.phases)
     return tuple(local.optimizer(rate).init(params) for params in moving)
 
 
@@ -115,7 +115,7 @@ def local_step(
     new_states, gradients = [], []
     for number, (phase, state) in enumerate(zip(task.phases, states)):
         phase_key = jax.random.fold_in(key, number)
-        mask = phase.moves(model.params)
+        mask = phase.trainable(model.params)
         moving, fixed = trees.split(mask, model.params)
 
         def loss(moving: Params, batch: Batch, key: jax.Array, phase=phase, fixed=fixed, carry=model.carry) -> Loss:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import devices, disk, memory
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data.contract import Batch, ClientData
 from fedjax_mri.data.resident import specimen
 from fedjax_mri.fed.client.local import step_counts
@@ -223,7 +223,7 @@ def refusal_of(plan: Plan, error: Exception) -> Refusal:
     """Returns why a plan does not work. The error itself is not kept: its traceback would keep arrays in memory."""
     if isinstance(error, UserError):
         return Refusal(plan, str(error), foreseen=True, transient=False)
-    reason = f"{type(error).__name__}: {brief(error)}"
+    reason = f"{type(error).__name__}: {short_message(error)}"
     return Refusal(plan, reason, foreseen=False, transient=memory.ran_out(error))
 
 

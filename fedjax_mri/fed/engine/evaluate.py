@@ -35,8 +35,8 @@ def build(
     """Returns a compiled function from a state to its results on each test set.
 
     If clients keep a part of the model, a test client uses the part of its owner. A site that took no part uses the
-    mean over the clients that have trained, or what `task.newcomer` makes of it. Every device holds all test examples.
-    Traced programs are kept in `cache` under `label`.
+    mean over the clients that have trained, or what `task.unseen_client_model` makes of it. Every device holds
+    all test examples. Traced programs are kept in `cache` under `label`.
     """
     readers = list(dict.fromkeys(test.data.read for test in tests.values()))
     shardings = Shardings(plan.replicated_sharding(), (plan.replicated_sharding(), plan.sharded_over_devices()))
@@ -136,7 +136,7 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
     """
 
     def on_one_device(shared: PyTree, parts: PyTree, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
-        if task.newcomer is not None:
+        if task.unseen_client_model is not None:
             parts = jax.vmap(partial(newcomer_part, task, shared))(parts, owner)
 
         def evaluate_example(
@@ -167,9 +167,9 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
 
 def newcomer_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:
     """Returns a client's own `part` of the model, or what the task gives a site that took no part (`owner` -1)."""
-    assert task.newcomer is not None
+    assert task.unseen_client_model is not None
     model = trees.join(shared, part)
-    return trees.select(owner < 0, trees.split(task.shared(model), task.newcomer(model))[1], part)
+    return trees.select(owner < 0, trees.split(task.shared(model), task.unseen_client_model(model))[1], part)
 
 
 def sum_by_client(evaluate_example: Callable[..., Any], clients: int, chunks: tuple[jax.Array, ...]) -> Any:

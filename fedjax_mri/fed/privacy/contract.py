@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.sampling import Population, Sampler
 from fedjax_mri.fed.uplink.contract import Uplink
@@ -43,7 +43,7 @@ def check_budget(epsilon: float, delta: float, noise: float) -> None:
     checks.positive("privacy.delta", delta)
     checks.fraction("privacy.delta", delta)
     checks.not_negative("privacy.noise", noise)
-    if known(epsilon) and not epsilon and not noise:
+    if is_concrete(epsilon) and not epsilon and not noise:
         raise UserError("privacy.epsilon=0.0: the noise follows from the budget; give a budget, or privacy.noise")
 
 

@@ -140,6 +140,6 @@ def beside_count(noise: Any, count_noise: Any) -> Any:
 def normal_like(key: jax.Array, tree: PyTree) -> PyTree:
     """Returns standard normal float32 values in the shapes of `tree`, each leaf by a key of its own."""
     leaves = jax.tree.leaves(tree)
-    each = keys.each(key, jnp.arange(len(leaves)))
+    each = keys.fold_in_each(key, jnp.arange(len(leaves)))
     normal = [jax.random.normal(k, leaf.shape, jnp.float32) for k, leaf in zip(each, leaves)]
     return jax.tree.unflatten(jax.tree.structure(tree), normal)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.privacy import accounting
 from fedjax_mri.fed.privacy.accounting import Release
@@ -108,7 +108,7 @@ class Patient:
         """Returns the units int32 [N] of each client. Raises UserError where nobody knows whose the images are."""
         if self.unit == "image":
             return population.sizes
-        if population.patients is None and not known(population.sizes):
+        if population.patients is None and not is_concrete(population.sizes):
             raise UserError(NO_MEMBERS)
         if population.patients is None:
             raise UserError(
@@ -120,7 +120,7 @@ class Patient:
     def most_units(self, clients: Population) -> int:
         """Returns the units of a client, at most. Raises UserError where the compiled program alone knows it."""
         counts = self.unit_counts(clients)
-        if not known(counts):
+        if not is_concrete(counts):
             raise UserError(NO_MEMBERS)
         return int(np.max(counts))
 

@@ -94,7 +94,7 @@ def some_examples(key: jax.Array, patients: jax.Array, views: int, size: jax.Arr
     start, stop = first_examples(patients, size, read), first_examples(patients + 1, size, read)
     owned = jnp.maximum(stop - start, 1)
     turns = jnp.arange(views, dtype=jnp.int32)[None] % owned[:, None]
-    return (start[:, None] + jax.vmap(shuffled)(keys.each(key, patients), turns, owned)).ravel()
+    return (start[:, None] + jax.vmap(shuffled)(keys.fold_in_each(key, patients), turns, owned)).ravel()
 
 
 def first_examples(patients: jax.Array, size: jax.Array, read: Read) -> jax.Array:
@@ -154,7 +154,7 @@ def sum_over_patients(
     Those who came are first, so that the loop ends with the last of them.
     """
     present = patients["weight"][:, 0]
-    each = keys.each(jax.random.fold_in(key, 0), jnp.arange(present.size))
+    each = keys.fold_in_each(jax.random.fold_in(key, 0), jnp.arange(present.size))
     shapes, carry = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], (patients, each)))
 
     def add(number: jax.Array, sums: Sums) -> Sums:
@@ -181,7 +181,7 @@ def refuse_what_mixes_patients(parts: SimulationParts) -> None:
             f"privacy: the task takes {len(parts.task.phases)} gradients in a step, and noise is accounted for one; "
             "choose a task of one phase, such as classify or pix2pix"
         )
-    if any(phase.mixes for phase in parts.task.phases):
+    if any(phase.mixes_examples for phase in parts.task.phases):
         raise UserError("privacy: mixup mixes patients, so that a gradient is of more than one; set --task.mixup 0")
     if jax.tree.leaves(jax.eval_shape(parts.algorithm.accumulate, model.params, jnp.float32(0), jnp.float32(0))):
         raise UserError(

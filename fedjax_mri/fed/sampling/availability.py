@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import checks
-from fedjax_mri.core.errors import UserError, brief
+from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.sampling.cohort import Cohort, Population, Sampler, checked_size, cohort_of
 
@@ -119,7 +119,7 @@ def read_trace(path: str) -> np.ndarray:
             lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
             values = np.array([line.split(",") for line in lines if line.strip()], float)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a trace: {brief(error)}") from None
+        raise UserError(f"{path}: cannot be read as a trace: {short_message(error)}") from None
     if values.ndim != 2 or not values.size or not np.isin(values, (0, 1)).all():
         raise UserError(f"{path}: must be a table of 0 and 1, a line a round and a column a client")
     return values.astype(bool)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.client.shuffle import shuffled
 from fedjax_mri.fed.sampling.cohort import Cohort, Draw, Population, Sampler, checked_size, cohort_of
 
@@ -43,15 +43,17 @@ class Everyone:
     def build(self, population: Population) -> Sampler:
         """Returns the sampler. Raises UserError if the client to leave out does not exist."""
         number = len(population.sizes)
-        if known(self.without) and not -1 <= self.without < number:
+        if is_concrete(self.without) and not -1 <= self.without < number:
             raise UserError(f"sampling.without={self.without}: choose a client from 0 to {number - 1}, or -1 for none")
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             everyone = jnp.arange(number, dtype=jnp.int32)
             return cohort_of(everyone, everyone != self.without)
 
-        missing = known(self.without) and self.without >= 0
-        return Sampler(sample, "other" if missing or not known(self.without) else "everyone", 1 - missing / number)
+        missing = is_concrete(self.without) and self.without >= 0
+        return Sampler(
+            sample, "other" if missing or not is_concrete(self.without) else "everyone", 1 - missing / number
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Weighted:
         Raises UserError if no client has an example, or the cohort is empty or larger than the population.
         """
         sizes = jnp.asarray(population.sizes, jnp.int32)
-        if known(sizes) and not np.any(population.sizes):
+        if is_concrete(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
         places = checked_size(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
         draw = _by_example(sizes, places) if self.replace else _largest_first(sizes, places)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import checks, keys, trees
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.secure import masks
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import (
@@ -58,7 +58,7 @@ class Total(NamedTuple):
 def check_grid(range: float, bits: int) -> None:
     """Raises UserError unless the range is a positive number and the bits are 1 to 30, or 0."""
     checks.positive("secure.range", range)
-    if known(bits) and not 0 <= bits < WORD_BITS:
+    if is_concrete(bits) and not 0 <= bits < WORD_BITS:
         raise UserError(
             f"secure.bits={bits}: must be 1 to {WORD_BITS - 1}, or 0 for as many as the cohort leaves room for"
         )
@@ -81,7 +81,7 @@ def secured(uplink: Uplink, places: int, sizes: np.ndarray, range: float, bits: 
             f"secure.bits={bits}: the sum of {places} clients could overflow 32 bits; choose {most} or fewer, or 0"
         )
     bound = uplink.stages.sensitivity(math.inf)
-    bounded = not known(bound) or math.isfinite(bound)
+    bounded = not is_concrete(bound) or math.isfinite(bound)
     limit = bound if bounded else range  # a private sum must see its own bound: its noise is in units of it
     grid = Grid(limit, bits or most, places, jnp.trunc if bounded else jnp.round)
     sums = fixed_point(uplink.reduce, grid, masked)

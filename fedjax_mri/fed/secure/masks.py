@@ -48,7 +48,7 @@ def signed_pair(key: jax.Array, place: jax.Array, other: jax.Array, like: PyTree
     """Returns the mask that `place` adds for `other`: the negative, modulo 2^32, of what `other` adds for it."""
     pair = jax.random.fold_in(jax.random.fold_in(key, jnp.minimum(place, other)), jnp.maximum(place, other))
     leaves = jax.tree.leaves(like)
-    each = keys.each(pair, jnp.arange(len(leaves)))
+    each = keys.fold_in_each(pair, jnp.arange(len(leaves)))
     drawn = [jax.random.bits(one, leaf.shape, jnp.uint32) for one, leaf in zip(each, leaves)]
     signed = [jnp.where(other >= place, bits, jnp.zeros_like(bits) - bits) for bits in drawn]
     return jax.tree.unflatten(jax.tree.structure(like), signed)

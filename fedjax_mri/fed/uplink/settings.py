@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from fedjax_mri.core.building import build
 from fedjax_mri.core.checks import not_negative
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.uplink.chain import chain
 from fedjax_mri.fed.uplink.contract import Reduce, Stage, Uplink
 from fedjax_mri.fed.uplink.reductions.matrix import Preaggregator, matrix
@@ -35,7 +35,7 @@ class UplinkSettings:
         for name, part in ((name, part) for name, parts in lists.items() for part in parts):
             if not hasattr(part, "build"):
                 raise UserError(f"uplink.{name}={part}: choose it by name, --fed.uplink.{name} {part}")
-        clipping = () if known(self.clip) and not self.clip else (clip(self.clip),)
+        clipping = () if is_concrete(self.clip) and not self.clip else (clip(self.clip),)
         stages = chain(*first, *clipping, *(build(settings, Stage) for settings in self.stages), *last)
         return Uplink(by_examples if self.weight == "examples" else uniformly, stages, self._reduce())
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import checks, keys
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.sampling import Cohort, Population
 from fedjax_mri.fed.traffic import Traffic
 from fedjax_mri.fed.world.speeds import ClientSpeeds, Speeds, link_seconds
@@ -64,7 +64,7 @@ class Partial:
     def build(self, population: Population) -> Conditions:
         """Returns the conditions. Raises UserError unless 0 <= share <= 1, and if a single epoch is to be divided."""
         checks.share("conditions.share", self.share)
-        if self.late == "keep" and known(population.epochs) and population.epochs < 2:
+        if self.late == "keep" and is_concrete(population.epochs) and population.epochs < 2:
             raise UserError(f"local.epochs={population.epochs}: partial work keeps whole epochs; choose 2 or more")
 
         def turnout(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
@@ -72,7 +72,9 @@ class Partial:
             slow = random_subset(subset_key, steps > 0, self.share)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
             kept = (
-                steps // population.epochs * epochs(keys.each(epochs_key, cohort.client)) if self.late == "keep" else 0
+                steps // population.epochs * epochs(keys.fold_in_each(epochs_key, cohort.client))
+                if self.late == "keep"
+                else 0
             )
             return count_turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
 
@@ -102,7 +104,7 @@ class Stragglers:
         speeds = self.speeds.build(len(population.sizes))
 
         def turnout(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
-            draws = jax.vmap(draw_client)(keys.each(key, cohort.client))
+            draws = jax.vmap(draw_client)(keys.fold_in_each(key, cohort.client))
             cohort_speeds = jax.tree.map(lambda x: x[cohort.client], speeds)
             timing = cohort_timing(cohort_speeds, traffic, jnp.exp(self.jitter * draws.normal))
             began = (steps > 0) & (draws.before >= self.lost_before)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import checks, keys
-from fedjax_mri.core.errors import UserError, known
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.core.fields import Seed
 from fedjax_mri.fed.traffic import Traffic
 
@@ -42,7 +42,7 @@ class ClientSpeeds:
         if self.table:
             return speeds_from_table(self.table, clients)
         self._check()
-        each = keys.each(jax.random.key(self.seed), jnp.arange(clients))
+        each = keys.fold_in_each(jax.random.key(self.seed), jnp.arange(clients))
         first, second = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float32))(each).T
         second = self.correlation * first + jnp.sqrt(jnp.float32(1) - jnp.square(self.correlation)) * second
         link = jnp.exp(self.mbit_sigma * second)
@@ -53,7 +53,7 @@ class ClientSpeeds:
             checks.positive(f"speeds.{name}", getattr(self, name))
         for name, least, most in (("steps_sigma", 0, 10), ("mbit_sigma", 0, 10), ("correlation", -1, 1)):
             value = getattr(self, name)
-            if known(value) and not least <= value <= most:
+            if is_concrete(value) and not least <= value <= most:
                 raise UserError(f"speeds.{name}={value}: must be from {least} to {most}")
 
 
