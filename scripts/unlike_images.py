@@ -29,7 +29,7 @@ from fedjax_mri.data.layout import Splits
 from fedjax_mri.data.partition import holdout
 from fedjax_mri.data.phantom import Phantom
 from fedjax_mri.data.scans import ReadSettings, load_images
-from fedjax_mri.explain import command, inputs, triage, unlike
+from fedjax_mri.explain import command, inputs, out_of_distribution, triage
 from fedjax_mri.explain.command import Job
 from fedjax_mri.explain.triage import Verdict
 
@@ -81,16 +81,18 @@ def table(run: pathlib.Path, slices: pathlib.Path, ct: pathlib.Path, count: int)
     """The table of a run, in Markdown. Raises UserError where the run has kept no reference."""
     with tempfile.TemporaryDirectory() as out:
         job = command.prepare([run], ["saliency"], pathlib.Path(out), print)
-    if job.usual.reference is None:
+    if job.ood_reference.reference is None:
         raise UserError(f"{run}: has no reference.npz: train it again with the same config and --out")
     lines = ["| images | number | AUROC | called unlike | for review |", "|---|---|---|---|---|"]
     own = np.zeros(0)
     for name, several in kinds(slices, ct, count).items():
         found = list(verdicts(job, several))
-        p = np.array([one.unlike.p for one in found])
+        p = np.array([one.ood.p for one in found])
         own = p if name == OWN else own
         area = "" if name == OWN else f"{auroc(own, p):.3f}"
-        called = np.mean([any("unlike" in said or said in unlike.FAULTS for said in one.reasons) for one in found])
+        called = np.mean(
+            [any("unlike" in said or said in out_of_distribution.FAULTS for said in one.reasons) for one in found]
+        )
         lines.append(f"| {name} | {len(p)} | {area} | {called:.1%} | {np.mean([bool(v.reasons) for v in found]):.1%} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -110,7 +112,9 @@ def verdicts(job: Job, several: Iterator[np.ndarray]) -> Iterator[Verdict]:
             Image.fromarray(one).save(path, compress_level=1)
             image = inputs.image(job.reader, path)[0][None]
             logits = command.preprocess_and_predict(job.trained, image, 1)[1]
-            found = unlike.unlikeness(job.usual, image, logits, command.describe(job.trained, image, 1))
+            found = out_of_distribution.detect_ood(
+                job.ood_reference, image, logits, command.describe(job.trained, image, 1)
+            )
             yield from triage.verdicts(logits, job.calibration, found, job.trained.classes)
 
 

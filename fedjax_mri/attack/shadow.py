@@ -19,7 +19,7 @@ from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Batch, ClientData, DataDescription
 from fedjax_mri.fed.engine import evaluate, members
-from fedjax_mri.fed.engine.members import Group, Member, Numbers
+from fedjax_mri.fed.engine.members import GroupMember, Hyperparameters, RunGroup
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State
@@ -63,16 +63,16 @@ def read_chosen(store: ChosenStore, client: jax.Array, indices: jax.Array) -> Ba
     return {name: field[rows] for name, field in store.fields.items()}
 
 
-def see_chosen(placed: PlacedData, member: Member) -> PlacedData:
+def see_chosen(placed: PlacedData, member: GroupMember) -> PlacedData:
     """Returns the images on the devices as a member sees them."""
     whole = trees.take(placed, jnp.int32(0))
-    store = ChosenStore(whole.store.fields, member.numbers["row"])
-    return whole._replace(store=store, size=member.numbers["size"])
+    store = ChosenStore(whole.store.fields, member.hyperparameters["row"])
+    return whole._replace(store=store, size=member.hyperparameters["size"])
 
 
 def shadow_group(
     config: Experiment, described: DataDescription, pool: Pool, inside: np.ndarray, plan: Plan, data: ClientData
-) -> Group:
+) -> RunGroup:
     """Returns shadow models of a run, trained on the patients `inside` bool [M, P], as members on the devices.
 
     `data` are those of the run, of which `shift` is kept. Raises UserError on a config that cannot be assembled.
@@ -84,14 +84,16 @@ def shadow_group(
     )  # fmt: skip
     assemble(config, described, shared, plan)  # or refuses it with a line
 
-    def make(numbers: Numbers, size: jax.Array) -> Simulation:
+    def make(hyperparameters: Hyperparameters, size: jax.Array) -> Simulation:
         return assemble(config, described, shared._replace(sizes=size), plan)  # type: ignore[arg-type]
 
     several = [
-        Member({"row": jnp.asarray(row), "size": jnp.asarray(size)}, jax.random.key(config.seed + 1 + i), jnp.int32(0))
+        GroupMember(
+            {"row": jnp.asarray(row), "size": jnp.asarray(size)}, jax.random.key(config.seed + 1 + i), jnp.int32(0)
+        )
         for i, (row, size) in enumerate(zip(rows, sizes))
     ]
-    return members.place(make, plan, several, [shared])._replace(view=see_chosen)
+    return members.place_on_devices(make, plan, several, [shared])._replace(view=see_chosen)
 
 
 def member_plan(plan: Plan, parameters: int) -> Plan:
@@ -99,7 +101,7 @@ def member_plan(plan: Plan, parameters: int) -> Plan:
     return members.resolve_members(replace(plan, data="replicated", clients="device", loop="segment"), parameters)
 
 
-def train(group: Group, rounds: int, every: int, say: Callable[[str], None]) -> State:
+def train(group: RunGroup, rounds: int, every: int, say: Callable[[str], None]) -> State:
     """Returns the states [M, ...] of all members after `rounds`; says every so many rounds how far they are."""
     state, count = members.first_states(group), len(group.members.data)
     segment = members.build(group, state, min(every, rounds))

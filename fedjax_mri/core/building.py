@@ -18,15 +18,15 @@ def build(settings: Any, kind: type[Built], *given: Any) -> Built:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:  # raised within `build`
             raise
         raise UserError(
-            f"{place(settings)} cannot be called with {len(given)} arguments: {short_message(error)}"
+            f"{source_location(settings)} cannot be called with {len(given)} arguments: {short_message(error)}"
         ) from error
     if not isinstance(made, kind):
         wrong = "None; is a return missing?" if made is None else f"{article(type(made))}; return {article(kind)}"
-        raise UserError(f"{place(settings)} returns {wrong}")
+        raise UserError(f"{source_location(settings)} returns {wrong}")
     return made
 
 
-def place(settings: Any) -> str:
+def source_location(settings: Any) -> str:
     """Returns file, line and name of the method `build` of settings."""
     code = getattr(type(settings).build, "__code__", None)
     where = f"{code.co_filename}, line {code.co_firstlineno}: " if code else ""

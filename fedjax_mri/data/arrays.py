@@ -81,15 +81,15 @@ class Arrays:
         sites, patients = (found[name].astype(str) if name in found else None for name in (self.sites, self.patients))
         splits = found[self.splits].astype(str).tolist() if self.splits in found else None
         names = (f"image {number}" for number in range(len(labels)))
-        sides = None if splits is None else np.array(labelled.sides(self.path, splits, names))
+        subsets = None if splits is None else np.array(labelled.parse_subsets(self.path, splits, names))
         named = patients is not None and not np.isin(patients, ("", "nan")).any()
         if patients is not None:  # images of unknown patients are nobody's in common
             unknown = np.array([f"unknown patient of image {number}" for number in range(len(patients))])
             patients = np.where(np.isin(patients, ("", "nan")), unknown, patients)
         digests = copies(shown)
         groups = labelled.merge_groups(*([] if patients is None else [patients]), digests)
-        labelled.check_patients(self.path, patients, {"site": sites, "split": sides})
-        examples = Labelled({"image": shown, "label": labels}, classes, groups, sides, sites, named)
+        labelled.check_patients(self.path, patients, {"site": sites, "split": subsets})
+        examples = Labelled({"image": shown, "label": labels}, classes, groups, subsets, sites, named)
         return examples, [note for note in (layout_note, *range_notes, contradictions(digests, labels)) if note]
 
 

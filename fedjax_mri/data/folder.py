@@ -10,7 +10,7 @@ from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import Federation, Table, Test
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.labelled import TEST, TRAINING, Labelled
-from fedjax_mri.data.layout import Place, Splits
+from fedjax_mri.data.layout import PathLabels, Splits
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.scans import LoadedImages, ReadSettings, load_images
 
@@ -84,7 +84,7 @@ class Folder:
         name = Path(self.root).expanduser().resolve().name
         return {name: labelled.one_test(examples)}, labelled_images.quarantine_table(read)
 
-    def _used(self, found: Mapping[Path, Place], splits: Splits) -> dict[Path, Place]:
+    def _used(self, found: Mapping[Path, PathLabels], splits: Splits) -> dict[Path, PathLabels]:
         """Returns the files that the split consists of."""
         if self.split == "grouped":
             return dict(found)
@@ -104,21 +104,21 @@ class Folder:
         return {path: at for path, at in found.items() if splits.side(at.split)}
 
     def _read(
-        self, used: Mapping[Path, Place], classes: tuple[str, ...], splits: Splits | None
+        self, used: Mapping[Path, PathLabels], classes: tuple[str, ...], splits: Splits | None
     ) -> tuple[LoadedImages, Labelled]:
         """Returns the images of files, and these as examples; without `splits` they are on no side."""
         read = load_images(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
-        sides = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
+        subsets = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]
         sites = [at.site for at in places] if "site" in self.layout.split("/") else None
         if sites is None and self.sites == "header":
             sites = read.images.sites.tolist()
         patients = [patient_name(at) for at in places]
         labels, remedy = [at.label for at in places], "give --data.sites partition to deal them"
-        return read, labelled_images.examples(self.root, read, classes, labels, sides, sites, patients, remedy)
+        return read, labelled_images.examples(self.root, read, classes, labels, subsets, sites, patients, remedy)
 
 
-def patient_name(at: Place) -> str:
+def patient_name(at: PathLabels) -> str:
     """Returns the name of the patient of a folder, the same in each split.
 
     It has the site and the class, as p1 of one site or class need not be p1 of another.
@@ -132,7 +132,7 @@ def check_sites(sites: str) -> None:
         raise UserError(f"data.sites={sites}: give --data.sites partition or header")
 
 
-def check_known(found: Mapping[Path, Place], classes: tuple[str, ...]) -> None:
+def check_known(found: Mapping[Path, PathLabels], classes: tuple[str, ...]) -> None:
     """Raises UserError on a class folder that is not among the classes."""
     for path, at in found.items():
         if at.label not in classes:

@@ -98,11 +98,13 @@ class ImageTable:
         read = load_images(paths, self.size, self.channels, self.reading, {path: path for path in paths})
         of_each = [by_path[files[0]] for files in read.files]
         splits = [row[self.split] for row in of_each] if self.split else []
-        sides = labelled.sides(self.table, splits, [row[self.path] for row in of_each]) if self.split else None
+        subsets = (
+            labelled.parse_subsets(self.table, splits, [row[self.path] for row in of_each]) if self.split else None
+        )
         sites = [row[self.site].strip() for row in of_each] if self.site else None
         patients = [row[self.patient].strip() if self.patient else "" for row in of_each]
         labels = [self._label(row) for row in of_each]
-        return read, labelled_images.examples(self.table, read, classes, labels, sides, sites, patients, SITE_REMEDY)
+        return read, labelled_images.examples(self.table, read, classes, labels, subsets, sites, patients, SITE_REMEDY)
 
 
 def read_table(path: str) -> list[Row]:

@@ -28,8 +28,8 @@ class Labelled(NamedTuple):
 
     arrays: Mapping[str, np.ndarray]  # fields [n, ...]; "label" int32 [n] is one
     classes: tuple[str, ...]
-    groups: np.ndarray  # int [n]; examples of the same number are never separated
-    sides: np.ndarray | None = None  # str [n], TRAINING, VALIDATION or TEST; None: to be drawn
+    split_groups: np.ndarray  # int [n]; examples of the same number are never separated
+    subsets: np.ndarray | None = None  # str [n], TRAINING, VALIDATION or TEST; None: to be drawn
     sites: np.ndarray | None = None  # str [n], the hospital of each; None: to be dealt by a partition
     patients: bool = False  # whether the patient of each is known, so that a group is all that there is of somebody
     lost: Mapping[str, str] = MappingProxyType({})  # class -> what is said of files of it that could not be read
@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
         return self.arrays["label"]
 
 
-class Part(NamedTuple):
+class ClientSplit(NamedTuple):
     """The examples of one side, by client."""
 
     names: list[str]  # of the clients
@@ -53,15 +53,15 @@ class Part(NamedTuple):
         return np.concatenate([np.empty(0, np.int64), *self.places])
 
 
-class Divided(NamedTuple):
+class DataSplit(NamedTuple):
     """Examples by side and client."""
 
-    train: Part
-    test: Part
-    validation: Part
+    train: ClientSplit
+    test: ClientSplit
+    validation: ClientSplit
 
 
-def divide(name: str, examples: Labelled, shares: tuple[float, float], partition: Partition, seed: int) -> Divided:
+def divide(name: str, examples: Labelled, shares: tuple[float, float], partition: Partition, seed: int) -> DataSplit:
     """Returns examples on the sides and at the sites they come with; what they lack is drawn by `seed`.
 
     `shares` of every class are held out for testing, of all examples, and for validation, of those left to train. The
@@ -72,7 +72,7 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
         if not 0 <= share < 1:
             raise UserError(f"data.{field}={share}: give a share from 0 to below 1, as --data.{field} 0.15")
     rng, rng_validation = np.random.default_rng(seed), np.random.default_rng((seed, 1))
-    given = np.full(len(examples.labels), TRAINING) if examples.sides is None else examples.sides
+    given = np.full(len(examples.labels), TRAINING) if examples.subsets is None else examples.subsets
     train, test, validation = (np.flatnonzero(given == side) for side in (TRAINING, TEST, VALIDATION))
     if len(test) == 0 and shares[0]:
         train, test = held_out(examples, train, shares[0], rng, least=1)
@@ -81,23 +81,23 @@ def divide(name: str, examples: Labelled, shares: tuple[float, float], partition
         train, validation = held_out(examples, train, shares[1], rng_validation, least=0)
     if examples.sites is not None:
         clients = sorted(set(examples.sites[train].tolist()))
-        return Divided(*(by_site(examples.sites, clients, places) for places in (train, test, validation)))
-    parts = [train[part] for part in partition.split(examples.labels[train], examples.groups[train], rng)]
+        return DataSplit(*(by_site(examples.sites, clients, places) for places in (train, test, validation)))
+    parts = [train[part] for part in partition.split(examples.labels[train], examples.split_groups[train], rng)]
     counts = count(examples, parts)
 
-    def dealt(places: np.ndarray, rng: np.random.Generator) -> Part:
+    def dealt(places: np.ndarray, rng: np.random.Generator) -> ClientSplit:
         return by_training_client(
-            [places[p] for p in follow(examples.labels[places], examples.groups[places], counts, rng)]
+            [places[p] for p in follow(examples.labels[places], examples.split_groups[places], counts, rng)]
         )
 
-    return Divided(by_training_client(parts), dealt(test, rng), dealt(validation, rng_validation))
+    return DataSplit(by_training_client(parts), dealt(test, rng), dealt(validation, rng_validation))
 
 
 def held_out(
     examples: Labelled, places: np.ndarray, share: float, rng: np.random.Generator, least: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns places [n] in two parts, the second with `share` of every class, and at least `least` examples of it."""
-    rest, held = holdout(examples.labels[places], examples.groups[places], share, rng, least)
+    rest, held = holdout(examples.labels[places], examples.split_groups[places], share, rng, least)
     return places[rest], places[held]
 
 
@@ -113,16 +113,16 @@ def check_sides(name: str, examples: Labelled, train: np.ndarray, test: np.ndarr
     if len(test) == 0:
         why = "".join(list(lost.values())[:1])
         drawn = "raise --data.holdout, or add patients, as images of one and copies stay together"
-        remedy = drawn if examples.sides is None else "add some"
+        remedy = drawn if examples.subsets is None else "add some"
         raise UserError(f"{name}: no readable image is left to test on{why}: {remedy}")
 
 
-def by_training_client(parts: list[np.ndarray]) -> Part:
+def by_training_client(parts: list[np.ndarray]) -> ClientSplit:
     """Returns a part whose client k belongs to training client k."""
-    return Part([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
+    return ClientSplit([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
 
 
-def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> Part:
+def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> ClientSplit:
     """Returns the part of examples at `places`, with a client for each of their sites.
 
     Sites are in the order of training `clients`.
@@ -130,7 +130,7 @@ def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> Pa
     theirs = set(sites[places].tolist())
     names = [name for name in clients if name in theirs] + sorted(theirs - set(clients))
     owner = np.array([clients.index(name) if name in clients else -1 for name in names], np.int32)
-    return Part(names, owner, [places[sites[places] == name] for name in names])
+    return ClientSplit(names, owner, [places[sites[places] == name] for name in names])
 
 
 def count(examples: Labelled, parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -139,7 +139,7 @@ def count(examples: Labelled, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(bins).astype(np.int32)
 
 
-def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence[Table] = ()) -> Federation:
+def federation(examples: Labelled, divided: DataSplit, test: str, tables: Sequence[Table] = ()) -> Federation:
     """Returns the federation of divided examples, with a test set named `test`.
 
     A table of its clients follows `tables`.
@@ -156,13 +156,13 @@ def federation(examples: Labelled, divided: Divided, test: str, tables: Sequence
     )
 
 
-def clients(examples: Labelled, part: Part) -> ClientData:
+def clients(examples: Labelled, part: ClientSplit) -> ClientData:
     """Returns the examples of a part as client data; those of a file that is mapped into memory stay there."""
     mapped = any(isinstance(array, np.memmap) for array in examples.arrays.values())
     return (streamed if mapped else resident)(examples.arrays, part.places)
 
 
-def training_clients(examples: Labelled, part: Part) -> ClientData:
+def training_clients(examples: Labelled, part: ClientSplit) -> ClientData:
     """Returns the examples of a part as client data that say whose each is, if that is known.
 
     Those of a patient are in a row.
@@ -171,7 +171,7 @@ def training_clients(examples: Labelled, part: Part) -> ClientData:
         return clients(examples, part)
     places, numbers, counts = [], np.zeros(len(examples.labels), np.int32), []
     for of_client in part.places:
-        _, first, group = np.unique(examples.groups[of_client], return_index=True, return_inverse=True)
+        _, first, group = np.unique(examples.split_groups[of_client], return_index=True, return_inverse=True)
         number = np.argsort(np.argsort(first))[group]  # of the patient, in the order in which patients come
         places.append(of_client[np.argsort(number, kind="stable")])
         numbers[of_client] = number
@@ -181,7 +181,7 @@ def training_clients(examples: Labelled, part: Part) -> ClientData:
     return clients(examples._replace(arrays=arrays), part._replace(places=places))._replace(patients=patients)
 
 
-def client_table(examples: Labelled, divided: Divided) -> Table:
+def client_table(examples: Labelled, divided: DataSplit) -> Table:
     """Returns a table of the partition: images of each class that train, of all classes that validate and test."""
     held = {
         side: {int(owner): len(places) for owner, places in zip(part.owner, part.places)}
@@ -195,7 +195,7 @@ def client_table(examples: Labelled, divided: Divided) -> Table:
     return Table("Clients", columns, rows)
 
 
-def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
+def warnings(examples: Labelled, divided: DataSplit) -> Iterator[str]:
     """Yields what is odd about the sides and the clients, a line each."""
     if len(examples.classes) == 1:
         yield f"there is one class, {examples.classes[0]}: a model has nothing to tell apart"
@@ -206,8 +206,8 @@ def warnings(examples: Labelled, divided: Divided) -> Iterator[str]:
         yield f"{idle} of {len(divided.train.places)} clients have no training images"
 
 
-def sides(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]:
-    """Returns the side of each example from the name of its split.
+def parse_subsets(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]:
+    """Returns the subset, TRAINING, VALIDATION or TEST, of each example from the name of its split.
 
     Raises UserError on a name that says no side, with what the example is called among `of_each`.
     """
@@ -265,5 +265,5 @@ def with_classes(name: str, examples: Labelled, classes: tuple[str, ...]) -> Lab
 
 def one_test(examples: Labelled) -> Test:
     """Returns all examples as the test set of one site that took no part in training."""
-    part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
+    part = ClientSplit([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
     return Test(clients(examples, part), part.owner)

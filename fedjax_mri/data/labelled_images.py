@@ -8,7 +8,7 @@ import numpy as np
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import duplicates, labelled
 from fedjax_mri.data.contract import VALIDATION, Federation, Table
-from fedjax_mri.data.labelled import Divided, Labelled
+from fedjax_mri.data.labelled import DataSplit, Labelled
 from fedjax_mri.data.partition import Partition
 from fedjax_mri.data.scans import LoadedImages
 
@@ -20,7 +20,7 @@ def examples(
     read: LoadedImages,
     classes: tuple[str, ...],
     labels: Words,
-    sides: Words | None,
+    subsets: Words | None,
     sites: Words | None,
     patients: Words,
     remedy: str,
@@ -35,9 +35,9 @@ def examples(
     if sites is not None and "" in sites:
         missing = read.names[list(sites).index("")]
         raise UserError(f"{name}: {list(sites).count('')} files name no site, such as {missing}: {remedy}")
-    sides, sites = (None if each is None else np.array(each)[source] for each in (sides, sites))
+    subsets, sites = (None if each is None else np.array(each)[source] for each in (subsets, sites))
     some = known != ""
-    kept_in = {"site": sites, "split": sides}
+    kept_in = {"site": sites, "split": subsets}
     labelled.check_patients(
         name, known[some], {what: each if each is None else each[some] for what, each in kept_in.items()}
     )
@@ -45,7 +45,7 @@ def examples(
     numbers = np.array([classes.index(label) for label in labels], np.int32)[source]
     arrays = {"image": images.pixels, "label": numbers}
     groups, lost = labelled.merge_groups(*together), lost_by_class(read, labels)
-    return Labelled(arrays, classes, groups, sides, sites, patients=bool(some.all()), lost=lost)
+    return Labelled(arrays, classes, groups, subsets, sites, patients=bool(some.all()), lost=lost)
 
 
 def lost_by_class(read: LoadedImages, labels: Words) -> dict[str, str]:
@@ -124,11 +124,11 @@ def quarantine_table(read: LoadedImages) -> tuple[Table, ...]:
 
 def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
     """Returns a table of how many images have duplicates or are of one patient, and in how large groups."""
-    size = np.bincount(examples.groups)
+    size = np.bincount(examples.split_groups)
     exact = np.unique(read.images.digests, return_counts=True)[1]
     largest = ", ".join(str(n) for n in np.sort(size[size > 1])[::-1][:5])
     rows = [
-        ("images", len(examples.groups)),
+        ("images", len(examples.split_groups)),
         ("groups of duplicates", int((size > 1).sum())),
         ("images in these groups", int(size[size > 1].sum())),
         ("images with an exact copy", int(exact[exact > 1].sum())),
@@ -140,7 +140,7 @@ def duplicate_table(read: LoadedImages, examples: Labelled) -> Table:
 
 def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table, ...]:
     """Returns a table of groups of duplicates whose members carry different labels, where there are any."""
-    groups, labels = examples.groups, examples.labels
+    groups, labels = examples.split_groups, examples.labels
     held = np.unique(np.stack([groups, labels]), axis=1)[0]  # once per label in it
     rows = []
     for group in np.flatnonzero(np.bincount(held) > 1):
@@ -150,15 +150,15 @@ def label_conflict_table(read: LoadedImages, examples: Labelled) -> tuple[Table,
     return (Table("Duplicates with different labels", ("images", "classes", "first"), rows),) if rows else ()
 
 
-def leak_table(read: LoadedImages, examples: Labelled, divided: Divided) -> Table:
+def leak_table(read: LoadedImages, examples: Labelled, divided: DataSplit) -> Table:
     """Returns a table of test images with a twin in training, by class.
 
     Images that validate but were drawn from training count as training.
     """
     test, learnt = divided.test.all, divided.train.all
-    if examples.sides is None or not (examples.sides[divided.validation.all] == VALIDATION).all():
+    if examples.subsets is None or not (examples.subsets[divided.validation.all] == VALIDATION).all():
         learnt = np.concatenate([learnt, divided.validation.all])
-    copied, near = duplicates.leak(examples.groups, read.images.digests, learnt, test)
+    copied, near = duplicates.leak(examples.split_groups, read.images.digests, learnt, test)
     rows = [
         (name, int(own.sum()), int(copied[own].sum()), int(near[own].sum()))
         for name, own in ((name, examples.labels[test] == label) for label, name in enumerate(examples.classes))

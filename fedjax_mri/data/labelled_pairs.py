@@ -111,18 +111,18 @@ class LabelledPairs:
         ]
         names = [row[self.ct] or row[self.mr] for row in rows]
         splits = [row[self.split] for row in rows] if self.split else []
-        sides = np.array(labelled.sides(self.table, splits, names)) if self.split else None
+        subsets = np.array(labelled.parse_subsets(self.table, splits, names)) if self.split else None
         sites = np.array([row[self.site].strip() for row in rows]) if self.site else None
         if sites is not None and "" in sites:
             missing = names[sites.tolist().index("")]
             raise UserError(f"{self.table}: the row of {missing} has no {self.site!r}: {SITE_REMEDY}")
-        labelled.check_patients(self.table, np.array(patients), {"site": sites, "split": sides})
+        labelled.check_patients(self.table, np.array(patients), {"site": sites, "split": subsets})
         images = {
             name: images_at(read.images.pixels, [one[place] for one in found]) for place, name in enumerate(MODALITIES)
         }
         has = np.array([[one.ct is not None, one.mr is not None] for one in found], np.float32)
         groups = np.unique(patients, return_inverse=True)[1]
-        return Labelled({**images, "label": labels, "has": has}, classes, groups, sides, sites, patients=True)
+        return Labelled({**images, "label": labels, "has": has}, classes, groups, subsets, sites, patients=True)
 
 
 class Pair(NamedTuple):

@@ -22,7 +22,7 @@ NUMBER = re.compile(r"(?<=\d)\d{3}$|[_\-. ]+\d+$|(?<=\D)\d{1,3}$")  # of a slice
 LEVELS = ("split", "site", "class", "patient")
 
 
-class Place(NamedTuple):
+class PathLabels(NamedTuple):
     """Where a file lies: the names of its folders; "" for levels that there are not."""
 
     split: str = ""
@@ -43,7 +43,9 @@ class Splits(NamedTuple):
         return named.get(split) or SIDE_OF.get(split.lower(), "")
 
 
-def find(root: str, layout: str, splits: Splits, classes: Collection[str] = ()) -> tuple[dict[Path, Place], list[str]]:
+def find(
+    root: str, layout: str, splits: Splits, classes: Collection[str] = ()
+) -> tuple[dict[Path, PathLabels], list[str]]:
     """Returns the images below a folder in order of their paths, each with its place, and lines on what is odd.
 
     Folders below the levels of `layout` are patients. There is a level "split" only where a folder of it has a known
@@ -168,7 +170,7 @@ def refuse_unclear(root: str, inside: Sequence[tuple[str, ...]], levels: tuple[s
         )
 
 
-def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> Place:
+def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> PathLabels:
     """Returns the place of a file in the folders `names`. Raises UserError where none of them is a class."""
     known = dict(zip(levels, names))
     rest = names[len(levels) :]
@@ -177,7 +179,7 @@ def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: 
     if "class" not in known:
         raise UserError(f"{printable(path)}: this image is in no class folder: move it into one, or away")
     patient = known.get("patient", "/".join(rest))
-    return Place(known.get("split", ""), known.get("site", ""), known["class"], patient)
+    return PathLabels(known.get("split", ""), known.get("site", ""), known["class"], patient)
 
 
 def files_of_patients(root: str) -> tuple[dict[Path, str], list[str]]:

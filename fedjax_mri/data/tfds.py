@@ -84,10 +84,10 @@ class TFDS:
         whole = LoadedImages(decoding.decode_sources(places, read, names, facts if self.cached else None), names, [])
         classes = tuple(builder.info.features[label].names)
         labels = [classes[int(number)] for number in whole.images.labels]
-        sides = [side_of[split] for split, _ in places]
+        subsets = [side_of[split] for split, _ in places]
         sites = whole.images.sites.tolist() if self.site else None
         examples = labelled_images.examples(
-            self.name, whole, classes, labels, sides, sites, [""] * len(labels), SITE_REMEDY
+            self.name, whole, classes, labels, subsets, sites, [""] * len(labels), SITE_REMEDY
         )
         unused = ", ".join(sorted(builder.info.splits.keys() - side_of))
         return whole, examples, [f"unused splits: {unused}"] * bool(unused)

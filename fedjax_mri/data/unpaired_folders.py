@@ -14,7 +14,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import labelled, labelled_images, layout
 from fedjax_mri.data.contract import UNPAIRED, VALIDATION, Batch, ClientData, Federation, Table, Test
 from fedjax_mri.data.folder import check_sites
-from fedjax_mri.data.labelled import TEST, Labelled, Part
+from fedjax_mri.data.labelled import TEST, ClientSplit, Labelled
 from fedjax_mri.data.partition import Partition, Sizes
 from fedjax_mri.data.resident import Resident, resident
 from fedjax_mri.data.resident import read as read_resident
@@ -82,7 +82,7 @@ class UnpairedFolders:
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[dict[str, Test], tuple[Table, ...]]:
         """Returns one test set of all slices, of a site that took no part."""
         read, examples, _ = self._read()
-        part = Part([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
+        part = ClientSplit([""], np.array([-1], np.int32), [np.arange(len(examples.labels))])
         data = clients(read.images.pixels, examples, part, is_in_hu(self.root, read, examples), (UNPAIRED,))
         return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
@@ -123,13 +123,15 @@ def is_in_hu(name: str, read: LoadedImages, examples: Labelled) -> bool:
     return kinds == {"ct"}
 
 
-def with_both(examples: Labelled, part: Part) -> Part:
+def with_both(examples: Labelled, part: ClientSplit) -> ClientSplit:
     """Returns the clients of a part that have both modalities."""
     both = [k for k, places in enumerate(part.places) if len(set(examples.labels[places].tolist())) == 2]
-    return Part([part.names[k] for k in both], part.owner[both], [part.places[k] for k in both])
+    return ClientSplit([part.names[k] for k in both], part.owner[both], [part.places[k] for k in both])
 
 
-def clients(pixels: np.ndarray, examples: Labelled, part: Part, in_hu: bool, marks: Sequence[str] = ()) -> ClientData:
+def clients(
+    pixels: np.ndarray, examples: Labelled, part: ClientSplit, in_hu: bool, marks: Sequence[str] = ()
+) -> ClientData:
     """Returns client data of unequal numbers of CT and MR; a client that lacks one of them has no examples."""
     stores, sizes = [], []
     for label in range(len(MODALITIES)):
@@ -167,7 +169,7 @@ def reader(in_hu: bool, marks: tuple[str, ...]) -> Callable[..., Batch]:
     return read
 
 
-def site_table(part: Part, counts: np.ndarray) -> Table:
+def site_table(part: ClientSplit, counts: np.ndarray) -> Table:
     """Returns a table of the slices of each hospital that train, counts [N, 2] of CT and MR."""
     rows = [(name, int(ct), int(mr)) for name, (ct, mr) in zip(part.names, counts)]
     return Table("Hospitals", ("hospital", "CT slices", "MR slices"), rows)

@@ -18,13 +18,13 @@ from fedjax_mri.core.fields import Seed
 from fedjax_mri.data.files import discover, notes
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.scan import File, Limits
-from fedjax_mri.explain import inputs, maps, model, pages, triage, unlike, words
+from fedjax_mri.explain import inputs, maps, model, out_of_distribution, pages, triage, words
 from fedjax_mri.explain.inputs import Reader
 from fedjax_mri.explain.maps import Explainer, Say
 from fedjax_mri.explain.model import Trained
+from fedjax_mri.explain.out_of_distribution import OODReference
 from fedjax_mri.explain.pages import PAGE, Patient
 from fedjax_mri.explain.triage import Calibration, Requirements
-from fedjax_mri.explain.unlike import Usual
 from fedjax_mri.metrics import outliers
 from fedjax_mri.report import overlays
 from fedjax_mri.report.audit_page import comma_separated
@@ -73,7 +73,7 @@ class Job(NamedTuple):
     explainers: list[Explainer]
     reader: Reader
     calibration: Calibration | None
-    usual: Usual
+    ood_reference: OODReference
     strongest: dict[str, float]  # method -> the strongest response to the test images that the run has kept
     masks: Path | None
     out: Path
@@ -101,11 +101,11 @@ def prepare(
     reader = inputs.reader(trained, settings.limits, settings.ct_offset)
     calibration = triage.calibrate(runs, Requirements(settings.alpha, settings.accuracy), say)
     energies, strongest = reference_responses(trained, explainers, settings)
-    usual = Usual(results.reference(runs[0]), energies)
-    if usual.reference is None:
+    ood_reference = OODReference(results.reference(runs[0]), energies)
+    if ood_reference.reference is None:
         say(f"{printable(runs[0])}: has not kept what its images look like, so unlike ones are judged by their energy "
             "alone; `fedjax-mri train` with the same config and --out adds it")  # fmt: skip
-    return Job(trained, explainers, reader, calibration, usual, strongest, masks, out, force, settings)
+    return Job(trained, explainers, reader, calibration, ood_reference, strongest, masks, out, force, settings)
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -232,7 +232,9 @@ def explain_batch(job: Job, group: Sequence[InputImage]) -> Iterator[Patient]:
     x, logits = preprocess_and_predict(trained, images, batch)
     pictures = np.asarray(x).mean(-1)
     heads = np.stack([words.head(picture) for picture in pictures])
-    found = unlike.unlikeness(job.usual, images, logits[: len(group)], describe(trained, images, batch))
+    found = out_of_distribution.detect_ood(
+        job.ood_reference, images, logits[: len(group)], describe(trained, images, batch)
+    )
     verdicts = triage.verdicts(logits, job.calibration, found, trained.classes)
     lesions = lesion_batch(group, pictures.shape)
     by_method = {one.name: maps_and_measures(job, one, x, logits.argmax(1), heads, lesions) for one in job.explainers}
@@ -318,6 +320,6 @@ def rows(trained: Trained, one: Patient) -> Iterator[list[Any]]:
         if verdict.prediction_set is None
         else [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
     )
-    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), verdict.unlike.p]
+    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), verdict.ood.p]
     for method, figures in one.figures.items():
         yield [one.name, *told, "; ".join(verdict.reasons), method, *figures.values()]

@@ -73,7 +73,7 @@ def flag(verdict: Verdict) -> Markup:
 def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | None) -> list[str]:
     """Returns sentences on what is predicted, with which confidence, and which other classes are possible."""
     said = f"Prediction: {trained.classes[verdict.prediction]}, confidence {verdict.confidence:.2f}"
-    likely = [] if verdict.unlike.p is None else [likeness(verdict.unlike.p)]
+    likely = [] if verdict.ood.p is None else [ood_sentence(verdict.ood.p)]
     if calibration is None or verdict.prediction_set is None:
         return [f"{said}, as the network gives it.", *likely]
     names = [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
@@ -85,7 +85,7 @@ def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | No
     ]
 
 
-def likeness(p: float) -> str:
+def ood_sentence(p: float) -> str:
     """Returns a sentence on how unlike the run's own images an image is."""
     return f"Of images like those that the run was tested on, {percent(p, 1)} are as unlike the others or more."
 

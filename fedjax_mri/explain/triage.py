@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.explain.unlike import Unlikeness
+from fedjax_mri.explain.out_of_distribution import OODResult
 from fedjax_mri.explain.words import percent
 from fedjax_mri.metrics import conformal, referral, temperature
 from fedjax_mri.run import results
@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
     probabilities: np.ndarray  # [C], calibrated where that is possible
     prediction: int
     prediction_set: np.ndarray | None  # bool [C], the conformal set
-    unlike: Unlikeness
+    ood: OODResult
     reasons: list[str]  # why a person should look; none: none need
 
     @property
@@ -129,26 +129,26 @@ def prediction_sets(chances: jax.Array, limit: float) -> jax.Array:
 
 
 def verdicts(
-    logits: jax.Array, calibration: Calibration | None, unlike: Sequence[Unlikeness], classes: Sequence[str]
+    logits: jax.Array, calibration: Calibration | None, ood: Sequence[OODResult], classes: Sequence[str]
 ) -> list[Verdict]:
     """Returns the verdicts on images with logits [n, C].
 
-    `unlike` says of each image how unlike the run's own images it is.
+    `ood` says of each image how unlike the run's own images it is.
     """
     fitted_temperature = calibration.temperature if calibration else 1.0
     chances = temperature.apply(logits, fitted_temperature)
     chosen = np.asarray(prediction_sets(chances, calibration.limit)) if calibration else None
     found = []
-    for place, row in enumerate(np.asarray(chances)[: len(unlike)]):
+    for place, row in enumerate(np.asarray(chances)[: len(ood)]):
         members = None if chosen is None else chosen[place]
-        verdict = Verdict(row, int(row.argmax()), members, unlike[place], [])
+        verdict = Verdict(row, int(row.argmax()), members, ood[place], [])
         found.append(verdict._replace(reasons=reasons(verdict, calibration, classes)))
     return found
 
 
 def reasons(verdict: Verdict, calibration: Calibration | None, classes: Sequence[str]) -> list[str]:
     """Returns the reasons why a person should look at an image; none where nobody needs to."""
-    said = list(verdict.unlike.reasons)
+    said = list(verdict.ood.reasons)
     if calibration is None:
         said.append("the run has kept no predictions to calibrate by")
     elif verdict.confidence < calibration.threshold:

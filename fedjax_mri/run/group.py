@@ -17,7 +17,7 @@ from fedjax_mri.data import check
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.fed.engine import evaluate, members
 from fedjax_mri.fed.engine.evaluate import Evaluation
-from fedjax_mri.fed.engine.members import Group, Member
+from fedjax_mri.fed.engine.members import GroupMember, RunGroup
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, State
 from fedjax_mri.run import config as configs
@@ -31,7 +31,7 @@ from fedjax_mri.run.train import divergence_remedy, segment_figures, training_fa
 
 Tested = dict[str, Evaluation]  # test set -> one member's results on it
 PER_MEMBER = {"name": "", "seed": 0, "data": None}  # fields in which members always may differ
-LABELS = "labels"  # among a member's numbers: its training examples of each class
+LABELS = "labels"  # among a member's hyperparameters: its training examples of each class
 
 
 class Outcome(NamedTuple):
@@ -126,35 +126,35 @@ def with_checked_examples(
 
 def place_members(
     several: Sequence[Experiment], federations: Sequence[Federation], described: Sequence[DataDescription], plan: Plan
-) -> Group:
+) -> RunGroup:
     """Returns the experiments as members on the devices; federations that occur several times are held once."""
     unique = list({id(one): one for one in federations}.values())
     places = [next(i for i, other in enumerate(unique) if other is one) for one in federations]
     names, labels_differ = differing_numbers(several), len({one.labels for one in described}) > 1
 
-    def make(numbers: members.Numbers, sizes: jax.Array) -> Simulation:
+    def make(hyperparameters: members.Hyperparameters, sizes: jax.Array) -> Simulation:
         def with_number(config: Experiment, name: str) -> Experiment:
-            return configs.with_field(config, name, numbers[name])
+            return configs.with_field(config, name, hyperparameters[name])
 
         try:
             config = functools.reduce(with_number, names, several[0])
             data = unique[0].train._replace(sizes=sizes, patients=None)  # type: ignore[arg-type]
-            labels = tuple(numbers[LABELS]) if labels_differ else described[0].labels  # type: ignore[arg-type]
+            labels = tuple(hyperparameters[LABELS]) if labels_differ else described[0].labels  # type: ignore[arg-type]
             return assemble(config, described[0]._replace(labels=labels), data, plan)
         except UserError as error:  # the numbers themselves are good: what is refused is that they are not known yet
             raise TypeError(str(error)) from error
 
-    def member(config: Experiment, place: int, labels: tuple[int, ...]) -> Member:
+    def member(config: Experiment, place: int, labels: tuple[int, ...]) -> GroupMember:
         flat = configs.flat(config)
-        numbers = {name: jnp.float32(flat[name]) for name in names}
-        numbers |= {LABELS: jnp.asarray(labels, jnp.int32)} if labels_differ else {}
-        return Member(numbers, jax.random.key(config.seed), jnp.int32(place))
+        hyperparameters = {name: jnp.float32(flat[name]) for name in names}
+        hyperparameters |= {LABELS: jnp.asarray(labels, jnp.int32)} if labels_differ else {}
+        return GroupMember(hyperparameters, jax.random.key(config.seed), jnp.int32(place))
 
     parts = [member(config, place, one.labels) for config, place, one in zip(several, places, described)]
-    return members.place(make, plan, parts, [one.train for one in unique])
+    return members.place_on_devices(make, plan, parts, [one.train for one in unique])
 
 
-def evaluator(group: Group, federations: Sequence[Federation]) -> Callable[[State], list[Tested]]:
+def evaluator(group: RunGroup, federations: Sequence[Federation]) -> Callable[[State], list[Tested]]:
     """Returns a function that gives the results of each member on its test sets for states [M, ...]."""
     unique = {id(one): one for one in federations}.values()
     on_tests = members.evaluator(group, [one.tests for one in unique])
@@ -163,7 +163,7 @@ def evaluator(group: Group, federations: Sequence[Federation]) -> Callable[[Stat
 
 def train_members(
     several: Sequence[Experiment],
-    group: Group,
+    group: RunGroup,
     tested: Callable[[State], list[Tested]],
     sim: Simulation,
     say: Say,
@@ -192,7 +192,7 @@ def train_members(
 
 
 def compiled(
-    several: Sequence[Experiment], group: Group, states: State, sim: Simulation, failures: list[str], clock: Clock
+    several: Sequence[Experiment], group: RunGroup, states: State, sim: Simulation, failures: list[str], clock: Clock
 ) -> Advance[MemberStates, MembersTrained]:
     """Returns the compiled segment of all members, for `states` of these shapes.
 

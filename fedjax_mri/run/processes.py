@@ -81,15 +81,17 @@ def join(text: str, heartbeat: int, join_timeout: int) -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (it stays so until the end)
 
 
-def placed(text: str) -> rendezvous.Place:
+def placed(text: str) -> rendezvous.ProcessPlace:
     """Returns the place that "INDEX/COUNT@HOST:PORT" stands for."""
     found = re.fullmatch(r"(\d+)/(\d+)@(.+):(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
         raise UserError(f"--distributed {text}: give INDEX/COUNT@HOST:PORT, such as 0/4@node1:1234")
-    return rendezvous.Place(int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}")
+    return rendezvous.ProcessPlace(
+        int(found[1]), int(found[2]), found[3].strip("[]"), int(found[4]), f"--distributed {text}"
+    )
 
 
-def detected(seconds: int) -> rendezvous.Place:
+def detected(seconds: int) -> rendezvous.ProcessPlace:
     """Returns the place that SLURM, Open MPI, a TPU pod, ... give to this process.
 
     It is found as `jax.distributed.initialize` finds it.
@@ -103,10 +105,10 @@ def detected(seconds: int) -> rendezvous.Place:
     if address is None or count is None or index is None:
         raise UserError("--distributed: no cluster found here; give INDEX/COUNT@HOST:PORT")
     host, _, port = address.rpartition(":")
-    return rendezvous.Place(index, count, host.strip("[]"), int(port), "--distributed")
+    return rendezvous.ProcessPlace(index, count, host.strip("[]"), int(port), "--distributed")
 
 
-def settings_of(place: rendezvous.Place) -> dict[str, Any]:
+def settings_of(place: rendezvous.ProcessPlace) -> dict[str, Any]:
     """Returns the settings of JAX for a place."""
     host = f"[{place.host}]" if ":" in place.host else place.host
     address = {"coordinator_address": f"{host}:{place.port}", "cluster_detection_method": "deactivate"}

@@ -25,7 +25,7 @@ GO = "go"
 Say = Callable[[str], None]
 
 
-class Place(NamedTuple):
+class ProcessPlace(NamedTuple):
     """Where a process stands among those of its run."""
 
     number: int  # INDEX, from 0
@@ -68,7 +68,7 @@ class Peer(NamedTuple):
     line: socket.socket
 
 
-def meet(place: Place, seconds: float, say: Say) -> None:
+def meet(place: ProcessPlace, seconds: float, say: Say) -> None:
     """Returns when all processes of the run have met.
 
     Raises UserError, in all that are there, when they have not met after `seconds` or do not belong together.
@@ -80,7 +80,7 @@ def meet(place: Place, seconds: float, say: Say) -> None:
         call(place, deadline)
 
 
-def call(place: Place, deadline: Deadline) -> None:
+def call(place: ProcessPlace, deadline: Deadline) -> None:
     """Waits, as process 0, for all others. Raises UserError, and tells it to those that are there."""
     peers = list[Peer]()
     with listen(place) as server:
@@ -109,7 +109,7 @@ def few(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
-def listen(place: Place) -> socket.socket:
+def listen(place: ProcessPlace) -> socket.socket:
     """Returns the socket at which process 0 listens. Raises UserError when the port is taken."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
@@ -125,7 +125,7 @@ def listen(place: Place) -> socket.socket:
     return server
 
 
-def admit(server: socket.socket, place: Place, peers: list[Peer]) -> None:
+def admit(server: socket.socket, place: ProcessPlace, peers: list[Peer]) -> None:
     """Adds the next process that comes, if one does. Raises UserError when it does not belong to this run."""
     try:
         line, _ = server.accept()
@@ -160,7 +160,7 @@ def tell(peers: list[Peer], text: str) -> None:
             peer.line.sendall(f"{text}\n".encode())
 
 
-def answer(place: Place, deadline: Deadline) -> None:
+def answer(place: ProcessPlace, deadline: Deadline) -> None:
     """Waits, as another process than 0, until process 0 has heard from all. Raises UserError with what it says."""
     while True:
         try:
@@ -181,7 +181,7 @@ def answer(place: Place, deadline: Deadline) -> None:
     )
 
 
-def refuse_unreachable(place: Place, deadline: Deadline, error: OSError) -> None:
+def refuse_unreachable(place: ProcessPlace, deadline: Deadline, error: OSError) -> None:
     """Raises UserError when process 0 has been out of reach for too long, by the `error` of the last try."""
     deadline.mention(f"process 0 at {place.address}")
     unknown = isinstance(error, socket.gaierror)
@@ -197,7 +197,7 @@ def refuse_unreachable(place: Place, deadline: Deadline, error: OSError) -> None
         ) from None
 
 
-def wait_for_line(line: socket.socket, place: Place, deadline: Deadline) -> str:
+def wait_for_line(line: socket.socket, place: ProcessPlace, deadline: Deadline) -> str:
     """Returns the reply of process 0, which ends by itself when the others do not come."""
     while not select.select([line], [], [], PAUSE_S)[0]:
         deadline.mention(f"others, as process 0 at {place.address} does")

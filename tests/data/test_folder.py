@@ -232,7 +232,7 @@ def test_folders_are_what_the_layout_says(tmp_path, levels, path, place):
         save(0, tmp_path / "cyst/3.png")
         save(0, tmp_path / "none/4.png")
     found, _ = layout.find(str(tmp_path), levels, Splits("Training", "Testing"))
-    assert found.get(tmp_path / path) == (place and layout.Place(*place))
+    assert found.get(tmp_path / path) == (place and layout.PathLabels(*place))
 
 
 def test_masks_in_folders_and_by_any_name_are_left_out(tmp_path):

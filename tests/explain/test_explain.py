@@ -18,7 +18,7 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files.scan import Conversion, Limits
 from fedjax_mri.data.folder import Folder
 from fedjax_mri.data.partition import IID
-from fedjax_mri.explain import command, inputs, maps, rounds, triage, unlike, words
+from fedjax_mri.explain import command, inputs, maps, out_of_distribution, rounds, triage, words
 from fedjax_mri.explain.model import Trained
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
@@ -115,7 +115,7 @@ def test_nonsense_is_for_review_and_a_picture_of_the_run_s_own_kind_is_not(run, 
     assert "unlike the 20 validation images (" in (tmp_path / "out" / "noise.png" / "index.html").read_text()
     (moved / "reference.npz").unlink()
     told: list[str] = []
-    old = command.prepare([moved], ["saliency"], tmp_path / "other", told.append).usual
+    old = command.prepare([moved], ["saliency"], tmp_path / "other", told.append).ood_reference
     assert old.reference is None and old.images == 24 and "has not kept what its images look like" in told[0]
 
 
@@ -223,13 +223,15 @@ def test_verdicts_say_why_a_person_should_look() -> None:
     assert calibration.site_coverage.shape == (4,) and abs(calibration.site_coverage.mean() - 0.9) < 0.03
     given = jnp.asarray([[30.0, 0, 0], [30.0, 30, 0], [-40.0, -70, -70]])
     images = np.linspace(0, 1, 64).astype(np.float32).reshape(1, 8, 8, 1).repeat(3, 0)
-    old = unlike.Usual(None, np.full(24, -20.0))  # of a run that kept no more
-    found = unlike.unlikeness(old, images, given, {"outline": np.ones((3, 4))})
+    old = out_of_distribution.OODReference(None, np.full(24, -20.0))  # of a run that kept no more
+    found = out_of_distribution.detect_ood(old, images, given, {"outline": np.ones((3, 4))})
     sure, torn, strange = triage.verdicts(given, calibration, found, "abc")
     assert sure.reasons == [] and sure.prediction == 0 and sure.prediction_set.tolist() == [True, False, False]
     assert "confidence 0.50 is below" in torn.reasons[0] and torn.reasons[1].startswith("a or b")
     assert strange.reasons == ["unlike all of the 24 test images that the run has kept (energy)"]
-    nothing = unlike.unlikeness(unlike.Usual(None, np.zeros(0)), images[:1], given[:1], {"outline": np.ones((1, 4))})
+    nothing = out_of_distribution.detect_ood(
+        out_of_distribution.OODReference(None, np.zeros(0)), images[:1], given[:1], {"outline": np.ones((1, 4))}
+    )
     assert triage.verdicts(jnp.ones((1, 3)), None, nothing, "abc")[0].reasons == [
         "the run has kept no predictions to calibrate by"
     ]

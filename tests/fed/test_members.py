@@ -15,7 +15,7 @@ from fedjax_mri.data.pooled import pool
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.engine import evaluate, members, segments
 from fedjax_mri.fed.engine.lanes import RoundStats
-from fedjax_mri.fed.engine.members import Member
+from fedjax_mri.fed.engine.members import GroupMember
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import State, initial_state
 from fedjax_mri.fed.sampling import Population, Uniform
@@ -39,17 +39,18 @@ SIMULATIONS = {
 }
 
 
-def group(make, plan: Plan) -> members.Group:
+def group(make, plan: Plan) -> members.RunGroup:
     """Three members: one on the first data set, two on the second; each with a seed and a rate of its own."""
 
-    def made(numbers, sizes):
+    def made(hyperparameters, sizes):
         sim = make(DATA[0]._replace(sizes=sizes))
-        return sim._replace(algorithm=FedAvg(server_rate=numbers["rate"]).build())
+        return sim._replace(algorithm=FedAvg(server_rate=hyperparameters["rate"]).build())
 
     each = [
-        Member({"rate": jnp.float32(r)}, jax.random.key(i), jnp.int32(p)) for i, (r, p) in enumerate(zip(RATES, PLACES))
+        GroupMember({"rate": jnp.float32(r)}, jax.random.key(i), jnp.int32(p))
+        for i, (r, p) in enumerate(zip(RATES, PLACES))
     ]
-    return members.place(made, plan, each, DATA)
+    return members.place_on_devices(made, plan, each, DATA)
 
 
 @functools.cache

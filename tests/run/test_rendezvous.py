@@ -13,18 +13,18 @@ import pytest
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.run import launch, processes, rendezvous
-from fedjax_mri.run.rendezvous import Place
+from fedjax_mri.run.rendezvous import ProcessPlace
 
 
 def free_port() -> int:
     return processes.placed(launch.local(1)[0]).port
 
 
-def place(index: int, count: int, port: int, host: str = "localhost") -> Place:
-    return Place(index, count, host, port, f"--distributed {index}/{count}@{host}:{port}")
+def place(index: int, count: int, port: int, host: str = "localhost") -> ProcessPlace:
+    return ProcessPlace(index, count, host, port, f"--distributed {index}/{count}@{host}:{port}")
 
 
-def outcome(where: Place, seconds: float = 20) -> str:
+def outcome(where: ProcessPlace, seconds: float = 20) -> str:
     """What becomes of one process: its error, or nothing."""
     try:
         rendezvous.meet(where, seconds, lambda line: None)
@@ -33,7 +33,7 @@ def outcome(where: Place, seconds: float = 20) -> str:
     return ""
 
 
-def outcomes(*places: Place) -> list[str]:
+def outcomes(*places: ProcessPlace) -> list[str]:
     with ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(outcome, places))
 
@@ -135,7 +135,7 @@ SLURM = {
 def test_the_place_that_a_cluster_gives_is_that_of_jax(monkeypatch) -> None:
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    assert processes.detected(1) == Place(5, 8, "node3", 61440 + 77, "--distributed")
+    assert processes.detected(1) == ProcessPlace(5, 8, "node3", 61440 + 77, "--distributed")
 
 
 @pytest.mark.slow

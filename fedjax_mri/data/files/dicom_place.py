@@ -11,7 +11,7 @@ USUAL = np.array([[1.0, 0, 0], [0, 1, 0]])  # rows run to the patient's left, co
 NEARLY = 0.01  # mm between distances, or cosine of an angle, that count as equal
 
 
-class Place(NamedTuple):
+class ImagePlane(NamedTuple):
     """Where an image lies, in mm to the left, back and head of the patient; None: the file does not say."""
 
     position: np.ndarray | None  # [3] of the middle of the first pixel
@@ -25,7 +25,7 @@ class Place(NamedTuple):
         return np.cross(*(USUAL if self.orientation is None else self.orientation))
 
 
-def place(dataset: Any) -> Place:
+def place(dataset: Any) -> ImagePlane:
     """Returns the place that a dataset states. Raises UserError on one that cannot be."""
     position = numbers(dataset, "ImagePositionPatient", 3)
     orientation = numbers(dataset, "ImageOrientationPatient", 6)
@@ -38,7 +38,7 @@ def place(dataset: Any) -> Place:
         orientation /= np.linalg.norm(orientation, axis=1, keepdims=True)
     if spacing is not None and min(spacing) <= 0:
         raise UserError(f"PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm: write it again")
-    return Place(position, orientation, spacing, None if thickness is None else abs(float(thickness[0])) or None)
+    return ImagePlane(position, orientation, spacing, None if thickness is None else abs(float(thickness[0])) or None)
 
 
 def numbers(dataset: Any, name: str, count: int) -> np.ndarray | None:
@@ -69,7 +69,7 @@ def texts(dataset: Any, name: str) -> list[str]:
     return [text for text in (str(one).strip(" \0") for one in many if one is not None) if text]
 
 
-def affine(places: Sequence[Place]) -> np.ndarray:
+def affine(places: Sequence[ImagePlane]) -> np.ndarray:
     """Returns the affine from indices [column, row, image] of images in order to mm (RAS).
 
     What a file does not say is taken as usual.
@@ -87,13 +87,13 @@ def affine(places: Sequence[Place]) -> np.ndarray:
     return found
 
 
-def depths(places: Sequence[Place]) -> np.ndarray:
+def depths(places: Sequence[ImagePlane]) -> np.ndarray:
     """Returns how far images lie along the normal of the first, in mm; NaN where a position is not known."""
     unknown = np.full(3, np.nan)
     return np.array([places[0].normal @ (unknown if one.position is None else one.position) for one in places])
 
 
-def irregular(places: Sequence[Place]) -> str:
+def irregular(places: Sequence[ImagePlane]) -> str:
     """Says that images in order are not evenly spaced, or that the gantry was tilted; "" where all is regular."""
     positions = [one.position for one in places if one.position is not None]
     if len(places) < 2 or len(positions) < len(places):

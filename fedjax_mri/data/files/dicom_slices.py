@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, orientation
-from fedjax_mri.data.files.dicom_place import NEARLY, Place, affine, depths, irregular
+from fedjax_mri.data.files.dicom_place import NEARLY, ImagePlane, affine, depths, irregular
 from fedjax_mri.data.files.scan import Conversion, Limits, Origin, Scan, check_slice
 from fedjax_mri.data.files.volume import doubts
 
@@ -21,7 +21,7 @@ class Slice(NamedTuple):
     """One DICOM image of one frame."""
 
     values: np.ndarray  # float32 [rows, columns], HU or MR magnitude
-    place: Place
+    place: ImagePlane
     origin: Origin
     source: derived.Source  # what a derived object needs
     notes: tuple[str, ...]
@@ -58,7 +58,7 @@ def scan(slices: Sequence[Slice], limits: Limits, volume: bool) -> Scan:
     )
 
 
-def notes(slices: Sequence[Slice], ordered: Sequence[Place]) -> tuple[str, ...]:
+def notes(slices: Sequence[Slice], ordered: Sequence[ImagePlane]) -> tuple[str, ...]:
     """Returns notes on images, and on what is odd about their places, which are given in order."""
     found = [note for one in slices for note in one.notes]
     if uneven := irregular(ordered):

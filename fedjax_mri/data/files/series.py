@@ -16,7 +16,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import dicom, dicom_frames, dicom_slices
-from fedjax_mri.data.files.dicom_place import Place, affine, depths, irregular, place, texts
+from fedjax_mri.data.files.dicom_place import ImagePlane, affine, depths, irregular, place, texts
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.orientation import is_axial
 from fedjax_mri.data.files.scan import HEAD, File, Item, Limits, Scan, check_bytes
@@ -33,7 +33,7 @@ class Header(NamedTuple):
 
     file: File
     stack: tuple[Any, ...] = ()  # equal for images that may form one volume: series, size, orientation, spacing
-    place: Place = Place(None, None, None, None)
+    place: ImagePlane = ImagePlane(None, None, None, None)
     instance: str = ""  # the identifier of the image
     marks: tuple[str, ...] = ()  # what tells images at one place apart, in the order of `MARKS`
     frames: int = 1
@@ -99,7 +99,7 @@ def stacks(headers: Sequence[Header]) -> list[list[Header]]:
     return list(found.values())
 
 
-def stack_of(dataset: Any, where: Place) -> tuple[Any, ...]:
+def stack_of(dataset: Any, where: ImagePlane) -> tuple[Any, ...]:
     """Returns what images of one volume have in common; directions and distances to two digits."""
     names = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns")
     grid = [() if values is None else tuple(np.round(values, 2).ravel() + 0.0) for values in where[1:3]]

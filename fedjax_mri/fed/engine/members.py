@@ -29,35 +29,37 @@ from fedjax_mri.fed.engine.simulation import Simulation, State, init_state
 from fedjax_mri.tasks.task import Metrics
 
 PyTree = Any
-Numbers = dict[str, jax.Array]  # name of a setting -> float32 []; or other arrays that members differ in
-Make = Callable[[Numbers, jax.Array], Simulation]  # (numbers, examples of each client int32 [N]) -> simulation
+Hyperparameters = dict[str, jax.Array]  # name of a setting -> float32 []; or other arrays that members differ in
+Make = Callable[
+    [Hyperparameters, jax.Array], Simulation
+]  # (hyperparameters, examples of each client int32 [N]) -> simulation
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are donated
 Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
 SMALL_MODEL = 100_000  # parameters; one step of a smaller model leaves an accelerator idle, so members go side by side
 
 
-class Member(NamedTuple):
+class GroupMember(NamedTuple):
     """One run; as arrays over members, each leaf has a leading axis [M]."""
 
-    numbers: Numbers
+    hyperparameters: Hyperparameters
     root: jax.Array  # key from which its randomness starts
     data: jax.Array  # int32 [], index of its data set
 
 
-def own_data_set(placed: PlacedData, member: Member) -> PlacedData:
+def own_data_set(placed: PlacedData, member: GroupMember) -> PlacedData:
     """Returns the data set that a member names, of U data sets [U, ...]."""
     return trees.take(placed, member.data)
 
 
-class Group(NamedTuple):
+class RunGroup(NamedTuple):
     """The members of one compiled program, and their data on the devices."""
 
     make: Make
     plan: Plan  # of the group
     each: Plan  # of one member
-    members: Member  # [M, ...], the last one repeated to fill all devices
+    members: GroupMember  # [M, ...], the last one repeated to fill all devices
     placed: PlacedData  # U data sets, [U, ...]
-    view: Callable[[PlacedData, Member], PlacedData] = own_data_set  # what a member sees of them
+    view: Callable[[PlacedData, GroupMember], PlacedData] = own_data_set  # what a member sees of them
 
 
 class GroupTest(NamedTuple):
@@ -80,13 +82,13 @@ def data_signature(data: ClientData) -> Any:
     return len(data.sizes), functions, structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
 
 
-def place(make: Make, plan: Plan, members: Sequence[Member], data: Sequence[ClientData]) -> Group:
+def place_on_devices(make: Make, plan: Plan, members: Sequence[GroupMember], data: Sequence[ClientData]) -> RunGroup:
     """Returns `members` and the `data` they refer to, placed on the devices of a resolved plan."""
     each = plan if len(members) < plan.devices else replace(plan, devices=1)
     filled = [*members, *[members[-1]] * (-len(members) % (plan.devices // each.devices))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
     placed = plan.replicate(stack([placement.all_examples(dataset) for dataset in data]))
-    group = Group(make, plan, each, stacked, placed)
+    group = RunGroup(make, plan, each, stacked, placed)
     return group._replace(members=jax.device_put(stacked, member_sharding(group)))
 
 
@@ -108,7 +110,7 @@ def stack(items: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
-def over_members(group: Group, function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
+def over_members(group: RunGroup, function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
     """Returns a function that maps `function(shared, row)` over members.
 
     Its arguments are `shared`, which all members see, and `rows` [M, ...], of which each member sees its own row.
@@ -126,25 +128,25 @@ def over_members(group: Group, function: Callable[[PyTree, PyTree], PyTree]) -> 
     )
 
 
-def divided_among_devices(group: Group) -> bool:
+def divided_among_devices(group: RunGroup) -> bool:
     """Returns whether each member has one device; otherwise all devices train one member after another."""
     return group.each.devices < group.plan.devices
 
 
-def member_sharding(group: Group) -> jax.sharding.NamedSharding:
+def member_sharding(group: RunGroup) -> jax.sharding.NamedSharding:
     """Returns the sharding of arrays with a leading axis [M]."""
     return group.plan.sharded_over_devices() if divided_among_devices(group) else group.plan.replicated_sharding()
 
 
-def member_simulation(group: Group, placed: PlacedData, member: Member) -> Simulation:
-    """Returns the simulation of one member. Its numbers may be tracers, known only when the program runs."""
-    return group.make(member.numbers, group.view(placed, member).size)
+def member_simulation(group: RunGroup, placed: PlacedData, member: GroupMember) -> Simulation:
+    """Returns the simulation of one member. Its hyperparameters may be tracers, known only when the program runs."""
+    return group.make(member.hyperparameters, group.view(placed, member).size)
 
 
-def first_states(group: Group) -> State:
+def first_states(group: RunGroup) -> State:
     """Returns the states of all members before their first round, [M, ...]."""
 
-    def first_state(placed: PlacedData, member: Member) -> State:
+    def first_state(placed: PlacedData, member: GroupMember) -> State:
         return init_state(member_simulation(group, placed, member), member.root)
 
     make = jax.jit(
@@ -153,13 +155,13 @@ def first_states(group: Group) -> State:
     return make(group.placed, group.members)
 
 
-def build(group: Group, state: State, max_rounds: int) -> Segment:
+def build(group: RunGroup, state: State, max_rounds: int) -> Segment:
     """Returns the compiled segment of all members, of up to `max_rounds` rounds, for states with the shapes of `state`.
 
     Raises UserError if the program does not fit into the memory of a device.
     """
 
-    def train_member(placed: PlacedData, row: tuple[State, Member, jax.Array]) -> tuple[State, RoundStats]:
+    def train_member(placed: PlacedData, row: tuple[State, GroupMember, jax.Array]) -> tuple[State, RoundStats]:
         state, member, rounds = row
         sim = member_simulation(group, placed, member)
         return segments.run_rounds(sim, group.each, max_rounds, state, member.root, group.view(placed, member), rounds)
@@ -182,7 +184,7 @@ def build(group: Group, state: State, max_rounds: int) -> Segment:
     return segment
 
 
-def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Evaluation]]:
+def evaluator(group: RunGroup, tests: Sequence[Mapping[str, Test]]) -> Callable[[State], dict[str, Evaluation]]:
     """Returns a function from states [M, ...] to results [M, clients, ...] on each test set, which keep no fields.
 
     `tests` holds the test sets of each of the group's data sets.
@@ -192,7 +194,7 @@ def evaluator(group: Group, tests: Sequence[Mapping[str, Test]]) -> Callable[[St
     @functools.cache
     def program(read: Callable[..., Any]) -> Callable[..., tuple[Metrics, jax.Array]]:
         def evaluate_member(
-            shared: tuple[GroupTest, PlacedData], row: tuple[State, Member]
+            shared: tuple[GroupTest, PlacedData], row: tuple[State, GroupMember]
         ) -> tuple[Metrics, jax.Array]:
             state, member = row
             test, task = trees.take(shared[0], member.data), member_simulation(group, shared[1], member).task

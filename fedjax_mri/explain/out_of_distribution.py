@@ -27,7 +27,7 @@ WORDS = {  # kinds that say in what it is
 }
 
 
-class Usual(NamedTuple):
+class OODReference(NamedTuple):
     """What images like a run's own look like."""
 
     reference: Reference | None  # of runs that have kept one
@@ -39,29 +39,37 @@ class Usual(NamedTuple):
         return len(self.energies) if self.reference is None else len(next(iter(self.reference.distances.values())))
 
 
-class Unlikeness(NamedTuple):
+class OODResult(NamedTuple):
     """How unlike a run's own images one is."""
 
     p: float | None  # the chance that an image of the run's own kind is this unlike; None: nothing to compare with
     reasons: list[str]  # why a person should look
 
 
-def unlikeness(usual: Usual, images: np.ndarray, logits: jax.Array, described: Mapping[str, Any]) -> list[Unlikeness]:
+def detect_ood(
+    ood_reference: OODReference, images: np.ndarray, logits: jax.Array, described: Mapping[str, Any]
+) -> list[OODResult]:
     """Returns how unlike a run's own images some are, [n, H, W, C] as read.
 
     They have logits [n, C] and descriptions [n, d].
     """
     faults = [shown_faults(one) for one in zip(appearance.is_flat(jnp.asarray(images)), described["outline"][:, 0])]
-    if usual.reference is not None:
-        by_kind, p = compared(usual.reference, described)
+    if ood_reference.reference is not None:
+        by_kind, p = compared(ood_reference.reference, described)
         return [
-            Unlikeness(float(one), [*fault, *far_off(usual.images, one, {kind: x[i] for kind, x in by_kind.items()})])
+            OODResult(
+                float(one),
+                [*fault, *feature_ood_sentence(ood_reference.images, one, {kind: x[i] for kind, x in by_kind.items()})],
+            )
             for i, (one, fault) in enumerate(zip(p, faults))
         ]
-    if not usual.images:
-        return [Unlikeness(None, fault) for fault in faults]
-    p = outliers.p_value(np.asarray(outliers.energy(logits)), usual.energies)
-    return [Unlikeness(float(one), [*fault, *odd_energy(usual.images, one)]) for one, fault in zip(p, faults)]
+    if not ood_reference.images:
+        return [OODResult(None, fault) for fault in faults]
+    p = outliers.p_value(np.asarray(outliers.energy(logits)), ood_reference.energies)
+    return [
+        OODResult(float(one), [*fault, *energy_ood_sentence(ood_reference.images, one)])
+        for one, fault in zip(p, faults)
+    ]
 
 
 def shown_faults(shown: tuple[Any, Any]) -> list[str]:
@@ -83,7 +91,7 @@ def compared(reference: Reference, described: Mapping[str, Any]) -> tuple[dict[s
     return each, outliers.combined_p_value(scores, known)
 
 
-def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
+def feature_ood_sentence(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
     """Returns the sentence on an image that is unlike the validation images; none for others.
 
     The sentence has the kinds in which the image is unlike them.
@@ -95,7 +103,7 @@ def far_off(images: int, p: float, by_kind: Mapping[str, float]) -> list[str]:
     return [f"unlike the {images} validation images ({', '.join(kinds)}; p = {p:.3f})"]
 
 
-def odd_energy(images: int, p: float) -> list[str]:
+def energy_ood_sentence(images: int, p: float) -> list[str]:
     """Returns the sentence on an image with a higher energy than all images that a run has kept; none for others."""
     few = p <= 1 / (1 + images)
     return [f"unlike all of the {images} test images that the run has kept (energy)"] if few else []
