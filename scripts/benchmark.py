@@ -142,7 +142,7 @@ def simulations(name: str, reduce: Any = AS_USUAL, secure: Any = NOT_SECURE) -> 
     sample = (Uniform(workload.cohort) if workload.cohort else Everyone()).build(Population(workload.sizes))
     settings = Patient(unit="image", noise=workload.noise) if workload.noise else NotPrivate()
     chain, local = settings.build(UplinkSettings(reduce=reduce), local, workload.noise, Population(workload.sizes))
-    chain = secure.build(chain, sample.places(), workload.sizes)
+    chain = secure.build(chain, sample.cohort_size(), workload.sizes)
     return lambda plan: Simulation(
         task(workload, Compute(plan.conv, plan.precision, plan.remat)), FedAvg().build(), chain, sample, local, data
     )

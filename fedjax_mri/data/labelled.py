@@ -209,7 +209,7 @@ def warnings(examples: Labelled, divided: DataSplit) -> Iterator[str]:
 def parse_subsets(name: str, splits: Sequence[str], of_each: Iterable[str]) -> list[str]:
     """Returns the subset, TRAINING, VALIDATION or TEST, of each example from the name of its split.
 
-    Raises UserError on a name that says no side, with what the example is called among `of_each`.
+    Raises UserError on a name that says no subset, with what the example is called among `of_each`.
     """
     for split, one in zip(splits, of_each):
         if split.strip().lower() not in SIDE_OF:

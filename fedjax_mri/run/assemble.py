@@ -61,21 +61,21 @@ def build_algorithm(config: Experiment) -> Algorithm:
 def private_parts(
     config: Experiment,
     noise: float,
-    places: int = 1,
+    cohort_size: int = 1,
     clients: Population = ONE_CLIENT,
     classes: int = ANY_CLASSES,
     attacking: np.ndarray | jax.Array = NOBODY,
 ) -> tuple[Uplink, Local]:
     """Returns the uplink and the local training of a config with its privacy, which adds `noise`, and secure sums.
 
-    places: of a cohort; clients: all there are; classes: of their examples; attacking: bool [N], clients that
-    attack. The shapes of states depend on none of these, nor on the noise.
+    cohort_size: places of a cohort; clients: all there are; classes: of their examples; attacking: bool [N], clients
+    that attack. The shapes of states depend on none of these, nor on the noise.
     """
     attack = config.attack.build(classes)
     uplink, local = config.privacy.build(config.uplink, config.local.build(config.rounds), noise, clients)
     refuse_secure(attack, config.secure.hides())
     uplink = with_attack(uplink, attack, jnp.asarray(attacking))
-    return config.secure.build(uplink, places, clients.sizes), local
+    return config.secure.build(uplink, cohort_size, clients.sizes), local
 
 
 def build_federation(config: Experiment) -> Federation:
@@ -103,7 +103,7 @@ def assemble_simulation(
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
     attacking = attackers(config.attack, len(data.sizes))
-    uplink, local = private_parts(config, noise, sampler.places(), clients, classes, attacking)
+    uplink, local = private_parts(config, noise, sampler.cohort_size(), clients, classes, attacking)
     return Simulation(
         task=task,
         algorithm=method.algorithm,

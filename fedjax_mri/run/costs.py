@@ -27,7 +27,7 @@ def costs(config: Experiment) -> dict[str, str]:
     check_parts(sim, state)
     model = jax.eval_shape(sim.task.init, jax.random.key(0))
     optimizers = jax.eval_shape(lambda m: init_optimizers(sim.task, sim.local, m, jnp.float32(0)), model)
-    cohort = sim.sampler.places()
+    cohort = sim.sampler.cohort_size()
     steps = float(np.mean(step_counts(sim.local, jnp.asarray(sizes)))) * cohort
     lane, (down, up) = (
         2 * trees.nbytes(model) + trees.nbytes(optimizers),
@@ -63,7 +63,7 @@ def outnumbered(sim: Simulation) -> str:
     rule = sim.uplink.reduce.rule
     if sim.attacking is None or rule is None or not rule.faulty:
         return ""
-    count, clients, cohort = int(sim.attacking.sum()), len(sim.data.sizes), sim.sampler.places()
+    count, clients, cohort = int(sim.attacking.sum()), len(sim.data.sizes), sim.sampler.cohort_size()
     there = count * cohort / clients
     if there <= rule.faulty:
         return ""
@@ -75,7 +75,7 @@ def outnumbered(sim: Simulation) -> str:
 
 def idle_lanes(sim: Simulation, plan: Plan) -> str:
     """Returns in words how many lanes the cohort leaves idle; empty if there are fewer lanes than clients."""
-    cohort = sim.sampler.places()
+    cohort = sim.sampler.cohort_size()
     lanes = plan.devices * plan.lanes
     if lanes <= cohort:
         return ""

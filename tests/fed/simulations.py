@@ -313,7 +313,7 @@ def simulation(
 
 def secure(sim: Simulation, settings: Integer | Masked, **changes: object) -> Simulation:
     """`sim` with secure sums."""
-    return sim._replace(uplink=settings.build(sim.uplink, sim.sampler.places(), sim.data.sizes), **changes)
+    return sim._replace(uplink=settings.build(sim.uplink, sim.sampler.cohort_size(), sim.data.sizes), **changes)
 
 
 def adam() -> Local:

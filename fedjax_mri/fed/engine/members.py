@@ -30,9 +30,8 @@ from fedjax_mri.tasks.task import Metrics
 
 PyTree = Any
 Hyperparameters = dict[str, jax.Array]  # name of a setting -> float32 []; or other arrays that members differ in
-Make = Callable[
-    [Hyperparameters, jax.Array], Simulation
-]  # (hyperparameters, examples of each client int32 [N]) -> simulation
+# (hyperparameters, examples of each client int32 [N]) -> simulation
+Make = Callable[[Hyperparameters, jax.Array], Simulation]
 # (states, rounds int32 [M]) -> (states that many rounds on, work [M, rounds, ...]); the states handed in are donated
 Segment = Callable[[State, np.ndarray], tuple[State, RoundStats]]
 SMALL_MODEL = 100_000  # parameters; one step of a smaller model leaves an accelerator idle, so members go side by side

@@ -96,7 +96,7 @@ def releases(sampler: Sampler, clients: int, bands: int) -> tuple[Release, Calla
     if sampler.law == "everyone" or (sampler.law == "poisson" and sampler.rate == 1):
         return Release(0.0), lambda rounds: rounds
     if sampler.law == "poisson":
-        return Release(0.0, sampler.rate, clients, sampler.places()), lambda rounds: rounds
+        return Release(0.0, sampler.rate, clients, sampler.cohort_size()), lambda rounds: rounds
     raise UserError(
         f"privacy: no accountant for {sampler.law} sampling; choose --fed.sampling poisson, everyone or cyclic"
     )

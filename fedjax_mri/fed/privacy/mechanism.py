@@ -101,7 +101,7 @@ def noisy_sum(clip: float, noise: float, quantile: float, bands: int) -> Reduce:
         earlier = trees.repeat(trees.zeros_like(sent.delta), bands - 1) if bands > 1 else ()
         return MechanismState(jnp.float32(clip), earlier)
 
-    def zero(sent: Update, places: int) -> Total:
+    def zero(sent: Update, cohort_size: int) -> Total:
         return Total(trees.zeros_like(sent.delta), jnp.float32(0))
 
     def add(total: Total, updates: Update, places: jax.Array) -> Total:

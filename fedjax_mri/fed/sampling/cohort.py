@@ -47,7 +47,7 @@ class Sampler(NamedTuple):
     rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives
 
-    def places(self) -> int:
+    def cohort_size(self) -> int:
         """Returns K, the number of places of a cohort."""
         return jax.eval_shape(self.draw, jax.random.key(0), jnp.int32(0)).client.size
 

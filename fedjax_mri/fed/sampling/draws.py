@@ -23,15 +23,15 @@ class Uniform:
     def build(self, population: Population) -> Sampler:
         """Returns the sampler. Raises UserError if the cohort is empty or, without replacement, too large."""
         number = len(population.sizes)
-        places = checked_size(self.cohort, max(number, self.cohort) if self.replace else number)
+        cohort_size = checked_size(self.cohort, max(number, self.cohort) if self.replace else number)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             if self.replace:
-                return with_repeats(jax.random.randint(key, (places,), 0, number, jnp.int32))
-            first = jnp.arange(places, dtype=jnp.int32)  # the rest of the shuffle is never computed
+                return with_repeats(jax.random.randint(key, (cohort_size,), 0, number, jnp.int32))
+            first = jnp.arange(cohort_size, dtype=jnp.int32)  # the rest of the shuffle is never computed
             return cohort_of(shuffled(key, first, jnp.int32(number)))
 
-        return Sampler(sample, "replacement" if self.replace else "fixed", places / number)
+        return Sampler(sample, "replacement" if self.replace else "fixed", cohort_size / number)
 
 
 @dataclass(frozen=True)
@@ -76,28 +76,28 @@ class Weighted:
         sizes = jnp.asarray(population.sizes, jnp.int32)
         if is_concrete(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
-        places = checked_size(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
-        draw = _by_example(sizes, places) if self.replace else _largest_first(sizes, places)
-        return Sampler(draw, "other", places / len(sizes))
+        cohort_size = checked_size(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
+        draw = _by_example(sizes, cohort_size) if self.replace else _largest_first(sizes, cohort_size)
+        return Sampler(draw, "other", cohort_size / len(sizes))
 
 
-def _by_example(sizes: jax.Array, places: int) -> Draw:
+def _by_example(sizes: jax.Array, cohort_size: int) -> Draw:
     """Returns a draw of the owners of uniformly drawn examples, in whole numbers, so that nothing is rounded."""
     ends = jnp.cumsum(sizes, dtype=jnp.int32)
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
-        example = jax.random.randint(key, (places,), 0, ends[-1], jnp.int32)
+        example = jax.random.randint(key, (cohort_size,), 0, ends[-1], jnp.int32)
         return with_repeats(jnp.searchsorted(ends, example, side="right").astype(jnp.int32))
 
     return sample
 
 
-def _largest_first(sizes: jax.Array, places: int) -> Draw:
+def _largest_first(sizes: jax.Array, cohort_size: int) -> Draw:
     weights = jnp.log(jnp.maximum(sizes, 1).astype(jnp.float32))
 
     def sample(key: jax.Array, round: jax.Array) -> Cohort:
         score = jnp.where(sizes > 0, weights + jax.random.gumbel(key, sizes.shape, jnp.float32), -jnp.inf)
-        best, client = jax.lax.top_k(score, places)
+        best, client = jax.lax.top_k(score, cohort_size)
         return cohort_of(client, best > -jnp.inf)
 
     return sample
@@ -118,13 +118,13 @@ class Poisson:
         if not 0 < self.rate <= 1:
             raise UserError(f"sampling.rate={self.rate}: must be a probability above 0")
         number = len(population.sizes)
-        places = poisson_places(number, self.rate)
+        cohort_size = poisson_places(number, self.rate)
 
         def sample(key: jax.Array, round: jax.Array) -> Cohort:
             drawn = jax.random.uniform(key, (number,), jnp.float32)
-            joined = (drawn < self.rate) & (drawn <= -jax.lax.top_k(-drawn, places)[0][-1])
-            client = jnp.nonzero(joined, size=places, fill_value=0)[0].astype(jnp.int32)
-            return cohort_of(client, jnp.arange(places) < jnp.sum(joined))
+            joined = (drawn < self.rate) & (drawn <= -jax.lax.top_k(-drawn, cohort_size)[0][-1])
+            client = jnp.nonzero(joined, size=cohort_size, fill_value=0)[0].astype(jnp.int32)
+            return cohort_of(client, jnp.arange(cohort_size) < jnp.sum(joined))
 
         return Sampler(sample, "poisson", self.rate)
 

@@ -10,11 +10,11 @@ from fedjax_mri.fed.uplink.contract import Uplink
 class Secure(Protocol):
     """A frozen dataclass of settings: one way to sum updates."""
 
-    def build(self, uplink: Uplink, places: int, sizes: np.ndarray) -> Uplink:
+    def build(self, uplink: Uplink, cohort_size: int, sizes: np.ndarray) -> Uplink:
         """Returns the uplink whose reduction sums updates in this way.
 
-        places: of a cohort; sizes: int32 [N], examples of all clients. Raises UserError for an uplink whose server
-        needs single updates, and for sums that could overflow.
+        cohort_size: places of a cohort; sizes: int32 [N], examples of all clients. Raises UserError for an uplink whose
+        server needs single updates, and for sums that could overflow.
         """
         ...
 

@@ -43,7 +43,7 @@ class Grid(NamedTuple):
 
     range: float | jax.Array
     bits: int
-    places: int  # of a cohort: the most words in a sum
+    cohort_size: int  # the most words in a sum
     rounding: Callable[[jax.Array], jax.Array]  # to whole numbers
 
 
@@ -64,26 +64,26 @@ def check_grid(range: float, bits: int) -> None:
         )
 
 
-def bits_for(places: int) -> int:
+def bits_for(cohort_size: int) -> int:
     """Returns the most bits with which the sum of so many words cannot overflow."""
-    return (((1 << WORD_BITS) - 1) // places).bit_length() - 1
+    return (((1 << WORD_BITS) - 1) // cohort_size).bit_length() - 1
 
 
-def secured(uplink: Uplink, places: int, sizes: np.ndarray, range: float, bits: int, masked: bool) -> Uplink:
+def secured(uplink: Uplink, cohort_size: int, sizes: np.ndarray, range: float, bits: int, masked: bool) -> Uplink:
     """Returns `uplink` with sums in fixed point, of weights as shares of that of the largest client.
 
-    Raises UserError if its server needs single updates, or the sum of so many `places` could overflow.
+    Raises UserError if its server needs single updates, or the sum over `cohort_size` clients could overflow.
     """
     refuse_single_updates(uplink)
-    most = bits_for(places)
+    most = bits_for(cohort_size)
     if bits > most:
         raise UserError(
-            f"secure.bits={bits}: the sum of {places} clients could overflow 32 bits; choose {most} or fewer, or 0"
+            f"secure.bits={bits}: the sum of {cohort_size} clients could overflow 32 bits; choose {most} or fewer, or 0"
         )
     bound = uplink.stages.sensitivity(math.inf)
     bounded = not is_concrete(bound) or math.isfinite(bound)
     limit = bound if bounded else range  # a private sum must see its own bound: its noise is in units of it
-    grid = Grid(limit, bits or most, places, jnp.trunc if bounded else jnp.round)
+    grid = Grid(limit, bits or most, cohort_size, jnp.trunc if bounded else jnp.round)
     sums = fixed_point(uplink.reduce, grid, masked)
     largest = jnp.max(uplink.weigh(jnp.asarray(sizes, jnp.float32)))
     largest = jnp.where(largest > 0, largest, 1.0)  # no client may have an example
@@ -158,9 +158,9 @@ def refuse_what_has_no_range(parts: SimulationParts) -> None:
 def fixed_point(base: Reduce, grid: Grid, masked: bool) -> Reduce:
     """Returns the reduction that does what `base` does, on a sum of words. `base` must only add, and be linear."""
 
-    def zero(sent: Update, places: int) -> Total:
-        words = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.uint32), base.zero(sent, places))
-        return Total(words, jnp.zeros(grid.places, jnp.uint32))
+    def zero(sent: Update, cohort_size: int) -> Total:
+        words = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.uint32), base.zero(sent, cohort_size))
+        return Total(words, jnp.zeros(grid.cohort_size, jnp.uint32))
 
     def begin(total: Total, root: jax.Array, round: jax.Array) -> Total:
         if not masked:
@@ -172,10 +172,10 @@ def fixed_point(base: Reduce, grid: Grid, masked: bool) -> Reduce:
         words = jax.vmap(partial(words_of, base, grid))(updates, places)
         sent = places >= 0
         if masked:
-            own = jax.vmap(lambda place: masks.mask(total.key, place, grid.places, total.words))(places)
+            own = jax.vmap(lambda place: masks.mask(total.key, place, grid.cohort_size, total.words))(places)
             words = trees.add(words, trees.select(sent, own, trees.zeros_like(own)))
         sums = jax.tree.map(lambda before, each: before + each.sum(0, dtype=jnp.uint32), total.words, words)
-        marked = total.sent.at[jnp.where(sent, places, grid.places)].set(jnp.uint32(1), mode="drop")
+        marked = total.sent.at[jnp.where(sent, places, grid.cohort_size)].set(jnp.uint32(1), mode="drop")
         return total._replace(words=sums, sent=marked)
 
     def merge(total: Total, axis: str) -> Total:
@@ -210,7 +210,7 @@ def words_of(base: Reduce, grid: Grid, update: Update, place: jax.Array) -> PyTr
     """
     scaled = update._replace(delta=trees.scale(1.0 / grid.range, update.delta))
     one = jax.tree.map(lambda leaf: leaf[None], scaled)
-    added = base.add(base.zero(scaled, grid.places), one, place[None])
+    added = base.add(base.zero(scaled, grid.cohort_size), one, place[None])
     steps = lambda leaf: grid.rounding(jnp.clip(leaf, -1.0, 1.0) * 2.0**grid.bits).astype(jnp.int32)  # noqa: E731
     return jax.tree.map(lambda leaf: jax.lax.bitcast_convert_type(steps(leaf), jnp.uint32), added)
 

@@ -20,9 +20,9 @@ class Integer:
     def __post_init__(self) -> None:
         check_grid(self.range, self.bits)
 
-    def build(self, uplink: Uplink, places: int, sizes: np.ndarray) -> Uplink:
+    def build(self, uplink: Uplink, cohort_size: int, sizes: np.ndarray) -> Uplink:
         """Returns the uplink with sums in fixed point. Raises UserError as the contract says."""
-        return secured(uplink, places, sizes, self.range, self.bits, masked=False)
+        return secured(uplink, cohort_size, sizes, self.range, self.bits, masked=False)
 
     def hides(self) -> str:
         """Returns in words that nothing is hidden."""

@@ -18,9 +18,9 @@ class Masked:
     def __post_init__(self) -> None:
         check_grid(self.range, self.bits)
 
-    def build(self, uplink: Uplink, places: int, sizes: np.ndarray) -> Uplink:
+    def build(self, uplink: Uplink, cohort_size: int, sizes: np.ndarray) -> Uplink:
         """Returns the uplink with masked sums. Raises UserError as the contract says."""
-        return secured(uplink, places, sizes, self.range, self.bits, masked=True)
+        return secured(uplink, cohort_size, sizes, self.range, self.bits, masked=True)
 
     def hides(self) -> str:
         """Returns in words what masks would hide, and what this simulation does not."""

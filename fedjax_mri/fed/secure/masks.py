@@ -14,16 +14,16 @@ from fedjax_mri.core import keys, trees
 PyTree = Any
 
 
-def mask(key: jax.Array, place: jax.Array, places: int, like: PyTree) -> PyTree:
+def mask(key: jax.Array, place: jax.Array, cohort_size: int, like: PyTree) -> PyTree:
     """Returns what the client at `place` int32 [] adds to its words: uint32 in the shapes of `like`.
 
-    key: of the round. Takes memory for two masks and the time of `places` draws.
+    key: of the round. Takes memory for two masks and the time of `cohort_size` draws.
     """
 
     def add_pair(other: jax.Array, total: PyTree) -> PyTree:
         return trees.add(total, signed_pair(key, place, other, like))
 
-    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(places), add_pair, trees.zeros_like(like))
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(cohort_size), add_pair, trees.zeros_like(like))
 
 
 def left_in_sum(key: jax.Array, sent: jax.Array, like: PyTree) -> PyTree:

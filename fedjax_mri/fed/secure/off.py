@@ -11,7 +11,7 @@ from fedjax_mri.fed.uplink.contract import Uplink
 class Off:
     """Settings of a run that sums updates as they are, in floats."""
 
-    def build(self, uplink: Uplink, places: int, sizes: np.ndarray) -> Uplink:
+    def build(self, uplink: Uplink, cohort_size: int, sizes: np.ndarray) -> Uplink:
         """Returns the uplink unchanged."""
         return uplink
 

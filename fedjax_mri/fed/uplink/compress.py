@@ -112,14 +112,14 @@ def check_compatible(compressor: Compressor, parts: SimulationParts) -> None:
 
 def loses_single_coordinates(parts: SimulationParts) -> bool:
     """Returns whether the reduction gives zeros when each client of a cohort sends another coordinate, as a median."""
-    reduce, places = parts.uplink.reduce, parts.sampler.places()
+    reduce, cohort_size = parts.uplink.reduce, parts.sampler.cohort_size()
 
     @jax.jit
     def reduced() -> jax.Array:
-        rows = Update(Model({"w": jnp.eye(places)}, {}), (), jnp.ones(places))
+        rows = Update(Model({"w": jnp.eye(cohort_size)}, {}), (), jnp.ones(cohort_size))
         sent = jax.tree.map(lambda leaf: leaf[0], rows)
-        total = reduce.add(reduce.zero(sent, places), rows, jnp.arange(places, dtype=jnp.int32))
-        at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(places), jnp.float32(places))
+        total = reduce.add(reduce.zero(sent, cohort_size), rows, jnp.arange(cohort_size, dtype=jnp.int32))
+        at = RoundContext(jnp.int32(0), jax.random.key(0), jnp.float32(cohort_size), jnp.float32(cohort_size))
         return reduce.finish(total, reduce.init(sent), at)[0].delta.params["w"]
 
-    return places > 2 and not reduced().any()
+    return cohort_size > 2 and not reduced().any()

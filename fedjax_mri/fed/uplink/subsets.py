@@ -26,10 +26,10 @@ def best_subset(figure: Callable[[jax.Array], jax.Array], present: jax.Array, fa
     return chosen[jnp.argmin(figures)] & present
 
 
-def refuse_many(name: str, places: int, faulty: int) -> None:
+def refuse_many(name: str, cohort_size: int, faulty: int) -> None:
     """Raises UserError if there are more subsets than can be compared."""
-    if (count := math.comb(places, faulty)) > MOST:
+    if (count := math.comb(cohort_size, faulty)) > MOST:
         raise UserError(
-            f"uplink.reduce {name}: faulty={faulty} of {places} updates leaves {count:,} subsets to compare, more than "
-            f"{MOST:,}; choose --fed.uplink.reduce multikrum"
+            f"uplink.reduce {name}: faulty={faulty} of {cohort_size} updates leaves {count:,} subsets to compare, more "
+            f"than {MOST:,}; choose --fed.uplink.reduce multikrum"
         )

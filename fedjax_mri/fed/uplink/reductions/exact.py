@@ -55,8 +55,8 @@ class Total(NamedTuple):
 def exact(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
     """Returns the reduction; `divisor` is that of `mean`."""
 
-    def zero(sent: Update, places: int) -> Total:
-        empty = lambda leaf: no_terms(leaf.shape, digits_for(places))  # noqa: E731
+    def zero(sent: Update, cohort_size: int) -> Total:
+        empty = lambda leaf: no_terms(leaf.shape, digits_for(cohort_size))  # noqa: E731
         return Total(jax.tree.map(empty, (sent.delta, sent.auxiliary, sent.weight)), jnp.float32(0))
 
     def add(total: Total, updates: Update, places: jax.Array) -> Total:

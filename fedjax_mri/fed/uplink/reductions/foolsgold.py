@@ -57,10 +57,10 @@ class FoolsGold:
         return weights / jnp.maximum(vectors.present.sum(), 1).astype(jnp.float32), history
 
     def _check_compatible(self, parts: SimulationParts) -> None:
-        if (places := parts.sampler.places()) != self.clients:
+        if (cohort_size := parts.sampler.cohort_size()) != self.clients:
             raise UserError(
-                f"uplink.reduce foolsgold: clients={self.clients}: there are {places}; give "
-                f"--uplink.reduce.clients {places}"
+                f"uplink.reduce foolsgold: clients={self.clients}: there are {cohort_size}; give "
+                f"--uplink.reduce.clients {cohort_size}"
             )
 
 

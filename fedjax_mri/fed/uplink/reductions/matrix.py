@@ -98,10 +98,10 @@ def matrix(rule: Rule, before: Sequence[Preaggregator] = ()) -> Reduce:
     )
 
 
-def no_rows(sent: Update, places: int) -> Rows:
+def no_rows(sent: Update, cohort_size: int) -> Rows:
     """Returns the rows of a cohort of so many places before any update has come."""
-    delta, auxiliary = trees.repeat(trees.zeros_like((sent.delta, sent.auxiliary)), places)
-    zeros = jnp.zeros(places, jnp.float32)
+    delta, auxiliary = trees.repeat(trees.zeros_like((sent.delta, sent.auxiliary)), cohort_size)
+    zeros = jnp.zeros(cohort_size, jnp.float32)
     return Rows(delta, auxiliary, zeros, zeros)
 
 
@@ -125,7 +125,7 @@ def apply(rule: Rule, vectors: Vectors, state: State, at: RoundContext) -> tuple
 
 def check_compatible(rule: Rule, before: Sequence[Preaggregator], parts: SimulationParts) -> None:
     """Raises UserError where the rule cannot work on what clients send, or defends only a part of it."""
-    check_places(rule, before, parts.sampler.places())
+    check_cohort_size(rule, before, parts.sampler.cohort_size())
     if rule.needs_client_ids and (before or parts.sampler.law != "everyone"):
         raise UserError(
             f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
@@ -147,9 +147,9 @@ def check_faulty(rule: Rule, before: Sequence[Preaggregator]) -> None:
             raise UserError(f"uplink.{name}: faulty={faulty}: must be 0 or more clients")
 
 
-def check_places(rule: Rule, before: Sequence[Preaggregator], places: int) -> None:
+def check_cohort_size(rule: Rule, before: Sequence[Preaggregator], cohort_size: int) -> None:
     """Raises UserError if a cohort of so many places is too small for the clients that may be faulty."""
-    count = places
+    count = cohort_size
     for part in before:
         if 2 * part.faulty >= count:
             raise UserError(

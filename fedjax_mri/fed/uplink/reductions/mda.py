@@ -23,7 +23,7 @@ class MDA:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        refuse = lambda parts: refuse_many("mda", parts.sampler.places(), self.faulty)  # noqa: E731
+        refuse = lambda parts: refuse_many("mda", parts.sampler.cohort_size(), self.faulty)  # noqa: E731
         return matrix(
             Rule("mda", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 1, check_compatible=refuse)
         )

@@ -30,7 +30,7 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
     divided by the sum of the cohort's weights: a variance that moved further than to the mean could become negative.
     """
 
-    def zero(sent: Update, places: int) -> PyTree:
+    def zero(sent: Update, cohort_size: int) -> PyTree:
         return trees.zeros_like((sent.delta, sent.auxiliary)), jnp.float32(0), jnp.float32(0)
 
     def add(total: PyTree, updates: Update, places: jax.Array) -> PyTree:

@@ -42,7 +42,6 @@ class MoNNA:
         return jnp.where(vectors.present[self.trusted], uniform_weights(chosen), 0.0), state
 
     def _check_compatible(self, parts: SimulationParts) -> None:
-        if not 0 <= self.trusted < parts.sampler.places():
-            raise UserError(
-                f"uplink.reduce monna: trusted={self.trusted}: choose a client from 0 to {parts.sampler.places() - 1}"
-            )
+        last = parts.sampler.cohort_size() - 1
+        if not 0 <= self.trusted <= last:
+            raise UserError(f"uplink.reduce monna: trusted={self.trusted}: choose a client from 0 to {last}")

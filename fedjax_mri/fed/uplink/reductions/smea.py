@@ -24,7 +24,7 @@ class SMEA:
 
     def build(self) -> Reduce:
         """Returns the reduction. Raises UserError if `faulty` is negative."""
-        refuse = lambda parts: refuse_many("smea", parts.sampler.places(), self.faulty)  # noqa: E731
+        refuse = lambda parts: refuse_many("smea", parts.sampler.cohort_size(), self.faulty)  # noqa: E731
         return matrix(
             Rule("smea", self._weigh, faulty=self.faulty, min_updates=2 * self.faulty + 1, check_compatible=refuse)
         )
