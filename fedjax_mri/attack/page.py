@@ -13,7 +13,7 @@ from fedjax_mri.attack.findings import Findings, Members, Scored
 from fedjax_mri.attack.membership import FALSE_POSITIVES, LEVEL, Detection, curve
 from fedjax_mri.attack.trial import Trial
 from fedjax_mri.data.contract import Table
-from fedjax_mri.report.figures import STYLE, WIDE, Part, panels, png, svg
+from fedjax_mri.report.figures import STYLE, WIDE, PageSection, panels, png, svg
 from fedjax_mri.report.page import publish
 
 SHOWN = 4  # images of a trial on the page
@@ -32,7 +32,7 @@ INVERSION = (
 
 def write(path: Path, found: Findings) -> Path:
     """Writes the page of a run's attacks, and returns its path."""
-    parts = [Part(words=[f"What defends this run: {found.defence}."])]
+    parts = [PageSection(words=[f"What defends this run: {found.defence}."])]
     parts += membership_parts(found.members, found.synthetic) if found.members else []
     parts += inversion_parts(found) if found.trials else []
     return publish(path, names=[found.name], maker="fedjax-mri attack", parts=parts)
@@ -82,7 +82,7 @@ def share(one: Detection) -> str:
     return f"{100 * one.rate:.1f} % ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
-def membership_parts(members: Members, synthetic: bool) -> list[Part]:
+def membership_parts(members: Members, synthetic: bool) -> list[PageSection]:
     """Returns what the page says of membership."""
     words = [
         f"{members.models} shadow models were trained by the run's own config on random halves of the patients, for "
@@ -91,10 +91,14 @@ def membership_parts(members: Members, synthetic: bool) -> list[Part]:
         "The second table attacks each shadow model with the others. Its members are random, so that nothing but "
         "membership tells them, and they are many more. Patients repeat, so that the interval is a little narrow.",
     ]
-    tables = [Part(table=table, whole=True, synthetic=synthetic) for table in membership_tables(members)]
+    tables = [PageSection(table=table, whole=True, synthetic=synthetic) for table in membership_tables(members)]
     drawn = svg(roc({"The run": members.run, "Models trained like it": members.shadows}))
     caption = "Members found against others taken for members; the dotted line is guessing."
-    return [Part("Who was trained on", words=words), *tables, Part(svg=drawn, caption=caption, synthetic=synthetic)]
+    return [
+        PageSection("Who was trained on", words=words),
+        *tables,
+        PageSection(svg=drawn, caption=caption, synthetic=synthetic),
+    ]
 
 
 @matplotlib.rc_context(STYLE)
@@ -141,18 +145,18 @@ def figures(several: list[Trial]) -> tuple[object, ...]:
     return (*(float(value) for value in np.mean(each, 0)), several[0].steps)
 
 
-def inversion_parts(found: Findings) -> list[Part]:
+def inversion_parts(found: Findings) -> list[PageSection]:
     """Returns what the page says of gradient inversion, with some true and found images."""
     words = [
         "The attacker sees what leaves the reduction in one round, and knows the model before it, the labels as far as "
         "the update tells them, the number of images, and how hospitals train. The hospital holds these images alone: "
         "one that holds more gives less away."
     ]
-    tables = [Part(table=table, whole=True, synthetic=found.synthetic) for table in inversion_tables(found)]
-    return [Part("What the images were", words=words), *tables, *(pictures(found, n) for n in found.trials)]
+    tables = [PageSection(table=table, whole=True, synthetic=found.synthetic) for table in inversion_tables(found)]
+    return [PageSection("What the images were", words=words), *tables, *(pictures(found, n) for n in found.trials)]
 
 
-def pictures(found: Findings, batch: int) -> Part:
+def pictures(found: Findings, batch: int) -> PageSection:
     """Returns the first trial's true images above what was found of them."""
     one = found.trials[batch][0]
     rows = [Markup("").join(map(picture, images[:SHOWN])) for images in (one.truth, one.found)]
@@ -160,7 +164,7 @@ def pictures(found: Findings, batch: int) -> Part:
         f"{batch} images: true ones, and found ones, which are in no order" if batch > 1 else "1 image, true and found"
     )
     table = Table(title, ("", ""), [("true", rows[0]), ("found", rows[1])])
-    return Part(table=table, whole=True, synthetic=found.synthetic)
+    return PageSection(table=table, whole=True, synthetic=found.synthetic)
 
 
 def picture(image: np.ndarray) -> Markup:

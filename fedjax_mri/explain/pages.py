@@ -15,7 +15,7 @@ from fedjax_mri.explain.model import Trained
 from fedjax_mri.explain.triage import Calibration, Verdict
 from fedjax_mri.explain.words import percent
 from fedjax_mri.report import overlays
-from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, Part, embedded, panels, png, svg
+from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, PageSection, embedded, panels, png, svg
 from fedjax_mri.report.page import publish
 from fedjax_mri.xai.methods import title
 
@@ -52,15 +52,15 @@ def write_patient(
     shown = overlays.side_by_side(one.image, {title(name): found for name, found in one.maps.items()}, one.lesion)
     outlined = " The green line is the true lesion." if one.lesion is not None else ""
     parts = [
-        Part(words=[flag(one.verdict), *prediction(trained, one.verdict, calibration)]),
-        Part(image=embedded(shown), caption=CAVEAT + outlined),
-        Part("What the maps cover", words=one.words),
-        Part("Classes", table=classes(trained, one.verdict)),
-        *[Part("Measures", table=measures(one))] * any(one.figures.values()),
+        PageSection(words=[flag(one.verdict), *prediction(trained, one.verdict, calibration)]),
+        PageSection(image=embedded(shown), caption=CAVEAT + outlined),
+        PageSection("What the maps cover", words=one.words),
+        PageSection("Classes", table=classes(trained, one.verdict)),
+        *[PageSection("Measures", table=measures(one))] * any(one.figures.values()),
     ]
     up = "../" * (one.name.count("/") + 1)
     back = Markup('<a href="{}">all images</a>').format(up + PAGE)
-    return publish(path, names=[one.name], maker=MAKER, parts=[*parts, *[Part(words=[back])] * listed])
+    return publish(path, names=[one.name], maker=MAKER, parts=[*parts, *[PageSection(words=[back])] * listed])
 
 
 def flag(verdict: Verdict) -> Markup:
@@ -112,7 +112,7 @@ def write_index(path: Path, trained: Trained, patients: Sequence[Patient], calib
     told = [f"{len(patients)} images, {asked} of them for review. {CAVEAT}"]
     rows = [row(trained, one) for one in order]
     heading = ("", "image", "prediction", "confidence", "set", "review")
-    parts = [Part(words=told), Part(table=Table("Images", heading, rows), whole=True)]
+    parts = [PageSection(words=told), PageSection(table=Table("Images", heading, rows), whole=True)]
     return publish(path, names=[trained.name], maker=MAKER, parts=[*parts, *calibration_part(trained, calibration)])
 
 
@@ -135,7 +135,7 @@ def row(trained: Trained, one: Patient) -> tuple[object, ...]:
     )
 
 
-def calibration_part(trained: Trained, calibration: Calibration | None) -> list[Part]:
+def calibration_part(trained: Trained, calibration: Calibration | None) -> list[PageSection]:
     """Returns the part of a page on how confidences, prediction sets and reviews were calibrated.
 
     There is none without calibration.
@@ -155,7 +155,9 @@ def calibration_part(trained: Trained, calibration: Calibration | None) -> list[
     ]
     drawn = svg(triage(calibration))
     return [
-        Part("Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=trained.synthetic)
+        PageSection(
+            "Calibration", words=words, svg=drawn, caption=f"Left: {calibration.test}.", synthetic=trained.synthetic
+        )
     ]
 
 

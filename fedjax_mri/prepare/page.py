@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.data.files.scan import Scan
-from fedjax_mri.report.figures import Part, png
+from fedjax_mri.report.figures import PageSection, png
 from fedjax_mri.report.page import publish
 
 PAGE = "prepared.html"
@@ -39,7 +39,7 @@ def write(out: Path, steps: Sequence[str], rows: Sequence[Row]) -> Path:
         out / PAGE,
         names=[out.name],
         maker="fedjax-mri prepare",
-        parts=[Part(words=words), Part(table=table, whole=True)],
+        parts=[PageSection(words=words), PageSection(table=table, whole=True)],
     )
 
 

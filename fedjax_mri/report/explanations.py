@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.report import overlays
-from fedjax_mri.report.figures import STYLE, WIDE, Part, embedded, panels, svg
+from fedjax_mri.report.figures import STYLE, WIDE, PageSection, embedded, panels, svg
 from fedjax_mri.report.statistics import mean_of_known, quartiles
 from fedjax_mri.run.record import Explained, RunRecord
 from fedjax_mri.xai import measures, stability
@@ -25,7 +25,7 @@ NOTE = (
 )
 
 
-def parts(run: RunRecord) -> list[Part]:
+def parts(run: RunRecord) -> list[PageSection]:
     """Returns the parts of a run's page on its explanations; none where it has none."""
     explained = run.explained
     if explained is None:
@@ -33,13 +33,13 @@ def parts(run: RunRecord) -> list[Part]:
     caption = "Maps of the last state, in each method's own units, for the true class."
     outlined = " The green line is the true lesion." if explained.mask is not None else ""
     found = [
-        Part("Explanations", image=embedded(gallery(explained, run.classes)), caption=caption + outlined),
-        Part(table=against_lesions(explained)),
+        PageSection("Explanations", image=embedded(gallery(explained, run.classes)), caption=caption + outlined),
+        PageSection(table=against_lesions(explained)),
     ]
     if len(explained.rounds) > 1:
         drawn = svg(curves(explained.rounds, {name: over_rounds(explained, name) for name in explained.maps}))
         said = "The same patients' maps over the states that the run has kept: median and quartiles over patients."
-        found.append(Part("Stability of explanations", svg=drawn, caption=said))
+        found.append(PageSection("Stability of explanations", svg=drawn, caption=said))
     return [part._replace(synthetic=run.synthetic) for part in found]
 
 

@@ -46,7 +46,7 @@ STYLE: Any = {
 }
 
 
-class Part(NamedTuple):
+class PageSection(NamedTuple):
     """A piece of a page: those fields that are given are shown, in this order."""
 
     title: str = ""

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import Table
-from fedjax_mri.report.figures import STYLE, WIDE, Part, distinct, svg
+from fedjax_mri.report.figures import STYLE, WIDE, PageSection, distinct, svg
 from fedjax_mri.report.page import publish
 from fedjax_mri.report.statistics import holm_corrected, interval, sign_flip_p
 from fedjax_mri.run import runfolder
@@ -28,7 +28,11 @@ from fedjax_mri.study import folder
 
 SEED = "seed"
 MAX_ROWS = 12  # rows of panels
-MERITS = ("accuracy", "ssim", *(full_name(modality, "ssim") for modality in MODALITIES))  # figures that are compared
+COMPARED_METRICS = (
+    "accuracy",
+    "ssim",
+    *(full_name(modality, "ssim") for modality in MODALITIES),
+)  # figures that are compared
 COSTS = {"round": "round", "mb": "MB sent and received", "seconds": "simulated seconds"}
 
 
@@ -46,18 +50,18 @@ class Measured(NamedTuple):
 @matplotlib.rc_context(STYLE)
 def write(study: pathlib.Path, target: float | None = None) -> pathlib.Path:
     """Writes the report of a study folder and returns its path. Raises UserError where no cell is finished."""
-    measured, parts = read(study), list[Part]()
+    measured, parts = read(study), list[PageSection]()
     folder.write_table(study)
     for name in measured.figures:
-        parts += [Part(name), Part(table=results(measured, name)), *ranking(measured, name)]
+        parts += [PageSection(name), PageSection(table=results(measured, name)), *ranking(measured, name)]
     main = next(iter(measured.figures))
     aim = 0.95 * np.nanmax(last_known(measured.figures[main])) if target is None else target
-    parts += [Part(f"What {main} of {aim:.3f} costs", table=costs_of_target(measured, main, aim))]
+    parts += [PageSection(f"What {main} of {aim:.3f} costs", table=costs_of_target(measured, main, aim))]
     for name, caption, figure in drawings(measured, main):
         disk.write_bytes(study / f"{name}.png", disk.encoded(figure, 150))
-        parts.append(Part(svg=svg(figure), caption=caption))
+        parts.append(PageSection(svg=svg(figure), caption=caption))
     parts = [part._replace(synthetic=measured.synthetic) for part in parts]
-    settings = Part("Settings", settings=measured.base)
+    settings = PageSection("Settings", settings=measured.base)
     return publish(study / "report.html", names=[study.name], parts=[*parts, settings])
 
 
@@ -67,7 +71,10 @@ def read(study: pathlib.Path) -> Measured:
     if not finished:
         raise UserError(f"{study}: no cell of this study is finished; run `fedjax-mri sweep` again")
     histories = [cell.history for cell in finished]
-    figures = {name: table(histories, partial(merit, test, figure)) for name, (test, figure) in merits(histories)}
+    figures = {
+        name: table(histories, partial(metric_value, test, figure))
+        for name, (test, figure) in compared_metrics(histories)
+    }
     if not figures:
         raise UserError(f"{study}: its figures hold no accuracy of a test set to report on")
     return Measured(
@@ -83,13 +90,18 @@ def read(study: pathlib.Path) -> Measured:
 Histories = Sequence[Sequence[LogEntry]]
 
 
-def merits(histories: Histories) -> list[tuple[str, tuple[str, str]]]:
+def compared_metrics(histories: Histories) -> list[tuple[str, tuple[str, str]]]:
     """Returns the figures that cells are compared by: full name, then test set and figure."""
     tests = histories[0][-1].tests.items()
-    return [(full_name(test, name), (test, name)) for test, found in tests for name in found.pooled if name in MERITS]
+    return [
+        (full_name(test, name), (test, name))
+        for test, found in tests
+        for name in found.pooled
+        if name in COMPARED_METRICS
+    ]
 
 
-def merit(test: str, figure: str, line: LogEntry) -> float | None:
+def metric_value(test: str, figure: str, line: LogEntry) -> float | None:
     """Returns a figure of a test set at one evaluation; None where it was not measured."""
     return line.tests[test].pooled.get(figure) if test in line.tests else None
 
@@ -154,7 +166,7 @@ def results(measured: Measured, name: str) -> Table:
     return Table("Results", (*measured.axes, "cells", "mean", "from", "to", "std over seeds"), rows, note)
 
 
-def ranking(measured: Measured, name: str) -> list[Part]:
+def ranking(measured: Measured, name: str) -> list[PageSection]:
     """Returns a table that compares each value of the first axis with the axis's first value in pairs.
 
     The best value is first.
@@ -180,7 +192,9 @@ def ranking(measured: Measured, name: str) -> list[Part]:
         f"correction; of {seeds} seeds no p is below {2.0 ** (1 - seeds):.2g} before it."
     )
     return [
-        Part(table=Table(f"Ranking by {axis}", (axis, "cells", "mean", "difference", "from", "to", "p"), rows, note))
+        PageSection(
+            table=Table(f"Ranking by {axis}", (axis, "cells", "mean", "difference", "from", "to", "p"), rows, note)
+        )
     ]
 
 

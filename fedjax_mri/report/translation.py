@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.metrics import distance
-from fedjax_mri.report.figures import COLOURS, WIDE, Part, embedded, panels, svg
+from fedjax_mri.report.figures import COLOURS, WIDE, PageSection, embedded, panels, svg
 from fedjax_mri.run import pictures
 from fedjax_mri.run.line import ModalityFigures, by_modality
 from fedjax_mri.run.record import MadeImages, RunRecord
@@ -30,27 +30,27 @@ NOTE = (
 CURVES = {"SSIM": "ssim", "Mean absolute error": "mae", "Frechet distance, structure filters": "frechet"}
 
 
-def comparison(runs: Sequence[RunRecord]) -> list[Part]:
+def comparison(runs: Sequence[RunRecord]) -> list[PageSection]:
     """Returns the part of a page that shows the figures of several runs side by side; none where there are no runs."""
-    return [Part(table=headline(runs), synthetic=any(run.synthetic for run in runs))] if runs else []
+    return [PageSection(table=headline(runs), synthetic=any(run.synthetic for run in runs))] if runs else []
 
 
-def parts(run: RunRecord) -> list[Part]:
+def parts(run: RunRecord) -> list[PageSection]:
     """Returns the parts of a run's page that there are.
 
     They are figures, curves, sites, tissues, lesions and pictures.
     """
     found = [
-        Part(table=headline([run])),
-        Part(svg=svg(curves(run)), caption="Test figures against rounds."),
-        Part(svg=svg(sites(run)), caption="SSIM of each test site, from the least: mean over its patients."),
-        Part("Tissues", table=tissues(run)),
-        Part("Lesions", table=lesions(run)),
+        PageSection(table=headline([run])),
+        PageSection(svg=svg(curves(run)), caption="Test figures against rounds."),
+        PageSection(svg=svg(sites(run)), caption="SSIM of each test site, from the least: mean over its patients."),
+        PageSection("Tissues", table=tissues(run)),
+        PageSection("Lesions", table=lesions(run)),
     ]
     if run.translated_examples is not None:
         drawn = pictures.draw(run.translated_examples, "")
         caption = "Patients of the first test set: given, made, made back, the truth, and the absolute error."
-        found.append(Part("Pictures", image=embedded(drawn), caption=caption))
+        found.append(PageSection("Pictures", image=embedded(drawn), caption=caption))
     return [part._replace(synthetic=run.synthetic) for part in found if part.table is None or part.table.rows]
 
 

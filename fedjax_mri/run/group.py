@@ -177,7 +177,9 @@ def train_members(
     def evaluate_members(now: MemberStates, trained: MembersTrained | None) -> list[LogEntry]:
         figures, found = [None] * len(several) if trained is None else trained.figures, tested(now.state)
         note_failures(failures, several, now.round, map(evaluate.failure, found))
-        return [LogEntry(now.round, results.figures(sim.task, tests), one) for tests, one in zip(found, figures)]
+        return [
+            LogEntry(now.round, results.metrics_by_test(sim.task, tests), one) for tests, one in zip(found, figures)
+        ]
 
     def remember(progress: GroupProgress) -> bool:
         for history, line, failure in zip(histories, progress.evaluated, failures):

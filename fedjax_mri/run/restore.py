@@ -108,7 +108,7 @@ def evaluate_run(
     found = evaluate.build(restored.task, restored.plan, tests)(restored.state)
     if failure := evaluate.failure(found):
         raise UserError(f"{run}: {failure}; check its images, or take an earlier checkpoint")
-    return results.figures(restored.task, found)
+    return results.metrics_by_test(restored.task, found)
 
 
 def rebuild_data(run: pathlib.Path, config: Experiment, say: Callable[[str], None]) -> Federation:

@@ -42,14 +42,14 @@ SELECTION = "selection/"  # prefix of what the rule left out in results.npz
 Arrays = Mapping[str, np.ndarray]
 
 
-def figures(task: Task, judged: Mapping[str, Evaluation]) -> dict[str, TestFigures]:
+def metrics_by_test(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, TestFigures]:
     """Returns the figures of each test set, rounded to six digits: the task's over all examples, and their spread."""
-    return {name: _figures(task, one) for name, one in judged.items()}
+    return {name: _test_metrics(task, one) for name, one in evaluations.items()}
 
 
-def _figures(task: Task, judged: Evaluation) -> TestFigures:
-    pooled = task.summary(jax.tree.map(lambda x: x.sum(0), judged.metrics))
-    scores = np.asarray(task.score(judged.metrics))
+def _test_metrics(task: Task, evaluation: Evaluation) -> TestFigures:
+    pooled = task.summary(jax.tree.map(lambda x: x.sum(0), evaluation.metrics))
+    scores = np.asarray(task.score(evaluation.metrics))
     spread = fairness.spread(scores, np.ones_like(scores))
     rounded = {name: round(float(value), 6) for name, value in pooled.items()}
     return TestFigures(rounded, round(spread["worst decile"], 6), round(spread["std"], 6))
@@ -58,7 +58,7 @@ def _figures(task: Task, judged: Evaluation) -> TestFigures:
 def save(
     run: pathlib.Path,
     federation: Federation,
-    judged: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation],
     shown: Arrays,
     seconds: Mapping[str, float],
     selection: Selection | None = None,
@@ -70,7 +70,7 @@ def save(
     arrays = {"labels": federation.labels, "sampled": np.array(next(iter(federation.tests)))}
     arrays |= {f"shown/{field}": value for field, value in shown.items()}
     for name, test in federation.tests.items():
-        fields = {**trees.named(judged[name].metrics), **judged[name].kept}
+        fields = {**trees.named(evaluations[name].metrics), **evaluations[name].kept}
         fields |= {"client": positions(test.data.sizes)[0], "owner": test.owner}
         arrays |= {f"{name}/{field}": value for field, value in fields.items()}
     arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}

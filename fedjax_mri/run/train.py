@@ -92,7 +92,7 @@ def evaluator(run: Run) -> Callable[[State, Trained | None], Evaluated]:
         if failure := evaluate.failure({**tests, **concluded}):
             told = divergence_message if trained else bad_start_message
             raise UserError(told(run, int(state.round), failure))
-        figures = results.figures(run.sim.task, {**tests, **concluded})
+        figures = results.metrics_by_test(run.sim.task, {**tests, **concluded})
         spent = privacy_figures(run.sim, state)
         line = LogEntry(int(state.round), figures, trained.figures if trained else None, spent)
         return Evaluated(line, tests, run.sim.task.headline[0])

@@ -56,15 +56,15 @@ def of_each_example(made: Images, batch: Batch, window: Window) -> dict[str, jax
 
 
 def compared(x: jax.Array, y: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """Returns the `figures` of images made and true.
+    """Returns the `image_metrics` of images made and true.
 
     They are nan in a batch of CT and MR of different patients, who have no truth.
     """
-    found = figures(x, y)
+    found = image_metrics(x, y)
     return jax.tree.map(lambda value: jnp.full_like(value, jnp.nan), found) if UNPAIRED in batch else found
 
 
-def figures(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
+def image_metrics(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
     """Returns figures [B] of images made and true in 0..1; PSNR and SSIM by the preset UNIT, where its window fits."""
     fits = min(x.shape[1:3]) >= image.UNIT.size
     return {

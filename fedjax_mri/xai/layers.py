@@ -20,48 +20,48 @@ def cut(scores: Scores, x: jax.Array, layer: int) -> tuple[jax.Array, Scores]:
     `layer` counts sizes from the end: -1 is the last activation of more than one pixel, -2 the last of the size before.
     Raises UserError where there is none.
     """
-    closed = traced(scores, x, CALLS)
-    equations, found = closed.jaxpr.eqns, activations(closed)
+    closed_jaxpr = traced(scores, x, CALLS)
+    equations, found = closed_jaxpr.jaxpr.eqns, activations(closed_jaxpr)
     if not -len(found) <= layer < 0:
         raise UserError(
             f"layer={layer}: the network has activations [B, h, w, C] of {len(found)} sizes"
             + (f", give -1 to {-len(found)}" if found else ", so it has no CAM: choose another method")
         )
     place, variable = found[layer]
-    constants, from_x = dict(zip(closed.jaxpr.constvars, closed.consts)), dependent(closed)
+    constants, from_x = dict(zip(closed_jaxpr.jaxpr.constvars, closed_jaxpr.consts)), dependent(closed_jaxpr)
     free = [eqn for eqn in equations[: place + 1] if not from_x & set(eqn.outvars)]
 
     def tail(features: jax.Array) -> jax.Array:
         values: Values = constants | {variable: features}
         evaluate_all([*free, *equations[place + 1 :]], values, evaluate)
-        return read(values, closed.jaxpr.outvars[0])
+        return read(values, closed_jaxpr.jaxpr.outvars[0])
 
-    return head(closed, place, x)[variable], tail
+    return evaluate_up_to(closed_jaxpr, place, x)[variable], tail
 
 
 def features(scores: Scores, x: jax.Array) -> list[jax.Array]:
     """Returns the last activations [B, h, w, C] of each size, the largest first; those that `cut` counts."""
-    closed = traced(scores, x, CALLS)
-    found = activations(closed)
-    values = head(closed, found[-1][0], x) if found else {}
+    closed_jaxpr = traced(scores, x, CALLS)
+    found = activations(closed_jaxpr)
+    values = evaluate_up_to(closed_jaxpr, found[-1][0], x) if found else {}
     return [values[variable] for _, variable in found]
 
 
-def head(closed: ClosedJaxpr, place: int, x: jax.Array) -> Values:
+def evaluate_up_to(closed_jaxpr: ClosedJaxpr, place: int, x: jax.Array) -> Values:
     """Returns all values that are computed from x up to and with the equation at `place`."""
-    values: Values = dict(zip(closed.jaxpr.constvars, closed.consts)) | {closed.jaxpr.invars[0]: x}
-    evaluate_all(closed.jaxpr.eqns[: place + 1], values, evaluate)
+    values: Values = dict(zip(closed_jaxpr.jaxpr.constvars, closed_jaxpr.consts)) | {closed_jaxpr.jaxpr.invars[0]: x}
+    evaluate_all(closed_jaxpr.jaxpr.eqns[: place + 1], values, evaluate)
     return values
 
 
-def activations(closed: ClosedJaxpr) -> list[tuple[int, Var]]:
+def activations(closed_jaxpr: ClosedJaxpr) -> list[tuple[int, Var]]:
     """Returns the layers on every way from x to the scores, each with the place of its equation.
 
     They are outputs [B, h, w, C] of equations, h and w above 1; of neighbours of one size the last.
     """
-    last, images, from_x = last_uses(closed), closed.jaxpr.invars[0], dependent(closed)
+    last, images, from_x = last_uses(closed_jaxpr), closed_jaxpr.jaxpr.invars[0], dependent(closed_jaxpr)
     waiting, found = {images}, list[tuple[int, Var]]()
-    for place, eqn in enumerate(closed.jaxpr.eqns):
+    for place, eqn in enumerate(closed_jaxpr.jaxpr.eqns):
         waiting |= from_x.intersection(eqn.outvars)
         waiting = {variable for variable in waiting if last.get(variable, -1) > place}
         if waiting == {eqn.outvars[0]} and is_layer(eqn, images):
@@ -78,24 +78,24 @@ def is_layer(eqn: JaxprEqn, images: Var) -> bool:
     return spatial and eqn.primitive.name not in PRODUCTS | MOVES
 
 
-def dependent(closed: ClosedJaxpr) -> set[Var]:
+def dependent(closed_jaxpr: ClosedJaxpr) -> set[Var]:
     """Returns the variables that depend on x."""
-    found = set(closed.jaxpr.invars)
-    for eqn in closed.jaxpr.eqns:
+    found = set(closed_jaxpr.jaxpr.invars)
+    for eqn in closed_jaxpr.jaxpr.eqns:
         if found & variables(eqn.invars):
             found |= set(eqn.outvars)
     return found
 
 
-def last_uses(closed: ClosedJaxpr) -> dict[Var, int]:
+def last_uses(closed_jaxpr: ClosedJaxpr) -> dict[Var, int]:
     """Returns each variable -> the last equation that needs it for the scores.
 
     The scores themselves are needed after all equations.
     """
-    count = len(closed.jaxpr.eqns)
-    last = dict.fromkeys(variables(closed.jaxpr.outvars), count)
+    count = len(closed_jaxpr.jaxpr.eqns)
+    last = dict.fromkeys(variables(closed_jaxpr.jaxpr.outvars), count)
     for place in reversed(range(count)):
-        eqn = closed.jaxpr.eqns[place]
+        eqn = closed_jaxpr.jaxpr.eqns[place]
         if any(variable in last for variable in eqn.outvars):
             last = dict.fromkeys(variables(eqn.invars), place) | last
     return last

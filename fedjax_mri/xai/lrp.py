@@ -68,10 +68,10 @@ def epsilon_rule(epsilon: float) -> Spread:
     """Spreads relevance in proportion to all contributions."""
 
     def spread(
-        relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
+        relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        slope = relevance / stabilised(total(raised, lowered), epsilon)
-        return slope, None if lowered is None else slope
+        slope = relevance / stabilised(total(positive_part, negative_part), epsilon)
+        return slope, None if negative_part is None else slope
 
     return spread
 
@@ -80,13 +80,13 @@ def gamma_rule(gamma: float, epsilon: float) -> Spread:
     """Spreads relevance in proportion to contributions, those of the result's own sign counted 1 + gamma times."""
 
     def spread(
-        relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
+        relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        if lowered is None:
-            return epsilon_rule(epsilon)(relevance, raised, lowered)
-        z = raised + lowered
+        if negative_part is None:
+            return epsilon_rule(epsilon)(relevance, positive_part, negative_part)
+        z = positive_part + negative_part
         up = (z >= 0).astype(z.dtype)
-        slope = relevance / stabilised(z + gamma * (up * raised + (1 - up) * lowered), epsilon)
+        slope = relevance / stabilised(z + gamma * (up * positive_part + (1 - up) * negative_part), epsilon)
         return slope * (1 + gamma * up), slope * (1 + gamma * (1 - up))
 
     return spread
@@ -96,12 +96,12 @@ def alphabeta_rule(alpha: float, beta: float, epsilon: float) -> Spread:
     """Spreads alpha of the relevance over positive contributions, and -beta of it over negative ones."""
 
     def spread(
-        relevance: jax.Array, raised: jax.Array, lowered: jax.Array | None
+        relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        slope = alpha * relevance / stabilised(raised, epsilon)
-        if lowered is None or not beta:
+        slope = alpha * relevance / stabilised(positive_part, epsilon)
+        if negative_part is None or not beta:
             return slope, None
-        return slope, -beta * relevance / stabilised(lowered, epsilon, -1.0)
+        return slope, -beta * relevance / stabilised(negative_part, epsilon, -1.0)
 
     return spread
 

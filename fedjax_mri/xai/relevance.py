@@ -41,11 +41,11 @@ class Rules(NamedTuple):
 class Signal(NamedTuple):
     """A value that depends on x, as the sum of what raises it and what lowers it; None is zero.
 
-    Without parts `raised` is all of it.
+    Without parts `positive_part` is all of it.
     """
 
-    raised: jax.Array | None
-    lowered: jax.Array | None = None
+    positive_part: jax.Array | None
+    negative_part: jax.Array | None = None
     kind: Kind = "plain"  # mean: a sum over places that nothing learnt has touched; gate: of a saturating function
 
 
@@ -56,8 +56,8 @@ def with_relevance_gradient(scores: Scores, rules: Rules) -> Scores:
     """
 
     def with_rules(x: jax.Array) -> jax.Array:
-        closed = traced(scores, x, CALLS | CUSTOM)
-        (logits,) = run(closed, [split_by_sign(rules, x)], partial(step, rules))
+        closed_jaxpr = traced(scores, x, CALLS | CUSTOM)
+        (logits,) = run(closed_jaxpr, [split_by_sign(rules, x)], partial(step, rules))
         return whole(activation(rules, lambda z: z, logits))
 
     return with_rules
@@ -78,7 +78,7 @@ def step(rules: Rules, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 def whole(value: Any) -> jax.Array:
     """Returns a value without its parts: their sum, or the constant itself."""
-    return total(value.raised, value.lowered) if isinstance(value, Signal) else value
+    return total(value.positive_part, value.negative_part) if isinstance(value, Signal) else value
 
 
 def constant(value: Any) -> Any:
@@ -86,9 +86,15 @@ def constant(value: Any) -> Any:
     return jax.lax.stop_gradient(whole(value)) if isinstance(value, Signal) else value
 
 
-def total(raised: jax.Array | None, lowered: jax.Array | None) -> Any:
+def total(positive_part: jax.Array | None, negative_part: jax.Array | None) -> Any:
     """Returns the sum of two parts of which one may be None."""
-    return lowered if raised is None else raised if lowered is None else raised + lowered
+    return (
+        negative_part
+        if positive_part is None
+        else positive_part
+        if negative_part is None
+        else positive_part + negative_part
+    )
 
 
 def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:
@@ -113,24 +119,24 @@ def activation(rules: Rules, function: Callable[..., jax.Array], signal: Any, *o
     """
 
     @jax.custom_vjp
-    def apply(others: Any, raised: jax.Array, lowered: jax.Array | None) -> jax.Array:
-        return function(total(raised, lowered), *others)
+    def apply(others: Any, positive_part: jax.Array, negative_part: jax.Array | None) -> jax.Array:
+        return function(total(positive_part, negative_part), *others)
 
-    def forward(others: Any, raised: jax.Array, lowered: jax.Array | None) -> tuple[jax.Array, Any]:
-        y = apply(others, raised, lowered)
-        return y, (others, raised, lowered, y)
+    def forward(others: Any, positive_part: jax.Array, negative_part: jax.Array | None) -> tuple[jax.Array, Any]:
+        y = apply(others, positive_part, negative_part)
+        return y, (others, positive_part, negative_part, y)
 
     def backward(kept: Any, slope: jax.Array) -> tuple[Any, ...]:
-        others, raised, lowered, y = kept
+        others, positive_part, negative_part, y = kept
         relevance = slope * y
         if pools:
-            z = total(raised, lowered)
+            z = total(positive_part, negative_part)
             relevance = z * jax.vjp(lambda z: function(z, *others), z)[1](slope)[0]
-        return None, *rules.spread(relevance, raised, lowered)
+        return None, *rules.spread(relevance, positive_part, negative_part)
 
     apply.defvjp(forward, backward)
-    raised = jnp.zeros_like(signal.lowered) if signal.raised is None else signal.raised
-    return apply(others, raised, signal.lowered)
+    positive_part = jnp.zeros_like(signal.negative_part) if signal.positive_part is None else signal.positive_part
+    return apply(others, positive_part, signal.negative_part)
 
 
 def combine(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain") -> Signal:
@@ -142,23 +148,25 @@ def combine(function: Callable[..., Any], *signals: Signal, kind: Kind = "plain"
             return None
         return function(*[zero if value is None else value for value, zero in zip(values, zeros)])
 
-    return Signal(part(tuple(s.raised for s in signals)), part(tuple(s.lowered for s in signals)), kind)
+    return Signal(part(tuple(s.positive_part for s in signals)), part(tuple(s.negative_part for s in signals)), kind)
 
 
 def multiply(
     rules: Rules, product: Callable[..., jax.Array], signal: Signal, factor: Any, kind: Kind = "plain"
 ) -> Signal:
     """Returns product(signal, factor), linear in both; where the factor is negative the two parts change places."""
-    raised, lowered = signal.raised, signal.lowered
+    positive_part, negative_part = signal.positive_part, signal.negative_part
 
     def times(part: jax.Array | None, factor: Any) -> jax.Array | None:
         return None if part is None else product(part, factor)
 
     if not rules.parts or at_least_zero(factor):
-        return Signal(times(raised, factor), times(lowered, factor), kind)
+        return Signal(times(positive_part, factor), times(negative_part, factor), kind)
     plus, minus = jnp.maximum(factor, 0), jnp.minimum(factor, 0)
     return Signal(
-        total(times(raised, plus), times(lowered, minus)), total(times(raised, minus), times(lowered, plus)), kind
+        total(times(positive_part, plus), times(negative_part, minus)),
+        total(times(positive_part, minus), times(negative_part, plus)),
+        kind,
     )
 
 
@@ -169,8 +177,12 @@ def as_signal(rules: Rules, value: Any) -> Signal:
 
 def negative(rules: Rules, signal: Signal) -> Signal:
     """Returns the negative of a signal, whose parts change places."""
-    raised, lowered = (None if part is None else -part for part in signal[:2])
-    return Signal(lowered, raised, signal.kind) if rules.parts else Signal(raised, lowered, signal.kind)
+    positive_part, negative_part = (None if part is None else -part for part in signal[:2])
+    return (
+        Signal(negative_part, positive_part, signal.kind)
+        if rules.parts
+        else Signal(positive_part, negative_part, signal.kind)
+    )
 
 
 def primitive_of(eqn: JaxprEqn) -> Callable[..., Any]:
@@ -192,7 +204,10 @@ def move_rule(rules: Rules, eqn: JaxprEqn, signal: Signal, *others: Any) -> list
     kind: Kind = "mean" if eqn.primitive.name == "reduce_sum" else signal.kind
     parts = [None if part is None else evaluate(eqn, [part, *map(constant, others)]) for part in signal[:2]]
     nothing = [None] * len(eqn.outvars)
-    return [Signal(raised, lowered, kind) for raised, lowered in zip(parts[0] or nothing, parts[1] or nothing)]
+    return [
+        Signal(positive_part, negative_part, kind)
+        for positive_part, negative_part in zip(parts[0] or nothing, parts[1] or nothing)
+    ]
 
 
 def join_rule(rules: Rules, eqn: JaxprEqn, *values: Any) -> list[Any]:

@@ -24,18 +24,18 @@ def traced(function: Callable[[jax.Array], jax.Array], x: jax.Array, calls: set[
         if eqn.primitive.name not in calls:
             return evaluate(eqn, values)
         called = next(inner for inner in eqn.params.values() if isinstance(inner, (Jaxpr, ClosedJaxpr)))
-        closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
-        return run(closed, values, step)
+        closed_jaxpr = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
+        return run(closed_jaxpr, values, step)
 
     nested = jax.make_jaxpr(function)(x)
     return jax.make_jaxpr(lambda x: run(nested, [x], step)[0])(x)
 
 
-def run(closed: ClosedJaxpr, inputs: list[Any], step: Step) -> list[Any]:
+def run(closed_jaxpr: ClosedJaxpr, inputs: list[Any], step: Step) -> list[Any]:
     """Returns the outputs of a traced function when `step` computes each equation."""
-    values = dict(zip(closed.jaxpr.constvars, closed.consts)) | dict(zip(closed.jaxpr.invars, inputs))
-    evaluate_all(closed.jaxpr.eqns, values, step)
-    return [read(values, atom) for atom in closed.jaxpr.outvars]
+    values = dict(zip(closed_jaxpr.jaxpr.constvars, closed_jaxpr.consts)) | dict(zip(closed_jaxpr.jaxpr.invars, inputs))
+    evaluate_all(closed_jaxpr.jaxpr.eqns, values, step)
+    return [read(values, atom) for atom in closed_jaxpr.jaxpr.outvars]
 
 
 def evaluate_all(equations: Iterable[JaxprEqn], values: Values, step: Step) -> None:

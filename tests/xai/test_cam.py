@@ -60,8 +60,8 @@ SIZES = [(16, 8), (8, 8), (8, 16), (4, 16)]
 def test_networks_are_cut_at_the_last_activation_of_each_size(settings, sizes, conv) -> None:
     net = settings.build((16, 16, 1), 3, Compute(conv))
     model = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(net.init, jax.random.key(0)))
-    closed = traced(lambda x: net.apply(*model, x, jnp.ones(2), False)[0], jnp.zeros((2, 16, 16, 1)), CALLS)
-    found = [variable.aval.shape for _, variable in activations(closed)]
+    closed_jaxpr = traced(lambda x: net.apply(*model, x, jnp.ones(2), False)[0], jnp.zeros((2, 16, 16, 1)), CALLS)
+    found = [variable.aval.shape for _, variable in activations(closed_jaxpr)]
     assert found[-len(sizes) :] == [(2, side, side, channels) for side, channels in sizes]
 
 
