@@ -16,7 +16,7 @@ def short_message(error: BaseException) -> str:
 
 
 def is_concrete(value: object) -> bool:
-    """Returns whether a value is known now, and is not a tracer, known only when the compiled program runs."""
+    """Returns whether a value is known now. A tracer's is known only when the compiled program runs."""
     import jax
 
     return not isinstance(value, jax.core.Tracer)

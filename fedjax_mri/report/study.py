@@ -28,11 +28,7 @@ from fedjax_mri.study import folder
 
 SEED = "seed"
 MAX_ROWS = 12  # rows of panels
-COMPARED_METRICS = (
-    "accuracy",
-    "ssim",
-    *(full_name(modality, "ssim") for modality in MODALITIES),
-)  # figures that are compared
+COMPARED_METRICS = ("accuracy", "ssim", *(full_name(modality, "ssim") for modality in MODALITIES))
 COSTS = {"round": "round", "mb": "MB sent and received", "seconds": "simulated seconds"}
 
 

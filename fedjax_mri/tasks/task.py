@@ -53,9 +53,8 @@ class Classifier(NamedTuple):
 
     preprocess: Callable[[jax.Array], jax.Array]  # images [B, ..., C] as read -> the network's input, float32
     logits: Callable[[Params, Carry, jax.Array], jax.Array]  # network's input -> its logits [B, K], to be explained
-    predict_logits: Callable[
-        [Params, Carry, jax.Array], jax.Array
-    ]  # network's input -> logits [B, K] of the task's prediction
+    # network's input -> logits [B, K] of the task's prediction
+    predict_logits: Callable[[Params, Carry, jax.Array], jax.Array]
     resizes: bool = False  # whether `preprocess` brings images of any size to one size
 
 

@@ -88,13 +88,9 @@ def constant(value: Any) -> Any:
 
 def total(positive_part: jax.Array | None, negative_part: jax.Array | None) -> Any:
     """Returns the sum of two parts of which one may be None."""
-    return (
-        negative_part
-        if positive_part is None
-        else positive_part
-        if negative_part is None
-        else positive_part + negative_part
-    )
+    if positive_part is None:
+        return negative_part
+    return positive_part if negative_part is None else positive_part + negative_part
 
 
 def split_by_sign(rules: Rules, value: jax.Array, positive: bool = False, kind: Kind = "plain") -> Signal:

@@ -66,7 +66,7 @@ def without_reduction(reduce: Reduce) -> Reduce:
     def add(empty: Update, updates: Update, places: jax.Array) -> Update:
         return trees.select(places[0] >= 0, trees.take(updates, jnp.int32(0)), empty)
 
-    return reduce._replace(zero=lambda sent, places: trees.zeros_like(sent), add=add, begin=same_accumulator)
+    return reduce._replace(zero=lambda sent, cohort_size: trees.zeros_like(sent), add=add, begin=same_accumulator)
 
 
 def aggregate_round(

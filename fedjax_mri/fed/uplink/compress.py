@@ -66,11 +66,8 @@ def compressed(compressor: Compressor, feedback: Feedback = "none") -> Stage:
         (delta, auxiliary), count, nonfinite = zeroed_unless(finite, (sent, update.auxiliary), memory.nonfinite)
         error = jnp.square(trees.norm(left) / jnp.maximum(trees.norm(wanted), 1e-12))
         notes = {"error": jnp.where(finite, error, 0.0), "nonfinite": nonfinite}
-        return (
-            update._replace(delta=delta, auxiliary=auxiliary),
-            Memory(count, trees.select(finite, kept, memory.kept)),
-            notes,
-        )
+        after = Memory(count, trees.select(finite, kept, memory.kept))
+        return update._replace(delta=delta, auxiliary=auxiliary), after, notes
 
     return Stage(
         compressor.name,

@@ -291,7 +291,7 @@ def test_padding_with_bits_that_no_value_has_is_background(tmp_path) -> None:
 
 
 def orthogonal(code: str) -> np.ndarray:
-    """Directions [3, 3] along a row, down a column and from image to image; "LPS" is as `Place` has them."""
+    """Directions [3, 3] along a row, down a column and from image to image; "LPS" is as `ImagePlane` has them."""
     axes = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
     found = np.zeros((3, 3))
     for row, letter in enumerate(code):
