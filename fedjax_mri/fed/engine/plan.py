@@ -51,7 +51,7 @@ class Plan:
             raise UserError(f"plan.devices={self.devices}: this machine has {available}; choose 1 to {available}")
         if self.devices % here.processes:
             raise UserError(
-                f"plan.devices={self.devices}: the devices are those of {here.processes} processes; choose a multiple of "
+                f"plan.devices={self.devices}: they are those of {here.processes} processes; choose a multiple of "
                 f"{here.processes}, or 0 for all {available}"
             )
         if self.lanes < 0 or self.evaluate_batch < 1:
