@@ -23,7 +23,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 from PIL import Image
-from scaling_table import KINDS, ROOT, Line, assembled, compiled
+from scaling_table import COLUMNS, KINDS, ROOT, Line, assembled, cells, compiled, markdown
 
 from fedjax_mri.compile import machines
 from fedjax_mri.core import environment
@@ -126,17 +126,13 @@ def tried(name: str, settings: Experiment, kind: str) -> Line:
 
 def table(lines: list[Line]) -> str:
     """Returns a row for each experiment and kind of device."""
-    head = ["config", "devices", "plan", "memory, MB", "kernels a step", "step, ms", "compiling, s"]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for line in sorted(lines, key=lambda line: (line["workload"], line["kind"])):
-        shown = [line["workload"], line["kind"].upper() if line["kind"] == "h200" else line["kind"]]
         if "refused" in line:
-            shown += [f"refused: {line['refused']}", "", "", "", ""]
+            rows.append([line["workload"], line["kind"], f"refused: {line['refused']}", "", "", "", ""])
         else:
-            shown += [line["plan"], f"{line['memory_mb']:,.0f}", f"{line['kernels']:,}"]
-            shown += [f"{line['step_ms']:.3g}", f"{line['compile_s']:.0f}"]
-        rows.append(shown)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            rows.append([*cells(line), f"{line['compile_s']:.0f}"])
+    return markdown(["config", *COLUMNS, "compiling, s"], rows)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from fedjax_mri.run.assemble import assemble, describe
 from fedjax_mri.run.config import Experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
+COLUMNS = "devices", "plan", "memory, MB", "kernels a step", "step, ms"
 KINDS = ("h200", "v5e")
 DEVICES, CLIENTS = (1, 8, 64, 256), 1_000
 COHORTS = (1_000, 10_000, 100_000, 1_000_000)
@@ -121,29 +122,35 @@ def compiled(name: str, build: Callable[[Plan], Simulation], open_plan: Plan, ma
 
 def table(lines: list[Line]) -> str:
     """Returns a row for each workload and kind of device."""
-    head = ["workload", "devices", "plan", "memory, MB", "kernels a step", "step, ms", "bound by"]
-    head += [f"{number} device{'s' * (number > 1)}, s" for number in DEVICES]
-    rows = [head, ["---"] * len(head)]
+    head = ["workload", *COLUMNS, "bound by", *(f"{number} device{'s' * (number > 1)}, s" for number in DEVICES)]
+    rows = []
     for line in lines:
         bound = max(line["step_shares"], key=lambda part: line["step_shares"][part])
-        shown = [line["workload"], line["kind"].upper() if line["kind"] == "h200" else line["kind"], line["plan"]]
-        shown += [f"{line['memory_mb']:,.0f}", f"{line['kernels']:,}", f"{line['step_ms']:.3g}"]
-        shown += [
-            f"{bound.replace('launches', 'starts')} {line['step_shares'][bound]:.0%}",
-            *(f"{s:.3g}" for s in line["round_s"].values()),
-        ]
-        rows.append(shown)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        share = f"{bound.replace('launches', 'starts')} {line['step_shares'][bound]:.0%}"
+        rows.append([*cells(line), share, *(f"{seconds:.3g}" for seconds in line["round_s"].values())])
+    return markdown(head, rows)
+
+
+def cells(line: Line) -> list[str]:
+    """Returns the name of what was compiled, and the cells of COLUMNS."""
+    kind = line["kind"].upper() if line["kind"] == "h200" else line["kind"]
+    numbers = [f"{line['memory_mb']:,.0f}", f"{line['kernels']:,}", f"{line['step_ms']:.3g}"]
+    return [line["workload"], kind, line["plan"], *numbers]
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Returns a table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def curve(lines: list[Line]) -> str:
     """Returns the estimated seconds of a round up to a million clients, which take ten times a hundred thousand's."""
-    head = ["device", "devices", *(f"{cohort:,} clients" for cohort in COHORTS)]
-    rows = [head, ["---"] * len(head)]
-    for line in lines:
-        for number, seconds in line["curve_s"].items():
-            rows.append([line["kind"], f"{int(number):,}", *(f"{value:.3g}" for value in [*seconds, 10 * seconds[-1]])])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [
+        [line["kind"], f"{int(number):,}", *(f"{value:.3g}" for value in [*seconds, 10 * seconds[-1]])]
+        for line in lines
+        for number, seconds in line["curve_s"].items()
+    ]
+    return markdown(["device", "devices", *(f"{cohort:,} clients" for cohort in COHORTS)], rows)
 
 
 if __name__ == "__main__":

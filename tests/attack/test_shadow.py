@@ -141,6 +141,7 @@ def test_runs_that_an_attack_is_not_for_are_refused(tmp_path) -> None:
     for task, image, choices, said in (
         (SimpleNamespace(classifier=None), (12, 12, 1), Choices(), "its task, Classify, has no scores of classes"),
         (classifies, (4, 12, 12, 1), Choices(), "not for volumes; --membership works"),
+        (classifies, (8, 12, 1), Choices(), "its images are 8 x 12 pixels, .* needs 11 or more on each side"),
         (classifies, (12, 12, 1), Choices(cohort=9), "--cohort 9: the run has 3 hospitals"),
     ):
         restored = SimpleNamespace(task=task, config=CONFIG, described=described._replace(image=image))

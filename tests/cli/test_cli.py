@@ -215,6 +215,11 @@ def test_an_unknown_class_at_evaluation_is_named(home, tmp_path, capsys) -> None
     assert "grey" in last_line(capsys)
 
 
+def test_a_best_model_that_was_not_kept_is_not_evaluated(home, capsys) -> None:
+    assert cli.main(["evaluate", str(home / "run"), "--best"]) == 1
+    assert "keeps no best model, since its config has no early.figure" in last_line(capsys)
+
+
 @pytest.mark.parametrize("words", [["report"], ["evaluate"]])
 def test_a_folder_that_is_no_run_is_named(words, tmp_path, capsys) -> None:
     assert cli.main([*words, str(tmp_path / "nothing")]) == 1

@@ -13,6 +13,7 @@ from tiny import Grey
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import DataDescription, Federation
 from fedjax_mri.data.contract import Test as SiteTest
+from fedjax_mri.fed.attack.signflip import SignFlip
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Uniform
 from fedjax_mri.nets.conv.compute import Compute
@@ -20,7 +21,7 @@ from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.report import leave_one_out
 from fedjax_mri.report import run as reports
 from fedjax_mri.report import study as study_reports
-from fedjax_mri.run import checkpoint, experiment, restore, results, runfolder
+from fedjax_mri.run import checkpoint, experiment, restore, results, runfolder, train
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.run.early import Early
 from fedjax_mri.study import folder, sweep
@@ -158,6 +159,11 @@ def test_an_undefined_figure_stops_nothing_and_is_null_in_strict_json(tmp_path) 
     assert math.isnan(results.history(run)[2].tests["new sites"].pooled["Dice of no lesion"])
     assert reports.write([results.load(run)], run / "report.html").exists()
     strict((run / "timings.json").read_text())
+
+
+def test_under_attack_another_rule_is_a_remedy_too() -> None:
+    assert train.divergence_remedy(BASE) == "lower local.learning_rate (now 0.01)"
+    assert "--fed.uplink.reduce" in train.divergence_remedy(replace(BASE, attack=SignFlip()))
 
 
 def study_of(*after: float) -> Study:

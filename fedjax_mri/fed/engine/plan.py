@@ -50,7 +50,10 @@ class Plan:
         if not 0 <= self.devices <= available:
             raise UserError(f"plan.devices={self.devices}: this machine has {available}; choose 1 to {available}")
         if self.devices % here.processes:
-            raise UserError(f"plan.devices={self.devices}: choose a multiple of {here.processes}, the processes")
+            raise UserError(
+                f"plan.devices={self.devices}: they are those of {here.processes} processes; choose a multiple of "
+                f"{here.processes}, or 0 for all {available}"
+            )
         if self.lanes < 0 or self.evaluate_batch < 1:
             raise UserError(f"plan.lanes={self.lanes}, plan.evaluate_batch={self.evaluate_batch}: must be 1 or more")
         if self.memory_mb < 0:

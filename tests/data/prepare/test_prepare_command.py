@@ -36,6 +36,8 @@ def test_folders_are_kept_and_what_was_done_is_on_record(tmp_path, capsys) -> No
     assert set(record) == {"tumour/a.png", "none/b.png", "mr/p.nii.gz"}
     assert record["mr/p.nii.gz"]["steps"] == ["bias", "crop:1mm", "rescale", "size:16"]
     assert len(*record["tumour/a.png"]["sources"].values()) == 64
+    taken = [name for name, entry in record.items() if any("taken for MR" in note for note in entry["notes"])]
+    assert set(taken) == {"none/b.png", "tumour/a.png"}
     assert (out / "prepared.html").read_text().count("data:image/png") == 6
 
     assert commands.main(given) == 1 and "give --force" in "".join(capsys.readouterr())
