@@ -39,7 +39,7 @@ def inverter(
     how: Matching,
     state: State | None = None,
 ) -> Callable[[dict[str, np.ndarray]], Trial]:
-    """Returns what an attacker finds of images in fields [n, ...] like `fields`, which `groups` hospitals share.
+    """Returns the attack on images in fields [n, ...] like `fields`, which `groups` hospitals share.
 
     The run is that of `config`, in the round of `state`, or its first. `others` [m, H, W, C] are images that the
     attacker has: only baselines are made of them.

@@ -44,8 +44,12 @@ def seed(word: str) -> int:
 
 
 def finite(word: str) -> float:
-    """Returns a finite number that was typed. Raises ArgumentTypeError or ValueError where it is none."""
-    if math.isfinite(value := float(word)):
+    """Returns a finite number that was typed. Raises ArgumentTypeError where it is none."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value):
         return value
     raise argparse.ArgumentTypeError(f"{word!r}: must be a finite number")
 

@@ -70,7 +70,7 @@ def own_attributes(x: Any) -> Parts:
 
 
 def sorted_items(named: typing.Mapping[str, Any]) -> Parts:
-    """Yields names and values, sorted by name, without those that cannot change what an object does."""
+    """Returns names and values, sorted by name, without those that cannot change what an object does."""
     return ((name, named[name]) for name in sorted(named) if name not in NOT_READ)
 
 

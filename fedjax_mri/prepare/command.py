@@ -55,11 +55,11 @@ def prepare(
     Each refusal is a line to `say`; `step` is called after each patient. The record and the page are written last.
     Raises UserError where results cannot be written.
     """
-    record, rows, refused = earlier(job.out), [], 0
+    record, rows, refused, written = earlier(job.out), [], 0, set[Path]()
     try:
         for items in patients:
             try:
-                rows += one_patient(job, items, record)
+                rows += one_patient(job, items, record, written)
             except UserError as error:
                 say(f"{', '.join(printable(item.paths[0]) for item in items.values())}: {error}")
                 refused += len(items)
@@ -71,17 +71,23 @@ def prepare(
     return len(rows), refused
 
 
-def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> list[page.Row]:
-    """Prepares and writes the files of a patient, adds them to the record, and returns what the page shows."""
+def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any], written: set[Path]) -> list[page.Row]:
+    """Prepares and writes the files of a patient, adds them to the record, and returns what the page shows.
+
+    written: results of this command so far, to which the patient's are added.
+    """
     before = {modality: load_scan(job, item, modality) for modality, item in items.items()}
     before = {modality or scan.origin.modality: scan for modality, scan in before.items()}
     after = changed(job.steps, before)
     sources = dict(zip(after, items.values()))
     names = {modality: output.name_of(sources[modality].names[0], scan) for modality, scan in after.items()}
     for name in names.values():
+        if name in written:
+            raise UserError(f"another file gave {printable(job.out / name)} already: rename one of the two")
         if (job.out / name).exists() and not job.force:
             raise UserError(f"{printable(job.out / name)} is there: give --force to overwrite it, or another folder")
     rows = []
+    written |= set(names.values())
     for modality, scan in after.items():
         results.write(job.out / names[modality], output.encoded(scan), "OUT")
         record["files"][names[modality].as_posix()] = entry(job, sources[modality], modality, scan)
@@ -90,7 +96,7 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any]) -> lis
 
 
 def load_scan(job: Job, item: Item, modality: str) -> Scan:
-    """Returns the scan of an item with its modality, MR where nothing tells which it is."""
+    """Returns the scan of an item with its modality; where nothing tells which, CT in HU and else MR."""
     scan = read_scan(item, modality or job.modality, job.limits)
     own, notes = modality or job.modality or scan.origin.modality, scan.notes
     if not own:

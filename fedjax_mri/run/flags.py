@@ -73,7 +73,8 @@ def change(config: Any, known: Mapping[str, Field], flag: Flag) -> tuple[str, An
     if value is INVALID or fields.coerce(name, value, kind) is INVALID:
         said = f"--{' '.join([flag.name, *words])}"
         several = ", separated by spaces" if fields.item_kinds(kind, None) is not None else ""
-        raise UserError(f"{said}: {'must be' if words else 'needs'} {fields.describe_kind(kind)}{several}")
+        wanted = fields.describe_kind(kind).removeprefix("a tuple of ")
+        raise UserError(f"{said}: {'must be' if words else 'needs'} {wanted}{several}")
     return name, value
 
 

@@ -61,6 +61,8 @@ def hold(
     """
     checks.not_negative("--wait", waiting.seconds)
     made = not folder.exists()
+    if not made and not folder.is_dir():
+        raise UserError(f"{folder}: is a file where a folder is needed; choose another path")
     folder.mkdir(parents=True, exist_ok=True)
     lock, file = filelock.FileLock(folder / name), folder / f"{name}.json"
     acquire(lock, file, waiting, say)

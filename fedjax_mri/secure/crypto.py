@@ -30,7 +30,7 @@ CHUNK = 1 << 20  # bytes of key stream at a time, which stay in the processor's 
 
 
 class KeyPair(NamedTuple):
-    """A key of X25519, or one of Ed25519: 32 bytes each."""
+    """A secret key of X25519 or Ed25519 and its public key, 32 bytes each."""
 
     secret: bytes
     public: bytes
@@ -53,7 +53,10 @@ def signing_pair(entropy: Entropy) -> KeyPair:
 
 
 def shared_secret(secret: bytes, public: bytes) -> bytes:
-    """Returns what two clients share that know each one's secret and the other's public half. Refuses a weak key."""
+    """Returns the secret that two clients share, from one's secret key and the other's public key (X25519).
+
+    Raises Refused on a weak key.
+    """
     try:
         return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:

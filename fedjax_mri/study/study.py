@@ -65,17 +65,17 @@ def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> d
 
 
 def uniform(low: float, high: float) -> Draw:
-    """Draws a number between `low` and `high`, all equally likely."""
+    """Returns what draws a number between `low` and `high`, all equally likely."""
     return lambda rng: float(rng.uniform(low, high))
 
 
 def log_uniform(low: float, high: float) -> Draw:
-    """Draws a number between `low` and `high` whose logarithm is uniform."""
+    """Returns what draws a number between `low` and `high` whose logarithm is uniform."""
     return lambda rng: float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def choice(*values: Any) -> Draw:
-    """Draws one of the values, all equally likely."""
+    """Returns what draws one of the values, all equally likely."""
     return lambda rng: values[rng.integers(len(values))]
 
 

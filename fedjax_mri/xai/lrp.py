@@ -65,7 +65,7 @@ def residual(scores: Scores, x: jax.Array, target: jax.Array, relevance: jax.Arr
 
 
 def epsilon_rule(epsilon: float) -> Spread:
-    """Spreads relevance in proportion to all contributions."""
+    """Returns the rule that spreads relevance in proportion to all contributions."""
 
     def spread(
         relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
@@ -77,7 +77,10 @@ def epsilon_rule(epsilon: float) -> Spread:
 
 
 def gamma_rule(gamma: float, epsilon: float) -> Spread:
-    """Spreads relevance in proportion to contributions, those of the result's own sign counted 1 + gamma times."""
+    """Returns the rule that spreads relevance in proportion to contributions.
+
+    Those of the result's own sign are counted 1 + gamma times.
+    """
 
     def spread(
         relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
@@ -93,7 +96,7 @@ def gamma_rule(gamma: float, epsilon: float) -> Spread:
 
 
 def alphabeta_rule(alpha: float, beta: float, epsilon: float) -> Spread:
-    """Spreads alpha of the relevance over positive contributions, and -beta of it over negative ones."""
+    """Returns the rule that spreads alpha of the relevance over positive contributions, -beta over negative ones."""
 
     def spread(
         relevance: jax.Array, positive_part: jax.Array, negative_part: jax.Array | None
@@ -107,7 +110,7 @@ def alphabeta_rule(alpha: float, beta: float, epsilon: float) -> Spread:
 
 
 def composite_rule(images: Spread, dense: Spread) -> Spread:
-    """Spreads relevance by one rule in layers [B, h, w, C], and by another in all others."""
+    """Returns the rule that spreads relevance by one rule in layers [B, h, w, C], and by another in all others."""
     return lambda relevance, *parts: (images if relevance.ndim == 4 else dense)(relevance, *parts)
 
 

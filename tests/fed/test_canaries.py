@@ -49,8 +49,12 @@ def test_bounds_are_the_published_ones(shift: float, test, epsilon: float) -> No
 
 
 def test_scores_that_say_nothing_bound_nothing() -> None:
-    same = EVEN[::2], EVEN[1::2]
-    for several in (bounds.guesses_at_thresholds(*same), bounds.guesses_of_shares(*same, (0.1, 0.3))):
+    even, zeros = (EVEN[::2], EVEN[1::2]), (np.zeros(500), np.zeros(500))
+    for several in (
+        bounds.guesses_at_thresholds(*even),
+        bounds.guesses_of_shares(*even, (0.1, 0.3)),
+        bounds.guesses_of_shares(*zeros, (0.1, 0.3)),
+    ):
         assert bounds.lower_bound(several, 1e-6, 0.05, bounds.one_run_gaussian) == 0
 
 

@@ -165,8 +165,14 @@ def checked(**changes) -> None:
 
 
 REFUSED = {
-    "fixed-size cohorts": (lambda: in_population(Client(), Uniform(5)), "no accountant for fixed sampling; choose"),
-    "repeated draws": (lambda: in_population(Client(), Uniform(5, replace=True)), "no accountant for replacement"),
+    "fixed-size cohorts": (
+        lambda: in_population(Client(), Uniform(5)),
+        "no accountant for cohorts drawn like this \\(fixed\\); choose",
+    ),
+    "repeated draws": (
+        lambda: in_population(Client(), Uniform(5, replace=True)),
+        "no accountant for .* \\(replacement\\)",
+    ),
     "bands without a cycle": (lambda: in_population(Client(bands=2), Poisson(0.1)), "needs clients in a fixed cycle"),
     "bands beyond the cycle": (lambda: in_population(Client(bands=6), Cyclic(20)), "comes again after 5 rounds"),
     "a cohort too small to count": (

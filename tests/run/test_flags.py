@@ -42,9 +42,9 @@ BAD = [
     (
         BASE,
         "--local.rates stem",
-        "--local.rates stem: must be a tuple of values, each a tuple (text, a finite number)",
+        "--local.rates stem: must be values, each a tuple (text, a finite number)",
     ),
-    (BASE, "--task.network.widths 8 x", "--task.network.widths 8 x: must be a tuple of whole numbers"),
+    (BASE, "--task.network.widths 8 x", "--task.network.widths 8 x: must be whole numbers, separated by spaces"),
     (
         BASE,
         "--data.sites.mr-noise 0.1",

@@ -94,7 +94,7 @@ def depths(places: Sequence[ImagePlane]) -> np.ndarray:
 
 
 def irregular(places: Sequence[ImagePlane]) -> str:
-    """Says that images in order are not evenly spaced, or that the gantry was tilted; "" where all is regular."""
+    """Returns in words that images in order are not evenly spaced, or the gantry was tilted; "" if all is regular."""
     positions = [one.position for one in places if one.position is not None]
     if len(places) < 2 or len(positions) < len(places):
         return ""

@@ -43,7 +43,7 @@ def parse(words: str) -> dict[str, Step]:
     for word in (part.strip() for part in words.split(",")):
         name, _, value = word.partition(":")
         if name not in STEP_TYPES:
-            raise UserError(f"--steps {word}: no such step; give some of {', '.join(STEP_TYPES)}, separated by commas")
+            raise UserError(f"--steps {word!r}: no such step; give some of {', '.join(STEP_TYPES)}, with commas")
         kind = STEP_TYPES[name]
         if value and kind.default == "-":
             raise UserError(f"--steps {word}: {name} takes no value")
@@ -205,7 +205,7 @@ def stripped(_: str) -> Step:
         masks = {modality: brain(modality, scan) for modality, scan in group.items()}
         for mask in masks.values():
             if not mask.any():
-                raise UserError("strip: no brain is found in it; leave the step, or the file")
+                raise UserError("strip: no brain is found in it; leave out the step, or the file")
         if on_one_grid(group):
             masks = dict.fromkeys(masks, masks["mr"])
         return {
@@ -217,7 +217,7 @@ def stripped(_: str) -> Step:
 
 
 def on_one_grid(group: Group) -> bool:
-    """Returns whether a pair is registered: its scans have the same shape and spacing, and are said to be."""
+    """Returns whether a pair was registered, as the CT's notes say."""
     return len(group) == 2 and REGISTERED_NOTE in group["ct"].notes
 
 
@@ -226,7 +226,8 @@ def registering(_: str) -> Step:
 
     def change(group: Group) -> Group:
         if set(group) != {"ct", "mr"}:
-            return group
+            note = "register changed nothing: no CT and MR of one patient, in folders called ct and mr"
+            return {modality: scan._replace(notes=(*scan.notes, note)) for modality, scan in group.items()}
         ct, mr = group["ct"], group["mr"]
         low, high = REGISTERED if ct.units == "hu" else (0.0, 1.0)
         moving, fixed = intensities.windowed(ct.voxels, low, high), intensities.rescale(mr.voxels, head_of(mr))
@@ -243,18 +244,18 @@ def registering(_: str) -> Step:
         )
         voxels = ct.voxels[0] if moving.ndim == 2 else ct.voxels
         laid = resample.onto(voxels, steps[1], found, fixed.shape, steps[0], fill_of(ct))
-        notes = (*ct.notes, REGISTERED_NOTE, *moved_by(found))
+        notes = (*ct.notes, REGISTERED_NOTE, moved_by(found))
         laid = laid.reshape(mr.voxels.shape)
         return {"ct": ct._replace(voxels=laid, spacing=mr.spacing, notes=notes), "mr": mr}
 
     return change
 
 
-def moved_by(found: register.Rigid) -> tuple[str, ...]:
+def moved_by(found: register.Rigid) -> str:
     """Returns a sentence that says how far a CT was turned and shifted."""
     angle = math.degrees(2 * math.atan(float(jnp.linalg.norm(found.turn))))
     length = float(jnp.linalg.norm(found.shift + found.moving_centre - found.fixed_centre))
-    return (f"turned by {angle:.1f} degrees, shifted by {length:.1f} mm",)
+    return f"turned by {angle:.1f} degrees, shifted by {length:.1f} mm"
 
 
 def cropping(value: str) -> Step:

@@ -20,7 +20,7 @@ class Backdoor(Attackers):
     """Settings of attackers, a share of whose examples carries a white square and the target's label."""
 
     target: int = 0  # class
-    size: int = 5  # voxels along each side of the square; in volumes it is in every slice
+    size: int = 5  # pixels along each side of the square; in volumes it is in every slice
     poisoned: float = 0.5  # share of their examples that carry it
     factor: float = 5.0  # of their update
 
@@ -30,7 +30,7 @@ class Backdoor(Attackers):
         checks.share("attack.poisoned", self.poisoned)
         checks.positive("attack.factor", self.factor)
         if self.size < 1:
-            raise UserError(f"attack.size={self.size}: must be 1 voxel or more")
+            raise UserError(f"attack.size={self.size}: must be 1 pixel or more")
 
         def trigger(batch: dict, keys: object) -> dict:  # type: ignore[type-arg]
             label = jnp.full_like(batch["label"], self.target)
@@ -46,6 +46,6 @@ def with_square(image: jax.Array, size: int) -> jax.Array:
     Raises UserError if they are smaller.
     """
     if size > min(image.shape[-3:-1]):
-        raise UserError(f"attack.size={size}: images are {image.shape[-3]} x {image.shape[-2]}; give fewer voxels")
+        raise UserError(f"attack.size={size}: images are {image.shape[-3]} x {image.shape[-2]}; give fewer pixels")
     white = 255 if jnp.issubdtype(image.dtype, jnp.integer) else 1
     return image.at[..., :size, :size, :].set(white)

@@ -69,10 +69,12 @@ def guesses_at_thresholds(inside: np.ndarray, outside: np.ndarray) -> list[Guess
 def guesses_of_shares(inside: np.ndarray, outside: np.ndarray, shares: Sequence[float]) -> list[Guesses]:
     """Returns the guesses that each of `shares` of all canaries, those with the highest scores, took part.
 
-    Few guesses that are fixed before scores are seen leave each a larger share of the significance than a hull's do.
+    Few guesses that are fixed before scores are seen leave each a larger share of the significance than a hull's do. Of
+    canaries with equal scores, those that did not take part are guessed first, so that scores that say nothing show
+    nothing.
     """
-    took_part = np.repeat([True, False], [len(inside), len(outside)])
-    correct = np.cumsum(took_part[np.argsort(-np.concatenate([inside, outside]), kind="stable")])
+    took_part = np.repeat([False, True], [len(outside), len(inside)])
+    correct = np.cumsum(took_part[np.argsort(-np.concatenate([outside, inside]), kind="stable")])
     made = [max(1, round(share * len(took_part))) for share in shares]
     return [Guesses(len(took_part), number, int(correct[number - 1])) for number in made]
 

@@ -82,7 +82,7 @@ class Client:
 
 
 def releases(sampler: Sampler, clients: int, bands: int) -> tuple[Release, Callable[[int], int]]:
-    """Returns a round as the accountant sees it, without its noise, and how many of them some rounds are to a client.
+    """Returns a round as the accountant sees it, without its noise, and what gives a client's rounds among all.
 
     Raises UserError if it does not know the way of sampling.
     """
@@ -98,5 +98,6 @@ def releases(sampler: Sampler, clients: int, bands: int) -> tuple[Release, Calla
     if sampler.law == "poisson":
         return Release(0.0, sampler.rate, clients, sampler.cohort_size()), lambda rounds: rounds
     raise UserError(
-        f"privacy: no accountant for {sampler.law} sampling; choose --fed.sampling poisson, everyone or cyclic"
+        f"privacy: no accountant for cohorts drawn like this ({sampler.law}); choose --fed.sampling poisson, "
+        "everyone or cyclic"
     )

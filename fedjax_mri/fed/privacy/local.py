@@ -57,7 +57,7 @@ class LocalSettings:
         rounds = population.rounds
         noise = self.noise or accounting.noise_for(self.epsilon, lambda noise: spent(noise, rounds))
         lower = (lambda state: lower_bound(state.stages["audit"], self.delta)) if self.audit else None
-        unit = "client, against the server"
+        unit = "client (against the server)"
         return checked(Guarantee(unit, self.epsilon, self.delta, noise, partial(spent, noise), lower=lower), rounds)
 
 

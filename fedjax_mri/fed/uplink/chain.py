@@ -68,7 +68,7 @@ def at_server(
 
 
 def check_stages(stages: Sequence[Stage], parts: SimulationParts) -> None:
-    """Raises UserError if a stage changes what it must keep, or does not admit the simulation."""
+    """Raises UserError if a stage changes what it must keep, or does not work in this simulation."""
     for stage in stages:
         check_stage(stage, parts)
         stage.check_compatible(parts)
@@ -78,7 +78,7 @@ def check_names(stages: Sequence[Stage]) -> None:
     """Raises UserError if two stages have the same name."""
     repeated = [name for name, count in Counter(stage.name for stage in stages).items() if count > 1]
     if repeated:
-        raise UserError(f"uplink.stages: {repeated[0]} occurs twice; give each stage once")
+        raise UserError(f"uplink.stages: {repeated[0]} occurs twice, perhaps once by --fed.privacy; give it once")
 
 
 def check_stage(stage: Stage, parts: SimulationParts) -> None:

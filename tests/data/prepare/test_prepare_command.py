@@ -48,3 +48,14 @@ def test_results_do_not_lie_in_what_is_read(tmp_path, capsys) -> None:
     files(tmp_path / "in")
     assert commands.main(["prepare", str(tmp_path / "in"), str(tmp_path / "in" / "out"), "--steps", "bias"]) == 1
     assert "give a folder elsewhere" in capsys.readouterr().err
+
+
+def test_two_files_of_one_result_and_scans_without_a_partner_are_said(tmp_path, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(np.full((32, 32), 90, np.uint8)).save(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    assert commands.main(["prepare", str(tmp_path / "in"), str(out), "--steps", "register", "--force"]) == 1
+    assert "another file gave" in "".join(capsys.readouterr())
+    (entry,) = json.loads((out / "prepared.json").read_text())["files"].values()
+    assert any(note.startswith("register changed nothing") for note in entry["notes"])
