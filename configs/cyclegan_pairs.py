@@ -1,7 +1,7 @@
 """CycleGAN on real CT and T2 MR slices, one hospital for each case, unpaired in training.
 
 Command: fedjax-mri train configs/cyclegan_pairs.py --data.source.root FOLDER
-Hardware and time: about six minutes on 2 cores. Expect SSIM .282 to MR and .305 to CT on unseen cases.
+Hardware and time: about six minutes on 2 cores. Expect SSIM .265 to MR and .286 to CT on unseen cases.
 Data: FOLDER holds CT/ and MRI/ with slices of the same names. Those of the AANLIB collection have seven cases, of which
 two are held out. Its CT is a picture of a display window, so no HU are known.
 """
