@@ -185,7 +185,7 @@ def coerce_scalar(value: Any, kind: type) -> Any:
 
 
 def coerce_any(name: str, value: Any) -> Any:
-    """Returns a value of any kind as plain data, and INVALID where it is none."""
+    """Returns a value as plain data, whatever its kind, and INVALID where it cannot be that."""
     if isinstance(value, tuple | list):
         return coerce_items(name, value, [Any] * len(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

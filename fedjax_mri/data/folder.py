@@ -106,7 +106,7 @@ class Folder:
     def _read(
         self, used: Mapping[Path, PathLabels], classes: tuple[str, ...], splits: Splits | None
     ) -> tuple[LoadedImages, Labelled]:
-        """Returns the images of files, and these as examples; without `splits` they are on no side."""
+        """Returns the images of files, and the same as examples; without `splits` they belong to no subset."""
         read = load_images(list(used), self.size, self.channels, self.reading, used)
         places = [used[paths[0]] for paths in read.files]
         subsets = None if splits is None or self.split == "grouped" else [splits.side(at.split) for at in places]

@@ -41,7 +41,7 @@ class Labelled(NamedTuple):
 
 
 class ClientSplit(NamedTuple):
-    """The examples of one side, by client."""
+    """The examples of one subset, by client."""
 
     names: list[str]  # of the clients
     owner: np.ndarray  # int32 [M], training client or -1
@@ -54,7 +54,7 @@ class ClientSplit(NamedTuple):
 
 
 class DataSplit(NamedTuple):
-    """Examples by side and client."""
+    """Examples by subset and client."""
 
     train: ClientSplit
     test: ClientSplit
@@ -118,12 +118,12 @@ def check_sides(name: str, examples: Labelled, train: np.ndarray, test: np.ndarr
 
 
 def by_training_client(parts: list[np.ndarray]) -> ClientSplit:
-    """Returns a part whose client k belongs to training client k."""
+    """Returns the split whose client k belongs to training client k."""
     return ClientSplit([str(client) for client in range(len(parts))], np.arange(len(parts), dtype=np.int32), parts)
 
 
 def by_site(sites: np.ndarray, clients: Sequence[str], places: np.ndarray) -> ClientSplit:
-    """Returns the part of examples at `places`, with a client for each of their sites.
+    """Returns the split of examples at `places`, with a client for each of their sites.
 
     Sites are in the order of training `clients`.
     """
@@ -157,13 +157,13 @@ def federation(examples: Labelled, divided: DataSplit, test: str, tables: Sequen
 
 
 def clients(examples: Labelled, part: ClientSplit) -> ClientData:
-    """Returns the examples of a part as client data; those of a file that is mapped into memory stay there."""
+    """Returns the examples of a split as client data; those of a file that is mapped into memory stay there."""
     mapped = any(isinstance(array, np.memmap) for array in examples.arrays.values())
     return (streamed if mapped else resident)(examples.arrays, part.places)
 
 
 def training_clients(examples: Labelled, part: ClientSplit) -> ClientData:
-    """Returns the examples of a part as client data that say whose each is, if that is known.
+    """Returns the examples of a split as client data that say whose each is, if that is known.
 
     Those of a patient are in a row.
     """

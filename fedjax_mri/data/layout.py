@@ -23,7 +23,7 @@ LEVELS = ("split", "site", "class", "patient")
 
 
 class PathLabels(NamedTuple):
-    """Where a file lies: the names of its folders; "" for levels that there are not."""
+    """The names of the folders in which a file lies, by level; "" for levels that there are not."""
 
     split: str = ""
     site: str = ""
@@ -66,7 +66,7 @@ def find(
         levels = tuple(level for level in levels if level != "split")
         if not classes:
             refuse_unclear(root, list(inside.values()), levels)
-    return {path: place(path, names, levels, classes) for path, names in inside.items()}, lines
+    return {path: path_labels(path, names, levels, classes) for path, names in inside.items()}, lines
 
 
 def levels_of(layout: str) -> tuple[str, ...]:
@@ -170,8 +170,8 @@ def refuse_unclear(root: str, inside: Sequence[tuple[str, ...]], levels: tuple[s
         )
 
 
-def place(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> PathLabels:
-    """Returns the place of a file in the folders `names`. Raises UserError where none of them is a class."""
+def path_labels(path: Path, names: tuple[str, ...], levels: tuple[str, ...], classes: Collection[str]) -> PathLabels:
+    """Returns the labels of a file in the folders `names`. Raises UserError where none of them is a class."""
     known = dict(zip(levels, names))
     rest = names[len(levels) :]
     if own := [name for name in names if name in classes]:

@@ -20,7 +20,7 @@ class IID:
     clients: int
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """Client sizes differ by one at most, but for what intact groups cost."""
+        """Returns the examples of each client, whose sizes differ by one at most, but for what intact groups cost."""
         units = _units(labels, groups, self.clients)
         room = apportion(np.ones(self.clients), len(labels))
         return _parts(_deal(units.size, room, rng)[units.of], self.clients)
@@ -33,7 +33,7 @@ class Sizes:
     sizes: tuple[int, ...]
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """Sizes are exact, but for what intact groups cost."""
+        """Returns the examples of each client, exactly of these sizes but for what intact groups cost."""
         if any(size <= 0 for size in self.sizes):
             raise UserError(f"sizes {self.sizes}: every client needs a size of 1 or more")
         units = _units(labels, groups, len(self.sizes))
@@ -49,7 +49,7 @@ class Quantity:
     sigma: float
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """With sigma = 0 this is IID."""
+        """Returns the examples of each client; with sigma = 0 that is as of `IID`."""
         if not 0 <= self.sigma < math.inf:
             raise UserError(f"sigma {self.sigma}: the spread of client sizes must be 0 or more, and finite")
         units = _units(labels, groups, self.clients)
@@ -71,7 +71,10 @@ class Dirichlet:
     minimum: int = 1
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """Raises UserError where a hundred draws leave some client below the minimum."""
+        """Returns the examples of each client.
+
+        Raises UserError where a hundred draws leave some client below the minimum.
+        """
         if not 0 < self.alpha < math.inf:
             raise UserError(f"alpha {self.alpha}: the Dirichlet concentration must be above 0, and finite")
         units = _units(labels, groups, self.clients)
@@ -104,7 +107,7 @@ class Shards:
     per_client: int = 2
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """A group belongs to the shard its middle falls in."""
+        """Returns the examples of each client; a group belongs to the shard that its middle falls in."""
         if self.per_client < 1:
             raise UserError(f"per_client {self.per_client}: every client needs one shard or more")
         shards = self.clients * self.per_client
@@ -131,7 +134,7 @@ class Similarity:
     clients_of_one: int = 0
 
     def split(self, labels: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """Client sizes differ by two at most, but for what intact groups cost."""
+        """Returns the examples of each client, whose sizes differ by two at most, but for what intact groups cost."""
         if not 0 <= self.gamma <= 1 or self.clients_of_one < 0:
             given = f"gamma {self.gamma}, clients_of_one {self.clients_of_one}"
             raise UserError(f"{given}: give a share from 0 to 1, and 0 clients or more")

@@ -87,7 +87,7 @@ class UnpairedFolders:
         return {Path(self.root).name: Test(data, part.owner)}, labelled_images.quarantine_table(read)
 
     def _read(self) -> tuple[LoadedImages, Labelled, list[str]]:
-        """Returns the slices; these as examples whose classes are the modalities; and what is odd about the folders."""
+        """Returns the slices, the same as examples with the modality as class, and lines on what is odd."""
         folders = {modality: str(Path(self.root) / name) for modality, name in (("ct", self.ct), ("mr", self.mr))}
         lines: list[str] = []
         patients: dict[Path, tuple[str, str]] = {}

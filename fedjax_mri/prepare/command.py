@@ -148,9 +148,8 @@ def earlier(out: Path) -> dict[str, Any]:
 def find(folder: Path, out: Path) -> tuple[list[dict[str, Item]], list[str]]:
     """Returns the patients below a folder, and lines on what is left out.
 
-    Raises UserError where there is nothing to prepare.
-
-    The folder of results must not be within the one that is read, or the next run would prepare them again.
+    Raises UserError where there is nothing to prepare, and where the folder of results lies within the one that is
+    read, as the next run would prepare them again.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: check the path")

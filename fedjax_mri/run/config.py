@@ -54,7 +54,7 @@ class LocalTraining:
     schedule_end: float = 0.0  # share of the learning rate left there
 
     def build(self, rounds: int) -> Local:
-        """Raises UserError on values that cannot train."""
+        """Returns the local training of a run of so many rounds. Raises UserError on values that cannot train."""
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"local.{name}={getattr(self, name)}: must be 1 or more")

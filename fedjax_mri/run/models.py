@@ -21,7 +21,7 @@ def global_model(restored: Restored) -> Model:
     pick = evaluate.client_parts if restored.plan.clients == "host" else jax.jit(evaluate.client_parts)
     part = trees.take(pick(state.clients, no_client), jnp.int32(0))
     if task.unseen_client_model is not None:
-        part = evaluate.newcomer_part(task, state.server.model, part, jnp.int32(-1))
+        part = evaluate.personal_part(task, state.server.model, part, jnp.int32(-1))
     return jax.device_put(trees.join(state.server.model, part))
 
 

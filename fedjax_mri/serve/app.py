@@ -122,7 +122,7 @@ async def guard(request: Request, answer: Callable[[Request], Awaitable[Response
 def refusal(request: Request) -> Response | None:
     """Returns the answer to a request by another name, from another site's page or without a session.
 
-    Returns None where it may pass.
+    It is None where the request may pass.
     """
     server, posts = server_of(request), request.method not in ("GET", "HEAD")
     if server.loopback and (request.url.hostname or "") not in access.LOOPBACK:

@@ -40,7 +40,7 @@ def chosen_runs(request: Request) -> dict[str, Path]:
 def curves(found: dict[str, Path]) -> str:
     """Returns the curves of runs as the address of a picture, which may have styles of its own.
 
-    Returns "" before any evaluation.
+    It is "" before any evaluation.
     """
     histories = {
         name: (results.history(run), list(runfolder.read_json(run / "run.json").get("headline", ())))

@@ -166,7 +166,7 @@ def cached_federations() -> Build:
 
 
 def train_cells(cells: Sequence[Cell], sweep: Sweep) -> Failures:
-    """Trains cells that may share a program by their settings, together where their data allow it as well."""
+    """Trains cells that may share a program by their settings, together where their data allow it; returns failures."""
     if len(cells) == 1 or needs_own_program(cells[0].config):
         return train_each(cells, sweep)
     failures, shapes = Failures(), dict[str, Any]()
@@ -194,7 +194,10 @@ def needs_own_program(config: Experiment) -> bool:
 
 
 def train_together(cells: Sequence[Cell], sweep: Sweep) -> Failures:
-    """Trains cells as members of one program; of several where their numbers decide what is compiled or memory ends."""
+    """Trains cells as members of one program, and returns failures.
+
+    There are several programs where numbers that vary decide what is compiled, or where memory would not do.
+    """
     if len(cells) == 1:
         return train_each(cells, sweep)
     names = group.differing_numbers([cell.config for cell in cells])
@@ -231,7 +234,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def train_members(cells: Sequence[Cell], sweep: Sweep) -> Failures:
-    """Trains cells as members of one program, and saves each that comes to its end."""
+    """Trains cells as members of one program, saves each that comes to its end, and returns failures."""
     refuse_stopped(sweep)
     federations = [sweep.build(cell.config) for cell in cells]
     several = [cell.config for cell in cells]
@@ -244,7 +247,7 @@ def train_members(cells: Sequence[Cell], sweep: Sweep) -> Failures:
 
 
 def train_each(cells: Sequence[Cell], sweep: Sweep) -> Failures:
-    """Trains each cell as `fedjax-mri train` would, in a run folder of its own."""
+    """Trains each cell as `fedjax-mri train` would, in a run folder of its own, and returns failures."""
     failures = Failures()
     for cell in cells:
         sweep.say(f"one cell in its own program: {study.describe(cell)}")

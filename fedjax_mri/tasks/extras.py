@@ -104,7 +104,7 @@ class Extras:
 
 
 def with_features(extras: Extras, make: Callable[[Encoder | None], Task]) -> Task:
-    """Returns the task that `make` makes, with what it needs to be given the encoder of a run.
+    """Returns the task that `make` makes, which may be given the encoder of a run later.
 
     `make` takes an encoder, or None: then `Extras.build` imports the one that the extras name. Where perceptual terms
     have a weight and no encoder is named, it is a run's classifier, which only the room `run` can restore: until

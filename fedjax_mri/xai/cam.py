@@ -20,7 +20,7 @@ class GradCAM:
     layer: int = -1  # counted from the end among the last activations of each size
 
     def build(self) -> Method:
-        """Raises UserError, when called, where the network has no such layer."""
+        """Returns the method, which raises UserError where the network has no such layer."""
         return cam(self.layer, by_mean_gradient)
 
 
@@ -32,7 +32,7 @@ class GradCAMPlusPlus:
     layer: int = -1
 
     def build(self) -> Method:
-        """Raises UserError, when called, where the network has no such layer."""
+        """Returns the method, which raises UserError where the network has no such layer."""
         return cam(self.layer, by_positive_regions)
 
 
@@ -43,7 +43,7 @@ class LayerCAM:
     layer: int = -1
 
     def build(self) -> Method:
-        """Raises UserError, when called, where the network has no such layer."""
+        """Returns the method, which raises UserError where the network has no such layer."""
         return cam(self.layer, by_own_gradient)
 
 

@@ -28,7 +28,7 @@ class SmoothGrad:
     noise: float = 0.1  # standard deviation, as a share of the image's range
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings."""
+        """Returns the method. Raises UserError on impossible settings."""
         if self.samples < 1 or self.noise < 0:
             raise UserError(f"samples={self.samples}, noise={self.noise}: give 1 sample or more and noise of 0 or more")
 
@@ -65,7 +65,7 @@ class IntegratedGradients:
     steps: int = 50
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings; on an unknown baseline, when called."""
+        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: give 1 or more")
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)

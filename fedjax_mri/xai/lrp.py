@@ -30,7 +30,7 @@ class LRP:
     beta: float = 1.0
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings; on a network that has no rule, when called."""
+        """Returns the method, which raises UserError on a network without a rule. Raises it on impossible settings."""
         rules = self.rules()
 
         def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:

@@ -17,8 +17,6 @@ HALF = 0.5  # of the reference above which a pixel is highlighted
 def activation_intensity(maps: jax.Array, scale: jax.Array | float = 1.0, share: float = HALF) -> jax.Array:
     """Returns the mean of the map over the region that it highlights, over `scale`, 0..1, [B].
 
-    `scale` is the strongest response known.
-
     scale [] or [B], in the map's own units: the largest value over reference images, the same for all that are
     compared. Highlighted: `share` of the map's own maximum or more. System A (its XAI metrics, "activation intensity").
     """

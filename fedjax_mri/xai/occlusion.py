@@ -20,7 +20,7 @@ class Occlusion:
     baseline: Baseline = "mean"  # what the square shows
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings; on an unknown baseline, when called."""
+        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
         if not 0 < self.side <= 1 or self.moves < 1:
             raise UserError(f"side={self.side}, moves={self.moves}: give a share in (0, 1] and 1 move or more")
 

@@ -31,7 +31,7 @@ class KernelSHAP:
     baseline: Baseline = "blurred"  # what shows where a part is missing
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings; on an unknown baseline, when called."""
+        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
         _check("samples", self.samples, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: kernel_shap(self.samples, *game))
 
@@ -46,7 +46,7 @@ class SampledShapley:
     baseline: Baseline = "blurred"
 
     def build(self) -> Method:
-        """Raises UserError on impossible settings; on an unknown baseline, when called."""
+        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
         _check("orders", self.orders, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: sampled_shapley(self.orders, *game))
 

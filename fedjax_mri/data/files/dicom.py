@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import derived, dicom_frames, dicom_pixels, dicom_slices
-from fedjax_mri.data.files.dicom_place import place, texts
+from fedjax_mri.data.files.dicom_place import image_plane, texts
 from fedjax_mri.data.files.dicom_slices import Slice
 from fedjax_mri.data.files.scan import HEAD, Limits, Origin, Reader, Scan
 
@@ -50,7 +50,7 @@ def image(dataset: Any, stored: np.ndarray, padding: np.ndarray | None) -> Slice
     check_kind(dataset)
     values, notes = dicom_pixels.measured(dataset, stored, padding)
     source, dropped = derived.metadata(dataset)
-    return Slice(values, place(dataset), origin(dataset), source, (*notes, *dropped))
+    return Slice(values, image_plane(dataset), origin(dataset), source, (*notes, *dropped))
 
 
 def parse(content: Any, limits: Limits, elements: Sequence[str] = ()) -> Any:

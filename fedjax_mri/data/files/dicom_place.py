@@ -25,8 +25,8 @@ class ImagePlane(NamedTuple):
         return np.cross(*(USUAL if self.orientation is None else self.orientation))
 
 
-def place(dataset: Any) -> ImagePlane:
-    """Returns the place that a dataset states. Raises UserError on one that cannot be."""
+def image_plane(dataset: Any) -> ImagePlane:
+    """Returns the plane that a dataset states. Raises UserError on one that cannot be."""
     position = numbers(dataset, "ImagePositionPatient", 3)
     orientation = numbers(dataset, "ImageOrientationPatient", 6)
     spacing = numbers(dataset, "PixelSpacing", 2)

@@ -54,7 +54,7 @@ class Header(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """Returns all axial slices. Raises UserError on a header that lies, on more than one volume and on colours."""
+    """Returns the scan. Raises UserError on a false header, on more than one volume and on colours."""
     header = header_of(path)
     claimed = volume.claimed_bytes(header.shape, header.dtype, 0, limits)
     file, start = (path.parent / header.data, 0) if header.data else (path, header.end)

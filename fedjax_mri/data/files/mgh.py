@@ -17,7 +17,7 @@ FIELDS = 90  # of them those that are used
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """Returns all axial slices. Raises UserError on a header that lies and on more than one volume."""
+    """Returns the scan. Raises UserError on a false header and on more than one volume."""
     from nibabel import MGHImage
 
     def claim(head: bytes) -> int:

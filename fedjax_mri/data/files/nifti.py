@@ -32,9 +32,9 @@ class Placement(NamedTuple):
 
 
 def read(path: Path, modality: str, limits: Limits) -> Scan:
-    """Returns all axial slices.
+    """Returns the scan.
 
-    Raises UserError on a header that lies or has no form, on several volumes and on colours.
+    Raises UserError on a header that is false or has no form, on several volumes and on colours.
     """
     header, whole, said = read_parts(path, limits)
     form, (slope, intercept, scaled) = placement_of(header), scaling(header)

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import dicom, dicom_frames, dicom_slices
-from fedjax_mri.data.files.dicom_place import ImagePlane, affine, depths, irregular, place, texts
+from fedjax_mri.data.files.dicom_place import ImagePlane, affine, depths, image_plane, irregular, texts
 from fedjax_mri.data.files.images import printable
 from fedjax_mri.data.files.orientation import is_axial
 from fedjax_mri.data.files.scan import HEAD, File, Item, Limits, Scan, check_bytes
@@ -80,7 +80,7 @@ def header(file: File) -> Header:
                 return Header(file)
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 dataset = dicom.parse(content, Limits(), NEEDED)
-                where, marks = place(dataset), tuple("\\".join(texts(dataset, name)) for name in MARKS)
+                where, marks = image_plane(dataset), tuple("\\".join(texts(dataset, name)) for name in MARKS)
                 instance, frames = str(dataset.get("SOPInstanceUID")), dicom_frames.count(dataset)
                 return Header(file, stack_of(dataset, where), where, instance, marks, frames)
     except Exception:  # whatever is wrong is said when the file is read

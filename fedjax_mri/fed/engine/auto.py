@@ -123,9 +123,9 @@ def plan_by_rule(plan: Plan, assemble: Assemble, clients: int = 0) -> Plan:
 
 
 def candidates(plan: Plan, lanes: int = 0) -> Iterator[Plan]:
-    """Yields plans that fill in what `plan` leaves open, the likely fastest first.
+    """Returns an iterator of plans that fill in what `plan` leaves open, the likely fastest first.
 
-    `lanes` are those by rule; 0: those of a plan that knows no network.
+    `lanes` are those that the network asks for; 0: those of the platform.
     """
     platform, lanes = devices.current().platform, lanes or plan.resolve().lanes
     large = platform not in ("cpu", "tpu") and lanes <= FEW_LANES

@@ -137,7 +137,7 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
 
     def on_one_device(shared: PyTree, parts: PyTree, store: PyTree, owner: jax.Array, *chunks: jax.Array) -> Any:
         if task.unseen_client_model is not None:
-            parts = jax.vmap(partial(newcomer_part, task, shared))(parts, owner)
+            parts = jax.vmap(partial(personal_part, task, shared))(parts, owner)
 
         def evaluate_example(
             client: jax.Array, index: jax.Array, weight: jax.Array
@@ -165,7 +165,7 @@ def evaluate_on_devices(task: Task, plan: Plan, read: Callable[..., Any]) -> Cal
     )
 
 
-def newcomer_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:
+def personal_part(task: Task, shared: PyTree, part: PyTree, owner: jax.Array) -> PyTree:
     """Returns a client's own `part` of the model, or what the task gives a site that took no part (`owner` -1)."""
     assert task.unseen_client_model is not None
     model = trees.join(shared, part)

@@ -162,7 +162,10 @@ def groups_of(sampler: Sampler, population: Population, patients: np.ndarray) ->
 
 
 def participations(sampler: Sampler, population: Population) -> np.ndarray:
-    """Returns in how many rounds each client takes part, int [rounds + 1, N]: cohorts are no secret, so they count."""
+    """Returns in how many of the first 0, 1, ... rounds each client takes part, int [rounds + 1, N].
+
+    The accountant may use the cohorts that are really drawn, since who takes part is no secret here.
+    """
     rounds, clients = population.rounds, len(population.sizes)
     if sampler.law == "everyone":
         return np.repeat(np.arange(rounds + 1)[:, None], clients, 1)

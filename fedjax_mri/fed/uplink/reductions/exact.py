@@ -39,7 +39,7 @@ class Exact:
 
 
 class DigitSums(NamedTuple):
-    """The sum of terms, for each coordinate: sums[d] adds up their digits number highest - d."""
+    """The sum of terms of a coordinate by digits: sums[d] is the sum of their digits of weight `highest` - d."""
 
     highest: jax.Array  # int32 [...]
     sums: tuple[jax.Array, ...]  # int32 [...] each
