@@ -15,7 +15,7 @@ from fedjax_mri.fed.algorithm import Algorithm, latest_broadcast, sent_shapes
 from fedjax_mri.fed.engine.lanes import RoundStats, train_on_devices
 from fedjax_mri.fed.engine.placement import PlacedData
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.rounds import move_server, prepare_round
+from fedjax_mri.fed.engine.rounds import aggregate_updates, move_server, prepare_round
 from fedjax_mri.fed.engine.simulation import ClientRow, Simulation, State
 from fedjax_mri.fed.sampling import cohort_of
 from fedjax_mri.fed.uplink.contract import PyTree, Reduce, Sender, Update, same_accumulator
@@ -86,7 +86,8 @@ def aggregate_round(
     places = jnp.where(arrived, jnp.arange(client.size, dtype=jnp.int32), -1)
     empty = sim.uplink.reduce.zero(jax.tree.map(lambda leaf: leaf[0], updates), client.size)
     total = sim.uplink.reduce.add(sim.uplink.reduce.begin(empty, root, state.round), updates, places)
-    server, uplink, _ = move_server(sim, state, root, sizes, client, total, arrived.sum())
+    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, total)
+    server, uplink = move_server(sim, state, aggregate, uplink, arrived.sum())
     rounds = state.clients.rounds.at[client].add(arrived.astype(jnp.int32))
     return State(state.round + 1, server, uplink, state.clients._replace(rounds=rounds))
 

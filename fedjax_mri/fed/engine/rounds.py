@@ -46,10 +46,9 @@ def cohort_round(
     inputs, queues, cost = prepare_round(sim, plan, cohort, state, root, placed, rows)
     updates, rows, stats = train_on_devices(sim, plan)(inputs, queues.start, queues.stop, placed)
     metrics, audit_sums = stats.metrics if isinstance(stats.metrics, Observed) else (stats.metrics, ())
-    server, uplink, shares = move_server(
-        sim, state, root, placed.size, cohort.client, updates, stats.clients, audit_sums
-    )
-    came = inputs.steps > 0
+    aggregate, uplink = aggregate_updates(sim, state, root, placed.size, cohort.client, updates, audit_sums)
+    server, uplink = move_server(sim, state, aggregate, uplink, stats.clients)
+    came, shares = inputs.steps > 0, aggregate.rows
     if sim.uplink.reduce.reports_shares:
         rows = rows._replace(left_out=rows.left_out + (came & (shares <= LEFT_OUT)).astype(jnp.int32))
     notes = {**stats.notes, **attack_notes(sim, cohort.client, came, shares)}
@@ -74,25 +73,17 @@ def attack_notes(sim: Simulation, client: jax.Array, came: jax.Array, shares: Py
 
 
 def move_server(
-    sim: Simulation,
-    state: State,
-    root: jax.Array,
-    sizes: jax.Array,
-    client: jax.Array,
-    updates: PyTree,
-    clients: jax.Array,
-    audit_sums: PyTree = (),
-) -> tuple[ServerState, UplinkState, PyTree]:
-    """Returns the server and the state of the uplink after a round, and the shares of updates if the rule tells them.
+    sim: Simulation, state: State, aggregate: Aggregate, uplink: UplinkState, clients: jax.Array
+) -> tuple[ServerState, UplinkState]:
+    """Returns the server and the state of the uplink after a round of so many `clients` int32 [] with an update.
 
-    `updates` is the reduction's accumulator of so many `clients` int32 [], merged over devices; `sizes` int32 [N] are
-    the examples of all clients, and `client` int32 [K] are the cohort's; `audit_sums` is what an audit has seen of
-    its local steps. Both stay as they are if nobody sent anything, unless an empty round releases noise.
+    `aggregate` and `uplink` are what `aggregate_updates` gives. Both that are returned stay as they are if nobody sent
+    anything, unless an empty round releases noise.
     """
-    aggregate, uplink = aggregate_updates(sim, state, root, sizes, client, updates, audit_sums)
     server = server_update(sim.algorithm, state.server, aggregate)
     moves = (clients > 0) | (sim.uplink.empty_round == "release")
-    return *trees.select(moves, (server, uplink), (state.server, state.uplink)), aggregate.rows
+    moved: tuple[ServerState, UplinkState] = trees.select(moves, (server, uplink), (state.server, state.uplink))
+    return moved
 
 
 def aggregate_updates(
@@ -104,7 +95,11 @@ def aggregate_updates(
     updates: PyTree,
     audit_sums: PyTree = (),
 ) -> tuple[Aggregate, UplinkState]:
-    """Returns what the uplink makes of a round's updates, and its state after it; arguments as of `move_server`."""
+    """Returns what the uplink makes of a round's updates, and its state after it.
+
+    `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients;
+    `client` int32 [K] are the cohort's; `audit_sums` is what an audit has seen of its local steps.
+    """
     total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
     key = jax.random.fold_in(root, state.round)
     reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total
