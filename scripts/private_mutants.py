@@ -85,8 +85,8 @@ MISTAKES = (
     Mistake(
         "each image of a patient is clipped by itself",
         PRIVACY + "patient.py",
-        'self.unit == "patient", self.views, microbatch)',
-        "False, self.views, microbatch)",
+        'self.unit == "patient"\n',
+        "False\n",
         PATIENT,
     ),
     Mistake(
@@ -99,7 +99,7 @@ MISTAKES = (
     Mistake(
         "running statistics are released without noise",
         PRIVACY + "mechanism.py",
-        "if jax.tree.leaves(facts.sent.delta.carry):",
+        "if jax.tree.leaves(parts.sent.delta.carry):",
         "if False:",
         CLIENT,
     ),
