@@ -6,7 +6,6 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -22,7 +21,6 @@ from fedjax_mri.fed.after.ensemble import Distil
 from fedjax_mri.fed.after.finetune import FineTune
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.attack import off as attack_off
-from fedjax_mri.fed.client.batches import shuffled_epochs
 from fedjax_mri.fed.client.layerwise import layerwise
 from fedjax_mri.fed.client.local import Local
 from fedjax_mri.fed.engine.plan import Plan
@@ -65,8 +63,7 @@ class LocalTraining:
             checks.not_negative(f"local.rates {pattern}", factor)
         if self.steps < 0:
             raise UserError(f"local.steps={self.steps}: must be 0, for whole epochs, or more")
-        batches = partial(shuffled_epochs, most=self.steps) if self.steps else shuffled_epochs
-        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds), batches=batches)
+        return Local(self.epochs, self.batch, self._optimizer(), self._rate(rounds), max_steps=self.steps or None)
 
     def _optimizer(self) -> Callable[[jax.Array], optax.GradientTransformation]:
         base = imported(self.optimizer, "local.optimizer")

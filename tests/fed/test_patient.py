@@ -18,7 +18,7 @@ from fedjax_mri.data.pooled import pool
 from fedjax_mri.data.unpaired import with_mr_of_others
 from fedjax_mri.fed.algorithms.fedprox import FedProx
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
-from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import Simulation, check_simulation
 from fedjax_mri.fed.privacy import accounting
@@ -28,6 +28,7 @@ from fedjax_mri.fed.privacy.per_patient import flip_coins, places_of, poisson_pa
 from fedjax_mri.fed.sampling import Everyone, Population, Uniform
 from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.fed.uplink.weigh import uniformly
+from fedjax_mri.run.config import LocalTraining
 
 ONE_STEP = Local(1, 50, optax.sgd, lambda round: jnp.float32(1.0))  # all patients of any client come
 
@@ -101,6 +102,13 @@ def test_noise_is_added_once_for_each_step_and_client() -> None:
     noise = moved(sim(Patient(clip=clip), 8.0)) - moved(sim(Patient(clip=clip), 0.0))
     there, weights = SIZES[SIZES > 0], SIZES[SIZES > 0] / SIZES.sum()
     np.testing.assert_allclose(noise.std(), 8.0 * clip * np.linalg.norm(weights / there), rtol=0.1)
+
+
+def test_few_local_steps_are_taken_and_paid_for() -> None:
+    """`local.steps` bounds what a hospital trains with privacy too, and the accountant sees no more steps."""
+    local = LocalTraining(batch=3, steps=2).build(1)
+    built = Patient().build(UplinkSettings(), local, 1.0, Population(SIZES, patients=images_of_patients().patients))[1]
+    np.testing.assert_array_equal(step_counts(built, np.array([0, 3, 17])), [0, 1, 2])
 
 
 def test_the_size_of_microbatches_changes_nothing_but_rounding() -> None:

@@ -22,15 +22,14 @@ class Batches(NamedTuple):
     draw: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Read], tuple[jax.Array, Batch]]
 
 
-def shuffled_epochs(epochs: int, batch: int, most: int | None = None) -> Batches:
-    """Returns batches in which each epoch reads each example once, in a new random order; `most` of them at most.
+def shuffled_epochs(epochs: int, batch: int) -> Batches:
+    """Returns batches in which each epoch reads each example once, in a new random order.
 
     The last batch of an epoch may hold fewer than `batch` examples.
     """
 
     def steps(sizes: Any) -> Any:
-        count = epochs * ((sizes + batch - 1) // batch)
-        return count if most is None else count.clip(0, most)
+        return epochs * ((sizes + batch - 1) // batch)
 
     def draw(
         key: jax.Array, step: jax.Array, client: jax.Array, size: jax.Array, read: Read

@@ -44,6 +44,7 @@ class Local(NamedTuple):
     schedule: Callable[[jax.Array], jax.Array]  # round int32 [] -> learning rate float32 []
     gradient: Gradient = batch_gradient
     batches: Callable[[int, int], Batches] = shuffled_epochs  # (epochs, batch) -> batches of local steps
+    max_steps: int | None = None  # of a round; a client with more batches takes the first of them
 
 
 class ClientStart(NamedTuple):
@@ -65,7 +66,8 @@ class LocalStepResult(NamedTuple):
 
 def step_counts(local: Local, sizes: Array) -> Array:
     """Returns the local steps, int32 [...], in a round of clients with `sizes` int32 [...] examples."""
-    return local.batches(local.epochs, local.batch).steps(sizes)
+    count = local.batches(local.epochs, local.batch).steps(sizes)
+    return count if local.max_steps is None else count.clip(0, local.max_steps)
 
 
 def read_batch(data: ClientData, local: Local, store: PyTree, client: jax.Array, size: jax.Array, round: jax.Array,
