@@ -16,9 +16,9 @@ def convert(options: argparse.Namespace, flags: Sequence[str]) -> int:
     from fedjax_mri.run import config
 
     settings = config.override(command.Settings(), flags)
+    files, lines = discover.find(options.inputs, options.out)
     translator = translate.translate(options.run, options.to)
     job = command.prepare(translator, options.to, options.out, options.force, options.samples, settings)
-    files, lines = discover.find(options.inputs, options.out)
     for line in lines:
         print(line)
     with Bar(len(files), "file") as bar:
@@ -51,8 +51,8 @@ def explain(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
     settings = config.override(command.Settings(), flags)
     runs, names = [options.run, *options.ensemble], options.methods.split(",")
-    job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
     files, lines = discover.find(options.inputs, options.out)
+    job = command.prepare(runs, names, options.out, print, options.force, options.masks, settings)
     for line in lines:
         print(line)
     with Bar(len(files), "file") as bar:

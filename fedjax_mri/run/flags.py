@@ -138,7 +138,11 @@ def hint(known: Mapping[str, Field], name: str) -> str:
         near = [lasts[one] for one in difflib.get_close_matches(last, lasts, 1, 0.75)]
     if near:
         return f"; did you mean --{near[0].replace('_', '-')}?"
-    return f"; {what_it_has(known, section)}" if section in known else "; see `fedjax-mri show`"
+    if section in known:
+        return f"; {what_it_has(known, section)}"
+    sections = [one for one, field in known.items() if dotted.is_section(field.value)]
+    near = difflib.get_close_matches(section, sections, 1, 0.75) if section else []
+    return hint(known, f"{near[0]}.{last}") if near else "; see `fedjax-mri show`"
 
 
 def what_it_has(known: Mapping[str, Field], section: str) -> str:

@@ -56,6 +56,8 @@ BAD = [
     (BASE, "--sampling.cohrot 5", "unknown field --sampling.cohrot; did you mean --sampling.cohort?"),
     (BASE, "--learning_rate 5", "unknown field --learning_rate; did you mean --local.learning-rate?"),
     (BASE, "--local.epoch 3", "unknown field --local.epoch; did you mean --local.epochs?"),
+    (BASE, "--locla.epochs 3", "unknown field --locla.epochs; did you mean --local.epochs?"),
+    (BASE, "--privcy.audit 9", "unknown field --privcy.audit; privacy has no fields; to choose another, give"),
     (
         BASE,
         "--algorithm.mu 1",
