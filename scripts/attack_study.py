@@ -4,7 +4,7 @@
 
 Time: see docs/attacks.md. Hospitals of the phantom at 32 px train a small CNN. Membership: an over-fitted classifier,
 alone and defended; 16 shadow models, each attacked with the others. Inversion: the first update of a hospital that
-holds 1, 4 or 16 images. Another defence is a flag: --also "patient privacy=--fed.privacy patient --privacy.epsilon 8".
+holds 1, 4 or 16 images. Another defence is a flag: --also "clip=--fed.uplink.stages clip".
 Writes studies/results/attack_membership.csv and attack_inversion.csv, docs/attack_membership.png and
 docs/attack_inversion.png.
 """
@@ -14,13 +14,11 @@ import csv
 import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
@@ -38,8 +36,6 @@ from fedjax_mri.data.precomputed import Precomputed
 from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.sampling import Everyone
-from fedjax_mri.fed.uplink.contract import Stage
-from fedjax_mri.fed.uplink.settings import UplinkSettings
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, panels
@@ -55,40 +51,22 @@ SYNTHETIC = "synthetic data"
 Change = Callable[[Experiment], Experiment]
 
 
-@dataclass(frozen=True)
-class TopK:
-    """Send the largest entries of each leaf of a change alone."""
-
-    share: float = 0.01
-
-    def build(self) -> Stage:
-        """Returns the stage, without error feedback: this study looks at single updates too."""
-        return Stage("topk", client=lambda update, state, _: (self._largest(update), state, {}))
-
-    def _largest(self, update: Any) -> Any:
-        def largest(leaf: jax.Array) -> jax.Array:
-            least = jax.lax.top_k(jnp.abs(leaf).ravel(), max(1, int(self.share * leaf.size)))[0][-1]
-            return jnp.where(jnp.abs(leaf) >= least, leaf, jnp.zeros_like(leaf))
-
-        return update._replace(delta=jax.tree.map(largest, update.delta))
-
-
 def flags(words: str) -> Change:
     """Returns a change of a config by flags of the command line."""
     return lambda config: configs.override(config, words.split())
 
 
-def compressed(config: Experiment) -> Experiment:
-    """Returns a config in which hospitals send a hundredth of each layer."""
-    return replace(config, uplink=UplinkSettings(stages=(TopK(),)))
-
-
+COMPRESSED = flags("--fed.uplink.stages topk --uplink.stages.0.share 0.01")  # with error feedback
+PRIVATE = {
+    "client privacy, epsilon 8": flags("--fed.privacy client --privacy.epsilon 8"),
+    "local privacy, epsilon 8": flags("--fed.privacy local --privacy.epsilon 8"),
+    "patient privacy, epsilon 8": flags("--fed.privacy patient --privacy.unit image --privacy.epsilon 8"),
+}
 AGAINST_MEMBERSHIP: dict[str, Change] = {
     "nothing (over-fitted)": lambda config: config,
     "a quarter of the rounds": flags("--rounds 10"),
-    "top-k, 1 %": compressed,
-    "client privacy, epsilon 8": flags("--fed.privacy client --privacy.epsilon 8"),
-    "local privacy, epsilon 8": flags("--fed.privacy local --privacy.epsilon 8"),
+    "top-k, 1 %": COMPRESSED,
+    **PRIVATE,
 }
 
 
@@ -115,9 +93,8 @@ AGAINST_INVERSION = {
     "nothing, linear model": Guard(lambda config: replace(config, task=Classify(network=LinearSettings()))),
     "nothing": Guard(),
     "3 local steps": Guard(flags("--local.epochs 3")),
-    "top-k, 1 %": Guard(compressed),
-    "client privacy, epsilon 8": Guard(flags("--fed.privacy client --privacy.epsilon 8")),
-    "local privacy, epsilon 8": Guard(flags("--fed.privacy local --privacy.epsilon 8")),
+    "top-k, 1 %": Guard(COMPRESSED),
+    **{name: Guard(change) for name, change in PRIVATE.items()},
     "secure sum of 8 hospitals": Guard(seen=SUM),
 }
 MEMBERSHIP_COLUMNS = (

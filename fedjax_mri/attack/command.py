@@ -117,11 +117,10 @@ def infer_members(
     config: Experiment, restored: Restored, federation: Federation, patients: Pool, choices: Choices, say: Say
 ) -> Members:
     """Returns how well membership in a run, and in each of its shadow models, can be told."""
-    rounds = choices.rounds or config.rounds
     begin = time.perf_counter()
     inside = shadow.halves(choices.shadows, len(patients.member), np.random.default_rng(config.seed))
     classifier, shadows = shadow.trained_models(
-        replace(config, rounds=rounds), restored.described, patients, inside, federation.train, say
+        config, restored.described, patients, inside, federation.train, say, choices.rounds
     )
     seconds = time.perf_counter() - begin
     confidence = shadow.confidences(classifier, shadows, patients)
@@ -132,6 +131,7 @@ def infer_members(
         name: scored(attack(target[some], confidence[:, some], inside[:, some]), member)
         for name, attack in ATTACKS.items()
     }
+    rounds = choices.rounds or config.rounds
     return Members(run, against_each(confidence, inside), patients.held_out, choices.shadows, rounds, seconds)
 
 

@@ -17,7 +17,7 @@ from fedjax_mri.attack.membership import by_patient, logit_confidence
 from fedjax_mri.attack.pool import Pool
 from fedjax_mri.core import trees
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import Batch, ClientData, DataDescription
+from fedjax_mri.data.contract import PATIENT, Batch, ClientData, DataDescription
 from fedjax_mri.fed.engine import evaluate, members
 from fedjax_mri.fed.engine.members import GroupMember, Hyperparameters, RunGroup
 from fedjax_mri.fed.engine.placement import PlacedData
@@ -35,6 +35,7 @@ class ChosenStore(NamedTuple):
 
     fields: dict[str, Any]  # [n, ...]
     row: Any  # int32 [N, most], where the images of each hospital lie in `fields`
+    patient: Any  # int32 [N, most], the patient of each, numbered from 0 at each hospital
 
 
 def halves(models: int, patients: int, rng: np.random.Generator) -> np.ndarray:
@@ -47,27 +48,38 @@ def halves(models: int, patients: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack([first, ~first], 1).reshape(models, patients)
 
 
-def chosen_rows(pool: Pool, inside: np.ndarray, clients: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images of each hospital whose patients are `inside` bool [P]: places int32 [N, most], numbers [N]."""
+class Chosen(NamedTuple):
+    """The images that hospitals hold in one shadow model."""
+
+    row: np.ndarray  # int32 [N, most], as in `ChosenStore`
+    patient: np.ndarray  # int32 [N, most], likewise
+    size: np.ndarray  # int32 [N], images of each
+
+
+def choose(pool: Pool, inside: np.ndarray, clients: int, most: int) -> Chosen:
+    """Returns the images of each hospital whose patients are `inside` bool [P]; those of a patient stay together."""
     mine = np.flatnonzero(inside[pool.patient])
     mine = mine[np.argsort(pool.client[mine], kind="stable")]
     size = np.bincount(pool.client[mine], minlength=clients).astype(np.int32)
-    row = np.zeros((clients, most), np.int32)
-    row[np.arange(most) < size[:, None]] = mine
-    return row, size
+    row, patient = np.zeros((2, clients, most), np.int32)
+    row[there := np.arange(most) < size[:, None]] = mine
+    patient[there] = pool.patient[mine]
+    changes = np.diff(patient, prepend=patient[:, :1]) != 0
+    return Chosen(row, np.cumsum(changes, 1, dtype=np.int32), size)
 
 
 def read_chosen(store: ChosenStore, client: jax.Array, indices: jax.Array) -> Batch:
     """Returns images `indices` [B] of a hospital; past its end, any."""
-    rows = store.row[client, jnp.clip(indices, 0, store.row.shape[1] - 1)]
-    return {name: field[rows] for name, field in store.fields.items()}
+    places = jnp.clip(indices, 0, store.row.shape[1] - 1)
+    read = {name: field[store.row[client, places]] for name, field in store.fields.items()}
+    return read | ({PATIENT: store.patient[client, places]} if PATIENT in read else {})
 
 
 def see_chosen(placed: PlacedData, member: GroupMember) -> PlacedData:
     """Returns the images on the devices as a member sees them."""
     whole = trees.take(placed, jnp.int32(0))
-    store = ChosenStore(whole.store.fields, member.hyperparameters["row"])
-    return whole._replace(store=store, size=member.hyperparameters["size"])
+    mine = member.hyperparameters
+    return whole._replace(store=ChosenStore(whole.store.fields, mine["row"], mine["patient"]), size=mine["size"])
 
 
 def shadow_group(
@@ -75,25 +87,38 @@ def shadow_group(
 ) -> RunGroup:
     """Returns shadow models of a run, trained on the patients `inside` bool [M, P], as members on the devices.
 
-    `data` are those of the run, of which `shift` is kept. Raises UserError on a config that cannot be assembled.
+    `data` are those of the run, of which `shift` is kept.
     """
     clients, most = described.clients, int(np.bincount(pool.client).max())
-    rows, sizes = zip(*(chosen_rows(pool, one, clients, most) for one in inside))
+    several = [choose(pool, one, clients, most) for one in inside]
+    first = several[0]
     shared = data._replace(
-        sizes=sizes[0], store=ChosenStore(pool.fields, rows[0]), read=read_chosen, fetch=None
-    )  # fmt: skip
-    assemble(config, described, shared, plan)  # or refuses it with a line
+        sizes=first.size,
+        store=ChosenStore(pool.fields, first.row, first.patient),
+        read=read_chosen,
+        fetch=None,
+        patients=None if data.patients is None else np.full(clients, most, np.int32),  # a bound: each has its own
+    )
 
     def make(hyperparameters: Hyperparameters, size: jax.Array) -> Simulation:
         return assemble(config, described, shared._replace(sizes=size), plan)  # type: ignore[arg-type]
 
-    several = [
-        GroupMember(
-            {"row": jnp.asarray(row), "size": jnp.asarray(size)}, jax.random.key(config.seed + 1 + i), jnp.int32(0)
-        )
-        for i, (row, size) in enumerate(zip(rows, sizes))
+    each = [
+        GroupMember(jax.tree.map(jnp.asarray, one._asdict()), jax.random.key(config.seed + 1 + i), jnp.int32(0))
+        for i, one in enumerate(several)
     ]
-    return members.place_on_devices(make, plan, several, [shared])._replace(view=see_chosen)
+    return members.place_on_devices(make, plan, each, [shared])._replace(view=see_chosen)
+
+
+def with_noise_of_run(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Experiment:
+    """Returns `config` with the noise of its privacy in place of a budget, which fewer patients would spend otherwise.
+
+    Raises UserError on a config that cannot be assembled.
+    """
+    guarantee = assemble(config, described, data, plan).guarantee
+    if guarantee is None:
+        return config
+    return replace(config, privacy=replace(config.privacy, epsilon=0.0, noise=guarantee.noise, audit=0))
 
 
 def member_plan(plan: Plan, parameters: int) -> Plan:
@@ -113,16 +138,17 @@ def train(group: RunGroup, rounds: int, every: int, say: Callable[[str], None]) 
 
 def trained_models(
     config: Experiment, described: DataDescription, pool: Pool, inside: np.ndarray, data: ClientData,
-    say: Callable[[str], None],
+    say: Callable[[str], None], rounds: int = 0,
 ) -> tuple[Classifier, Model]:  # fmt: skip
     """Returns the classifier of a run, and shadow models [M, ...] trained on the patients `inside` bool [M, P].
 
-    Raises UserError where the config cannot be trained.
+    They train for so many `rounds`; 0: as many as the run. Raises UserError where the config cannot be trained.
     """
     by_rule = config.plan.resolve()
     task = assemble_task(config, config.algorithm.build(), described, compute_of(by_rule))
     assert task.classifier is not None  # others are refused before
     plan = member_plan(by_rule, trees.count(jax.eval_shape(task.init, jax.random.key(0)).params))
+    config = replace(with_noise_of_run(config, described, data, plan), rounds=rounds or config.rounds)
     group = shadow_group(config, described, pool, inside, plan, data)
     models = models_of(train(group, config.rounds, config.evaluate_every, say))
     return task.classifier, jax.tree.map(lambda leaf: leaf[: len(inside)], models)

@@ -19,6 +19,7 @@ from fedjax_mri.data.resident import resident
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import initial_state
+from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.run import experiment
@@ -107,6 +108,29 @@ def test_a_shadow_model_is_a_run_on_its_patients_alone() -> None:
     for one, several in zip(alone, member, strict=True):
         np.testing.assert_allclose(several[number], one, atol=2e-6)
         assert np.abs(several[number - 1] - one).max() > 1e-3
+
+
+@pytest.mark.parametrize("unit", ["patient", "image"])
+def test_a_shadow_model_of_a_run_with_privacy_of_patients_has_the_noise_of_the_run(unit) -> None:
+    """Half of the patients would need more noise for the same budget."""
+    federation, patients, inside, *_ = trained()
+    train, described, plan = federation.train, describe(federation), CONFIG.plan.resolve()
+    train = train._replace(patients=np.full(3, 12, np.int32))
+    private = replace(CONFIG, privacy=Patient(epsilon=50.0, unit=unit, views=1), rounds=2)
+    noise = assemble(private, described, train, plan).guarantee.noise
+    _, models = shadow.trained_models(private, described, patients, inside[:2], train, lambda line: None)
+    mine = inside[1][patients.patient]
+    parts = [np.flatnonzero(mine & (patients.client == client)) for client in range(3)]
+    numbers = np.zeros(len(mine), np.int32)
+    for part in parts:
+        numbers[part] = np.cumsum(np.diff(patients.patient[part], prepend=patients.patient[part][:1]) != 0)
+    data = resident({**patients.fields, "patient": numbers}, parts)
+    data = data._replace(patients=np.array([numbers[part].max() + 1 for part in parts], np.int32))
+    alone = replace(private, privacy=replace(private.privacy, epsilon=0.0, noise=noise))
+    sim, root = assemble(alone, described, data, plan), jax.random.key(CONFIG.seed + 2)
+    state, *_ = segments.build(sim, plan, root, 2)(initial_state(sim, plan, root), 2)
+    for one, several in zip(*(jax.tree.leaves(x) for x in (state.server.model.params, models.params)), strict=True):
+        np.testing.assert_allclose(several[1], one, atol=2e-6)
 
 
 def test_an_over_fitted_run_gives_its_patients_away_and_shuffled_membership_nothing() -> None:

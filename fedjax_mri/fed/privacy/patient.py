@@ -119,8 +119,8 @@ class Patient:
 
     def most_units(self, clients: Population) -> int:
         """Returns the units of a client, at most. Raises UserError where the compiled program alone knows it."""
-        counts = self.unit_counts(clients)
-        if not is_concrete(counts):
+        counts = self.unit_counts(clients) if is_concrete(clients.sizes) else clients.patients
+        if counts is None:
             raise UserError(NO_MEMBERS)
         return int(np.max(counts))
 

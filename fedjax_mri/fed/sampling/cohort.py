@@ -20,7 +20,8 @@ class Population(NamedTuple):
     traffic: Callable[[], Traffic] = lambda: Traffic(0, 0)  # of one client in a round; traces the model when called
     rounds: int = 1  # rounds of the run
     batch: int = 1  # examples of a local step
-    patients: np.ndarray | None = None  # int32 [N]; None where nobody knows whose each example is
+    # int32 [N]; None where nobody knows whose each example is. Bounds on units, where a program alone knows the sizes
+    patients: np.ndarray | None = None
     key: Callable[[jax.Array], jax.Array] = jax.random.key  # round int32 [] -> key by which its cohort is drawn
 
 
