@@ -1,7 +1,7 @@
 """System B: the same brain MR slices in one place, or in four hospitals of sizes 5,000 : 6,000 : 6,500 : 5,401.
 
 Command: fedjax-mri sweep studies/four_hospitals.py
-Hardware and time: about 15 minutes on 2 cores. Expect .866 centralised and .801 federated on real slices.
+Hardware and time: about 15 minutes on 2 cores. Expect .844 centralised and .798 federated on real slices.
 Data: real slices, if the folders Training/ and Testing/ are below ./brain-tumor-mri, or below the path in the
 environment variable FEDJAX_MRI_BRAIN_TUMOR. Otherwise the phantom (synthetic) with four hospitals of about 150
 patients.
