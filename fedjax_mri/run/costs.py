@@ -42,7 +42,7 @@ def costs(config: Experiment) -> dict[str, str]:
         f"{up / 1e6:.3f} and {down / 1e6:.3f} MB",
         "steps per round": f"{steps:.0f} local steps expected, over {plan.devices} x {plan.lanes} lanes",
         **({"idle lanes": idle} if idle else {}),
-        **({"attackers": many} if (many := outnumbered(sim)) else {}),
+        **({"attackers": who} if (who := attackers(config, sim)) else {}),
         **({} if sim.guarantee is None else {"guarantee": privacy(sim.guarantee, config.rounds)}),
         **({"hidden": hidden} if (hidden := config.secure.hides()) else {}),
     }
@@ -58,19 +58,19 @@ def privacy(guarantee: Guarantee, rounds: int) -> str:
     )
 
 
-def outnumbered(sim: Simulation) -> str:
-    """Returns in words that more clients attack than the rule is for; empty if not, or for a rule without a number."""
-    rule = sim.uplink.reduce.rule
-    if sim.attacking is None or rule is None or not rule.faulty:
+def attackers(config: Experiment, sim: Simulation) -> str:
+    """Returns in words how many clients attack, and whether the rule is for fewer; empty where there is no attack."""
+    if sim.attacking is None:
         return ""
     count, clients, cohort = int(sim.attacking.sum()), len(sim.data.sizes), sim.sampler.cohort_size()
-    there = count * cohort / clients
-    if there <= rule.faulty:
-        return ""
-    return (
-        f"{count} of {clients} clients attack, {there:.3g} of a cohort of {cohort} on average, and {rule.name} is for "
-        f"{rule.faulty}; set --uplink.reduce.faulty, or lower --attack.share"
+    there, rule = count * cohort / clients, sim.uplink.reduce.rule
+    who = (
+        f"{count} of {clients} clients attack by {type(config.attack).__name__.lower()}, {there:.3g} of a cohort of "
+        f"{cohort} on average"
     )
+    if rule is None or not rule.faulty or there <= rule.faulty:
+        return who
+    return f"{who}, and {rule.name} is for {rule.faulty}; set --uplink.reduce.faulty, or lower --attack.share"
 
 
 def idle_lanes(sim: Simulation, plan: Plan) -> str:

@@ -229,8 +229,8 @@ def say_notes(config: Experiment, data: Data, sim: Simulation, plan: Plan, say: 
         say(f"privacy: {costs.privacy(sim.guarantee, config.rounds)}")
     if hidden := config.secure.hides():
         say(f"secure: {hidden}")
-    if many := costs.outnumbered(sim):
-        say(f"warning: {many}")
+    if who := costs.attackers(config, sim):
+        say(f"attackers: {who}")
     if idle := costs.idle_lanes(sim, plan):
         say(f"idle lanes: {idle}")
 

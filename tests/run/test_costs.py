@@ -25,15 +25,15 @@ def told(flags: str) -> dict[str, str]:
     return costs.costs(config.override(EXPERIMENT, flags.split()))
 
 
-def test_more_attackers_than_the_rule_is_for_are_named() -> None:
+def test_attackers_are_counted_and_more_than_the_rule_is_for_are_named() -> None:
     attack = "--fed.attack signflip --attack.share 0.5 --fed.uplink.reduce trimmedmean --uplink.reduce.faulty"
-    words = "10 of 20 clients attack, 5 of a cohort of 10 on average, and trimmedmean is for 2"
-    assert told(f"{attack} 2")["attackers"].startswith(words)
+    words = "10 of 20 clients attack by {}, 5 of a cohort of 10 on average, and trimmedmean is for 2; set"
+    assert told(f"{attack} 2")["attackers"].startswith(words.format("signflip"))
     omniscient = attack.replace("signflip", "alie")
-    assert told(f"{omniscient} 2")["attackers"].startswith(words)
-    few = attack.replace("0.5", "0.2")
-    assert "attackers" not in told(f"{few} 2")
-    assert "attackers" not in told("--fed.attack signflip") and "attackers" not in told("")
+    assert told(f"{omniscient} 2")["attackers"].startswith(words.format("alie"))
+    few = "4 of 20 clients attack by signflip, 2 of a cohort of 10 on average"
+    assert told(f"{attack.replace('0.5', '0.2')} 2")["attackers"] == few
+    assert told("--fed.attack signflip")["attackers"] == few and "attackers" not in told("")
 
 
 def test_a_rule_that_the_cohort_is_too_small_for_is_refused() -> None:
