@@ -22,8 +22,9 @@ def register(folder: str, count: int) -> None:
         first = sitk.CenteredTransformInitializer(*images, form, sitk.CenteredTransformInitializerFilter.MOMENTS)
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(50)
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(0.2, 1)
+        if not flat:  # a slice has few pixels: all of them count
+            method.SetMetricSamplingStrategy(method.RANDOM)
+            method.SetMetricSamplingPercentage(0.2, 1)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200)
         method.SetOptimizerScalesFromPhysicalShift()
