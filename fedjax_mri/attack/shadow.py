@@ -97,7 +97,7 @@ def shadow_group(
         store=ChosenStore(pool.fields, first.row, first.patient),
         read=read_chosen,
         fetch=None,
-        patients=None if data.patients is None else np.full(clients, most, np.int32),  # a bound: each has its own
+        patients=np.full(clients, most, np.int32),  # a bound: each shadow model has its own
     )
 
     def make(hyperparameters: Hyperparameters, size: jax.Array) -> Simulation:

@@ -115,7 +115,7 @@ def test_a_shadow_model_of_a_run_with_privacy_of_patients_has_the_noise_of_the_r
     """Half of the patients would need more noise for the same budget."""
     federation, patients, inside, *_ = trained()
     train, described, plan = federation.train, describe(federation), CONFIG.plan.resolve()
-    train = train._replace(patients=np.full(3, 12, np.int32))
+    train = train._replace(patients=np.full(3, 12, np.int32) if unit == "patient" else None)
     private = replace(CONFIG, privacy=Patient(epsilon=50.0, unit=unit, views=1), rounds=2)
     noise = assemble(private, described, train, plan).guarantee.noise
     _, models = shadow.trained_models(private, described, patients, inside[:2], train, lambda line: None)
