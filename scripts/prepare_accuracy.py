@@ -88,7 +88,7 @@ def ours(one: dict[str, np.ndarray]) -> tuple[float, float, float]:
 
 
 def theirs(cases: list[dict[str, np.ndarray]], python: str) -> list[tuple[float, float, float]]:
-    """The same cases by SimpleITK: Mattes, 50 bins, 20 % of the voxels (all of a slice), three levels, regular step descent."""
+    """The same cases by SimpleITK: Mattes, 50 bins, a fifth of the voxels (all of a slice), three levels."""
     with tempfile.TemporaryDirectory() as folder:
         for number, one in enumerate(cases):
             np.savez(f"{folder}/{number}.npz", **one)

@@ -60,7 +60,7 @@ def calibrate(runs: Sequence[Path], required: Requirements, say: Callable[[str],
     Raises UserError where the runs have different test data.
     """
     try:
-        records = [results.load(run).tests for run in runs]
+        records = [results.explained_tests(run) for run in runs]
     except UserError as error:
         say(f"no calibration: {error}")
         return None

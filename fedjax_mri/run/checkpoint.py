@@ -34,12 +34,14 @@ class Checkpoints:
         return saved_rounds(self.folder.parent)
 
     def save(self, round: int, state: PyTree) -> None:
-        """Saves the state; it is on disk when this returns.
+        """Saves the state; it is on disk when this returns. A round that was saved before is left as it is.
 
         Raises UserError, with the earlier checkpoints kept, when it cannot be saved.
         """
         import orbax.checkpoint as ocp
 
+        if round in self.rounds():
+            return
         refuse_full_disk(self.folder, state)
         try:
             self._manager.save(round, args=ocp.args.StandardSave(trees.named(state)), force=True)

@@ -10,19 +10,32 @@ from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.contract import VALIDATION
 from fedjax_mri.run.line import GROUPS, RATES, LogEntry, flat
 
+LARGER_IS_BETTER = {
+    "accuracy", "auc", "cosine", "dice", "f1", "information", "ncc", "precision", "psnr", "recall", "ssim",
+    "worst_decile",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Early:
     """Which evaluation is the best, whose checkpoint is kept in RUN/best; and how long to wait for a better one."""
 
     figure: str = ""  # of metrics.jsonl, such as "validation/cycle"; "": none is kept, and nothing stops early
-    larger: bool = False  # larger is better
+    larger: bool | None = (
+        None  # whether larger is better; None: as of accuracy, SSIM and the like, by the figure's name
+    )
     patience: int = 0  # evaluations without a better one, after which training ends; 0: it does not
 
     def __post_init__(self) -> None:
         fields.check(self, "early.")
         if self.patience < 0 or (self.patience and not self.figure):
             raise UserError(f"early.patience={self.patience}: must be 0 or more, and needs an early.figure")
+
+
+def larger_is_better(early: Early) -> bool:
+    """Returns whether a larger figure is better, as `early` says or as its name does: losses and errors are smaller."""
+    words = early.figure.rpartition("/")[2].lower().split()
+    return any(word in LARGER_IS_BETTER for word in words) if early.larger is None else early.larger
 
 
 def best_line(early: Early, history: Sequence[LogEntry]) -> int:
@@ -33,7 +46,8 @@ def best_line(early: Early, history: Sequence[LogEntry]) -> int:
         raise UserError(
             f"early.figure={early.figure}: not in metrics.jsonl; take one of its names, such as {', '.join(near)}"
         )
-    values = [line.get(early.figure, float("nan")) * (-1 if early.larger else 1) for line in lines]
+    sign = -1 if larger_is_better(early) else 1
+    values = [sign * line.get(early.figure, float("nan")) for line in lines]
     return min(range(len(values)), key=lambda place: (math.isnan(values[place]), values[place]))
 
 

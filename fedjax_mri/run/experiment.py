@@ -62,7 +62,9 @@ def save_results(run: Run, last: RunProgress, examples: Examples, stop: StopSign
         if kept is not None:
             results.save_reference(run.folder, kept)
         selection = results.selection(run.sim, last.state)
-        results.save(run.folder, run.federation, last.evaluated.tests, examples, run.clock.seconds, selection)
+        results.save(
+            run.folder, last.round, run.federation, last.evaluated.tests, examples, run.clock.seconds, selection
+        )
 
 
 def refuse_import() -> None:

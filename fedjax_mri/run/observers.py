@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_mri.core.clock import Clock
+from fedjax_mri.data.contract import Federation
 from fedjax_mri.fed.engine.evaluate import Evaluation
 from fedjax_mri.fed.engine.simulation import State
 from fedjax_mri.fed.uplink.stages.clip import nonfinite_counts
-from fedjax_mri.run import pictures, processes
+from fedjax_mri.run import pictures, processes, results
 from fedjax_mri.run.checkpoint import Checkpoints
 from fedjax_mri.run.early import Early, last_is_best, patience_is_over
-from fedjax_mri.run.line import LogEntry, SegmentFigures
+from fedjax_mri.run.line import LogEntry, SegmentFigures, flat
 from fedjax_mri.run.loop import Observer, Progress
 from fedjax_mri.run.runfolder import Log
 from fedjax_mri.run.stopping import StopSignal
@@ -57,15 +58,22 @@ def write_lines(log: Log) -> RunObserver:
     return observe
 
 
-def save_best(early: Early, log: Log, run: pathlib.Path, clock: Clock) -> RunObserver:
-    """Returns an observer that saves the state in RUN/best whenever the newest line of the log is the best one."""
+def save_best(early: Early, log: Log, run: pathlib.Path, clock: Clock, federation: Federation) -> RunObserver:
+    """Returns an observer that saves state and evaluation in RUN/best whenever the log's newest line is the best one.
+
+    The state before the first round is a candidate too: it may be that of another run.
+    """
 
     def save(progress: RunProgress) -> None:
-        if early.figure and last_is_best(early, log.history):
+        if progress.trained is None and early.figure not in flat(log.history[-1]):
+            return  # figures of the training are not there before the first round
+        if last_is_best(early, log.history):
             with clock.measure("checkpoint"):
                 Checkpoints(run / "best", 1).save(progress.round, progress.state)
+                if processes.is_main_process():
+                    results.save_best(run, progress.round, federation, progress.evaluated.tests)
 
-    return after_segments(save)
+    return save
 
 
 def save_checkpoints(checkpoints: Checkpoints, clock: Clock) -> RunObserver:

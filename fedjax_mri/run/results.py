@@ -6,6 +6,7 @@ Only this file knows the names of the arrays in these files.
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from fedjax_mri.metrics import fairness
 from fedjax_mri.metrics.classification import Tally
 from fedjax_mri.metrics.outliers import Gaussians
 from fedjax_mri.run import line, runfolder
+from fedjax_mri.run.checkpoint import saved_rounds
 from fedjax_mri.run.line import MODALITIES, LogEntry, TestFigures
 from fedjax_mri.run.record import (
     Examples,
@@ -34,6 +36,7 @@ from fedjax_mri.run.record import (
 )
 from fedjax_mri.tasks.task import Task
 
+RESULTS = "results.npz"
 EXPLANATIONS = "explanations.npz"
 REFERENCE = "reference.npz"
 KINDS = ("made", "back")  # of images that a translation task shows beside the true ones
@@ -57,6 +60,7 @@ def _test_metrics(task: Task, evaluation: Evaluation) -> TestFigures:
 
 def save(
     run: pathlib.Path,
+    round: int,
     federation: Federation,
     evaluations: Mapping[str, Evaluation],
     shown: Arrays,
@@ -65,18 +69,30 @@ def save(
 ) -> None:
     """Writes results.npz and timings.json: all that the report draws and metrics.jsonl lacks.
 
-    `shown` are the fields [s, ...] of a few examples of the first test set.
+    `evaluations` are of the model after `round`, `shown` the fields [s, ...] of a few examples of the first test set.
     """
     arrays = {"labels": federation.labels, "sampled": np.array(next(iter(federation.tests)))}
     arrays |= {f"shown/{field}": value for field, value in shown.items()}
+    arrays |= test_arrays(round, federation, evaluations)
+    arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
+    arrays |= {} if selection is None else {f"{SELECTION}{name}": one for name, one in selection._asdict().items()}
+    runfolder.save_arrays(run / RESULTS, arrays)
+    disk.write_json(run / "timings.json", seconds)
+
+
+def save_best(run: pathlib.Path, round: int, federation: Federation, evaluations: Mapping[str, Evaluation]) -> None:
+    """Writes best/results.npz: the evaluations of the best model, which is that after `round`."""
+    runfolder.save_arrays(run / "best" / RESULTS, test_arrays(round, federation, evaluations))
+
+
+def test_arrays(round: int, federation: Federation, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Returns what is kept of evaluations after `round`: metrics, and figures and owner of each example."""
+    arrays: dict[str, Any] = {"round": np.array(round)}
     for name, test in federation.tests.items():
         fields = {**trees.named(evaluations[name].metrics), **evaluations[name].kept}
         fields |= {"client": positions(test.data.sizes)[0], "owner": test.owner}
         arrays |= {f"{name}/{field}": value for field, value in fields.items()}
-    arrays |= {f"groups/{name}": np.asarray(group) for name, group in federation.groups.items()}
-    arrays |= {} if selection is None else {f"{SELECTION}{name}": one for name, one in selection._asdict().items()}
-    runfolder.save_arrays(run / "results.npz", arrays)
-    disk.write_json(run / "timings.json", seconds)
+    return arrays
 
 
 def selection(sim: Simulation, state: State) -> Selection | None:
@@ -91,9 +107,9 @@ def selection(sim: Simulation, state: State) -> Selection | None:
 
 def load(run: pathlib.Path) -> RunRecord:
     """Returns the record of one run. Raises UserError when it has not finished a segment."""
-    facts, arrays = runfolder.read_json(run / "run.json"), _read(run / "results.npz")
-    fields = {name: _under(arrays, f"{name}/") for name in _test_sets(arrays)}
-    tests = {name: _test(one) for name, one in fields.items() if "truth" in one}
+    facts, arrays = runfolder.read_json(run / "run.json"), _read(run / RESULTS)
+    fields, tests = {name: _under(arrays, f"{name}/") for name in _test_sets(arrays)}, _tests(arrays)
+    old = older_than_model(run, arrays)
     if tests:
         sampled = str(arrays["sampled"])
         tests[sampled] = tests[sampled]._replace(examples=_examples(_under(arrays, "shown/")))
@@ -105,7 +121,7 @@ def load(run: pathlib.Path) -> RunRecord:
         classes=tuple(facts["classes"]),
         labels=arrays["labels"],
         tables=[Table(**table) for table in facts["tables"]],
-        warnings=facts["warnings"],
+        warnings=[*facts["warnings"], *([old] if old else [])],
         timings=runfolder.read_json(run / "timings.json"),
         synthetic=facts["synthetic"],
         tests=tests,
@@ -114,6 +130,29 @@ def load(run: pathlib.Path) -> RunRecord:
         groups=_under(arrays, "groups/"),
         explained=_explained(run / EXPLANATIONS),
         selection=Selection(**chosen) if (chosen := _under(arrays, SELECTION)) else None,
+    )
+
+
+def explained_tests(run: pathlib.Path) -> dict[str, TestResult]:
+    """Returns the test results of the model that `explain` takes: the best where one is kept, else the newest.
+
+    Raises UserError where they are missing, or are those of another round.
+    """
+    home = run / "best" if (run / "best").is_dir() else run
+    arrays = _read(home / RESULTS)
+    if old := older_than_model(home, arrays):
+        raise UserError(old)
+    return _tests(arrays)
+
+
+def older_than_model(home: pathlib.Path, arrays: Arrays) -> str:
+    """Returns in words that results and the newest model of a folder are of different rounds; empty if not."""
+    saved = saved_rounds(home)
+    if "round" not in arrays or not saved or arrays["round"] == saved[-1]:
+        return ""
+    return (
+        f"{home / RESULTS}: of round {arrays['round']}, and the newest model is of round {saved[-1]}; the same "
+        "`fedjax-mri train` command finishes the run"
     )
 
 
@@ -127,7 +166,7 @@ def examples(run: pathlib.Path) -> Examples | None:
 
     Raises UserError as `load` does.
     """
-    return _examples(_under(_read(run / "results.npz"), "shown/"))
+    return _examples(_under(_read(run / RESULTS), "shown/"))
 
 
 def translated_examples(shown: Arrays) -> TranslatedExamples | None:
@@ -197,6 +236,11 @@ def _under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 def _test_sets(arrays: Arrays) -> list[str]:
     return [name.removesuffix("/client") for name in arrays if name.endswith("/client")]
+
+
+def _tests(arrays: Arrays) -> dict[str, TestResult]:
+    fields = {name: _under(arrays, f"{name}/") for name in _test_sets(arrays)}
+    return {name: _test(one) for name, one in fields.items() if "truth" in one}
 
 
 def _test(fields: Arrays) -> TestResult:

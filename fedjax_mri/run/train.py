@@ -47,7 +47,7 @@ def train(
         observers.after_segments(lambda progress: still_held()),
         # The line comes before the checkpoint: on resuming a line too many is cut off, but a lost one is lost.
         observers.write_lines(run.log),
-        observers.save_best(config.early, run.log, run.folder, run.clock),
+        observers.save_best(config.early, run.log, run.folder, run.clock, run.federation),
         observers.save_checkpoints(run.checkpoints, run.clock),
         *([observers.save_pictures(examples, run.folder, run.federation.synthetic)] if has_pictures else []),
         observers.after_segments(watch),

@@ -3,7 +3,7 @@
 import pytest
 
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.run.early import Early, best_line, last_is_best, leak, patience_is_over
+from fedjax_mri.run.early import Early, best_line, larger_is_better, last_is_best, leak, patience_is_over
 from fedjax_mri.run.line import LogEntry, TestFigures
 
 
@@ -15,6 +15,15 @@ def test_the_first_of_equals_is_best_and_what_is_not_a_number_never() -> None:
     smaller, larger = Early("test/cycle"), Early("test/cycle", larger=True)
     assert best_line(smaller, lines(3, 1, 2, 1)) == 1
     assert best_line(larger, lines(3, 1, 2, 3)) == 0
+    for figure, wanted in (
+        ("accuracy", True),
+        ("mr/ssim", True),
+        ("mr/lesion Dice", True),
+        ("nll", False),
+        ("mae HU", False),
+    ):
+        assert larger_is_better(Early(f"test/{figure}")) is wanted
+    assert larger_is_better(Early("test/mine", larger=True)) and not larger_is_better(Early("test/f1", larger=False))
     assert best_line(smaller, lines(float("nan"), 2, float("nan"))) == 1
     assert best_line(smaller, [LogEntry(0, {}), *lines(2)]) == 1
     assert [last_is_best(smaller, lines(3, 1, 2)[: n + 1]) for n in range(3)] == [True, True, False]

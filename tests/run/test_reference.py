@@ -33,7 +33,7 @@ CONFIG = Experiment(
     sampling=Everyone(),
     rounds=2,
     evaluate_every=1,
-    early=Early(figure="train/nll"),
+    early=Early(figure="train/nll"),  # which keeps the first of two rounds
     plan=Plan(tune_s=0, conv="xla", devices=1),
 )
 
@@ -80,6 +80,11 @@ def test_distances_are_those_of_the_model_that_explain_loads(tmp_path, algorithm
     ]
     images = jnp.asarray(np.concatenate(whole)[::2])
     found = jax.jit(partial(reference.describe, best.task.classifier))(*global_model(best), images)
+    logits = jax.jit(best.task.classifier.logits)(*global_model(best), best.task.classifier.preprocess(images))
+    tests = results.explained_tests(tmp_path / "run")  # by which `explain` calibrates
+    np.testing.assert_allclose(tests[name].probabilities[::2], jax.nn.softmax(logits), atol=1e-5)
+    last = results.load(tmp_path / "run").tests[name].probabilities
+    assert np.abs(tests[name].probabilities - last).max() > 1e-3
     assert set(kept.distances) == {"features", "appearance", "grey values", "outline"} == set(found)
     for kind, distances in kept.distances.items():
         means, precision = (np.asarray(one, float) for one in kept.gaussians[kind])
