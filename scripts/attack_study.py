@@ -40,7 +40,7 @@ from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, panels
 from fedjax_mri.run import config as configs
-from fedjax_mri.run.assemble import describe
+from fedjax_mri.run.assemble import describe, with_fixed_noise
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
@@ -169,7 +169,12 @@ def membership(defences: dict[str, Change], shadows: int) -> None:
     for name, change in defences.items():
         begin = time.perf_counter()
         classifier, models = shadow.trained_models(
-            change(config), described, patients, inside, federation.train, lambda line: None
+            with_fixed_noise(change(config), described, federation.train),
+            described,
+            patients,
+            inside,
+            federation.train,
+            lambda line: None,
         )
         seconds = time.perf_counter() - begin
         right = correct(shadow.logits_of(classifier, models, patients.fields["image"]), patients)

@@ -223,7 +223,7 @@ def test_a_network_and_a_reader_are_one_file_each(tmp_path, monkeypatch) -> None
 @pytest.mark.parametrize("path", ["fusion_phantom.py", "cyclegan_demo.py"])
 def test_a_network_is_not_put_where_another_kind_is_wanted(path: str) -> None:
     (experiment,) = config.load(HOME / "configs" / path).values()
-    with pytest.raises(UserError, match="is not chosen by name; set it in the config"):
+    with pytest.raises(UserError, match="whose kind is not chosen by name; set it in the config"):
         config.override(experiment, ["--fed.task.network", "resnet"])
 
 

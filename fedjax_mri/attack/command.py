@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -17,10 +17,10 @@ from fedjax_mri.attack.pool import Pool
 from fedjax_mri.attack.trial import Trial
 from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.data.contract import ClientData, Federation
+from fedjax_mri.data.contract import Federation
 from fedjax_mri.metrics.image import WANG
 from fedjax_mri.run import models, restore, runfolder
-from fedjax_mri.run.assemble import assemble
+from fedjax_mri.run.assemble import with_fixed_noise
 from fedjax_mri.run.config import Experiment
 from fedjax_mri.run.restore import Restored
 
@@ -67,7 +67,7 @@ def attack(run: pathlib.Path, choices: Choices, say: Say) -> tuple[str, pathlib.
     refuse_other_runs(run, restored, choices)
     federation = restore.rebuild_data(run, config, say)
     patients = pool.gather(federation, tuple(restored.task.reads))
-    config = with_noise(config, restored, federation.train)
+    config = with_fixed_noise(config, restored.described, federation.train)
     members = infer_members(config, restored, federation, patients, choices, say) if choices.membership else None
     trials = invert_updates(config, restored, patients, choices, say) if choices.inversion else {}
     name = runfolder.read_json(run / "run.json")["name"]
@@ -93,14 +93,6 @@ def refuse_other_runs(run: pathlib.Path, restored: Restored, choices: Choices) -
         )
     if choices.inversion and choices.cohort > described.clients:
         raise UserError(f"--cohort {choices.cohort}: the run has {described.clients} hospitals; give as many or fewer")
-
-
-def with_noise(config: Experiment, restored: Restored, data: ClientData) -> Experiment:
-    """Returns the config of a run with the noise that its budget led to, which the attacked hospitals then add too."""
-    guarantee = assemble(config, restored.described, data, config.plan.resolve()).guarantee
-    if guarantee is None:
-        return config
-    return replace(config, privacy=replace(config.privacy, epsilon=0.0, noise=guarantee.noise))
 
 
 def defence(config: Experiment) -> str:

@@ -110,17 +110,6 @@ def shadow_group(
     return members.place_on_devices(make, plan, each, [shared])._replace(view=see_chosen)
 
 
-def with_noise_of_run(config: Experiment, described: DataDescription, data: ClientData, plan: Plan) -> Experiment:
-    """Returns `config` with the noise of its privacy in place of a budget, which fewer patients would spend otherwise.
-
-    Raises UserError on a config that cannot be assembled.
-    """
-    guarantee = assemble(config, described, data, plan).guarantee
-    if guarantee is None:
-        return config
-    return replace(config, privacy=replace(config.privacy, epsilon=0.0, noise=guarantee.noise, audit=0))
-
-
 def member_plan(plan: Plan, parameters: int) -> Plan:
     """Returns the plan by which members of this many parameters train; their examples and states are on the devices."""
     return members.resolve_members(replace(plan, data="replicated", clients="device", loop="segment"), parameters)
@@ -142,13 +131,14 @@ def trained_models(
 ) -> tuple[Classifier, Model]:  # fmt: skip
     """Returns the classifier of a run, and shadow models [M, ...] trained on the patients `inside` bool [M, P].
 
-    They train for so many `rounds`; 0: as many as the run. Raises UserError where the config cannot be trained.
+    They train for so many `rounds`; 0: as many as the run. A private config has a noise in place of a budget
+    (`with_fixed_noise`), which fewer patients would spend otherwise. Raises UserError where it cannot be trained.
     """
     by_rule = config.plan.resolve()
     task = assemble_task(config, config.algorithm.build(), described, compute_of(by_rule))
     assert task.classifier is not None  # others are refused before
     plan = member_plan(by_rule, trees.count(jax.eval_shape(task.init, jax.random.key(0)).params))
-    config = replace(with_noise_of_run(config, described, data, plan), rounds=rounds or config.rounds)
+    config = replace(config, rounds=rounds or config.rounds)
     group = shadow_group(config, described, pool, inside, plan, data)
     models = models_of(train(group, config.rounds, config.evaluate_every, say))
     return task.classifier, jax.tree.map(lambda leaf: leaf[: len(inside)], models)

@@ -14,11 +14,14 @@ METHODS = ("smoothgrad", "saliency", "gradinput", "ig", "occlusion")  # those th
 def explain(translator: Translator, to: str, source: np.ndarray, region: np.ndarray, method: str) -> np.ndarray:
     """Returns the map [H, W] of a method on the mean of `region`, bool [H, W], of what is made of a source [H, W].
 
-    Both are on the model's own grid. Raises UserError on an empty region or a method of another kind.
+    Both are on the model's own grid. Raises UserError on an empty region, a method of another kind, or a run
+    that predicts no image.
     """
     if method not in METHODS:
         raise UserError(f"method {method}: give one of {', '.join(METHODS)}")
-    if not region.any() or translator.predict is None:
+    if translator.predict is None:
+        raise UserError("what this run makes cannot be explained: its task predicts no image")
+    if not region.any():
         raise UserError("the region holds no pixel of the image: draw a larger one")
     predict, inside = translator.predict, jnp.asarray(region[None, ..., None], jnp.float32)
 

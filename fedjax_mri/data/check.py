@@ -123,10 +123,12 @@ def check_class_names(name: str, classes: tuple[str, ...]) -> None:
     for one in classes:
         broken = "|" in one or not one.isprintable()
         require(not broken, name, f"the class {one!r} breaks tables; rename it, without | and line ends")
+    twice = next((one for one in classes if classes.count(one) > 1), "")
+    require(not twice, name, f"two classes have the name {twice!r}; rename one")
     folded = [one.casefold() for one in classes]
     alike = [one for one, plain in zip(classes, folded) if folded.count(plain) > 1]
     text = f"the classes {', '.join(map(repr, alike))} differ in case alone; write them alike, or rename one"
-    require(not alike or len(set(classes)) < len(classes), name, text)
+    require(not alike, name, text)
 
 
 def check_tests(name: str, tests: Mapping[str, Test], clients: int | None) -> None:

@@ -26,8 +26,14 @@ class Reader(NamedTuple):
 
 
 def reader(trained: Trained, limits: Limits, ct_offset: float | None = None) -> Reader:
-    """Returns the reader for files of a run's modality; where its data do not say which that is, they count as MR."""
+    """Returns the reader for files of a run's modality; where its data do not say which that is, they count as MR.
+
+    Raises UserError where images have a channel for each of two modalities.
+    """
     data = trained.data
+    if trained.image[-1] > 1 and len(set(data.modalities)) > 1:
+        both = " and ".join(one.upper() for one in data.modalities)
+        raise UserError(f"{trained.name}: its images hold {both} in their channels, and explain reads one image a file")
     modality = data.modalities[0] if data.modalities else "mr"
     other = {"ct": "mr", "mr": "ct"}[modality]
     conversion = Conversion(modality, other, data.window, trained.name, uuid.uuid4())

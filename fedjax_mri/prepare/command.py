@@ -14,7 +14,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError, short_message
 from fedjax_mri.data.files import discover, results
 from fedjax_mri.data.files.images import printable
-from fedjax_mri.data.files.read import read_scan
+from fedjax_mri.data.files.read import ending_of, read_scan
 from fedjax_mri.data.files.scan import Item, Limits, Scan
 from fedjax_mri.data.prepare.steps import Group, Step
 from fedjax_mri.prepare import output, page
@@ -40,7 +40,7 @@ def groups(items: Sequence[Item]) -> list[dict[str, Item]]:
         place = next((i for i, part in enumerate(parts[:-1]) if part.lower() in ("ct", "mr")), None)
         modality = "" if place is None else parts[place].lower()
         rest = [part for i, part in enumerate(parts) if i != place]
-        key = Path(*rest[:-1], rest[-1].split(".")[0]) if modality else Path(item.names[0])
+        key = Path(*rest[:-1], rest[-1].removesuffix(ending_of(rest[-1]))) if modality else Path(item.names[0])
         if modality in found.get(key, {}):
             key = item.names[0]
         found.setdefault(key, {})[modality] = item
@@ -76,10 +76,10 @@ def one_patient(job: Job, items: dict[str, Item], record: dict[str, Any], writte
 
     written: results of this command so far, to which the patient's are added.
     """
-    before = {modality: load_scan(job, item, modality) for modality, item in items.items()}
-    before = {modality or scan.origin.modality: scan for modality, scan in before.items()}
+    scans = {modality: load_scan(job, item, modality) for modality, item in items.items()}
+    before = {modality or scan.origin.modality: scan for modality, scan in scans.items()}
+    sources = {modality or scans[modality].origin.modality: item for modality, item in items.items()}
     after = changed(job.steps, before)
-    sources = dict(zip(after, items.values()))
     names = {modality: output.name_of(sources[modality].names[0], scan) for modality, scan in after.items()}
     for name in names.values():
         if name in written:

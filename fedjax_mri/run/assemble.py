@@ -1,6 +1,7 @@
 """The parts of a simulation, built from a config: the task alone, or all that is trained."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -115,6 +116,17 @@ def assemble_simulation(
         guarantee=guarantee,
         attacking=None if attack is None else attacking,
     )
+
+
+def with_fixed_noise(config: Experiment, described: DataDescription, data: ClientData) -> Experiment:
+    """Returns `config` with the noise that its budget leads to on `data` in place of the budget, and without an audit.
+
+    A run that stands for another, on other data, then adds the same noise. Raises UserError as `assemble` does.
+    """
+    guarantee = assemble(config, described, data, config.plan.resolve()).guarantee
+    if guarantee is None:
+        return config
+    return replace(config, privacy=replace(config.privacy, epsilon=0.0, noise=guarantee.noise, audit=0))
 
 
 def assemble_task(config: Experiment, algorithm: Algorithm, described: DataDescription, compute: Compute) -> Task:

@@ -80,8 +80,9 @@ def _own(config: Any, part: str) -> Any:
 def _refuse_other_networks(flag: str, part: str, config: Any) -> None:
     """Raises UserError where the config's own part is built in another way than those that can be chosen by name."""
     if part in BUILT_FROM and not _is_built_from(_own(config, part), BUILT_FROM[part]):
+        own = type(_own(config, part)).__name__
         raise UserError(
-            f"{flag}: the network of {type(config.task).__name__} is not chosen by name; set it in the config"
+            f"{flag}: {part} of this config is {own}, whose kind is not chosen by name; set it in the config"
         )
 
 

@@ -15,6 +15,7 @@ RUN/reference.npz       what a classifier's images look like, by which `explain`
 RUN/report.html
 """
 
+import functools
 import importlib.metadata
 import io
 import json
@@ -209,10 +210,11 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    home = pathlib.Path(__file__).parent
-    asked = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    run = functools.partial(subprocess.run, capture_output=True, encoding="utf-8", errors="replace", check=True)
     try:
-        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
+        run([*git, "ls-files", "--error-unmatch", pathlib.Path(__file__).name])  # a wheel may lie in another repository
+        return run([*git, "describe", "--always", "--dirty", "--abbrev=12"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
 

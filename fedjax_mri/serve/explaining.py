@@ -28,16 +28,16 @@ PAGE = "page.html"
 
 
 @functools.lru_cache(converting.MODELS)
-def load(run: Path, settings: Settings, changed: int) -> command.Job:
-    """Returns what `explain` needs of a run, kept until the run has changed."""
-    chosen = command.Settings(batch=settings.batch, limits=settings.limits, measures=False)
-    return command.prepare([run], settings.methods.split(","), run / "explain", lambda line: None, True, None, chosen)
+def load(run: Path, settings: Settings, changed: int) -> tuple[command.Job, list[str]]:
+    """Returns what `explain` needs of a run, kept until the run has changed, and lines on what it lacks."""
+    chosen, lines = command.Settings(batch=settings.batch, limits=settings.limits, measures=False), list[str]()
+    return command.prepare([run], settings.methods.split(","), run / "explain", lines.append, True, None, chosen), lines
 
 
 def explain(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None:
     """Explains images, whichever jobs of this run they belong to."""
     run = scheduler.run_folder(worker, request.run)
-    job = load(run, worker.settings, converting.last_change(run))
+    job, lines = load(run, worker.settings, converting.last_change(run))
     while group := list(islice(given, worker.settings.batch)):
         scheduler.hold(worker, group)
         images: list[tuple[WorkItem, InputImage]] = []
@@ -51,7 +51,8 @@ def explain(worker: Worker, request: Request, given: Iterator[WorkItem]) -> None
         patients = command.explain_batch(job, [image for _, image in images]) if images else ()
         for (work, _), patient in zip(images, patients):
             try:
-                scheduler.finish(work, show(job, work, patient))
+                notes = [scheduler.public(work.job, line) for line in lines]
+                scheduler.finish(work, {**show(job, work, patient), "notes": notes})
             except Exception as error:
                 scheduler.refuse(worker, work, error)
 

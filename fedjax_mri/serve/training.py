@@ -16,6 +16,7 @@ from fedjax_mri.run import config as configs
 from fedjax_mri.serve import store
 
 TAIL = 15  # lines of its output that are shown
+LAST_WORDS = ("report.html", "goes on from there", "ended by")  # of a training that has come to its end, or was stopped
 LONGEST = 20_000  # characters of its output that are looked at
 
 
@@ -85,10 +86,11 @@ def is_running(training: Training) -> bool:
 
 
 def state(home: Path, training: Training) -> str:
-    """Returns "training", or after its end "failed" or "ended"."""
+    """Returns "training", or after its end "ended", or "failed" where its last line says neither report nor stop."""
     if is_running(training):
         return "training"
-    return "failed" if any(line.startswith("error:") for line in output(home, training)[-1:]) else "ended"
+    last = (output(home, training) or [""])[-1]
+    return "ended" if not last.startswith("error:") and any(word in last for word in LAST_WORDS) else "failed"
 
 
 def stop(training: Training) -> None:

@@ -239,9 +239,9 @@ def train_members(cells: Sequence[Cell], sweep: Sweep) -> Failures:
     federations = [sweep.build(cell.config) for cell in cells]
     several = [cell.config for cell in cells]
     outcomes, plan = group.train(several, federations, sweep.say, lambda: sweep.stop.received_by_any() is not None)
-    for cell, one in zip(cells, outcomes):
+    for cell, federation, one in zip(cells, federations, outcomes):
         if not one.failure and one.history[-1].round == cell.config.rounds:
-            folder.save(sweep.out, cell, one.history, federations[0].synthetic, plan)
+            folder.save(sweep.out, cell, one.history, federation.synthetic, plan)
     refuse_stopped(sweep)
     return {cell.id: Failure(one.failure) for cell, one in zip(cells, outcomes) if one.failure}
 

@@ -23,7 +23,7 @@ from fedjax_mri.fed.privacy.patient import Patient
 from fedjax_mri.fed.sampling import Everyone
 from fedjax_mri.nets.linear import LinearSettings
 from fedjax_mri.run import experiment
-from fedjax_mri.run.assemble import assemble, describe
+from fedjax_mri.run.assemble import assemble, describe, with_fixed_noise
 from fedjax_mri.run.config import Experiment, LocalTraining
 from fedjax_mri.tasks.classify import Classify
 
@@ -117,7 +117,7 @@ def test_a_shadow_model_of_a_run_with_privacy_of_patients_has_the_noise_of_the_r
     train, described, plan = federation.train, describe(federation), CONFIG.plan.resolve()
     train = train._replace(patients=np.full(3, 12, np.int32) if unit == "patient" else None)
     private = replace(CONFIG, privacy=Patient(epsilon=50.0, unit=unit, views=1), rounds=2)
-    noise = assemble(private, described, train, plan).guarantee.noise
+    private = with_fixed_noise(private, described, train)
     _, models = shadow.trained_models(private, described, patients, inside[:2], train, lambda line: None)
     mine = inside[1][patients.patient]
     parts = [np.flatnonzero(mine & (patients.client == client)) for client in range(3)]
@@ -126,8 +126,7 @@ def test_a_shadow_model_of_a_run_with_privacy_of_patients_has_the_noise_of_the_r
         numbers[part] = np.cumsum(np.diff(patients.patient[part], prepend=patients.patient[part][:1]) != 0)
     data = resident({**patients.fields, "patient": numbers}, parts)
     data = data._replace(patients=np.array([numbers[part].max() + 1 for part in parts], np.int32))
-    alone = replace(private, privacy=replace(private.privacy, epsilon=0.0, noise=noise))
-    sim, root = assemble(alone, described, data, plan), jax.random.key(CONFIG.seed + 2)
+    sim, root = assemble(private, described, data, plan), jax.random.key(CONFIG.seed + 2)
     state, *_ = segments.build(sim, plan, root, 2)(initial_state(sim, plan, root), 2)
     for one, several in zip(*(jax.tree.leaves(x) for x in (state.server.model.params, models.params)), strict=True):
         np.testing.assert_allclose(several[1], one, atol=2e-6)

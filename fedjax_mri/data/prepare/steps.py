@@ -290,11 +290,18 @@ def contrasting(value: str) -> Step:
     return each(change)
 
 
-def matching(reference: Callable[[], np.ndarray]) -> Step:
-    """Returns the step that gives the heads of MR the histogram of a reference's head, values [N]; CT stays."""
+def matching(reference: Callable[[], Scan]) -> Step:
+    """Returns the step that gives the heads of MR the histogram of a reference's head; CT stays.
+
+    The step raises UserError where one of the two is a picture in 0..1, and the other is not.
+    """
 
     def change(scan: Scan) -> Scan:
-        voxels = intensities.match_histogram(scan.voxels, head_of(scan), reference())
+        target = reference()
+        if (scan.units == "display") != (target.units == "display"):
+            raise UserError("match: of the scan and the reference one is in 0..1 and the other is not: match before "
+                            "rescale, or give a reference that was rescaled as well")  # fmt: skip
+        voxels = intensities.match_histogram(scan.voxels, head_of(scan), target.voxels[head_of(target)])
         return scan._replace(voxels=np.clip(voxels, 0, 1) if scan.units == "display" else voxels)
 
     return each_mr(change)
@@ -304,12 +311,11 @@ def reference_file(value: str) -> Step:
     """Returns the step that matches histograms to that of a file."""
 
     @functools.cache
-    def reference() -> np.ndarray:
+    def reference() -> Scan:
         try:
-            scan = read(Path(value), "mr", Limits())
+            return read(Path(value), "mr", Limits())
         except UserError as error:
             raise UserError(f"--steps match:{value}: {error}") from None
-        return scan.voxels[head_of(scan)]
 
     reference()  # a bad file is refused before anything is done
     return matching(reference)

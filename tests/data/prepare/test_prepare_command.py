@@ -59,3 +59,20 @@ def test_two_files_of_one_result_and_scans_without_a_partner_are_said(tmp_path, 
     assert "another file gave" in "".join(capsys.readouterr())
     (entry,) = json.loads((out / "prepared.json").read_text())["files"].values()
     assert any(note.startswith("register changed nothing") for note in entry["notes"])
+
+
+def test_pairs_are_told_by_their_whole_name_and_each_result_has_its_own_source(tmp_path) -> None:
+    """A name may hold dots, and the folder of the MR may come first, as `MR` does before `ct`."""
+    brightness = {"MR/s.02.png": 200, "ct/s.01.png": 60, "ct/s.02.png": 120}
+    for name, value in brightness.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.pad(np.full((24, 24), value, np.uint8), 4)).save(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    assert commands.main(["prepare", str(tmp_path / "in"), str(out), "--steps", "register"]) == 0
+    record = json.loads((out / "prepared.json").read_text())["files"]
+    assert {name: [*entry["sources"]] for name, entry in record.items()} == {
+        name: [str(tmp_path / "in" / name)] for name in brightness
+    }
+    for name, value in brightness.items():
+        made = np.asarray(Image.open(out / name), float)
+        assert abs(made.max() / 65535 * 255 - value) < 2

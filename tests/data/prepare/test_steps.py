@@ -109,7 +109,8 @@ def test_most_of_a_coil_s_field_is_removed() -> None:
 def test_steps_of_mr_leave_a_ct_that_is_a_picture() -> None:
     picture = scan(head().mr[6:7], "display")
     group = {"ct": picture, "mr": picture._replace(voxels=picture.voxels / picture.voxels.max())}
-    for step in (steps.unbiased(""), steps.matching(lambda: np.linspace(0.2, 0.9, 500, dtype=np.float32))):
+    reference = scan(np.sqrt(group["mr"].voxels), "display")
+    for step in (steps.unbiased(""), steps.matching(lambda: reference)):
         made = step(group)
         assert made["ct"] is picture and np.abs(made["mr"].voxels - group["mr"].voxels).max() > 0.01
     assert "changed nothing" in steps.windowing("0..80")(group)["mr"].notes[-1]
@@ -176,5 +177,7 @@ def test_bad_steps_are_refused_in_a_line(words, said) -> None:
 def test_what_a_step_cannot_do_is_said() -> None:
     with pytest.raises(UserError, match="put window or rescale before"):
         steps.parse("contrast")["contrast:clahe"]({"mr": scan(head().mr)})
+    with pytest.raises(UserError, match="match before rescale"):
+        steps.matching(lambda: scan(head().mr))({"mr": scan(head().mr, "display")})
     with pytest.raises(UserError, match="spacing in mm is not known"):
         steps.parse("resample:1mm")["resample:1mm"]({"mr": scan(head().mr, spacing=())})
