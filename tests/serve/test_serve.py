@@ -546,7 +546,8 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
     served = Served(runs, tmp_path / "home", configs=[config], data=[tmp_path / "images"])
     client, other = served.client(), served.client()
     waits = tmp_path / "python"
-    waits.write_text('#!/bin/sh\necho "$@"\nexec sleep 60\n')
+    stopped = "small: stopped after round 1, saved; the same command goes on from there"
+    waits.write_text(f'#!/bin/sh\ntrap "echo \\"{stopped}\\"; exit" TERM\necho "$@"\nsleep 60 &\nwait\n')
     waits.chmod(0o755)
     monkeypatch.setattr(training.sys, "executable", str(waits))
     page = client.get("/train").text
@@ -571,10 +572,10 @@ def test_a_training_is_started_on_what_the_owner_allows_watched_and_stopped(runs
         while training.is_running(one):
             pass
     page = client.get(place).text
-    assert "ended" in page and "Stop, and keep" not in page
-    with log.open("a") as file:
-        file.write("error: no images there\n")
-    assert all('class="tag failed"' in client.get(path).text for path in (place, "/train"))
+    assert 'class="tag ended"' in page and "Stop, and keep" not in page
+    for last in ("round 1/3: loss 1.2", "error: no images there"):  # the first as of one that was killed
+        log.write_text(f"{log.read_text()}{last}\n")
+        assert all('class="tag failed"' in client.get(path).text for path in (place, "/train"))
 
 
 def test_trainings_are_listed_with_the_newest_first(tmp_path) -> None:
