@@ -1,4 +1,4 @@
-"""CycleGAN on real CT and T2 MR slices, one hospital for each case, unpaired in training.
+"""CycleGAN on real CT and T2 MR slices, one hospital for each case; CT and MR of a step are of different slices of it.
 
 Command: fedjax-mri train configs/cyclegan_pairs.py --data.source.root FOLDER
 Hardware and time: about six minutes on 2 cores. Expect SSIM .265 to MR and .286 to CT on unseen cases.

@@ -38,7 +38,10 @@ class Precomputed:
     fields: tuple[str, ...] = ("image", "label")  # of its examples, the ones that are kept
 
     def build(self, seed: int) -> Federation:
-        """Returns the source's federation, precomputed. Raises UserError where the source does."""
+        """Returns the source's federation, precomputed.
+
+        Raises UserError where the source does, and on a CT of which no HU are known.
+        """
         return _built(self, seed, WITHOUT_VALUES.get())
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
@@ -51,6 +54,9 @@ class Precomputed:
 def _built(settings: Precomputed, seed: int, without_values: bool) -> Federation:
     del without_values  # `precomputed` reads it, and what it gives must not be taken for the examples
     federation = settings.source.build(seed)
+    if "ct" in settings.fields and federation.window is None:
+        raise UserError("data: Precomputed keeps CT in whole HU, and the CT of its source is a picture in 0..1; "
+                        "give the source by itself")  # fmt: skip
     train, tests = precomputed(federation.train, settings.fields), _precomputed_tests(federation.tests, settings.fields)
     images = tuple(name for name in dict.fromkeys((*federation.images, "ct", "mr")) if name in settings.fields)
     return federation._replace(train=train, tests=tests, images=images)

@@ -1,4 +1,4 @@
-"""CT and MR of different patients: what an unpaired translator may learn from."""
+"""CT and MR that do not belong together: what an unpaired translator may learn from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,24 +14,30 @@ from fedjax_mri.data.resident import whole
 
 @dataclass(frozen=True)
 class Unpaired:
-    """`source`, which has CT and MR of each patient, as hospitals that never see both of one.
+    """`source`, whose examples hold a registered CT and MR, with the MR of another example of the same site.
 
-    Training examples hold the CT of one patient, with all else that is known of him, and the MR of another of the same
-    site, half the site away. Test sets stay paired: the truth is for evaluation alone.
+    Training examples hold the CT of one example, with all else that is known of it, and the MR of the one half the site
+    away. That is another patient where each example is of another one, as in the phantom; slices of one patient stay
+    together in a site, so that with them it may be another slice of the same patient, which a warning says. Test sets
+    stay paired: the truth is for evaluation alone.
     """
 
     source: Source
 
     def build(self, seed: int) -> Federation:
-        """Returns the source's federation, unpaired, in which sites of one patient train nothing.
+        """Returns the source's federation, unpaired, in which sites of one example train nothing.
 
         Raises UserError where the source does.
         """
         federation = self.source.build(seed)
-        single = int(np.sum(federation.train.sizes == 1))
-        warnings = (f"{single} sites with a single patient train nothing: there is no other to take the MR from",)
-        all_warnings = (*federation.warnings, *(warnings if single else ()))
-        return federation._replace(train=with_mr_of_others(federation.train), warnings=all_warnings)
+        patients, sizes = federation.train.patients, federation.train.sizes
+        single = int(np.sum(sizes == 1))
+        warnings = [*federation.warnings]
+        if single:
+            warnings.append(f"{single} sites with one example train nothing: there is no other to take the MR from")
+        if patients is None or np.any(patients != sizes):
+            warnings.append("the CT and the MR of a step are of different examples, which may be of one patient")
+        return federation._replace(train=with_mr_of_others(federation.train), warnings=tuple(warnings))
 
     def evaluation(self, classes: tuple[str, ...], seed: int) -> tuple[Mapping[str, Test], tuple[Table, ...]]:
         """Returns the source's own test sets, which stay paired."""
@@ -39,7 +45,7 @@ class Unpaired:
 
 
 def with_mr_of_others(data: ClientData) -> ClientData:
-    """Returns `data` in which each example's "mr" is that of another patient of the same client."""
+    """Returns `data` in which each example's "mr" is that of another example of the same client."""
     sizes = np.where(data.sizes == 1, 0, data.sizes).astype(np.int32)
 
     def read(store: tuple[Any, jax.Array], client: jax.Array, indices: jax.Array) -> Batch:

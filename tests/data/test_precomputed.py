@@ -63,3 +63,8 @@ def test_fields_are_kept_as_files_hold_them() -> None:
     np.testing.assert_allclose(kept["mr"][:3, 0], np.rint(np.clip([-0.02, 0.03, 0.08], 0, 1) * 255))
     with pytest.raises(UserError, match=r"data.fields: there is no pet; choose of ct, mr, has, label"):
         precomputed(data, ("pet",))
+
+
+def test_a_ct_that_is_a_picture_is_not_kept_in_whole_hu() -> None:
+    with pytest.raises(UserError, match=r"is a picture in 0\.\.1"):
+        Precomputed(Source(), fields=("ct", "label")).build(0)

@@ -31,9 +31,10 @@ class Numbered:
 
 def test_ct_and_mr_are_of_different_patients_of_the_same_site() -> None:
     federation = Unpaired(Numbered()).build(0)
-    train, (warning,) = federation.train, federation.warnings
+    train, (warning, same) = federation.train, federation.warnings
+    assert "may be of one patient" in same  # the source does not say that each example is of another one
     assert train.sizes.tolist() == [0, 2, 5, 0]
-    assert warning.startswith("1 sites with a single patient")
+    assert warning.startswith("1 sites with one example")
     read = jax.jit(train.read)
     for client, patients in ((1, {1, 2}), (2, {3, 4, 5, 6, 7})):
         batch = read(train.store, jnp.int32(client), jnp.arange(len(patients), dtype=jnp.int32))
