@@ -39,13 +39,18 @@ def image_level(optimizer: str, rate: float, privacy: object) -> tuple[object, .
     return hospitals(4), Everyone(), local, FedAvg(), privacy
 
 
-SMALL = (hospitals(200), Poisson(rate=0.5), replace(private.local, learning_rate=1e-2))
+def client_level(rate: float, server_rate: float, privacy: object) -> tuple[object, ...]:
+    """Returns small hospitals of which half take part on average."""
+    local = replace(private.local, learning_rate=rate)
+    return hospitals(200), Poisson(rate=0.5), local, FedAvg(server_rate), privacy
+
+
 LEVELS: dict[str, tuple[Any, ...]] = {
-    "client, no privacy": (*SMALL, FedAvg(), Off()),
-    **{f"client, epsilon {budget:g}": (*SMALL, FedAvg(), Client(epsilon=budget, clip=2.0)) for budget in BUDGETS},
+    "client, no privacy": client_level(5e-3, 1.0, Off()),
+    **{f"client, epsilon {budget:g}": client_level(1e-2, 1.5, Client(epsilon=budget, clip=2.0)) for budget in BUDGETS},
     "patient, no privacy": image_level("optax.adam", 1e-2, Off()),
     **{
-        f"patient, epsilon {budget:g}": image_level("optax.sgd", 4.0, Patient(epsilon=budget, clip=0.5, unit="image"))
+        f"patient, epsilon {budget:g}": image_level("optax.sgd", 2.0, Patient(epsilon=budget, clip=0.5, unit="image"))
         for budget in BUDGETS
     },
 }

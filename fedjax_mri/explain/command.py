@@ -315,11 +315,7 @@ def write_summary(job: Job, patients: Sequence[Patient]) -> None:
 def rows(trained: Trained, one: Patient) -> Iterator[list[Any]]:
     """Yields the lines of the table for one image, one for each method."""
     verdict = one.verdict
-    members = (
-        []
-        if verdict.prediction_set is None
-        else [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
-    )
-    told = [trained.classes[verdict.prediction], verdict.confidence, " or ".join(members), verdict.ood.p]
+    possible = " or ".join(triage.possible_classes(verdict, trained.classes))
+    told = [trained.classes[verdict.prediction], verdict.confidence, possible, verdict.ood.p]
     for method, figures in one.figures.items():
         yield [one.name, *told, "; ".join(verdict.reasons), method, *figures.values()]

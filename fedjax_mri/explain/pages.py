@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fedjax_mri.data.contract import Table
 from fedjax_mri.explain.model import Trained
-from fedjax_mri.explain.triage import Calibration, Verdict
+from fedjax_mri.explain.triage import Calibration, Verdict, possible_classes
 from fedjax_mri.explain.words import percent
 from fedjax_mri.report import overlays
 from fedjax_mri.report.figures import COLOURS, RED, STYLE, WIDE, PageSection, embedded, panels, png, svg
@@ -76,7 +76,7 @@ def prediction(trained: Trained, verdict: Verdict, calibration: Calibration | No
     likely = [] if verdict.ood.p is None else [ood_sentence(verdict.ood.p)]
     if calibration is None or verdict.prediction_set is None:
         return [f"{said}, as the network gives it.", *likely]
-    names = [name for name, is_in in zip(trained.classes, verdict.prediction_set) if is_in]
+    names = possible_classes(verdict, trained.classes)
     known = f"{calibration.examples:,} images of {calibration.test}"
     return [
         f"{said} (temperature {calibration.temperature:.2f}, from {known}).",
@@ -122,8 +122,7 @@ def row(trained: Trained, one: Patient) -> tuple[object, ...]:
     span = one.image.max() - one.image.min()
     small = png((one.image - one.image.min()) / span if span else np.clip(one.image, 0, 1))
     picture = Markup('<a href="{}"><img class="small" src="{}" alt=""></a>').format(link, small)
-    chosen = one.verdict.prediction_set
-    names = "" if chosen is None else ", ".join(name for name, is_in in zip(trained.classes, chosen) if is_in)
+    names = ", ".join(possible_classes(one.verdict, trained.classes))
     said = Markup('<b class="flag review">review</b> {}').format("; ".join(one.verdict.reasons))
     return (
         picture,

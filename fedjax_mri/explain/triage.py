@@ -54,6 +54,12 @@ class Verdict(NamedTuple):
         return float(self.probabilities[self.prediction])
 
 
+def possible_classes(verdict: Verdict, classes: Sequence[str]) -> list[str]:
+    """Returns the classes in the conformal set of a prediction; none where there is no set."""
+    inside = np.zeros(len(classes), bool) if verdict.prediction_set is None else verdict.prediction_set
+    return [name for name, is_in in zip(classes, inside) if is_in]
+
+
 def calibrate(runs: Sequence[Path], required: Requirements, say: Callable[[str], None]) -> Calibration | None:
     """Returns the calibration by the runs' results; None, with a line to `say`, where a run has none.
 
@@ -158,7 +164,6 @@ def reasons(verdict: Verdict, calibration: Calibration | None, classes: Sequence
             f"{limit if np.isfinite(asked) else 'at no confidence'} predictions on {calibration.test} were "
             f"{percent(calibration.required.accuracy)} right"
         )
-    if verdict.prediction_set is not None and verdict.prediction_set.sum() > 1:
-        others = [name for name, is_in in zip(classes, verdict.prediction_set) if is_in]
-        said.append(f"{' or '.join(others)}: {len(others)} classes are possible")
+    if len(possible := possible_classes(verdict, classes)) > 1:
+        said.append(f"{' or '.join(possible)}: {len(possible)} classes are possible")
     return said

@@ -14,7 +14,7 @@ from fedjax_mri.core import disk
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.files import resample
 from fedjax_mri.data.files.scan import File
-from fedjax_mri.explain import command, inputs, pages, words
+from fedjax_mri.explain import command, inputs, pages, triage, words
 from fedjax_mri.explain.command import InputImage
 from fedjax_mri.explain.pages import Patient
 from fedjax_mri.report import overlays
@@ -66,13 +66,12 @@ def show(job: command.Job, work: WorkItem, patient: Patient) -> dict[str, Any]:
     for name, found in patient.maps.items():
         disk.write_bytes(folder / f"{name}.png", overlays.layer(found))
     pages.write_patient(folder / PAGE, trained, patient, job.calibration, listed=False)
-    members = verdict.prediction_set
     return {
         "state": "done",
         "prediction": trained.classes[verdict.prediction],
         "meaning": words.meaning(trained.classes[verdict.prediction]),
         "confidence": verdict.confidence,
-        "set": None if members is None else [name for name, is_in in zip(trained.classes, members) if is_in],
+        "set": None if verdict.prediction_set is None else triage.possible_classes(verdict, trained.classes),
         "reasons": verdict.reasons,
         "sentences": [*map(str, pages.prediction(trained, verdict, job.calibration)), *patient.words],
         "classes": sorted(zip(trained.classes, verdict.probabilities.tolist()), key=lambda pair: -pair[1]),
