@@ -298,7 +298,8 @@ def inversion_figure(found: dict[str, dict[int, list[Trial]]]) -> Any:
     for number, (name, each) in enumerate(found.items()):
         colour = COLOURS[number % len(COLOURS)]
         psnr = [np.mean([one.psnr for one in several]) for several in each.values()]
-        ax.plot(list(each), np.minimum(psnr, 60), "o-", color=colour, label=name)
+        style = "o-" if number < len(COLOURS) else "s--"
+        ax.plot(list(each), np.minimum(psnr, 60), style, color=colour, label=name)
     for name, style in (("constant", ":"), ("mean", "--")):
         cells = {batch: means for each in found.values() for batch, means in each.items()}
         level = np.mean([baseline(one, name) for several in cells.values() for one in several])

@@ -81,4 +81,4 @@ def head(key: jax.Array, where: site.Site, slices: int, size: int) -> Heads:
 
     keys = jax.random.split(jax.random.fold_in(key, 3), (slices, 2))
     found = jax.lax.map(lambda both: cut(*both), (heights, keys))
-    return Heads(*found, jnp.stack([jnp.float32(spacing), plane.pixel, plane.pixel]))
+    return Heads(*found, jnp.stack([jnp.float32(spacing), plane.pixel, plane.pixel]))  # type: ignore[call-arg]

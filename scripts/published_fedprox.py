@@ -39,7 +39,7 @@ DATA = {
 SHARES = 0.0, 0.5, 0.9  # of stragglers
 KEPT = [(mu, share) for mu in (0.0, 1.0) for share in SHARES]  # FedProx
 DROPPED = [(0.0, share) for share in SHARES[1:]]  # FedAvg; without stragglers it is FedProx with mu = 0
-CLIENTS, ROWS = CONFIG.data.clients, 2**15  # room for the examples of any seed up to 9: one program serves all
+CLIENTS, ROWS = CONFIG.data.clients, 2**15  # type: ignore[attr-defined]  # room for the examples of any seed up to 9: one program serves all
 EVERY, LAST = 5, 50  # rounds between two evaluations; rounds at the end over which figures are averaged
 
 Cell = tuple[str, float, str]  # data, share of stragglers, method
@@ -97,7 +97,7 @@ def program(late: str, rounds: int) -> Callable[..., Curves]:
 
         def observe(state: State) -> Curves:
             model = state.server.model
-            loss, accuracy = (sim.task.evaluate(*model, tests[name]) for name in ("training", "held-out"))
+            loss, accuracy = (sim.task.evaluate(*model, tests[name]) for name in ("training", "held-out"))  # type: ignore[call-arg]
             return Curves(classification.nll(loss), classification.accuracy(accuracy))
 
         return trajectory(sim, plan, placed, root, init_state(sim, root), rounds, observe, EVERY)

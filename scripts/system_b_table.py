@@ -84,7 +84,7 @@ def figures(data: str, way: str, test: TestResult, chosen: np.ndarray) -> Row:
     tally = classification.tally(scores, jnp.asarray(test.labels), jnp.asarray(chosen, jnp.float32))
     means = (classification.macro(figure(tally)) for figure in (classification.precision, classification.recall))
     macro_f1 = float(classification.macro(classification.f1(tally)))
-    return Row(data, way, int(chosen.sum()), float(classification.accuracy(tally)), *map(float, means), macro_f1)
+    return Row(data, way, int(chosen.sum()), float(classification.accuracy(tally)), *map(float, means), macro_f1)  # type: ignore[call-arg]
 
 
 def table(rows: list[Row]) -> str:

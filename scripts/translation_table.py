@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.data.resident import positions, whole
 from fedjax_mri.run import restore, runfolder
@@ -78,7 +79,7 @@ def baseline(window: Window, test: Batch, made: jax.Array) -> dict[str, float]:
 
     nothing = lambda key: Model({}, {})  # noqa: E731
     method = translation.TranslationMethod(nothing, (), lambda *_: {}, translate, ("mr",), "")
-    task = translation.task(window, "average", method)
+    task = translation.task(window, "average", Augment(), method)
     return task.summary(jax.jit(task.evaluate)(made, {}, test))
 
 

@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from fedjax_mri.core import environment
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.data import layout
-from fedjax_mri.data.files import images
+from fedjax_mri.data.files import raster
 from fedjax_mri.data.layout import Splits
 from fedjax_mri.data.partition import holdout
 from fedjax_mri.data.phantom import Phantom
@@ -64,7 +64,7 @@ def main() -> None:
 def split(root: pathlib.Path, out: pathlib.Path) -> None:
     """Fills OUT/kept and OUT/left_out with links to the slices below a root."""
     found, _ = layout.find(str(root), "split/class", Splits("Training", "Testing"))
-    read = load_images(list(found), 64, 1, ReadSettings())
+    read = load_images(list(found), 64, 1, ReadSettings(), {path: path for path in found})
     files = [read.files[source][0] for source in read.images.source]
     names = [found[file].label for file in files]
     labels = np.unique(names, return_inverse=True)[1]
@@ -120,7 +120,7 @@ def verdicts(job: Job, several: Iterator[np.ndarray]) -> Iterator[Verdict]:
 
 def kinds(slices: pathlib.Path, ct: pathlib.Path, count: int) -> Mapping[str, Iterator[np.ndarray]]:
     """Images of each kind, first of the run's own."""
-    own = sorted(path for path in slices.rglob("*") if path.suffix in images.EXTENSIONS)
+    own = sorted(path for path in slices.rglob("*") if path.suffix.lower() in raster.ENDINGS)
     return {
         OWN: map(grey, own),
         "constant, black": repeated(partial(constant, 0, 1), count),
