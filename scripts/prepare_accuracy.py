@@ -147,8 +147,8 @@ def colin(python: str | None) -> None:
     import nibabel
 
     image, truth = (
-        nibabel.load(TEMPLATES / name).get_fdata(dtype=np.float32)
-        for name in ("ch2.nii.gz", "ch2bet.nii.gz")  # type: ignore[attr-defined]
+        np.asarray(nibabel.load(TEMPLATES / name).dataobj, np.float32)  # type: ignore[attr-defined]
+        for name in ("ch2.nii.gz", "ch2bet.nii.gz")
     )
     image, truth = (np.ascontiguousarray(x.transpose(2, 1, 0)[:, ::-1]) for x in (image, truth > 0))
     strip.mr_brain(image, (1.0, 1.0, 1.0))  # compiles
