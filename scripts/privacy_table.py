@@ -1,4 +1,4 @@
-"""Tells what privacy costs in a folder of studies/privacy.py: accuracy at each level and epsilon.
+"""Tells what privacy costs in a folder of studies/privacy.py or privacy_slices.py: accuracy by level and epsilon.
 
     fedjax-mri sweep studies/privacy.py --out runs/privacy
     python scripts/privacy_table.py runs/privacy --figure docs/privacy.png
@@ -8,6 +8,7 @@ Prints a Markdown table of means and standard deviations over seeds, and draws a
 
 import argparse
 import pathlib
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
@@ -16,9 +17,9 @@ from matplotlib.figure import Figure
 from fedjax_mri import StudyResults
 from fedjax_mri.report.figures import STYLE
 
-LEVELS = {"client": "a hospital", "patient": "a patient"}
+LEVELS = {"client": "a hospital", "patient": "a patient, of one image"}
 EPSILONS = ("epsilon 1", "epsilon 3", "epsilon 8", "no privacy")
-FIGURE = "unseen sites/accuracy"
+FIGURES = {"unseen sites/accuracy": "unseen sites (synthetic)", "grouped test/accuracy": "test images (real slices)"}
 
 
 def main() -> None:
@@ -27,18 +28,19 @@ def main() -> None:
     words.add_argument("run", type=pathlib.Path, help="folder of the study")
     words.add_argument("--figure", type=pathlib.Path, help="file to draw into")
     given = words.parse_args()
-    found = accuracies(StudyResults(given.run))
+    last = StudyResults(given.run).last()
+    figure = next(name for name in FIGURES if name in last)
+    found = accuracies(last, figure)
     print(table(found))
     if given.figure:
-        draw(found, given.figure)
+        draw(found, FIGURES[figure], given.figure)
 
 
-def accuracies(study: StudyResults) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the accuracies on unseen sites [seeds], by level and epsilon."""
-    last = study.last()
+def accuracies(last: Mapping[str, np.ndarray], figure: str) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the accuracies [seeds] of the last lines of a study's cells, by level and epsilon."""
     (axis,) = (name for name in last if name.startswith("data + "))
     return {
-        level: {epsilon: last[FIGURE][last[axis] == f"{level}, {epsilon}"] for epsilon in EPSILONS} for level in LEVELS
+        level: {epsilon: last[figure][last[axis] == f"{level}, {epsilon}"] for epsilon in EPSILONS} for level in LEVELS
     }
 
 
@@ -52,15 +54,15 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def draw(found: dict[str, dict[str, np.ndarray]], path: pathlib.Path) -> None:
-    """Draws accuracy against epsilon, a line for each level."""
+def draw(found: dict[str, dict[str, np.ndarray]], of: str, path: pathlib.Path) -> None:
+    """Draws accuracy of something against epsilon, a line for each level."""
     figure = Figure(figsize=(5.5, 3.5), layout="constrained")
     ax = figure.subplots()
     for shift, (level, by_epsilon) in zip((-0.04, 0.04), found.items()):
         means, widths = zip(*((values.mean(), values.std(ddof=1)) for values in by_epsilon.values()))
         ax.errorbar(np.arange(len(EPSILONS)) + shift, means, widths, marker="o", capsize=3, label=LEVELS[level])
     ax.set_xticks(range(len(EPSILONS)), EPSILONS)
-    ax.set_ylabel("accuracy on unseen sites (synthetic)")
+    ax.set_ylabel(f"accuracy on {of}")
     ax.legend(title="protected")
     figure.savefig(path, dpi=150)
 

@@ -265,7 +265,7 @@ def _(x: functools.partial) -> Parts:
 def _(x: Any) -> Parts:
     """Raises Unknown if the globals of a caching function have changed: it may still return results from before."""
     inner = x.__wrapped__
-    if isinstance(inner, types.FunctionType) and installed.is_foreign(inner):
+    if isinstance(inner, types.FunctionType) and installed.is_users_function(inner):
         now = digest_of(inner)
         if FIRST_DIGESTS.setdefault(x, now) != now:
             raise Unknown(f"{inner}: the code or values it reaches have changed since it was first inspected")

@@ -23,6 +23,15 @@ def is_installed_file(path: str) -> bool:
     return path.startswith("<frozen ") or (path.startswith(INSTALLED) and not path.startswith(PACKAGE))
 
 
+@functools.cache  # a run asks several times for each loaded module
+def is_users_file(path: str) -> bool:
+    """Returns whether a source file is the user's: not of Python, of an installed package, or of this one."""
+    if path.startswith("<"):  # code that was made at run time, or of Python
+        return False
+    real = os.path.realpath(path)
+    return not (real.endswith((".so", ".pyd")) or is_own_file(real) or is_installed_file(real))
+
+
 def is_installed_module(name: str) -> bool:
     """Returns whether a loaded module of this name belongs to Python or to an installed package other than this one."""
     module = sys.modules.get(name)
@@ -112,7 +121,7 @@ def replaced_functions() -> list[tuple[str, str, types.FunctionType]]:
         (home, path, value)
         for home, module in scanned
         for path, value in functions_of(home, module)
-        if is_foreign(value)
+        if is_users_function(value)
     ]
     return sorted(replaced, key=lambda function: function[:2])
 
@@ -132,8 +141,8 @@ def functions_of(home: str, module: types.ModuleType) -> Iterator[tuple[str, typ
             yield from ((f"{name}.{inner}", method) for inner, method in methods if type(method) is types.FunctionType)
 
 
-def is_foreign(function: types.FunctionType) -> bool:
-    """Returns whether the code of a function is from outside Python, installed packages and this package.
+def is_users_function(function: types.FunctionType) -> bool:
+    """Returns whether the code of a function is the user's: not of Python, of an installed package, or of this one.
 
     Code generated at run time, such as a dataclass's `__init__`, belongs to the module of its class.
     """

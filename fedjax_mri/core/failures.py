@@ -10,7 +10,7 @@ import time
 import traceback
 
 from fedjax_mri.core import cache, memory
-from fedjax_mri.core.code_installed import is_installed_file, is_own_file
+from fedjax_mri.core.code_installed import is_users_file
 from fedjax_mri.core.errors import UserError, short_message
 
 FILE = "traceback.txt"
@@ -103,15 +103,10 @@ def is_of_xla(error: BaseException) -> bool:
 
 def users_place(error: BaseException) -> str:
     """Returns the innermost place in a user's own code that an error passed, as file and line, or an empty string."""
-    if isinstance(error, SyntaxError) and error.filename and not is_of_others(error.filename):
+    if isinstance(error, SyntaxError) and error.filename and is_users_file(error.filename):
         return f"{error.filename}, line {error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if not is_of_others(one.filename)]
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if is_users_file(one.filename)]
     return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else ""
-
-
-def is_of_others(path: str) -> bool:
-    """Returns whether a source file belongs to Python, to an installed package or to this one, or is no file."""
-    return path.startswith("<") or is_installed_file(path) or is_own_file(path)
 
 
 def keep_traceback(error: BaseException, folder: pathlib.Path) -> pathlib.Path | None:

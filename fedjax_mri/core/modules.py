@@ -6,7 +6,6 @@ two folders may each have a `config.py`, or each a `helper.py` that it imports.
 """
 
 import contextlib
-import functools
 import importlib
 import os
 import pathlib
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fedjax_mri.core import code_installed
+from fedjax_mri.core.code_installed import is_importable, is_users_file
 
 
 class Folder(NamedTuple):
@@ -72,7 +71,7 @@ def mark_executing(file: pathlib.Path) -> Iterator[None]:
 def module_name(file: pathlib.Path) -> str:
     """Returns the name of a file as a module: its own, and underscores where another module has that name."""
     name = file.stem.replace(".", "_")
-    while name in sys.modules or code_installed.is_importable(name):
+    while name in sys.modules or is_importable(name):
         name += "_"
     return name
 
@@ -123,7 +122,7 @@ def use_main(copies: dict[str, pathlib.Path]) -> None:
 def script_name(main: ModuleType) -> str:
     """Returns the name that a script has as a module; "__main__" where it is no file."""
     file = getattr(main, "__file__", None)
-    return pathlib.Path(file).stem.replace(".", "_") if file and not is_foreign(file) else "__main__"
+    return pathlib.Path(file).stem.replace(".", "_") if file and is_users_file(file) else "__main__"
 
 
 def loaded_names() -> set[str]:
@@ -165,7 +164,7 @@ def sources(names: Iterable[str]) -> dict[str, pathlib.Path]:
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not file or is_foreign(file):
+        if not file or not is_users_file(file):
             continue
         name = script_name(module) if name == "__main__" else name
         if root_of(name, file) in roots:
@@ -178,7 +177,7 @@ def root_of(name: str, file: str | None = None) -> str | None:
     main = sys.modules["__main__"]
     module = main if name == script_name(main) else sys.modules.get(name)
     file = file or getattr(module, "__file__", None)
-    if not file or is_foreign(file):
+    if not file or not is_users_file(file):
         return None
     path = pathlib.Path(file).resolve()
     depth = name.count(".") + (path.name == "__init__.py")
@@ -194,14 +193,6 @@ def dotted(path: pathlib.Path) -> str:
     """Returns the name of the module at a path below the folder from which it is imported."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@functools.cache  # a run asks several times for each loaded module
-def is_foreign(file: str) -> bool:
-    """Returns whether a source file belongs to Python, an installed package or this package."""
-    path = os.path.realpath(file)
-    ours = path.startswith(code_installed.PACKAGE) or path.endswith((".so", ".pyd"))
-    return ours or code_installed.is_installed_file(path)
 
 
 def same_text(module: ModuleType, file: pathlib.Path) -> bool:
@@ -233,7 +224,7 @@ def hide_others(folder: pathlib.Path) -> dict[str, ModuleType]:
     hidden = {}
     for name in names & sys.modules.keys():
         file = getattr(sys.modules[name], "__file__", None)
-        if file and not is_foreign(file) and root_of(name, file) != str(folder):
+        if file and is_users_file(file) and root_of(name, file) != str(folder):
             hidden[name] = sys.modules.pop(name)
     return hidden
 
@@ -255,7 +246,7 @@ def modules_of(folder: Folder) -> Iterator[str]:
     for name, module in sys.modules.items():
         file = getattr(module, "__file__", None)
         old = name in folder.before and name not in folder.hidden
-        if old or name == "__main__" or file is None or is_foreign(file):  # the cheapest questions first
+        if old or name == "__main__" or file is None or not is_users_file(file):  # the cheapest questions first
             continue
         if os.path.realpath(file).startswith(folder.path + os.sep):
             yield name

@@ -21,7 +21,7 @@ from fedjax_mri.data.contract import Batch, ClientData, Federation, Shift, Sourc
 from fedjax_mri.data.phantom.scanner import show_ct
 from fedjax_mri.data.resident import example_fields, whole
 
-LABELS, WEAR, MODALITIES = range(3)  # kinds of change; no two share their random numbers
+LABELS, WEAR, SKEW = range(3)  # kinds of change; no two share their random numbers
 KINDS = ("CT only", "MR only", "CT and MR")
 TWO_CHANNELS: dict[str, Any] = {"images": ("image",), "modalities": ("ct", "mr")}
 HAS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # CT, MR of each kind
@@ -122,7 +122,7 @@ class ModalitySkew:
                 f"data.ct_only={self.ct_only}, data.mr_only={self.mr_only}: shares must add up to 1 or less"
             )
         federation = self.source.build(seed)
-        rng, clients = site_rng(seed, MODALITIES), len(federation.labels)
+        rng, clients = site_rng(seed, SKEW), len(federation.labels)
         kinds = self._kinds(rng, clients)
         tests = {}
         for name, test in federation.tests.items():
