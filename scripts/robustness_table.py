@@ -83,7 +83,7 @@ def draw(found: Values, test: str) -> Figure:
 
 
 if __name__ == "__main__":
-    lines = list(csv.DictReader(pathlib.Path(sys.argv[1]).open(encoding="utf-8")))
+    lines = list(csv.DictReader(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()))
     first = next(name for name in TESTS if f"{name}/accuracy" in lines[0])
     values = chosen_rows(lines, first)
     print(markdown(values))
