@@ -229,6 +229,21 @@ def test_a_sampler_says_its_law_and_what_share_of_the_clients_it_draws(settings,
     assert drawn.mean() == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / 20 / 1000) + 1e-9)
 
 
+AVERAGES = [
+    *(Uniform(3), Uniform(11, replace=True), Everyone(), Everyone(4), Poisson(0.4), Cyclic(3)),
+    Weighted(11, replace=True),
+]
+
+
+@pytest.mark.parametrize("settings", AVERAGES, ids=str)
+def test_the_weight_of_an_average_cohort_is_the_mean_over_cohorts(settings) -> None:
+    sampler, weights = settings.build(Population(SIZES)), np.linspace(0.5, 3.0, len(SIZES), dtype=np.float32)
+    drawn = np.concatenate([counts(many(sampler.draw, 300, round, round), len(SIZES)) for round in range(8)]) @ weights
+    assert sampler.knows_expected_weight()
+    error = 4 * drawn.std() / np.sqrt(len(drawn)) + 1e-4
+    assert float(sampler.expected_weight(jnp.asarray(weights))) == pytest.approx(drawn.mean(), abs=error)
+
+
 BAD = [
     (Uniform(0), "sampling.cohort=0: there are 8 clients; choose 1 to 8"),
     (Uniform(9), "there are 8 clients"),

@@ -38,6 +38,9 @@ class Cohort(NamedTuple):
 Draw = Callable[[jax.Array, jax.Array], Cohort]  # (key, round int32 []) -> cohort
 
 
+EQUAL_LAWS = ("poisson", "fixed", "everyone", "cyclic", "replacement")  # by which all clients come equally often
+
+
 class Sampler(NamedTuple):
     """Draws the clients that take part in a round."""
 
@@ -47,6 +50,21 @@ class Sampler(NamedTuple):
     law: str
     rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives
+    # float32 [N], how often each client is in a cohort on average; None: `rate` under EQUAL_LAWS, else nobody knows
+    participation: jax.Array | None = None
+
+    def expected_weight(self, weights: jax.Array) -> jax.Array:
+        """Returns the sum of the `weights` float32 [N] of a cohort, in the mean over cohorts.
+
+        It is right if `knows_expected_weight`.
+        """
+        if self.participation is None:
+            return self.rate * jnp.sum(weights)
+        return jnp.sum(self.participation * weights)
+
+    def knows_expected_weight(self) -> bool:
+        """Returns whether it is known how often each client takes part on average."""
+        return self.law in EQUAL_LAWS or self.participation is not None
 
     def cohort_size(self) -> int:
         """Returns K, the number of places of a cohort."""
