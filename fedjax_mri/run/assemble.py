@@ -99,7 +99,7 @@ def assemble_simulation(
     refuse_unread(attack, task.reads)
     clients = population(config, task, method, data)
     sampler = build(config.sampling, Sampler, clients)
-    check_downlink(config.downlink, sampler)
+    check_downlink(config.downlink, sampler, config.conditions)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
     attacking = attackers(config.attack, len(data.sizes))

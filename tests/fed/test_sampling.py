@@ -214,7 +214,7 @@ LAWS = [
     (Uniform(5), "fixed", 0.25),
     (Uniform(5, replace=True), "replacement", 0.25),
     (Everyone(), "everyone", 1.0),
-    (Everyone(3), "other", 0.95),
+    (Everyone(3), "all but one", 0.95),
     (Poisson(0.2), "poisson", 0.2),
     (Weighted(4), "other", 0.2),
     (Cyclic(4), "cyclic", 0.2),

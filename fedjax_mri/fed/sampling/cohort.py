@@ -36,8 +36,6 @@ class Cohort(NamedTuple):
 
 
 Draw = Callable[[jax.Array, jax.Array], Cohort]  # (key, round int32 []) -> cohort
-
-
 EQUAL_LAWS = ("poisson", "fixed", "everyone", "cyclic", "replacement")  # by which all clients come equally often
 
 
@@ -46,7 +44,8 @@ class Sampler(NamedTuple):
 
     draw: Draw
     # The distribution of cohorts, for example for a privacy accountant: "poisson", each client independently; "fixed",
-    # a fixed number without replacement; "everyone"; "cyclic", in a fixed order; "replacement"; or another word.
+    # a fixed number without replacement; "everyone"; "all but one", always the same one; "cyclic", in a fixed order;
+    # "replacement"; or another word.
     law: str
     rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives

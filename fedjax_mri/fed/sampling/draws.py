@@ -54,7 +54,7 @@ class Everyone:
             return Sampler(sample, "everyone", 1.0)
         rate = 1 - is_concrete(self.without) / number  # 1 where it is known only later whether one is left out
         others = (jnp.arange(number, dtype=jnp.int32) != self.without).astype(jnp.float32)
-        return Sampler(sample, "other", rate, participation=others)
+        return Sampler(sample, "all but one", rate, participation=others)
 
 
 @dataclass(frozen=True)
