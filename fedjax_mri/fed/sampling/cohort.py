@@ -15,8 +15,9 @@ class Population(NamedTuple):
     """All clients and their work in a run: what samplers and conditions are built from."""
 
     sizes: np.ndarray  # int32 [N], examples
-    steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round
+    steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round, at most `local.steps`
     epochs: int = 1  # local epochs in a round
+    epoch_steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps of one epoch, even if a round has fewer
     traffic: Callable[[], Traffic] = lambda: Traffic(0, 0)  # of one client in a round; traces the model when called
     rounds: int = 1  # rounds of the run
     batch: int = 1  # examples of a local step
