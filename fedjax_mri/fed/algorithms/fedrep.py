@@ -25,7 +25,7 @@ class FedRep:
     head_share: float = 0.5  # of the local steps; the rest trains the body
 
     def build(self) -> Algorithm:
-        """Returns the algorithm. Raises UserError unless 0 < head_share < 1, and where FedPer does."""
+        """Returns the algorithm. Raises UserError unless 0 < head_share < 1; patterns are refused as FedPer's are."""
         if is_concrete(self.head_share) and not 0 < self.head_share < 1:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
         return FedPer(self.head).build()._replace(frozen=self._frozen)
