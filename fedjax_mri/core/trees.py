@@ -98,6 +98,11 @@ def norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
+def clip_factor(norm: jax.Array, bound: jax.Array | float) -> jax.Array:
+    """Returns the factor min(1, bound / norm) that brings a vector of that `norm` [...] to the bound; 1 at norm 0."""
+    return jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
+
+
 def is_finite(tree: PyTree) -> jax.Array:
     """Returns whether all values of all leaves are finite, bool []."""
     return jnp.stack([jnp.array(True), *(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))]).all()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.fed.algorithm import Algorithm, PyTree, ServerState
 from fedjax_mri.fed.sampling import Sampler
 from fedjax_mri.fed.uplink.compressor import Compressor, contractive, decoded, message_bytes
@@ -78,10 +78,22 @@ def compressed_broadcast(algorithm: Algorithm, compressor: Compressor) -> Algori
     )
 
 
-def check_downlink(settings: Any, sampler: Sampler) -> None:
-    """Raises UserError if a client may miss a broadcast of differences."""
-    if settings is not None and sampler.law != "everyone" and sampler.rate < 1:
+def check_downlink(settings: Any, sampler: Sampler, conditions: Any) -> None:
+    """Raises UserError if a client that trains may have missed a broadcast of differences.
+
+    `settings` are those of the downlink, and `conditions` those of the simulated world.
+    """
+    if settings is None:
+        return
+    always = sampler.law in ("everyone", "all but one")
+    if not always and not (sampler.law in ("fixed", "poisson", "cyclic") and sampler.rate == 1):
         raise UserError(
             f"downlink: broadcasts tell what has changed, and clients that are not in a cohort ({sampler.law} "
             "sampling) would miss it; choose --fed.sampling everyone, or no --fed.downlink"
+        )
+    lost = getattr(conditions, "lost_before", 0.0)
+    if not is_concrete(lost) or lost > 0:
+        raise UserError(
+            "downlink: broadcasts tell what has changed, and clients that are lost before they begin would miss it; "
+            "choose --conditions.lost_before 0, or no --fed.downlink"
         )

@@ -38,5 +38,6 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, present: jax.Array, train: bool, key: jax.Array | None = None) -> jax.Array:
         """Maps x [B, ...] to logits [B, classes]."""
-        x = group_norm(x, self.groups) if self.groups else x
+        if self.groups:
+            x = group_norm(x.reshape(x.shape[0], -1, *x.shape[-2:]), self.groups)  # a volume's slices as rows of one
         return self.logits(x.reshape(x.shape[0], -1))

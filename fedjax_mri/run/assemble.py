@@ -100,7 +100,7 @@ def assemble_simulation(
     refuse_unread(attack, task.reads)
     clients = population(config, task, method, data)
     sampler = build(config.sampling, Sampler, clients)
-    check_downlink(config.downlink, sampler)
+    check_downlink(config.downlink, sampler, config.conditions)
     guarantee = config.privacy.guarantee(sampler, clients)
     noise = guarantee.noise if guarantee else 0.0
     attacking = attackers(config.attack, len(data.sizes))
@@ -169,9 +169,18 @@ def population(config: Experiment, task: Task, method: Method, data: ClientData)
     def each() -> Traffic:
         return traffic(method.algorithm, method.uplink, jax.eval_shape(shared, jax.random.key(0)))
 
-    steps, key = step_counts(method.local, data.sizes), partial(cohort_key, jax.random.key(config.seed))
-    local = method.local
-    return Population(data.sizes, steps, local.epochs, each, config.rounds, local.batch, data.patients, key)
+    local, key = method.local, partial(cohort_key, jax.random.key(config.seed))
+    return Population(
+        sizes=data.sizes,
+        steps=step_counts(local, data.sizes),
+        epochs=local.epochs,
+        epoch_steps=step_counts(local._replace(epochs=1, max_steps=None), data.sizes),
+        traffic=each,
+        rounds=config.rounds,
+        batch=local.batch,
+        patients=data.patients,
+        key=key,
+    )
 
 
 def describe(federation: Federation) -> DataDescription:

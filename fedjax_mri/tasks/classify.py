@@ -45,7 +45,9 @@ class Classify:
 
     network: Any = field(default_factory=CNNSettings)  # or ResNetSettings, VGGSettings, ..., VolumeCNNSettings
     statistics: Literal["average", "local"] = "average"  # BatchNorm's: averaged by the server, or kept (FedBN)
-    weight_decay: float = 0.0  # L2 on the parameters, the phase's penalty
+    # adds weight_decay * |w|^2 to the loss, with the gradient 2 * weight_decay * w; `local.decay` is decoupled from the
+    # loss, as in AdamW
+    weight_decay: float = 0.0
     decayed: tuple[str, ...] = ()  # patterns (see paths.py) of the parameters that it is for; (): all
     frozen: tuple[str, ...] = ()  # patterns of the parameters that do not move; BatchNorm's statistics still do
     label_smoothing: float = 0.0  # share of a label that is spread over all classes (Szegedy et al. 2016)
@@ -127,7 +129,10 @@ def logits(net: Net, params: Params, carry: Carry, x: jax.Array) -> jax.Array:
 
 
 def penalty(settings: Classify) -> Callable[[Params], jax.Array] | None:
-    """Returns the squared L2 norm of the parameters in `decayed`, times `weight_decay`; None where that is 0."""
+    """Returns a function from params to what is added to the loss; None where `weight_decay` is 0.
+
+    It is `weight_decay` times the squared L2 norm of the parameters in `decayed`; its gradient is 2 `weight_decay` w.
+    """
     if is_concrete(settings.weight_decay) and not settings.weight_decay:
         return None
 

@@ -71,7 +71,9 @@ class Extras:
     def build(self, window: Window, encoder: Encoder | None = None) -> ExtraTerms:
         """Returns the terms whose weights are not 0, by `encoder` or the one named.
 
-        Raises UserError where one has none.
+        Raises UserError if a weight is negative, if a term needs CT in HU and there is no window, and if the encoder
+        named cannot be imported. If a term compares feature maps and there is no encoder, the terms raise it when they
+        are computed.
         """
         check_weights(self, *WEIGHTS, at="task.extras")
         weights = self.weights()

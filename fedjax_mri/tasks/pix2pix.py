@@ -6,9 +6,10 @@ and the discriminator D, which takes both images of a pair:
     1. discriminator   (gan(D(x, G(x)), made) + gan(D(x, y), real)) / 2     moves D, G(x) at rest
     2. generator       gan(D(x, G(x)), real) + l1 |G(x) - y| + extras       moves G against the new D
 
-The reference makes G(x) once for both. G rests in phase 1, so making it again gives the same image if the same values
-are dropped: phase 1 leaves its key in the carry for phase 2. Statistics of BatchNorm follow the reference: G's are
-recorded once, D's in each of its passes, which see made, real and again made pairs.
+The reference makes G(x) once for both. G rests in phase 1, so without augmentation making it again gives the same image
+if the same values are dropped: phase 1 leaves its key in the carry for phase 2. With augmentation each phase sees a
+random view of its own, so that phase 2 judges other images of the same patients than phase 1. Statistics of BatchNorm
+follow the reference: G's are recorded once, D's in each of its passes, which see made, real and again made pairs.
 
 In use nothing is dropped and BatchNorm is by its running statistics. For batches of 1, which the reference normalises
 one by one in use as well, take norm="instance". A step's figures are those of phase 2; the discriminator's own loss

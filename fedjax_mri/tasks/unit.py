@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_mri.core.errors import UserError
 from fedjax_mri.data.augment import Augment
 from fedjax_mri.data.contract import DataDescription
 from fedjax_mri.metrics.image import mae
@@ -50,7 +51,7 @@ class UNIT:
     """Settings of the translation task; local.optimizer="fedjax_mri.tasks.unit.adam", at 1e-4."""
 
     generator: Any = field(default_factory=UNITSettings)
-    discriminator: Any = field(default_factory=ScalesSettings)  # or PatchGANSettings
+    discriminator: Any = field(default_factory=ScalesSettings)  # or PatchGANSettings, without BatchNorm
     window: Window = (-100.0, 300.0)  # HU; None: CT is a picture in 0..1
     gan: float = 1.0  # weight of the adversarial term, LSGAN
     reconstruction: float = 10.0
@@ -66,6 +67,11 @@ class UNIT:
         check_weights(self, "gan", "reconstruction", "kl", "cycle", "cycle_kl")
         image = image_shape(described)
         nets = self.generator.build(image, compute), self.discriminator.build(image, compute)
+        if jax.tree.leaves(jax.eval_shape(nets[1].init, jax.random.key(0))[1]):
+            raise UserError(
+                "task.discriminator: keeps running statistics, which UNIT's discriminators do not have; choose "
+                "--task.discriminator.norm instance"
+            )
         return with_features(self.extras, lambda encoder: unit(self, *nets, encoder))
 
 

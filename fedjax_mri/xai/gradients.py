@@ -65,7 +65,10 @@ class IntegratedGradients:
     steps: int = 50
 
     def build(self) -> Method:
-        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
+        """Returns the method, which raises UserError if there is no such baseline.
+
+        Building it raises UserError if there are fewer than 1 step.
+        """
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: give 1 or more")
         nodes, weights = np.polynomial.legendre.leggauss(self.steps)

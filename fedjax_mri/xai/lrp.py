@@ -30,7 +30,10 @@ class LRP:
     beta: float = 1.0
 
     def build(self) -> Method:
-        """Returns the method, which raises UserError on a network without a rule. Raises it on impossible settings."""
+        """Returns the method, which raises UserError for a network with an operation that has no rule.
+
+        Building it raises UserError if a setting is out of range, as `rules` says.
+        """
         rules = self.rules()
 
         def method(scores: Scores, x: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:

@@ -20,7 +20,10 @@ class Occlusion:
     baseline: Baseline = "mean"  # what the square shows
 
     def build(self) -> Method:
-        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
+        """Returns the method, which raises UserError if there is no such baseline.
+
+        Building it raises UserError unless 0 < side <= 1, and if there is less than 1 move.
+        """
         if not 0 < self.side <= 1 or self.moves < 1:
             raise UserError(f"side={self.side}, moves={self.moves}: give a share in (0, 1] and 1 move or more")
 

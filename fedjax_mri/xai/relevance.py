@@ -278,8 +278,16 @@ def max_rule(rules: Rules, eqn: JaxprEqn, a: Any, b: Any) -> list[Any]:
 
 
 def activation_rule(rules: Rules, eqn: JaxprEqn, *values: Any, pools: bool = False) -> list[Any]:
-    """Applies a nonlinear function of each value alone, or with `pools` of each window."""
-    (place,) = [place for place, value in enumerate(values) if isinstance(value, Signal)]
+    """Applies a nonlinear function of each value alone, or with `pools` of each window.
+
+    Raises UserError where it is a function of several values that have relevance.
+    """
+    place, *more = [place for place, value in enumerate(values) if isinstance(value, Signal)]
+    if more:
+        raise UserError(
+            f"LRP has no rule for {eqn.primitive.name!r} of several results of layers: change the network, or choose "
+            "another method"
+        )
     others = [value for value in values if not isinstance(value, Signal)]
 
     def function(z: jax.Array, *others: Any) -> jax.Array:

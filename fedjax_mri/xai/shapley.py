@@ -31,7 +31,10 @@ class KernelSHAP:
     baseline: Baseline = "blurred"  # what shows where a part is missing
 
     def build(self) -> Method:
-        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
+        """Returns the method, which raises UserError if there is no such baseline.
+
+        Building it raises UserError if there are no samples, fewer than 2 parts along a side, or no such parts.
+        """
         _check("samples", self.samples, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: kernel_shap(self.samples, *game))
 
@@ -46,7 +49,10 @@ class SampledShapley:
     baseline: Baseline = "blurred"
 
     def build(self) -> Method:
-        """Returns the method, which raises UserError on an unknown baseline. Raises it on impossible settings."""
+        """Returns the method, which raises UserError if there is no such baseline.
+
+        Building it raises UserError if there are no orders, fewer than 2 parts along a side, or no such parts.
+        """
         _check("orders", self.orders, self.parts, self.across)
         return over_parts(self.parts, self.across, self.baseline, lambda *game: sampled_shapley(self.orders, *game))
 

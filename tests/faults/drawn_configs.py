@@ -75,11 +75,12 @@ def number(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 RATES, SHARES = number(0.3, 1.5), number(0.1, 0.9)
+FIRST = number(0.1, 0.5)  # share of two or more local steps that the first of them is
 COHORTS = st.integers(1, CLIENTS)
 ALGORITHMS: dict[str, st.SearchStrategy] = {  # by the names of `--fed.algorithm`
     "fedavg": st.builds(FedAvg, RATES),
     "fedprox": st.builds(FedProx, mu=number(0, 2), server_rate=RATES),
-    "scaffold": st.builds(Scaffold, st.sampled_from(["I", "II"]), SHARES, RATES),
+    "scaffold": st.builds(Scaffold, st.sampled_from(["I", "II"]), FIRST, RATES),
     "feddyn": st.builds(FedDyn, number(0.05, 1)),
     "fednova": st.builds(FedNova, number(0, 0.9), RATES),
     "fedavgm": st.builds(FedAvgM, RATES, number(0, 0.9)),
@@ -89,7 +90,7 @@ ALGORITHMS: dict[str, st.SearchStrategy] = {  # by the names of `--fed.algorithm
     "serveroptimizer": st.builds(ServerOptimizer, st.just("optax.sgd"), RATES),
     "fedbn": st.builds(FedBN),
     "fedper": st.builds(FedPer, base=st.one_of(st.builds(FedAvg, RATES), st.just(Scaffold()))),
-    "fedrep": st.builds(FedRep, head_share=SHARES),
+    "fedrep": st.builds(FedRep, head_share=FIRST),
     "ditto": st.builds(Ditto, number(0, 1)),
     "fedbuff": st.builds(FedBuff, power=number(0, 1), oldest=st.integers(0, 3), server_rate=RATES),
     "oneshot": st.just(OneShot()),
@@ -195,9 +196,12 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
     sampler = draw(st.sampled_from(list(SAMPLERS)))
     network = CNNSettings((4,)) if algorithm == "fedbn" else draw(networks)  # FedBN needs norms
     local, conditions = draw(LOCAL), draw(st.one_of(*CONDITIONS.values()))
-    if isinstance(conditions, Partial) and conditions.late == "keep":
+    if (isinstance(conditions, Partial) and conditions.late == "keep") or algorithm in ("scaffold", "fedrep"):
         local = replace(local, epochs=max(2, local.epochs))
-    uplink = draw(UPLINKS)
+    uplink, sampling = draw(UPLINKS), draw(SAMPLERS[sampler])
+    uneven = sampler in ("diurnal", "markov", "asynchronous") or (sampler == "weighted" and not sampling.replace)
+    if uneven and uplink.reduce != Median():  # nobody knows the weight of an average cohort
+        uplink = replace(uplink, reduce=replace(uplink.reduce, divisor="realised"))
     if algorithm == "oneshot" or isinstance(uplink.reduce, Median):  # refuse some compressors
         uplink = replace(uplink, stages=tuple(stage for stage in uplink.stages if isinstance(stage, Clip)))
     attack = draw(st.one_of(*ATTACKS.values()))
@@ -214,7 +218,7 @@ def valid_configs(draw: st.DrawFn, networks: st.SearchStrategy = NETWORKS) -> Ex
             augment=Augment(flip=draw(st.sampled_from([0.0, 0.5]))),
         ),
         local=local,
-        sampling=draw(SAMPLERS[sampler]),
+        sampling=sampling,
         conditions=conditions,
         attack=attack,
         uplink=uplink,

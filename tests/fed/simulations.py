@@ -440,15 +440,17 @@ def plain_round(sim: Simulation, state: State, root: jax.Array) -> State:
             clients = clients._replace(left_out=clients.left_out.at[senders[place]].add(1))
     if not updates and uplink.empty_round == "skip":
         return state._replace(round=state.round + 1)
-    everyone = sum(float(uplink.weigh(jnp.float32(size))) for size in sim.data.sizes)
+    weights = np.array([float(uplink.weigh(jnp.float32(size))) for size in sim.data.sizes])
+    everyone, often = weights.sum(), sim.sampler.participation
+    rate = sim.sampler.rate if often is None else np.asarray(often, np.float64) @ weights / everyone
     if uplink.reduce.name == "private sum":
         key = keys.round_purpose(round_key, keys.RoundPurpose.REDUCE)
-        aggregate, reduced = plain_private_sum(updates, everyone * sim.sampler.rate, reduced, key)
+        aggregate, reduced = plain_private_sum(updates, everyone * rate, reduced, key)
     else:
-        aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, sim.sampler.rate, reduced)
+        aggregate, reduced = plain_reduce(uplink.reduce, updates, everyone, rate, reduced)
     reduced = CorruptState(crafted, reduced) if corrupted else reduced
     key = keys.purpose(round_key, keys.Purpose.SERVER)
-    at = RoundContext(state.round, key, jnp.float32(everyone), jnp.float32(everyone * sim.sampler.rate))
+    at = RoundContext(state.round, key, jnp.float32(everyone), jnp.float32(everyone * rate))
     aggregate, stages = uplink.stages.server(aggregate, stages, at)
     server = server_update(sim.algorithm, state.server, aggregate)
     return State(state.round + 1, server, UplinkState(stages, reduced), clients)

@@ -35,6 +35,9 @@ from fedjax_mri.fed.algorithms.ditto import Ditto
 from fedjax_mri.fed.algorithms.fedavg import FedAvg
 from fedjax_mri.fed.algorithms.fedper import FedPer
 from fedjax_mri.fed.algorithms.oneshot import OneShot
+from fedjax_mri.fed.attack.duplicates import Duplicates
+from fedjax_mri.fed.attack.labelflip import LabelFlip
+from fedjax_mri.fed.attack.poison import poisoned
 from fedjax_mri.fed.client.local import ClientStart
 from fedjax_mri.fed.engine import evaluate
 from fedjax_mri.fed.engine import rounds as engine
@@ -105,21 +108,45 @@ def test_a_student_learns_what_the_ensemble_predicts() -> None:
 
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_fine_tuning_equals_a_plain_loop(where: str) -> None:
-    """Two epochs, as in training, from the server's model on its owner's examples; client 1 has none."""
+    """Two epochs, as in training, from the server's model on its owner's examples; client 1 has none.
+
+    The limit of local steps in a round does not cut them.
+    """
     sim = ragged(FedPer())
+    sim = sim._replace(local=sim.local._replace(max_steps=1))
     state, plan = run(sim, 2), dataclasses.replace(ALONE, clients=where)
     owner = np.array([4, 1, 2, 2], np.int32)
     test = noise(3, 4)._replace(owner=owner)
     (judged,) = finetune.evaluate_finetuned(sim, plan, {"a": test}, 2, place_state(plan, state), ROOT).values()
     found = judged.kept["predictions"].reshape(4, 3, -1)
     sub = finetune.simulation_of(sim, np.array([1, 2, 4]), 2)
-    sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local)
+    sub = sub._replace(data=sub.data._replace(store=whole(sub.data)), local=sim.local._replace(max_steps=None))
     for client, one in enumerate(owner):
         model = trees.join(state.server.model, trees.take(state.clients.model, int(one)))
         start = ClientStart(model, engine.ServerState(Model({}, {}), ()), ())
         if SIZES[one]:
             model = plain_client(sub, state, start, {2: 1, 4: 2}[int(one)], ROOT)[0]
         np.testing.assert_allclose(found[client], chances(model, test, client), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_clients_are_fine_tuned_on_what_they_trained_on(fetched: bool) -> None:
+    """An attacker on its copies and with its labels turned round, an honest one on all that it has."""
+    numbers = np.arange(24, dtype=np.int32)
+    arrays = {"image": numbers.astype(np.float32), "label": numbers % 6}
+    examples = resident(arrays, np.split(numbers, 4))
+    data = examples if fetched else examples._replace(store=whole(examples), fetch=None)
+    for settings in (Duplicates(clients=(2,), copies=3), LabelFlip(clients=(2,))):
+        data = poisoned(data, settings, 6, np.arange(4) == 2)
+    data = data._replace(patients=np.array([6, 5, 4, 3], np.int32))
+    tuned = finetune.data_of(data, np.array([2, 3], np.int32))
+    np.testing.assert_array_equal(tuned.patients, [4, 3])
+    step = jnp.arange(6, dtype=jnp.int32)
+    for client, (images, labels) in enumerate((([12, 13], [5, 4]), (range(18, 24), range(6)))):
+        drawn = tuned.pick(step, jnp.int32(client), jnp.int32(6))
+        batch = tuned.shift(tuned.read(whole(tuned), jnp.int32(client), drawn), jnp.int32(client), drawn, jnp.int32(0))
+        assert sorted(set(np.asarray(batch["image"]).tolist())) == list(images)
+        assert sorted(set(np.asarray(batch["label"]).tolist())) == sorted(labels)
 
 
 def test_sites_without_an_owner_are_not_fine_tuned() -> None:

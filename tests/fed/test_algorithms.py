@@ -58,11 +58,13 @@ from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import (
     Simulation,
     State,
+    check_parts,
     draw_cohort,
     init_one_client,
     init_state,
     initial_state,
     place_state,
+    state_shapes,
 )
 from fedjax_mri.fed.sampling import Everyone, Population, Sampler, cohort_of
 from fedjax_mri.fed.uplink.contract import Aggregate
@@ -355,6 +357,16 @@ def test_fedrep_trains_the_head_and_then_the_body() -> None:
     np.testing.assert_allclose(state.clients.model.params["logits"][:, 0], np.array(ends)[:, -1], rtol=1e-5, atol=1e-6)
     body = np.concatenate([state.server.model.params["body"], state.server.model.params["norm"]])
     np.testing.assert_allclose(body, (P @ np.array(ends))[:-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [FedRep(), Scaffold("I"), FedRep(head_share=0.75)], ids=str)
+def test_an_algorithm_for_which_clients_take_too_few_steps_is_refused(settings) -> None:
+    """Of n steps the first, or the first 3 n / 4, leave the shared model as it is; then it must move once."""
+    needed = 4 if settings == FedRep(head_share=0.75) else 2
+    sims = [four(settings)._replace(local=sgd(steps, 6)) for steps in (needed - 1, needed)]
+    check_parts(sims[1], state_shapes(sims[1]))
+    with pytest.raises(UserError, match=f"of {needed - 1} local steps? .*give more --local.epochs"):
+        check_parts(sims[0], state_shapes(sims[0]))
 
 
 def test_a_pattern_that_matches_nothing_is_named_with_what_there_is() -> None:

@@ -26,7 +26,7 @@ from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.engine.simulation import check_simulation, init_state
 from fedjax_mri.fed.privacy.client import Client
-from fedjax_mri.fed.sampling import Everyone, Population, Uniform
+from fedjax_mri.fed.sampling import Cyclic, Diurnal, Everyone, Poisson, Population, Uniform
 from fedjax_mri.fed.secure.integer import Integer
 from fedjax_mri.fed.uplink import wire
 from fedjax_mri.fed.uplink.chain import chain
@@ -47,6 +47,7 @@ from fedjax_mri.fed.uplink.stages.randk import RandK
 from fedjax_mri.fed.uplink.stages.scaledsign import ScaledSign
 from fedjax_mri.fed.uplink.stages.terngrad import TernGrad
 from fedjax_mri.fed.uplink.stages.topk import TopK
+from fedjax_mri.fed.world.conditions import Ideal, Stragglers
 from fedjax_mri.nets.cnn import CNNSettings
 from fedjax_mri.run import experiment, parts, restore, runfolder
 from fedjax_mri.run.config import Experiment, LocalTraining
@@ -408,12 +409,16 @@ def test_a_compressed_broadcast_leads_to_the_same_optimum_with_fewer_bytes() -> 
 
 
 def test_a_downlink_that_clients_would_miss_is_refused() -> None:
-    population = Population(SIZES)
-    downlink.check_downlink(TopK(), Everyone().build(population))
-    downlink.check_downlink(TopK(), Uniform(len(SIZES)).build(population))
-    downlink.check_downlink(None, Uniform(4).build(population))
-    with pytest.raises(UserError, match=r"fixed sampling.* choose --fed\.sampling everyone"):
-        downlink.check_downlink(TopK(), Uniform(4).build(population))
+    clients, ideal = Population(SIZES, rounds=3), Ideal()
+    everyone, number = Everyone().build(clients), len(SIZES)
+    for settings in (Everyone(), Everyone(2), Uniform(number), Poisson(1.0), Cyclic(number)):
+        downlink.check_downlink(TopK(), settings.build(clients), Stragglers(lost_after=0.5))
+    downlink.check_downlink(None, Uniform(4).build(clients), Stragglers(lost_before=0.5))
+    for settings, law in ((Uniform(4), "fixed"), (Uniform(number, True), "replacement"), (Diurnal(number), "other")):
+        with pytest.raises(UserError, match=rf"{law} sampling.* choose --fed\.sampling everyone"):
+            downlink.check_downlink(TopK(), settings.build(clients), ideal)
+    with pytest.raises(UserError, match=r"choose --conditions\.lost_before 0"):
+        downlink.check_downlink(TopK(), everyone, Stragglers(lost_before=0.1))
     with pytest.raises(UserError, match="downlink=clip: does not compress"):
         downlink.with_downlink(FedAvg().build(), Clip())
     with pytest.raises(UserError, match="remembers several broadcasts"):

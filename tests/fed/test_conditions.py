@@ -34,8 +34,9 @@ EVEN = ClientSpeeds(steps_per_s=2.0, steps_sigma=0.0, mbit_up=6.0, mbit_down=24.
 
 @functools.cache
 def rules(settings, number: int, epochs: int = 1) -> Callable:
-    """The conditions of that many clients, compiled once."""
-    return jax.jit(partial(settings.build(Population(np.ones(number, np.int32), epochs=epochs)), traffic=EACH))
+    """The conditions of that many clients, compiled once; client k takes k + 1 steps in an epoch."""
+    clients = Population(np.ones(number, np.int32), epochs=epochs, epoch_steps=np.arange(1, number + 1, dtype=np.int32))
+    return jax.jit(partial(settings.build(clients), traffic=EACH))
 
 
 def met(settings, steps, key: int = 0, epochs: int = 1) -> Turnout:
@@ -158,6 +159,12 @@ def test_fedprox_s_stragglers(share: float) -> None:
     if share:
         np.testing.assert_array_equal(counts[0], [1, 2, 3, 4])
         assert ((counts[1] - len(done) / 4) ** 2 / (len(done) / 4)).sum() < 3 + 4 * np.sqrt(6)
+
+
+def test_partial_work_is_done_though_a_round_is_shorter_than_its_epochs() -> None:
+    """Rounds of 3 local steps at most, of 5 epochs of 1, 2, 3 and 4 steps."""
+    done = np.array([met(Partial(1.0), [3] * 4, key, epochs=5).steps for key in range(40)])
+    assert [set(column.tolist()) for column in done.T] == [{1, 2, 3}, {2, 3}, {3}, {3}]
 
 
 def trained(sim: Simulation, rounds: int = 2):

@@ -284,7 +284,7 @@ REFUSED = {
     ),
     "before nnm: faulty=5 needs more than 10": (UplinkSettings(before=(NNM(5),), reduce=Median()), {}),
     "cohort gives it 4": (UplinkSettings(reduce=Krum(1)), {"sampler": Uniform(4).build(Population(SIZES))}),
-    "sends more than its change": (UplinkSettings(reduce=Median()), {"algorithm": Scaffold().build()}),
+    "which no rule defends": (UplinkSettings(reduce=Median()), {"algorithm": Scaffold().build()}),
     "BatchNorm's statistics": (UplinkSettings(reduce=CentredClipping()), {"task": classifier(norm="batch")}),
     "clients=5: there are 9": (UplinkSettings(reduce=FoolsGold(5)), {}),
     "choose a client from 0 to 8": (UplinkSettings(reduce=MoNNA(1, 9)), {}),

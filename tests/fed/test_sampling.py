@@ -214,7 +214,7 @@ LAWS = [
     (Uniform(5), "fixed", 0.25),
     (Uniform(5, replace=True), "replacement", 0.25),
     (Everyone(), "everyone", 1.0),
-    (Everyone(3), "other", 0.95),
+    (Everyone(3), "all but one", 0.95),
     (Poisson(0.2), "poisson", 0.2),
     (Weighted(4), "other", 0.2),
     (Cyclic(4), "cyclic", 0.2),
@@ -227,6 +227,21 @@ def test_a_sampler_says_its_law_and_what_share_of_the_clients_it_draws(settings,
     assert sampler.law == law and sampler.rate == pytest.approx(rate) and sampler.max_staleness == 0
     drawn = counts(many(sampler.draw, 1000), 20).sum(1) / 20
     assert drawn.mean() == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / 20 / 1000) + 1e-9)
+
+
+AVERAGES = [
+    *(Uniform(3), Uniform(11, replace=True), Everyone(), Everyone(4), Poisson(0.4), Cyclic(3)),
+    Weighted(11, replace=True),
+]
+
+
+@pytest.mark.parametrize("settings", AVERAGES, ids=str)
+def test_the_weight_of_an_average_cohort_is_the_mean_over_cohorts(settings) -> None:
+    sampler, weights = settings.build(Population(SIZES)), np.linspace(0.5, 3.0, len(SIZES), dtype=np.float32)
+    drawn = np.concatenate([counts(many(sampler.draw, 300, round, round), len(SIZES)) for round in range(8)]) @ weights
+    assert sampler.knows_expected_weight()
+    error = 4 * drawn.std() / np.sqrt(len(drawn)) + 1e-4
+    assert float(sampler.expected_weight(jnp.asarray(weights))) == pytest.approx(drawn.mean(), abs=error)
 
 
 BAD = [

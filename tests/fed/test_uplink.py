@@ -21,10 +21,27 @@ from fedjax_mri.fed.algorithms.oneshot import OneShot
 from fedjax_mri.fed.algorithms.scaffold import Scaffold
 from fedjax_mri.fed.engine import segments
 from fedjax_mri.fed.engine.plan import Plan
-from fedjax_mri.fed.engine.simulation import Simulation, check_simulation, init_state, initial_state
-from fedjax_mri.fed.sampling import Poisson, Population, Sampler, cohort_of
+from fedjax_mri.fed.engine.simulation import (
+    Simulation,
+    check_parts,
+    check_simulation,
+    init_state,
+    initial_state,
+    state_shapes,
+)
+from fedjax_mri.fed.sampling import (
+    Asynchronous,
+    Diurnal,
+    Markov,
+    Poisson,
+    Population,
+    Sampler,
+    Weighted,
+    cohort_of,
+)
 from fedjax_mri.fed.uplink.chain import chain
-from fedjax_mri.fed.uplink.contract import Aggregate, RoundContext, Sender, Stage, Update, UplinkState
+from fedjax_mri.fed.uplink.contract import Aggregate, Reduce, RoundContext, Sender, Stage, Update, UplinkState
+from fedjax_mri.fed.uplink.reductions.exact import exact
 from fedjax_mri.fed.uplink.reductions.matrix import matrix
 from fedjax_mri.fed.uplink.reductions.mean import mean
 from fedjax_mri.fed.uplink.reductions.median import Median
@@ -205,6 +222,18 @@ def test_the_expected_divisor_is_unbiased_over_poisson_cohorts() -> None:
     found = np.asarray(jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, draws)))(jax.random.key(2)))
     error = np.sqrt(np.sum(deltas**2) * q * (1 - q)) / (q * 5) / np.sqrt(draws)
     assert abs(found.mean() - deltas.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("reduce", [mean("expected"), exact("expected")], ids=lambda reduce: reduce.name)
+def test_the_expected_divisor_is_refused_where_nobody_knows_it(reduce: Reduce) -> None:
+    """Where clients come unequally often, as their availability or their speed says."""
+    clients = Population(SIZES, np.ones_like(SIZES), rounds=3)
+    settings = Weighted(2), Diurnal(4), Markov(4), Asynchronous(2, 4, latest=0)
+    for sampler in (one.build(clients) for one in settings):
+        sim = four(FedAvg())._replace(sampler=sampler)
+        check_parts(sim, state_shapes(sim))
+        with pytest.raises(UserError, match="divisor realised"):
+            check_parts(sim._replace(uplink=sim.uplink._replace(reduce=reduce)), state_shapes(sim))
 
 
 def test_a_rule_takes_updates_of_which_nothing_is_shared() -> None:

@@ -74,6 +74,16 @@ def test_a_linear_network_on_the_transform_is_the_scattering_network() -> None:
         LinearSettings(3).build((4, 4, 16), 5, Compute())
 
 
+def test_groups_of_a_linear_network_are_normed_over_a_whole_volume() -> None:
+    x = np.random.default_rng(0).normal(1, 2, (2, 3, 4, 5, 6)).astype(np.float32)
+    net = LinearSettings(2).build(x.shape[1:], 3, Compute())
+    params, carry = jax.jit(net.init)(jax.random.key(0))
+    groups = x.astype(np.float64).reshape(2, -1, 2, 3)
+    normed = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
+    wanted = normed.reshape(2, -1) @ np.asarray(params["logits"]["kernel"], np.float64)
+    np.testing.assert_allclose(net.apply(params, carry, x, jnp.ones(2), False)[0], wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("settings", "image", "says"),
     [

@@ -13,6 +13,7 @@ from stepping import Player, assert_close, critic, images, numbers, stepped
 from fedjax_mri.core.errors import UserError
 from fedjax_mri.nets.conv.compute import Compute
 from fedjax_mri.nets.functional import Net
+from fedjax_mri.nets.translation import PatchGANSettings
 from fedjax_mri.nets.unit import Autoencoder, ScalesSettings, UNITSettings
 from fedjax_mri.tasks.unit import UNIT, adam, unit
 
@@ -150,3 +151,12 @@ def test_what_travels(discriminators, travels) -> None:
 def test_negative_weights_are_refused() -> None:
     with pytest.raises(UserError, match="cycle_kl=-1"):
         dataclasses.replace(SETTINGS, cycle_kl=-1).build(described((64, 64, 1)), Compute("xla"))
+
+
+def test_a_discriminator_with_running_statistics_is_refused() -> None:
+    settings, compute = UNIT(UNITSettings(width=2, blocks=1), PatchGANSettings(width=2, halvings=1)), Compute("xla")
+    settings.build(described((16, 16, 1)), compute)
+    with pytest.raises(UserError, match=r"choose --task\.discriminator\.norm instance"):
+        dataclasses.replace(settings, discriminator=PatchGANSettings(2, 1, "batch")).build(
+            described((16, 16, 1)), compute
+        )

@@ -184,6 +184,8 @@ def test_every_network_here_has_rules(settings) -> None:
 def test_what_has_no_rule_is_named() -> None:
     with pytest.raises(UserError, match="LRP has no rule for 'sort'"):
         toys.explain(LRP(), lambda x: jnp.sort(x.reshape(2, -1)), toys.images(), TARGET, KEY)
+    with pytest.raises(UserError, match="LRP has no rule for 'min' of several"):
+        toys.explain(LRP(), lambda x: jnp.minimum(x, 2 * x).reshape(2, -1), toys.images(), TARGET, KEY)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ for personalised algorithms.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +81,7 @@ def simulation_of(sim: Simulation, owners: np.ndarray, epochs: int) -> Simulatio
         algorithm=LocalOnly().build(),
         uplink=Uplink(uniformly, chain(), mean()),
         sampler=Everyone().build(Population(sim.data.sizes[owners])),
-        local=sim.local._replace(epochs=epochs, schedule=lambda round: rate),
+        local=sim.local._replace(epochs=epochs, schedule=lambda round: rate, max_steps=None),
         data=data_of(sim.data, owners),
     )
 
@@ -96,16 +95,21 @@ def starting_models(state: State, clients: np.ndarray) -> Model:
 
 def data_of(data: ClientData, clients: np.ndarray) -> ClientData:
     """Returns the data of `clients` int32 [K], renumbered 0..K-1."""
-    sizes, table = data.sizes[clients], np.asarray(clients, np.int32)
+    table = np.asarray(clients, np.int32)
+
+    def before(client: jax.Array) -> jax.Array:
+        return jnp.asarray(table)[client]
 
     def shift(batch: Batch, client: jax.Array, indices: jax.Array, round: jax.Array) -> Batch:
-        return data.shift(batch, jnp.asarray(table)[client], indices, round)
+        return data.shift(batch, before(client), indices, round)
 
+    renumbered = data._replace(
+        sizes=data.sizes[clients],
+        shift=shift,
+        pick=lambda indices, client, size: data.pick(indices, before(client), size),
+        patients=None if data.patients is None else data.patients[clients],
+    )
     if data.fetch is not None:
         fetch = data.fetch
-        return ClientData(sizes, None, data.read, lambda client: fetch(int(table[client])), shift)
-
-    def read(store: Any, client: jax.Array, indices: jax.Array) -> Batch:
-        return data.read(store, jnp.asarray(table)[client], indices)
-
-    return ClientData(sizes, data.store, read, shift=shift)
+        return renumbered._replace(store=None, fetch=lambda client: fetch(int(table[client])))
+    return renumbered._replace(read=lambda store, client, indices: data.read(store, before(client), indices))

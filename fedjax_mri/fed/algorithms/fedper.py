@@ -21,6 +21,10 @@ class FedPer:
     base: Any = field(default_factory=FedAvg)  # how the rest is learnt
 
     def build(self) -> Algorithm:
-        """Returns the algorithm. Raises UserError where `base` does; its task, if a pattern matches no parameter."""
+        """Returns the algorithm.
+
+        Raises UserError if the settings of `base` are refused. A pattern that matches no parameter is refused later,
+        when the algorithm is given the task.
+        """
         algorithm: Algorithm = self.base.build()
         return algorithm._replace(task=lambda task: kept_by_clients(algorithm.task(task), self.head, "algorithm.head"))

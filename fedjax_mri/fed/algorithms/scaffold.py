@@ -7,8 +7,9 @@ estimates the client's gradient and c the mean gradient, so that clients no long
 A client's new c_i (equation 4) is, by option I, its gradient at the server's model, and by option II the mean gradient
 of its local steps. For plain SGD that is the paper's c_i - c + (x - y) / (K rate); it also holds for other optimisers.
 Option I spends the share `look` of the local steps on that gradient, with the model frozen: the paper's pass over all
-examples is local.epochs = E + 1 and look = 1 / (E + 1). The server keeps c = sum p_i c_i, with p_i a client's share of
-all weight (the paper's 1 / N), whoever takes part, so that a fixed point minimises sum p_i f_i for any weights.
+examples is local.epochs = E + 1 and look = 1 / (E + 1). A client of one local step in a round never moves. The server
+keeps c = sum p_i c_i, with p_i a client's share of all weight (the paper's 1 / N), whoever takes part, so that a fixed
+point minimises sum p_i f_i for any weights.
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Scaffold:
             update_client_state=_update_state,
             server=server,
             frozen=self._frozen if self.option == "I" else nothing_frozen,
+            rest=self.look if self.option == "I" else 0.0,
             accumulate=self._accumulate,
         )
 
@@ -57,10 +59,8 @@ class Scaffold:
         return jax.tree.map(lambda _: progress < self.look, params)
 
     def _accumulate(self, grads: PyTree, examples: jax.Array, progress: jax.Array) -> PyTree:
-        if self.option == "II":
-            return grads, jnp.float32(1)
         weight = jnp.where(progress < self.look, examples, 0.0)
-        return trees.scale(weight, grads), weight
+        return (grads, jnp.float32(1)) if self.option == "II" else (trees.scale(weight, grads), weight)
 
 
 def _gradient(grads: PyTree, params: PyTree, start: PyTree, server: ServerState, client: ClientState) -> PyTree:

@@ -33,7 +33,8 @@ from fedjax_mri.fed.world.conditions import ideal
 STEPS = 4  # local steps of each client in a trial
 REPEATS, LONG_S = 25, 1.0  # most trials of each candidate, and most seconds for them; the fastest trial counts
 NOISE = 1.05  # an earlier candidate is preferred to the fastest if its time is at most this many times as long
-MEASURED = ("lanes", "conv", "remat")  # fields that a measurement decides if the plan leaves them open
+# Fields that a choice fills in: what the plan leaves open of the first two, and `remat` where nothing fits without it.
+MEASURED = ("lanes", "conv", "remat")
 FEW_LANES = 4  # so few lanes fill a device only if a step is large
 Pairs = tuple[tuple[Conv, float], ...]  # (conv, lanes as a multiple of those by rule), the likely fastest first
 CANDIDATES: dict[str, Pairs] = {  # by platform, and for GPUs by whether few lanes fill the device
@@ -160,7 +161,10 @@ def fastest_candidate(plans: list[Plan], assemble: Assemble, seconds: float, rou
 
 
 def examples_of_round(sim: Simulation) -> int:
-    """Returns how many examples a round trains on, by the first round's cohort, each as often as there are epochs."""
+    """Returns how many examples the local steps of the first round's cohort have room for.
+
+    An example counts in each epoch, and so does the padding of batches that are not full.
+    """
     return int(first_cohort_steps(sim).sum()) * sim.local.batch
 
 

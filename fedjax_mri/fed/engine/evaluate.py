@@ -191,8 +191,8 @@ def sum_by_client(evaluate_example: Callable[..., Any], clients: int, chunks: tu
 def client_parts(clients: ClientRow, owner: np.ndarray) -> PyTree:
     """Returns the part of the model that stays with each `owner` int32 [M], with a leading axis [M].
 
-    For `owner` -1 it is the mean over the clients that have trained. Client state held on the host is read there, and
-    only the result goes to a device.
+    For `owner` -1 it is the mean over the clients that have trained, or the first client's, which is as all began, if
+    none has. Client state held on the host is read there, and only the result goes to a device.
     """
     trained = (clients.rounds > 0).astype(np.float32)
     count = jnp.asarray(trained.sum())

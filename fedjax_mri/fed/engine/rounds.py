@@ -100,9 +100,10 @@ def aggregate_updates(
     `updates` is the reduction's accumulator, merged over devices; `sizes` int32 [N] are the examples of all clients;
     `client` int32 [K] are the cohort's; `audit_sums` is what an audit has seen of its local steps.
     """
-    total = jnp.sum(sim.uplink.weigh(sizes.astype(jnp.float32)))
+    weights = sim.uplink.weigh(sizes.astype(jnp.float32))
+    total, expected = jnp.sum(weights), sim.sampler.expected_weight(weights)
     key = jax.random.fold_in(root, state.round)
-    reduce_key, expected = keys.round_purpose(key, keys.RoundPurpose.REDUCE), sim.sampler.rate * total
+    reduce_key = keys.round_purpose(key, keys.RoundPurpose.REDUCE)
     at = RoundContext(state.round, reduce_key, total, expected, client, audit_sums)
     aggregate, reduced = sim.uplink.reduce.finish(updates, state.uplink.reduce, at)
     at = at._replace(key=keys.purpose(key, keys.Purpose.SERVER))

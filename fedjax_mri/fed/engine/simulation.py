@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_mri.core import keys, programs, trees
-from fedjax_mri.core.errors import UserError
+from fedjax_mri.core.errors import UserError, is_concrete
 from fedjax_mri.data.contract import ClientData
 from fedjax_mri.fed.algorithm import Algorithm, ServerState, sent_shapes
-from fedjax_mri.fed.client.local import Local
+from fedjax_mri.fed.client.local import Local, step_counts
 from fedjax_mri.fed.engine import placement
 from fedjax_mri.fed.engine.plan import Plan
 from fedjax_mri.fed.privacy.contract import Guarantee
@@ -126,6 +126,7 @@ def check_parts(sim: Simulation, state: State) -> None:
     """
     sent = sent_shapes(sim.algorithm, state.server.model)
     check_staleness(sim)
+    check_local_steps(sim)
     contract.check(SimulationParts(sim.algorithm, sim.task, sim.sampler, sim.local, sent, sim.uplink))
 
 
@@ -136,4 +137,17 @@ def check_staleness(sim: Simulation) -> None:
         raise UserError(
             f"sampling.latest={latest}: the algorithm remembers {remembered} broadcasts before the newest; lower it, "
             "or choose an algorithm that remembers as many, such as --fed.algorithm fedbuff"
+        )
+
+
+def check_local_steps(sim: Simulation) -> None:
+    """Raises UserError if no client takes so many local steps that it moves what travels of the model."""
+    if not (is_concrete(sim.algorithm.rest) and is_concrete(sim.data.sizes)):
+        return
+    most = int(np.max(step_counts(sim.local, sim.data.sizes)))
+    if most and (most - 1) / most < sim.algorithm.rest:
+        raise UserError(
+            f"algorithm: of {most} local step{'s' * (most > 1)} in a round, the most that a client takes, none would "
+            f"move the shared model, which rests in the first {sim.algorithm.rest:.3g} of them; give more "
+            "--local.epochs, or a smaller --local.batch"
         )

@@ -23,6 +23,7 @@ from fedjax_mri.fed.uplink.contract import (
     Stage,
     State,
     Update,
+    refuse_auxiliary,
 )
 from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount, zeroed_unless
 
@@ -78,11 +79,7 @@ def clip_to_one() -> Stage:
 
 def refuse_what_is_not_clipped(parts: SimulationParts) -> None:
     """Raises UserError if clients send what the clip does not bound, or statistics, which noise would spoil."""
-    if jax.tree.leaves(parts.sent.auxiliary):
-        raise UserError(
-            "privacy: this algorithm sends more than a change of the model (control variates or step counts), which is "
-            "not clipped; choose --fed.algorithm fedavg, fedprox or fedadam"
-        )
+    refuse_auxiliary(parts, "privacy", "which is not clipped")
     if jax.tree.leaves(parts.sent.delta.carry):
         raise UserError(
             "privacy: running statistics would travel, and noise makes variances negative; choose a network with "

@@ -15,8 +15,9 @@ class Population(NamedTuple):
     """All clients and their work in a run: what samplers and conditions are built from."""
 
     sizes: np.ndarray  # int32 [N], examples
-    steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round
+    steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps in a round, at most `local.steps`
     epochs: int = 1  # local epochs in a round
+    epoch_steps: np.ndarray = np.zeros(0, np.int32)  # int32 [N], local steps of one epoch, even if a round has fewer
     traffic: Callable[[], Traffic] = lambda: Traffic(0, 0)  # of one client in a round; traces the model when called
     rounds: int = 1  # rounds of the run
     batch: int = 1  # examples of a local step
@@ -36,6 +37,7 @@ class Cohort(NamedTuple):
 
 
 Draw = Callable[[jax.Array, jax.Array], Cohort]  # (key, round int32 []) -> cohort
+EQUAL_LAWS = ("poisson", "fixed", "everyone", "cyclic", "replacement")  # by which all clients come equally often
 
 
 class Sampler(NamedTuple):
@@ -43,10 +45,26 @@ class Sampler(NamedTuple):
 
     draw: Draw
     # The distribution of cohorts, for example for a privacy accountant: "poisson", each client independently; "fixed",
-    # a fixed number without replacement; "everyone"; "cyclic", in a fixed order; "replacement"; or another word.
+    # a fixed number without replacement; "everyone"; "all but one", always the same one; "cyclic", in a fixed order;
+    # "replacement"; or another word.
     law: str
     rate: float  # mean share of all clients in a cohort; for "poisson" each client's probability
     max_staleness: int = 0  # the most server steps that a client can be behind when its update arrives
+    # float32 [N], how often each client is in a cohort on average; None: `rate` under EQUAL_LAWS, else nobody knows
+    participation: jax.Array | None = None
+
+    def expected_weight(self, weights: jax.Array) -> jax.Array:
+        """Returns the sum of the `weights` float32 [N] of a cohort, in the mean over cohorts.
+
+        It is right if `knows_expected_weight`.
+        """
+        if self.participation is None:
+            return self.rate * jnp.sum(weights)
+        return jnp.sum(self.participation * weights)
+
+    def knows_expected_weight(self) -> bool:
+        """Returns whether it is known how often each client takes part on average."""
+        return self.law in EQUAL_LAWS or self.participation is not None
 
     def cohort_size(self) -> int:
         """Returns K, the number of places of a cohort."""

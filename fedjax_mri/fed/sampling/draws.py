@@ -50,10 +50,11 @@ class Everyone:
             everyone = jnp.arange(number, dtype=jnp.int32)
             return cohort_of(everyone, everyone != self.without)
 
-        missing = is_concrete(self.without) and self.without >= 0
-        return Sampler(
-            sample, "other" if missing or not is_concrete(self.without) else "everyone", 1 - missing / number
-        )
+        if is_concrete(self.without) and self.without < 0:
+            return Sampler(sample, "everyone", 1.0)
+        rate = 1 - is_concrete(self.without) / number  # 1 where it is known only later whether one is left out
+        others = (jnp.arange(number, dtype=jnp.int32) != self.without).astype(jnp.float32)
+        return Sampler(sample, "all but one", rate, participation=others)
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ class Weighted:
         if is_concrete(sizes) and not np.any(population.sizes):
             raise UserError(f"sampling: none of the {len(sizes)} clients has an example to be weighted by")
         cohort_size = checked_size(self.cohort, max(len(sizes), self.cohort) if self.replace else len(sizes))
-        draw = _by_example(sizes, cohort_size) if self.replace else _largest_first(sizes, cohort_size)
-        return Sampler(draw, "other", cohort_size / len(sizes))
+        if not self.replace:
+            return Sampler(_largest_first(sizes, cohort_size), "other", cohort_size / len(sizes))
+        shares = sizes.astype(jnp.float32) / jnp.sum(sizes).astype(jnp.float32)
+        draw = _by_example(sizes, cohort_size)
+        return Sampler(draw, "other", cohort_size / len(sizes), participation=cohort_size * shares)
 
 
 def _by_example(sizes: jax.Array, cohort_size: int) -> Draw:

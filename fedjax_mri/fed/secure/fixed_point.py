@@ -31,6 +31,7 @@ from fedjax_mri.fed.uplink.contract import (
     State,
     Update,
     Uplink,
+    refuse_auxiliary,
     sum_over_devices,
 )
 from fedjax_mri.fed.uplink.stages.clip import NonfiniteCount, zeroed_unless
@@ -140,11 +141,7 @@ def bounded_values(limit: float | jax.Array) -> Stage:
 
 def refuse_what_has_no_range(parts: SimulationParts) -> None:
     """Raises UserError if clients send what has no range, or the algorithm or the sampler needs single updates."""
-    if jax.tree.leaves(parts.sent.auxiliary):
-        raise UserError(
-            "secure: this algorithm sends more than a change of the model (control variates or step counts), for which "
-            "there is no range; choose --fed.algorithm fedavg, fedprox or fedadam"
-        )
+    refuse_auxiliary(parts, "secure", "for which there is no range")
     if parts.algorithm.member is not None:
         raise UserError("secure: an ensemble needs each client's model; choose another algorithm, or --fed.secure off")
     if parts.sampler.law == "replacement":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 
 from fedjax_mri.core import trees
+from fedjax_mri.core.errors import UserError
 
 if TYPE_CHECKING:
     from fedjax_mri.fed.algorithm import Algorithm
@@ -188,3 +189,24 @@ def check(parts: SimulationParts) -> None:
     """Raises UserError if a stage or the reduction does not work in this simulation."""
     parts.uplink.stages.check_compatible(parts)
     parts.uplink.reduce.check_compatible(parts)
+
+
+def refuse_auxiliary(parts: SimulationParts, part: str, why: str) -> None:
+    """Raises UserError, in the name of a `part` of the simulation, if clients send more than a change of the model.
+
+    `why` is a relative clause that says what is wrong with the rest.
+    """
+    if jax.tree.leaves(parts.sent.auxiliary):
+        raise UserError(
+            f"{part}: this algorithm sends more than a change of the model (control variates or step counts), {why}; "
+            "choose --fed.algorithm fedavg, fedprox or fedadam"
+        )
+
+
+def refuse_statistics(parts: SimulationParts, part: str, subject: str) -> None:
+    """Raises UserError, in the name of a `part` of the uplink, if clients send statistics.
+
+    `subject` is what the part adds to updates, with its verb: from earlier rounds it could make a variance negative.
+    """
+    if jax.tree.leaves(parts.sent.delta.carry):
+        raise UserError(f"{part}: {subject} no change of BatchNorm's statistics; choose --task.network.norm group")

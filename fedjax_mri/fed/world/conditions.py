@@ -55,7 +55,8 @@ class Partial:
     """Settings of partial work: a share of each cohort finishes only 1 to `local.epochs` - 1 epochs, or sends nothing.
 
     These are the stragglers of FedProx (Li et al. 2020, arXiv 1812.06127, section 5.2): FedAvg drops them, FedProx
-    keeps their work. The weight of a client does not depend on the work that it has done.
+    keeps their work. The weight of a client does not depend on the work that it has done. Where `local.steps` ends a
+    round within these epochs, unfinished work is all of the round's.
     """
 
     share: float = 0.5  # of the cohort's clients, to the nearest whole number
@@ -70,13 +71,12 @@ class Partial:
         def turnout(key: jax.Array, round: jax.Array, cohort: Cohort, steps: jax.Array, traffic: Traffic) -> Turnout:
             subset_key, epochs_key = jax.random.split(key)
             slow = random_subset(subset_key, steps > 0, self.share)
+            if self.late == "drop":
+                return count_turnout(cohort, steps, jnp.where(slow, 0, steps), traffic)
             epochs = jax.vmap(lambda key: jax.random.randint(key, (), 1, population.epochs, jnp.int32))
-            kept = (
-                steps // population.epochs * epochs(keys.fold_in_each(epochs_key, cohort.client))
-                if self.late == "keep"
-                else 0
-            )
-            return count_turnout(cohort, steps, jnp.where(slow, kept, steps), traffic)
+            drawn = epochs(keys.fold_in_each(epochs_key, cohort.client))
+            kept = jnp.asarray(population.epoch_steps)[cohort.client] * drawn
+            return count_turnout(cohort, steps, jnp.where(slow, jnp.minimum(kept, steps), steps), traffic)
 
         return turnout
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
+from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.fed.uplink.reductions.matrix import Preaggregator
 from fedjax_mri.fed.uplink.vectors import Vectors, norms, origin
@@ -24,5 +24,5 @@ class Clipping:
 
 def shortened(vectors: Vectors, bound: jax.Array | float) -> Vectors:
     """Returns the vectors scaled down to norms of at most `bound`."""
-    factor = jnp.minimum(1.0, bound / jnp.maximum(norms(vectors), 1e-30))[:, None]
+    factor = trees.clip_factor(norms(vectors), bound)[:, None]
     return vectors._replace(mix=factor * vectors.mix + (1 - factor) * origin(vectors)[None])

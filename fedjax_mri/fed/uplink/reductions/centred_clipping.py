@@ -5,14 +5,12 @@ result of the round before, the server moves by the mean of the differences to t
 """
 
 from dataclasses import dataclass
-
-import jax
-import jax.numpy as jnp
+from functools import partial
 
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import PyTree, Reduce, RoundContext, SimulationParts, State
+from fedjax_mri.fed.uplink.contract import PyTree, Reduce, RoundContext, State, refuse_statistics
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
 from fedjax_mri.fed.uplink.vectors import Vectors, distances_from, mean, uniform_weights
 
@@ -30,20 +28,14 @@ class CentredClipping:
         if self.steps < 1:
             raise UserError(f"uplink.reduce centredclipping: steps={self.steps}: must be 1 or more")
         init = lambda sent: trees.zeros_like(sent.delta)  # noqa: E731
-        return matrix(Rule("centredclipping", combine=self._combine, init=init, check_compatible=refuse_statistics))
+        check = partial(
+            refuse_statistics, part="uplink.reduce centredclipping", subject="the result of the round before is"
+        )
+        return matrix(Rule("centredclipping", combine=self._combine, init=init, check_compatible=check))
 
     def _combine(self, vectors: Vectors, centre: State, at: RoundContext) -> tuple[PyTree, State]:
         for _ in range(self.steps):
-            far = jnp.maximum(distances_from(vectors, centre), 1e-12)
-            weights = jnp.minimum(1.0, self.radius / far) * uniform_weights(vectors.present)
+            factor = trees.clip_factor(distances_from(vectors, centre), self.radius)
+            weights = factor * uniform_weights(vectors.present)
             centre = trees.add(trees.scale(1 - weights.sum(), centre), mean(vectors, weights))
         return centre, centre
-
-
-def refuse_statistics(parts: SimulationParts) -> None:
-    """Raises UserError if clients send statistics: what is left of earlier rounds could make a variance negative."""
-    if jax.tree.leaves(parts.sent.delta.carry):
-        raise UserError(
-            "uplink.reduce centredclipping: the result of the round before is no change of BatchNorm's statistics; "
-            "choose --task.network.norm group"
-        )

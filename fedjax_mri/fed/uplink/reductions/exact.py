@@ -70,7 +70,8 @@ def exact(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
         delta, auxiliary, weight = jax.tree.map(value, total.terms, is_leaf=is_digit_sums)
         return mean(divisor).finish(((delta, auxiliary), weight, total.clients), state, at)
 
-    return Reduce("exact", zero, add, finish, merge=merge, linear=True)
+    check = mean(divisor).check_compatible
+    return Reduce("exact", zero, add, finish, merge=merge, linear=True, check_compatible=check)
 
 
 def merge(total: Total, axis: str) -> Total:

@@ -19,6 +19,7 @@ from fedjax_mri.fed.uplink.contract import (
     Update,
     always_compatible,
     no_state,
+    refuse_auxiliary,
 )
 from fedjax_mri.fed.uplink.vectors import Vectors, dot, mean, vectors_of
 
@@ -131,11 +132,7 @@ def check_compatible(rule: Rule, before: Sequence[Preaggregator], parts: Simulat
             f"uplink.reduce {rule.name}: must know whose each update is, in every round; choose --fed.sampling "
             "everyone, and no uplink.before"
         )
-    if jax.tree.leaves(parts.sent.auxiliary):
-        raise UserError(
-            f"uplink.reduce {rule.name}: the algorithm sends more than its change of the model, which no rule "
-            "defends; choose one that does not, such as --fed.algorithm fedavg"
-        )
+    refuse_auxiliary(parts, f"uplink.reduce {rule.name}", "which no rule defends")
     rule.check_compatible(parts)
 
 

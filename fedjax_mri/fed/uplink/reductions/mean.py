@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_mri.core import trees
-from fedjax_mri.fed.uplink.contract import Aggregate, PyTree, Reduce, RoundContext, State, Update
+from fedjax_mri.core.errors import UserError
+from fedjax_mri.fed.uplink.contract import (
+    Aggregate,
+    PyTree,
+    Reduce,
+    RoundContext,
+    SimulationParts,
+    State,
+    Update,
+    always_compatible,
+)
 from fedjax_mri.tasks.task import Model
 
 
@@ -28,6 +38,7 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
     With "expected" it is divided by the weight of an average cohort, a constant that does not depend on who takes part:
     differential privacy needs that, and the mean over cohorts is then unbiased. `auxiliary` and statistics are always
     divided by the sum of the cohort's weights: a variance that moved further than to the mean could become negative.
+    `check_compatible` refuses "expected" under a sampler that does not say how often each client takes part.
     """
 
     def zero(sent: Update, cohort_size: int) -> PyTree:
@@ -50,4 +61,15 @@ def mean(divisor: Literal["realised", "expected"] = "realised") -> Reduce:
         share = weight / jnp.maximum(at.total_weight, 1e-12)
         return Aggregate(mean, trees.scale(realised, auxiliary), weight, clients, share), state
 
-    return Reduce("mean", zero, add, finish, linear=True)
+    check = refuse_unknown_average if divisor == "expected" else always_compatible
+    return Reduce("mean", zero, add, finish, linear=True, check_compatible=check)
+
+
+def refuse_unknown_average(parts: SimulationParts) -> None:
+    """Raises UserError if nobody knows the weight of an average cohort."""
+    if not parts.sampler.knows_expected_weight():
+        raise UserError(
+            "uplink.reduce.divisor=expected: under this way of sampling some clients come more often than others, and "
+            "the weight of an average cohort is not known; choose --uplink.reduce.divisor realised, or another "
+            "--fed.sampling, such as uniform"
+        )

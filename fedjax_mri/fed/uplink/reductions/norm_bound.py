@@ -7,8 +7,8 @@ scaled down to a norm of at most `bound`.
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
+from fedjax_mri.core import trees
 from fedjax_mri.core.checks import positive
 from fedjax_mri.fed.uplink.contract import Reduce, RoundContext, State
 from fedjax_mri.fed.uplink.reductions.matrix import Rule, matrix
@@ -27,6 +27,4 @@ class NormBound:
         return matrix(Rule("normbound", self._weigh))
 
     def _weigh(self, vectors: Vectors, state: State, at: RoundContext) -> tuple[jax.Array, State]:
-        return jnp.minimum(1.0, self.bound / jnp.maximum(norms(vectors), 1e-30)) * uniform_weights(
-            vectors.present
-        ), state
+        return trees.clip_factor(norms(vectors), self.bound) * uniform_weights(vectors.present), state

@@ -50,8 +50,7 @@ def clip(bound: float) -> Stage:
     def client(update: Update, state: NonfiniteCount, sender: Sender) -> tuple[Update, State, Notes]:
         norm = trees.norm(update.delta)
         finite = jnp.isfinite(norm)
-        factor = jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
-        clipped = trees.scale(factor, update.delta)
+        clipped = trees.scale(trees.clip_factor(norm, bound), update.delta)
         (delta, auxiliary), state, nonfinite = zeroed_unless(finite, (clipped, update.auxiliary), state)
         notes = {"clipped": jnp.where(norm > bound, 1.0, 0.0) * (1.0 - nonfinite), "nonfinite": nonfinite}
         return update._replace(delta=delta, auxiliary=auxiliary), state, notes

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from fedjax_mri.core import trees
 from fedjax_mri.core.checks import fraction
 from fedjax_mri.core.errors import UserError
-from fedjax_mri.fed.uplink.contract import Notes, PyTree, Sender, SimulationParts, Stage, State, Update, same_bytes
+from fedjax_mri.fed.uplink.contract import (
+    Notes,
+    PyTree,
+    Sender,
+    SimulationParts,
+    Stage,
+    State,
+    Update,
+    refuse_statistics,
+    same_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,4 @@ def check_compatible(parts: SimulationParts) -> None:
                 f"uplink.stages {stage.name} momentum: momentum would add what {stage.name} has left out; put momentum "
                 f"first: --fed.uplink.stages momentum {stage.name}"
             )
-    if trees.count(parts.sent.delta.carry):
-        raise UserError(
-            "uplink.stages momentum: earlier updates are no change of BatchNorm's statistics; choose "
-            "--task.network.norm group"
-        )
+    refuse_statistics(parts, "uplink.stages momentum", "earlier updates are")
