@@ -89,7 +89,7 @@ class Algorithm(NamedTuple):
     )  # what a client trains, such as a personal model beside the shared one
     # (params, share of the local steps done, float32 []) -> bool at each leaf: whether it is frozen in this step
     frozen: Callable[[PyTree, jax.Array], PyTree] = nothing_frozen
-    rest: jax.Array | float = 0.0  # share of the local steps, the first ones, in which nothing moves that travels
+    frozen_share: jax.Array | float = 0.0  # share of the local steps, the first ones, in which nothing shared moves
     broadcast: Callable[[ServerState, jax.Array], ServerState] = latest_broadcast  # (server, staleness) -> broadcast
     max_staleness: int = 0  # age of the oldest broadcast that it keeps, in server steps
     # (the task's grads, examples in the batch float32 [], share of the steps done) -> what to sum over local steps

@@ -29,7 +29,7 @@ class FedRep:
         """Returns the algorithm. Raises UserError unless 0 < head_share < 1; patterns are refused as FedPer's are."""
         if is_concrete(self.head_share) and not 0 < self.head_share < 1:
             raise UserError(f"algorithm.head_share={self.head_share}: must be between 0 and 1")
-        return FedPer(self.head).build()._replace(frozen=self._frozen, rest=self.head_share)
+        return FedPer(self.head).build()._replace(frozen=self._frozen, frozen_share=self.head_share)
 
     def _frozen(self, params: PyTree, progress: jax.Array) -> PyTree:
         trains_head, is_head = progress < self.head_share, paths.matching(Model(params, ()), self.head).params

@@ -51,7 +51,7 @@ class Scaffold:
             update_client_state=_update_state,
             server=server,
             frozen=self._frozen if self.option == "I" else nothing_frozen,
-            rest=self.look if self.option == "I" else 0.0,
+            frozen_share=self.look if self.option == "I" else 0.0,
             accumulate=self._accumulate,
         )
 

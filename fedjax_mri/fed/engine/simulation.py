@@ -142,12 +142,12 @@ def check_staleness(sim: Simulation) -> None:
 
 def check_local_steps(sim: Simulation) -> None:
     """Raises UserError if no client takes so many local steps that it moves what travels of the model."""
-    if not (is_concrete(sim.algorithm.rest) and is_concrete(sim.data.sizes)):
+    if not (is_concrete(sim.algorithm.frozen_share) and is_concrete(sim.data.sizes)):
         return
     most = int(np.max(step_counts(sim.local, sim.data.sizes)))
-    if most and (most - 1) / most < sim.algorithm.rest:
+    if most and (most - 1) / most < sim.algorithm.frozen_share:
         raise UserError(
             f"algorithm: of {most} local step{'s' * (most > 1)} in a round, the most that a client takes, none would "
-            f"move the shared model, which rests in the first {sim.algorithm.rest:.3g} of them; give more "
+            f"move the shared model, which is frozen in the first {sim.algorithm.frozen_share:.3g} of them; give more "
             "--local.epochs, or a smaller --local.batch"
         )

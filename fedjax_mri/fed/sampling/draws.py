@@ -50,11 +50,11 @@ class Everyone:
             everyone = jnp.arange(number, dtype=jnp.int32)
             return cohort_of(everyone, everyone != self.without)
 
-        if is_concrete(self.without) and self.without < 0:
+        known = is_concrete(self.without)  # members of a group differ in it, and it may be nobody
+        if known and self.without < 0:
             return Sampler(sample, "everyone", 1.0)
-        rate = 1 - is_concrete(self.without) / number  # 1 where it is known only later whether one is left out
         others = (jnp.arange(number, dtype=jnp.int32) != self.without).astype(jnp.float32)
-        return Sampler(sample, "all but one", rate, participation=others)
+        return Sampler(sample, "all but one", (number - 1) / number if known else 1.0, participation=others)
 
 
 @dataclass(frozen=True)
