@@ -116,7 +116,7 @@ def _row(each: Estimate) -> str:
     shares = [part / max(each.round_s.total, 1e-12) for part in each.round_s]
     return (
         f"{_named(plan)} {each.compile_s:6.0f} s "
-        f"{sum(memory[:3]) / 1e6:7.0f} of {memory.available / 1e6:<7.0f} {step.flops / 1e9:9.3g} "
+        f"{memory.needed / 1e6:7.0f} of {memory.available / 1e6:<7.0f} {step.flops / 1e9:9.3g} "
         f"{step.bytes / 1e6:7.3g} "
         f"{step.intensity:9.1f} {step.kernels:7} {step.waits:5} {1e3 * each.step_s.total:7.3g} "
         f"{each.round_s.total:9.3g} {each.run_s.total:9.3g}   " + " ".join(f"{share:7.0%}" for share in shares)

@@ -29,6 +29,11 @@ class Memory(NamedTuple):
     temporaries: float
     available: float
 
+    @property
+    def needed(self) -> float:
+        """The bytes of all that must be there at once."""
+        return self.arguments + self.results + self.temporaries
+
 
 class StepWork(NamedTuple):
     """What one pass of all lanes through a local step does on a device."""

@@ -35,8 +35,8 @@ def client(root: jax.Array, round: jax.Array, client: jax.Array) -> jax.Array:
 class RoundPurpose(IntEnum):
     """What a key of a whole round is for, kept apart from the keys of clients, whose numbers are below 2^31.
 
-    The round's keys in `Purpose` are older and coincide with what the keys of clients 1, 5 and 6 are derived from;
-    nothing draws from both, and they stay so that published figures can be made again.
+    The keys of `Purpose` for a whole round equal those of clients 1, 5 and 6. No draw uses both, and they are kept so
+    that published figures can be made again.
     """
 
     REDUCE = 2**31

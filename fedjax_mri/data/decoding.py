@@ -40,7 +40,7 @@ class Images(NamedTuple):
     """The n images of several sources, each a file, a series or a record."""
 
     pixels: np.ndarray  # uint8 [n, size, size, channels]; memory-mapped where it is kept in the cache
-    source: np.ndarray  # int32 [n], which of the sources each image comes from
+    source: np.ndarray  # int64 [n], which of the sources each image comes from
     digests: np.ndarray  # uint64 [n], equal for exact copies
     hashes: np.ndarray  # uint64 [n, 2], near for near copies; the second is that of the mirror image
     kinds: np.ndarray  # str [sources], "ct" or "mr"; "" for pictures and for what gave no image

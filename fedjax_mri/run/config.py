@@ -47,8 +47,8 @@ class LocalTraining:
     decay: float = 0.0  # a step also takes this, times the learning rate, off the parameters (AdamW's, decoupled)
     rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor of the rate): the first that fits, see paths.py
     schedule: Literal["constant", "cosine", "linear", "onecycle"] = "constant"  # of the learning rate over rounds
-    schedule_start: int = 0  # rounds at the full rate before cosine or linear set in
-    schedule_rounds: int = 0  # rounds until cosine or linear reach their end; 0: the rounds of the experiment
+    schedule_start: int = 0  # rounds before the schedule sets in, at its first rate (onecycle: a 25th of the full one)
+    schedule_rounds: int = 0  # rounds until the schedule reaches its end; 0: the rounds of the experiment
     schedule_end: float = 0.0  # share of the learning rate left there
 
     def build(self, rounds: int) -> Local:

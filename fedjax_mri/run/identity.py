@@ -68,12 +68,17 @@ def differences(before: Mapping[str, Any], now: configs.Experiment, ignored: Seq
     Sections that are `ignored` may differ. A field that an older version did not have counts as its default.
     """
     old, new = configs.flat_plain(configs.completed(before, now)), configs.flat_plain(configs.to_dict(now))
-    effective = ("local.schedule_rounds",)  # compared by `refuse_other_schedule`: 0 means the rounds of the run
     for one, config in ((old, before), (new, configs.to_dict(now))):
-        for name in effective:
-            one[name] = one.get(name) or config["rounds"] if one.get("local.schedule") != "constant" else 0
+        one["local.schedule_rounds"] = schedule_rounds(one, config["rounds"])
     names = [name for name in {**old, **new} if name.split(".")[0] not in ignored]
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
+
+
+def schedule_rounds(settings: Mapping[str, Any], rounds: int) -> int:
+    """Returns the rounds until the schedule of a flat config reaches its end; 0 where the rate is constant."""
+    if settings.get("local.schedule") == "constant":
+        return 0
+    return settings.get("local.schedule_rounds") or rounds
 
 
 def refuse_other_numerics(run: pathlib.Path, known: Mapping[str, Any], say: Callable[[str], None]) -> None:

@@ -78,7 +78,7 @@ class ModalityFigures(NamedTuple):
 
 MODALITIES = ("mr", "ct")
 SPREAD = ("worst_decile", "client_std")
-RATES = SegmentFigures._fields[1:-2]
+RATES = ("seconds", "clients_per_second", "images_per_second", "useful_share", "waited_share")
 TISSUE = re.compile(r"(?P<figure>error|bias)(?P<unit>| HU) in (?P<tissue>.+)")
 
 

@@ -56,7 +56,10 @@ def log_range(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 def random(count: int, seed: int, axes: Mapping[str, Draw | Sequence[Any]]) -> dict[Path, Values]:
-    """Returns axes that change together through `count` random draws, each from a distribution below or from a list."""
+    """Returns axes that change together through `count` random draws, each from a distribution below or from a list.
+
+    Of equal draws one is kept.
+    """
     checked_value("random: seed", seed, Seed)
     rng = np.random.default_rng(seed)
     draws = [one if callable(one) else choice(*one) for one in axes.values()]

@@ -20,6 +20,11 @@ class ImagePlane(NamedTuple):
     thickness: float | None
 
     @property
+    def grid(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Orientation and spacing."""
+        return self.orientation, self.spacing
+
+    @property
     def normal(self) -> np.ndarray:
         """The direction [3] at right angles to the image."""
         return np.cross(*(USUAL if self.orientation is None else self.orientation))

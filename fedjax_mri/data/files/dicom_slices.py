@@ -77,7 +77,7 @@ def check_stack(slices: Sequence[Slice]) -> None:
         if other.values.shape != first.values.shape:
             sizes = [" x ".join(map(str, one.values.shape[::-1])) for one in (first, other)]
             raise UserError(f"its images have {sizes[0]} and {sizes[1]} pixels: give those of one size")
-        for mine, its in zip(first.place[1:3], other.place[1:3]):
+        for mine, its in zip(first.place.grid, other.place.grid):
             if (mine is None) != (its is None) or (mine is not None and np.abs(mine - its).max() > NEARLY):
                 raise UserError("its images differ in orientation or spacing: give those of one kind")
 
@@ -87,7 +87,8 @@ def check_axial(voxels: np.ndarray, images: int, limits: Limits) -> None:
     _, height, width = voxels.shape
     if images == 1 and len(voxels) > 1:
         raise UserError("a single sagittal or coronal image: give all images of its series in one folder")
-    if images == min(height, width) < 8:
+    too_few = images < 8 and images == min(height, width)  # each of them gives a row or a column of a slice
+    if too_few:
         raise UserError(f"{images} sagittal or coronal images: give all images of the series in one folder")
     check_slice(height, width, limits)
 

@@ -102,7 +102,7 @@ def stacks(headers: Sequence[Header]) -> list[list[Header]]:
 def stack_of(dataset: Any, where: ImagePlane) -> tuple[Any, ...]:
     """Returns what images of one volume have in common; directions and distances to two digits."""
     names = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns")
-    grid = [() if values is None else tuple(np.round(values, 2).ravel() + 0.0) for values in where[1:3]]
+    grid = [() if values is None else tuple(np.round(values, 2).ravel() + 0.0) for values in where.grid]
     return (*(str(dataset.get(name)) for name in names), *grid)
 
 
