@@ -132,7 +132,7 @@ MISTAKES = (
         PATIENT,
     ),
     Mistake(
-        "a large part of the budget is hidden: half of the noise",
+        "half of the noise is added, so that the true epsilon is larger than the reported one",
         PRIVACY + "mechanism.py",
         "deviation = beside_count(noise, count_noise) if quantile else noise",
         "deviation = noise / 2",

@@ -110,7 +110,7 @@ def test_a_shadow_model_is_a_run_on_its_patients_alone() -> None:
         assert np.abs(several[number - 1] - one).max() > 1e-3
 
 
-@pytest.mark.parametrize("unit", ["patient", "image"])
+@pytest.mark.parametrize("unit", ["patient", pytest.param("image", marks=pytest.mark.thorough)])
 def test_a_shadow_model_of_a_run_with_privacy_of_patients_has_the_noise_of_the_run(unit) -> None:
     """Half of the patients would need more noise for the same budget."""
     federation, patients, inside, *_ = trained()
