@@ -34,7 +34,7 @@ MEANINGS = (
 
 
 class Patient(NamedTuple):
-    """One explained image."""
+    """An explained image: its maps, its verdict and what is said of it."""
 
     name: str
     image: np.ndarray  # float [S, S], as the network saw it, channels averaged

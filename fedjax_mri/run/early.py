@@ -21,9 +21,7 @@ class Early:
     """Which evaluation is the best, whose checkpoint is kept in RUN/best; and how long to wait for a better one."""
 
     figure: str = ""  # of metrics.jsonl, such as "validation/cycle"; "": none is kept, and nothing stops early
-    larger: bool | None = (
-        None  # whether larger is better; None: as of accuracy, SSIM and the like, by the figure's name
-    )
+    larger: bool | None = None  # whether larger is better; None: by the figure's name, as of accuracy or SSIM
     patience: int = 0  # evaluations without a better one, after which training ends; 0: it does not
 
     def __post_init__(self) -> None:

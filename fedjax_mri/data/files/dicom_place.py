@@ -21,7 +21,7 @@ class ImagePlane(NamedTuple):
 
     @property
     def grid(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Orientation and spacing."""
+        """Orientation and spacing, which all images of one volume share."""
         return self.orientation, self.spacing
 
     @property
